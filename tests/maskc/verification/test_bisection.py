@@ -10,34 +10,26 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
 
 import maskc as api
 from passes import shrink
 from passes.pipeline import order
 from tests.generators.mutations import MUTATIONS, mutant
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import maskc
 
 
 def deep() -> onnx.ModelProto:
     """x[n,8] → four times MatMul and Add, with Relu and a mask over every second channel in between → y[n,16]."""
-    nodes, weights, last = [], [], "x"
+    body, weights, last = "", {}, "x"
     for i in range(4):
-        nodes += [
-            node("MatMul", f"{last} w{i}", f"product{i}", name=f"MatMul_{i}"),
-            node("Add", f"product{i} b{i}", f"sum{i}" if i < 3 else "y", name=f"Add_{i}"),
-        ]
+        body += f"[MatMul_{i}] product{i} = MatMul({last}, w{i}) "
+        body += f"[Add_{i}] {f'sum{i}' if i < 3 else 'y'} = Add(product{i}, b{i}) "
         if i < 3:
-            nodes += [
-                node("Relu", f"sum{i}", f"act{i}", name=f"Relu_{i}"),
-                node("Mul", f"act{i} mask", f"masked{i}", name=f"Mul_{i}"),
-            ]
-        weights += [build.weight(f"w{i}", 16 if i else 8, 16), build.weight(f"b{i}", 16)]
+            body += f"[Relu_{i}] act{i} = Relu(sum{i}) [Mul_{i}] masked{i} = Mul(act{i}, mask)\n"
+        weights |= {f"w{i}": (16 if i else 8, 16), f"b{i}": (16,)}
         last = f"masked{i}"
-    mask = build.constant("mask", np.tile([1.0, 0.0], 8))
-    return build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 16])], [*weights, mask])
+    return build.model("(float[n,8] x) => (float[n,16] y)", body, mask=np.tile([1.0, 0.0], 8), **weights)
 
 
 @pytest.mark.parametrize("kind", ["a weight by 1%", "two channels swapped", "a bias dropped", "a sign", "an operator"])
@@ -77,26 +69,22 @@ def test_a_model_that_stops_halfway_names_the_node() -> None:
     wrong = onnx.ModelProto.FromString(shrink(model).model.SerializeToString())
     last = wrong.graph.node[-1]
     wrong.graph.initializer.append(build.constant("sizes", [1, 16], np.int64))
-    wrong.graph.node.append(node("Reshape", "before sizes", last.output[0], name="Stop"))
+    wrong.graph.node.append(onnx.helper.make_node("Reshape", ["before", "sizes"], last.output, name="Stop"))
     last.output[0] = "before"
     result = api.verify(model, wrong)
     assert not result.passed and result.parting is not None and result.parting.node == "Stop"
 
 
 def test_quantised_models_are_looked_into_as_they_are() -> None:
-    nodes = [
-        node("QuantizeLinear", "x scale zero", "q", name="Q"),
-        node("DequantizeLinear", "q scale zero", "d", name="DQ"),
-        node("MatMul", "d w", "h", name="First"),
-        node("MatMul", "h v", "y", name="Second"),
-    ]
-    weights = [build.constant("scale", 0.05), build.constant("zero", 0, np.int8)]
-    weights += [build.weight("w", 8, 6), build.weight("v", 6, 3)]
-    model = build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 3])], weights)
-    wrong = onnx.ModelProto.FromString(model.SerializeToString())
-    for tensor in wrong.graph.initializer:
-        if tensor.name == "w":
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), "w"))
+    body = """
+        [Q] q = QuantizeLinear(x, scale, zero)
+        [DQ] d = DequantizeLinear(q, scale, zero)
+        [First] h = MatMul(d, w)
+        [Second] y = MatMul(h, v)
+    """
+    weights = {"scale": np.array(0.05), "zero": np.array(0, np.int8), "w": (8, 6), "v": (6, 3)}
+    model = build.model("(float[n,8] x) => (float[n,3] y)", body, **weights)
+    wrong = build.changed(model, "w", lambda w: w * np.float32(1.01))
     result = api.verify(model, wrong)
     assert result.exact is None
     assert result.parting is not None and result.parting.node == "First"
@@ -134,18 +122,17 @@ def test_the_terminal_names_tensor_and_node(tmp_path: Path) -> None:
 
 def test_every_mutation_breaks_what_it_says() -> None:
     """Each way of breaking a model is found in some model, changes it, and leaves the original alone."""
-    nodes = [
-        node("Conv", "x k b", "c", pads=[1, 1, 1, 1]),
-        node("BatchNormalization", "c one two three four", "n"),
-        node("Relu", "n", "r"),
-        node("Gather", "r index", "g", axis=1),
-        node("Transpose", "g", "t", perm=[0, 1, 3, 2]),
-        node("Mul", "t factor", "y"),
-    ]
-    weights = [build.weight("k", 4, 3, 3, 3), build.weight("b", 4), build.constant("factor", [2.0])]
-    weights += [build.constant(name, [1.0, 2.0, 3.0, 4.0]) for name in ("one", "two", "three", "four")]
-    weights += [build.constant("index", [0, 2], np.int64)]
-    model = build.of_nodes(nodes, [value("x", ["n", 3, 8, 8])], [value("y", ["n", 2, 8, 8])], weights)
+    body = """
+        c = Conv<pads=[1,1,1,1]>(x, k, b)
+        n = BatchNormalization(c, one, two, three, four)
+        r = Relu(n)
+        g = Gather<axis=1>(r, index)
+        t = Transpose<perm=[0,1,3,2]>(g)
+        y = Mul(t, factor)
+    """
+    weights = dict.fromkeys(("one", "two", "three", "four"), np.array([1.0, 2.0, 3.0, 4.0]))
+    weights |= {"factor": np.array([2.0]), "index": np.array([0, 2]), "k": (4, 3, 3, 3), "b": (4,)}
+    model = build.model("(float[n,3,8,8] x) => (float[n,2,8,8] y)", body, **weights)
     before = model.SerializeToString()
     for kind in MUTATIONS:
         found = next(m for seed in range(20) if (m := mutant(model, kind, Random(seed))) is not None)
@@ -154,11 +141,6 @@ def test_every_mutation_breaks_what_it_says() -> None:
 
 
 def test_mutations_need_something_to_break() -> None:
-    empty = build.of_nodes([node("Identity", "x", "y")], [value("x", ["n"])], [value("y", ["n"])])
-    assert all(mutant(empty, kind, Random(0)) is None for kind in MUTATIONS)
-    text = build.of_nodes(
-        [node("Identity", "x", "y")],
-        [value("x", ["n"], TensorProto.STRING)],
-        [value("y", ["n"], TensorProto.STRING)],
-    )
-    assert all(mutant(text, kind, Random(0)) is None for kind in MUTATIONS)
+    for kind in ("float", "string"):
+        model = build.model(f"({kind}[n] x) => ({kind}[n] y)", "y = Identity(x)")
+        assert all(mutant(model, mutation, Random(0)) is None for mutation in MUTATIONS)

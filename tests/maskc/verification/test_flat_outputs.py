@@ -16,27 +16,22 @@ from maskc.verification.flat_outputs.sensitivity import movement
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import maskc
 
 
 def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
     """x[n,8] → MatMul, Relu, mask over every second channel, MatMul, Softmax of scores of this scale → y[n,4]."""
-    weights = [
-        build.weight("w1", 8, 16),
-        build.constant("mask", np.tile([1.0, 0.0], 8)),
-        build.constant("w2", scale * np.random.default_rng(0).normal(size=(16, 4))),
-        build.constant("shift", np.full(16, -1e6 if dead else 0.5)),
-    ]
-    nodes = [
-        node("MatMul", "x w1", "a", name="first"),
-        node("Add", "a shift", "b"),
-        node("Relu", "b", "c"),
-        node("Mul", "c mask", "d"),
-        node("MatMul", "d w2", "s", name="second"),
-        node("Softmax", "s", "y", axis=-1),
-    ]
-    return build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 4])], weights)
+    body = """
+        [first] a = MatMul(x, w1)
+        b = Add(a, shift)
+        c = Relu(b)
+        d = Mul(c, mask)
+        [second] s = MatMul(d, w2)
+        y = Softmax<axis=-1>(s)
+    """
+    weights = {"mask": np.tile([1.0, 0.0], 8), "shift": np.full(16, -1e6 if dead else 0.5)}
+    w2 = scale * np.random.default_rng(0).normal(size=(16, 4))
+    return build.model("(float[n,8] x) => (float[n,4] y)", body, w1=(8, 16), w2=w2, **weights)
 
 
 def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -109,19 +104,16 @@ def test_operators_that_are_written_in_another_way_are_tried(first: str, second:
 
 
 def test_an_output_that_depends_on_constants_alone() -> None:
-    nodes = [node("MatMul", "x w", "z"), node("Add", "one two", "y")]
-    ends = [value("x", ["n", 8])], [value("y", [2]), value("z", ["n", 4])]
-    source = build.of_nodes(
-        nodes, *ends, [build.weight(name, *s) for name, s in (("w", [8, 4]), ("one", [2]), ("two", [2]))]
-    )
+    signature = "(float[n,8] x) => (float[2] y, float[n,4] z)"
+    source = build.model(signature, "z = MatMul(x, w) y = Add(one, two)", w=(8, 4), one=(2,), two=(2,))
     assert api.verify(source, build.changed(source, "one", lambda x: x + 0)).passed
 
 
 def test_a_branch_that_hardly_counts() -> None:
     """The output moves, but not with what the branch computes."""
     source = scores(1e-12)
-    source.graph.node[-1].CopyFrom(node("Add", "s mean", "y"))
-    source.graph.node.insert(0, node("ReduceMean", "x", "mean", axes=[1]))
+    source.graph.node[-1].CopyFrom(onnx.helper.make_node("Add", ["s", "mean"], ["y"]))
+    source.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]))
     compiled = shrink(source).model
     result = api.verify(source, compiled)
     assert result.passed and any("hardly move" in note for note in result.notes)
@@ -130,13 +122,11 @@ def test_a_branch_that_hardly_counts() -> None:
 
 def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
     """A fifth is, and the reference has no weights before it whose rounding would say as much."""
-    ends = [value("x", ["n", 5])], [value("y", ["n", 1])]
-    after = [node("Mul", "m small", "s"), node("Add", "s one", "y")]
-    weights = [build.constant("small", 1e-12), build.constant("one", 1.0)]
-    reference = build.of_nodes([node("ReduceMean", "x", "m", axes=[1]), *after], *ends, weights)
-    nodes = [node("Mul", "x fifth", "parts"), node("ReduceSum", "parts axes", "m"), *after]
-    weights += [build.constant("fifth", 0.2), build.constant("axes", [1], np.int64)]
-    compiled = build.of_nodes(nodes, *ends, weights)
+    signature, after = "(float[n,5] x) => (float[n,1] y)", "s = Mul(m, small) y = Add(s, one)"
+    weights = {"small": np.array(1e-12), "one": np.array(1.0)}
+    reference = build.model(signature, f"m = ReduceMean<axes=[1]>(x) {after}", **weights)
+    weights |= {"fifth": np.array(0.2), "axes": np.array([1])}
+    compiled = build.model(signature, f"parts = Mul(x, fifth) m = ReduceSum(parts, axes) {after}", **weights)
     assert not api.verify(reference, compiled).reasons
     assert api.verify(reference, build.changed(compiled, "fifth", lambda x: x * 1.000001)).verdict == "failed"
 
@@ -165,9 +155,8 @@ def test_what_nothing_shows_is_not_verified(tmp_path: Path) -> None:
 
 def test_outputs_that_depend_on_no_weights_are_as_they_are() -> None:
     """A shape and a constant do not move, and there is nothing that could be wrong."""
-    nodes = [node("Shape", "x", "y"), node("MatMul", "x w", "z")]
-    outputs = [value("y", [2], onnx.TensorProto.INT64), value("z", ["n", 4])]
-    source = build.of_nodes(nodes, [value("x", ["n", 8])], outputs, [build.weight("w", 8, 4)])
+    signature = "(float[n,8] x) => (int64[2] y, float[n,4] z)"
+    source = build.model(signature, "y = Shape(x) z = MatMul(x, w)", w=(8, 4))
     assert api.verify(source, shrink(source).model).passed
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import helper
 
 import maskc as api
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.passes.model.test_contrib_operators import FORMS, model_of, run
 
 
@@ -31,14 +29,9 @@ def test_they_compute_what_the_kernels_do(op: str) -> None:
 
 def test_a_reference_whose_sum_of_equal_numbers_is_off_refuses_nothing() -> None:
     """ONNX Runtime sums one after the other, so the mean of a constant image is not that constant."""
-    conv = helper.make_node("FusedConv", ["x", "k", "b"], ["a"], domain="com.microsoft", activation="Relu")
-    source = build.of_nodes(
-        [conv, node("GlobalAveragePool", "a", "y")],
-        [value("x", [1, 2, 64, 64])],
-        [value("y", [1, 2, 1, 1])],
-        [build.constant("k", np.zeros((2, 2, 1, 1))), build.constant("b", [0.5553006, 0.1])],
-        domains=["com.microsoft"],
-    )
+    body = 'a = com.microsoft.FusedConv<activation="Relu">(x, k, b) y = GlobalAveragePool(a)'
+    weights = {"k": np.zeros((2, 2, 1, 1)), "b": np.array([0.5553006, 0.1])}
+    source = build.model("(float[1,2,64,64] x) => (float[1,2,1,1] y)", body, checked=False, **weights)
     compiled = api.compile(source, verify=False).model
     assert {"GlobalAveragePool"}.isdisjoint(n.op_type for n in compiled.graph.node)
     assert api.verify(source, compiled, samples=2).equivalent

@@ -11,14 +11,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 
 import maskc as api
 from maskc.errors import InputError, NotComparableError, NotEquivalentError, UnavailableError
 from maskc.runtime import session
 from maskc.runtime.openvino_session import OpenVinoSession
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import maskc, refused
 
 pytestmark = pytest.mark.openvino
@@ -90,17 +88,16 @@ def test_a_provider_that_there_is_not_is_refused(pair: tuple[Path, Path]) -> Non
 
 
 def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
-    built = build.of_nodes([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
+    built = build.model("(float[n,2,2] x) => (float[n] y)", "[area] y = Det(x)")
     path = build.save(built, tmp_path / "det.onnx")
     refused(maskc("verify", path, path, *IN_OPENVINO), 3, "operator Det (node 'area')", "--provider cpu")
     assert maskc("verify", path, path).exit_code == 0
 
 
 def test_a_compiled_model_that_it_does_not_know_has_failed() -> None:
-    inputs, outputs = [value("x", ["n", 1, 1])], [value("y", ["n"])]
-    shape = [build.constant("shape", [-1], np.int64)]
-    reference = build.of_nodes([node("Reshape", "x shape", "y")], inputs, outputs, shape)
-    compiled = build.of_nodes([node("Det", "x", "y")], inputs, outputs)
+    signature = "(float[n,1,1] x) => (float[n] y)"
+    reference = build.model(signature, "y = Reshape(x, shape)", shape=np.array([-1]))
+    compiled = build.model(signature, "y = Det(x)")
     assert api.verify(reference, compiled).passed
     result = verify(reference, compiled)
     assert not result.passed
@@ -108,19 +105,10 @@ def test_a_compiled_model_that_it_does_not_know_has_failed() -> None:
 
 
 def test_open_sizes_are_found() -> None:
-    nodes = [
-        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
-        node("Mul", "c mask", "m"),
-        node("Conv", "m l", "d"),
-        node("Reshape", "d shape", "y"),
-    ]
-    stored = [
-        build.weight("k", 8, 3, 3, 3),
-        build.constant("mask", np.array([1, 0] * 4).reshape(1, 8, 1, 1)),
-        build.weight("l", 4, 8, 1, 1),
-        build.constant("shape", [0, 4, -1], np.int64),
-    ]
-    model = build.of_nodes(nodes, [value("x", ["b", 3, "h", "w"])], [value("y", ["b", 4, "p"])], stored)
+    body = "c = Conv<pads=[1,1,1,1]>(x, k) m = Mul(c, mask) d = Conv(m, l) y = Reshape(d, shape)"
+    weights = {"k": (8, 3, 3, 3), "l": (4, 8, 1, 1), "shape": np.array([0, 4, -1])}
+    mask = np.array([1.0, 0] * 4).reshape(1, 8, 1, 1)
+    model = build.model("(float[b,3,h,w] x) => (float[b,4,p] y)", body, mask=mask, **weights)
     result = verify(model, api.compile(model).model)
     assert result.passed, result.reasons
     assert not any("one batch size" in note for note in result.notes)
@@ -128,9 +116,8 @@ def test_open_sizes_are_found() -> None:
 
 def test_indices_stay_within_their_table() -> None:
     """A sum of ids, of which nothing says how many rows there are, is an index all the same."""
-    nodes = [node("Add", "a b", "ids"), node("Gather", "table ids", "y")]
-    inputs = [value(name, ["n"], TensorProto.INT64) for name in "ab"]
-    model = build.of_nodes(nodes, inputs, [value("y", ["n", 6])], [build.weight("table", 3, 6)])
+    signature = "(int64[n] a, int64[n] b) => (float[n,6] y)"
+    model = build.model(signature, "ids = Add(a, b) y = Gather(table, ids)", table=(3, 6))
     assert verify(model, model).passed
     with pytest.raises(InputError, match="cannot be run on the given inputs"):
         verify(model, model, inputs={"a": np.array([2]), "b": np.array([2])})
@@ -140,12 +127,10 @@ def test_indices_stay_within_their_table() -> None:
 def test_bfloat16_is_compared_in_single_precision(wrong: bool) -> None:
     def layer(scale: float) -> onnx.ModelProto:
         weights = (np.random.default_rng(0).normal(size=(8, 5)) * scale).astype(ml_dtypes.bfloat16)
-        return build.of_nodes(
-            [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
-            [value("x", ["n", 8], TensorProto.BFLOAT16)],
-            [value("y", ["n", 5], TensorProto.BFLOAT16)],
-            [onnx.numpy_helper.from_array(weights, "w")],
-        )
+        signature, body = "(bfloat16[n,8] x) => (bfloat16[n,5] y)", "h = MatMul(x, w) y = Relu(h)"
+        model = build.model(signature, body, checked=False)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+        return model
 
     result = verify(layer(1.0), layer(1.5 if wrong else 1.0))
     assert result.passed is not wrong
@@ -155,14 +140,11 @@ def test_bfloat16_is_compared_in_single_precision(wrong: bool) -> None:
 @pytest.mark.parametrize("factor", [1.0, 1.0 + 1e-12, 1.01])
 def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: float) -> None:
     def layer(scale: float, order: np.ndarray[Any, Any]) -> onnx.ModelProto:
-        w, v = build.weight("w", 8, 64, dtype=np.float64), build.weight("v", 64, 5, dtype=np.float64)
-        left, right = (onnx.numpy_helper.to_array(tensor) for tensor in (w, v))
-        return build.of_nodes(
-            [node("MatMul", "x w", "h"), node("MatMul", "h v", "y")],
-            [value("x", ["n", 8], TensorProto.DOUBLE)],
-            [value("y", ["n", 5], TensorProto.DOUBLE)],
-            [build.constant("w", left[:, order] * scale, np.float64), build.constant("v", right[order], np.float64)],
-        )
+        left, right = (np.random.default_rng(seed).normal(size=shape) for seed, shape in enumerate([(8, 64), (64, 5)]))
+        model = build.model("(double[n,8] x) => (double[n,5] y)", "h = MatMul(x, w) y = MatMul(h, v)", checked=False)
+        for name, values in (("w", left[:, order] * scale), ("v", right[order])):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        return model
 
     orders = np.arange(64), np.random.default_rng(0).permutation(64)
     result = verify(layer(1.0, orders[0]), layer(factor, orders[1]), exact=False)
@@ -173,19 +155,13 @@ def test_doubles_are_judged_by_the_precision_that_they_are_computed_in(factor: f
 
 
 def test_text_is_refused() -> None:
-    text = [value(name, ["n"], TensorProto.STRING) for name in "xy"]
-    model = build.of_nodes([node("Identity", "x", "y")], text[:1], text[1:])
+    model = build.model("(string[n] x) => (string[n] y)", "y = Identity(x)")
     with pytest.raises(UnavailableError, match="tensors of numbers only, and input 'x' is of text"):
         verify(model, model)
 
 
 def test_a_reference_that_runs_on_nothing_is_not_comparable() -> None:
-    model = build.of_nodes(
-        [node("Reshape", "x shape", "y")],
-        [value("x", ["n", 3])],
-        [value("y", [7, 11])],
-        [build.constant("shape", [7, 11], np.int64)],
-    )
+    model = build.model("(float[n,3] x) => (float[7,11] y)", "y = Reshape(x, shape)", shape=np.array([7, 11]))
     with pytest.raises(NotComparableError, match="No random input was found"):
         verify(model, model)
 
@@ -193,10 +169,9 @@ def test_a_reference_that_runs_on_nothing_is_not_comparable() -> None:
 def test_steps_are_allowed_the_noise_of_the_reference() -> None:
     """Rounding to steps of 1/2048 makes a whole step of a tiny error."""
     order = np.random.default_rng(0).permutation(64)
-    nodes = [node("MatMul", "x w1", "hidden"), node("MatMul", "hidden w2", "smooth")]
-    nodes += [node("Mul", "smooth steps", "large"), node("Floor", "large", "whole"), node("Div", "whole steps", "y")]
-    weights = [build.weight("w1", 8, 64), build.weight("w2", 64, 512), build.constant("steps", 2.0**11)]
-    model = build.of_nodes(nodes, [value("x", ["n", 8])], [value("y", ["n", 512])], weights)
+    body = "hidden = MatMul(x, w1) smooth = MatMul(hidden, w2) large = Mul(smooth, steps) whole = Floor(large)"
+    weights = {"w1": (8, 64), "w2": (64, 512), "steps": np.array(2.0**11)}
+    model = build.model("(float[n,8] x) => (float[n,512] y)", f"{body} y = Div(whole, steps)", **weights)
     other = build.changed(build.changed(model, "w1", lambda w: w[:, order]), "w2", lambda w: w[order])
     result = verify(model, other)
     assert result.passed, result.reasons
@@ -205,12 +180,9 @@ def test_steps_are_allowed_the_noise_of_the_reference() -> None:
 
 
 def test_a_quantised_product_says_what_it_was_computed_in() -> None:
-    stored = [
-        build.constant("w", np.random.default_rng(0).integers(-127, 128, (24, 16)), np.int8),
-        build.constant("step", 0.01),
-    ]
-    nodes = [node("DequantizeLinear", "w step", "plain"), node("MatMul", "x plain", "y")]
-    model = build.of_nodes(nodes, [value("x", ["n", 24])], [value("y", ["n", 16])], stored)
+    w = np.random.default_rng(0).integers(-127, 128, (24, 16)).astype(np.int8)
+    body = "plain = DequantizeLinear(w, step) y = MatMul(x, plain)"
+    model = build.model("(float[n,24] x) => (float[n,16] y)", body, w=w, step=np.array(0.01))
     result = verify(model, model)
     assert result.passed
     (note,) = (note for note in result.notes if "8 bits" in note)

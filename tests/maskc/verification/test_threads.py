@@ -68,8 +68,8 @@ def test_a_session_that_cannot_be_made_prints_nothing(
         raise ValueError("'utf-8' codec can't decode byte 0xe5 in position 196")
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fails)
-    nodes = [build.node("Sampler", "x", "a", domain="com.microsoft"), build.node("Relu", "a", "y")]
-    built = build.of_nodes(nodes, [build.value("x", ["n", 4])], [build.value("y", ["n", 4])], domains=["com.microsoft"])
+    body = "a = com.microsoft.Sampler(x) y = Relu(a)"
+    built = build.model("(float[n,4] x) => (float[n,4] y)", body, checked=False)
     maskc.compile(build.save(built, tmp_path / "m.onnx"), verify=False)
     assert capfd.readouterr().out == ""
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 
 import maskc as api
 from maskc.errors import UnavailableError
@@ -21,7 +20,6 @@ from maskc.runtime import session
 from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import maskc, process, refused
 
 
@@ -141,20 +139,17 @@ def test_names_that_cannot_be_matched_in_order_are_differences() -> None:
         assert not result.passed and not result.samples and "puts differ" in result.reasons[0]
 
 
-def test_other_types_and_shapes_are_differences() -> None:
-    model = build.mlp()
-    doubled = build.mlp()
-    doubled.graph.node[-1].output[0] = "narrow"
-    doubled.graph.node.append(node("Cast", "narrow", "y", to=TensorProto.DOUBLE))
-    doubled.graph.output[0].CopyFrom(build.value("y", ["n", 4], TensorProto.DOUBLE))
-    result = api.verify(model, doubled)
-    assert not result.passed and "double in the compiled model" in result.reasons[0]
-    summed = build.mlp()
-    summed.graph.node[-1].output[0] = "all"
-    summed.graph.node.append(node("ReduceSum", "all", "y", keepdims=1))
-    summed.graph.output[0].CopyFrom(build.value("y", [None, None]))
-    result = api.verify(model, summed)
-    assert not result.passed and "shape" in result.reasons[0]
+@pytest.mark.parametrize(
+    ("output", "last", "words"),
+    [
+        ("double[n,4] y", "y = Cast<to=11>(narrow)", "double in the compiled model"),
+        ("float[?,?] y", "y = ReduceSum<keepdims=1>(narrow)", "shape"),
+    ],
+)
+def test_other_types_and_shapes_are_differences(output: str, last: str, words: str) -> None:
+    other = build.mlp(edits={"y = MatMul(d, w2)": f"narrow = MatMul(d, w2) {last}", "float[n,4] y": output})
+    result = api.verify(build.mlp(), other)
+    assert not result.passed and words in result.reasons[0]
 
 
 def test_a_fixed_batch_is_a_difference() -> None:
@@ -165,10 +160,8 @@ def test_a_fixed_batch_is_a_difference() -> None:
 
 
 def test_a_model_that_fails_on_other_batches_is_a_difference() -> None:
-    wrong = build.mlp()
-    wrong.graph.node[-1].output[0] = "flat"
-    wrong.graph.initializer.append(build.constant("shape", [1, 4], np.int64))
-    wrong.graph.node.append(node("Reshape", "flat shape", "y"))
+    stiff = {"y = MatMul(d, w2)": "flat = MatMul(d, w2) y = Reshape(flat, shape)"}
+    wrong = build.mlp(edits=stiff, shape=np.array([1, 4]))
     result = api.verify(build.mlp(), wrong)
     assert not result.passed and "cannot be run" in result.reasons[0]
 
@@ -181,7 +174,7 @@ def test_a_model_that_cannot_be_run_is_a_difference_however_it_is_looked_at(
     model.graph.initializer.append(build.constant("pair", [2, 8], np.int64))
     for item in model.graph.node:
         item.input[:] = ["two" if name == "x" else name for name in item.input]
-    model.graph.node.insert(0, node("Reshape", "x pair", "two"))
+    model.graph.node.insert(0, onnx.helper.make_node("Reshape", ["x", "pair"], ["two"]))
     stiff = build.save(model, tmp_path / "stiff.onnx")
     result = maskc("verify", pair[0], stiff, "--bench", "--dump", tmp_path / "dump")
     assert result.exit_code == 1, result.stderr
@@ -240,9 +233,8 @@ def test_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_real_data_finds_what_random_data_cannot() -> None:
     def gated(limit: float) -> onnx.ModelProto:
-        nodes = [node("Greater", "x limit", "g"), node("Neg", "x", "n"), node("Where", "g n x", "y")]
-        limits = [build.constant("limit", limit)]
-        return build.of_nodes(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], limits)
+        body = "g = Greater(x, limit) n = Neg(x) y = Where(g, n, x)"
+        return build.model("(float[n,4] x) => (float[n,4] y)", body, limit=np.array(float(limit)))
 
     far, further = gated(1000), gated(1001)
     assert api.verify(far, further).passed
@@ -420,17 +412,10 @@ def test_products_with_weights_of_few_bits_are_compared_as_the_graph_says(turned
     """By default ONNX Runtime rounds their other operand to 8 bits as well, and not in every form of the graph."""
     rng = np.random.default_rng(0)
     shape = (16, 24) if turned else (24, 16)
-    nodes = [node("DequantizeLinear", "w step", "plain")]
-    nodes += [node("Transpose", "plain", "turned", perm=[1, 0])] if turned else []
-    nodes += [node("MatMul", f"x {'turned' if turned else 'plain'}", "a"), node("Mul", "a keep", "b")]
-    nodes += [node("Relu", "b", "c"), node("MatMul", "c v", "y")]
-    stored = [
-        build.constant("w", rng.integers(-127, 128, shape), np.int8),
-        build.constant("step", 0.01),
-        build.constant("keep", [1, 0] * 8),
-        build.weight("v", 16, 3),
-    ]
-    reference = build.of_nodes(nodes, [value("x", ["N", 24])], [value("y", ["N", 3])], stored)
+    read = "plain = Transpose<perm=[1,0]>(rows)" if turned else "plain = Identity(rows)"
+    body = f"rows = DequantizeLinear(w, step) {read} a = MatMul(x, plain) b = Mul(a, keep) c = Relu(b) y = MatMul(c, v)"
+    weights = {"w": rng.integers(-127, 128, shape).astype(np.int8), "step": np.array(0.01), "v": (16, 3)}
+    reference = build.model("(float[N,24] x) => (float[N,3] y)", body, keep=np.array([1.0, 0] * 8), **weights)
     compiled = api.compile(reference, verify=True)
     assert compiled.report.verification is not None and compiled.report.verification.passed
     assert "DequantizeLinear" in {item.op_type for item in compiled.model.graph.node}
