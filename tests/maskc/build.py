@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.passes.text import model
 
@@ -26,30 +26,6 @@ def constant(name: str, values: Any, dtype: Any = np.float32) -> TensorProto:
 
 def value(name: str, shape: Sequence[int | str | None], elem_type: int = FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, elem_type, shape)
-
-
-def of_nodes(
-    nodes: Sequence[NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    initializers: Sequence[TensorProto] = (),
-    *,
-    opset: int = 17,
-    ir_version: int = 8,
-    domains: Sequence[str] = (),
-    functions: Sequence[onnx.FunctionProto] = (),
-    value_info: Sequence[onnx.ValueInfoProto] = (),
-) -> ModelProto:
-    graph = helper.make_graph(
-        list(nodes), "graph", list(inputs), list(outputs), list(initializers), value_info=list(value_info)
-    )
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
-
-
-def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
-    """A node from names separated by blanks."""
-    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
 
 
 MLP = """

@@ -122,11 +122,11 @@ def test_external_data_at_an_endless_number(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"what others have in it"])
 def test_external_data_of_no_elements_and_no_length(tmp_path: Path, content: bytes) -> None:
-    nodes = [build.node("Concat", "x none", "y", axis=1)]
-    x, y = build.value("x", [1, 4]), build.value("y", [1, 4])
+    built = build.model("(float[1,4] x) => (float[1,4] y)", "y = Concat<axis=1>(x, none)", checked=False)
     empty = TensorProto(name="none", data_type=TensorProto.FLOAT, dims=[1, 0], data_location=TensorProto.EXTERNAL)
     empty.external_data.add(key="location", value="weights")
     (tmp_path / "weights").write_bytes(content)
-    source = build.save(build.of_nodes(nodes, [x], [y], [empty]), tmp_path / "m.onnx")
+    built.graph.initializer.append(empty)
+    source = build.save(built, tmp_path / "m.onnx")
     assert maskc("compile", source, "-o", tmp_path / "out.onnx", "--no-verify").exit_code == 0
     assert build.run(tmp_path / "out.onnx", x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 1, 1, 1]]

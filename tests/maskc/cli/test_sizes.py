@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 import maskc
 from maskc.errors import InputError
@@ -19,7 +19,6 @@ from tests.maskc.command import maskc as command
 from tests.maskc.command import process, refused
 
 HUGE = 2**40
-node = build.node
 
 # A process that may take no more than this, in bytes, compiles a model.
 LIMITED = """
@@ -30,50 +29,40 @@ main()
 """
 
 
-def number(name: str, *values: int) -> NodeProto:
-    stored = build.constant(name, values[0] if name.islower() else values, np.int64)
-    return helper.make_node("Constant", [], [name], value=stored)
+def number(name: str, *values: int) -> str:
+    """A constant: a number if its name is in lower case, and a vector."""
+    kind = "int64" if name.islower() else f"int64[{len(values)}]"
+    return f"{name} = Constant<value = {kind} {{{', '.join(map(str, values))}}}>() "
 
 
-def added(*nodes: NodeProto) -> onnx.ModelProto:
+def added(nodes: str) -> onnx.ModelProto:
     """x[n,4] plus the sum of `r`, which the nodes make of constants."""
-    ends = [
-        node("ReduceSum", "r", "s", keepdims=0),
-        helper.make_node("Cast", ["s"], ["f"], to=1),
-        node("Add", "x f", "y"),
-    ]
-    return build.of_nodes([*nodes, *ends], [build.value("x", ["n", 4])], [build.value("y", ["n", 4])])
+    body = f"{nodes} s = ReduceSum<keepdims=0>(r) f = Cast<to=1>(s) y = Add(x, f)"
+    return build.model("(float[n,4] x) => (float[n,4] y)", body, checked=False)
 
 
-def doubled(times: int) -> list[NodeProto]:
-    steps = [node("Concat", f"c{i} c{i}", f"c{i + 1}", axis=0) for i in range(times)]
-    return [number("L", 1024), node("ConstantOfShape", "L", "c0"), *steps, node("Identity", f"c{times}", "r")]
+def doubled(times: int) -> str:
+    steps = "".join(f"c{i + 1} = Concat<axis=0>(c{i}, c{i}) " for i in range(times))
+    return number("L", 1024) + f"c0 = ConstantOfShape(L) {steps} r = Identity(c{times})"
 
 
 ASKING = {
-    "range": [number("a", 0), number("b", HUGE), number("c", 1), node("Range", "a b c", "r")],
-    "range, computed": [
-        *(number("a", 0), number("b", 2**16), number("c", 1)),
-        *(node("Mul", "b b", "d"), node("Range", "a d c", "r")),
-    ],
-    "constant": [number("L", HUGE), node("ConstantOfShape", "L", "r")],
-    "constants side by side": [
-        number("L", HUGE // 2),
-        node("ConstantOfShape", "L", "q"),
-        node("Concat", "q q", "r", axis=0),
-    ],
+    "range": number("a", 0) + number("b", HUGE) + number("c", 1) + "r = Range(a, b, c)",
+    "range, computed": number("a", 0) + number("b", 2**16) + number("c", 1) + "d = Mul(b, b) r = Range(a, d, c)",
+    "constant": number("L", HUGE) + "r = ConstantOfShape(L)",
+    "constants side by side": number("L", HUGE // 2) + "q = ConstantOfShape(L) r = Concat<axis=0>(q, q)",
     "constants side by side, again and again": doubled(30),
-    "repeated": [
-        number("L", 1, HUGE),
-        helper.make_node("Constant", [], ["u"], value=build.constant("u", [[0.0]])),
-        node("Expand", "u L", "r"),
-    ],
+    "repeated": number("L", 1, HUGE) + "u = Constant<value = float[1,1] {0.0}>() r = Expand(u, L)",
 }
+
+
+def activated(shape: str) -> onnx.ModelProto:
+    return build.model(f"(float[{shape}] x) => (float[{shape}] y)", "y = Relu(x)", checked=False)
 
 
 @pytest.mark.parametrize("nodes", ASKING.values(), ids=ASKING)
 def test_what_is_large_stays_uncomputed(tmp_path: Path, nodes: Sequence[NodeProto]) -> None:
-    source = build.save(added(*nodes), tmp_path / "m.onnx")
+    source = build.save(added(nodes), tmp_path / "m.onnx")
     result = process("compile", source, "-o", tmp_path / "out.onnx", "--no-verify", code=LIMITED)
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "out.onnx").stat().st_size < 10_000
@@ -82,19 +71,9 @@ def test_what_is_large_stays_uncomputed(tmp_path: Path, nodes: Sequence[NodeProt
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (
-            lambda: build.of_nodes(
-                [node("Relu", "x", "y")], [build.value("x", [HUGE, 2])], [build.value("y", [HUGE, 2])]
-            ),
-            "`x`",
-        ),
-        (
-            lambda: build.of_nodes(
-                [node("Relu", "x", "y")], [build.value("x", [2**60] * 25)], [build.value("y", [2**60] * 25)]
-            ),
-            "`x`",
-        ),
-        (lambda: added(number("L", HUGE, HUGE), node("ConstantOfShape", "L", "r")), "`r`"),
+        (lambda: activated(f"{HUGE},2"), "`x`"),
+        (lambda: activated(",".join([str(2**60)] * 25)), "`x`"),
+        (lambda: added(number("L", HUGE, HUGE) + "r = ConstantOfShape(L)"), "`r`"),
     ],
     ids=["an input", "FLOPs beyond all numbers", "a constant"],
 )
@@ -105,22 +84,18 @@ def test_a_tensor_that_no_memory_holds(tmp_path: Path, make: Any, said: str) -> 
 
 
 def test_an_input_that_is_too_large_to_draw(tmp_path: Path) -> None:
-    built = build.of_nodes([node("Relu", "x", "y")], [build.value("x", [HUGE])], [build.value("y", [HUGE])])
+    built = activated(f"{HUGE}")
     (warning,) = maskc.compile(built, verify=True).report.warnings
     assert warning.startswith("Not verified") and "1,099,511,627,776 elements" in warning
 
 
 def test_functions_that_expand_without_end(tmp_path: Path) -> None:
     built = build.custom()
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    head = '<opset_import: ["": 17, "com.example": 1], domain: "com.example">'
     for i in range(26):
-        called = f"F{i + 1}"
-        nodes = [helper.make_node(called, [a], [b], domain="com.example") for a, b in (("i", "m"), ("m", "o"))]
-        last = [node("Relu", "i", "o")]
-        name = f"F{i}" if i else "Fancy"
-        built.functions.append(
-            helper.make_function("com.example", name, ["i"], ["o"], nodes if i < 25 else last, imports)
-        )
+        body = f"m = com.example.F{i + 1}(i) o = com.example.F{i + 1}(m)" if i < 25 else "o = Relu(i)"
+        function = f"{head} {f'F{i}' if i else 'Fancy'} (i) => (o) {{ {body} }}"
+        built.functions.append(onnx.parser.parse_function(function))
     refused(command("compile", build.save(built, tmp_path / "m.onnx")), 2, "stand for more than 1,000,000 nodes")
 
 
@@ -168,10 +143,10 @@ def test_many_files_of_inputs_count_together(tmp_path: Path) -> None:
     refused(command("verify", source, source, "--inputs", data), 2, "data take 3,221,225,472 bytes")
 
 
-@pytest.mark.parametrize("batch", ["n", 3, None])
+@pytest.mark.parametrize("batch", ["n", 3, "?"])
 def test_a_tensor_inside_that_is_too_large_to_compute_for_a_check(batch: Any) -> None:
     """A few numbers that are repeated a million times each."""
-    nodes = [number("T", 1, 2**27), node("Tile", "x T", "t"), node("ReduceMax", "t", "y", axes=[1])]
-    built = build.of_nodes(nodes, [build.value("x", [batch, 4])], [build.value("y", [batch, 1])], opset=13)
+    body = number("T", 1, 2**27) + "t = Tile(x, T) y = ReduceMax<axes=[1]>(t)"
+    built = build.model(f"(float[{batch},4] x) => (float[{batch},1] y)", body, 13)
     (warning,) = maskc.compile(built, verify=True).report.warnings
     assert warning.startswith("Not verified") and "a tensor in it has" in warning and "268,435,456" in warning

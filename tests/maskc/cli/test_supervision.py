@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 from tests.maskc import build
 from tests.maskc.command import ROOT, process
@@ -48,20 +47,16 @@ NATIVE = "ctypes.PyDLL(None).usleep(60_000_000)"  # it holds Python's lock, so t
 
 def endless(rounds: int | None = None) -> onnx.ModelProto:
     """x[4] → Loop of so many rounds, or until the number of the round is 2⁶²."""
-    body = helper.make_graph(
-        [build.node("Less", "i far", "still"), build.node("Sin", "state", "next")],
-        "body",
-        [
-            build.value("i", [], onnx.TensorProto.INT64),
-            build.value("on", [], onnx.TensorProto.BOOL),
-            build.value("state", [4]),
-        ],
-        [build.value("still", [], onnx.TensorProto.BOOL), build.value("next", [4])],
-    )
-    nodes = [helper.make_node("Loop", ["rounds" if rounds else "", "yes", "x"], ["y"], body=body)]
-    given = [build.constant("far", 2**62, np.int64), build.constant("yes", True, np.bool_)]
-    given += [build.constant("rounds", rounds, np.int64)] if rounds else []
-    return build.of_nodes(nodes, [build.value("x", [4])], [build.value("y", [4])], given)
+    body = f"""
+        y = Loop({"rounds" if rounds else ""}, yes, x) <
+            body = body (int64 i, bool on, float[4] state) => (bool still, float[4] next) {{
+                still = Less(i, far)
+                next = Sin(state)
+            }}
+        >
+    """
+    given = {"far": np.array(2**62), "yes": np.array(True)} | ({"rounds": np.array(rounds)} if rounds else {})
+    return build.model("(float[4] x) => (float[4] y)", body, checked=False, **given)
 
 
 def begun(directory: Path, what: str, *options: str) -> subprocess.Popen[str]:

@@ -274,11 +274,8 @@ def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
 
 
 def test_a_model_that_no_random_input_fits_compiles_with_a_warning(tmp_path: Path) -> None:
-    built = build.mlp()
-    built.graph.node[-1].output[0] = "flat"
-    built.graph.initializer.append(build.constant("shape", [7, 44], np.int64))
-    built.graph.node.append(build.node("Reshape", "flat shape", "y"))
-    built.graph.output[0].CopyFrom(build.value("y", [7, 44]))
+    edits = {"y = MatMul(d, w2)": "flat = MatMul(d, w2) y = Reshape(flat, shape)", "float[n,4] y": "float[7,44] y"}
+    built = build.mlp(edits=edits, shape=np.array([7, 44]))
     source = build.save(built, tmp_path / "m.onnx")
     result = maskc("compile", source)
     assert result.exit_code == 0, result.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 from maskc.errors import InputError
 from maskc.frontend.mask_files import apply_masks
 from tests.maskc import build
-from tests.maskc.build import node, value
 
 X = np.random.default_rng(1).normal(size=(3, 4, 5)).astype(np.float32)
 
@@ -22,10 +19,11 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def chain(shape: tuple[Any, ...] = ("n", 4, 5), name: str = "t") -> onnx.ModelProto:
-    """x → Relu → t → Neg → y, and t an output as well."""
-    nodes = [helper.make_node("Relu", ["x"], [name]), helper.make_node("Neg", [name], ["y"])]
-    return build.of_nodes(nodes, [value("x", shape)], [value("y", shape), value(name, shape)])
+def chain(shape: str = "n,4,5", name: str = "t", kind: str = "float", opset: int = 17) -> onnx.ModelProto:
+    """x → Relu → t → Neg → y, and t an output as well; where the type has no such operators, Identity."""
+    inner, last = ("Relu", "Neg") if kind == "float" else ("Identity", "Identity")
+    element, body = f"{kind}[{shape}]", f'"{name}" = {inner}(x) y = {last}("{name}")'
+    return build.model(f'({element} x) => ({element} y, {element} "{name}")', body, opset, checked=False)
 
 
 def test_leaves_the_argument_untouched() -> None:
@@ -41,7 +39,7 @@ def test_leaves_the_argument_untouched() -> None:
 def test_axes(key: str, axis: int) -> None:
     size = X.shape[axis]
     mask = np.arange(size) % 2
-    masked = check(apply_masks(chain((3, 4, 5)), {key: mask}))
+    masked = check(apply_masks(chain("3,4,5"), {key: mask}))
     expected = np.maximum(X, 0) * mask.reshape([-1 if i == axis else 1 for i in range(3)])
     out = build.run(masked, x=X)
     np.testing.assert_array_equal(out["y"], -expected)
@@ -52,7 +50,7 @@ def test_axes(key: str, axis: int) -> None:
 def test_the_default_axis(shape: tuple[int, ...], axis: int) -> None:
     x = np.ones(shape, np.float32)
     mask = np.arange(shape[axis]) % 2
-    out = build.run(apply_masks(chain(shape), {"t": mask}), x=x)
+    out = build.run(apply_masks(chain(",".join(map(str, shape))), {"t": mask}), x=x)
     np.testing.assert_array_equal(out["t"], x * mask.reshape([-1 if i == axis else 1 for i in range(len(shape))]))
 
 
@@ -65,9 +63,8 @@ def test_names_may_hold_anything(name: str) -> None:
 
 
 def test_the_whole_key_is_tried_as_a_name_first() -> None:
-    nodes = [node("Relu", "x", "t"), node("Abs", "x", "t@2"), node("Add", "t t@2", "y")]
-    shape = (3, 4, 5)
-    model = build.of_nodes(nodes, [value("x", shape)], [value("y", shape)])
+    body = 't = Relu(x) "t@2" = Abs(x) y = Add(t, "t@2")'
+    model = build.model("(float[3,4,5] x) => (float[3,4,5] y)", body)
     out = build.run(apply_masks(model, {"t@2": np.zeros(4)}), x=X)
     np.testing.assert_array_equal(out["y"], np.maximum(X, 0))
 
@@ -91,7 +88,7 @@ def test_initializers_are_multiplied_in_place() -> None:
 
 def test_an_initializer_that_is_an_input_is_only_a_default() -> None:
     model = build.mlp(masked=False)
-    model.graph.input.append(value("b1", [16]))
+    model.graph.input.append(build.value("b1", [16]))
     mask = np.arange(16) % 2
     masked = check(apply_masks(model, {"b1": mask}))
     x = np.ones((2, 8), np.float32)
@@ -108,72 +105,42 @@ def test_several_masks_on_one_tensor_multiply() -> None:
 
 
 def test_nested_graphs_read_the_masked_tensor() -> None:
-    shape = ["n", 4]
-    branches = [
-        helper.make_graph([node("Neg", name, "then")], "then", [], [value("then", shape)]) for name in ("t", "x")
-    ]
     # The second branch hands an outer tensor on as it is.
-    branches[1] = helper.make_graph([node("Identity", "x", "then")], "else", [], [value("then", shape)])
-    nodes = [
-        node("Relu", "x", "t"),
-        node("ReduceSum", "x", "sum", keepdims=0),
-        node("Greater", "sum zero", "positive"),
-        node("If", "positive", "y", then_branch=branches[0], else_branch=branches[1]),
-    ]
-    model = build.of_nodes(nodes, [value("x", shape)], [value("y", shape)], [build.constant("zero", 0.0)])
+    body = """
+        t = Relu(x)
+        sum = ReduceSum<keepdims=0>(x)
+        positive = Greater(sum, zero)
+        y = If(positive) <
+            then_branch = then () => (float[n,4] then) { then = Neg(t) },
+            else_branch = else () => (float[n,4] then) { then = Identity(x) }
+        >
+    """
+    model = build.model("(float[n,4] x) => (float[n,4] y)", body, zero=np.array(0.0))
     masked = check(apply_masks(model, {"t": [1, 0, 1, 0], "x": [1, 1, 1, 0]}))
     up, down = np.ones((2, 4), np.float32), -np.ones((2, 4), np.float32)
     np.testing.assert_array_equal(build.run(masked, x=up)["y"], -up * [1, 0, 1, 0])
     np.testing.assert_array_equal(build.run(masked, x=down)["y"], down * [1, 1, 1, 0])
 
 
-@pytest.mark.parametrize(
-    ("elem_type", "dtype"),
-    [
-        (TensorProto.DOUBLE, np.float64),
-        (TensorProto.FLOAT16, np.float16),
-        (TensorProto.INT32, np.int32),
-        (TensorProto.INT64, np.int64),
-        (TensorProto.BOOL, np.bool_),
-    ],
-)
-def test_other_types(elem_type: int, dtype: Any) -> None:
-    shape = ["n", 4]
-    model = build.of_nodes(
-        [node("Identity", "x", "t"), node("Identity", "t", "y")],
-        [value("x", shape, elem_type)],
-        [value("y", shape, elem_type)],
-    )
-    x = np.array([[0, 1, 2, 3], [4, 5, 6, 7]]).astype(dtype)
+@pytest.mark.parametrize("kind", ["double", "float16", "int32", "int64", "bool"])
+def test_other_types(kind: str) -> None:
+    x = np.array([[0, 1, 2, 3], [4, 5, 6, 7]]).astype(kind)
     for key in ("t", "x"):
-        out = build.run(check(apply_masks(model, {key: np.array([True, False, True, False])})), x=x)["y"]
+        masked = check(apply_masks(chain("n,4", kind=kind), {key: np.array([True, False, True, False])}))
+        out = build.run(masked, x=x)["y"]
         assert out.dtype == x.dtype
-        np.testing.assert_array_equal(out, np.where([True, False, True, False], x, np.zeros((), dtype)))
+        np.testing.assert_array_equal(out, np.where([True, False, True, False], x, np.zeros((), kind)))
 
 
 def test_small_integers_need_opset_14() -> None:
-    for opset in (13, 14):
-        model = build.of_nodes(
-            [node("Identity", "x", "y")],
-            [value("x", ["n", 4], TensorProto.INT8)],
-            [value("y", ["n", 4], TensorProto.INT8)],
-            opset=opset,
-        )
-        if opset == 14:
-            check(apply_masks(model, {"y": [1, 0, 1, 0]}))
-        else:
-            with pytest.raises(InputError, match="int8"):
-                apply_masks(model, {"y": [1, 0, 1, 0]})
+    check(apply_masks(chain("n,4", kind="int8", opset=14), {"y": [1, 0, 1, 0]}))
+    with pytest.raises(InputError, match="int8"):
+        apply_masks(chain("n,4", kind="int8", opset=13), {"y": [1, 0, 1, 0]})
 
 
 def test_text_cannot_be_masked() -> None:
-    model = build.of_nodes(
-        [node("Identity", "x", "y")],
-        [value("x", ["n", 4], TensorProto.STRING)],
-        [value("y", ["n", 4], TensorProto.STRING)],
-    )
     with pytest.raises(InputError, match="string"):
-        apply_masks(model, {"y": [1, 0, 1, 0]})
+        apply_masks(chain("n,4", kind="string"), {"y": [1, 0, 1, 0]})
 
 
 def test_where_the_rank_is_not_known_the_axis_counts_from_the_end() -> None:
@@ -188,24 +155,21 @@ def test_where_the_rank_is_not_known_the_axis_counts_from_the_end() -> None:
 
 
 def test_tensors_of_nested_graphs_cannot_be_masked() -> None:
-    inner = helper.make_graph([node("Neg", "x", "inner")], "then", [], [value("inner", ["n", 4])])
-    model = build.of_nodes(
-        [node("If", "condition", "y", then_branch=inner, else_branch=inner)],
-        [value("x", ["n", 4]), value("condition", [], TensorProto.BOOL)],
-        [value("y", ["n", 4])],
-    )
+    branches = (f"{n}_branch = {n} () => (float[n,4] inner) {{ inner = Neg(x) }}" for n in ("then", "else"))
+    signature = "(float[n,4] x, bool condition) => (float[n,4] y)"
+    model = build.model(signature, f"y = If(condition) <{', '.join(branches)}>", checked=False)
     with pytest.raises(InputError, match="inside an If"):
         apply_masks(model, {"inner": [1, 0, 1, 0]})
 
 
 def test_an_input_that_is_an_output_must_stay() -> None:
-    model = build.of_nodes([node("Neg", "x", "y")], [value("x", [4])], [value("y", [4]), value("x", [4])])
+    model = build.model("(float[4] x) => (float[4] y, float[4] x)", "y = Neg(x)", checked=False)
     with pytest.raises(InputError, match="both an input and an output"):
         apply_masks(model, {"x": [1, 0, 1, 0]})
 
 
 def test_symbolic_sizes_take_any_length() -> None:
-    masked = apply_masks(chain(("n", "m", 5)), {"t": [1, 0, 1, 0]})
+    masked = apply_masks(chain("n,m,5"), {"t": [1, 0, 1, 0]})
     np.testing.assert_array_equal(build.run(masked, x=X)["t"], np.maximum(X, 0) * np.array([1, 0, 1, 0])[:, None])
 
 

@@ -92,7 +92,7 @@ def test_a_compiled_fixture_under_other_names(name: str, tmp_path: Path) -> None
 
 def test_layers_that_only_one_has(pair: tuple[Path, Path], tmp_path: Path) -> None:
     model = onnx.load(pair[0])
-    model.graph.node.append(build.node("MatMul", "y w3", "z", name="third"))
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["y", "w3"], ["z"], name="third"))
     model.graph.initializer.append(build.weight("w3", 4, 2))
     model.graph.output[0].CopyFrom(build.value("z", ["n", 2]))
     longer = build.save(model, tmp_path / "longer.onnx")
@@ -132,7 +132,7 @@ def test_shapes_fix_sizes_in_both(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_model_without_layers(tmp_path: Path) -> None:
-    model = build.of_nodes([build.node("Relu", "x", "y")], [build.value("x", [2])], [build.value("y", [2])])
+    model = build.model("(float[2] x) => (float[2] y)", "y = Relu(x)")
     path = build.save(model, tmp_path / "relu.onnx")
     result = maskc("diff", path, path)
     assert result.exit_code == 0 and "Neither model has a layer" in result.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -18,11 +19,9 @@ from tests.maskc.regression.edits import check, edit
 
 def images() -> onnx.ModelProto:
     """image[n,3,h,w] → Conv, mask over every second channel, Conv."""
-    nodes = [build.node("Conv", "image k", "a"), build.node("Mul", "a mask", "d"), build.node("Conv", "d w", "y")]
-    mask = build.constant("mask", [[[[1.0]], [[0.0]]] * 4])
-    values = build.value("image", ["n", 3, "h", "w"]), build.value("y", ["n", 4, "h", "w"])
-    weights = [build.weight("k", 8, 3, 1, 1), build.weight("w", 4, 8, 1, 1), mask]
-    return build.of_nodes(nodes, [values[0]], [values[1]], weights)
+    weights = {"k": (8, 3, 1, 1), "w": (4, 8, 1, 1), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
+    body = "a = Conv(image, k) d = Mul(a, mask) y = Conv(d, w)"
+    return build.model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
 
 
 def entry(name: str = "m.onnx") -> baseline.Entry:

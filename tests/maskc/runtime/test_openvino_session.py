@@ -21,7 +21,6 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.openvino_session import OpenVinoSession
 from maskc.runtime.session import choose_provider, load, place, strict
 from tests.maskc import build
-from tests.maskc.build import node, value
 from tests.maskc.command import process
 
 pytestmark = pytest.mark.openvino
@@ -42,10 +41,9 @@ def test_it_computes_what_onnx_runtime_computes(
 
 
 def test_outputs_have_their_names_in_order_and_stay_when_it_runs_again() -> None:
-    nodes = [node("Relu", "x", "z"), node("Neg", "x", "a"), node("Greater", "x zero", "more")]
-    shape = ["n", 3]
-    outputs = [value("z", shape), value("x", shape), value("a", shape), value("more", shape, TensorProto.BOOL)]
-    session = OpenVinoSession(build.of_nodes(nodes, [value("x", shape)], outputs, [build.constant("zero", 0.0)]))
+    signature = "(float[n,3] x) => (float[n,3] z, float[n,3] x, float[n,3] a, bool[n,3] more)"
+    model = build.model(signature, "z = Relu(x) a = Neg(x) more = Greater(x, zero)", checked=False, zero=np.array(0.0))
+    session = OpenVinoSession(model)
     x = drawn(2, 3)
     first = session.run({"x": x})
     session.run({"x": drawn(4, 3)})
@@ -56,9 +54,8 @@ def test_outputs_have_their_names_in_order_and_stay_when_it_runs_again() -> None
 
 
 def test_open_sizes_scalars_and_nothing() -> None:
-    nodes = [node("Conv", "x k", "c", pads=[1, 1, 1, 1]), node("Mul", "c factor", "y")]
-    inputs = [value("x", ["b", 3, "h", "w"]), value("factor", [])]
-    model = build.of_nodes(nodes, inputs, [value("y", ["b", 4, "h", "w"])], [build.weight("k", 4, 3, 3, 3)])
+    signature = "(float[b,3,h,w] x, float factor) => (float[b,4,h,w] y)"
+    model = build.model(signature, "c = Conv<pads=[1,1,1,1]>(x, k) y = Mul(c, factor)", k=(4, 3, 3, 3))
     session, other = OpenVinoSession(model), OnnxRuntimeSession(model)
     for shape in ((1, 3, 8, 8), (2, 3, 17, 5), (5, 3, 1, 1), (0, 3, 4, 4)):
         fed = {"x": drawn(*shape), "factor": np.array(0.5, np.float32)}
@@ -68,20 +65,16 @@ def test_open_sizes_scalars_and_nothing() -> None:
 
 
 def test_an_input_that_nothing_reads_is_taken_and_one_with_a_default_is_not_asked_for() -> None:
-    inputs = [value("x", ["n", 3]), value("unread", ["n"]), value("bias", [3])]
-    built = build.of_nodes(
-        [node("Add", "x bias", "y")], inputs, [value("y", ["n", 3])], [build.constant("bias", [1] * 3)]
-    )
+    signature = "(float[n,3] x, float[n] unread, float[3] bias) => (float[n,3] y)"
+    built = build.model(signature, "y = Add(x, bias)", bias=np.ones(3))
     x = drawn(2, 3)
     np.testing.assert_array_equal(OpenVinoSession(built).run({"x": x, "unread": drawn(2)})["y"], x + 1)
 
 
 def test_inputs_whose_names_are_lost_with_an_operator_are_told_apart() -> None:
-    nodes = [node("Dropout", "a", "d"), node("Relu", "d", "r"), node("Identity", "b", "i"), node("Sub", "r i", "y")]
-    shape = ["n", 3]
-    built = build.of_nodes(
-        nodes, [value(name, shape) for name in ("q", "b", "a")], [value("y", shape), value("b", shape)]
-    )
+    signature = "(float[n,3] q, float[n,3] b, float[n,3] a) => (float[n,3] y, float[n,3] b)"
+    body = "d = Dropout(a) r = Relu(d) i = Identity(b) y = Sub(r, i)"
+    built = build.model(signature, body, checked=False)
     fed = {name: drawn(2, 3) + k for k, name in enumerate("qba")}
     results = OpenVinoSession(built).run(fed)
     np.testing.assert_array_equal(results["y"], np.maximum(fed["a"], 0) - fed["b"])
@@ -99,15 +92,11 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16", "DOUBLE"])
 def test_other_floating_point_types_are_computed_in_single_precision(kind: str) -> None:
-    elem_type = getattr(TensorProto, kind)
     dtype = {"FLOAT16": np.float16, "BFLOAT16": ml_dtypes.bfloat16, "DOUBLE": np.float64}[kind]
     weights = drawn(8, 5).astype(dtype)
-    model = build.of_nodes(
-        [node("MatMul", "x w", "h"), node("Relu", "h", "y")],
-        [value("x", ["n", 8], elem_type)],
-        [value("y", ["n", 5], elem_type)],
-        [onnx.numpy_helper.from_array(weights, "w")],
-    )
+    element = kind.lower()
+    model = build.model(f"({element}[n,8] x) => ({element}[n,5] y)", "h = MatMul(x, w) y = Relu(h)", checked=False)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
     session = OpenVinoSession(model)
     x = drawn(3, 8).astype(dtype)
     y = session.run({"x": x})["y"]
@@ -130,12 +119,9 @@ def test_products_with_weights_of_few_bits_are_in_single_precision(dtype: type) 
     rng = np.random.default_rng(0)
     bounds = np.iinfo(dtype)
     w, zero = rng.integers(bounds.min, bounds.max, (256, 64)).astype(dtype), dtype((bounds.max + bounds.min + 1) // 2)
-    model = build.of_nodes(
-        [node("DequantizeLinear", "w step zero", "plain"), node("MatMul", "x plain", "y")],
-        [value("x", ["n", 256])],
-        [value("y", ["n", 64])],
-        [build.constant("w", w, dtype), build.constant("step", 0.01), build.constant("zero", zero, dtype)],
-    )
+    body = "plain = DequantizeLinear(w, step, zero) y = MatMul(x, plain)"
+    weights = {"w": w, "step": np.array(0.01), "zero": zero}
+    model = build.model("(float[n,256] x) => (float[n,64] y)", body, **weights)
     x = drawn(4, 256)
     exact = x.astype(np.float64) @ ((w.astype(np.float64) - float(zero)) * np.float64(np.float32(0.01)))
     assert np.abs(OpenVinoSession(model).run({"x": x})["y"] - exact).max() < 1e-5 * np.abs(exact).max()
@@ -170,28 +156,25 @@ def test_an_operator_that_it_does_not_know_is_named_with_its_node() -> None:
     custom = build.custom()
     with pytest.raises(UnavailableError, match=r"com\.example\.Fancy, .* Use --provider cpu"):
         OpenVinoSession(custom)
-    built = build.of_nodes([node("Det", "x", "y", name="area")], [value("x", ["n", 2, 2])], [value("y", ["n"])])
+    built = build.model("(float[n,2,2] x) => (float[n] y)", "[area] y = Det(x)")
     with pytest.raises(UnavailableError, match=r"operator Det \(node 'area'\), so"):
         OpenVinoSession(built)
 
 
 def test_what_it_cannot_convert_is_said_in_a_sentence() -> None:
-    nodes = [node("SplitToSequence", "x", "parts", axis=0), node("SequenceAt", "parts one", "y")]
-    built = build.of_nodes(
-        nodes, [value("x", ["n", 3])], [value("y", [None, 3])], [build.constant("one", 1, np.int64)], opset=17
-    )
+    body = "parts = SplitToSequence<axis=0>(x) y = SequenceAt(parts, one)"
+    built = build.model("(float[n,3] x) => (float[?,3] y)", body, one=np.array(1))
     with pytest.raises(UnavailableError, match=r"^OpenVINO [^\n]*\. Use --provider cpu") as caught:
         OpenVinoSession(built)
     assert "src/" not in str(caught.value)
 
 
 def test_text_and_sequences_are_refused_before_they_end_the_process() -> None:
-    text = [value(name, ["n"], TensorProto.STRING) for name in "xy"]
     with pytest.raises(UnavailableError, match=r"input 'x' is of text\. Use --provider cpu"):
-        OpenVinoSession(build.of_nodes([node("Identity", "x", "y")], text[:1], text[1:]))
-    sequence = onnx.helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+        OpenVinoSession(build.model("(string[n] x) => (string[n] y)", "y = Identity(x)"))
+    parts = build.model("(float[3] x) => (seq(float[?]) parts)", "parts = SplitToSequence(x)", checked=False)
     with pytest.raises(UnavailableError, match="output 'parts' is no tensor but of type sequence"):
-        OpenVinoSession(build.of_nodes([node("SplitToSequence", "x", "parts")], [value("x", [3])], [sequence]))
+        OpenVinoSession(parts)
 
 
 def test_without_openvino_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,12 +196,7 @@ def test_its_use_is_not_reported_to_anyone() -> None:
 
 def test_an_index_beyond_the_table_is_refused_as_onnx_runtime_does() -> None:
     """OpenVINO gives zeros for it."""
-    model = build.of_nodes(
-        [node("Gather", "table ids", "y")],
-        [value("ids", ["n"], TensorProto.INT64)],
-        [value("y", ["n", 3])],
-        [build.weight("table", 4, 3)],
-    )
+    model = build.model("(int64[n] ids) => (float[n,3] y)", "y = Gather(table, ids)", table=(4, 3))
     session = load(model, "openvino")
     assert not session.run({"ids": np.array([9])})["y"].any()
     careful = strict(session, model, "openvino")
