@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
 from passes.graph.tensors import Mask, all_set, any_set, bits, mask_of
-from passes.planning.groundwork import CALLER, Asked, Groundwork, Planned, Visit, not_empty
+from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
 
@@ -50,32 +50,37 @@ class _Sweep:
         self.read: set[str] = set()  # what something reads, constants or not
         self.requirements: dict[Key, list[Requirement]] = defaultdict(list)
         self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
-        self._priced = False  # whether what is decided depends on the price
 
     def run(self) -> StoragePlan:
         self._ask(self.ground.by_caller)
-        for planned in reversed(self.ground.nodes):
-            self._visit(planned)
+        for node in reversed(self.ground.nodes):
+            if node.captured is not None:
+                self._ask(node.captured)
+            self._visit(node)
         for tensor in self.ground.given:
             for axis, size in self.facts.axes(tensor):
-                self._settle(self.plan, tensor, axis, size)
+                self._settle(tensor, axis, size)
         return self.plan
 
     # -- one node ------------------------------------------------------------------------------------------------
 
-    def _visit(self, planned: Planned) -> None:
+    def _visit(self, node: PlannedNode) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
-        situation = self._situation(planned)
-        priced = self.flops_per_moved_element, situation
-        visit = planned.visits.get(situation) or planned.visits.get(priced)
-        if visit is None:
-            self._priced = False
-            visit = self._decided(planned)
-            planned.visits[priced if self._priced else situation] = visit
-        self.plan.add(visit.plan)
-        for asked in (planned.captured, visit.asked):
-            if asked is not None:
-                self._ask(asked)
+        outputs = {t.name for t, _ in node.outputs if not t.is_empty()}
+        read = outputs & self.read
+        if not read:
+            self.plan.absent |= outputs
+            return
+        asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(node, o).items()}
+        absent = {node.outputs[o][0].name for (o, _), mask in asked.items() if not any_set(mask)}
+        self.plan.absent |= absent
+        if read <= absent:
+            self._store(node, asked)
+            return
+        self.plan.computed.add(node.index)
+        answer = node.answer(asked, self.facts, intact=node.index in self.floor.intact)
+        self._store(node, answer.stored)
+        self._ask(answer.asked)
 
     def _ask(self, asked: Asked) -> None:
         self.read |= asked.read
@@ -84,46 +89,13 @@ class _Sweep:
         for key, requirement in asked.requirements:
             self.requirements[key].append(requirement)
 
-    def _situation(self, planned: Planned) -> object:
-        """What a decision depends on beside the price: requirements, of which equal ones are the same, and floor."""
-        floor, requirements, whole = self.floor, self.requirements, self.whole
-        found: list[object] = [self.frugal, self.facts.adds_maps or not planned.reads_maps]
-        found.append(planned.index in floor.intact)
-        for tensor, axes in planned.outputs:
-            found.append(tensor.name in self.read)
-            for _, _, key in axes:
-                if key in requirements:
-                    found += requirements[key]
-                found.append(key in whole)
-                if key in floor.stored or key in floor.wider:
-                    masks = floor.stored.get(key), floor.wider.get(key)
-                    found.append((*(m is not None and m.tobytes() for m in masks), floor.why.get(key)))
-        return tuple(found)
-
-    def _decided(self, planned: Planned) -> Visit:
-        node, plan = planned.node, StoragePlan()
-        read = [t for t, _ in planned.outputs if t.name in self.read and not t.is_empty()]
-        if not read:
-            plan.absent |= {t.name for t, _ in planned.outputs if not t.is_empty()}
-            return Visit(plan, None)
-        asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(planned, o).items()}
-        absent = {node.outputs[o].name for (o, _), mask in asked.items() if not any_set(mask)}
-        plan.absent |= absent
-        if all(t.name in absent for t in read):
-            self._store(plan, planned, asked)
-            return Visit(plan, None)
-        plan.computed.add(planned.index)
-        answer = planned.answer(asked, self.facts, intact=planned.index in self.floor.intact)
-        self._store(plan, planned, answer.stored)
-        return Visit(plan, answer.asked)
-
-    def _asked(self, planned: Planned, output: int) -> dict[int, Mask]:
+    def _asked(self, node: PlannedNode, output: int) -> dict[int, Mask]:
         """By axis of an output, what it is to store if the operator can; what is absent is whole."""
-        tensor, axes_of = planned.outputs[output]
+        tensor, axes_of = node.outputs[output]
         axes = {a: size for a, size, key in axes_of if key not in self.whole}
         if tensor.name not in self.read:
             return {axis: np.zeros(size, bool) for axis, size in axes.items()}
-        asked = {axis: self._choose(planned, output, axis, size) for axis, size in axes.items()}
+        asked = {axis: self._choose(node, output, axis, size) for axis, size in axes.items()}
         # a tensor that stores nothing along one axis stores nothing; one that has to be computed keeps a slice
         empty = [axis for axis, mask in asked.items() if not any_set(mask)]
         if empty and not any(self.ground.is_made_of_constants(tensor, axis) for axis in empty):
@@ -132,13 +104,13 @@ class _Sweep:
                 asked[axis][int(mask_of(self._needed(tensor, axis), axes[axis]).argmax())] = True
         return asked
 
-    def _store(self, plan: StoragePlan, planned: Planned, sets: Sets) -> None:
-        for output, (tensor, axes) in enumerate(planned.outputs):
+    def _store(self, node: PlannedNode, sets: Sets) -> None:
+        for output, (tensor, axes) in enumerate(node.outputs):
             for axis, size, key in axes:
                 stored = sets.get((output, axis))
                 if stored is not None and not all_set(stored):
-                    plan.stored[key] = stored
-                self._settle(plan, tensor, axis, size, stored)
+                    self.plan.stored[key] = stored
+                self._settle(tensor, axis, size, stored)
 
     # -- one axis ------------------------------------------------------------------------------------------------
 
@@ -147,9 +119,9 @@ class _Sweep:
         needs = [requirement.demand.bits for requirement in self.requirements[tensor.name, axis]]
         return functools.reduce(operator.or_, needs, 0)
 
-    def _choose(self, planned: Planned, output: int, axis: int, size: int) -> Mask:
+    def _choose(self, node: PlannedNode, output: int, axis: int, size: int) -> Mask:
         """The cheapest set that holds every slice which some consumer needs and which is not constant."""
-        tensor = planned.node.outputs[output]
+        tensor = node.node.outputs[output]
         requirements, floor = self.requirements[tensor.name, axis], self.floor.stored.get((tensor.name, axis))
         if not requirements:
             return np.ones(size, bool)
@@ -159,7 +131,7 @@ class _Sweep:
         least = computed if dependence is None else bits(dependence.required(mask_of(computed, size)))
         if least.bit_count() == size or (not least and self.ground.is_made_of_constants(tensor, axis)):
             return mask_of(least, size)
-        arriving = planned.arriving(output, axis, size)
+        arriving = node.arriving(output, axis, size)
         if least == computed and not any(other & ~least for other in (needed, *(live for _, _, live in arriving))):
             return mask_of(least, size)  # no consumer needs more, and no more comes in
         demands = _distinct([requirement.demand for requirement in requirements])
@@ -172,7 +144,7 @@ class _Sweep:
         if len(different) == 1:
             return mask_of(least, size)
         flops_per_slice = self.ground.upstream.per_slice(tensor, axis)
-        free = planned.added(output, axis, size) if planned.op.moves else 0
+        free = node.added(output, axis, size) if node.op.moves else 0
         dependent = 0 if dependence is None else bits(dependence.mask)
 
         def cost(stored: int) -> float:
@@ -194,10 +166,9 @@ class _Sweep:
 
     def _moving(self, tensor: gs.Tensor, axis: int, stored: int, required: int) -> float:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
-        self._priced = True
         return price.of_moving(stored, required, *self.ground.slice_sizes(tensor, axis), self.flops_per_moved_element)
 
-    def _settle(self, plan: StoragePlan, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
+    def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
         """Fix what each consumer is given of what is stored (None: all)."""
         key = tensor.name, axis
         requirements = self.requirements.get(key)
@@ -210,8 +181,8 @@ class _Sweep:
             if given is not stored and given.tobytes() == stored.tobytes():
                 given = stored  # what is read as it is stored is seen at once
             if requirement.node != CALLER and not all_set(given):
-                plan.required[requirement.node, requirement.input, axis] = given
-        plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
+                self.plan.required[requirement.node, requirement.input, axis] = given
+        self.plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
 
     def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask | None, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""

@@ -1,9 +1,8 @@
-"""What the plans of one analysed graph have in common: looked up once, and remembered from one plan to the next."""
+"""What the plans of one analysed graph have in common: looked up once."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +17,7 @@ from passes.graph.tensors import Mask, all_set, any_set, bits, is_constant, pres
 from passes.ops import UNKNOWN, rules
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import Cause, Key, Requirement, StoragePlan
+from passes.rewriting.storage_plan import Cause, Key, Requirement
 
 #: in place of a node's index: the caller of the model
 CALLER = -1
@@ -55,14 +54,6 @@ class Answer:
     asked: Asked
 
 
-@dataclass(frozen=True)
-class Visit:
-    """What was decided at a node: its part of the plan, and what it asks of its operands."""
-
-    plan: StoragePlan
-    asked: Asked | None
-
-
 class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
@@ -74,9 +65,9 @@ class Groundwork:
         self.facts = facts
         self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.nodes = [Planned(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
+        self.nodes = [PlannedNode(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
         made = {t.name for node in graph.nodes for t in node.outputs}
-        operands = (t for planned in self.nodes for _, t, constant, _ in planned.inputs if not constant)
+        operands = (t for node in self.nodes for _, t, constant, _ in node.inputs if not constant)
         self.given = [*{t.name: t for t in [*graph.inputs, *operands] if t.name not in made}.values()]
         self.by_caller = Asked()
         for tensor in graph.outputs:
@@ -84,19 +75,6 @@ class Groundwork:
             self.by_caller.whole_tensor(tensor, facts, CALLER, 0, Cause(None, reason))
         self._slices: dict[Key, tuple[float, int]] = {}
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
-
-    def without_dependence(self, facts: Facts) -> Groundwork:
-        """The same for these facts, by which no slice depends on others.
-
-        Nodes that none of theirs did are the same, and what was decided there at no price is decided here, too.
-        """
-        other, dependent = copy.copy(self), {name for name, _ in self.facts.dependence}
-        other.facts, other.upstream = facts, UpstreamCost(self.graph, facts, self.multiples)
-        other.nodes = [
-            Planned(known.index, known.node, facts, self.multiples) if known.reads_or_writes(dependent) else known
-            for known in self.nodes
-        ]
-        return other
 
     def slice_sizes(self, tensor: gs.Tensor, axis: int) -> tuple[float, int]:
         """Elements of a slice along the axis, for one example, and how many of them lie together."""
@@ -112,13 +90,12 @@ class Groundwork:
         return all(isinstance(d, int) or d in self._symbols for d in others)
 
 
-class Planned:
+class PlannedNode:
     """A node to be planned, with its operator and operands.
 
     outputs: each with its axes: number, size and key. inputs: of each operand its place, the tensor, whether it is a
     constant, and its axes: number, size, and whether constants are known along it. times: how many examples its cost is
-    to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`. visits: what was decided here, by
-    all that it depends on; no one changes it.
+    to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
     """
 
     def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
@@ -130,7 +107,6 @@ class Planned:
         ]
         self.times = repeated(node.outputs[0], found)
         self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
-        self.visits: dict[object, Visit] = {}
         self._facts = facts
         self._answers: dict[object, Answer] = {}
         self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
@@ -139,10 +115,6 @@ class Planned:
         for tensor in captured(node):
             self.captured = self.captured or Asked()
             self.captured.whole_tensor(tensor, facts, index, -1, Cause(node, kept_reasons.SUBGRAPH))
-
-    def reads_or_writes(self, names: Collection[str]) -> bool:
-        """Whether any operand or output is one of these tensors."""
-        return any(t.name in names for t in (*self.node.inputs, *self.node.outputs))
 
     def answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
         """What the outputs store when this is asked of them, and what that demands of the inputs.

@@ -89,15 +89,15 @@ class _Widening:
 
     def run(self) -> StorageFloor | None:
         """The floor with what takes the place of each adapter of the plan; None if that is nothing."""
-        for planned in self.ground.nodes:
-            if planned.index in self.plan.computed:
-                for i, tensor, constant, axes in planned.inputs:
+        for node in self.ground.nodes:
+            if node.index in self.plan.computed:
+                for i, tensor, constant, axes in node.inputs:
                     if not constant and tensor.name not in self.plan.absent:
                         for axis, size, _ in axes:
-                            key, asked = (tensor.name, axis), self.plan.required.get((planned.index, i, axis))
+                            key, asked = (tensor.name, axis), self.plan.required.get((node.index, i, axis))
                             stored = self.stored.get(key)
                             if asked is not stored or stored is not self.plan.stored.get(key):
-                                self._visit(planned.index, planned.node, i, axis, size)
+                                self._visit(node.index, node.node, i, axis, size)
         for tensor in self.ground.graph.outputs:
             for axis, size in self.facts.axes(tensor):
                 if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:

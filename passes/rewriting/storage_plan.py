@@ -83,14 +83,6 @@ class StoragePlan:
     settled: list[Settled] = field(default_factory=list)
     floor: StorageFloor = NO_FLOOR
 
-    def add(self, part: StoragePlan) -> None:
-        """Take over what was decided elsewhere."""
-        self.stored.update(part.stored)
-        self.required.update(part.required)
-        self.computed |= part.computed
-        self.absent |= part.absent
-        self.settled += part.settled
-
     def stays(self, tensor: str, axis: int, size: int) -> Mask:
         """Slices along the axis that are still computed: bool [size]."""
         if tensor in self.absent:

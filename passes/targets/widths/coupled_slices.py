@@ -16,7 +16,7 @@ from passes.targets.widths.convolution_shape import is_depthwise
 
 
 @dataclass(frozen=True)
-class Coupling:
+class SliceCoupling:
     """Classes of slices that are coupled along the same axes.
 
     To store one class, each of these axes stores `slices_per_class[axis]` slices. `stored` is the number of classes
@@ -55,7 +55,7 @@ class CoupledSlices:
         self._class = _components(self._size, *ends)
         self.found = self._couplings(wanted)
 
-    def slices(self, coupling: Coupling, more: int) -> Iterator[tuple[Key, Mask]]:
+    def slices(self, coupling: SliceCoupling, more: int) -> Iterator[tuple[Key, Mask]]:
         """Along each axis of a coupling, which slices so many of its spare classes have: bool [size]."""
         taken = np.zeros(self._size, bool)
         taken[coupling.spare[:more]] = True
@@ -90,23 +90,15 @@ class CoupledSlices:
         for index, node in enumerate(graph.nodes):
             if index not in self._plan.computed or not any(t.name in narrowed for t in node.inputs):
                 continue
-            through = set()
-            for i, tensor in enumerate(node.inputs):
-                for axis in () if is_constant(tensor) else narrowed.get(tensor.name, ()):
-                    key = tensor.name, axis
-                    stored, required = self._plan.stored[key], self._plan.required.get((index, i, axis))
-                    if required is not None and (required is stored or not any_set(required ^ stored)):
-                        through.add((i, axis))
-                    else:
-                        wanted.append((key, np.ones(stored.size, bool) if required is None else required))
-                        self.restored.append(wanted[-1])
+            adapted = dict(self._adapted(index, node, narrowed))
+            wanted += [((node.inputs[i].name, axis), required) for (i, axis), required in adapted.items()]
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
                 if not all(end in numbers for end in ends):
                     continue
                 sizes = [self._plan.stored[end].size for end in ends]
-                if (link.input, link.input_axis) not in through:
+                if (link.input, link.input_axis) in adapted:
                     required = self._plan.required.get((index, link.input, link.input_axis))
                     if required is not None:
                         unread = self._plan.stored[ends[0]] & ~required
@@ -116,9 +108,22 @@ class CoupledSlices:
                     self._first[axes[1]] = axes[0]
                 else:
                     links.append((ends, link.pairs(sizes[0])))
+        self.restored += wanted
         return wanted, links
 
-    def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[Coupling]:
+    def _adapted(
+        self, index: int, node: gs.Node, narrowed: Mapping[str, list[int]]
+    ) -> Iterator[tuple[tuple[int, int], Mask]]:
+        """Operands and axes, of those that are not stored whole, which an adapter is written for, with its slices."""
+        for i, tensor in enumerate(node.inputs):
+            for axis in () if is_constant(tensor) else narrowed.get(tensor.name, ()):
+                stored, required = self._plan.stored[tensor.name, axis], self._plan.required.get((index, i, axis))
+                if required is None:
+                    yield (i, axis), np.ones(stored.size, bool)
+                elif required is not stored and any_set(required ^ stored):
+                    yield (i, axis), required
+
+    def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[SliceCoupling]:
         """Classes by the axes along which they are coupled, each as often as it has slices there."""
         together: dict[int, list[int]] = {}  # axes that are coupled slice by slice, by the first of them
         for number in range(len(self._keys)):
@@ -131,32 +136,25 @@ class CoupledSlices:
             score[self._start[key] : self._start[key] + mask.size] += mask
         sizes = [self._plan.stored[self._keys[first]].size for first in together]
         firsts = np.repeat(np.array(list(together), np.int64), sizes)
-        # a sum of one scattered number for each slice says along which axes, but for one chance in 2^64
-        signs, sums = _scattered(len(self._keys)), np.zeros(len(self._keys), np.uint64)
-        for first, numbers in together.items():
-            sums[first] = signs[numbers].sum()
-        signature, stored = np.zeros(self._size, np.uint64), np.zeros(self._size, bool)
-        scores = np.zeros(self._size, np.int64)
-        np.add.at(signature, self._class, sums[firsts])
-        np.add.at(scores, self._class, score)
-        np.logical_or.at(stored, self._class, is_stored)
-        roots = np.unique(self._class)
-        members: dict[int, list[int]] = {}
-        for root, sign in zip(roots.tolist(), signature[roots].tolist(), strict=True):
-            members.setdefault(sign, []).append(root)
-        counts: dict[int, dict[int, int]] = {roots_[0]: {} for roots_ in members.values()}
-        for slot in np.flatnonzero(np.isin(self._class, list(counts))).tolist():
-            per_axis = counts[int(self._class[slot])]
-            per_axis[int(firsts[slot])] = per_axis.get(int(firsts[slot]), 0) + 1
+        self._is_stored = np.bincount(self._class, is_stored, minlength=self._size) > 0
+        scores = np.bincount(self._class, score, minlength=self._size)
+        # by class, the numbers of its axes and how many slices it has along each
+        pairs, counts = np.unique(self._class * (len(self._keys) + 1) + firsts, return_counts=True)
+        classes, starts = np.unique(pairs // (len(self._keys) + 1), return_index=True)
+        axes = np.split(np.stack([pairs % (len(self._keys) + 1), counts], axis=1), starts[1:])
+        alike: dict[bytes, list[int]] = {}
+        for place, each in zip(range(classes.size), axes, strict=False):
+            alike.setdefault(each.tobytes(), []).append(place)
         found = []
-        self._is_stored, self._number = stored, np.zeros(self._size, np.int64)
-        for number, classes in enumerate(map(np.array, members.values())):
-            self._number[classes] = number
-            spare = classes[~stored[classes]]
+        self._number = np.zeros(self._size, np.int64)
+        for number, places in enumerate(alike.values()):
+            members = classes[places]
+            self._number[members] = number
+            spare = members[~self._is_stored[members]]
             order = np.lexsort((spare, -scores[spare]))
-            many = {axis: n for first, n in counts[int(classes[0])].items() for axis in together[first]}
+            many = {axis: n for first, n in axes[places[0]].tolist() for axis in together[first]}
             slices = {self._keys[axis]: many[axis] for axis in sorted(many)}
-            found.append(Coupling(slices, int(stored[classes].sum()), spare[order]))
+            found.append(SliceCoupling(slices, int(self._is_stored[members].sum()), spare[order]))
         return found
 
 
@@ -165,17 +163,6 @@ def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
     yield from facts.links(node)
     if is_depthwise(node):
         yield Link(0, 1, 0, 1)
-
-
-def _scattered(count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """Numbers without a pattern, the same in every run: uint64 [count].
-
-    Source: G. L. Steele, D. Lea and C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-    """
-    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
-    return numbers ^ (numbers >> np.uint64(31))
 
 
 def _components(size: int, first: Index, second: Index) -> Index:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-import passes.targets.widths.channel_multiples
+import passes.targets.widths.fastest_plan
 from passes import count, shrink
 from passes.attention.expose_heads import understood
 from passes.model.prepare import prepared
@@ -198,7 +198,7 @@ def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeyp
     picky = replace(
         AVX512, channels_per_block=64, channel_multiple=64, ns_per_im2col_mac=slow, ns_per_nchw_to_nchwc_mac=slow
     )
-    monkeypatch.setattr(passes.targets.widths.channel_multiples, "_fastest", lambda *_: {})
+    monkeypatch.setattr(passes.targets.widths.fastest_plan, "fastest_widths", lambda *_: {})
     result = shrink(chain(40, 40), align=picky)
     assert widths(result.model)[:2] == [64, 64]
     assert {width.reason for width in result.report.widths} == {
@@ -394,5 +394,5 @@ def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
 
 
 def test_adapters_stay_only_where_they_are_faster_without_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes.targets.widths.channel_multiples, "_DOUBT_OF_ADAPTERS", 9.0)
+    monkeypatch.setattr(passes.targets.widths.fastest_plan, "_DOUBT_OF_ADAPTERS", 9.0)
     assert not adapters_of(masked_sum(), ANY)
