@@ -153,3 +153,14 @@ def test_a_normalisation_that_is_spelled_out_keeps_its_scale_and_shift(centred: 
     )
     norm = "LayerNormalization" if centred else "SimplifiedLayerNormalization"
     assert loaded(compiled(source).model, tmp_path) == ["Gemm", norm, "Gemm"]
+
+
+def test_an_addend_of_unknown_rank_leaves_a_shift_before_the_product_alone() -> None:
+    source = model(
+        "(float[N,4] x, float[N,2] z) => (float[N,2] y)",
+        "a = Add(x, t)\n b = own.Any(z)\n y = Gemm(a, v, b)",
+        checked=False,
+        t=random(4),
+        v=random(4, 2),
+    )
+    assert operators(shrink(source)) == ["Add", "Any", "Gemm"]

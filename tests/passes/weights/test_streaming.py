@@ -189,11 +189,11 @@ def test_a_store_holds_what_was_put_there_last(tmp_path: Path) -> None:
     assert (tmp_path / "weights").stat().st_size == 12288 + 80
 
 
-def in_files(model: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
-    """The model with all initializers of the graph that cannot be shapes in a file."""
+def in_files(model: onnx.ModelProto, directory: Path, largest_inside: int = 16) -> onnx.ModelProto:
+    """The model with all initializers of the graph of more elements in a file; smaller ones can be shapes."""
     onnx.save_model(model, directory / "m.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     outside = onnx.load(directory / "m.onnx", load_external_data=False)
-    stay = [t for t in outside.graph.initializer if np.prod(t.dims) > 16]
+    stay = [t for t in outside.graph.initializer if np.prod(t.dims) > largest_inside]
     assert stay
     for tensor in stay:
         next(e for e in tensor.external_data if e.key == "location").value = str(directory / "weights")
@@ -203,9 +203,9 @@ def in_files(model: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
     return outside
 
 
-def assert_same(model: onnx.ModelProto, directory: Path) -> onnx.ModelProto:
+def assert_same(model: onnx.ModelProto, directory: Path, largest_inside: int = 16) -> onnx.ModelProto:
     """What is made of the model is the same with its weights in a file; returns that with its weights in one."""
-    expected, outside = shrink(model).model, in_files(model, directory)
+    expected, outside = shrink(model).model, in_files(model, directory, largest_inside)
     with Store(directory / "compiled") as store:
         found = shrink(outside, store=store).model
         assert [t.name for t in found.graph.initializer] == [t.name for t in expected.graph.initializer]
@@ -225,6 +225,24 @@ NETWORKS = ("vgg", "resnext", "unet", "vit", "bert", "dlrm", "lstm", "branching"
 def test_a_model_in_files_compiles_to_the_same(name: str, tmp_path: Path) -> None:
     net = architectures.build(getattr(architectures, name), Masks(consistent=True))
     assert_same(net.model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g = com.microsoft.QuickGelu <alpha=1.0> (x)\n y = Reshape(g, shape)",
+        "c = Conv(x, w)\n k = Clip(c, zero, six)\n q = QuantizeLinear(k, six, steps)\n"
+        "y = DequantizeLinear(q, six, steps)",
+        "c = Conv(x, w)\n r = Relu(c)\n p = Pad(r, pads, zero)\n y = MaxPool <kernel_shape=[3,3]> (p)",
+    ],
+)
+def test_small_operands_in_files_are_read(body: str, tmp_path: Path) -> None:
+    pads, shape = np.array([0, 0, 1, 1, 0, 0, 1, 1]), np.array([1, 4, 8, 8])
+    numbers = {"zero": np.array(0.0), "six": np.array(6.0), "steps": np.array(0, np.uint8)}
+    source = text.model(
+        "(float[1,4,8,8] x) => (float[1,4,8,8] y)", body, w=(4, 4, 1, 1), pads=pads, shape=shape, **numbers
+    )
+    assert_same(source, tmp_path, largest_inside=0)
 
 
 SIGNATURE = "(float[N,24] x) => (float[N,4] y)"

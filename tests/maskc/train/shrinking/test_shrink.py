@@ -153,6 +153,12 @@ def test_layers_without_a_rule_are_given_all_channels() -> None:
     assert error(model, small) < 1e-5
 
 
+def test_a_model_without_channels_stays() -> None:
+    inputs = keras.Input((4,), dtype="int32")
+    small = shrink(keras.Model(inputs, layers.Reshape((2, 2))(inputs)))
+    np.testing.assert_array_equal(small(np.arange(4)[None]), [[[0, 1], [2, 3]]])
+
+
 def test_in_training_it_is_the_same_or_a_warning_names_the_layer(recwarn: pytest.WarningsRecorder) -> None:
     model = made(chain)
     small = shrink(model)
