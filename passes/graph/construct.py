@@ -26,6 +26,11 @@ def variable(
     return tensor
 
 
+def omitted() -> gs.Variable:
+    """An operand that is left out."""
+    return variable("")
+
+
 def constant(name: str, values: Array | LazyValues) -> gs.Constant:
     """As `gs.Constant`."""
     tensor = gs.Constant.__new__(gs.Constant)

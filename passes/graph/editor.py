@@ -83,8 +83,8 @@ class GraphEditor:
     """
 
     #: nothing comes before the one, or after the other; for all editors, as a node waits for a collection
-    start: ClassVar[gs.Node] = gs.Node("Start")
-    end: ClassVar[gs.Node] = gs.Node("End")
+    start: ClassVar[gs.Node] = construct.node("Start", "", {}, (), ())
+    end: ClassVar[gs.Node] = construct.node("End", "", {}, (), ())
 
     def __init__(self, graph: gs.Graph, names: Names | None = None) -> None:
         """A subgraph needs the `names` of the graph around it where both are kept."""

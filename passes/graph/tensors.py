@@ -51,7 +51,7 @@ def stored(tensor: gs.Constant) -> Array | LazyValues:
     return tensor._values
 
 
-def store(tensor: gs.Constant, values: Array | LazyValues) -> None:
+def set_stored(tensor: gs.Constant, values: Array | LazyValues) -> None:
     """Let an initializer hold other values."""
     tensor._values = values
 

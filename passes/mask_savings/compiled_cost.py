@@ -14,7 +14,7 @@ from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
 from passes.cost.sizes_to_count_at import Basis, Sizes, at_basis, at_sizes
-from passes.graph.tensors import is_constant, store
+from passes.graph.tensors import is_constant, set_stored
 from passes.model.graph_to_onnx import exported
 from passes.model.prepare import shaped
 from passes.pipeline import order
@@ -74,5 +74,5 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes |
             nodes[node.name] = nodes.get(node.name, 0) + node.flops
     for tensor in found.written.tensors().values():
         if is_constant(tensor) and math.prod(tensor.shape) > _LARGE:
-            store(tensor, np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape))
+            set_stored(tensor, np.broadcast_to(np.zeros((), tensor.dtype), tensor.shape))
     return CompiledCost(found.written, nodes)

@@ -64,7 +64,7 @@ def _flops(node: gs.Node, sizes: Mapping[Place, int]) -> int:
 def _resized(tensor: gs.Tensor, side: str, index: int, sizes: Mapping[Place, int]) -> gs.Tensor:
     """A tensor like this one, of other sizes."""
     if tensor.is_empty():
-        return construct.variable("")
+        return construct.omitted()
     if is_constant(tensor):
         shape = [sizes.get((side, index, axis), size) for axis, size in enumerate(tensor.shape)]
         changes = any(key[:2] == (side, index) for key in sizes)

@@ -13,7 +13,16 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.graph.subgraphs import Body, captured, shared_constants
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, element_of, is_sparse, is_standard
+from passes.graph.tensors import (
+    STANDARD_DOMAINS,
+    Dim,
+    element_of,
+    is_sparse,
+    is_standard,
+    set_stored,
+    stored,
+    values_of,
+)
 from passes.model import inputs_with_defaults
 from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
@@ -46,9 +55,10 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
         _append(model.graph, tensor, store)
-        if isinstance(tensor._values, np.ndarray) and tensor._values.nbytes >= LARGE:
+        values = stored(tensor)
+        if isinstance(values, np.ndarray) and values.nbytes >= LARGE:
             # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
-            tensor._values = Stored(model.graph.initializer[-1])
+            set_stored(tensor, Stored(model.graph.initializer[-1]))
     for node in graph.nodes:
         add_node(model.graph, node, outside=constants)
         if told and _is_foreign(node):
@@ -200,7 +210,7 @@ def _constants(graph: gs.Graph) -> list[gs.Constant]:
 
 def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = None) -> None:
     # one by one: what is added in one go is serialised, and that ends at 2 GB
-    values = tensor._values
+    values = stored(tensor)
     if isinstance(values, SparseValues):
         graph.sparse_initializer.append(values.tensor)
     elif isinstance(values, Lazy) and store is not None:
@@ -212,11 +222,12 @@ def _append(graph: onnx.GraphProto, tensor: gs.Constant, store: Store | None = N
 
 def _fill(proto: onnx.TensorProto, tensor: gs.Constant) -> None:
     """Write down the initializer: as it was read, or its values, copied once where numpy holds them as a file does."""
-    if isinstance(tensor._values, (Stored, Inline)):
-        proto.CopyFrom(tensor._values.stored)
+    held = stored(tensor)
+    if isinstance(held, (Stored, Inline)):
+        proto.CopyFrom(held.stored)
         proto.name = tensor.name
         return
-    values: Array = np.asarray(tensor.values)
+    values = values_of(tensor)
     if values.dtype.kind not in "biuf" or not values.dtype.isnative or sys.byteorder != "little":
         proto.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return

@@ -14,7 +14,7 @@ from onnx import AttributeProto
 from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from passes.graph.construct import constant, node, variable
+from passes.graph.construct import constant, node, omitted, variable
 from passes.graph.name_scopes import captured_names, distinguish
 from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
@@ -106,7 +106,7 @@ class _Scope:
     def _written(self, name: str) -> gs.Tensor:
         """A tensor of this graph; one that has no name is an operand that is left out."""
         if not name:
-            return variable("")
+            return omitted()
         if name not in self._own:
             self._own[name] = _variable(self._said[name]) if name in self._said else variable(name)
         return self._own[name]

@@ -125,7 +125,7 @@ class Rewriter:
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Replace (or append) one input."""
         while len(node.inputs) <= index:
-            node.inputs.append(gs.Variable.empty())
+            node.inputs.append(construct.omitted())
         if node.inputs[index] is not tensor:
             node.inputs[index] = tensor
 

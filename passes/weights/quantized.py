@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from passes.graph.construct import constant, variable
 from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, values_of
@@ -64,7 +65,7 @@ class Quantized(gs.Constant):
 
     def moved(self, name: str, move: Callable[[Array], Array]) -> Quantized | None:
         """The weight after its elements were moved or dropped; None where scales would have to be stored for each."""
-        stored = gs.Constant(f"{name}_quantised", moved(self.stored, move))
+        stored = constant(f"{name}_quantised", moved(self.stored, move))
         scale = values_of(self.scale)
         if scale.size == 1:
             return Quantized(name, stored, self.scale, self.zero, {k: v for k, v in self.attrs.items() if k != "axis"})
@@ -90,7 +91,7 @@ class Quantized(gs.Constant):
     def _with(self, name: str, stored: gs.Constant, chosen: Array, attrs: Mapping[str, object]) -> Quantized:
         """The same scales and zero points, those `chosen`."""
         scale, zero = (
-            None if t is None else gs.Constant(t.name, np.asarray(values_of(t).reshape(-1)[chosen]))
+            None if t is None else constant(t.name, np.asarray(values_of(t).reshape(-1)[chosen]))
             for t in (self.scale, self.zero)
         )
         assert scale is not None
@@ -108,7 +109,7 @@ class Quantized(gs.Constant):
             whole = steps.astype(dtype)
         if not (whole.astype(np.float64) == steps).all():  # out of range, or not a number
             return None
-        stored = gs.Constant(f"{name}_quantised", whole)
+        stored = constant(f"{name}_quantised", whole)
         made = Quantized(name, stored, self.scale, self.zero, self.attrs)
         return made if (np.abs(made.values.astype(np.float64) - values) <= slack).all() else None
 
@@ -140,7 +141,7 @@ def restore(graph: gs.Graph) -> None:
                 if id(operand) not in stored:  # two of them may have the name of what both were cut from
                     operand.name = editor.names.fresh(operand.name)
                     stored.add(id(operand))
-            output = gs.Variable(weight.name, weight.dtype, list(weight.shape))
+            output = variable(weight.name, weight.dtype, list(weight.shape))
             replace_tensor(weight, output)
             editor.emit("DequantizeLinear", operands, output, f"{weight.name}_dequantised", weight.attrs, before=node)
     editor.finish()

@@ -38,3 +38,16 @@ def faults() -> Iterator[str]:
         yield f"docs/architecture.md: there is no {path}"
     if not paths:
         yield "docs/architecture.md: it names no file"
+    yield from _of_graphs()
+
+
+def _of_graphs() -> Iterator[str]:
+    """Files beside `passes/graph` that make nodes and tensors themselves, or reach for what a constant stores."""
+    for path in SOURCES:
+        if path.parent == ROOT / "passes" / "graph":
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if re.search(r"\bgs\.(Node|Constant|Variable|Variable\.empty)\(", line.replace("class ", "")):
+                yield f"{path.relative_to(ROOT)}:{number}: makes a node or tensor; passes/graph/construct.py does"
+            if re.search(r"\b(?!self\b)\w+\._values\b", line):
+                yield f"{path.relative_to(ROOT)}:{number}: asks a constant for its `_values`; use `tensors.stored`"

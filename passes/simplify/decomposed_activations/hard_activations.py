@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
+from passes.graph.construct import omitted
 from passes.graph.editor import GraphEditor, become, erase
 from passes.ops import rules
 from passes.ops.activations import Clip, Extremum, HardSigmoid, HardSwish
@@ -167,7 +168,7 @@ class _Fusion:
     def _constants(self, numbers: list[float | None]) -> list[gs.Tensor]:
         """Operands that hold these numbers; those that are None are left out."""
         return [
-            gs.Variable.empty() if number is None else self.editor.constant("ramp", np.asarray(number, np.float32))
+            omitted() if number is None else self.editor.constant("ramp", np.asarray(number, np.float32))
             for number in numbers
         ]
 

@@ -83,7 +83,7 @@ class _Writer:
         scales = self.editor.constant("scales", np.array([1, 1, *shape[2:]], np.float32))
         attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         node.inputs[index] = wide
-        resize = construct.node("Resize", wide.name, attrs, [gate, gs.Variable.empty(), scales], [wide])
+        resize = construct.node("Resize", wide.name, attrs, [gate, construct.omitted(), scales], [wide])
         self.editor.insert(resize, before=node)
 
     def normalize(self, last: gs.Node, affine: Affine) -> None:
