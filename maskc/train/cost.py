@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,8 +22,11 @@ from maskc.train.masked_graph import examples, filled, masked_graph, value_of
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel
 from passes.mask_savings.coupled_entries import Coupling
+from passes.mask_savings.kinds import kinds_of_groups
 
 Values = Sequence[NDArray[np.floating]]
+
+_KEPT = 16  # counts, by the masks: those that one decision compares
 
 
 class ComputationalCost:
@@ -113,32 +116,42 @@ class ComputationalCost:
     def at(self, masks: Values) -> tuple[int, list[NDArray[np.int64]]]:
         """Returns the FLOPs and their derivatives, as above, at the given values of `layers`' masks."""
         values = self._named(masks)
-        key = b"".join(value.tobytes() for value in values.values())
-        if self._last is None or self._last[0] != key:
+        if self._last is None or self._last[0] != _key(values):
             flops, savings = passes.flops_by_mask(self._graph, values)
-            self._last = key, (flops, [np.asarray(savings[name], np.int64) for name in self._inputs])
+            self._last = _key(values), (flops, [np.asarray(savings[name], np.int64) for name in self._inputs])
         return self._last[1]
 
     def count(self, masks: Values) -> int:
         """Returns the FLOPs alone, at the given values of `layers`' masks."""
         named = self._named(masks)
-        key = b"".join(value.tobytes() for value in named.values())
-        if key not in self._counts:
-            self._counts = {
-                **dict(list(self._counts.items())[-1:]),
-                key: compiled_cost(filled(self._without_kernels, named)).flops,
-            }
-        return self._counts[key]
+        if _key(named) not in self._counts:
+            self._keep(named, compiled_cost(filled(self._without_kernels, named)).flops)
+        return self._counts[_key(named)]
+
+    def _keep(self, named: dict[str, NDArray[np.float32]], flops: int) -> None:
+        latest = list(self._counts.items())[-_KEPT:]
+        self._counts = {**dict(latest), _key(named): flops}
 
     def model(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> CostModel:
         """Returns what each group saves at these values of the masks, and as groups go; see `passes.cost_model`.
 
         Args:
             masks: as for `at`.
-            groups: as for `by_group`; coupled entries must be in one group.
+            groups: as for `by_group`.
+        """
+        named, by_name = self._named(masks), dict(zip(self._inputs, groups, strict=True))
+        model = passes.cost_model(self._graph, named, by_name, self.coupling)
+        self._keep(named, model.flops)
+        return model
+
+    def kinds(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Returns the kind of each group, of shape `(groups,)`: those of one kind are alike in the graph.
+
+        Args:
+            masks, groups: as for `by_group`.
         """
         named = self._named(masks)
-        return passes.cost_model(self._graph, named, dict(zip(self._inputs, groups, strict=True)), self.coupling)
+        return kinds_of_groups(self._graph, named, dict(zip(self._inputs, groups, strict=True)), self.coupling)
 
     def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
         """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
@@ -148,7 +161,6 @@ class ComputationalCost:
             groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that are kept.
         """
         by_name = dict(zip(self._inputs, groups, strict=True))
-        structure = dict(zip(self._inputs, self.coupled, strict=True))
         with progress.stage("Counting what channels would save") as stage:
 
             def watch(done: int, total: int) -> None:
@@ -156,7 +168,7 @@ class ComputationalCost:
                 stage.advance(done - stage.done)
 
             named = self._named(masks)
-            flops, savings = passes.flops_by_group(self._graph, named, by_name, structure, watch)
+            flops, savings = passes.flops_by_group(self._graph, named, by_name, self.coupling, watch)
         return flops, np.asarray(savings, np.int64)
 
     @property
@@ -181,6 +193,10 @@ class ComputationalCost:
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""
         return [np.asarray(value_of(layer.mask), np.float32) for layer in self.layers]
+
+
+def _key(masks: Mapping[str, NDArray[np.float32]]) -> bytes:
+    return b"".join(mask.tobytes() for mask in masks.values())
 
 
 def computational_cost(model: Any, sizes: Any = None) -> ComputationalCost:

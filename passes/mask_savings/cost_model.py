@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -57,21 +57,24 @@ class _Terms:
     group: Index
     counts: Array
 
+    def of(self, groups: Mask) -> _Terms:
+        """The same with the rows of these groups, bool [groups], only."""
+        left = groups[self.group]
+        return replace(self, term=self.term[left], group=self.group[left], counts=self.counts[left])
 
-@dataclass
+
+@dataclass(frozen=True)
 class CostModel:
-    """The FLOPs of a compiled graph, and what each group saves, as groups are zeroed.
+    """The FLOPs of a compiled graph, and what each group saves.
 
     Attributes:
         groups: how many groups there are.
         doubtful: bool [groups], those for which `savings` may be off, as the trials show.
-        kinds: int64 [groups], the same number for groups that take equal parts in the graph.
-        offset: FLOPs that depend on no mask, and the difference to an exact count where one was given.
+        offset: FLOPs that depend on no mask.
     """
 
     groups: int
     doubtful: Mask
-    kinds: Index
     offset: float
     _sizes: Array
     _terms: tuple[_Terms, ...]
@@ -79,8 +82,9 @@ class CostModel:
 
     @property
     def flops(self) -> int:
-        """FLOPs with the groups gone that were removed."""
-        return self._flops(self._sizes)
+        """FLOPs of the graph."""
+        varying = (evaluated(terms.coefficients, self._sizes[terms.dimensions]).sum() for terms in self._terms)
+        return round(self.offset + float(sum(varying)))
 
     def savings(self) -> Array:
         """What zeroing each group as well would save: float64 [groups], 0 for those that are gone."""
@@ -101,40 +105,19 @@ class CostModel:
         return uncertain
 
     @property
-    def emptied(self) -> bool:
-        """Whether nothing is left of an axis, so that the FLOPs are to be counted."""
-        return bool((self._sizes <= 0).any())
+    def exact(self) -> bool:
+        """Whether `flops` is, without a count: no group is doubtful, and no axis without slices."""
+        return not self.doubtful.any() and bool((self._sizes > 0).all())
 
-    def after(self, groups: Sequence[int]) -> int | None:
-        """FLOPs with these groups gone as well; None where some are doubtful, or nothing is left of an axis."""
-        sizes = self._sizes_without(self._of(groups))
-        return None if self.doubtful.any() or (sizes <= 0).any() else self._flops(sizes)
-
-    def remove(self, groups: Sequence[int]) -> None:
-        """Go on without these groups."""
-        gone = self._of(groups)
-        self._sizes = self._sizes_without(gone)
-        members, dimensions, counts = self._members
-        self._members = members[~gone], dimensions[~gone], counts[~gone]
-        for terms in self._terms:
-            terms.counts[np.isin(terms.group, groups)] = 0
-
-    def correct(self, flops: int) -> None:
-        """Take an exact count of the present state for granted."""
-        self.offset += flops - self.flops
-
-    def _of(self, groups: Sequence[int]) -> Mask:
-        """Which of the members are those of these groups."""
-        return np.isin(self._members[0], groups)
-
-    def _sizes_without(self, gone: Mask) -> Array:
-        """The sizes of the dimensions without these members."""
-        _, dimensions, counts = self._members
-        return np.asarray(self._sizes - np.bincount(dimensions[gone], counts[gone], minlength=self._sizes.size))
-
-    def _flops(self, sizes: Array) -> int:
-        varying = (evaluated(terms.coefficients, sizes[terms.dimensions]).sum() for terms in self._terms)
-        return round(self.offset + float(sum(varying)))
+    def without(self, groups: Sequence[int]) -> CostModel:
+        """The model of the graph without these groups as well."""
+        stay = np.ones(self.groups, bool)
+        stay[groups] = False
+        left = stay[self._members[0]]
+        _, dimensions, counts = (column[~left] for column in self._members)
+        sizes = self._sizes - np.bincount(dimensions, counts, minlength=self._sizes.size)
+        members = self._members[0][left], self._members[1][left], self._members[2][left]
+        return replace(self, _sizes=sizes, _terms=tuple(terms.of(stay) for terms in self._terms), _members=members)
 
 
 def cost_model(
@@ -143,8 +126,8 @@ def cost_model(
     """The FLOPs of the compiled graph at these masks, as groups of entries go.
 
     masks: by the name of the graph input that it is bound to, 0/1 [channels]. groups: by mask name, int64 [channels],
-    the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model;
-    coupled entries must be in one group.
+    the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model.
+    Groups that divide what is coupled are doubtful.
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
@@ -229,10 +212,13 @@ class _Building:
         self.trials = trials
         self.zeroed = zeroed
         root = np.concatenate(list(coupling.groups.values()))
-        alive = np.full(root.size, -1)  # entries that are coupled may be zero already, but for one
-        np.maximum.at(alive, root, group)
-        self.group_of = {k: np.where(entry >= 0, alive[root[entry]], -1) for k, entry in coupling.entries.items()}
+        first, last = np.full(root.size, zeroed[0].size), np.full(root.size, -1)  # of the groups that are coupled
+        np.minimum.at(first, root[group >= 0], group[group >= 0])
+        np.maximum.at(last, root, group)
+        alone = np.where(first == last, last, -1)
+        self.group_of = {k: np.where(entry >= 0, alone[root[entry]], -1) for k, entry in coupling.entries.items()}
         self.uncertain = np.zeros(zeroed[0].size, bool)
+        self.uncertain[group[(group >= 0) & (alone[root] < 0)]] = True
         self.dimensions: list[_Dimension] = []
         self._numbers: dict[tuple[int, bytes, bytes], int] = {}
         self._shapes = [{t.name: shape_of(t) for t in _computed(trial.graph)} for trial in trials]
@@ -409,23 +395,11 @@ class _Building:
         return CostModel(
             self.uncertain.size,
             self.uncertain,
-            self._kinds(),
             fixed,
             np.array([dimension.size for dimension in self.dimensions], float),
             tuple(self._terms(found) for found in by_degree.values()),
             self._members(),
         )
-
-    def _kinds(self) -> Index:
-        """The same number for groups that take equally many slices from the same dimensions: int64 [groups]."""
-        kinds = np.zeros(self.uncertain.size, np.int64)
-        taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for group, *pair in zip(*(column.tolist() for column in self._members()), strict=True):
-            taken[group].append((pair[0], pair[1]))
-        numbers: dict[tuple[tuple[int, int], ...], int] = {}
-        for group, pairs in taken.items():
-            kinds[group] = numbers.setdefault(tuple(pairs), len(numbers) + 1)
-        return kinds
 
     def _members(self) -> tuple[Index, Index, Index]:
         """Groups, dimensions and counts, one for each pair."""

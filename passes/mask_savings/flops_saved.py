@@ -1,4 +1,4 @@
-"""What mask entries save, exactly: the graph is compiled without them. `cost_model` says it of all at once."""
+"""Exact savings of mask entries: the graph is compiled without one of each kind of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import onnx
 
 from passes.graph.tensors import Array, Index
 from passes.mask_savings.compiled_cost import collect, compiled_cost
-from passes.mask_savings.mask_entry_equivalence import equivalence_classes, when_zeroed
+from passes.mask_savings.coupled_entries import Coupling, coupling
+from passes.mask_savings.kinds import kinds_of_groups
 from passes.model.inputs import bind, split
-from passes.model.prepare import prepared
-from passes.pipeline import order
-from passes.pipeline.options import ShrinkOptions
-from passes.pipeline.trace import Recorder
 
 #: told how many evaluations are done, and of how many
 Watch = Callable[[int, int], None]
@@ -31,7 +28,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     """
     sizes = {name: len(mask) for name, mask in masks.items()}
     single = split(np.arange(sum(sizes.values())), sizes)
-    total, saved = flops_by_group(model, masks, single, single)
+    total, saved = flops_by_group(model, masks, single, coupling(model, sizes))
     return total, {name: saved[index] for name, index in single.items()}
 
 
@@ -39,17 +36,17 @@ def flops_by_group(
     model: onnx.ModelProto,
     masks: Mapping[str, Array],
     groups: Mapping[str, Index],
-    structure: Mapping[str, Index],
+    coupling: Coupling,
     watch: Watch | None = None,
 ) -> tuple[int, Array]:
     """FLOPs of the compiled graph at these masks, and what zeroing each whole group would save.
 
     masks: as for `flops_by_mask`. groups: by mask name, int64 [channels], the group of each entry, -1 for entries that
-    are kept. structure: what `coupled` says of the masks. The savings are exact differences, float64 [groups], 0 for
+    are kept. coupling: what `coupling` says of the masks. The savings are exact differences, float64 [groups], 0 for
     groups without an entry that is not zero. Groups that are alike in the graph share one evaluation. watch: told
     after each evaluation how many are done, and of how many.
 
-    Where groups divide what is coupled (a residual sum, say), those of one class may differ after all: where constants
+    Where groups divide what is coupled (a residual sum, say), those of one kind may differ after all: where constants
     are restored is decided for many channels at once, and by their order. The FLOPs at the masks are exact in any case.
 
     Raises as `flops_by_mask` does.
@@ -57,19 +54,15 @@ def flops_by_group(
     flops = compiled_cost(bind(model, masks)).flops
     if not masks:
         return flops, np.zeros(0)
-    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
-    graph = prepared(bind(model, masks), keep=masks)  # a mask of ones is looked at as well
-    plan = order.plan_graph(graph, ShrinkOptions(explains=False), Recorder())
-    class_of = equivalence_classes(graph, plan, masks, group, structure, when_zeroed(model, masks))
-    values, sizes = np.concatenate(list(masks.values())), {name: len(mask) for name, mask in masks.items()}
-    saved = np.zeros(max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1)
-    live = np.unique(group[group >= 0])
-    classes = np.unique(class_of[live])
-    for done, key in enumerate(classes, 1):
-        alike = live[class_of[live] == key]
-        without = split(np.where(group == alike[0], 0, values), sizes)
+    kinds = kinds_of_groups(model, masks, groups, coupling)
+    collect(model)
+    saved = np.zeros(kinds.size)
+    number = 1 + int(kinds.max(initial=-1))
+    for kind in range(number):
+        alike = np.flatnonzero(kinds == kind)
+        without = {name: np.where(groups[name] == alike[0], 0, mask) for name, mask in masks.items()}
         saved[alike] = flops - compiled_cost(bind(model, without)).flops
         collect(model)
         if watch is not None:
-            watch(done, len(classes))
+            watch(kind + 1, number)
     return flops, saved

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.train.selection.ranking import Groups, Masks, importance_of, ranked
+from maskc.train.selection.ranking import Groups, Masks, importance_of, live, ranked
 from maskc.train.selection.settings import FlopsWeight
 
 
@@ -66,9 +66,7 @@ def _together(
     round_to: int,
 ) -> NDArray[np.int64]:
     """With which others each group is removed, in numbers that rise with the importance within a kind; -1 if gone."""
-    importance, alive = importance_of(masks, scores, groups, len(kinds)), np.zeros(len(kinds), bool)
-    for mask, group in zip(masks, groups, strict=True):
-        alive[group[(mask != 0) & (group >= 0)]] = True
+    importance, alive = importance_of(masks, scores, groups, len(kinds)), live(masks, groups, len(kinds))
     unit = np.where(np.bincount(kinds) < round_to, 1, round_to)
     left = np.bincount(kinds[alive], minlength=len(unit))
     order = np.lexsort((-savings, importance, kinds))

@@ -20,7 +20,7 @@ from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
-from maskc.train.selection.savings import Past, Savings
+from maskc.train.selection.savings import Analyses, Past, Savings, without
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
 
 #: an array for each mask, of shape `(channels,)`
@@ -89,7 +89,6 @@ class Pruner:
         self.settings = settings
         self._history = history
         self._exhausted = False
-        self._counted_rows = self._counted_decisions = 0
         self.failure: MaskcError | None = None
         self.raises = True
         self.uncounted = False
@@ -101,8 +100,9 @@ class Pruner:
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
-        to_the_last = settings.min_channels == 0
-        self._savings = Savings(self._cost, self._groups, self._past(masks), self._full, to_the_last)
+        self._analyses = Analyses(self._cost, self._groups, to_the_last=settings.min_channels == 0)
+        self._more = 0  # FLOPs of the model with its present weights beyond those that are counted
+        self._follow(masks)
         self.before = settings.flops_before or self._full
         target = settings.flops_target
         self.target = int(target * self.before if target <= 1 else target)
@@ -128,11 +128,11 @@ class Pruner:
     @property
     def flops(self) -> int:
         """FLOPs at the masks that were last looked at."""
-        return self._savings.flops
+        return self._savings.flops + self._more
 
     def at(self, masks: Sequence[NDArray[np.floating]]) -> int:
         """Returns the FLOPs at the given prunable masks, each of shape `(channels,)`, whoever set them."""
-        self._savings.follow(self._all(masks), self._decisions())
+        self._follow(self._all(masks))
         return self.flops
 
     def correct(self) -> None:
@@ -141,7 +141,7 @@ class Pruner:
             return
         self._counting = True
         try:
-            self._savings.correct(compiled_flops(self.model(), self.settings.sizes))
+            self._more = compiled_flops(self.model(), self.settings.sizes) - self._savings.flops
         finally:
             self._counting = False
 
@@ -168,7 +168,7 @@ class Pruner:
         if step <= self.settings.burn_in:
             return [np.asarray(self.flops, np.int64), *given]
         masks = self._all(given)
-        self._savings.follow(masks, self._decisions())
+        self._follow(masks)
         if self.uncounted:  # nobody counted between the steps, as in a loop that is one graph
             self.recount()
         before = self.flops
@@ -176,7 +176,8 @@ class Pruner:
             importance = [np.zeros_like(mask) for mask in masks]
             for position, score in zip(self._where, scores, strict=True):
                 importance[position] = np.asarray(score)
-            masks = self._prune(int(step), masks, importance)
+            self._prune(int(step), importance)
+            masks = list(self._savings.masks)
         flops = self.flops
         self.uncounted = flops <= self.target < before
         self._kept = self._model() if self.uncounted else None
@@ -188,7 +189,7 @@ class Pruner:
     def recount(self) -> None:
         """Counts FLOPs with the present weights, and corrects the last rows of the history."""
         self.uncounted = False
-        self._savings.follow(self._cost.masks(), self._decisions())
+        self._follow(self._cost.masks())
         self.correct()
         self._kept = None
         flops, rows = self.flops, self._history
@@ -205,22 +206,9 @@ class Pruner:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model
 
-    def _decisions(self) -> int:
-        """How many were made."""
-        if self._counted_rows != len(self._history):
-            self._counted_rows, self._counted_decisions = len(self._history), len({step for step, *_ in self._history})
-        return self._counted_decisions
-
-    def _past(self, masks: list[NDArray[np.float32]]) -> Past:
-        """What led to these masks, as far as the history tells."""
-        left: dict[int, int] = {}
-        removed: dict[int, list[tuple[int, int]]] = {}
-        for step, index, channel, flops in self._history:
-            left[step] = flops
-            removed.setdefault(step, []).append((self._where[index], channel))
-        if any(masks[position][channel] for entries in removed.values() for position, channel in entries):
-            return Past([self._full], [], masks)  # somebody else has set masks since
-        return Past([self._full, *left.values()], list(removed.values()), masks)
+    def _follow(self, masks: list[NDArray[np.float32]]) -> None:
+        """Goes on from these masks, whoever set them."""
+        self._savings = self._analyses.after(Past(self._full, self._history, masks, self._where))
 
     def _all(self, prunable: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
         """All masks of the model, of which these may be pruned."""
@@ -229,56 +217,57 @@ class Pruner:
             masks[position] = np.array(mask, np.float32)
         return masks
 
-    def _prune(
-        self, step: int, masks: list[NDArray[np.float32]], importance: list[NDArray[Any]]
-    ) -> list[NDArray[np.float32]]:
-        """The masks with more entries at zero."""
+    def _prune(self, step: int, importance: Masks) -> None:
+        """Zeroes entries, as many as are due."""
         if self.settings.schedule is None:
-            chosen = self._first(masks, importance)
+            chosen = self._first(importance)
             if chosen is None:
                 self._warn_exhausted(self.flops)
-                return masks
-            return self._savings.remove(chosen)
+            else:
+                self._savings = self._savings.without(chosen)
+            return
         asked = max(self.target, self._floor)
         asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self.before, asked)
         while self.flops > asked:
             # What a group saves changes as others are removed, so each round closes no more than half of what is left.
             half, saved, order = (self.flops - asked) / 2, 0.0, []
-            savings = self._savings.estimates()
-            for chosen in self._ranked(masks, importance):
+            estimates = self._savings.estimates()
+            for chosen in self._ranked(self._savings, importance):
                 order.append(chosen)
-                saved += savings[chosen].sum()
+                saved += estimates[chosen].sum()
                 if saved >= half:
                     break
             if not order:
                 self._warn_exhausted(self.flops)
                 break
-            if self.flops - self._savings.after([*chain(*order)]) > 1.1 * saved:
+            if self._saved(order) > 1.1 * saved:
                 # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
-                enough = bisect_left(
-                    range(1, len(order) + 1),
-                    True,
-                    key=lambda n: self.flops - self._savings.after([*chain(*order[:n])]) >= half,
-                )
+                enough = bisect_left(range(1, len(order) + 1), True, key=lambda n: self._saved(order[:n]) >= half)
                 order = order[: enough + 1]
-            masks = self._savings.remove([*chain(*order)])
-        return masks
+            self._savings = self._savings.without([*chain(*order)])
 
-    def _first(self, masks: Masks, importance: Masks) -> list[int] | None:
+    def _saved(self, order: Sequence[list[int]]) -> int:
+        """FLOPs that zeroing all of these groups saves."""
+        return self._savings.flops - self._savings.without([*chain(*order)]).flops
+
+    def _first(self, importance: Masks) -> list[int] | None:
         """The groups to remove, once what they save is certain; None if there is none."""
+        savings = self._savings
         for _ in range(_TRIES):
-            chosen = next(self._ranked(masks, importance), None)
-            if chosen is None or self._savings.confirm(chosen):
+            chosen = next(self._ranked(savings, importance), None)
+            corrected = savings if chosen is None else savings.confirmed(chosen)
+            if corrected is savings:
                 return chosen
-        return next(self._ranked(masks, importance), None)
+            savings = corrected
+        return next(self._ranked(savings, importance), None)
 
-    def _ranked(self, masks: Masks, importance: Masks) -> Iterator[list[int]]:
+    def _ranked(self, savings: Savings, importance: Masks) -> Iterator[list[int]]:
         """Groups that are removed together, the least important first."""
-        settings, savings, enough = self.settings, self._savings.estimates(), np.inf
+        settings, enough = self.settings, np.inf
         if settings.flops_weight == "auto":
             # Else an entry that saves far more than is missing would look cheap, and quality be lost for nothing.
             enough = max(self.flops - self.target, 1)
-        return self._order(masks, importance, savings, settings.flops_weight, enough)
+        return self._order(savings.masks, importance, savings.estimates(), settings.flops_weight, enough)
 
     @cached_property
     def _kinds(self) -> NDArray[np.int64]:
@@ -310,7 +299,7 @@ class Pruner:
         for first in (savings, np.arange(len(savings), dtype=np.float64)):
             unimportant = [np.zeros_like(mask) for mask in masks]
             removed = chain.from_iterable(self._order(masks, unimportant, first, 1.0))
-            floors.append(self._cost.count(self._savings.without(list(removed))))
+            floors.append(self._cost.count(without(masks, self._groups, list(removed))))
         return min(floors)
 
     def _warn_exhausted(self, flops: int) -> None:

@@ -56,6 +56,14 @@ def uncoupled(sizes: Sequence[int]) -> Groups:
     return np.split(np.arange(sum(sizes), dtype=np.int64), np.cumsum(sizes)[:-1])
 
 
+def live(masks: Masks, groups: Groups, count: int) -> NDArray[np.bool_]:
+    """Returns which groups have an entry that is not zero, of shape `(count,)`."""
+    alive = np.zeros(count, bool)
+    for mask, group in zip(masks, groups, strict=True):
+        alive[group[(mask != 0) & (group >= 0)]] = True
+    return alive
+
+
 def importance_of(masks: Masks, scores: Masks, groups: Groups, count: int) -> NDArray[np.float64]:
     """Returns the sum of the scores of each group's live entries, of shape `(count,)`."""
     importance = np.zeros(count)

@@ -78,10 +78,10 @@ def test_savings_stay_exact_as_groups_go(name: str) -> None:
     assert not found.uncertain.any()
     while candidates := [g for g in live(masks, groups) if all(m.any() for m in without(g, masks, groups).values())]:
         gone = int(rng.choice(candidates))
-        expected = found.after([gone])
-        found.remove([gone])
+        found = found.without([gone])
         masks = without(gone, masks, groups)
-        assert found.flops == expected == compiled_cost(bind(built, masks)).flops
+        assert found.exact
+        assert found.flops == compiled_cost(bind(built, masks)).flops
         assert found.savings()[gone] == 0
         assert_right(built, masks, groups, found)
 
@@ -101,18 +101,22 @@ def test_a_mask_of_one_channel_says_nothing_of_the_others(name: str) -> None:
     assert not found.doubtful.any()
     assert set(np.flatnonzero(found.uncertain).tolist()) == alone
     assert_right(built, masks, groups, found)
-    found.remove(sorted(alone))
-    assert found.emptied
+    assert found.exact
+    assert not found.without(sorted(alone)).exact
 
 
-def test_an_exact_count_is_taken_for_granted() -> None:
-    built, masks = case("chain")
+@pytest.mark.parametrize("name", ["residual sum", "depthwise"])
+def test_groups_that_divide_what_is_coupled_are_uncertain(name: str) -> None:
+    built, masks = case(name)
     coupling = passes.coupling(built, {name: mask.size for name, mask in masks.items()})
-    found = passes.cost_model(built, masks, numbered(coupling), coupling)
-    savings = found.savings()
-    found.correct(found.flops + 7)
-    assert found.flops == compiled_cost(bind(built, masks)).flops + 7
-    np.testing.assert_array_equal(found.savings(), savings)
+    single = {name: np.arange(mask.size) for name, mask in masks.items()}
+    groups = {name: index + 100 * number for number, (name, index) in enumerate(single.items())}
+    found = passes.cost_model(built, masks, groups, coupling)
+    roots, entries = (np.concatenate(list(parts.values())) for parts in (coupling.groups, groups))
+    shared = np.isin(roots, [root for root in roots if np.count_nonzero(roots == root) > 1])
+    assert found.doubtful[entries[shared]].all() and shared.any()
+    assert found.flops == compiled_cost(bind(built, masks)).flops
+    assert_right(built, masks, groups, found)
 
 
 def test_entries_that_stay_belong_to_no_group() -> None:

@@ -174,13 +174,13 @@ def test_groups(name: str) -> None:
 def test_savings_of_groups_are_differences(name: str, share: float) -> None:
     body, masks, inputs, outputs, weights, _ = CASES[name]
     built = model(body, masks, inputs, outputs, weights)
-    structure = passes.coupled(built, masks)
+    coupling = passes.coupling(built, masks)
     rng = np.random.default_rng(1)
     values = {name: (rng.random(size) >= share).astype(np.float32) for name, size in masks.items()}
-    # Groups of the structure, and some that have nothing to do with it.
+    # Groups that are coupled, and some that have nothing to do with it.
     mixed = {name: rng.integers(-1, 4, size) for name, size in masks.items()}
-    for groups in (structure, mixed):
-        total, saved = passes.flops_by_group(built, values, groups, structure)
+    for groups in (coupling.groups, mixed):
+        total, saved = passes.flops_by_group(built, values, groups, coupling)
         assert total == passes.shrink(bind(built, values)).report.after.flops
         for group in range(len(saved)):
             fewer = {name: np.where(groups[name] == group, 0, value) for name, value in values.items()}

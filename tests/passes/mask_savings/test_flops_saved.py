@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from passes import Policy, bind, count, flops_by_group, flops_by_mask, shrink
+from passes import Policy, bind, count, coupling, flops_by_group, flops_by_mask, shrink
 from passes.adapters.placement import POLICIES
 from passes.mask_savings import flops_saved
 from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
@@ -183,7 +183,7 @@ def test_evaluations_are_told_as_they_are_done() -> None:
     ends = np.cumsum([0, *sizes.values()])
     single = {name: np.arange(ends[i], ends[i + 1]) for i, name in enumerate(masks)}
     told: list[tuple[int, int]] = []
-    flops_by_group(source, masks, single, single, watch=lambda done, total: told.append((done, total)))
+    flops_by_group(source, masks, single, coupling(source, sizes), watch=lambda done, total: told.append((done, total)))
     assert told == [(i + 1, len(told)) for i in range(len(told))]
 
 
