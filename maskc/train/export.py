@@ -109,13 +109,15 @@ def check_target(directory: Path) -> None:
 
 
 def _verification(report: CompileReport) -> dict[str, Any] | None:
-    found = report.verification
-    if found is None:
+    verification = report.verification
+    if verification is None:
         return None
-    outputs = [{"name": o.name, "against": o.against, "max_abs": o.max_abs, "scale": o.scale} for o in found.outputs]
-    return {"passed": found.passed, "outputs": plain(outputs)}
+    outputs = [
+        {"name": o.name, "against": o.against, "max_abs": o.max_abs, "scale": o.scale} for o in verification.outputs
+    ]
+    return {"passed": verification.passed, "outputs": plain(outputs)}
 
 
 def _versions() -> dict[str, str]:
-    found = {"maskc": maskc.__version__, "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}
+    versions = {"maskc": maskc.__version__, "python": platform.python_version()}
+    return versions | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}

@@ -95,12 +95,12 @@ def _probed(model: Any, tensor: Any) -> tuple[ModelProto, str]:
     name = name if not isinstance(name, str) or ":" in name else f"{name}:0"
     if name not in names:
         raise InputError(f"{where} has no tensor {name!r}.{_near(name, names)}")
-    asked = constant.graph.get_tensor_by_name(name)
-    if not asked.dtype.is_floating or not asked.shape.rank or asked.shape[-1] is None:
+    target = constant.graph.get_tensor_by_name(name)
+    if not target.dtype.is_floating or not target.shape.rank or target.shape[-1] is None:
         raise InputError(f"{where}'s tensor {name!r} is not floating-point with a last axis of known size.")
-    onnx = _with_probe(where, constant, asked).to_onnx()
-    bound = passes.bind(onnx, {_PROBE: np.ones(asked.shape[-1], bool)})
-    return bound, _chosen(bound, where, asked)
+    onnx = _with_probe(where, constant, target).to_onnx()
+    bound = passes.bind(onnx, {_PROBE: np.ones(target.shape[-1], bool)})
+    return bound, _chosen(bound, where, target)
 
 
 def _traced(model: Any, tensor: Any) -> tuple[Any, str]:
@@ -161,29 +161,29 @@ def _concrete(function: Any) -> Any:
         ) from error
 
 
-def _with_probe(where: str, function: Any, asked: Any) -> TensorFlowModel:
+def _with_probe(where: str, function: Any, target: Any) -> TensorFlowModel:
     """The function with one more input, bool [channels]: where it is False, what reads the tensor reads zero."""
     definition = function.graph.as_graph_def()
     inputs, outputs = [t.name for t in function.inputs], [t.name for t in function.outputs]
 
     def probed(*arguments: Any) -> Any:
-        given = dict(zip(inputs, arguments[:-1], strict=True))
-        first = tf.graph_util.import_graph_def(definition, given, [asked.name], name="before")[0]
-        chosen = tf.where(arguments[-1], tf.ensure_shape(first, asked.shape), tf.zeros((), asked.dtype))
-        given[asked.name] = chosen
-        rest = tf.graph_util.import_graph_def(definition, given, outputs, name="behind")
-        return [chosen if name == asked.name else t for name, t in zip(outputs, rest, strict=True)]
+        replaced = dict(zip(inputs, arguments[:-1], strict=True))
+        first = tf.graph_util.import_graph_def(definition, replaced, [target.name], name="before")[0]
+        chosen = tf.where(arguments[-1], tf.ensure_shape(first, target.shape), tf.zeros((), target.dtype))
+        replaced[target.name] = chosen
+        rest = tf.graph_util.import_graph_def(definition, replaced, outputs, name="behind")
+        return [chosen if name == target.name else t for name, t in zip(outputs, rest, strict=True)]
 
     specs = [tf.TensorSpec(t.shape, t.dtype, f"maskc_input_{i}") for i, t in enumerate(function.inputs)]
-    specs.append(tf.TensorSpec(asked.shape[-1:], tf.bool, _PROBE))
+    specs.append(tf.TensorSpec(target.shape[-1:], tf.bool, _PROBE))
     traced = tf.function(probed, input_signature=specs, autograph=False).get_concrete_function()
     names = tuple(f"maskc_output_{i}" for i in range(len(outputs)))
     return TensorFlowModel(where, tf.Module(), traced, traced, tuple(spec.name for spec in specs), names)
 
 
-def _chosen(model: ModelProto, where: str, asked: Any) -> str:
+def _chosen(model: ModelProto, where: str, target: Any) -> str:
     """The name of what is chosen in the converted graph."""
-    found = [str(node.output[0]) for node in model.graph.node if _PROBE in node.input and node.op_type == "Where"]
-    if len(found) != 1:
-        raise InputError(f"{where}'s tensor {asked.name!r} has no part in its outputs, or cannot be found again.")
-    return found[0]
+    chosen = [str(node.output[0]) for node in model.graph.node if _PROBE in node.input and node.op_type == "Where"]
+    if len(chosen) != 1:
+        raise InputError(f"{where}'s tensor {target.name!r} has no part in its outputs, or cannot be found again.")
+    return chosen[0]

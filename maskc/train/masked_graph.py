@@ -61,10 +61,10 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
     ]
 
     def infer(*arguments: Any) -> Any:
-        given = arguments[len(inputs) :]
+        weights = arguments[len(inputs) :]
         trainable, others = (
             [
-                tf.cast(given[position[id(variable)]], variable.dtype) if value is None else tf.constant(value)
+                tf.cast(weights[position[id(variable)]], variable.dtype) if value is None else tf.constant(value)
                 for variable, value in zip(variables, values, strict=True)
             ]
             for variables, values in zip(lists, constants, strict=True)
@@ -104,8 +104,8 @@ def _large_kernels(model: Any) -> list[Any]:
     """The kernels of dense layers and convolutions that the graph is converted without."""
     layers = [layer for layer in all_layers(model) if type(layer) in _WITH_KERNELS and layer.built]
     plain = [layer for layer in layers if isinstance(layer.kernel, keras.Variable)]
-    found = {id(layer.kernel): layer.kernel for layer in plain if layer.kernel.dtype == layer.compute_dtype}
-    return [kernel for kernel in found.values() if np.prod(kernel.shape) >= LARGE and _is_float(kernel)]
+    kernels = {id(layer.kernel): layer.kernel for layer in plain if layer.kernel.dtype == layer.compute_dtype}
+    return [kernel for kernel in kernels.values() if np.prod(kernel.shape) >= LARGE and _is_float(kernel)]
 
 
 def _is_float(variable: Any) -> bool:
@@ -136,25 +136,30 @@ def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> 
     """
     names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
     if sizes is None:
-        given: list[Any] = [None] * len(shapes)
+        of_inputs: list[Any] = [None] * len(shapes)
     elif isinstance(sizes, Mapping):
-        given = [sizes.get(name) for name in names]
+        of_inputs = [sizes.get(name) for name in names]
         if set(sizes) - set(names):
             raise InputError(f"sizes are given for {', '.join(sizes)}, and the inputs are {', '.join(names)}.")
     else:
-        given = [sizes] if all(size is None or isinstance(size, (int, np.integer)) for size in sizes) else list(sizes)
-        if len(given) != len(shapes):
+        of_inputs = (
+            [sizes] if all(size is None or isinstance(size, (int, np.integer)) for size in sizes) else list(sizes)
+        )
+        if len(of_inputs) != len(shapes):
             raise InputError(
-                f"sizes are given for {len(given)} inputs, and the model {model.name!r} has {len(shapes)}."
+                f"sizes are given for {len(of_inputs)} inputs, and the model {model.name!r} has {len(shapes)}."
             )
     examples = []
-    for shape, wanted in zip(shapes, given, strict=True):
-        known = list(shape[1:])
+    for shape, wanted in zip(shapes, of_inputs, strict=True):
+        declared = list(shape[1:])
         if wanted is not None and (
-            len(wanted) != len(known) or any(None not in (k, w) and k != w for k, w in zip(known, wanted, strict=True))
+            len(wanted) != len(declared)
+            or any(None not in (k, w) and k != w for k, w in zip(declared, wanted, strict=True))
         ):
-            raise InputError(f"sizes {tuple(wanted)} do not fit an input of shape {tuple(known)}, without the batch.")
-        examples.append(known if wanted is None else [w or k for k, w in zip(known, wanted, strict=True)])
+            raise InputError(
+                f"sizes {tuple(wanted)} do not fit an input of shape {tuple(declared)}, without the batch."
+            )
+        examples.append(declared if wanted is None else [w or k for k, w in zip(declared, wanted, strict=True)])
     return examples
 
 

@@ -14,12 +14,13 @@ from rich.table import Table
 
 from maskc.cli.train.options import TrainingOptions
 from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import load
 from maskc.frontend.write_model_files import write_bytes, written
 from maskc.report.terminal import show_sizes
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
-from maskc.train.models.builders import load_model, load_saved
+from maskc.train.models.builders import load_model
 from maskc.train.optimizer.progress_metric import LEFT
 from maskc.train.running import checkpoints
 from maskc.train.running.loop import Monitor
@@ -117,7 +118,7 @@ def _trainer(options: TrainingOptions, model: Any) -> PruningTrainer:
         **{name: value for name, value in vars(options).items() if name.startswith("pruning_")},
         pruning={name: getattr(options, name) for name in _PRUNING},
         monitor=None if options.patience is None else Monitor(options.monitor, options.patience),
-        teacher=None if options.teacher is None else load_saved(options.teacher),
+        teacher=None if options.teacher is None else load(options.teacher),
         distillation={"alpha": options.alpha, "temperature": options.temperature},
         checkpoint_every=options.checkpoint_every,
         summary_every=options.summary_every,

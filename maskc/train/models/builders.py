@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError, MaskcError
+from maskc.frontend.tensorflow.keras import load
 from maskc.train.data.features import FeatureSpec
 from maskc.train.models.recommender import RankerConfig, ranker
 from passes.errors import in_brief
@@ -39,7 +40,7 @@ def load_model(name: str, spec: FeatureSpec | None = None) -> Any:
         except ValueError as error:
             raise InputError(f"{name}: {in_brief(error)}.") from error
     if path.suffix == ".keras":
-        return load_saved(path)
+        return load(path)
     origin, colon, function = name.rpartition(":")
     if not colon or not origin or not function.isidentifier():
         raise InputError(
@@ -50,14 +51,6 @@ def load_model(name: str, spec: FeatureSpec | None = None) -> Any:
     if not callable(make):
         raise InputError(f"There is no function {function!r} in {origin}.")
     return _made(make, name, spec)
-
-
-def load_saved(path: Path) -> Any:
-    """Returns the model in a `.keras` file, with maskc's own layers known. Raises `InputError` when that fails."""
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:
-        raise InputError(f"{path} cannot be loaded as a Keras model: {in_brief(error)}.") from error
 
 
 def _made(make: Callable[..., Any], name: str, spec: FeatureSpec | None) -> Any:
@@ -83,13 +76,13 @@ def _module(origin: str) -> Any:
         path = Path(origin)
         if not path.is_file():
             raise InputError(f"There is no file {origin}.")
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None:
+        source = importlib.util.spec_from_file_location(path.stem, path)
+        if source is None or source.loader is None:
             raise InputError(f"{origin} cannot be imported.")
-        module = importlib.util.module_from_spec(found)
+        module = importlib.util.module_from_spec(source)
         # A module of this name may exist already, and pickling and Keras look functions up by their module.
         sys.modules.setdefault(path.stem, module)
-        found.loader.exec_module(module)
+        source.loader.exec_module(module)
         return module
     except MaskcError:
         raise

@@ -95,8 +95,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def latest(directory: Path) -> Path | None:
     """Returns the last checkpoint in a directory, or None."""
-    found = _found(directory)
-    return found[-1] if found else None
+    paths = _numbered(directory)
+    return paths[-1] if paths else None
 
 
 def name(step: int) -> str:
@@ -106,12 +106,12 @@ def name(step: int) -> str:
 
 def clear(directory: Path, keep: int) -> None:
     """Removes all but the last `keep` checkpoints."""
-    found = _found(directory)
-    for path in found[: len(found) - keep]:
+    paths = _numbered(directory)
+    for path in paths[: len(paths) - keep]:
         path.unlink()
 
 
-def _found(directory: Path) -> list[Path]:
+def _numbered(directory: Path) -> list[Path]:
     steps = [(int(match[1]), path) for path in directory.glob("*.npz") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(steps)]
 

@@ -148,17 +148,17 @@ class Distiller(keras.Model):  # type: ignore[misc]
         hard = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return hard
-        taught, given = (keras.tree.flatten(outputs) for outputs in (self._teach(x), y_pred))
-        shapes = [[tuple(output.shape) for output in side] for side in (taught, given)]
+        expected, actual = (keras.tree.flatten(outputs) for outputs in (self._teach(x), y_pred))
+        shapes = [[tuple(output.shape) for output in side] for side in (expected, actual)]
         if [shape[1:] for shape in shapes[0]] != [shape[1:] for shape in shapes[1]]:
             theirs, own = (" and ".join(map(str, side)) for side in shapes)
             raise InputError(f"The teacher's outputs have shape {theirs}, and the student's {own}.")
         weights = keras.tree.flatten(sample_weight)  # one for all outputs, or one for each
-        weights = weights * len(given) if len(weights) == 1 else weights
+        weights = weights * len(actual) if len(weights) == 1 else weights
         soft = sum(
             # Keras's losses know how many replicas share a batch.
             self._soft(ops.stop_gradient(ops.cast(output, "float32")), ops.cast(own, "float32"), sample_weight=weight)
-            for output, own, weight in zip(taught, given, weights, strict=True)
+            for output, own, weight in zip(expected, actual, weights, strict=True)
         )
         return (1 - self.alpha) * hard + self.alpha * soft
 
@@ -170,23 +170,25 @@ class _SoftLoss(keras.losses.Loss):  # type: ignore[misc]
         super().__init__(name="soft", reduction="sum_over_batch_size")
         self.temperature, self.soft = temperature, soft
 
-    def call(self, taught: Any, given: Any) -> Any:
+    def call(self, expected: Any, actual: Any) -> Any:
         """Returns the loss of each example, of shape `(batch,)`: a mean over all but the last axis."""
-        losses = self._by_position(taught, given)
+        losses = self._by_position(expected, actual)
         return ops.mean(ops.reshape(losses, (ops.shape(losses)[0], -1)), axis=-1)
 
-    def _by_position(self, taught: Any, given: Any) -> Any:
-        kind = self.soft if self.soft != "auto" else ("sigmoid" if given.shape[-1] == 1 else "softmax")
+    def _by_position(self, expected: Any, actual: Any) -> Any:
+        kind = self.soft if self.soft != "auto" else ("sigmoid" if actual.shape[-1] == 1 else "softmax")
         if kind == "mse":
-            return ops.mean(ops.square(taught - given), axis=-1)
-        taught, given = taught / self.temperature, given / self.temperature
+            return ops.mean(ops.square(expected - actual), axis=-1)
+        expected, actual = expected / self.temperature, actual / self.temperature
         if kind == "softmax":
-            target = ops.softmax(taught)
-            divergence = ops.sum(target * (ops.log_softmax(taught) - ops.log_softmax(given)), axis=-1)
+            target = ops.softmax(expected)
+            divergence = ops.sum(target * (ops.log_softmax(expected) - ops.log_softmax(actual)), axis=-1)
         else:
-            target = ops.sigmoid(taught)
-            agree = target * (ops.log_sigmoid(taught) - ops.log_sigmoid(given))
-            divergence = ops.sum(agree + (1 - target) * (ops.log_sigmoid(-taught) - ops.log_sigmoid(-given)), axis=-1)
+            target = ops.sigmoid(expected)
+            agree = target * (ops.log_sigmoid(expected) - ops.log_sigmoid(actual))
+            divergence = ops.sum(
+                agree + (1 - target) * (ops.log_sigmoid(-expected) - ops.log_sigmoid(-actual)), axis=-1
+            )
         return self.temperature**2 * divergence
 
 

@@ -327,22 +327,22 @@ class Loop:
 @contextlib.contextmanager
 def _end_signals() -> Iterator[Callable[[], bool]]:
     """Whether a signal asked this process to end; a second one, some time later, ends it at once."""
-    asked = threading.Event()
+    received = threading.Event()
     first = 0.0
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received.is_set
         return
 
     def handle(number: int, frame: Any) -> None:
         nonlocal first
-        if asked.is_set() and time.monotonic() - first > _SAME:
+        if received.is_set() and time.monotonic() - first > _SAME:
             raise KeyboardInterrupt
         first = first or time.monotonic()
-        asked.set()
+        received.set()
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield received.is_set
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)

@@ -20,10 +20,10 @@ from maskc.train.keras_internals import strategy_of
 def placed(optimizer: Any, strategy: Any) -> Any:
     """The Keras optimizer (or that of this name), or one like it where it was not made under the strategy."""
     with strategy.scope():
-        given = keras.optimizers.get(optimizer)
-        if strategy.num_replicas_in_sync > 1 and strategy_of(given) is not strategy:
-            given = given.from_config(given.get_config())
-    return given
+        instance = keras.optimizers.get(optimizer)
+        if strategy.num_replicas_in_sync > 1 and strategy_of(instance) is not strategy:
+            instance = instance.from_config(instance.get_config())
+    return instance
 
 
 def mirrored(count: int) -> Any:
@@ -35,10 +35,10 @@ def mirrored(count: int) -> Any:
     if count == 1:
         return tf.distribute.get_strategy()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    found = tf.config.list_logical_devices(kind)
-    if count > len(found):
-        raise InputError(f"{count} devices are asked for, and TensorFlow finds {len(found)} {kind} device(s) here.")
-    return tf.distribute.MirroredStrategy([device.name for device in found[:count]])
+    devices = tf.config.list_logical_devices(kind)
+    if count > len(devices):
+        raise InputError(f"{count} devices are asked for, and TensorFlow finds {len(devices)} {kind} device(s) here.")
+    return tf.distribute.MirroredStrategy([device.name for device in devices[:count]])
 
 
 def several_workers(strategy: Any) -> bool:
@@ -83,7 +83,7 @@ def make_functions(model: Any) -> None:
     """
     strategy = model.distribute_strategy
 
-    def made(step: Any) -> Any:
+    def compiled(step: Any) -> Any:
         def run(share: Any) -> Any:
             logs = strategy.run(step, args=(share,))
             return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], logs)
@@ -98,7 +98,7 @@ def make_functions(model: Any) -> None:
 
         return function
 
-    model.train_function, model.test_function = made(model.train_step), made(model.test_step)
+    model.train_function, model.test_function = compiled(model.train_step), compiled(model.test_step)
 
 
 def equal_shares(strategy: Any, batches: Any) -> Iterator[Any]:

@@ -76,8 +76,8 @@ def explained(*sources: Any) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         for source in sources:
-            if told := getattr(source, "explain", lambda error: None)(error):
-                raise told from error
+            if explanation := getattr(source, "explain", lambda error: None)(error):
+                raise explanation from error
         raise
 
 
@@ -158,8 +158,8 @@ def _evaluate(model: Any, batches: Any) -> dict[str, Any]:
         with warnings.catch_warnings():
             # Keras warns that the data end, if it did not know where.
             warnings.simplefilter("ignore")
-            found: dict[str, Any] = model.evaluate(batches, verbose=0, return_dict=True)
-        return found
+            metrics: dict[str, Any] = model.evaluate(batches, verbose=0, return_dict=True)
+        return metrics
     model.reset_metrics()
     with strategy.scope():
         model.make_test_function()

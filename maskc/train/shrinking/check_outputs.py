@@ -11,14 +11,14 @@ from maskc.frontend.tensorflow.keras import WATCHED, from_model
 from maskc.runtime import accepted_sizes, random_inputs
 from maskc.runtime.random_inputs import Inputs
 from maskc.train.keras_internals import all_layers
-from maskc.train.shrinking.known_channels import Known
+from maskc.train.shrinking.known_channels import AnalysedModel
 from maskc.verification.error_statistics import epsilon, farthest
 from maskc.verification.tolerance import NOISE_FACTOR, ROUNDINGS, TENSORFLOW_FACTOR
 
 _SAMPLES = 3
 
 
-def check_outputs(model: Any, small: Any, known: Known) -> None:
+def check_outputs(model: Any, small: Any, analysis: AnalysedModel) -> None:
     """Runs both models on a few random inputs, in inference.
 
     Raises:
@@ -26,13 +26,13 @@ def check_outputs(model: Any, small: Any, known: Known) -> None:
         NotComparableError: if the model runs on no input that could be made for it.
     """
     other = from_model(small, name=f"The smaller model {small.name!r}")
-    own = [name for name in known.traced.outputs if name != WATCHED]
+    own = [name for name in analysis.traced.outputs if name != WATCHED]
 
     def outputs(inputs: Inputs) -> dict[str, Any]:
-        found = known.traced.run(inputs)
-        return {name: found[name] for name in own}
+        results = analysis.traced.run(inputs)
+        return {name: results[name] for name in own}
 
-    ports = random_inputs.ports(known.graph)
+    ports = random_inputs.ports(analysis.graph)
     layers = all_layers(model)
     coarsest = max((_epsilon(layer.compute_dtype) for layer in layers), default=_epsilon("float32"))
     # kernels for other numbers of channels sum in other orders

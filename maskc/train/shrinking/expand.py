@@ -49,13 +49,13 @@ def _opened(layer: Any, args: Any, kwargs: Any) -> Any:
     layer.save_own_variables(own)
     if own or isinstance(layer, (keras.layers.Wrapper, keras.layers.RNN)):
         return layer
-    made = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in _tensors(args, kwargs)]
-    left = iter(made)
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in _tensors(args, kwargs)]
+    left = iter(inputs)
     args, kwargs = keras.tree.map_structure(
         lambda argument: next(left) if isinstance(argument, keras.KerasTensor) else argument, (args, kwargs)
     )
     with contextlib.suppress(Exception):  # it may do anything
-        return expanded(keras.Model(made, layer.call(*args, **kwargs), name=layer.name))
+        return expanded(keras.Model(inputs, layer.call(*args, **kwargs), name=layer.name))
     return layer
 
 

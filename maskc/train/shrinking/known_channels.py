@@ -88,7 +88,7 @@ Calls = Mapping[int, Sequence[Call]]
 
 
 @dataclass(frozen=True)
-class Known:
+class AnalysedModel:
     """What is known of a model: of the calls in it, by its graph in ONNX, which was made of the traced function."""
 
     calls: Calls
@@ -96,7 +96,7 @@ class Known:
     traced: TensorFlowModel
 
 
-def known_channels(model: Any) -> Known:
+def known_channels(model: Any) -> AnalysedModel:
     """Analyses the inference graph of a functional or Sequential model with its present weights and masks.
 
     Models inside of it are looked into; layers that call others are looked at as one.
@@ -120,20 +120,20 @@ def known_channels(model: Any) -> Known:
     with intercepted(_leaves(model), recorded):
         traced = from_model(model, name=f"The model {model.name!r}", watched=lambda: list(watched.values()))
     graph = traced.to_onnx(rearranged=False)
-    known = dict(zip(watched, _analysed(graph, list(watched.values())), strict=True))
+    analysed = dict(zip(watched, _analysed(graph, list(watched.values())), strict=True))
 
     def channels(tensor: Any) -> Channels | None:
         if not _has_channels(tensor):
             return None
-        found = known.get(tensor.ref())
-        return Channels.unknown(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if found is None else found
+        analysis = analysed.get(tensor.ref())
+        return Channels.unknown(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if analysis is None else analysis
 
     calls = defaultdict(list)
     for operation, *sides in records:
         inputs, outputs = (tuple(map(channels, side)) for side in sides)
         shapes = [tuple(tuple(t.shape.as_list()) for t in side) for side in sides]
         calls[operation].append(Call(inputs, outputs, (shapes[0], shapes[1])))
-    return Known(calls, graph, traced)
+    return AnalysedModel(calls, graph, traced)
 
 
 def _leaves(model: Any) -> Iterator[Any]:
@@ -160,15 +160,15 @@ def _analysed(graph: ModelProto, watched: Sequence[Any]) -> list[Channels | None
     nodes.outputs = [tensor for tensor in nodes.outputs if tensor is not sums]
     facts = dataflow.analyse(nodes)
     together = None if len(watched) == 1 else _written(sums, "Concat")
-    found: list[Channels | None] = []
+    by_tensor: list[Channels | None] = []
     for part, tensor in zip([sums] if together is None else together.inputs, watched, strict=True):
         total = _written(part, "ReduceSum")
         if total is None:  # constants alone were summed, so that it does not matter what the layer is given
-            found.append(None)
+            by_tensor.append(None)
             continue
         source = total.inputs[0]
-        found.append(_channels(source if tensor.dtype == tf.float32 else source.inputs[0].inputs[0], facts))
-    return found
+        by_tensor.append(_channels(source if tensor.dtype == tf.float32 else source.inputs[0].inputs[0], facts))
+    return by_tensor
 
 
 def _written(tensor: gs.Tensor, operator: str) -> gs.Node | None:
@@ -188,11 +188,11 @@ def _channels(tensor: gs.Tensor, facts: Facts) -> Channels | None:
         return None
     read = facts.read.get(tensor.name)
     wanted = np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
-    known = facts.known(tensor, axis)
-    if known is None:
+    constants = facts.known(tensor, axis)
+    if constants is None:
         constant, value = np.zeros(size, bool), np.zeros(size, numpy_dtype(tensor))
     else:
-        constant, value = known.mask, np.where(known.mask, known.value, 0).astype(numpy_dtype(tensor))
+        constant, value = constants.mask, np.where(constants.mask, constants.value, 0).astype(numpy_dtype(tensor))
     # Maps, which differ from place to place, are computed, as is what they are made of: nothing reads that, as to the
     # compiler they are constants.
     uneven = facts.constant_map.get(tensor.name, {}).get(axis)

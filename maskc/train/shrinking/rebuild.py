@@ -50,23 +50,23 @@ class Rebuilt:
         differing: names of batch normalisations whose removed channels have other values in training.
     """
 
-    def __init__(self, model: Any, known: Calls, keep_masks: bool) -> None:
+    def __init__(self, model: Any, calls: Calls, keep_masks: bool) -> None:
         self.successors: list[Successor] = []
         self.differing: set[str] = set()
-        self._known, self._keep_masks = known, keep_masks
+        self._known, self._keep_masks = calls, keep_masks
         self._visits = visits(model)
         self._nodes, self._everywhere = _places(model)
-        self._grouped = _in_groups(model, known) if keep_masks else {}
+        self._grouped = _in_groups(model, calls) if keep_masks else {}
         self._called: Counter[int] = Counter()
         self._copies: dict[int, Any] = {}
         self._selected: dict[tuple[int, bytes], Any] = {}
         self._names = {layer.name for layer in all_layers(model)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
 
-    def _rebuilt(self, model: Any, given: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
+    def _rebuilt(self, model: Any, arguments: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
         """A model whose inputs have the channels of what it is given, and what it returns; all channels if `whole`."""
         graph = functional(model)
-        inputs = [_input(tensor, narrow) for tensor, narrow in zip(graph.inputs, given, strict=True)]
+        inputs = [_input(tensor, narrow) for tensor, narrow in zip(graph.inputs, arguments, strict=True)]
         last = last_calls(graph) if whole else set()
         called: Counter[int] = Counter()
 
@@ -75,7 +75,7 @@ class Rebuilt:
             step = self._nested if is_functional(operation) else self._leaf
             return step(operation, args, kwargs, (id(operation), called[id(operation)]) in last)
 
-        narrows = [replace(narrow, tensor=tensor) for narrow, tensor in zip(given, inputs, strict=True)]
+        narrows = [replace(narrow, tensor=tensor) for narrow, tensor in zip(arguments, inputs, strict=True)]
         outputs = repeat_calls(graph, narrows, call)
         tensors = keras.tree.map_structure(lambda narrow: narrow.tensor, outputs)
         packed = keras.tree.pack_sequence_as(graph.input, inputs)
@@ -85,59 +85,59 @@ class Rebuilt:
 
     def _nested(self, model: Any, args: Any, kwargs: Any, whole: bool) -> Any:
         """A call of a model in the model; one that is called several times is given all channels, and gives them."""
-        given = _narrows((args, kwargs))
+        arguments = _narrows((args, kwargs))
         again = self._visits[id(model)] > 1
         if again:
-            given = [_whole(self._completed(narrow, model.name).tensor) for narrow in given]
+            arguments = [_whole(self._completed(narrow, model.name).tensor) for narrow in arguments]
         if id(model) not in self._copies:
-            self._copies[id(model)] = self._rebuilt(model, given, whole or again)
+            self._copies[id(model)] = self._rebuilt(model, arguments, whole or again)
         copy, outputs = self._copies[id(model)]
-        tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in given])))
-        made = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
-        return keras.tree.pack_sequence_as(functional(model).output, made)
+        tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in arguments])))
+        narrows = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
+        return keras.tree.pack_sequence_as(functional(model).output, narrows)
 
     def _leaf(self, layer: Any, args: Any, kwargs: Any, whole: bool) -> Any:
-        given = _narrows((args, kwargs))
-        call = self._call(layer, given)
+        arguments = _narrows((args, kwargs))
+        call = self._call(layer, arguments)
         wanted = call
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
-        found = narrowed(layer, Place(wanted, self._stored(layer, call, given), _others(args, kwargs)))
-        if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, found):
-            return self._selected_by(layer, given[0], found.given[0], call.outputs[0])
-        taken = [self._delivered(n, channels, layer.name) for n, channels in zip(given, found.taken, strict=True)]
+        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), _others(args, kwargs)))
+        if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
+            return self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
+        taken = [self._delivered(n, channels, layer.name) for n, channels in zip(arguments, result.inputs, strict=True)]
         copy = self._copies.get(id(layer))
         if copy is None:
-            copy = self._copy(layer, found)
-        if isinstance(layer, keras.layers.BatchNormalization) and _differs(layer, call.outputs[0], found.given[0]):
+            copy = self._copy(layer, result)
+        if isinstance(layer, keras.layers.BatchNormalization) and _differs(layer, call.outputs[0], result.outputs[0]):
             self.differing.add(layer.name)
         outputs = _called(copy, args, kwargs, taken)
         if id(layer) not in self._copies and isinstance(layer, keras.Layer) and copy is not layer:
-            self._take_weights(copy, layer, found)
+            self._take_weights(copy, layer, result)
         self._copies[id(layer)] = copy
-        rest = iter(zip(call.outputs, found.given, strict=True))
-        made = keras.tree.map_structure(lambda tensor: _Narrow(tensor, *next(rest)), outputs)
+        rest = iter(zip(call.outputs, result.outputs, strict=True))
+        narrows = keras.tree.map_structure(lambda tensor: _Narrow(tensor, *next(rest)), outputs)
         if not whole:
-            return made
-        return keras.tree.map_structure(lambda narrow: self._completed(narrow, layer.name), made)
+            return narrows
+        return keras.tree.map_structure(lambda narrow: self._completed(narrow, layer.name), narrows)
 
-    def _copy(self, layer: Any, found: Narrowed) -> Any:
+    def _copy(self, layer: Any, result: Narrowed) -> Any:
         try:
-            return copied(layer, found.config, None if self._keep_masks else without_head_mask(layer))
+            return copied(layer, result.config, None if self._keep_masks else without_head_mask(layer))
         except InputError:
-            if found.config or getattr(layer, "variables", None):
+            if result.config or getattr(layer, "variables", None):
                 raise
             return layer  # a function in a Lambda has no configuration, and no state either
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
-    def _call(self, layer: Any, given: Sequence[_Narrow]) -> Call:
+    def _call(self, layer: Any, arguments: Sequence[_Narrow]) -> Call:
         """What is known of this call: of several with the same weights, what holds for all of them."""
         calls, number = self._known[id(layer)], self._called[id(layer)]
         self._called[id(layer)] += 1
-        inputs: tuple[Channels | None, ...] = tuple(narrow.channels for narrow in given)
+        inputs: tuple[Channels | None, ...] = tuple(narrow.channels for narrow in arguments)
         if self._shares(layer):
-            inputs, same = _merged([call.inputs[: len(given)] for call in calls]), calls
+            inputs, same = _merged([call.inputs[: len(arguments)] for call in calls]), calls
         else:
             same = calls[number :: self._nodes[id(layer)]]  # this one, each time that a model around it is called
         outputs = _merged([call.outputs for call in same])
@@ -145,12 +145,12 @@ class Rebuilt:
             outputs = (replace(outputs[0], live=self._grouped[layer.groups]),)
         # Keras adds the masks of steps to the arguments, after those that are given
         taken, returned = calls[number].shapes
-        return Call(inputs, outputs, (taken[: len(given)], returned))
+        return Call(inputs, outputs, (taken[: len(arguments)], returned))
 
-    def _stored(self, layer: Any, call: Call, given: Sequence[_Narrow]) -> list[Mask | None]:
+    def _stored(self, layer: Any, call: Call, arguments: Sequence[_Narrow]) -> list[Mask | None]:
         """The channels that inputs have; those that some call needs, where calls share weights."""
         if not self._shares(layer):
-            return [narrow.stored for narrow in given]
+            return [narrow.stored for narrow in arguments]
         return [None if c is None else at_least_one(c.live | c.nonzero) for c in call.inputs]
 
     def _shares(self, layer: Any) -> bool:
@@ -169,12 +169,12 @@ class Rebuilt:
         """The tensor with all of its channels."""
         return replace(narrow, tensor=self._delivered(narrow, _all(narrow), name), stored=_all(narrow))
 
-    def _selected_by(self, layer: Any, narrow: _Narrow, given: Mask | None, channels: Channels | None) -> _Narrow:
+    def _selected_by(self, layer: Any, narrow: _Narrow, wanted: Mask | None, channels: Channels | None) -> _Narrow:
         """What a mask leaves, without it."""
-        assert given is not None and narrow.stored is not None
+        assert wanted is not None and narrow.stored is not None
         kept = narrow.stored & (np.asarray(layer.mask) != 0)
-        tensor = self._picked(narrow.tensor, narrow.stored, kept, given, np.zeros(given.size), layer.name, of=None)
-        return _Narrow(tensor, channels, given)
+        tensor = self._picked(narrow.tensor, narrow.stored, kept, wanted, np.zeros(wanted.size), layer.name, of=None)
+        return _Narrow(tensor, channels, wanted)
 
     def _picked(
         self, tensor: Any, stored: Mask, kept: Mask, wanted: Mask, value: Array, name: str, of: str | None = "channels"
@@ -196,38 +196,38 @@ class Rebuilt:
     def _unused(self, name: str) -> str:
         """The name, or the first one like it that no layer has."""
         names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-        found = next(name for name in names if name not in self._names)
-        self._names.add(found)
-        return found
+        unused = next(name for name in names if name not in self._names)
+        self._names.add(unused)
+        return unused
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
-    def _take_weights(self, copy: Any, layer: Any, found: Narrowed) -> None:
-        if not found.weights and not found.config:
+    def _take_weights(self, copy: Any, layer: Any, result: Narrowed) -> None:
+        if not result.weights and not result.config:
             take_weights(copy, layer)
             for before, after in zip(layer.weights, copy.weights, strict=True):
                 self.successors.append(Successor(before, after, _unsliced))
             return
         old = {_tail(variable, layer): variable for variable in layer.weights}
-        made = {_tail(variable, copy): variable for variable in copy.weights}
-        if any(tail not in old and _of(found.added, tail) is None for tail in made):  # they have no names of their own
-            made = dict(zip(old, copy.weights, strict=True))
-        for tail, variable in made.items():
-            sliced, added = _of(found.weights, tail) or _unsliced, _of(found.added, tail)
+        new = {_tail(variable, copy): variable for variable in copy.weights}
+        if any(tail not in old and _of(result.added, tail) is None for tail in new):  # they have no names of their own
+            new = dict(zip(old, copy.weights, strict=True))
+        for tail, variable in new.items():
+            sliced, added = _of(result.weights, tail) or _unsliced, _of(result.added, tail)
             value = sliced(np.asarray(old[tail])) if tail in old else np.zeros(variable.shape)
             variable.assign(value if added is None else value + added)
             if tail in old:
                 self.successors.append(Successor(old[tail], variable, sliced))
 
 
-def _in_groups(model: Any, known: Calls) -> dict[str, Mask]:
+def _in_groups(model: Any, calls: Calls) -> dict[str, Mask]:
     """By the name of a group, the channels that some of its masks must keep: they go on having the same number."""
-    found: dict[str, Mask] = {}
+    kept: dict[str, Mask] = {}
     for layer in mask_layers(model):
-        for call in known.get(id(layer), ()):
+        for call in calls.get(id(layer), ()):
             if layer.groups is not None and (channels := call.outputs[0]) is not None:
-                found[layer.groups] = found.get(layer.groups, np.zeros(channels.size, bool)) | channels.live
-    return found
+                kept[layer.groups] = kept.get(layer.groups, np.zeros(channels.size, bool)) | channels.live
+    return kept
 
 
 def _places(model: Any) -> tuple[Counter[int], set[int]]:
@@ -245,14 +245,14 @@ def _places(model: Any) -> tuple[Counter[int], set[int]]:
             graphs.setdefault(id(node.operation), set()).add(id(graph))
             if is_functional(node.operation):
                 waiting.append(functional(node.operation))
-    return counts, {operation for operation, found in graphs.items() if len(found) > 1}
+    return counts, {operation for operation, models in graphs.items() if len(models) > 1}
 
 
 def _input(tensor: Any, narrow: _Narrow) -> Any:
     shape = tensor.shape if narrow.stored is None else (*tensor.shape[:-1], int(narrow.stored.sum()))
-    made = keras.Input(batch_shape=shape, dtype=tensor.dtype, name=producer(tensor).name)
-    made.name = tensor.name  # which is another one where the user gave none
-    return made
+    copy = keras.Input(batch_shape=shape, dtype=tensor.dtype, name=producer(tensor).name)
+    copy.name = tensor.name  # which is another one where the user gave none
+    return copy
 
 
 def _whole(tensor: Any) -> _Narrow:
@@ -292,17 +292,17 @@ def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | No
     )
 
 
-def _is_selection(layer: MaskLayer, found: Narrowed) -> bool:
+def _is_selection(layer: MaskLayer, result: Narrowed) -> bool:
     """Whether a mask, of ones and zeros, is on channels."""
-    return bool(found.weights) and set(np.unique(np.asarray(layer.mask))) <= {0.0, 1.0}
+    return bool(result.weights) and set(np.unique(np.asarray(layer.mask))) <= {0.0, 1.0}
 
 
-def _differs(layer: Any, channels: Channels | None, given: Mask | None) -> bool:
+def _differs(layer: Any, channels: Channels | None, stored: Mask | None) -> bool:
     """Whether constants that are not computed any more are others than in training, where all that is left is beta."""
-    if channels is None or given is None:
+    if channels is None or stored is None:
         return False
     beta = np.asarray(layer.beta) if layer.center else np.zeros(channels.size)
-    return bool((channels.constant & ~given & ~np.isclose(channels.value, beta)).any())
+    return bool((channels.constant & ~stored & ~np.isclose(channels.value, beta)).any())
 
 
 def _unsliced(array: Array) -> Array:

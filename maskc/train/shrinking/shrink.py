@@ -59,10 +59,10 @@ def rebuild(model: Any, keep_masks: bool, verify: bool = True) -> Rebuilt:
     """The smaller model, not compiled, and where its variables come from; arguments and errors are as for `shrink`."""
     with model.distribute_strategy.scope():
         plain = expanded(model)
-        known = known_channels(plain)
-        rebuilt = Rebuilt(plain, known.calls, keep_masks)
+        analysis = known_channels(plain)
+        rebuilt = Rebuilt(plain, analysis.calls, keep_masks)
         if verify:
-            check_outputs(model, rebuilt.model, known)
+            check_outputs(model, rebuilt.model, analysis)
     if rebuilt.differing:
         warnings.warn(
             f"In training the smaller model of {model.name!r} differs from it: "

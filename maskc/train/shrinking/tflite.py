@@ -65,15 +65,15 @@ def converted(model: Any, quantize: Quantize = "none", data: Sequence[NDArray[An
 
 def _check(model: Any, data: Sequence[NDArray[Any]]) -> None:
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    given = [array.shape[1:] for array in data]
-    fits = len(shapes) == len(given) and all(
+    shapes_given = [array.shape[1:] for array in data]
+    fits = len(shapes) == len(shapes_given) and all(
         len(a) == len(b) and all(x in (None, y) for x, y in zip(a, b, strict=True))
-        for a, b in zip(shapes, given, strict=True)
+        for a, b in zip(shapes, shapes_given, strict=True)
     )
     if not fits or len({len(array) for array in data}) != 1:
         raise InputError(
             f"int8 needs examples to measure ranges on, an array of them for each input: of shapes {shapes}, "
-            f"not {given}."
+            f"not {shapes_given}."
         )
 
 
@@ -98,8 +98,8 @@ class Interpreter:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs in the order of the Keras model's, for inputs by name."""
         with quiet_stderr():
-            found = self._runner(**inputs)
-        return [found[name] for name in sorted(found, key=_number)]
+            outputs = self._runner(**inputs)
+        return [outputs[name] for name in sorted(outputs, key=_number)]
 
     def latency(self, inputs: Mapping[str, NDArray[Any]]) -> float:
         """The median of some runs, in milliseconds."""
@@ -114,8 +114,8 @@ class Interpreter:
 
 def _number(name: str) -> tuple[int, str]:
     """By which outputs are in order: those without names of their own are numbered."""
-    found = re.fullmatch(r"output_(\d+)", name)
-    return (int(found[1]), "") if found else (0, name)
+    match = re.fullmatch(r"output_(\d+)", name)
+    return (int(match[1]), "") if match else (0, name)
 
 
 @dataclass(frozen=True)

@@ -97,15 +97,15 @@ def compile_to(
         output = output.absolute()
         output.parent.mkdir(parents=True, exist_ok=True)
         with part_folder(output) as part:
-            made, run = part / output.name, None
+            written_file, run = part / output.name, None
             if format == "tflite":
                 small_file, run = _tflite(model, small, quantize, data, verify)
-                made.write_bytes(small_file)
+                written_file.write_bytes(small_file)
             elif format == "keras":
-                small.save(made)
+                small.save(written_file)
             else:
-                saved_model.write(small, made)
-            put_in_place(made, output)
+                saved_model.write(small, written_file)
+            put_in_place(written_file, output)
     return Written(output, format, _figures(model, path), _figures(small, output), run)
 
 

@@ -22,16 +22,16 @@ def _heads(layer: Any, projection: Any) -> Mask:
 
 def _taken(place: Place) -> list[Mask | None] | None:
     """What queries, values and, if they are given by themselves, keys are made of."""
-    found: list[Mask | None] = []
+    result: list[Mask | None] = []
     for channels, stored, shape in zip(place.call.inputs, place.stored, place.call.shapes[0], strict=True):
         if channels is None or stored is None:
-            found.append(None)  # which positions attend to which
+            result.append(None)  # which positions attend to which
         elif len(shape) != 3:
             return None
         else:
-            found.append(stored | channels.nonzero)
-    given = [taken is not None for taken in found]
-    return found if sum(given) in (2, 3) and all(given[:2]) else None
+            result.append(stored | channels.nonzero)
+    given = [taken is not None for taken in result]
+    return result if sum(given) in (2, 3) and all(given[:2]) else None
 
 
 def _weights(name: str, place: Place, taken: list[Mask | None], heads: Mask, shared: Mask) -> dict[str, Slicing]:

@@ -18,16 +18,16 @@ class Narrowed:
     """What becomes of a layer. Sets of channels are bool `(channels,)`, and None for tensors without channels.
 
     Attributes:
-        taken: the channels that each input must have.
-        given: those that each output then has.
+        inputs: the channels that each input must have.
+        outputs: those that each output then has.
         config: what is changed in the layer's configuration.
         weights: what is left of a variable, or of anything that has its shape, by the end of its path: `kernel`, or
             `query/kernel` of a layer in the layer. Others stay whole.
         added: what is added to a variable after that, by the end of its path; it may be a new one, which begins at 0.
     """
 
-    taken: Sequence[Mask | None]
-    given: Sequence[Mask | None]
+    inputs: Sequence[Mask | None]
+    outputs: Sequence[Mask | None]
     config: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Slicing] = field(default_factory=dict)
     added: dict[str, Array] = field(default_factory=dict)
@@ -65,10 +65,10 @@ def known(channels: Channels | None) -> Channels:
 
 def stored(place: Place, index: int = 0) -> Mask:
     """The channels that an input has."""
-    found = place.stored[index]
-    if found is None:
+    result = place.stored[index]
+    if result is None:
         raise LookupError("a tensor without channels")
-    return found
+    return result
 
 
 def slices(*channels: Mask | None) -> Slicing:
@@ -93,9 +93,9 @@ def even(wanted: Mask, groups: Mask) -> Mask:
     """In each of the groups as many, with more of its first ones; wanted: bool `(groups, channels in each)`."""
     most = max(1, int(wanted.sum(1).max()))
     order = np.argsort(~wanted, axis=1, kind="stable")[:, :most]
-    found = np.zeros_like(wanted)
-    np.put_along_axis(found, order, True, axis=1)
-    return np.asarray(found & groups[:, None])
+    result = np.zeros_like(wanted)
+    np.put_along_axis(result, order, True, axis=1)
+    return np.asarray(result & groups[:, None])
 
 
 def everything(layer: Any, place: Place) -> Narrowed:

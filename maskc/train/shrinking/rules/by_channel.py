@@ -68,9 +68,9 @@ def _group_normalization(layer: Any, place: Place) -> Narrowed | None:
     one = layer.groups in (-1, known(place.call.inputs[0]).size)
     if not one or layer.axis not in (-1, len(place.call.shapes[0][0]) - 1):
         return None
-    found = _narrowed(place, "gamma", "beta")
-    found.config["groups"] = -1
-    return found
+    result = _narrowed(place, "gamma", "beta")
+    result.config["groups"] = -1
+    return result
 
 
 def _prelu(layer: Any, place: Place) -> Narrowed | None:
@@ -79,9 +79,9 @@ def _prelu(layer: Any, place: Place) -> Narrowed | None:
 
 
 def _layer_scale(layer: Any, place: Place) -> Narrowed:
-    found = _narrowed(place, layer.gamma.name)
-    found.config["projection_dim"] = int(place.wanted.sum())
-    return found
+    result = _narrowed(place, layer.gamma.name)
+    result.config["projection_dim"] = int(place.wanted.sum())
+    return result
 
 
 _POOLING = of_every_rank(

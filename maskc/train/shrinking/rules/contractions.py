@@ -57,10 +57,10 @@ def _einsum_dense(layer: Any, place: Place) -> Narrowed | None:
     bias = layer.bias_axes
     if bias not in (None, output[-1]):
         return None
-    found = _contraction(place, given, taken, np.asarray(layer.kernel), {"output_shape": shape}, bias is not None)
-    if found.config.pop("use_bias", False):
-        found.config["bias_axes"] = output[-1]
-    return found
+    result = _contraction(place, given, taken, np.asarray(layer.kernel), {"output_shape": shape}, bias is not None)
+    if result.config.pop("use_bias", False):
+        result.config["bias_axes"] = output[-1]
+    return result
 
 
 def _pads(layer: Any) -> bool:

@@ -40,11 +40,11 @@ def _reshape_operation(operation: Any, place: Place) -> Narrowed | None:
 def _in_shape(place: Place, argument: str, shape: Sequence[int]) -> Narrowed | None:
     """One that leaves the axis of channels alone, joins it with axes before it, or takes it apart into equal parts."""
     after = known(place.call.outputs[0]).size
-    found = _merged(place, after) or _parted(place, after)
-    if found is None or (given := found.given[0]) is None:
+    result = _merged(place, after) or _parted(place, after)
+    if result is None or (given := result.outputs[0]) is None:
         return None
-    found.config[argument] = (*shape[:-1], int(given.sum()))
-    return found
+    result.config[argument] = (*shape[:-1], int(given.sum()))
+    return result
 
 
 def _transpose(operation: Any, place: Place) -> Narrowed | None:

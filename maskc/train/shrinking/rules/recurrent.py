@@ -10,9 +10,9 @@ from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, everything, 
 
 
 def _recurrent(layer: Any, place: Place) -> Narrowed:
-    found = everything(layer, place)
+    result = everything(layer, place)
     taken = stored(place) | known(place.call.inputs[0]).nonzero
-    return Narrowed([taken, *found.taken[1:]], found.given, {}, {"kernel": slices(taken, None)})
+    return Narrowed([taken, *result.inputs[1:]], result.outputs, {}, {"kernel": slices(taken, None)})
 
 
 def _bidirectional(layer: Any, place: Place) -> Narrowed | None:

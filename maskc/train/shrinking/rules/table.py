@@ -19,10 +19,10 @@ def narrowed(operation: Any, place: Place) -> Narrowed:
     """What becomes of a layer or operation at this place: of one without a rule nothing."""
     rule = _rule(operation)
     try:
-        found = None if rule is None else rule(operation, place)
+        result = None if rule is None else rule(operation, place)
     except LookupError:
-        found = None
-    return everything(operation, place) if found is None else found
+        result = None
+    return everything(operation, place) if result is None else result
 
 
 def has_rule(operation: Any) -> bool:
@@ -33,9 +33,9 @@ def has_rule(operation: Any) -> bool:
 def _rule(operation: Any) -> Rule | None:
     if type(operation) is layers.TimeDistributed:
         return _time_distributed
-    found = _RULES.get(type(operation))
-    if found is not None or not type(operation).__module__.startswith("keras."):
-        return found
+    result = _RULES.get(type(operation))
+    if result is not None or not type(operation).__module__.startswith("keras."):
+        return result
     if isinstance(operation, keras.Layer) or not is_operation(operation):
         return _BY_NAME.get(type(operation).__name__)
     return by_channel.without_weights
@@ -44,9 +44,9 @@ def _rule(operation: Any) -> Rule | None:
 def _time_distributed(layer: Any, place: Place) -> Narrowed | None:
     """As the layer that is applied at each step."""
     rule = _rule(layer.layer)
-    found = None if rule is None else rule(layer.layer, place)
-    if found is None:
+    result = None if rule is None else rule(layer.layer, place)
+    if result is None:
         return None
     inner = layer.get_config()["layer"]
-    config = {**inner, "config": {**inner["config"], **found.config}}
-    return Narrowed(found.taken, found.given, {"layer": config}, found.weights, found.added)
+    config = {**inner, "config": {**inner["config"], **result.config}}
+    return Narrowed(result.inputs, result.outputs, {"layer": config}, result.weights, result.added)
