@@ -167,13 +167,15 @@ class _Copy:
         if self._inside_repeated or self._calls[id(operation)] > 1 or not self._chosen(operation):
             return None
         copy = with_head_mask(operation)
-        if copy is None:
-            return None
-        self._places += 1
-        if self._only is not None and self._places not in self._only:
+        if copy is None or not self._is_next_place_chosen():
             return None
         self._attention[self._places] = copy
         return copy
+
+    def _is_next_place_chosen(self) -> bool:
+        """Counts one more place that can have a mask; whether it is to have one."""
+        self._places += 1
+        return self._only is None or self._places in self._only
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = operation(*args, **kwargs)
@@ -183,8 +185,7 @@ class _Copy:
             return outputs
         if not self._chosen(operation) or not _maskable(outputs) or has_heads(operation):
             return outputs
-        self._places += 1
-        if self._only is not None and self._places not in self._only:
+        if not self._is_next_place_chosen():
             return outputs
         name = f"{operation.name}_mask"
         self._names[name] += 1

@@ -21,7 +21,9 @@ def _heads(layer: Any, projection: Any) -> Mask:
 
 
 def _taken(place: Place) -> list[Mask | None] | None:
-    """What queries, values and, if they are given by themselves, keys are made of."""
+    """What queries, values and, if they are given by themselves, keys are made of; None if scores are returned, too."""
+    if len(place.call.outputs) != 1:
+        return None
     result: list[Mask | None] = []
     for channels, stored, shape in zip(place.call.inputs, place.stored, place.call.shapes[0], strict=True):
         if channels is None or stored is None:
@@ -55,7 +57,7 @@ def _weights(name: str, place: Place, taken: list[Mask | None], heads: Mask, sha
 
 def _multi_head(layer: Any, place: Place) -> Narrowed | None:
     taken = _taken(place)
-    if taken is None or len(place.call.outputs) != 1:
+    if taken is None:
         return None
     heads = at_least_one(_heads(layer, output_projection(layer)))
     given = place.wanted
@@ -66,7 +68,7 @@ def _multi_head(layer: Any, place: Place) -> Narrowed | None:
 def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
     """As many heads of queries for each of the keys; what comes out has the channels of the queries."""
     taken = _taken(place)
-    if taken is None or len(place.call.outputs) != 1:
+    if taken is None:
         return None
     whole = np.ones(known(place.call.outputs[0]).size, bool)
     used = at_least_one(_heads(layer, output_projection(layer))).reshape(layer.num_key_value_heads, -1)

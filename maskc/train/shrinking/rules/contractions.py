@@ -68,9 +68,7 @@ def _pads(layer: Any) -> bool:
     return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
 
 
-def _convolution(layer: Any, place: Place) -> Narrowed | None:
-    if layer.data_format != "channels_last":
-        return None
+def _convolution(layer: Any, place: Place) -> Narrowed:
     if layer.groups > 1:
         return _grouped(layer, place)
     kernel = np.asarray(layer.kernel)
@@ -101,27 +99,21 @@ def _grouped(layer: Any, place: Place) -> Narrowed:
     return Narrowed([taken.reshape(-1)], [given.reshape(-1)], config, weights)
 
 
-def _transposed_convolution(layer: Any, place: Place) -> Narrowed | None:
-    if layer.data_format != "channels_last":
-        return None
+def _transposed_convolution(layer: Any, place: Place) -> Narrowed:
     given = _given(layer, place)
     taken = at_least_one(stored(place) | known(place.call.inputs[0]).nonzero)
     weights = {"kernel": slices(given, taken), "bias": slices(given)}
     return Narrowed([taken], [given], {"filters": int(given.sum())}, weights)
 
 
-def _depthwise_convolution(layer: Any, place: Place) -> Narrowed | None:
-    if layer.data_format != "channels_last":
-        return None
+def _depthwise_convolution(layer: Any, place: Place) -> Narrowed:
     wanted = _given(layer, place).reshape(-1, layer.depth_multiplier)
     taken: Mask = np.asarray(wanted.any(1))
     given = np.repeat(taken, layer.depth_multiplier)
     return Narrowed([taken], [given], {}, {"kernel": slices(taken, None), "bias": slices(given)})
 
 
-def _separable_convolution(layer: Any, place: Place) -> Narrowed | None:
-    if layer.data_format != "channels_last":
-        return None
+def _separable_convolution(layer: Any, place: Place) -> Narrowed:
     given = _given(layer, place)
     taken = stored(place) | known(place.call.inputs[0]).nonzero
     weights = {

@@ -17,17 +17,22 @@ _BY_NAME = by_channel.BY_NAME | rearranging.BY_NAME
 
 def narrowed(operation: Any, place: Place) -> Narrowed:
     """What becomes of a layer or operation at this place: of one without a rule nothing."""
-    rule = _rule(operation)
-    try:
-        result = None if rule is None else rule(operation, place)
-    except LookupError:
-        result = None
-    return everything(operation, place) if result is None else result
+    return _by_rule(operation, place) or everything(operation, place)
 
 
 def has_rule(operation: Any) -> bool:
     """Whether it is known what becomes of a layer or operation."""
     return _rule(operation) is not None
+
+
+def _by_rule(operation: Any, place: Place) -> Narrowed | None:
+    rule = _rule(operation)
+    if rule is None or getattr(operation, "data_format", "channels_last") != "channels_last":
+        return None
+    try:
+        return rule(operation, place)
+    except LookupError:  # a tensor without channels
+        return None
 
 
 def _rule(operation: Any) -> Rule | None:
@@ -43,8 +48,7 @@ def _rule(operation: Any) -> Rule | None:
 
 def _time_distributed(layer: Any, place: Place) -> Narrowed | None:
     """As the layer that is applied at each step."""
-    rule = _rule(layer.layer)
-    result = None if rule is None else rule(layer.layer, place)
+    result = _by_rule(layer.layer, place)
     if result is None:
         return None
     inner = layer.get_config()["layer"]
