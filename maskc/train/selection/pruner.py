@@ -45,6 +45,18 @@ def diverged(mask: str) -> MaskcError:
     return MaskcError(f"The importance score of the mask {mask!r} is not finite: training has diverged.")
 
 
+def _target(model: Any, settings: Settings) -> float:
+    """The target of the settings, if there is one and the FLOPs of the model can be counted."""
+    if settings.flops_target is None:
+        raise InputError("PruningOptimizer needs to know how far to prune: flops_target=0.5 keeps half of the FLOPs.")
+    if settings.flops_target and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
+        raise InputError(
+            f"The input of the model {model.name!r} leaves sizes open, {open_sizes}, and FLOPs depend on them: "
+            "pass the sizes of an example to count at, as in sizes=(224, 224, 3)."
+        )
+    return settings.flops_target
+
+
 #: The entries pruned so far: step, index of the mask, channel, and FLOPs left.
 Rows = list[tuple[int, int, int, int]]
 
@@ -74,15 +86,7 @@ class Pruner:
     def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
         self._kept: Any = None  # the model, as long as it is still to be counted, whoever else drops it
-        if settings.flops_target is None:
-            raise InputError(
-                "PruningOptimizer needs to know how far to prune: flops_target=0.5 keeps half of the FLOPs."
-            )
-        if settings.flops_target and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
-            raise InputError(
-                f"The input of the model {model.name!r} leaves sizes open, {open_sizes}, and FLOPs depend on them: "
-                "pass the sizes of an example to count at, as in sizes=(224, 224, 3)."
-            )
+        target = _target(model, settings)
         self._cost = ComputationalCost(model, settings.sizes)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
@@ -104,12 +108,23 @@ class Pruner:
         self._more = 0  # FLOPs of the model with its present weights beyond those that are counted
         self._follow(masks)
         self.before = settings.flops_before or self._full
-        target = settings.flops_target
         self.target = int(target * self.before if target <= 1 else target)
         self._floor = self._fewest(masks) if self.target or settings.schedule else 0
+        self._check_reachable()
+        pruned = any(not mask.all() for mask in masks)
+        if pruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
+            self.correct()
+
+    def _check_reachable(self) -> None:
+        """Refuses a target below what the fewest channels cost, and warns of one above what the model has."""
+        settings = self.settings
         if self.target and self._floor > self.target:
             multiple = f"round_to={settings.round_to} and " if settings.round_to > 1 else ""
-            hint = " Up to 1 it is a fraction of the FLOPs without masks." if 1 < target <= 100 else ""
+            hint = (
+                " Up to 1 it is a fraction of the FLOPs without masks."
+                if 1 < (settings.flops_target or 0) <= 100
+                else ""
+            )
             raise InputError(
                 f"flops_target cannot be reached: with {multiple}{settings.min_channels} channel(s) left in every mask "
                 f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
@@ -119,11 +134,8 @@ class Pruner:
                 f"flops_target is {self.target:,}, and the model has {self._full:,} FLOPs without masks: nothing will "
                 "be pruned.",
                 PruningWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        pruned = any(not mask.all() for mask in masks)
-        if pruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
-            self.correct()
 
     @property
     def flops(self) -> int:
