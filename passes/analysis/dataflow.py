@@ -14,7 +14,7 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, rank_of, shape_of
 from passes.ops import rules
-from passes.ops.softmax_like import Softmax
+from passes.ops.traits import DependenceTransfer, Distribution
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 
@@ -60,12 +60,14 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
             facts._extents[node.outputs[output].name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep(facts, node.outputs[output], axis, constant_map)
-        if isinstance(op, Softmax) and (mean := op.sums_to_one(node, facts)) is not None:
+        if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
-        for output, axis, dependence in op.linear_dependences(node, facts):
+        for output, axis, dependence in (
+            op.linear_dependences(node, facts) if isinstance(op, DependenceTransfer) else ()
+        ):
             constant = facts.constants(node.outputs[output], axis)
             left = dependence if constant is None else dependence.without(constant)
             if left is not None and facts.size(node.outputs[output], axis) is not None:

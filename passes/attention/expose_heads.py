@@ -8,6 +8,7 @@ from passes.analysis import dataflow
 from passes.attention import heads, split_projections
 from passes.graph.editor import GraphEditor
 from passes.ops import rules
+from passes.ops.traits import Decomposable
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.op_decomposition import Decomposition
 from passes.simplify import dead_code
@@ -34,6 +35,8 @@ def _decompose_operators(graph: gs.Graph, facts: Facts) -> bool:
     """Replace every node whose rules say so by the simpler nodes that they give; whether any was."""
     editor, changed = GraphEditor(graph), False
     for node in graph.nodes:
-        changed = rules(node).decompose(node, facts, Decomposition(node, editor)) or changed
+        op = rules(node)
+        if isinstance(op, Decomposable):
+            changed = op.decompose(node, facts, Decomposition(node, editor)) or changed
     editor.finish()
     return changed

@@ -29,9 +29,10 @@ from passes.graph.tensors import (
     present,
     shape_of,
 )
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.ops.contraction import Terms
 from passes.ops.matmul import Gemm, MatMul
+from passes.ops.movement import Movement
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
 
@@ -199,13 +200,13 @@ class _Follower:
         trace = self.traces[tensor.name]
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
-        affine, even = op.affine(node), trace.even
+        affine, even = traits.affine(node), trace.even
         if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
             even = even and bool((affine.scale == 1).all())
             index: list[Array] | None = [trace.index]
         elif traced[0][0] == 0 and isinstance(op, Reshape):
             index = self._reshaped(node, trace)
-        elif traced[0][0] == 0 and op.only_picks:
+        elif traced[0][0] == 0 and isinstance(op, Movement) and op.only_picks:
             others = list(node.inputs)[1:]
             operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
             index = evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None

@@ -29,6 +29,7 @@ from passes.model.prepare import completed, shaped
 from passes.model.shape_inference import INFERRED, inferred
 from passes.ops import rules
 from passes.ops.convolution import Conv
+from passes.ops.movement import Movement
 from passes.ops.pooling import Pool
 
 #: by input name, one entry for each dimension; None for one to choose
@@ -255,7 +256,7 @@ def _all_ones(graph: gs.Graph, sizes: Sizes) -> bool:
         if isinstance(dim, str)
     ]
     ones = {dim for dim, _ in given}
-    computing = (node for node in graph.nodes if not rules(node).moves)
+    computing = (node for node in graph.nodes if not isinstance(rules(node), Movement))
     return all(size == 1 for _, size in given) and all(_known(t, ones) for n in computing for t in n.outputs if t.name)
 
 
@@ -305,7 +306,7 @@ def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mappi
 def _depends_on_data(node: gs.Node, unknown: Collection[int]) -> bool:
     """Whether the node takes FLOPs for sizes that no input determines: those of the tensors with these ids."""
     found = any(id(t) in unknown and is_float(t) for t in (*node.inputs, *node.outputs))
-    return found and not rules(node).moves and rules(node).cost(node)[0] > 0
+    return found and not isinstance(rules(node), Movement) and rules(node).cost(node)[0] > 0
 
 
 def _known(tensor: gs.Tensor, given: Collection[str]) -> bool:

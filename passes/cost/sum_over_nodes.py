@@ -16,6 +16,7 @@ from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.model.prepare import shaped
 from passes.ops import rules
+from passes.ops.movement import Movement
 from passes.simplify.constant_folding import fold_constants
 
 
@@ -86,7 +87,7 @@ def of_graph(graph: gs.Graph) -> Cost:
         params = sum(new.values())
         if passed:
             params += sum(passed.pop(id(t), 0) for t in node.inputs)
-        if params and op.moves and node.outputs[0].outputs and _all_made(node, made):
+        if params and isinstance(op, Movement) and node.outputs[0].outputs and _all_made(node, made):
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0
         nodes.append(NodeCost(describe(node), str(node.op), flops, macs, width, params, reads))

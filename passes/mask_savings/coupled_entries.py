@@ -15,7 +15,7 @@ from passes.graph.tensors import Index, Mask, is_constant
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.model.inputs import bind, split
 from passes.model.prepare import prepared
-from passes.ops import Linked, rules
+from passes.ops import Linked, rules, traits
 from passes.ops.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
@@ -160,7 +160,7 @@ class _Spreading:
 
     def _collect(self, node: gs.Node, found: Facts) -> None:
         if not isinstance(rules(node), Linked):
-            for first, second, index in rules(node).couples(node, found):
+            for first, second, index in traits.couples(node, found):
                 self._connect(found, first, second, index)
             self.parts += [_Part(self._key(found, p), c, [None] * len(c)) for p, c in partitions(node, found)]
             return

@@ -16,7 +16,7 @@ from passes.graph.tensors import Index, is_constant, shape_of
 from passes.model.prepare import checked
 from passes.ops import Linked, rules
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def _weights(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, int, int] | Non
     size = shape_of(node.outputs[0])[axis]  # type: ignore[index]
     if not isinstance(size, (int, np.integer)):
         return None
-    op.writes_in_order(node, 0, axis, np.arange(int(size)), asked)
+    if isinstance(op, Reordering):
+        op.writes_in_order(node, 0, axis, np.arange(int(size)), asked)
     for index, along in asked.operands:
         weights = node.inputs[index]
         if is_constant(weights) and len(weights.shape) > 1:

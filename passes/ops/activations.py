@@ -12,6 +12,7 @@ from passes.abstract_values.scale_shift import ClampedAffine, along_one_axis, ke
 from passes.graph.tensors import Array, all_set, is_constant, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
+from passes.ops.traits import ScaleShift
 from passes.rewriting.channel_facts import Facts
 
 
@@ -22,7 +23,7 @@ def _only(values: Array) -> float | None:
 
 
 @register("Relu")
-class Rectifier(Elementwise):
+class Rectifier(Elementwise, ScaleShift):
     """Not below zero."""
 
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
@@ -30,7 +31,7 @@ class Rectifier(Elementwise):
 
 
 @register("HardSigmoid")
-class HardSigmoid(Elementwise):
+class HardSigmoid(Elementwise, ScaleShift):
     """A ramp from 0 to 1."""
 
     stands_for = 3  # a scale, a shift and a clip
@@ -48,7 +49,7 @@ class HardSwish(Elementwise):
 
 
 @register("Min", "Max")
-class Extremum(Elementwise):
+class Extremum(Elementwise, ScaleShift):
     """The smallest or the largest of its operands; with one number beside the data, a bound."""
 
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
@@ -61,7 +62,7 @@ class Extremum(Elementwise):
 
 
 @register("Clip")
-class Clip(Elementwise):
+class Clip(Elementwise, ScaleShift):
     """Between two bounds, which are operands from opset 11 on."""
 
     def contradiction(self, node: gs.Node) -> str:

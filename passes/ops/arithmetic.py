@@ -24,11 +24,12 @@ from passes.graph.tensors import Array, any_set, dimensions, is_constant, shape_
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
+from passes.ops.traits import ScaleShift
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
-class Arithmetic(Elementwise):
+class Arithmetic(Elementwise, ScaleShift):
     """One of the four operations; with `neutral` as its constant operand it changes nothing."""
 
     neutral = 0.0
@@ -63,7 +64,7 @@ class Arithmetic(Elementwise):
 
 
 @register("Add")
-class Sum(Arithmetic):
+class Sum(Arithmetic, AffineFolding):
     """Shifts; a scale and shift after it can become part of the shift."""
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:

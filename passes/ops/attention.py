@@ -8,12 +8,13 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import Dim, is_float, numpy_dtype, operand, product, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.softmax_like import Softmax
+from passes.ops.traits import Decomposable
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.op_decomposition import Decomposition
 
 
 @register("Attention")
-class Attention(Op):
+class Attention(Op, Decomposable):
     """softmax(scale · Q Kᵀ + mask) V, heads by an axis of their own or within the last one.
 
     Source: ONNX operator specification, Attention. What it has beyond this formula (a cache of keys and values, a

@@ -14,14 +14,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.scale_shift import Affine, ClampedAffine
 from passes.abstract_values.slices import (
     Constants,
     ConstantSlices,
-    Couples,
     Demand,
     Demands,
-    Dependences,
     Link,
     Maps,
     Reads,
@@ -29,14 +26,10 @@ from passes.abstract_values.slices import (
     merge,
 )
 from passes.abstract_values.symbolic_sizes import Extent
-from passes.graph.editor import Change
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, every, is_float, shape_of, volume
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
 from passes.rewriting.lower_ops import Rewriter
-from passes.rewriting.op_decomposition import Decomposition
-from passes.rewriting.weight_scaling import Fuser
 
 Preserved = Literal["constants", "zeros", "nothing"]
 
@@ -58,10 +51,6 @@ class Op:
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
         """The size of an axis of the output that is not static, by sizes of the inputs; None if it is not known."""
         return None
-
-    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        """Forward: which slices of the outputs linearly depend on a few others of the same axis."""
-        return iter(())
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
@@ -94,14 +83,6 @@ class Op:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
 
-    def couples(self, node: gs.Node, facts: Facts) -> Couples:
-        """Axes, beside those that are linked, of which a slice of one is coupled with slices of the other."""
-        for output, tensor in enumerate(node.outputs):
-            for axis in range(len(shape_of(tensor) or ())):
-                for index, a in self.carries(node, facts, output, axis):
-                    if facts.size(node.inputs[index], a) == facts.size(tensor, axis):
-                        yield (node.inputs[index], a), (tensor, axis), None
-
     def from_shapes(self, node: gs.Node) -> Array | None:
         """The output, where attributes and the inputs' static sizes alone say what it is."""
         return None
@@ -118,46 +99,10 @@ class Op:
         """What is wrong with the static shapes of the operands that onnx does not notice; "" if nothing is."""
         return ""
 
-    def affine(self, node: gs.Node) -> Affine | None:
-        """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
-        return None
-
-    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
-        """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
-        return None
-
-    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
-        """Put an affine map of the output into the node's own constants; whether that was possible."""
-        return False
-
-    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
-        """What puts an affine map of input `index` into the node's own constants; None if that cannot be."""
-        return None
-
-    def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
-        """Write the node as simpler ones where that lets channels be removed; whether it was."""
-        return False
-
-    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        """What makes the node write slices `order` of what that output holds now along the axis; None: it cannot be."""
-        return None
-
-    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        """What makes the node find slice i of input `index` at `order[i]`, a permutation; None if that cannot be."""
-        return None
-
-    def broadcasts(self, node: gs.Node, index: int) -> bool:
-        """Whether input `index` may be given with size 1 in place of repeated slices."""
-        return False
-
     def form(self, node: gs.Node) -> Op:
         """The rules for this form of the operator, where one operator has several that have little in common."""
         return self
 
-    #: whether every element of the outputs is one of input 0
-    only_picks = False
-    #: whether the operator only moves data: a constant that it adds is padding, not a mask
-    moves = False
     #: FLOPs for each element of the outputs, where `cost` is no formula of the operator's own
     flops_per_element = 1
     #: the axis of the outputs along which its width is counted; None where it is not counted

@@ -12,11 +12,14 @@ from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import Array, is_constant, shape_of, size_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
+from passes.ops.traits import ScaleShift
 from passes.rewriting.channel_facts import Facts
 
 
 class PerChannel(Elementwise):
     """The operands after the first are vectors along one axis of the first."""
+
+    broadcasts = False
 
     def channel_axis(self, node: gs.Node) -> int:
         """The axis of the first operand along which the vectors run."""
@@ -29,12 +32,9 @@ class PerChannel(Elementwise):
         vector = len(shape_of(node.inputs[index]) or ()) == 1
         return 0 if vector and axis == self.channel_axis(node) % max(rank, 1) else None
 
-    def broadcasts(self, node: gs.Node, index: int) -> bool:
-        return False
-
 
 @register("BatchNormalization")
-class BatchNormalization(PerChannel):
+class BatchNormalization(PerChannel, ScaleShift):
     """Inference form: (x - mean) / sqrt(variance + epsilon) * scale + bias, along axis 1.
 
     Source: ONNX operator specification, BatchNormalization.

@@ -14,9 +14,9 @@ from passes.graph.tensors import Index, is_constant, rank_of, shape_of, size_of
 from passes.ops.base import axis_attribute, register
 from passes.ops.movement import Movement, stored_alike
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 @register("Concat")
@@ -102,7 +102,7 @@ class Concat(Movement):
 
 
 @register("Split")
-class Split(Movement):
+class Split(Movement, AffineFolding, Reordering):
     """Parts along `axis`, each cut to what it stores; a part that stores nothing is left out."""
 
     only_picks = True

@@ -47,8 +47,9 @@ from passes.graph.tensors import (
     volume,
 )
 from passes.ops.base import Op
+from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
@@ -131,7 +132,7 @@ class Projection:
         return product(alone) if all(isinstance(dim, int) for dim in alone) else None
 
 
-class Contraction(Op):
+class Contraction(Op, CoupledAxes, Reordering):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis = -1

@@ -32,10 +32,11 @@ from passes.graph.tensors import (
     volume,
 )
 from passes.ops.base import Op, register, rules
+from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
 
@@ -60,7 +61,7 @@ def level(counts: Mask, groups: int) -> Mask:
     return (chosen & rows.any(axis=1, keepdims=True)).reshape(-1)
 
 
-class Convolution(Op):
+class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
 
     width_axis = 1

@@ -8,11 +8,11 @@ from passes.abstract_values.scale_shift import Affine
 from passes.graph.tensors import Dim, is_constant, shape_of
 from passes.ops.base import register
 from passes.ops.contraction import Contraction, Terms
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 @register("Einsum")
-class Einsum(Contraction):
+class Einsum(Contraction, AffineFolding):
     """Einstein's convention, with ellipsis; a letter that one operand has twice needs all channels.
 
     Source: ONNX operator specification, Einsum.

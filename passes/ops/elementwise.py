@@ -34,11 +34,12 @@ from passes.graph.tensors import (
     values_of,
 )
 from passes.ops.base import Linked, register, rules
+from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 
 
-class Elementwise(Linked):
+class Elementwise(Linked, DependenceTransfer, Reordering):
     """Numpy broadcasting of any number of operands, axes aligned at the last.
 
     A slice of the output is constant when the slices of all operands are, or when one operand decides alone.
@@ -49,6 +50,8 @@ class Elementwise(Linked):
     reason = kept_reasons.COMBINED
     #: how many simple operators it stands for, in estimates of what a slice costs to compute
     stands_for = 1
+    #: whether an operand may be given with size 1 in place of repeated slices
+    broadcasts = True
 
     def align(self, node: gs.Node, index: int, axis: int) -> int | None:
         """The axis of operand `index` that runs along axis `axis` of the output, None if it has none."""
@@ -308,9 +311,6 @@ class Elementwise(Linked):
             if is_constant(tensor) and (along := self.align(node, index, axis)) is not None and tensor.shape[along] != 1
         ]
 
-    def broadcasts(self, node: gs.Node, index: int) -> bool:
-        return True
-
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule([facts.lowest(t) for _, t in present(node.inputs)]))
@@ -352,6 +352,7 @@ def is_pointwise(node: gs.Node) -> bool:
 class Copy(Elementwise):
     """Moves data, computes nothing."""
 
+    broadcasts = False
     flops_per_element = 0
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
@@ -359,9 +360,6 @@ class Copy(Elementwise):
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if is_float(node.outputs[0]) else -math.inf
-
-    def broadcasts(self, node: gs.Node, index: int) -> bool:
-        return False
 
 
 @register("CastLike")

@@ -22,8 +22,6 @@ from passes.rewriting.lower_ops import Rewriter
 class Picking(Movement):
     """Elements of input 0 at the indices of input 1."""
 
-    only_picks = False
-
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         """Axes of the data that constant indices choose from, with the indices there, none of them negative."""
         return []
@@ -179,7 +177,6 @@ class GatherND(Picking):
 class Scattering(Movement):
     """The data of input 0 with the updates of input 2 written, or added, at the indices of input 1."""
 
-    only_picks = False
     reason = kept_reasons.EACH_BY_ITSELF
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:

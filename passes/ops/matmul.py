@@ -16,11 +16,11 @@ from passes.ops.base import register
 from passes.ops.contraction import Contraction, Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 @register("MatMul")
-class MatMul(Contraction):
+class MatMul(Contraction, AffineFolding):
     """numpy.matmul."""
 
     def terms(self, node: gs.Node) -> Terms | None:
@@ -54,7 +54,7 @@ class MatMul(Contraction):
 
 
 @register("Gemm")
-class Gemm(Contraction):
+class Gemm(Contraction, AffineFolding):
     """alpha · op(A) · op(B) + beta · C on matrices."""
 
     def terms(self, node: gs.Node) -> Terms | None:

@@ -16,15 +16,17 @@ from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, every, is_constant, is_float, numpy_dtype, present, rank_of, size_of
 from passes.ops.base import Linked
+from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
 
 
-class Movement(Linked):
+class Movement(Linked, DependenceTransfer):
     """No arithmetic, no FLOPs."""
 
     flops_per_element = 0
     foldable = True
-    moves = True
+    #: whether every element of the outputs is one of input 0
+    only_picks = False
     reason = kept_reasons.EACH_BY_ITSELF
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:

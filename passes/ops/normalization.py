@@ -14,11 +14,12 @@ from passes.ops.base import UNKNOWN, Op, axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.ops.softmax_like import AlongAxes
+from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 
-class Normalization(AlongAxes):
+class Normalization(AlongAxes, DependenceTransfer):
     """Statistics over channels, of which those that are known constants need not be there.
 
     Their count, sum and sum of squares are put into the statistics. After the operator such channels are combinations

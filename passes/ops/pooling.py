@@ -18,14 +18,14 @@ from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
 
 # Of what is pooled: examples, channels and one of positions.
 _LEAST_AXES = 3
 
 
-class Pool(Linked):
+class Pool(Linked, Reordering):
     """Windows over the spatial axes of each channel."""
 
     foldable = True

@@ -31,9 +31,9 @@ from passes.graph.tensors import (
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
-from passes.rewriting.weight_scaling import Fuser
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 class Rearrangement(Movement):
@@ -312,7 +312,7 @@ class Constant(Generated):
 
 
 @register("Transpose")
-class Transpose(Rearrangement):
+class Transpose(Rearrangement, AffineFolding, Reordering):
     """Axes in another order."""
 
     def contradiction(self, node: gs.Node) -> str:

@@ -10,7 +10,7 @@ from passes.abstract_values.constant_maps import ConstantMap, refined
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.slices import Link, Maps
 from passes.graph.tensors import MOST_SLICES, Index, int_list, operand, size_of
-from passes.ops.base import register
+from passes.ops.base import Linked, register
 from passes.ops.movement import Movement, Repeating, same_axis
 from passes.rewriting.channel_facts import Facts
 
@@ -120,10 +120,11 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
 
 
 @register("Col2Im")
-class Col2Im(Movement):
+class Col2Im(Linked):
     """Blocks of positions added where they overlap: of constants, only zero remains constant."""
 
-    moves = False
+    flops_per_element = 0
+    foldable = True
     preserves = "zeros"
     reason = kept_reasons.REGROUPED
 
@@ -133,6 +134,3 @@ class Col2Im(Movement):
         if not wide or not narrow or wide % narrow:
             return found
         return [*found, Link(0, 1, 0, 1, np.arange(wide) // (wide // narrow), split=True)]
-
-    def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        return iter(())

@@ -26,6 +26,7 @@ from passes.graph.tensors import (
     size_of,
 )
 from passes.ops import rules
+from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.storage_plan import StoragePlan
@@ -70,7 +71,8 @@ def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
 
 def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:
     """Whether another operand, computed, has the shape of the output: a constant operand need not be expanded."""
-    if not rules(node).broadcasts(node, index) or rewriter.before.outputs[0].shape is None:
+    op = rules(node)
+    if not isinstance(op, Elementwise) or not op.broadcasts or rewriter.before.outputs[0].shape is None:
         return False
     shape = rewriter.shape(node.outputs[0])
     return None not in shape and any(

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
 from passes.graph.tensors import Mask, all_set, any_set, bits, mask_of
+from passes.ops.movement import Movement
 from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
@@ -144,7 +145,7 @@ class _Sweep:
         if len(different) == 1:
             return mask_of(least, size)
         flops_per_slice = self.ground.upstream.per_slice(tensor, axis)
-        free = node.added(output, axis, size) if node.op.moves else 0
+        free = node.added(output, axis, size) if isinstance(node.op, Movement) else 0
         dependent = 0 if dependence is None else bits(dependence.mask)
 
         def cost(stored: int) -> float:

@@ -12,6 +12,7 @@ from passes.abstract_values.kept_reasons import UNKNOWN_SHAPE
 from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import Product
+from passes.ops.movement import Movement
 from passes.ops.shape import Measuring
 from passes.planning.explanation import Held, MaskedAxis, Operand
 from passes.planning.reasons import Reasons
@@ -89,7 +90,7 @@ def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tu
         op = rules(node)
         if isinstance(op, Measuring) or all(is_constant(t) or t.name in fixed for _, t in present(node.inputs)):
             fixed.update(t.name for t in node.outputs)
-        if op.moves or node.outputs[0].name in fixed:
+        if isinstance(op, Movement) or node.outputs[0].name in fixed:
             continue
         for tensor in node.outputs:
             if tensor.name in made or tensor.name not in facts.constant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,20 +13,22 @@ from passes.weights.quantized import Quantized
 from passes.weights.streaming import Picked, moved
 
 
-class Ordering(Protocol):
-    """What makes a node write or read its channels in another order."""
+class Reordering:
+    """A trait of operators: the node can write or read its channels in another order."""
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        """As `Op.writes_in_order`."""
+        """What makes the node write slices `order` of what that output holds now along the axis; None: it cannot be."""
+        return None
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        """As `Op.reads_in_order`."""
+        """What makes the node find slice i of input `index` at `order[i]`, a permutation; None if that cannot be."""
+        return None
 
 
 class Orders:
     """What operators ask for to write or read channels in another order."""
 
-    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], Ordering]) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object]) -> None:
         self._rules = rules
         self._editor = GraphEditor(graph)
 
@@ -37,7 +38,8 @@ class Orders:
             return None
         node = tensor.inputs[0]
         output = output_index(node, tensor)
-        change = self._rules(node).writes_in_order(node, output, axis, order, self)
+        op = self._rules(node)
+        change = op.writes_in_order(node, output, axis, order, self) if isinstance(op, Reordering) else None
         if change is None:
             return None
 
@@ -56,7 +58,8 @@ class Orders:
             places = [i for i, t in enumerate(consumer.inputs) if t is tensor]
             if len(places) != 1:
                 return None
-            change = self._rules(consumer).reads_in_order(consumer, places[0], axis, order, self)
+            op = self._rules(consumer)
+            change = op.reads_in_order(consumer, places[0], axis, order, self) if isinstance(op, Reordering) else None
             if change is None:
                 return None
             changes.append(change)

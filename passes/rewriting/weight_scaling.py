@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,17 +17,22 @@ from passes.weights.statistics import peaks
 from passes.weights.streaming import Lazy, lazy, scaled
 
 
-class OutputFolding(Protocol):
-    """Whether a node takes a scale and shift of its output into its own constants."""
+class AffineFolding:
+    """A trait of operators: a scale and shift beside the node goes into its own constants."""
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
-        """As `Op.fold_output_affine`."""
+        """Put an affine map of the output into the node's own constants; whether that was possible."""
+        return False
+
+    def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
+        """What puts an affine map of input `index` into the node's own constants; None if that cannot be."""
+        return None
 
 
 class Fuser:
     """What an operator's `fold_output_affine` and `fold_input_affine` ask for to change its own constants."""
 
-    def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], OutputFolding]) -> None:
+    def __init__(self, editor: GraphEditor, rules: Callable[[gs.Node], object]) -> None:
         self._editor, self._rules = editor, rules
 
     def fold(self, affine: Affine) -> bool:
@@ -35,7 +40,8 @@ class Fuser:
         producer = self._editor.sole_producer(affine.data)
         if producer is None or rounds(affine.shift, affine.data.dtype):
             return False
-        return self._rules(producer).fold_output_affine(producer, affine, self)
+        op = self._rules(producer)
+        return isinstance(op, AffineFolding) and op.fold_output_affine(producer, affine, self)
 
     def rename(self, tensor: gs.Tensor) -> None:
         """Give a tensor that is another one now a name that the source does not have."""

@@ -13,6 +13,7 @@ from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
 from passes.ops import rules
+from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Reshape
 from passes.ops.slice_gather import Slice
@@ -111,7 +112,7 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
 
     try:
         result = apply(weight.values)
-        found = weight.moved(name, apply) if rules(node).moves else weight.holding(name, result)
+        found = weight.moved(name, apply) if isinstance(rules(node), Movement) else weight.holding(name, result)
     except (ValueError, TypeError):
         return None
     return found if found is not None and np.array_equal(found.values, result) else None

@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change, GraphEditor, drop_erased, erase_keeping_input, erase_keeping_output, sequence
-from passes.ops import rules
-from passes.rewriting.weight_scaling import Fuser
+from passes.ops import rules, traits
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 # A shift so many times the scale is left: where the data are small beside it, sums of weights times the shift would
 # drown what sums of weights times data say.
@@ -59,7 +59,7 @@ def _fold(
 ) -> None:
     """Erase each scale and shift that could be folded into others."""
     for node in nodes:
-        affine = rules(node).affine(node)
+        affine = traits.affine(node)
         if affine is not None and folded(node, affine):
             erase(node, affine.data)
     drop_erased(graph)
@@ -72,7 +72,10 @@ def _into_consumers(node: gs.Node, affine: Affine, fuser: Fuser) -> Change | Non
         return None
     for consumer in output.outputs:
         index, *others = (i for i, t in enumerate(consumer.inputs) if t is output)
-        change = None if others else rules(consumer).fold_input_affine(consumer, index, affine, fuser)
+        op = rules(consumer)
+        change = None
+        if isinstance(op, AffineFolding) and not others:
+            change = op.fold_input_affine(consumer, index, affine, fuser)
         if change is None:
             return None
         changes.append(change)

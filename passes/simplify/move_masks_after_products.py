@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase_keeping_input
 from passes.graph.tensors import Mask, is_float, numpy_dtype, shape_of
-from passes.ops import rules
+from passes.ops import traits
 from passes.ops.arithmetic import is_product
 
 
@@ -62,7 +62,7 @@ def _scalings(product: gs.Node, editor: GraphEditor, keep: Collection[str]) -> I
         shape = shape_of(operand)
         if not shape or None in shape or shape != shape_of(product.outputs[0]) or not is_float(operand):
             continue
-        affine = rules(before).affine(before)
+        affine = traits.affine(before)
         if affine is None or affine.axis is None or affine.shift.any() or any(t.name in keep for t in before.inputs):
             continue
         mask = affine.scale != 0

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase
 from passes.graph.tensors import Array, is_constant, is_float, is_standard, numpy_dtype, shape_of
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.ops.matmul import MatMul
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import is_finite
@@ -83,7 +83,7 @@ def _rows(matrix: gs.Tensor, classes: Array) -> Array | None:
 def _with_affine(rows: Array, node: gs.Node, editor: GraphEditor) -> Array:
     """The rows with the scales and shifts after the product in them, whose nodes are erased."""
     while (reader := editor.sole_reader(node.outputs[0])) is not None:
-        affine = rules(reader).affine(reader)
+        affine = traits.affine(reader)
         if affine is None or affine.axis not in (None, 1):
             break
         changed = (rows.astype(np.float64) * affine.scale + affine.shift).astype(rows.dtype)

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.construct import omitted
 from passes.graph.editor import GraphEditor, become, erase
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.ops.activations import Clip, Extremum, HardSigmoid, HardSwish
 from passes.ops.arithmetic import is_product
 from passes.rewriting.weight_scaling import Fuser
@@ -71,7 +71,7 @@ def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
     """The node as a scale, shift and clip in single precision; None if it is none."""
     single = bool(node.outputs) and node.outputs[0].dtype == np.float32
-    clamped_affine = rules(node).clamped_affine(node) if single else None
+    clamped_affine = traits.clamped_affine(node) if single else None
     return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
 
 
@@ -132,7 +132,7 @@ class _Fusion:
         """Where the product is x · min(max(x / 6 + 1 / 2, 0), 1), x and the node of the other factor."""
         for data, factor in (product.inputs, reversed(product.inputs)) if is_product(product) else ():
             before = self.editor.sole_producer(factor)
-            gate = None if before is None else rules(before).clamped_affine(before)
+            gate = None if before is None else traits.clamped_affine(before)
             if before is None or gate is None or gate.data is not data or not gate.is_hard_sigmoid():
                 continue
             if (gate.scale, gate.shift) == (_SCALE, _SHIFT):

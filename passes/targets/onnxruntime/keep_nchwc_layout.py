@@ -12,7 +12,7 @@ from passes.cost.sum_over_nodes import flops_of
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, dimensions, shape_of, size_of, volume
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
 from passes.targets.widths.estimated_time import Timing
@@ -71,7 +71,7 @@ class _Writer:
         """The scale and shift of images that the node is, unless the runtime fuses it with others."""
         if id(node) in self._fused:
             return None
-        shape, affine = shape_of(node.outputs[0]) if node.outputs else None, rules(node).affine(node)
+        shape, affine = shape_of(node.outputs[0]) if node.outputs else None, traits.affine(node)
         if affine is None or shape is None or len(shape) != 4 or node.outputs[0].dtype != np.float32:
             return None
         return affine if affine.axis in (None, 3) and isinstance(shape[1], int) else None

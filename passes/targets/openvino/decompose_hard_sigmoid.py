@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import X, emit_expression
 from passes.graph.tensors import is_standard
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.ops.activations import HardSigmoid
 
 _BOUNDS_ARE_INPUTS = 11  # the opset from which Clip has them
@@ -29,7 +29,7 @@ def decompose_hard_sigmoid(graph: gs.Graph, budget: int) -> None:
         op = rules(node)
         if not isinstance(op, HardSigmoid) or not is_standard(node):
             continue
-        gate, output = op.clamped_affine(node), node.outputs[0]
+        gate, output = traits.clamped_affine(node), node.outputs[0]
         budget -= _MORE * op.cost(node)[0]
         if budget < 0 or gate is None:
             break

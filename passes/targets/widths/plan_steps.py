@@ -17,7 +17,7 @@ from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
 from passes.graph.tensors import Mask, any_set, bits, is_constant, present, shape_of
-from passes.ops import rules
+from passes.ops import rules, traits
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
@@ -151,7 +151,7 @@ class _Node:
 
     @functools.cached_property
     def affine(self) -> Affine | None:
-        return rules(self._node).affine(self._node) if self.fused is None else None
+        return traits.affine(self._node) if self.fused is None else None
 
     def multiplied(self, index: int, plan: StoragePlan) -> float:
         """Multiply-adds: as many as are left where the first operand and the output are narrower."""

@@ -1,0 +1,81 @@
+"""Traits of operators: what a few kinds of them can, beside the rules that `Op` has for all."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.scale_shift import Affine, ClampedAffine
+from passes.abstract_values.slices import Couples, Dependences
+from passes.graph.tensors import shape_of
+from passes.ops.base import rules
+from passes.rewriting.channel_facts import Facts
+from passes.rewriting.op_decomposition import Decomposition
+
+
+class ScaleShift:
+    """Operators that with constants beside their data are a scale and a shift, perhaps clamped."""
+
+    def affine(self, node: gs.Node) -> Affine | None:
+        """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
+        return None
+
+    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
+        """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
+        return None
+
+
+class Distribution:
+    """Operators whose outputs may be weights of a mean."""
+
+    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        """An axis along which the elements of output 0, none of them negative, add up to one; None if none does."""
+        raise NotImplementedError
+
+
+class DependenceTransfer:
+    """Operators after which slices may be linear combinations of a few others of the same axis."""
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        """Forward: which slices of the outputs linearly depend on a few others."""
+        raise NotImplementedError
+
+
+class CoupledAxes:
+    """Operators that couple axes of which no link speaks."""
+
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """Axes of which a slice of one is coupled with slices of the other."""
+        raise NotImplementedError
+
+
+class Decomposable:
+    """Operators that are made of others."""
+
+    def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
+        """Write the node as simpler ones where that lets channels be removed; whether it was."""
+        raise NotImplementedError
+
+
+def affine(node: gs.Node) -> Affine | None:
+    """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
+    op = rules(node)
+    return op.affine(node) if isinstance(op, ScaleShift) else None
+
+
+def clamped_affine(node: gs.Node) -> ClampedAffine | None:
+    """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
+    op = rules(node)
+    return op.clamped_affine(node) if isinstance(op, ScaleShift) else None
+
+
+def couples(node: gs.Node, facts: Facts) -> Couples:
+    """Axes, beside those that are linked, that a node couples: where it says nothing, those that carry a slice on."""
+    op = rules(node)
+    if isinstance(op, CoupledAxes):
+        yield from op.couples(node, facts)
+        return
+    for output, tensor in enumerate(node.outputs):
+        for axis in range(len(shape_of(tensor) or ())):
+            for index, a in op.carries(node, facts, output, axis):
+                if facts.size(node.inputs[index], a) == facts.size(tensor, axis):
+                    yield (node.inputs[index], a), (tensor, axis), None
