@@ -13,20 +13,12 @@ from maskc.cli import supervision
 from maskc.cli.output import volume
 from maskc.options import option
 
-_EITHER = "-q and -v cannot both be given"
 
-
-def _set_quiet(value: bool) -> bool:
-    if value and volume.verbose:
-        raise typer.BadParameter(_EITHER)
-    volume.quiet = volume.quiet or value
-    return value
-
-
-def _set_verbose(value: bool) -> bool:
-    if value and volume.quiet:
-        raise typer.BadParameter(_EITHER)
-    volume.verbose = volume.verbose or value
+def _set_volume(parameter: typer.CallbackParam, value: bool) -> bool:
+    if value:
+        setattr(volume, str(parameter.name), True)
+        if volume.quiet and volume.verbose:
+            raise typer.BadParameter("-q and -v cannot both be given")
     return value
 
 
@@ -77,9 +69,9 @@ Jobs = Annotated[
     typer.Option("--jobs", "-j", metavar="N", help="How many models to compile at a time; by default one per core."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="Print only errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_volume, help="Print only errors.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Log each step and its time on stderr.")
+    bool, typer.Option("--verbose", "-v", callback=_set_volume, help="Log each step and its time on stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

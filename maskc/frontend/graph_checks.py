@@ -291,16 +291,20 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
     return f"node {label(node)} reads '{name}' before node {label(writers[name])} writes it"
 
 
-def opened(model: ModelProto) -> ModelProto:
-    """The model with sizes open that are declared as less than zero, as runtimes read that.
+def in_plain_terms(model: ModelProto) -> ModelProto:
+    """The model as onnx reads it, where runtimes read more.
 
-    The argument is left untouched, and returned where there is nothing to do.
+    Sizes that are declared as less than zero are open, and MeanVarianceNormalization has the default of its axes
+    written out, without which onnx cannot infer it. The argument is left untouched, and returned where there is nothing
+    to do.
     """
-    if not any(_negative(model)):
+    if not any(_negative(model)) and not any(map(_lacks_axes, all_nodes(model))):
         return model
     result = copied(model)
     for dim in _negative(result):
         dim.ClearField("dim_value")
+    for node in filter(_lacks_axes, all_nodes(result)):
+        node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
     return result
 
 
@@ -311,23 +315,9 @@ def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
             yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
 
 
-def explicit(model: ModelProto) -> ModelProto:
-    """The model with the default of MeanVarianceNormalization's axes written out, without which onnx cannot infer it.
-
-    The argument is left untouched, and returned where there is nothing to do.
-    """
-    if not list(_without_axes(model)):
-        return model
-    result = copied(model)
-    for node in _without_axes(result):
-        node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
-    return result
-
-
-def _without_axes(model: ModelProto) -> Iterator[NodeProto]:
-    for node in all_nodes(model):
-        if node.op_type == "MeanVarianceNormalization" and node.domain in STANDARD_DOMAINS and not node.attribute:
-            yield node
+def _lacks_axes(node: NodeProto) -> bool:
+    is_standard = node.domain in STANDARD_DOMAINS
+    return is_standard and node.op_type == "MeanVarianceNormalization" and not node.attribute
 
 
 def completed(model: ModelProto) -> ModelProto:

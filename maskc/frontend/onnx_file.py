@@ -118,7 +118,7 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if dense is not model:
         names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
-    dense = graph_checks.completed(graph_checks.explicit(graph_checks.opened(dense)))
+    dense = graph_checks.completed(graph_checks.in_plain_terms(dense))
     missing = graph_checks.missing_shape(dense)
     if missing is not None:
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
-from maskc.results.json_values import parsed
+from maskc.results.json_values import parsed, read_object
 from maskc.results.totals import Figures
 from passes.cost.cost_values import Cost
 from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
+
+_ADVICE = "Mend it, or write it again with --update."
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,9 @@ def read(path: Path) -> Baseline:
         raise InputError(
             f"There is no baseline {path}. Write it with `maskc check --update --baseline {path} MODEL...`."
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"The baseline {path} cannot be read as JSON: {str(error).rstrip('.')}.") from error
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(schema, int) or schema < 1 or not isinstance(data.get("models"), dict):
-        raise InputError(f"{path} is not a baseline of maskc check: it needs `schema` and `models`.")
-    if schema > SCHEMA:
-        raise InputError(
-            f"The baseline {path} has schema {schema}, and this maskc reads up to {SCHEMA}. Upgrade maskc."
-        )
+    data = read_object(path, SCHEMA, "a baseline of maskc check, which has `schema` and `models`", _ADVICE)
+    if not isinstance(data.get("models"), dict):
+        raise InputError(f"{path} is not a baseline of maskc check: it needs `models`. {_ADVICE}")
     try:
         models: dict[str, Entry] = {key: parsed(Entry, value, key) for key, value in data["models"].items()}
         for entry in models.values():
@@ -150,9 +144,7 @@ def read(path: Path) -> Baseline:
                 sizes(text)
         return Baseline(path, models)
     except ValueError as error:
-        raise InputError(
-            f"The baseline {path} is not as it should be: {error}. Mend it, or write it again with --update."
-        ) from error
+        raise InputError(f"The baseline {path} is not as it should be: {error}. {_ADVICE}") from error
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from maskc.errors import InputError
+
+
+def read_object(path: Path, newest: int, what: str, advice: str) -> dict[str, Any]:
+    """The object in a JSON file that has a `schema`, up to the `newest` that is known.
+
+    Raises `InputError` for any other, which says `what` the file is to be and gives `advice`.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {str(error).rstrip('.')}. {advice}") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if not isinstance(schema, int) or schema < 1:
+        raise InputError(f"{path} is not {what}. {advice}")
+    if schema > newest:
+        raise InputError(f"{path} has schema {schema}, and this maskc reads up to {newest}. Upgrade maskc.")
+    return dict(data)
 
 
 def parsed(kind: Any, value: Any, where: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
-from maskc.results.json_values import parsed, plain
+from maskc.results.json_values import parsed, plain, read_object
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 
@@ -135,15 +135,7 @@ def read(directory: Path) -> Record | None:
     if not path.exists():
         return None
     advice = "Give another directory, or remove the file to start over."
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON. {advice}") from error
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if not isinstance(schema, int) or schema < 1:
-        raise InputError(f"{path} is not the record of a sweep. {advice}")
-    if schema > SCHEMA:
-        raise InputError(f"{path} has schema {schema}, and this maskc reads up to {SCHEMA}. {advice}")
+    data = read_object(path, SCHEMA, "the record of a sweep", advice)
     try:
         found: Record = parsed(Record, data, "sweep")
     except ValueError as error:
