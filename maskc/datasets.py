@@ -112,7 +112,7 @@ def california_housing() -> Table:
 
 
 def _positions(keys: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:
-    """Where each of `wanted` is in `keys`, which are distinct."""
+    """The positions of `wanted` in `keys`, which are distinct."""
     order = np.argsort(keys)
     found: NDArray[np.intp] = order[np.searchsorted(keys, wanted, sorter=order)]
     return found

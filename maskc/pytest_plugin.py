@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class MaskcCheck(Protocol):
-    """What the fixture gives."""
+    """The function that the fixture gives."""
 
     def __call__(
         self,

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.shared_options import Debug, Limits, Quiet, Verbose
-from maskc.options import Option, options_of
+from maskc.inspection.option_fields import Option, options_of
 
 _VOLUME = {"quiet": Quiet, "verbose": Verbose, "debug": Debug}
 # These stand last in the help.

@@ -31,7 +31,7 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 def console() -> Console:
-    """Where tables go: stdout, unless nothing is to be printed."""
+    """The console of tables: stdout, unless nothing is to be printed."""
     from maskc.report.terminal import console
 
     return console(quiet=volume.quiet)

@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.output import volume
-from maskc.options import option
+from maskc.inspection.option_fields import option
 
 
 def _set_volume(parameter: typer.CallbackParam, value: bool) -> bool:
@@ -78,7 +78,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a command may do, which the options see to by themselves."""
+    """Limits of trust, time and memory, which the options set by themselves."""
 
     trust: bool = option(
         False,

@@ -109,7 +109,7 @@ def _tell(what: str, value: str) -> None:
 
 
 class _Supervisor:
-    """What the first process knows of the second one."""
+    """The first process's view of the second one."""
 
     def __init__(self, process: int, line: int, unblocked: set[signal.Signals | int]) -> None:
         self._process, self._line, self._unblocked = process, line, unblocked

@@ -21,7 +21,7 @@ from maskc.report import files
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one model: the report of its compilation, or the error that ended it."""
+    """The outcome for one model: the report of its compilation, or the error that ended it."""
 
     model: Path
     output: Path
@@ -30,7 +30,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """What a command ends with that compiles this model alone."""
+        """The exit code of a command that compiles this model alone."""
         return 0 if self.error is None else self.error.exit_code
 
     @property

@@ -196,7 +196,7 @@ def compile_file(
 
 
 def default_output(model: Path) -> Path:
-    """Where `maskc compile` writes: the input's name with `.compiled.onnx`, beside it."""
+    """The default output of `maskc compile`: the input's name with `.compiled.onnx`, beside it."""
     resolved = model if model.name not in ("", "..") else model.resolve()
     name = resolved.stem if resolved.suffix in (".onnx", *frontend.KERAS_SUFFIXES) else resolved.name
     return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
@@ -296,7 +296,7 @@ def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Sto
 
 
 def _table(options: CompileOptions) -> Rates | Lines | None:
-    """What `auto` goes by; None for processors of which nothing is known."""
+    """The table of widths for `auto`; None for processors without one."""
     return registry.table(options.target, options.align_for or table_name())
 
 

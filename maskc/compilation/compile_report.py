@@ -16,7 +16,7 @@ from passes.targets.widths.wider_layers import Width
 
 @dataclass(frozen=True, kw_only=True)
 class CompileReport(Compared):
-    """What a compilation found and did.
+    """The report of a compilation: figures before and after, masked channels, verification.
 
     Besides the figures of both models, `masked` lists the axes that have masked channels with how many were removed,
     and `held` every masked channel that is kept, with the operator that needs it and why. `seconds` is the time of each

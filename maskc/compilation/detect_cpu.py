@@ -21,7 +21,7 @@ def table_name() -> str:
 
 
 def cpu_info() -> dict[str, str]:
-    """What the system says of the first core, by name; nothing where it does not say."""
+    """The system's description of the first core, by name; empty where there is none."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
         return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

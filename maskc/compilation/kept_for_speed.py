@@ -44,7 +44,7 @@ def kept_for_speed(
 
 
 def _told_apart(held: Sequence[Held], needed: Sequence[Held], advice: str) -> Iterator[Held]:
-    """What is held, with the channels that are not `needed` by the model with the fewest marked as kept for speed.
+    """Kept channels, with those that are not `needed` by the model with the fewest marked as kept for speed.
 
     `advice` is for those.
     """

@@ -157,7 +157,7 @@ def _kept(path: Path, key: str) -> dict[str, float]:
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be had again; `MASKC_CACHE` names another folder."""
+    """The user's cache folder; `MASKC_CACHE` names another."""
     own = os.environ.get("MASKC_CACHE")
     if own:
         return Path(own)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from maskc.errors import InputError
+from maskc.inspection.option_fields import option
 from maskc.inspection.options import ReadOptions
-from maskc.options import option
 from maskc.verification.options import VerifyOptions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ VERIFY = VerifyOptions(samples=VERIFY_SAMPLES, exact=False, bisect=False)
 
 
 def parse_align(word: str) -> Align:
-    """What was given to `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
+    """The value of `--align`. Raises `InputError` for anything but the words and whole numbers from 2 on."""
     return _checked(int(word) if word.isascii() and word.isdigit() else cast("Align", word))
 
 

@@ -23,7 +23,7 @@ from passes.planning.explanation import Held
 
 @dataclasses.dataclass(frozen=True)
 class _Trial:
-    """What became of the model where one piece of advice was followed, and the FLOPs of the model where it was not."""
+    """A compilation in which one piece of advice was followed, and the FLOPs of the model where it was not."""
 
     words: str
     report: Report
@@ -36,7 +36,7 @@ class _Trial:
 
     @property
     def advice(self) -> str:
-        """What to do, and what it saves."""
+        """The advice, with the FLOPs that it saves."""
         return f"{self.words} ({self.saved:.1%} fewer FLOPs)"
 
     def removes(self, item: Held) -> set[int]:
@@ -47,7 +47,7 @@ class _Trial:
 
 
 def with_advice(model: ModelProto, shrunk: Shrunk, report: Report, held: Sequence[Held]) -> tuple[Held, ...]:
-    """What is held, with advice that was found to remove these channels and to lower the FLOPs.
+    """Kept channels, with advice that removed them in a trial and lowered the FLOPs.
 
     shrunk: the compiled model. report: of that with the fewest channels, which the trials are compared with; channels
     kept for speed have their advice. Nothing is tried with weights that are too large for memory.

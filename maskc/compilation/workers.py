@@ -90,7 +90,7 @@ def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tup
 
 
 def _received(ready: Connection) -> Any:
-    """What a process sent; None if it ended without a word, or in the middle of one."""
+    """The answer of a process; None if it ended before or while it gave one."""
     with ready:
         try:
             return ready.recv()

@@ -61,7 +61,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What messages call the model."""
+        """The model's name in messages."""
         return "the model" if self.path is None else str(self.path)
 
 

@@ -56,7 +56,7 @@ def is_text(path: Path) -> bool:
 
 
 def _missing(location: str, file: Path) -> str | None:
-    """What is wrong with the place of external data, and what to do; None if a file is there that ONNX reads."""
+    """The fault of a place of external data, and what to do; None if a file is there that ONNX reads."""
     if not location:
         return "are said to be in a file, and none is named. Export it again"
     try:

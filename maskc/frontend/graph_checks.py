@@ -44,7 +44,7 @@ _typed_data = attrgetter("float_data", "int32_data", "string_data", "int64_data"
 
 
 def label(node: NodeProto) -> str:
-    """How messages speak of a node: by its name or, unnamed, by what it writes."""
+    """A node in messages: its name or, unnamed, its outputs, with its operator."""
     if node.name:
         return f"'{node.name}' ({node.op_type})"
     return f"{node.op_type} -> '{', '.join(name for name in node.output if name)}'"
@@ -61,7 +61,7 @@ def fault(model: ModelProto) -> str | None:
 
 
 def _misfit(tensor: TensorProto) -> str | None:
-    """What is wrong with a tensor whose data are not of the size it declares; None if they are, or in a file."""
+    """The fault of a tensor whose data are not of the size it declares; None if they are, or in a file."""
     if is_external(tensor):
         return None
     if not tensor.HasField("raw_data"):
@@ -110,7 +110,7 @@ def _garbled(model: ModelProto) -> bytes | None:
 
 
 def endless_functions(model: ModelProto) -> str | None:
-    """What is wrong with local functions that call each other so often that they cannot be inlined; None if nothing."""
+    """The fault of local functions that call each other too often to be inlined; None if there is none."""
     if not model.functions or (nodes := _expanded(model)) <= MOST_NODES:
         return None
     how = "call each other in a circle" if nodes == math.inf else f"stand for more than {MOST_NODES:,} nodes"
@@ -378,7 +378,7 @@ def _forget_made_up(value: ValueInfoProto, symbols: Set[str]) -> None:
 
 
 def missing_shape(model: ModelProto) -> str | None:
-    """What the first input or output lacks that has no shape, or no type; None if all have them."""
+    """The fault of the first input or output without a shape or a type; None if all have them."""
     given = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type not in _TYPES:
@@ -391,7 +391,7 @@ def missing_shape(model: ModelProto) -> str | None:
 
 
 def _bare(values: Iterable[ValueInfoProto]) -> list[ValueInfoProto]:
-    """Those that do not say what they are, or are tensors and do not say how many axes they have."""
+    """The values without a type, and the tensors without a rank."""
     return [
         value
         for value in values

@@ -47,7 +47,7 @@ class TensorType:
 
 
 def name_of(node: NodeProto) -> str:
-    """What to call a node: its name or, unnamed, the first tensor that it writes."""
+    """The name of a node or, unnamed, that of its first output."""
     return node.name or next(filter(None, node.output), "")
 
 

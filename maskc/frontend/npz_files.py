@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 def unpacked_bytes(path: Path) -> int:
-    """What all arrays of the file take in memory. Raises what zipfile and numpy raise for another."""
+    """Bytes of all arrays of the file in memory. Raises what zipfile and numpy raise for another."""
     with zipfile.ZipFile(path) as archive:
         return sum(_bytes(archive, entry) for entry in archive.infolist())
 

@@ -34,7 +34,7 @@ def noted(model: ModelProto) -> ModelProto:
 
 
 def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
-    """What a session says of these tensors when they are outputs of the model; nothing where it cannot be made."""
+    """Types of these tensors in a session that has them as outputs; none where no session can be made."""
     try:
         ort = import_onnxruntime()
     except UnavailableError:  # which is said where something is to be run
@@ -59,7 +59,7 @@ def _inferred(model: ModelProto, wanted: set[str]) -> list[ValueInfoProto]:
 
 
 def _value(output: Any, names: Set[str]) -> ValueInfoProto:
-    """What a session says of an output, without names of sizes that the model does not have."""
+    """The type of an output of a session, without names of sizes that the model does not have."""
     element = TensorProto.DataType.Value(output.type[len("tensor(") : -1].upper())
     # no sizes are what it gives for a number, and where it does not know the rank
     dims = [d if isinstance(d, int) or d in names else None for d in output.shape] or None

@@ -102,7 +102,7 @@ def write_model(
 
 @contextlib.contextmanager
 def written(what: object) -> Iterator[None]:
-    """Where the system fails in this block, raise an `InputError` that says what cannot be written, and why."""
+    """A block in which a failure of the system becomes an `InputError`: what cannot be written, and why."""
     try:
         yield
     except OSError as error:

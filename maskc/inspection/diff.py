@@ -80,7 +80,7 @@ def _declared(value: ValueInfoProto) -> str:
 
 
 def _metadata(model: ModelProto) -> dict[str, str | int]:
-    """What the file says of itself."""
+    """The descriptions in the file."""
     said: dict[str, str | int] = {
         "IR version": model.ir_version,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskc.options import option
+from maskc.inspection.option_fields import option
 
 if TYPE_CHECKING:
     from maskc import frontend
@@ -31,7 +31,7 @@ def _at(words: Sequence[str]) -> Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How a model is read, and at which input sizes its FLOPs are counted; `maskc.compile` says what each means."""
+    """Options of reading a model and counting its FLOPs; `maskc.compile` says what each means."""
 
     masks: Masks | None = option(
         None,

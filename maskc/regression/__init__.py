@@ -1,1 +1,1 @@
-"""What `maskc check` does: FLOPs against a committed baseline."""
+"""Regression check of FLOPs against a committed baseline."""

@@ -29,7 +29,7 @@ _ADVICE = "Mend it, or write it again with --update."
 
 @dataclass(frozen=True)
 class Options:
-    """How a model is compiled: a file of masks (its path from the baseline's directory), fixed sizes, adapters.
+    """Options of compiling a model: a file of masks (its path from the baseline's directory), fixed sizes, adapters.
 
     `shapes` holds sizes by input name, a number, a name or None for each dimension.
     """
@@ -49,7 +49,7 @@ class Counts:
 
     @classmethod
     def of(cls, counted: Cost | Figures) -> Counts:
-        """Those of a count, or of the figures of a file."""
+        """The counts of a model, or of the figures of its file."""
         return cls(counted.flops, counted.macs, counted.params)
 
 
@@ -63,7 +63,7 @@ class Channels:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one model cost when the baseline was written.
+    """The costs of one model when the baseline was written.
 
     `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
     `removed` are the masked channels that went and `held` those that stayed, by `tensor@axis`, written as `0-3, 7`.
@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]] | None:
-        """What `at` says. Raises ValueError where it does not list sizes."""
+        """The sizes that `at` lists. Raises ValueError where it lists none."""
         return None if self.at is None else {name: sizes(text) for name, text in self.at.items()}
 
 
@@ -99,7 +99,7 @@ class Baseline:
     models: dict[str, Entry] = field(default_factory=dict)
 
     def key(self, model: Path) -> str:
-        """What the file calls a model."""
+        """The name of a model in the file."""
         return Path(os.path.relpath(model, self.path.parent)).as_posix()
 
     def file(self, key: str) -> Path:
@@ -158,7 +158,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def channels(text: str) -> NDArray[np.bool_]:
-    """Which channels are in text like `0-3, 7`, up to the last of them. Raises ValueError for anything else."""
+    """A mask of the channels in text like `0-3, 7`, up to the last of them. Raises ValueError for anything else."""
     found = _ranges(text)
     which = np.zeros(found[-1].stop if found else 0, np.bool_)
     for each in found:

@@ -30,7 +30,7 @@ from passes.cost.sum_over_nodes import count_as_one
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the check of one model found.
+    """The outcome of the check of one model.
 
     `file` is its path and `model` what the baseline calls it. `before` is the entry of the baseline and `now` that of
     this run; None where there is none. `compared` is false where the baseline was to be written. `error` says why it
@@ -207,7 +207,7 @@ def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> lis
 
 
 def _entry(report: CompileReport, options: Options, source: Source, masks: Path | None) -> Entry:
-    """What the baseline is to say of a compilation."""
+    """The entry of a compilation."""
     masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
     held: dict[str, set[int]] = {}
     for item in report.held:

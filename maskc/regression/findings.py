@@ -51,7 +51,7 @@ class Limits:
 
 
 def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
-    """What regressed from `before` (None: nothing to compare with) to `now`, which `report` is about."""
+    """The regressions from `before` (None: nothing to compare with) to `now`, which `report` is about."""
     yield from _reduction(report, limits)
     if before is not None:
         before = _under_new_names(before, now)
@@ -107,7 +107,7 @@ def _under_new_names(before: Entry, now: Entry) -> Entry:
 
 
 def _no_longer_removed(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:
-    """What is kept now and was removed for the baseline, along axes that keep more than they did then."""
+    """The channels that are kept now and were removed for the baseline, along axes that keep more than then."""
     for item in report.held:
         key = f"{item.tensor}@{item.axis}"
         if channels(now.held.get(key, "")).sum() <= channels(before.held.get(key, "")).sum():

@@ -53,14 +53,14 @@ def show(outcomes: Sequence[Outcome], out: Console) -> None:
 
 
 def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What is wrong with which model."""
+    """The failures, each with its model."""
     for outcome in outcomes:
         for text in _told(outcome):
             yield f"{visible(outcome.model)}: {text}"
 
 
 def as_table(outcomes: Sequence[Outcome]) -> str:
-    """What `show` prints, as plain text."""
+    """The table of `show`, as plain text."""
     out = io.StringIO()
     show(outcomes, VisibleConsole(file=out, width=PIPE_WIDTH, color_system=None))
     return out.getvalue()
@@ -198,7 +198,7 @@ def _row(outcome: Outcome, written: Callable[[int], str] = "{:,}".format) -> lis
 
 
 def _told(outcome: Outcome) -> Iterator[str]:
-    """What is wrong, each a line or several, of which names from files begin none."""
+    """The failures, each a line or several, of which names from files begin none."""
     yield from map(_lines, outcome.findings)
     if outcome.error:
         yield visible(outcome.error)

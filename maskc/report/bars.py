@@ -29,7 +29,7 @@ _TICK = 0.1
 
 @dataclass
 class Volume:
-    """How much is told: errors only, or the steps as well."""
+    """Verbosity: errors only, or the steps as well."""
 
     quiet: bool = False
     verbose: bool = False

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the verification says in brief: `kind` is `good`, `bad` or `open`."""
+    """The verification in brief: `kind` is `good`, `bad` or `open`."""
 
     kind: str
     title: str
@@ -60,7 +60,7 @@ class Verdict:
 
 
 def environment() -> Environment:
-    """Where the templates of all pages are, and what they may call."""
+    """The environment of all pages' templates, with the filters that they use."""
     made = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -138,7 +138,7 @@ def compact(value: int) -> str:
 
 
 def factor(before: float, after: float) -> str:
-    """How many times less: 2.50×; in words where it is more, nothing changed, or there is nothing to divide by."""
+    """A reduction: 2.50×; in words where it is none, nothing changed, or there is nothing to divide by."""
     if before == after:
         return "unchanged"
     if after == 0:

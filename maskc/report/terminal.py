@@ -68,7 +68,7 @@ _NO_MASKS = "No channel is masked. Did you forget `--masks`?"
 
 
 def show_compilation(report: Document, out: Console, *, masks: bool = True, lists: bool = False) -> None:
-    """What was removed and what was kept, in the order in which it matters.
+    """Channels removed and kept, and the figures of both models.
 
     `masks`: whether a mask file was given. `lists`: whether to list the channels that are kept, with the operators.
     """
@@ -89,7 +89,7 @@ def show_compilation(report: Document, out: Console, *, masks: bool = True, list
 
 
 def show_smaller(model: Path, output: Path, before: Figures, after: Figures, out: Console) -> None:
-    """What became of a Keras model that was written as a smaller one."""
+    """The figures of a Keras model and of the smaller one."""
     out.print(f"{model} → {output}", markup=False, soft_wrap=True)
     show_sizes(out, before.at, after.at)
     out.print(_figures(before, after))
@@ -114,7 +114,7 @@ def show_verification(result: Verification, out: Console) -> None:
 
 
 def show_reports(reports: Sequence[Path], out: Console) -> None:
-    """Where reports were written."""
+    """The paths of the reports."""
     for report in reports:
         out.print(f"Report: {report}", markup=False, soft_wrap=True)
 
@@ -138,7 +138,7 @@ def show_cost(cost: Cost, out: Console) -> None:
 
 
 def show_explanation(report: Document, out: Console, *, masks: bool = True) -> None:
-    """Which operators keep masked channels alive, and what to do about it; `masks` as for a compilation."""
+    """The operators that keep masked channels alive, with advice; `masks` as for a compilation."""
     channels = report.channels
     if not report.masked or channels is None:
         out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
@@ -177,7 +177,7 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
 
 
 def show_sizes(out: Console, before: CountedAt, after: CountedAt | None = None) -> None:
-    """What FLOPs of one model, or of two, were counted at."""
+    """The sizes at which FLOPs of one model, or of two, were counted."""
     if told := counted_at(before, after):
         out.print(told, markup=False, soft_wrap=True)
 
@@ -259,7 +259,7 @@ def _arrow(before: str, after: str) -> str:
 
 
 def _change(layer: Layer) -> tuple[str, str]:
-    """What became of a layer's FLOPs, and the colour to say it in."""
+    """The change of a layer's FLOPs, and its colour."""
     if layer.only is not None:
         return ("removed", "green") if layer.only == "before" else ("new", "red")
     if layer.flops_before == layer.flops_after:

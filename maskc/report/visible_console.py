@@ -40,7 +40,7 @@ class VisibleConsole(Console):
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is to be printed as rich's segments."""
+        """Rich's segments of an object."""
         if isinstance(renderable, Text) and (shown := visible_lines(renderable.plain)) != renderable.plain:
             renderable = renderable.copy()
             renderable.plain = shown

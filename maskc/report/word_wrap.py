@@ -13,7 +13,7 @@ def told(text: str, stream: TextIO) -> None:
 
 
 def _columns(stream: TextIO) -> int:
-    """How wide a terminal is."""
+    """The width of a terminal."""
     said = os.environ.get("COLUMNS", "")
     return int(said) if said.isdecimal() and int(said) else os.get_terminal_size(stream.fileno()).columns or 80
 

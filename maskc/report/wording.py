@@ -28,7 +28,7 @@ _RANGES = 8
 
 
 def masked_line(document: Document, *, hint: bool = False) -> str:
-    """What became of the masked channels: removed, needed by operators, kept for speed and what that gains and costs.
+    """The masked channels: removed, needed by operators, kept for speed with gain and cost.
 
     `hint`: whether to say which command shows the operators.
     """
@@ -63,7 +63,7 @@ def held_lines(held: Sequence[Held]) -> Iterable[str]:
 
 
 def codes_line(held: Sequence[Held], widths: Sequence[Width] = ()) -> Iterable[str]:
-    """Where the codes of reasons are explained, if there are any."""
+    """A pointer to the explanation of the codes, if there are any."""
     codes = dict.fromkeys(
         [*(item.code for item in held if not item.aligned and item.code), *[SPEED.code] * bool(widths)]
     )
@@ -72,7 +72,7 @@ def codes_line(held: Sequence[Held], widths: Sequence[Width] = ()) -> Iterable[s
 
 
 def by_operator(held: Iterable[Held]) -> list[list[Held]]:
-    """What is held, by the operator that keeps it alive and its reason."""
+    """Kept channels, grouped by the operator that keeps them alive and its reason."""
     groups: dict[tuple[str, str, str], list[Held]] = {}
     for item in held:
         groups.setdefault((item.op, item.node, item.reason), []).append(item)
@@ -87,7 +87,7 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
 
 
 def counted_at(before: CountedAt, after: CountedAt | None = None) -> str:
-    """What FLOPs of one model, or of two, were counted at, without a full stop; "" where there is nothing to say."""
+    """The sizes at which FLOPs of one model, or of two, were counted, without a full stop; "" where there are none."""
     if after is None or after.sizes == before.sizes:
         return "FLOPs" + told if (told := _at(before if after is None else _both(before, after))) else ""
     return f"FLOPs{_at(before)} before,{_at(after)} after"
@@ -155,7 +155,7 @@ def size(count: int) -> str:
 
 
 def factor(before: int, after: int) -> str:
-    """How many times less, or in a word where there is nothing to divide by."""
+    """A reduction, or a word where there is nothing to divide by."""
     if after == 0:
         return "-" if before == 0 else "all"
     return f"{before / after:.2f}×"
@@ -171,7 +171,7 @@ def brief(count: int) -> str:
 
 
 def where_run(checked: Checked | Verification) -> str:
-    """What two models were compared in, and on what."""
+    """The runtimes and the hardware of a comparison."""
     where = place(checked.provider)
     original = any(output.against == "TensorFlow" for output in checked.outputs)
     return where + " and in TensorFlow" * original

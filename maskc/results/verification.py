@@ -29,5 +29,5 @@ class Verification(Checked, Compared):
         return Document.of("verify", self, verification=self.checked())
 
     def checked(self) -> Checked:
-        """What was found, without the figures and the latency, which stand elsewhere in the document."""
+        """The comparison without the figures and the latency, which stand elsewhere in the document."""
         return Checked(**{item.name: getattr(self, item.name) for item in fields(Checked)})

@@ -35,7 +35,7 @@ _MANY_INSIDE = 2**26
 
 
 class Inside(Protocol):
-    """What is known of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
+    """Sizes of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
 
     def largest(self, sizes: Mapping[str, int]) -> int:
         """The elements of the largest tensor."""
@@ -160,7 +160,7 @@ def check_size(inputs: Sequence[Port]) -> None:
 
 
 def _too_many(inputs: Sequence[Port], sizes: Mapping[str, int]) -> str:
-    """What is said of inputs with more elements than are drawn; "" where there are not."""
+    """A clause on inputs with more elements than are drawn; "" for others."""
     shapes = [port.shape(sizes) for port in inputs]
     elements = sum(math.prod(max(1, size) for size in shape) for shape in shapes)
     if elements > _MAX_ELEMENTS:

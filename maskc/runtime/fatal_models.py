@@ -24,7 +24,7 @@ _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 def why_fatal(model: ModelProto) -> str | None:
-    """What ONNX Runtime ends the process at, in words; None where nothing is known that it would."""
+    """The reason why ONNX Runtime would end the process, in words; None where there is none known."""
     nodes = [node for node in all_nodes(model) if node.domain in STANDARD_DOMAINS]
     for node in nodes:
         if "" in node.input[_FULL.get(node.op_type, len(node.input)) :]:
@@ -64,7 +64,7 @@ def must_be_positive(model: ModelProto) -> set[str]:
 
 
 def why_endless(model: ModelProto) -> str | None:
-    """Which Loop of the main graph any runtime takes hours for, in words; None where nothing is known of one."""
+    """The Loop of the main graph that takes any runtime hours, in words; None where there is none known."""
     numbers = {
         t.name: t for t in model.graph.initializer if t.data_type == TensorProto.INT64 and math.prod(t.dims) == 1
     }

@@ -111,7 +111,7 @@ class OnnxRuntimeSession:
         return results
 
     def nodes_on(self, provider: Gpu) -> int:
-        """How many nodes the runs so far have executed on the provider; ends the profile of a profiled session.
+        """The number of nodes that were executed on the provider so far; ends the profile of a profiled session.
 
         What TensorRT compiled into one engine is one node.
         """
@@ -159,7 +159,7 @@ def reads_ir_version(version: int) -> bool:
 
 
 def gist(error: Exception) -> str:
-    """What an exception of ONNX Runtime says, without its codes and source locations."""
+    """The message of an exception of ONNX Runtime, without its codes and source locations."""
     text = str(error).rpartition("Status Message: ")[2]
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"\S*/onnxruntime/\S+:\d+ [^\n]*? was false\. ?", "", text)

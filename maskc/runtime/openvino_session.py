@@ -108,7 +108,7 @@ def _hidden(module: str) -> Iterator[None]:
 
 @functools.cache
 def _core(openvino: Any) -> Any:
-    """What knows the devices; it takes a moment to make."""
+    """OpenVINO's core, which knows the devices; it takes a moment to make."""
     return openvino.Core()
 
 
@@ -166,7 +166,7 @@ def _load_error(model: ModelProto, error: Exception) -> UnavailableError:
 
 
 def _gist(error: Exception) -> str:
-    """What an exception of OpenVINO says, without its source locations."""
+    """The message of an exception of OpenVINO, without its source locations."""
     text = re.sub(r"Exception from \S+:\d+:", "", str(error))
     text = re.sub(r"Check '[^\n]*' failed at \S+:\d+:", "", text)
     text = re.sub(r"FrontEnd API failed with \w+:|Model wasn't fully converted\.", "", text)

@@ -96,21 +96,21 @@ def choose_provider(wanted: str) -> Provider:
 
 
 def runtime_title(provider: str) -> str:
-    """What sentences call the runtime of a provider."""
+    """The name of a provider's runtime in sentences."""
     return "OpenVINO" if provider == "openvino" else "ONNX Runtime"
 
 
 def hardware_title(provider: str) -> str:
-    """What sentences call that on which a provider runs."""
+    """The name of a provider's hardware in sentences."""
     return GPUS[provider].title if provider in GPUS else "the CPU"
 
 
 def single_precision_option(provider: str) -> str:
-    """What tells the runtime of a provider to compute products with weights of few bits in single precision."""
+    """The option by which a provider's runtime computes products with weights of few bits in single precision."""
     runtime = openvino_session if provider == "openvino" else onnxruntime_session
     return "=".join(runtime.SINGLE_PRECISION)
 
 
 def place(provider: str) -> str:
-    """Where a provider runs models, as sentences say it."""
+    """Runtime and hardware of a provider in sentences: in ONNX Runtime on the CPU."""
     return f"in {runtime_title(provider)} on {hardware_title(provider)}"

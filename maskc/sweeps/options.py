@@ -11,8 +11,8 @@ from typing import Any
 from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
+from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
-from maskc.options import options_of
 from maskc.sweeps import work
 from maskc.sweeps.measure import Quality, check_quality
 from maskc.sweeps.record import Value

@@ -60,7 +60,7 @@ def marked(points: Sequence[Point], source: Origin, lower_is_better: bool) -> tu
 
 
 def _worth(point: Point, sign: int, timed: bool) -> _Worth:
-    """What counts of a point; sign: 1 where less quality is better, -1 where more is, 0 where none was measured."""
+    """The objectives of a point; sign: 1 where less quality is better, -1 where more is, 0 where none was measured."""
     cost = (point.time if timed else point.share) or 0.0
     least, median, most = point.latency.after if timed and point.latency is not None else (1.0, 1.0, 1.0)
     group = "" if sign else point.level

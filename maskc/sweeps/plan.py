@@ -60,12 +60,12 @@ class Plan:
         return self._source.model
 
     def sizes(self, level: Level) -> Sizes:
-        """What the FLOPs of a level are counted at: the sizes of the source, as far as its model leaves them open."""
+        """The sizes to count a level's FLOPs at: those of the source, as far as its model leaves them open."""
         same = level.model == self.origin.onnx
         return self.at if same else still_open(frontend.load(self.path(level.model)), self.at)
 
     def path(self, relative: str) -> Path:
-        """What a path of the record means."""
+        """The file that a path of the record names."""
         return Path(os.path.normpath(self.directory / relative))
 
     def points(self) -> Iterator[Point]:
@@ -107,7 +107,7 @@ class Plan:
         return Path(os.path.relpath(path, self.directory)).as_posix()
 
     def _as_onnx(self, model: frontend.Model, name: str) -> tuple[str, Path, str]:
-        """What the record calls a model, the ONNX file that it is or becomes, and the digest of its files."""
+        """The name of a model in the record, the ONNX file that it is or becomes, and the digest of its files."""
         if not isinstance(model, (str, os.PathLike)):
             target = self.directory / f"{name}.onnx"
             source = frontend.read(model)

@@ -57,7 +57,7 @@ def show(sweep: Record, out: Console) -> None:
 
 
 def verdict(point: Point, sweep: Record) -> tuple[str, str]:
-    """What to think of a point, in words, and the kind: `good`, `bad` or `open`."""
+    """The verdict on a point, in words, and its kind: `good`, `bad` or `open`."""
     if point.error is not None:
         return "failed", "bad"
     unsure = [] if point.verified else ["not verified"]

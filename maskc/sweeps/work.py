@@ -41,7 +41,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What a compilation gave."""
+    """The result of a compilation."""
 
     figures: Figures
     sha256: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from maskc.errors import InputError
-from maskc.options import option
+from maskc.inspection.option_fields import option
 
 #: what runs the models, and where
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino", "auto"]

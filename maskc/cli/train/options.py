@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from maskc.options import option
+from maskc.inspection.option_fields import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ _KEY = "option"
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is written on the command line.
+    """A field as an option of the command line.
 
     `flags` are by default made of the field's name. `kind` is the type on the command line, by default that of the
     field, and `parse` makes the field's value of it. `details` are typer's: metavar, min, max, show_default.

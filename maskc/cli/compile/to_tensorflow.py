@@ -11,14 +11,14 @@ import typer
 
 from maskc.cli.output import console, print_json
 from maskc.cli.shared_options import Limits
-from maskc.options import option, options_of
+from maskc.inspection.option_fields import option, options_of
 
 Format = Literal["onnx", "keras", "saved_model", "tflite"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFlowOptions:
-    """What is written, and how a TFLite model stores numbers."""
+    """Options of the format that is written, and of how a TFLite model stores numbers."""
 
     format: Format | None = option(
         None,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskc.cli import compile_to_tensorflow
 from maskc.cli import shared_options as shared
 from maskc.cli.command import command
-from maskc.cli.compile_to_tensorflow import TensorFlowOptions
+from maskc.cli.compile import to_tensorflow
+from maskc.cli.compile.to_tensorflow import TensorFlowOptions
 from maskc.cli.output import console, print_error, print_json, volume, warn
 from maskc.compilation.options import CompileOptions
 
@@ -72,7 +72,7 @@ def compile(
     maskc compile model.keras -o small.keras
     """
     if tensorflow.chosen(output) != "onnx":
-        compile_to_tensorflow.run(context, models, output, tensorflow, verify=verify, as_json=as_json)
+        to_tensorflow.run(context, models, output, tensorflow, verify=verify, as_json=as_json)
         return
     if tensorflow.quantize or tensorflow.data:
         raise typer.BadParameter("--quantize and --data are for .tflite.")
