@@ -50,28 +50,36 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
         facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
         op = rules(node)
-        for output, axis, known in op.constants(node, facts):
-            tensor = node.outputs[output]
-            # a value that is not finite is left to the run time: nothing may be derived from it
-            usable = known.mask & _finite(known.value)
-            if any_set(usable) and facts.size(tensor, axis) is not None:
-                facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
+        _keep_constants(node, facts)
         for output, axis, extent in _extents(node, facts, symbols):
             facts._extents[node.outputs[output].name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
-            _keep(facts, node.outputs[output], axis, constant_map)
+            _keep_maps(facts, node.outputs[output], axis, constant_map)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
-        for output, axis, dependence in (
-            op.linear_dependences(node, facts) if isinstance(op, DependenceTransfer) else ()
-        ):
-            constant = facts.constants(node.outputs[output], axis)
-            left = dependence if constant is None else dependence.without(constant)
-            if left is not None and facts.size(node.outputs[output], axis) is not None:
-                facts.dependence[node.outputs[output].name, axis] = left
+        _keep_dependences(node, facts)
+
+
+def _keep_constants(node: gs.Node, facts: Facts) -> None:
+    for output, axis, known in rules(node).constants(node, facts):
+        tensor = node.outputs[output]
+        # a value that is not finite is left to the run time: nothing may be derived from it
+        usable = known.mask & _finite(known.value)
+        if any_set(usable) and facts.size(tensor, axis) is not None:
+            facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
+
+
+def _keep_dependences(node: gs.Node, facts: Facts) -> None:
+    op = rules(node)
+    for output, axis, dependence in op.linear_dependences(node, facts) if isinstance(op, DependenceTransfer) else ():
+        tensor = node.outputs[output]
+        constant = facts.constants(tensor, axis)
+        left = dependence if constant is None else dependence.without(constant)
+        if left is not None and facts.size(tensor, axis) is not None:
+            facts.dependence[tensor.name, axis] = left
 
 
 def _extents(node: gs.Node, facts: Facts, symbols: Set[str]) -> Iterator[tuple[int, int, Extent]]:
@@ -85,7 +93,7 @@ def _extents(node: gs.Node, facts: Facts, symbols: Set[str]) -> Iterator[tuple[i
                 yield output, axis, Extent((tensor.name, axis)) if found is None else found
 
 
-def _keep(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:
+def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:
     """Remember maps: what is uniform among them as constants, the rest as they are."""
     if facts.size(tensor, axis) is None:
         return

@@ -196,28 +196,33 @@ class _Follower:
         op = rules(node)
         if isinstance(op, MatMul | Gemm):
             return self._multiply(node, op, dict(traced))
-        tensor = traced[0][1]
-        trace = self.traces[tensor.name]
+        place, tensor = traced[0]
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
+        trace = self.traces[tensor.name]
         affine, even = traits.affine(node), trace.even
         if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
             even = even and bool((affine.scale == 1).all())
             index: list[Array] | None = [trace.index]
-        elif traced[0][0] == 0 and isinstance(op, Reshape):
-            index = self._reshaped(node, trace)
-        elif traced[0][0] == 0 and isinstance(op, Movement) and op.only_picks:
-            others = list(node.inputs)[1:]
-            operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
-            index = evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
         else:
-            return False
+            index = self._moved(node, trace) if place == 0 else None
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
         for output, found in zip(node.outputs, index, strict=True):
             self._arrive(output, _Trace(trace.root, found, even))
         return True
+
+    def _moved(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
+        """The channels in each output of a node that moves those of its operand 0; None if it does something else."""
+        op = rules(node)
+        if isinstance(op, Reshape):
+            return self._reshaped(node, trace)
+        if not isinstance(op, Movement) or not op.only_picks:
+            return None
+        others = list(node.inputs)[1:]
+        operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
+        return evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
 
     def _reshaped(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
         shape = _example(node.outputs[0])

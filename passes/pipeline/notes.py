@@ -38,35 +38,39 @@ def on_weights(model: onnx.ModelProto, shrunk: onnx.ModelProto, facts: Facts) ->
 
     Those in other files are not read for that, and those that the analysis has looked at not again.
     """
+    odd = _not_finite(model, shrunk, facts)
+    if not odd:
+        return ()
+    return (
+        f"Weights are infinite, not numbers or negative variances: {_some(odd)}. Where only removed channels read "
+        "them, the compiled model gives numbers and its source does not.",
+    )
+
+
+def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto, facts: Facts) -> list[str]:
     whole = {tensor.name: tensor.dims for tensor in shrunk.graph.initializer}
     cut = [t for t in model.graph.initializer if prod(t.dims) > 1 and whole.get(t.name) != t.dims]
     here = [t for t in cut if t.data_type in _FLOATS and t.data_location != onnx.TensorProto.EXTERNAL]
     variances = {n.input[4] for n in model.graph.node if n.op_type == "BatchNormalization" and len(n.input) > 4}
     left = [t for t in here if t.name in variances or not facts.is_finite(t.name)]
     values = ((t.name, onnx.numpy_helper.to_array(t)) for t in left)
-    odd = [name for name, array in values if not is_finite(array) or (name in variances and (array < 0).any())]
-    if not odd:
-        return ()
-    names = ", ".join(odd[:5]) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
-    return (
-        f"Weights are infinite, not numbers or negative variances: {names}. Where only removed channels read them, the "
-        "compiled model gives numbers and its source does not.",
-    )
+    return [name for name, array in values if not is_finite(array) or (name in variances and (array < 0).any())]
+
+
+def _some(names: list[str]) -> str:
+    """The first five, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def on_operators(graph: gs.Graph) -> tuple[str, ...]:
     """A sentence about the operators that have no rules, if there are any."""
     names = sorted({f"{n.domain}.{n.op}" if n.domain else n.op for n in graph.nodes if rules(n) is UNKNOWN})
-    return (
-        (f"Operators without rules are left unchanged, with all input channels kept: {', '.join(names)}.",)
-        if names
-        else ()
-    )
+    note = f"Operators without rules are left unchanged, with all input channels kept: {', '.join(names)}."
+    return (note,) if names else ()
 
 
 def on_constants(graph: gs.Graph, plan: StoragePlan) -> tuple[str, ...]:
     """A sentence about tensors that are constant altogether and read all the same, if there are any."""
     constant = constant_operands(graph, plan)
-    names = ", ".join(constant[:5]) + (f" and {len(constant) - 5} more" if len(constant) > 5 else "")
-    note = f"Entirely constant tensors that are inserted because something reads them: {names}."
+    note = f"Entirely constant tensors that are inserted because something reads them: {_some(constant)}."
     return (note,) if constant else ()

@@ -106,11 +106,10 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]
 
     broadcast: the axes along which it is constant may have size 1.
     """
-    shape = rewriter.shape(tensor)
     if _fits(rewriter, tensor, required):
         return tensor
+    shape = rewriter.shape(tensor)
     whole = {a: np.ones(d, bool) for a, d in enumerate(shape) if isinstance(d, int) and d <= MOST_SLICES}
-    stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
     wanted = {a: w if (r := required.get(a)) is None else r for a, w in whole.items()}
     empty = _empty_axis(rewriter, tensor)
     if empty is not None:
@@ -119,6 +118,12 @@ def _adapted(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]
         if isinstance(made, gs.Variable):
             made.shape = [int(wanted[a].sum()) if a in wanted else d for a, d in enumerate(shape)]
         return made
+    stored = {a: w if (s := rewriter.stored(tensor, a)) is None else s for a, w in whole.items()}
+    return _fitted(rewriter, tensor, stored, wanted)
+
+
+def _fitted(rewriter: Rewriter, tensor: gs.Tensor, stored: Mapping[int, Mask], wanted: Mapping[int, Mask]) -> gs.Tensor:
+    """A tensor that stores slices along each axis with the wanted ones, axis by axis."""
     current, sizes = tensor, rewriter.stored_shape(tensor) or []
     for axis, want in wanted.items():
         have = stored[axis]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,6 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
 from passes.graph.tensors import Mask, all_set, any_set, bits, mask_of
-from passes.ops.movement import Movement
 from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
@@ -136,16 +136,23 @@ class _Sweep:
         if least == computed and not any(other & ~least for other in (needed, *(live for _, _, live in arriving))):
             return mask_of(least, size)  # no consumer needs more, and no more comes in
         demands = _distinct([requirement.demand for requirement in requirements])
-        tried = [demand.bits for demand in demands[:_TRIED]]
-        candidates = [least, *(least | need for need in tried), least | needed]
+        candidates = [least, *(least | demand.bits for demand in demands[:_TRIED]), least | needed]
         if least != computed:  # slices that depend on others may be computed themselves
-            candidates += [computed, *(computed | need for need in tried)]
+            candidates += [computed, *(computed | demand.bits for demand in demands[:_TRIED])]
         candidates += [least | live for _, _, live in arriving]  # what the producer's inputs store anyway
         different = list(dict.fromkeys(candidates))
         if len(different) == 1:
             return mask_of(least, size)
+        return mask_of(min(different, key=self._cost(node, output, axis, size, demands)), size)
+
+    def _cost(
+        self, node: PlannedNode, output: int, axis: int, size: int, demands: Sequence[Demand]
+    ) -> Callable[[int], float]:
+        """FLOPs that storing these slices (`bits`) takes: to compute them, and to adapt them for consumers."""
+        tensor, arriving = node.node.outputs[output], node.arriving(output, axis, size)
         flops_per_slice = self.ground.upstream.per_slice(tensor, axis)
-        free = node.added(output, axis, size) if isinstance(node.op, Movement) else 0
+        free = node.added(output, axis, size)
+        dependence = self.facts.dependence.get((tensor.name, axis))
         dependent = 0 if dependence is None else bits(dependence.mask)
 
         def cost(stored: int) -> float:
@@ -155,7 +162,7 @@ class _Sweep:
             narrowing = sum(self._moving(t, a, live, stored) for t, a, live in arriving if live & ~stored)
             return float(computing + restoring + narrowing)
 
-        return mask_of(min(different, key=cost), size)
+        return cost
 
     def _constant(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
         """Slices that need not be computed, as they can be stored as constants: bool [size]."""

@@ -15,6 +15,8 @@ from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Mask, all_set, any_set, bits, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
+from passes.ops.movement import Movement
+from passes.planning.memo import Memo
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Cause, Key, Requirement
@@ -58,14 +60,18 @@ class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
     given: tensors that no node makes; a subgraph reads some from around it, too. by_caller: what the caller asks.
+    remembers: whether what nodes answer is computed once.
     """
 
-    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, *, remembers: bool = True) -> None:
         self.graph = graph
         self.facts = facts
         self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.nodes = [PlannedNode(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
+        self.nodes = [
+            PlannedNode(index, node, facts, self.multiples, remembers=remembers)
+            for index, node in enumerate(graph.nodes)
+        ]
         made = {t.name for node in graph.nodes for t in node.outputs}
         operands = (t for node in self.nodes for _, t, constant, _ in node.inputs if not constant)
         self.given = [*{t.name: t for t in [*graph.inputs, *operands] if t.name not in made}.values()]
@@ -98,7 +104,9 @@ class PlannedNode:
     to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
     """
 
-    def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
+    def __init__(
+        self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int], *, remembers: bool = True
+    ) -> None:
         self.index, self.node, self.op = index, node, rules(node)
         self.outputs = [(t, [(a, size, (t.name, a)) for a, size in facts.axes(t)]) for t in node.outputs]
         self.inputs = [
@@ -108,9 +116,8 @@ class PlannedNode:
         self.times = repeated(node.outputs[0], found)
         self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
         self._facts = facts
-        self._answers: dict[object, Answer] = {}
-        self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
-        self._added: dict[tuple[int, int], int] = {}
+        self._answers = Memo[Answer](remembers)
+        self._arriving = Memo[list[tuple[gs.Tensor, int, int]]](remembers)
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
         for tensor in captured(node):
             self.captured = self.captured or Asked()
@@ -122,12 +129,12 @@ class PlannedNode:
         facts: those of the groundwork, but for `adds_maps`. intact: the node is left as it is.
         """
         key = intact, facts.adds_maps or not self.reads_maps, *((*at, mask.tobytes()) for at, mask in asked.items())
-        if key not in self._answers:
-            node = self.node
-            stored = narrowed(self.op.storable_outputs(node, facts, {} if intact else narrowed(asked)))
-            demands = {} if intact else self.op.required_inputs(node, facts, stored)
-            self._answers[key] = Answer(stored, self._asked(demands))
-        return self._answers[key]
+        return self._answers.value(key, lambda: self._answer(asked, facts, intact=intact))
+
+    def _answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
+        stored = narrowed(self.op.storable_outputs(self.node, facts, {} if intact else narrowed(asked)))
+        demands = {} if intact else self.op.required_inputs(self.node, facts, stored)
+        return Answer(stored, self._asked(demands))
 
     def _asked(self, demands: Demands) -> Asked:
         """What the node requires of its operands; an axis that no demand speaks of is required whole."""
@@ -152,9 +159,7 @@ class PlannedNode:
 
     def arriving(self, output: int, axis: int, size: int) -> list[tuple[gs.Tensor, int, int]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there: `bits`."""
-        if (output, axis) not in self._arriving:
-            self._arriving[output, axis] = list(self._live(output, axis, size))
-        return self._arriving[output, axis]
+        return self._arriving.value((output, axis), lambda: list(self._live(output, axis, size)))
 
     def _live(self, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, int]]:
         node, facts = self.node, self._facts
@@ -174,11 +179,8 @@ class PlannedNode:
 
     def added(self, output: int, axis: int, size: int) -> int:
         """Slices that a mover of data adds on its own, as padding: nothing upstream is computed for them. `bits`."""
-        if (output, axis) not in self._added:
-            self._added[output, axis] = self._padding(output, axis, size)
-        return self._added[output, axis]
-
-    def _padding(self, output: int, axis: int, size: int) -> int:
+        if not isinstance(self.op, Movement):
+            return 0
         links = [k for k in self._facts.links(self.node) if (k.output, k.output_axis) == (output, axis)]
         if not links:
             return 0

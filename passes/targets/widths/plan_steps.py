@@ -29,8 +29,6 @@ _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 
 #: how many slices more than the plan are stored, by the slot of their axis
 Gains = Sequence[int]
-#: which operand of a node, the tensor, and its sizes
-_Operand = tuple[int, gs.Tensor, tuple[int, ...]]
 
 
 class Port(NamedTuple):
@@ -93,6 +91,14 @@ class Step(NamedTuple):
     multiplied: float
     adapters: tuple[Delivery, ...]
     given: bool
+
+
+class _Operand(NamedTuple):
+    """A computed operand, its sizes, and by axis the slices that adapters deliver, of how many pieces an element."""
+
+    tensor: gs.Tensor
+    sizes: tuple[int, ...]
+    adapters: Mapping[int, tuple[int, float]]
 
 
 class Network:
@@ -214,23 +220,18 @@ class PlanSteps:
         return other
 
     def _step(self, index: int, node: _Node, output: gs.Tensor) -> Step:
-        computed = [(i, t, sizes) for i, t, sizes in node.operands if t.name not in self._plan.absent]
-        adapters = [self._adapters(index, i, t, sizes) for i, t, sizes in computed]
-        inputs = tuple(
-            self._port(t, sizes, found.get(1))
-            for (_, t, sizes), found in zip(computed, adapters, strict=True)
-            if len(sizes) > 2
-        )
+        computed = [
+            _Operand(t, sizes, self._adapters(index, i, t, sizes))
+            for i, t, sizes in node.operands
+            if t.name not in self._plan.absent
+        ]
+        inputs = tuple(self._port(t, sizes, found.get(1)) for t, sizes, found in computed if len(sizes) > 2)
         convolution = node.convolution if inputs else None
         affine = node.affine if len(inputs) == 1 else None
-        free = affine is not None and affine.data.name in self._parts
-        inside = node.fuses and bool(node.operands) and node.operands[0][1].name in self._parts
-        if free or node.macs:
+        part = affine is not None and affine.data.name in self._parts
+        if part or node.macs:
             self._parts.add(output.name)
-        multiplied = 0.0 if convolution else node.multiplied(index, self._plan)
-        mapped = list(self._mapped(index, node))
-        if node.adds_maps:
-            self.mapped += [(key, unread) for key, unread, _ in mapped]
+        maps, open_maps = self._maps(index, node)
         self.writers[output.name] = len(self.steps)
         return Step(
             inputs=inputs,
@@ -238,23 +239,32 @@ class PlanSteps:
             convolution=convolution,
             # an operand of no channels, or of sizes that are not known, is not in channel blocks
             channel_blocks=node.blocks if len(inputs) == len(computed) else "never",
-            free=free or (node.fused is not None and not node.fused[1]),
+            free=part or (node.fused is not None and not node.fused[1]),
             slowness=node.slowness,
-            inside=inside,
+            inside=node.fuses and bool(node.operands) and node.operands[0][1].name in self._parts,
             fused=node.fused is not None and node.fused[1],
             scales=affine is not None and len(node.sizes) == 4 and affine.axis in (None, 3),
-            maps=bool(mapped) and node.adds_maps,
-            open_maps=not all(static for *_, static in mapped),
+            maps=maps,
+            open_maps=open_maps,
             gated=node.gated,
-            multiplied=multiplied,
-            adapters=tuple(
-                self._delivery(t, sizes, axis, *adapter)
-                for (_, t, sizes), found in zip(computed, adapters, strict=True)
-                for axis, adapter in found.items()
-                if axis != 1 or len(sizes) < 3
-            ),
+            multiplied=0.0 if convolution else node.multiplied(index, self._plan),
+            adapters=tuple(self._deliveries(computed)),
             given=output.name in self._outputs,
         )
+
+    def _maps(self, index: int, node: _Node) -> tuple[bool, bool]:
+        """Whether a contraction adds constant maps, and whether some of the maps are made at run time."""
+        mapped = list(self._mapped(index, node))
+        if node.adds_maps:
+            self.mapped += [(key, unread) for key, unread, _ in mapped]
+        return bool(mapped) and node.adds_maps, not all(static for *_, static in mapped)
+
+    def _deliveries(self, operands: Sequence[_Operand]) -> Iterator[Delivery]:
+        """What adapters along axes deliver that are not those of channels."""
+        for tensor, sizes, adapters in operands:
+            for axis, adapter in adapters.items():
+                if axis != 1 or len(sizes) < 3:
+                    yield self._delivery(tensor, sizes, axis, *adapter)
 
     def _mapped(self, index: int, node: _Node) -> Iterator[tuple[Key, Mask, bool]]:
         """The constant maps that are not required of the first operand, and whether their sizes are known beforehand.
