@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
@@ -80,6 +80,36 @@ def canonical(name: str) -> str:
 def random_scores(seed: int, index: int, channels: int) -> Any:
     """Returns the scores of the method "random" for mask number `index`: float32, of shape `(channels,)`."""
     return tf.random.stateless_uniform((channels,), seed=(seed, index))
+
+
+def update_scores(
+    layers: Sequence[Any],
+    method: Method,
+    decay: Any,
+    seed: int,
+    *,
+    gradients: Callable[[], Iterable[Any]],
+    activations: Callable[[], Iterable[Any]],
+) -> None:
+    """Lets the importance scores of mask layers follow a batch.
+
+    Args:
+        layers: the mask layers, whose `signal` is the score, of shape `(channels,)`.
+        method: which says what is read.
+        decay: of the moving average.
+        seed: of scores that are drawn.
+        gradients, activations: return for each layer the statistic of what they are named for, of shape `(channels,)`,
+            or None where the batch has none; only that one is called which the method reads.
+    """
+    if method.reads == "nothing":
+        for number, layer in enumerate(layers):
+            layer.signal.assign(random_scores(seed, number, layer.signal.shape[0]))
+        return
+    statistics = gradients() if method.reads == "gradients" else activations()
+    present = [(layer, value) for layer, value in zip(layers, statistics, strict=True) if value is not None]
+    means = mean_over_replicas([value for _, value in present])
+    for (layer, _), mean in zip(present, means, strict=True):
+        layer.signal.assign(decayed(layer.signal, mean, decay))
 
 
 def mean_over_replicas(values: Sequence[Any]) -> Sequence[Any]:

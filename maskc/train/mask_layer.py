@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,9 +17,7 @@ from maskc.train.importance import (
     Reduction,
     activity,
     copies_of,
-    decayed,
     masked,
-    mean_over_replicas,
     over_axis,
 )
 from maskc.train.keras_internals import all_layers, forward_pass
@@ -235,12 +233,6 @@ def layer_of(variable: Any) -> MaskLayer | None:
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
     return [layer for layer in all_layers(model) if isinstance(layer, MaskLayer)]
-
-
-def update_scores(layers: Sequence[MaskLayer], statistics: Sequence[Any], decay: Any) -> None:
-    """Lets the importance scores of layers follow a batch's statistics, each of shape `(channels,)`."""
-    for layer, statistic in zip(layers, mean_over_replicas(statistics), strict=True):
-        layer.signal.assign(decayed(layer.signal, statistic, decay))
 
 
 def _along(mask: Any, rank: int, axis: int) -> Any:

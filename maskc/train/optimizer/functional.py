@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from itertools import islice
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, random_scores
-from maskc.train.mask_layer import MaskLayer, mask_layers, update_scores
-from maskc.train.selection.ranking import grouped, ranked, uncoupled
+from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
+from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
+from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
+from maskc.train.selection.settings import FlopsWeight
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
@@ -87,28 +90,36 @@ def update_pruning_signals(
         check_decay(decay)
     if loss_reduction not in ("mean", "sum"):
         raise InputError(f'loss_reduction must be "mean" or "sum", not {loss_reduction!r}.')
-    if rule.reads == "nothing":
-        for index, layer in enumerate(layers):
-            layer.signal.assign(random_scores(seed, index, layer.signal.shape[0]))
-        return
-    passages = [layer.passage for layer in layers]
-    for layer, passage in zip(layers, passages, strict=True):
-        if passage is None:
-            raise InputError(
-                f"There is nothing to update the importance score of the mask {layer.name!r} from: it was not applied "
-                "with training=True, or a PruningOptimizer gathers it."
-            )
-    if rule.reads == "activations":
-        values = [activity(p.inputs, layer.axis) for layer, p in zip(layers, passages, strict=True) if p]
-    else:
-        if tape is None:
-            raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
-        gradients = tape.gradient(loss, [passage.copies for passage in passages if passage])
-        for layer, gradient in zip(layers, gradients, strict=True):
-            if gradient is None:
-                raise InputError(f"The loss does not depend on the mask {layer.name!r}, or the tape did not see it.")
-        values = [gradient * per_loss(tf.shape(gradient)[0], loss_reduction) for gradient in gradients]
-    update_scores(layers, [rule.statistic(value) for value in values], decay)
+    update_scores(
+        layers,
+        rule,
+        decay,
+        seed,
+        gradients=lambda: map(rule.statistic, _gradients(loss, tape, layers, method, loss_reduction)),
+        activations=lambda: [rule.statistic(activity(_passage(layer).inputs, layer.axis)) for layer in layers],
+    )
+
+
+def _gradients(loss: Any, tape: Any, layers: Sequence[MaskLayer], method: str, reduction: Reduction) -> list[Any]:
+    """The derivative of each example's loss by its own copy of each mask: tensors of shape `(batch, channels)`."""
+    copies = [_passage(layer).copies for layer in layers]
+    if tape is None:
+        raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
+    gradients = tape.gradient(loss, copies)
+    for layer, gradient in zip(layers, gradients, strict=True):
+        if gradient is None:
+            raise InputError(f"The loss does not depend on the mask {layer.name!r}, or the tape did not see it.")
+    return [gradient * per_loss(tf.shape(gradient)[0], reduction) for gradient in gradients]
+
+
+def _passage(layer: MaskLayer) -> Passage:
+    """What the mask's last training call left."""
+    if layer.passage is None:
+        raise InputError(
+            f"There is nothing to update the importance score of the mask {layer.name!r} from: it was not applied "
+            "with training=True, or a PruningOptimizer gathers it."
+        )
+    return layer.passage
 
 
 def prune(
@@ -117,7 +128,7 @@ def prune(
     n: float = 1,
     *,
     savings: Sequence[Any] | None = None,
-    flops_weight: float | Literal["auto"] = 0.0,
+    flops_weight: FlopsWeight = 0.0,
     min_channels: int = 1,
 ) -> list[tuple[int, int]]:
     """Sets the entries of masks to zero that have the lowest importance scores.
@@ -144,31 +155,50 @@ def prune(
         raise InputError("prune decides on the host: call it outside of tf.function.")
     if isinstance(n, bool) or not n >= 0 or (n >= 1 and n != int(n)):
         raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {n!r}.")
-    arrays = isinstance(masks, Sequence) and bool(masks) and all(isinstance(mask, np.ndarray) for mask in masks)
-    layers = [] if arrays else _layers(masks)
-    if arrays and signals is None:
-        raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
-    values = list(masks) if arrays else [layer.mask.numpy().copy() for layer in layers]
-    scores = [np.asarray(s) for s in ([layer.signal.numpy() for layer in layers] if signals is None else signals)]
+    if isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks):
+        if signals is None:
+            raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
+        groups = uncoupled([len(mask) for mask in masks])
+        return _pruned(masks, signals, savings, groups, n, flops_weight, min_channels)
+    layers = _layers(masks)
+    values = [layer.mask.numpy().copy() for layer in layers]
+    groups = grouped(layers, uncoupled([len(value) for value in values]), [True] * len(layers))
+    scores = [layer.signal.numpy() for layer in layers] if signals is None else signals
+    pruned = _pruned(values, scores, savings, groups, n, flops_weight, min_channels)
+    for layer, value in zip(layers, values, strict=True):
+        layer.mask.assign(value)
+    return pruned
+
+
+def _pruned(
+    values: Sequence[NDArray[Any]],
+    signals: Sequence[Any],
+    savings: Sequence[Any] | None,
+    groups: Groups,
+    n: float,
+    flops_weight: FlopsWeight,
+    min_channels: int,
+) -> list[tuple[int, int]]:
+    """Sets entries of arrays to zero as `prune` says, where those of a group are one entry."""
+    scores = [np.asarray(signal) for signal in signals]
     flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
     if not [v.shape for v in values] == [s.shape for s in scores] == [f.shape for f in flops]:
         raise InputError(
             "`masks`, `signals` and `savings` must have the same shapes, one array (channels,) for each mask."
         )
-    groups = uncoupled([len(value) for value in values])
-    groups = groups if arrays else grouped(layers, groups, [True] * len(layers))
     saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))
     for group, saving in zip(groups, flops, strict=True):
         np.add.at(saved, group, saving)
-    live = len({int(g) for group, value in zip(groups, values, strict=True) for g in group[value != 0]})
-    count = int(n if n >= 1 else n * live)
-    pruned = []
-    for chosen, _ in zip(ranked(values, scores, groups, saved, flops_weight, min_channels), range(count), strict=False):
-        pruned += [(m, c) for m, group in enumerate(groups) for c in np.flatnonzero(group == chosen).tolist()]
-    for mask, channel in pruned:
-        values[mask][channel] = 0
-    for layer, value in zip(layers, values, strict=False):
-        layer.mask.assign(value)
+    count = int(n if n >= 1 else n * np.count_nonzero(live(values, groups, len(saved))))
+    order = ranked(values, scores, groups, saved, flops_weight, min_channels)
+    pruned = [
+        (number, channel)
+        for chosen in islice(order, count)
+        for number, group in enumerate(groups)
+        for channel in np.flatnonzero(group == chosen).tolist()
+    ]
+    for number, channel in pruned:
+        values[number][channel] = 0
     return pruned
 
 

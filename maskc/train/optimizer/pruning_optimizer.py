@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, random_scores
+from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, update_scores
 from maskc.train.keras_internals import in_xla, on_all_replicas, outside_of_tracing, trained_variables
-from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers, update_scores
+from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
@@ -375,20 +375,16 @@ class PruningOptimizer(Wrapping):
 
     def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
         """Lets the importance scores of mask layers follow what the method reads of this batch."""
-        method = METHODS[self.settings.method]
-        found: dict[MaskLayer, Any] = {}
-        for index, (gradient, layer) in enumerate(pairs):
-            if gradient is None:
-                continue
-            if method.reads == "nothing":
-                layer.signal.assign(random_scores(self.settings.seed, index, layer.signal.shape[0]))
-            elif method.reads == "activations":
-                if (activity := layer.take_activity()) is not None:
-                    found[layer] = activity
-            else:
-                root = gradient if self.loss_scale_factor is None else gradient / self.loss_scale_factor
-                found[layer] = method.power(root)
-        update_scores(list(found), list(found.values()), self.settings.decay)
+        method, scale = METHODS[self.settings.method], self.loss_scale_factor
+        present = [(gradient, layer) for gradient, layer in pairs if gradient is not None]
+        update_scores(
+            [layer for _, layer in present],
+            method,
+            self.settings.decay,
+            self.settings.seed,
+            gradients=lambda: [method.power(root if scale is None else root / scale) for root, _ in present],
+            activations=lambda: [layer.take_activity() for _, layer in present],
+        )
 
     def _prepare(self) -> Pruner:
         """Finds the model and counts its FLOPs, before the first update."""
