@@ -27,14 +27,22 @@ def model(
 ) -> onnx.ModelProto:
     """A model in ONNX's textual syntax.
 
-    `signature`: "(float[N,4] x) => (float[N,3] y)", and between < and > the shapes that it notes of inner tensors.
-    `body`: the nodes, with their names in brackets; their domains are imported. `weights`, by name: their values, or
-    their shapes, for normal numbers that depend on name and shape alone. `checked`: the model is valid.
+    `signature`: "(float[N,4] x) => (float[N,3] y)"; then between < and > the shapes that the model notes of inner
+    tensors and, where no node writes them, weights of normal numbers that depend on name and shape alone. `body`: the
+    nodes, with their names in brackets; their domains are imported. `weights`, by name: values, or shapes for such
+    numbers. `checked`: the model is valid.
     """
     domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", body)))
     imports = ", ".join(f'"{domain}": {_VERSIONS.get(domain, 1)}' for domain in domains)
     imports = f'"": {opset}, {imports}' if domains else f'"": {opset}'
     parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {signature} {{ {body} }}")
+    written = {name for node in parsed.graph.node for name in node.output}
+    noted = [value for value in parsed.graph.value_info if value.name in written]
+    for value in parsed.graph.value_info:
+        if value.name not in written:
+            weights[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    del parsed.graph.value_info[:]
+    parsed.graph.value_info.extend(noted)
     for name, values in weights.items():
         array = drawn(name, *values) if isinstance(values, tuple) else np.asarray(values)
         array = array.astype(np.float32) if array.dtype == np.float64 else array

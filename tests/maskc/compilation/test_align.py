@@ -209,17 +209,13 @@ SPELLED = {
 @pytest.mark.parametrize("name", SPELLED)
 def test_what_is_said_to_be_joined_onnx_runtime_joins(name: str, tmp_path: Path) -> None:
     source = model(
-        "(float[1,16,8,8] x) => (float[1,16,8,8] y)",
+        "(float[1,16,8,8] x) => (float[1,16,8,8] y)"
+        " <float unit = {1}, float part = {0.5}, float two = {2}, float three = {3}, float cubic = {0.044715}, "
+        "float eps = {1e-05}>",
         f"r = Conv(x, w)\n {SPELLED[name]}\n y = Conv(a, w)",
         w=np.ones((16, 16, 1, 1), np.float32),
         root=np.array(np.sqrt(2), np.float32),
-        unit=np.array(1, np.float32),
-        part=np.array(0.5, np.float32),
-        two=np.array(2, np.float32),
-        three=np.array(3, np.float32),
-        cubic=np.array(0.044715, np.float32),
         steep=np.array(np.sqrt(2 / np.pi), np.float32),
-        eps=np.array(1e-5, np.float32),
         scale=np.linspace(1, 2, 8),
         shift=np.linspace(-1, 1, 8),
     )

@@ -56,12 +56,7 @@ def test_the_map_of_a_padded_depthwise_convolution_has_three_rows_and_columns() 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_known_maps_leave_the_depthwise_convolution_and_come_back_as_one_addition(stride: int) -> None:
     out = (16 - 1) // stride + 1
-    result = compiled(
-        depthwise(
-            f"(float[N,{CHANNELS},16,16] x) => (float[N,4,{out},{out}] y)",
-            stride=stride,
-        )
-    )
+    result = compiled(depthwise(f"(float[N,{CHANNELS},16,16] x) => (float[N,4,{out},{out}] y)", stride=stride))
     assert weight(result, "Conv", which=0).shape[0] == 8
     assert weight(result, "Conv", which=1).shape == (4, 8, 1, 1)
     largest = max(int(np.prod(t.dims)) for t in result.model.graph.initializer)
@@ -291,14 +286,11 @@ def test_a_map_of_many_places_is_not_added_where_it_is_larger_than_the_weights_t
 def test_weights_that_are_computed_may_have_sizes_that_are_not_known() -> None:
     """Where the size behind such a convolution is asked for."""
     source = model(
-        "(float[N,3,H,W] x, float[K] given) => (float[N,4,P,Q] y)",
+        "(float[N,3,H,W] x, float[K] given) => (float[N,4,P,Q] y)"
+        " <int64[4] sizes = {4, 3, 2, -1}, float[1,4,1,1] k = {1, 0, 1, 0}, float[1,4,1,1] shift, "
+        "float[4,1,3,3] wd, float[4,4,1,1] wp>",
         "w = Reshape(given, sizes)  c = Conv<kernel_shape=[2,2]>(x, w)  m = Mul(c, k)  a = Add(m, shift)"
         "  d = Conv<group=4, pads=[1,1,1,1]>(a, wd)  y = Conv(d, wp)",
-        sizes=np.asarray([4, 3, 2, -1]),
-        k=mask(1, 0, 1, 0),
-        shift=random(1, 4, 1, 1),
-        wd=random(4, 1, 3, 3, seed=1),
-        wp=random(4, 4, 1, 1, seed=2),
     )
     assert_same_function(source, shrink(source).model, symbols={"N": [2], "H": [5], "W": [6], "K": [48]})
 

@@ -23,13 +23,11 @@ def windows(depth: int, height: str = "H", *, stride: int = 1, width: str = "W")
         for before, after in itertools.pairwise(names)
     ]
     return model(
-        f"(float[1,3,{height},{width}] x) => (float[1,4,Y,X] y)",
+        f"(float[1,3,{height},{width}] x) => (float[1,4,Y,X] y)"
+        " <float[40,3,1,1] w, float[40,1,3,3] v, float[4,40,1,1] z>",
         f"c = Conv(x, w) m = Mul(c, k) a = Add(m, b) {' '.join(layers)} r = Relu({names[-1]}) y = Conv(r, z)",
-        w=random(40, 3, 1, 1),
         k=(np.arange(40) < 4).astype(np.float32).reshape(40, 1, 1),
         b=random(40, 1, 1, seed=1) + 2,
-        v=random(40, 1, 3, 3, seed=2),
-        z=random(4, 40, 1, 1, seed=3),
     )
 
 

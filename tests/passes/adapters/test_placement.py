@@ -11,7 +11,7 @@ from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.generators.net import Masks
 from tests.generators.networks import network
-from tests.passes.text import mask, model, random
+from tests.passes.text import model
 
 NETWORKS = ("resnet", "resnext", "mobilenet3", "densenet", "vit", "swin", "dlrm", "branching", "quantised")
 
@@ -32,13 +32,10 @@ def adapters(source: onnx.ModelProto, result: onnx.ModelProto) -> list[str]:
 
 def residual() -> onnx.ModelProto:
     return model(
-        "(float[N,64,8,8] x) => (float[N,2,8,8] y)",
+        "(float[N,64,8,8] x) => (float[N,2,8,8] y)"
+        " <float[8,64,1,1] wa, float[8,64,1,1] wb, float[2,8,1,1] wc, "
+        "float[1,8,1,1] ma = {1, 1, 1, 1, 0, 0, 0, 1}, float[1,8,1,1] mb = {0, 0, 1, 1, 1, 1, 0, 1}>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
-        wa=random(8, 64, 1, 1),
-        wb=random(8, 64, 1, 1, seed=1),
-        wc=random(2, 8, 1, 1, seed=2),
-        ma=mask(1, 1, 1, 1, 0, 0, 0, 1),
-        mb=mask(0, 0, 1, 1, 1, 1, 0, 1),
     )
 
 
@@ -56,16 +53,11 @@ def test_a_residual_sum(adapters_are: Policy, widths: tuple[int, ...]) -> None:
 def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
     """Both sums, and what they feed in turn, then store the same channels; nothing is cut out either."""
     source = model(
-        "(float[N,64] x) => (float[N,2] y, float[N,2] z)",
+        "(float[N,64] x) => (float[N,2] y, float[N,2] z)"
+        " <float[64,4] wa, float[64,4] wb, float[64,4] wc, float[4,2] v, float[4] ma = {1, 0, 0, 0}, "
+        "float[4] mb = {0, 1, 0, 0}, float[4] mc = {0, 0, 1, 0}>",
         "a = MatMul(x, wa)\n b = MatMul(x, wb)\n c = MatMul(x, wc)\n am = Mul(a, ma)\n bm = Mul(b, mb)\n"
         "cm = Mul(c, mc)\n s = Add(am, bm)\n t = Add(am, cm)\n y = MatMul(s, v)\n z = MatMul(t, v)",
-        wa=random(64, 4),
-        wb=random(64, 4, seed=1),
-        wc=random(64, 4, seed=2),
-        v=random(4, 2, seed=3),
-        ma=mask(1, 0, 0, 0, rank=2),
-        mb=mask(0, 1, 0, 0, rank=2),
-        mc=mask(0, 0, 1, 0, rank=2),
     )
     result = shrink(source, adapters="never")
     assert_same_function(source, result.model)
@@ -103,11 +95,8 @@ def test_random_networks(first: int) -> None:
 
 def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
     source = model(
-        "(float[N,4] x) => (float[N,3] y)",
+        "(float[N,4] x) => (float[N,3] y) <float[4,3] wa, float[4,3] wb, float[3] none = {0, 0, 0}>",
         "a = MatMul(x, wa)\n am = Mul(a, none)\n s = Sigmoid(am)\n b = MatMul(x, wb)\n y = Mul(b, s)",
-        wa=random(4, 3),
-        wb=random(4, 3, seed=1),
-        none=mask(0, 0, 0, rank=2),
     )
     result = shrink(source, adapters="never")
     assert_same_function(source, result.model)

@@ -12,7 +12,7 @@ import passes
 from passes import analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.analysis import find_mask as queries
 from passes.errors import GraphError
-from tests.passes.text import compiled, mask, model, random
+from tests.passes.text import compiled, model, random
 
 
 def bits(keep: queries.Keep, axis: int = 1) -> str:
@@ -36,11 +36,8 @@ def test_a_chain() -> None:
     v = random(6, 2, seed=2)
     v[5] = 0
     source = model(
-        "(float[N,3] x) => (float[N,2] y)",
+        "(float[N,3] x) => (float[N,2] y) <float[3,6] w, float[6] k = {1, 0, 1, 1, 0, 1}, float[6] shift>",
         "a = MatMul(x, w)\n m = Mul(a, k)\n s = Add(m, shift)\n r = Relu(s)\n y = MatMul(r, v)",
-        w=random(3, 6),
-        k=mask(1, 0, 1, 1, 0, 1, rank=2),
-        shift=random(6, seed=1),
         v=v,
     )
     assert all_three(source, "a") == ("111111", "101100", "101100")
@@ -56,13 +53,10 @@ def test_a_chain() -> None:
 
 def test_a_residual_sum_needs_what_either_branch_has() -> None:
     source = model(
-        "(float[N,4,8,8] x) => (float[N,2,8,8] y)",
+        "(float[N,4,8,8] x) => (float[N,2,8,8] y)"
+        " <float[4,4,1,1] wa, float[4,4,1,1] wb, float[2,4,1,1] wc, float[1,4,1,1] ma = {1, 1, 0, 0}, "
+        "float[1,4,1,1] mb = {0, 1, 1, 0}>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
-        wa=random(4, 4, 1, 1),
-        wb=random(4, 4, 1, 1, seed=1),
-        wc=random(2, 4, 1, 1, seed=2),
-        ma=mask(1, 1, 0, 0),
-        mb=mask(0, 1, 1, 0),
     )
     assert all_three(source, "a") == ("1111", "1100", "1100")
     assert all_three(source, "bm") == ("0110", "1110", "0110")
@@ -72,14 +66,10 @@ def test_a_residual_sum_needs_what_either_branch_has() -> None:
 
 def test_a_concatenation_keeps_the_places_of_its_parts() -> None:
     source = model(
-        "(float[N,4] x) => (float[N,2] y)",
+        "(float[N,4] x) => (float[N,2] y)"
+        " <float[4,3] wa, float[4,2] wb, float[5,2] v, float[3] ma = {1, 0, 1}, float[2] mb = {0, 1}>",
         "a = MatMul(x, wa)\n am = Mul(a, ma)\n b = MatMul(x, wb)\n bm = Mul(b, mb)\n"
         "c = Concat<axis=1>(am, bm)\n y = MatMul(c, v)",
-        wa=random(4, 3),
-        wb=random(4, 2, seed=1),
-        v=random(5, 2, seed=2),
-        ma=mask(1, 0, 1, rank=2),
-        mb=mask(0, 1, rank=2),
     )
     assert all_three(source, "c") == ("10101", "11111", "10101")
     assert all_three(source, "b") == ("11", "01", "01")
@@ -88,12 +78,9 @@ def test_a_concatenation_keeps_the_places_of_its_parts() -> None:
 
 def test_groups_read_their_own_channels_only() -> None:
     source = model(
-        "(float[N,4,8,8] x) => (float[N,2,6,6] y)",
+        "(float[N,4,8,8] x) => (float[N,2,6,6] y)"
+        " <float[4,4,1,1] wa, float[4,2,3,3] wd, float[2,4,1,1] wb, float[1,4,1,1] m = {1, 1, 0, 0}>",
         "a = Conv(x, wa)\n d = Conv<group=2>(a, wd)\n dm = Mul(d, m)\n y = Conv(dm, wb)",
-        wa=random(4, 4, 1, 1),
-        wd=random(4, 2, 3, 3, seed=1),
-        wb=random(2, 4, 1, 1, seed=2),
-        m=mask(1, 1, 0, 0),
     )
     assert all_three(source, "a") == ("1111", "1100", "1100")
     assert pruned_shape(source, "a") == ("N", 2, 8, 8)
@@ -117,12 +104,8 @@ def test_branches_are_read_by_whoever_reads_most() -> None:
 
 def test_a_dead_branch_keeps_nothing() -> None:
     source = model(
-        "(float[N,3] x) => (float[N,2] y)",
+        "(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[3,4] u, float[4,2] v, float[4] none = {0, 0, 0, 0}>",
         "a = MatMul(x, w)\n m = Mul(a, none)\n s = Sigmoid(m)\n b = MatMul(x, u)\n p = Mul(b, s)\n y = MatMul(p, v)",
-        w=random(3, 4),
-        u=random(3, 4, seed=1),
-        v=random(4, 2, seed=2),
-        none=mask(0, 0, 0, 0, rank=2),
     )
     assert all_three(source, "a") == ("1111", "0000", "0000")
     assert pruned_shape(source, "a") == ("N", 0)
@@ -133,12 +116,9 @@ def test_initializers_and_other_axes() -> None:
     weights = random(3, 4)
     weights[:, 2] = 0
     source = model(
-        "(float[N,3] x) => (float[M,N] y)",
+        "(float[N,3] x) => (float[M,N] y) <float[4] k = {1, 0, 1, 1}, int64[1] axis = {1}, int64[1] zero = {0}>",
         "a = MatMul(x, w)\n m = Mul(a, k)\n r = ReduceSum<keepdims=0>(m, axis)\n y = Unsqueeze(r, zero)",
         w=weights,
-        k=mask(1, 0, 1, 1, rank=2),
-        axis=np.array([1]),
-        zero=np.array([0]),
     )
     assert bits(find_input_mask(source, "w")) == "1101"
     assert find_mask(source, "a")[0] is None

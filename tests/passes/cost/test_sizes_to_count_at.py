@@ -134,10 +134,8 @@ def test_sizes_that_inputs_share_are_the_same() -> None:
         ),
         (
             model(
-                "(float[N,1,T] x) => (float[N,8,U] y)",
+                "(float[N,1,T] x) => (float[N,8,U] y) <float[8,1,400] w, float[8,8,3] v>",
                 "a = Conv<strides=[100]>(x, w) y = Conv(a, v)",
-                w=random(8, 1, 400),
-                v=random(8, 8, 3),
             ),
             (1, 1, 640),
         ),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from passes.analysis import dataflow
 from passes.cost.tokens_per_example import multiples, repeated
 from passes.model.prepare import prepared
-from tests.passes.text import model, random
+from tests.passes.text import model
 
 
 def test_an_image_has_fewer_pixels_after_each_stride() -> None:
     source = model(
-        "(float[N,3,H,W] x) => (float[N,P,5] y)",
+        "(float[N,3,H,W] x) => (float[N,P,5] y) <float[4,3,3,3] w, int64[3] tokens = {0, 4, -1}, float[4,5] v>",
         """
         a = Conv<strides=[2,2], pads=[1,1,1,1]> (x, w)
         b = MaxPool<kernel_shape=[2,2], strides=[2,2]> (a)
@@ -20,9 +18,6 @@ def test_an_image_has_fewer_pixels_after_each_stride() -> None:
         d = Transpose<perm=[0,2,1]> (c)
         y = MatMul (d, v)
         """,
-        w=random(4, 3, 3, 3),
-        tokens=np.array([0, 4, -1]),
-        v=random(4, 5),
     )
     graph = prepared(source)
     found = multiples(graph, dataflow.analyse(graph))
@@ -33,10 +28,8 @@ def test_an_image_has_fewer_pixels_after_each_stride() -> None:
 def test_a_batch_and_its_windows() -> None:
     """Merged with an open batch, each example brings its windows; the batch itself counts one."""
     source = model(
-        "(float[N,8,4] x) => (float[M,4,3] y)",
+        "(float[N,8,4] x) => (float[M,4,3] y) <int64[3] windows = {-1, 4, 4}, float[4,3] w>",
         "r = Reshape (x, windows)  y = MatMul (r, w)",
-        windows=np.array([-1, 4, 4]),
-        w=random(4, 3),
     )
     graph = prepared(source)
     found = multiples(graph, dataflow.analyse(graph))

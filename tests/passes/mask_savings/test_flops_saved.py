@@ -23,13 +23,9 @@ FIXTURES = Path(__file__).parents[3] / "fixtures"
 def test_matrix_product_convolution_and_elementwise_operators() -> None:
     cost = count(
         model(
-            "(float[N,3,8,8] x) => (float[N,5] y)",
+            "(float[N,3,8,8] x) => (float[N,5] y) <float[4,3,3,3] w, float[4] b, float[4,5] v, float[5] bias>",
             "c = Conv<pads=[1,1,1,1]>(x, w, b)\n r = Relu(c)\n g = GlobalAveragePool(r)\n f = Flatten(g)\n"
             "h = MatMul(f, v)\n y = Add(h, bias)",
-            w=random(4, 3, 3, 3),
-            b=random(4),
-            v=random(4, 5),
-            bias=random(5),
         )
     )
     convolution = 4 * 64 * (2 * 27 - 1) + 4 * 64
@@ -43,13 +39,10 @@ def test_every_weight_counts_at_the_first_node_that_reads_it() -> None:
     """A bias that is added is the Add's, a weight that is shared the first one's, a quantised one its reader's."""
     cost = count(
         model(
-            "(float[N,4] x) => (float[N,4] y)",
+            "(float[N,4] x) => (float[N,4] y) <float scale = {0.1}, float[4] bias, float[4,4] w>",
             "wide = DequantizeLinear(q, scale)\n a = MatMul(x, wide)\n b = Add(a, bias)\n c = MatMul(b, w)\n"
             "d = MatMul(c, w)\n e = MatMul(d, wide)\n y = Relu(e)",
             q=random(4, 4).astype(np.int8),
-            scale=np.float32(0.1),
-            bias=random(4),
-            w=random(4, 4),
         )
     )
     counted = {n.name.rpartition(" ")[2]: n.params for n in cost.nodes}
@@ -70,16 +63,12 @@ def test_data_movement_is_free() -> None:
 def masked_network() -> onnx.ModelProto:
     """A residual block with a depthwise convolution; its masks are the graph inputs m1, m2 and m3."""
     return model(
-        "(float[N,3,8,8] x, float[6] m1, float[6] m2, float[5] m3) => (float[N,2] y)",
+        "(float[N,3,8,8] x, float[6] m1, float[6] m2, float[5] m3) => (float[N,2] y)"
+        " <float[6,3,3,3] wa, float[6,1,3,3] wd, float[5,6,1,1] wc, float[5,2] v, int64[4] s = {1, -1, 1, 1}>",
         "a = Conv<pads=[1,1,1,1]>(x, wa)\n ar = Relu(a)\n m1r = Reshape(m1, s)\n am = Mul(ar, m1r)\n"
         "d = Conv<pads=[1,1,1,1], group=6>(am, wd)\n dr = Relu(d)\n m2r = Reshape(m2, s)\n dm = Mul(dr, m2r)\n"
         "sum = Add(am, dm)\n c = Conv(sum, wc)\n cr = Relu(c)\n m3r = Reshape(m3, s)\n cm = Mul(cr, m3r)\n"
         "g = GlobalAveragePool(cm)\n f = Flatten(g)\n y = MatMul(f, v)",
-        wa=random(6, 3, 3, 3),
-        wd=random(6, 1, 3, 3),
-        wc=random(5, 6, 1, 1),
-        v=random(5, 2),
-        s=np.array([1, -1, 1, 1]),
     )
 
 
@@ -106,21 +95,15 @@ def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1])
 def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) -> None:
     source = model(
-        "(float[N,T,6] x, float[8] m, float[8] mq, float[8] mk, float[8] mv) => (float[N,T,3] y)",
+        "(float[N,T,6] x, float[8] m, float[8] mq, float[8] mk, float[8] mv) => (float[N,T,3] y)"
+        " <float[6,8] w, float[8] scale, float[8,8] wq, float[8,8] wk, float[8,8] wv, float[8,3] wo, "
+        "int64[4] heads = {0, 0, 2, 4}, int64[3] together = {0, 0, 8}>",
         "a0 = MatMul(x, w)  a1 = Mul(a0, m)  a = LayerNormalization(a1, scale)"
         "  q0 = MatMul(a, wq)  q1 = Mul(q0, mq)  q2 = Reshape(q1, heads)  q = Transpose<perm=[0,2,1,3]>(q2)"
         "  k0 = MatMul(a, wk)  k1 = Mul(k0, mk)  k2 = Reshape(k1, heads)  k = Transpose<perm=[0,2,3,1]>(k2)"
         "  v0 = MatMul(a, wv)  v1 = Mul(v0, mv)  v2 = Reshape(v1, heads)  v = Transpose<perm=[0,2,1,3]>(v2)"
         "  s = MatMul(q, k)  p = Softmax(s)  o0 = MatMul(p, v)  o1 = Transpose<perm=[0,2,1,3]>(o0)"
         "  o = Reshape(o1, together)  y = MatMul(o, wo)",
-        w=random(6, 8),
-        scale=random(8, seed=1),
-        wq=random(8, 8, seed=2),
-        wk=random(8, 8, seed=3),
-        wv=random(8, 8, seed=4),
-        wo=random(8, 3, seed=5),
-        heads=np.asarray([0, 0, 2, 4]),
-        together=np.asarray([0, 0, 8]),
     )
     rng = np.random.default_rng(seed)
     masks = {n: (rng.random(8) < 0.7).astype(np.float32) for n in ("m", "mq", "mk", "mv")}
@@ -138,11 +121,9 @@ def test_training_counts_what_the_compiled_file_has(name: str | int, adapters: P
 def test_entries_that_play_the_same_part_share_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """With all masks open nothing tells entries apart, and a mask of ones must not be lost on the way."""
     source = model(
-        "(float[N,32] x, float[64] m1, float[64] m2) => (float[N,2] y)",
+        "(float[N,32] x, float[64] m1, float[64] m2) => (float[N,2] y)"
+        " <float[32,64] wa, float[64,64] wb, float[64,2] wc>",
         "a = MatMul(x, wa)\n am = Mul(a, m1)\n b = MatMul(am, wb)\n bm = Mul(b, m2)\n y = MatMul(bm, wc)",
-        wa=random(32, 64),
-        wb=random(64, 64, seed=1),
-        wc=random(64, 2, seed=2),
     )
     calls = []
     original = flops_saved.compiled_cost
@@ -158,13 +139,10 @@ def test_entries_share_an_evaluation_where_masks_are_reshaped_or_scaled(
     """A converter does so, where it turns the layout or merges a mask with a factor of an activation."""
     factor = "s = Mul(sixth, r)" if scaled else "s = Identity(r)"
     source = model(
-        "(float[N,3,8,8] x, float[32] m1, float[32] m2) => (float[N,4,6,6] y)",
+        "(float[N,3,8,8] x, float[32] m1, float[32] m2) => (float[N,4,6,6] y)"
+        " <float[32,3,3,3] wa, float[32,32,1,1] wb, float[4,32,1,1] wc, int64[4] shape = {1, -1, 1, 1}>",
         f"c = Conv(x, wa)\n a = Relu(c)\n r = Reshape(m1, shape)\n {factor}\n b = Mul(a, s)\n"
         "d = Conv(b, wb)\n e = Relu(d)\n q = Reshape(m2, shape)\n f = Mul(e, q)\n y = Conv(f, wc)",
-        wa=random(32, 3, 3, 3),
-        wb=random(32, 32, 1, 1, seed=1),
-        wc=random(4, 32, 1, 1, seed=2),
-        shape=np.array([1, -1, 1, 1]),
         **({"sixth": np.array(1 / 6)} if scaled else {}),
     )
     masks = {"m1": np.ones(32), "m2": np.ones(32)}

@@ -20,12 +20,7 @@ SUM = """
     c = Add(b, shift)
     y = ReduceSum<keepdims=0>(c, first)
 """
-CONSTANTS = {
-    "w": random(4, 3),
-    "none": np.zeros(3),
-    "shift": random(3, seed=1),
-    "first": np.array([0], np.int64),
-}
+CONSTANTS = {"w": random(4, 3), "none": np.zeros(3), "shift": random(3, seed=1), "first": np.array([0], np.int64)}
 
 
 @pytest.mark.parametrize("declared", ["M", -1])
@@ -188,12 +183,10 @@ def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
 
 def test_the_sizes_of_an_expand_may_be_a_matrix() -> None:
     source = model(
-        "(float[3,4] x) => (float[2,3,2] y)",
+        "(float[3,4] x) => (float[2,3,2] y) <float[4] keep = {1.0, 0, 1, 0}, float[4,2] w>",
         "m = Mul(x, keep) e = Expand(m, sizes) y = MatMul(e, w)",
         checked=False,
-        keep=np.array([1.0, 0, 1, 0]),
         sizes=np.array([[2, 3, 4]]),
-        w=random(4, 2),
     )
     stored = [onnx.numpy_helper.to_array(t).tolist() for t in shrink(source).model.graph.initializer]
     assert [2, 3, 2] in stored

@@ -30,14 +30,12 @@ def gated(gates: int, *, live: bool = True) -> onnx.ModelProto:
         names += [f"r{i}", f"c{i + 1}"]
     lines.append(f"m = Mul(c{gates}, keep)\n y = Conv(m, w2, b2)")
     return model(
-        "(float[N,3,6,5] x) => (float[N,2,6,5] y)",
+        "(float[N,3,6,5] x) => (float[N,2,6,5] y) <float[2] b2, int64[2] axes = {2, 3}>",
         "\n".join(lines),
         w=random(CHANNELS, 3, 1, 1, seed=1),
         wg=random(CHANNELS, CHANNELS, 1, 1, seed=2),
         bg=random(CHANNELS, seed=3),
         w2=random(2, CHANNELS, 1, 1, seed=4),
-        b2=random(2, seed=5),
-        axes=np.array([2, 3]),
         shape=np.array([-1, CHANNELS, 1, 1]),
         keep=np.full((1, CHANNELS, 1, 1), float(live)),
     )
@@ -157,14 +155,11 @@ def test_an_open_batch_is_the_same_after_a_slice_that_leaves_it_whole() -> None:
     """What exporters write of a strided slice of TensorFlow names every axis."""
     whole = 2**31 - 1
     source = model(
-        "(float[N,6,4] x) => (float[N,5,2] y)",
+        "(float[N,6,4] x) => (float[N,5,2] y)"
+        " <int64[3] begin = {0, 1, 0}, int64[3] axes = {0, 1, 2}, int64[3] step = {1, 1, 1}, float[5,4] shift, "
+        "float[4,2] w>",
         "s = Slice (x, begin, end, axes, step)  a = Add (s, shift)  y = MatMul (a, w)",
-        begin=np.array([0, 1, 0]),
         end=np.array([whole, whole, whole]),
-        axes=np.array([0, 1, 2]),
-        step=np.array([1, 1, 1]),
-        shift=random(5, 4),
-        w=random(4, 2, seed=1),
     )
     shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
     assert shapes == {"s": ["N", 5, 4], "a": ["N", 5, 4], "y": ["N", 5, 2]}
@@ -204,12 +199,10 @@ def test_a_slice_of_a_whole_axis_is_left_out(
 def test_a_name_may_begin_as_those_that_inference_makes_up() -> None:
     """As those do that tf2onnx gives to the batch: it is carried as any other is."""
     source = model(
-        "(float[unk__0,6,4] x) => (float[unk__1,24] y)",
+        "(float[unk__0,6,4] x) => (float[unk__1,24] y)"
+        " <int64[2] flat = {-1, 1200}, int64[1] zero = {0}, int64[2] back = {-1, 24}>",
         "r = Reshape (x, flat)  s = Slice (r, zero, end, zero)  b = Reshape (s, back)  y = Relu (b)",
-        flat=np.array([-1, 1200]),
-        zero=np.array([0]),
         end=np.array([10**9]),
-        back=np.array([-1, 24]),
     )
     source.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 300
     shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
@@ -219,13 +212,10 @@ def test_a_name_may_begin_as_those_that_inference_makes_up() -> None:
 
 def test_what_is_known_of_a_reshape_tells_of_what_it_reads() -> None:
     source = model(
-        "(float[N,6,4] x) => (float[N,24] y)",
+        "(float[N,6,4] x) => (float[N,24] y)"
+        " <int64[1] first = {0}, int64[1] six = {6}, int64[1] four = {4}, int64[1] all = {24}>",
         "s = Shape (x)  n = Gather (s, first)  m = Max (n, n)  t = Concat <axis = 0> (m, six, four)"
         " e = Expand (x, t)  f = Concat <axis = 0> (n, all)  r = Reshape (e, f)  y = Relu (r)",
-        first=np.array([0]),
-        six=np.array([6]),
-        four=np.array([4]),
-        all=np.array([24]),
     )
     shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
     assert shapes["e"] == ["N", 6, 4] and shapes["r"] == ["N", 24]
@@ -235,18 +225,13 @@ def test_what_is_known_of_a_reshape_tells_of_what_it_reads() -> None:
 def test_a_zero_copies_a_size_that_inference_learns_late() -> None:
     """Where onnx gives up the rank of a Reshape, it makes up names for the sizes of what comes after."""
     source = model(
-        "(float[N,T,24] x) => (float[N,T,24] y)",
+        "(float[N,T,24] x) => (float[N,T,24] y)"
+        " <int64 first = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] axis = {0}, "
+        "int64[1] four = {4}, int64[1] six = {6}, int64[3] back = {0, 0, -1}>",
         "s = Shape (x)  n = Gather (s, first)  m = Unsqueeze <axes = [0]> (n)  t = Slice (s, one, two, axis)"
         " wanted = Concat <axis = 0> (m, t, four, six)  r = Reshape (x, wanted)"
         " turned = Transpose <perm = [0, 1, 3, 2]> (r)  b = Reshape (turned, back)  y = Relu (b)",
         opset=11,
-        first=np.array(0),
-        one=np.array([1]),
-        two=np.array([2]),
-        axis=np.array([0]),
-        four=np.array([4]),
-        six=np.array([6]),
-        back=np.array([0, 0, -1]),
     )
     shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
     assert shapes["turned"] == ["N", "T", 6, 4] and shapes["b"] == shapes["y"] == ["N", "T", 24]

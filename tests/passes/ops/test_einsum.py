@@ -82,11 +82,9 @@ def test_weights_repeated_along_a_letter_that_is_summed_over() -> None:
     """Their sums count each constant as often as it stands in the data."""
     exact(
         model(
-            "(float[2,5,6] x) => (float[2,7] y)",
+            "(float[2,5,6] x) => (float[2,7] y)"
+            " <float[6] keep = {1.0, 0, 1, 0, 0, 1}, float[6] shift = {0.0, 1, 0, 2, 0.5, 0}, float[1,6,7] w>",
             'm = Mul(x, keep)\n s = Add(m, shift)\n e = Einsum<equation: string = "bsd,sde->be">(s, w)\n y = Relu(e)',
-            keep=np.array([1.0, 0, 1, 0, 0, 1]),
-            shift=np.array([0.0, 1, 0, 2, 0.5, 0]),
-            w=random(1, 6, 7),
         )
     )
 
@@ -95,16 +93,12 @@ def test_both_letters_of_a_projection_shrink_and_constants_become_an_addend() ->
     keep = np.array([1.0, 0, 1, 0, 0, 1])
     result = compiled(
         model(
-            "(float[N,5,4] x) => (float[N,5,3] y)",
+            "(float[N,5,4] x) => (float[N,5,3] y) <float[4,6] w1, float[6] shift, float[6,3,4] w2, float[3,4,3] w3>",
             "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n"
             'e = Einsum<equation: string = "bsd,dhk->bshk">(s, w2)\n em = Mul(e, heads)\n'
             'y = Einsum<equation: string = "bshk,hko->bso">(em, w3)',
-            w1=random(4, 6),
             keep=keep,
-            shift=random(6),
-            w2=random(6, 3, 4),
             heads=np.array([1.0, 0, 1]).reshape(3, 1) * np.array([1, 1, 0, 1]),
-            w3=random(3, 4, 3),
         )
     )
     assert weight(result, "Einsum", which=0).shape == (3, 2, 3)
@@ -115,15 +109,12 @@ def test_both_letters_of_a_projection_shrink_and_constants_become_an_addend() ->
 def test_an_attention_of_two_computed_operands_sums_over_the_same_channels() -> None:
     result = compiled(
         model(
-            "(float[N,5,8] x) => (float[N,2,5,5] y)",
+            "(float[N,5,8] x) => (float[N,2,5,5] y)"
+            " <float[8,8] wq, float[8,8] wk, float[8] mq = {1.0, 0, 1, 1, 1, 0, 1, 1}, "
+            "float[8] mk = {1.0, 1, 0, 1, 1, 1, 0, 1}, int64[4] heads = {0, 5, 2, 4}>",
             "q = MatMul(x, wq)\n qm = Mul(q, mq)\n k = MatMul(x, wk)\n km = Mul(k, mk)\n"
             "qh = Reshape(qm, heads)\n kh = Reshape(km, heads)\n"
             'y = Einsum<equation: string = "bqhd,bkhd->bhqk">(qh, kh)',
-            wq=random(8, 8),
-            wk=random(8, 8, seed=1),
-            mq=np.array([1.0, 0, 1, 1, 1, 0, 1, 1]),
-            mk=np.array([1.0, 1, 0, 1, 1, 1, 0, 1]),
-            heads=np.array([0, 5, 2, 4]),
         )
     )
     assert weight(result, "MatMul", which=0).shape[1] == 4
@@ -142,11 +133,9 @@ def test_an_attention_of_two_computed_operands_sums_over_the_same_channels() -> 
 def test_products_with_vectors(text: str, signature: str) -> None:
     constants = {"v": random(6), "w": random(6, 4), "w3": random(2, 6, 4)}
     source = model(
-        f"(float[N,5,8] x) => ({signature})",
+        f"(float[N,5,8] x) => ({signature}) <float[8,6] w1, float[6] shift>",
         "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n" + text,
-        w1=random(8, 6),
         keep=np.array([1.0, 0, 0, 1, 1, 0]),
-        shift=random(6, seed=5),
         **{name: value for name, value in constants.items() if f" {name})" in text},
     )
     result = compiled(source)
@@ -156,11 +145,9 @@ def test_products_with_vectors(text: str, signature: str) -> None:
 
 def test_weights_that_differ_along_the_batch_take_in_constants() -> None:
     source = model(
-        "(float[2,5,6] x) => (float[2,5,7] y)",
+        "(float[2,5,6] x) => (float[2,5,7] y)"
+        " <float[6] keep = {1.0, 0, 1, 0, 0, 1}, float[6] shift = {0.0, 1, 0, 2, 0.5, 0}, float[2,6,7] w>",
         "m = Mul(x, keep)\n s = Add(m, shift)\n p = MatMul(s, w)\n y = Relu(p)",
-        keep=np.array([1.0, 0, 1, 0, 0, 1]),
-        shift=np.array([0.0, 1, 0, 2, 0.5, 0]),
-        w=random(2, 6, 7),
     )
     assert weight(compiled(source), "MatMul").shape == (2, 3, 7)
     exact(source)
@@ -171,11 +158,9 @@ def test_a_product_written_as_an_einsum_takes_in_constant_maps_as_a_matrix_produ
     shapes = []
     for product in ('Einsum<equation: string = "bsd,de->bse">(s, w)', "MatMul(s, w)"):
         source = model(
-            "(float[N,4,64] x) => (float[N,4,64] y)",
+            "(float[N,4,64] x) => (float[N,4,64] y) <float[4,64] place, float[64,64] w>",
             f"m = Mul(x, keep)\n s = Add(m, place)\n e = {product}\n y = Relu(e)",
             keep=(np.arange(64) % 4 == 0).astype(np.float32),
-            place=random(4, 64),
-            w=random(64, 64),
         )
         exact(source)
         shapes.append([list(t.dims) for t in compiled(source).model.graph.initializer if len(t.dims) == 2])

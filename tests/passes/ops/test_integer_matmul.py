@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.passes.text import Array, compiled, model, random, weight
+from tests.passes.text import Array, compiled, model, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
 
@@ -22,15 +22,13 @@ def test_dynamic_quantisation_between_mask_and_product(shift: float) -> None:
     q = bytes_(8, 12, signed=True)
     q[:, [2, 5]] = 0
     source = model(
-        "(float[N,8] x) => (float[N,5] y)",
+        "(float[N,8] x) => (float[N,5] y) <float sw = {0.01}, float[12,5] v>",
         """m = Mul(x, k) a = Add(m, c) p, s, z = DynamicQuantizeLinear(a) h = MatMulInteger(p, q, z)
         f = Cast<to = 1>(h) t = Mul(s, sw) g = Mul(f, t) r = Relu(g) y = MatMul(r, v)""",
         opset=13,
         k=KEEP,
         c=(1 - KEEP) * shift,
         q=q,
-        sw=np.float32(0.01),
-        v=random(12, 5),
     )
     result = compiled(source)
     assert weight(result, "MatMulInteger").shape == (5 if shift == 0 else 8, 10)
@@ -44,17 +42,13 @@ def test_product_with_zero_points(per_column: bool) -> None:
     points = np.arange(6, dtype=np.uint8) + 100 if per_column else np.asarray(100, np.uint8)
     q[:, [1, 3]] = np.broadcast_to(points, 6)[[1, 3]]
     source = model(
-        "(float[N,8] x) => (float[N,4] y)",
+        "(float[N,8] x) => (float[N,4] y) <float s = {0.03}, uint8 z = {117}, float t = {0.001}, float[6,4] v>",
         """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = MatMulInteger(p, q, z, zw) f = Cast<to = 1>(h)
         g = Mul(f, t) y = MatMul(g, v)""",
         opset=13,
         k=KEEP,
-        s=np.float32(0.03),
-        z=np.asarray(117, np.uint8),
         q=q,
         zw=points,
-        t=np.float32(0.001),
-        v=random(6, 4),
     )
     result = compiled(source)
     assert weight(result, "MatMulInteger").shape == (5, 4)
@@ -66,21 +60,17 @@ def convolutions(shift: float, bias: bool, group: int = 1) -> onnx.ModelProto:
     q[[1, 4]] = 0
     b = np.array([100, 0, -300, 20, 0, 7], np.int32)
     return model(
-        "(float[N,8,7,7] x) => (float[N,3,7,7] y)",
+        "(float[N,8,7,7] x) => (float[N,3,7,7] y)"
+        " <float s = {0.03}, uint8 z = {117}, float sy = {0.1}, uint8 zy = {128}, float[3,6,1,1] v>",
         f"""m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z)
         h = QLinearConv<pads = [1,1,1,1], group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
         d = DequantizeLinear(h, sy, zy) y = Conv(d, v)""",
         opset=13,
         k=KEEP.reshape(1, 8, 1, 1),
         c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
-        s=np.float32(0.03),
-        z=np.asarray(117, np.uint8),
         q=q,
         sw=np.linspace(0.01, 0.02, 6).astype(np.float32),
         zw=np.zeros(6, np.int8),
-        sy=np.float32(0.1),
-        zy=np.asarray(128, np.uint8),
-        v=random(3, 6, 1, 1),
         **({"b": b} if bias else {}),
     )
 
@@ -111,15 +101,12 @@ def test_depthwise_convolutions(integer: bool) -> None:
         d = DequantizeLinear(h, sy, zy)"""
     )
     source = model(
-        "(float[N,8,7,7] x) => (float[N,3,7,7] y)",
+        "(float[N,8,7,7] x) => (float[N,3,7,7] y)"
+        " <float s = {0.03}, uint8 z = {117}, uint8 zw = {100}, float[3,8,1,1] v>",
         f"m = Mul(x, k) p = QuantizeLinear(m, s, z) {node} t = Relu(d) y = Conv(t, v)",
         opset=13,
         k=KEEP.reshape(1, 8, 1, 1),
-        s=np.float32(0.03),
-        z=np.asarray(117, np.uint8),
         q=q,
-        zw=np.asarray(100, np.uint8),
-        v=random(3, 8, 1, 1),
         **({} if integer else {"sw": np.float32(0.01), "sy": np.float32(0.3), "zy": np.asarray(128, np.uint8)}),
     )
     result = compiled(source)
@@ -131,19 +118,14 @@ def test_quantised_product() -> None:
     q = bytes_(8, 6, seed=2)
     q[:, [0, 5]] = 9
     source = model(
-        "(float[N,8] x) => (float[N,4] y)",
+        "(float[N,8] x) => (float[N,4] y)"
+        " <float s = {0.03}, uint8 z = {117}, float sw = {0.01}, uint8 zw = {9}, float sy = {0.2}, "
+        "uint8 zy = {30}, float[6,4] v>",
         """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = QLinearMatMul(p, s, z, q, sw, zw, sy, zy)
         d = DequantizeLinear(h, sy, zy) y = MatMul(d, v)""",
         opset=13,
         k=KEEP,
-        s=np.float32(0.03),
-        z=np.asarray(117, np.uint8),
         q=q,
-        sw=np.float32(0.01),
-        zw=np.asarray(9, np.uint8),
-        sy=np.float32(0.2),
-        zy=np.asarray(30, np.uint8),
-        v=random(6, 4),
     )
     result = compiled(source)
     assert weight(result, "QLinearMatMul", 3).shape == (5, 4)
@@ -153,17 +135,13 @@ def test_integer_convolution() -> None:
     q = bytes_(6, 8, 3, 3)
     q[[2, 3]] = 128
     source = model(
-        "(float[N,8,7,7] x) => (float[N,3,5,5] y)",
+        "(float[N,8,7,7] x) => (float[N,3,5,5] y)"
+        " <float s = {0.03}, uint8 z = {117}, uint8 zw = {128}, float t = {0.001}, float[3,6,1,1] v>",
         """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = ConvInteger(p, q, z, zw) f = Cast<to = 1>(h)
         g = Mul(f, t) y = Conv(g, v)""",
         opset=13,
         k=KEEP.reshape(1, 8, 1, 1),
-        s=np.float32(0.03),
-        z=np.asarray(117, np.uint8),
         q=q,
-        zw=np.asarray(128, np.uint8),
-        t=np.float32(0.001),
-        v=random(3, 6, 1, 1),
     )
     result = compiled(source)
     assert weight(result, "ConvInteger").shape == (4, 5, 3, 3)

@@ -39,11 +39,7 @@ PASSING = {
     "cumsum backwards": ("p = CumSum<exclusive = 1, reverse = 1>(s, last)", {"last": np.asarray(-1)}, {}),
     "topk": ("p, q = TopK<axis = 3>(s, six)", {"six": np.asarray([6])}, {}),
     "topk indices": ("q, i = TopK<axis = 3>(s, six)\n p = Cast<to = 1>(i)", {"six": np.asarray([6])}, {}),
-    "topk both": (
-        "q, i = TopK<axis = 3>(s, six)\n f = Cast<to = 1>(i)\n p = Add(q, f)",
-        {"six": np.asarray([6])},
-        {},
-    ),
+    "topk both": ("q, i = TopK<axis = 3>(s, six)\n f = Cast<to = 1>(i)\n p = Add(q, f)", {"six": np.asarray([6])}, {}),
     "trilu": ("p = Trilu<upper = 0>(s)", {}, {}),
     "reverse": (
         "p = ReverseSequence<time_axis = 0, batch_axis = 1>(s, lengths)",
@@ -145,14 +141,11 @@ def test_a_scale_may_have_the_axes_that_are_not_normalized(op: str, computed: bo
 
 def test_group_normalization_knows_groups_that_are_constant() -> None:
     network = model(
-        "(float[N,4,5,6] x) => (float[N,3,5,6] y)",
+        "(float[N,4,5,6] x) => (float[N,3,5,6] y)"
+        " <float[6,4,1,1] wa, float[1,6,1,1] keep = {1, 1, 0, 0, 1, 0}, "
+        "float[6] scale = {1.0, 0.5, 1, 1, 2, 1}, float[6] bias, float[3,6,1,1] wb>",
         "a = Conv(x, wa)\n m = Mul(a, keep)\n g = GroupNormalization<num_groups = 3>(m, scale, bias)\n y = Conv(g, wb)",
         21,
-        wa=random(6, 4, 1, 1),
-        keep=mask(1, 1, 0, 0, 1, 0),
-        scale=np.asarray([1.0, 0.5, 1, 1, 2, 1]),
-        bias=random(6),
-        wb=random(3, 6, 1, 1, seed=1),
     )
     assert weight(narrowed(network), "Conv", which=1).shape[1] == 4
     exact(network)
@@ -160,11 +153,9 @@ def test_group_normalization_knows_groups_that_are_constant() -> None:
 
 def test_mean_variance_normalization_of_single_channels() -> None:
     network = model(
-        "(float[N,4,5,6] x) => (float[N,3,5,6] y)",
+        "(float[N,4,5,6] x) => (float[N,3,5,6] y)"
+        " <float[6,4,1,1] wa, float[1,6,1,1] keep = {1, 1, 0, 1, 0, 1}, float[3,6,1,1] wb>",
         "a = Conv(x, wa)\n p = MeanVarianceNormalization<axes = [2, 3]>(a)\n m = Mul(p, keep)\n y = Conv(m, wb)",
-        wa=random(6, 4, 1, 1),
-        keep=mask(1, 1, 0, 1, 0, 1),
-        wb=random(3, 6, 1, 1, seed=1),
     )
     assert weight(compiled(network), "Conv", which=0).shape[0] == 4
     exact(network)

@@ -32,11 +32,9 @@ def test_constants_before_depth_to_space_become_constants_or_patterns_behind(mod
     place = np.arange(12) % 3 if mode == "DCR" else np.arange(12) // 4
     keep = (place != 1).astype(np.float32).reshape(1, 12, 1, 1)
     source = model(
-        "(float[N,200,5,6] x) => (float[N,2,10,12] y)",
+        "(float[N,200,5,6] x) => (float[N,2,10,12] y) <float[12,200,1,1] wa, float[2,3,1,1] wb>",
         "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n"
         f'd = DepthToSpace<blocksize = 2, mode = "{mode}">(s)\n r = Relu(d)\n y = Conv(r, wb)',
-        wa=random(12, 200, 1, 1),
-        wb=random(2, 3, 1, 1, seed=1),
         keep=keep,
         shift=(1 - keep) * (random(1, 12, 1, 1) if shift is None else shift),
     )
@@ -50,12 +48,10 @@ def test_space_to_depth_frees_a_channel_when_all_its_parts_go() -> None:
     keep = np.tile([1, 0, 1], 4)
     keep[[1, 3]] = 1, 0  # a part of channel 1 is read, one of channel 0 is not
     source = model(
-        "(float[N,4,4,6] x) => (float[N,2,2,3] y)",
+        "(float[N,4,4,6] x) => (float[N,2,2,3] y)"
+        " <float[3,4,1,1] wa, float[2,12,1,1] wb, float[1,3,1,1] first = {1, 1, 0}>",
         "a = Conv(x, wa)\n am = Mul(a, first)\n s = SpaceToDepth<blocksize = 2>(am)\n m = Mul(s, keep)\n"
         "y = Conv(m, wb)",
-        wa=random(3, 4, 1, 1),
-        wb=random(2, 12, 1, 1, seed=1),
-        first=mask(1, 1, 0),
         keep=keep.reshape(1, 12, 1, 1).astype(np.float32),
     )
     assert weight(compiled(source), "Conv", which=0).shape[0] == 2
@@ -65,27 +61,22 @@ def test_space_to_depth_frees_a_channel_when_all_its_parts_go() -> None:
 def test_a_pattern_through_space_to_depth() -> None:
     exact(
         model(
-            "(float[N,4,6,6] x) => (float[N,2,3,3] y)",
+            "(float[N,4,6,6] x) => (float[N,2,3,3] y)"
+            " <float[3,4,1,1] wa, float[3,1,3,3] wd, float[2,12,1,1] wb, float[1,3,1,1] keep = {1, 0, 1}, "
+            "float[1,3,1,1] shift>",
             "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n d = Conv<group = 3, pads = [1,1,1,1]>(s, wd)\n"
             "e = SpaceToDepth<blocksize = 2>(d)\n r = Relu(e)\n y = Conv(r, wb)",
-            wa=random(3, 4, 1, 1),
-            wd=random(3, 1, 3, 3),
-            wb=random(2, 12, 1, 1, seed=1),
-            keep=mask(1, 0, 1),
-            shift=random(1, 3, 1, 1),
         )
     )
 
 
 def test_tile_repeats_what_is_stored() -> None:
     source = model(
-        "(float[N,5] x) => (float[N,2] y)",
+        "(float[N,5] x) => (float[N,2] y)"
+        " <float[5,4] wa, float[4] keep = {1.0, 0, 1, 1}, float[4] shift = {0.0, 0.5, 0, 1}, "
+        "int64[2] repeats = {1, 3}>",
         "a = MatMul(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n t = Tile(s, repeats)\n y = MatMul(t, wb)",
-        wa=random(5, 4),
         wb=random(12, 2, seed=1) * (np.arange(12) % 4 != 3).reshape(12, 1),
-        keep=np.array([1.0, 0, 1, 1]),
-        shift=np.array([0.0, 0.5, 0, 1]),
-        repeats=np.array([1, 3]),
     )
     result = compiled(source)
     assert weight(result, "MatMul", which=0).shape[1] == 2

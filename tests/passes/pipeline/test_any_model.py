@@ -52,13 +52,11 @@ def test_a_default_stays_one() -> None:
     """A few small ones among many that are not listed are meant to be given by the caller."""
     source = listed(
         model(
-            "(float[N,4] x) => (float[N,3] y)",
+            "(float[N,4] x) => (float[N,3] y) <float[4,8] w, float[8,3] v>",
             "h = MatMul(x, w) s = Mul(h, t) m = Mul(s, k) y = MatMul(m, v)",
             17,
-            w=random(4, 8),
             t=np.full(8, 2.0),
             k=KEEP,
-            v=random(8, 3),
         ),
         "t",
     )
@@ -326,14 +324,10 @@ MOST_OF_ONNX_RUNTIME = 24
 def test_group_normalization() -> None:
     """Its scale is one for each channel; the form of opset 18 was withdrawn."""
     source = model(
-        "(float[N,3,5,5] x) => (float[N,4,5,5] y)",
+        "(float[N,3,5,5] x) => (float[N,4,5,5] y) <float[8,3,1,1] w, float[8] s, float[8] b, float[4,8,1,1] v>",
         "h = Conv(x, w) n = GroupNormalization<num_groups = 4>(h, s, b) m = Mul(n, k) y = Conv(m, v)",
         21,
-        w=random(8, 3, 1, 1),
-        s=random(8),
-        b=random(8, seed=1),
         k=KEEP.reshape(8, 1, 1),
-        v=random(4, 8, 1, 1),
     )
     assert weight(compiled(source), "Conv", which=1).shape == (4, 5, 1, 1)
 
@@ -354,13 +348,10 @@ def test_cast_like(opset: int) -> None:
 def test_cast_like_a_constant_of_another_shape() -> None:
     """Its elements are no part of the result, however many they are."""
     source = model(
-        "(float[N,4] x) => (float[N,3] y)",
+        "(float[N,4] x) => (float[N,3] y) <float[4,8] w, float[3,2,4] other, float[8,3] v>",
         "h = MatMul(x, w) m = Mul(h, k) z = Mul(k, none) c = CastLike(z, other) d = Add(m, c) y = MatMul(d, v)",
-        w=random(4, 8),
         k=KEEP,
         none=np.zeros(8),
-        other=random(3, 2, 4),
-        v=random(8, 3),
     )
     assert weight(compiled(source), "MatMul").shape == (4, 5)
 

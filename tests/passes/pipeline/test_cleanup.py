@@ -8,7 +8,7 @@ import pytest
 
 from passes import shrink
 from tests.generators.check import assert_same_function
-from tests.passes.text import Array, compiled, mask, model, operators, random, weight
+from tests.passes.text import Array, compiled, model, operators, random, weight
 
 BATCH_NORMALISATION = {
     "s": np.linspace(0.5, 1.5, 4),
@@ -21,12 +21,10 @@ BATCH_NORMALISATION = {
 def test_mask_and_batch_normalisation_become_part_of_the_convolution() -> None:
     result = compiled(
         model(
-            "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+            "(float[N,3,8,8] x) => (float[N,2,8,8] y)"
+            " <float[4,3,3,3] w, float[2,4,1,1] v, float[1,4,1,1] k = {1, 0, 1, 1}>",
             "c = Conv<pads=[1,1,1,1]>(x, w)\n bn = BatchNormalization(c, s, b, mu, var)\n r = Relu(bn)\n"
             "m = Mul(r, k)\n y = Conv(m, v)",
-            w=random(4, 3, 3, 3),
-            v=random(2, 4, 1, 1),
-            k=mask(1, 0, 1, 1),
             **BATCH_NORMALISATION,
         )
     )
@@ -38,11 +36,9 @@ def test_a_mask_that_chooses_is_gone_with_what_it_masked(swapped: bool) -> None:
     """What is left of the condition is all true, or all false where zeros are chosen by it."""
     condition = np.array([1, 0, 1, 1], bool).reshape(4, 1, 1)
     source = model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y) <float[4,3,3,3] w, float[2,4,1,1] v>",
         "c = Conv<pads=[1,1,1,1]>(x, w)\n bn = BatchNormalization(c, s, b, mu, var)\n"
         f"m = Where(k, {'zero, bn' if swapped else 'bn, zero'})\n r = Relu(m)\n y = Conv(r, v)",
-        w=random(4, 3, 3, 3),
-        v=random(2, 4, 1, 1),
         k=~condition if swapped else condition,
         zero=np.zeros(1),
         **BATCH_NORMALISATION,
@@ -58,10 +54,8 @@ def test_a_choice_that_broadcasts_stays() -> None:
 def test_scale_and_shift_behind_a_matrix_product_become_one_addition() -> None:
     result = compiled(
         model(
-            "(float[N,3] x) => (float[N,4] y)",
+            "(float[N,3] x) => (float[N,4] y) <float[3,4] w, float[4] bias>",
             "h = MatMul(x, w)\n a = Add(h, bias)\n bn = BatchNormalization(a, s, b, mu, var)\n y = Relu(bn)",
-            w=random(3, 4),
-            bias=random(4),
             **BATCH_NORMALISATION,
         )
     )
@@ -81,20 +75,15 @@ def test_a_scale_is_folded_through_a_transpose() -> None:
 
 def test_nothing_is_folded_into_what_someone_else_reads() -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] c)",
+        "(float[N,3,8,8] x) => (float[N,4,8,8] y, float[N,4,8,8] c) <float[4,3,1,1] w, float[1,4,1,1] scale>",
         "c = Conv(x, w)\n s1 = Mul(c, scale)\n y = Add(s1, scale)",
-        w=random(4, 3, 1, 1),
-        scale=random(1, 4, 1, 1, seed=3),
     )
     assert operators(compiled(source)) == ["Conv", "Mul", "Add"]
 
 
 def test_a_scale_along_rows_is_not_taken_for_one_along_columns() -> None:
     source = model(
-        "(float[4,3] x) => (float[4,4] y)",
-        "h = MatMul(x, w)\n y = Mul(h, rows)",
-        w=random(3, 4),
-        rows=random(4, 1, seed=5),
+        "(float[4,3] x) => (float[4,4] y) <float[3,4] w, float[4,1] rows>", "h = MatMul(x, w)\n y = Mul(h, rows)"
     )
     assert operators(compiled(source)) == ["MatMul", "Mul"]
 
@@ -102,10 +91,8 @@ def test_a_scale_along_rows_is_not_taken_for_one_along_columns() -> None:
 def test_shared_weights_are_cut_for_each_of_their_readers() -> None:
     result = compiled(
         model(
-            "(float[N,4] x) => (float[N,4] y, float[N,4] z)",
+            "(float[N,4] x) => (float[N,4] y, float[N,4] z) <float[4,4] w, float[4] k = {1, 0, 0, 1}>",
             "a = MatMul(x, w)\n am = Mul(a, k)\n y = MatMul(am, w)\n b = MatMul(x, w)\n z = Relu(b)",
-            w=random(4, 4),
-            k=mask(1, 0, 0, 1, rank=2),
         )
     )
     shapes = sorted(weight(result, "MatMul", which=i).shape for i in range(3))
@@ -114,12 +101,9 @@ def test_shared_weights_are_cut_for_each_of_their_readers() -> None:
 
 def test_int8_weights_behind_dequantisation_stay_int8() -> None:
     source = model(
-        "(float[N,4] x) => (float[N,3] y)",
+        "(float[N,4] x) => (float[N,3] y) <float scale = {0.1}, int8 zero = {0}, float[4] k = {1, 1, 0, 1}>",
         "w = DequantizeLinear(q, scale, zero)\n m = Mul(x, k)\n y = MatMul(m, w)",
         q=np.arange(12, dtype=np.int8).reshape(4, 3),
-        scale=np.array(0.1),
-        zero=np.array(0, np.int8),
-        k=mask(1, 1, 0, 1, rank=2),
     )
     assert "DequantizeLinear" in operators(compiled(source))
 
@@ -127,15 +111,11 @@ def test_int8_weights_behind_dequantisation_stay_int8() -> None:
 def test_no_gather_is_left_that_takes_all_channels_in_order() -> None:
     """A shuffle of which one channel is left, twice (`compiled` looks for such Gathers)."""
     source = model(
-        "(float[N,3,4,4] x) => (float[N,1,4,4] y, float[N,3,4,4] z)",
+        "(float[N,3,4,4] x) => (float[N,1,4,4] y, float[N,3,4,4] z)"
+        " <float[2,3,1,1] w, float[1,2,1,1] v, float[3,2,1,1] u, float[1,2,1,1] k = {1, 0}, "
+        "int64[4] shuffle = {0, 2, 1, 3}, int64[2] halves = {2, 2}>",
         "c = Conv(x, w)  m = Mul(c, k)  p = Concat<axis=1>(m, m)  g = Gather<axis=1>(p, shuffle)"
         "  a, b = Split<axis=1>(g, halves)  y = Conv(a, v)  z = Conv(b, u)",
-        w=random(2, 3, 1, 1),
-        v=random(1, 2, 1, 1, seed=1),
-        u=random(3, 2, 1, 1, seed=2),
-        k=mask(1, 0),
-        shuffle=np.asarray([0, 2, 1, 3]),
-        halves=np.asarray([2, 2]),
     )
     compiled(source)
 
@@ -201,10 +181,8 @@ def test_weights_that_are_made_of_others_are_computed_though_these_are_read_twic
 
 def test_nodes_that_make_more_of_initializers_stay() -> None:
     source = model(
-        "(float[N,96] x) => (float[N,96] y)",
+        "(float[N,96] x) => (float[N,96] y) <float[96,2] up, float[2,96] down>",
         "w = MatMul(up, down)  v = Mul(w, w)  y = MatMul(x, v)",
-        up=random(96, 2),
-        down=random(2, 96, seed=1),
     )
     result = compiled(source)
     assert operators(result) == ["MatMul", "Mul", "MatMul"]
@@ -212,10 +190,8 @@ def test_nodes_that_make_more_of_initializers_stay() -> None:
 
 def test_what_nodes_make_of_initializers_that_others_read_stays() -> None:
     source = model(
-        "(int64[N] x) => (float[N,96] y)",
+        "(int64[N] x) => (float[N,96] y) <float[96,96] w, float[96] k>",
         "t = Mul(w, k)  e = Gather(w, x)  y = MatMul(e, t)",
-        w=random(96, 96),
-        k=random(96, seed=1),
     )
     result = compiled(source)
     assert result.report.after.params <= result.report.before.params
@@ -225,13 +201,10 @@ def test_scale_and_shift_behind_a_map_become_part_of_it() -> None:
     """A constant of all positions is added between a convolution and what scales and shifts its channels."""
     result = compiled(
         model(
-            "(float[N,3,4,4] x) => (float[N,2,4,4] y)",
+            "(float[N,3,4,4] x) => (float[N,2,4,4] y)"
+            " <float[4,3,1,1] w, float[1,4,4,4] map, float[2,4,1,1] v, float[1,4,1,1] k = {1, 0, 1, 1}>",
             "c = Conv(x, w)\n p = Add(c, map)\n m = Mul(p, k)\n bn = BatchNormalization(m, s, b, mu, var)\n"
             "r = Relu(bn)\n y = Conv(r, v)",
-            w=random(4, 3, 1, 1),
-            map=random(1, 4, 4, 4, seed=1),
-            v=random(2, 4, 1, 1),
-            k=mask(1, 0, 1, 1),
             **BATCH_NORMALISATION,
         )
     )
@@ -241,11 +214,8 @@ def test_scale_and_shift_behind_a_map_become_part_of_it() -> None:
 def test_a_map_takes_no_scale_along_an_axis_on_which_it_is_the_same() -> None:
     """It would become larger."""
     source = model(
-        "(float[N,4,4,4] x) => (float[N,4,4,4] y)",
+        "(float[N,4,4,4] x) => (float[N,4,4,4] y) <float[4,4,1,1] w, float[1,1,4,4] map, float[4,1,1] scale>",
         "c = Conv(x, w)\n p = Add(c, map)\n y = Mul(p, scale)",
-        w=random(4, 4, 1, 1),
-        map=random(1, 1, 4, 4, seed=1),
-        scale=random(4, 1, 1, seed=2),
     )
     assert operators(compiled(source)) == ["Conv", "Add", "Mul"]
 
@@ -253,17 +223,14 @@ def test_a_map_takes_no_scale_along_an_axis_on_which_it_is_the_same() -> None:
 def test_a_shape_of_which_only_the_batch_is_open_is_not_computed() -> None:
     """As PyTorch writes a GroupNorm: behind a narrowed tensor, inference no longer knew what the shape was."""
     source = model(
-        "(float[B,3,8,8] x) => (float[B,5,8,8] y)",
+        "(float[B,3,8,8] x) => (float[B,5,8,8] y)"
+        " <float[4,3,1,1] w, float[1,4,1,1] k = {1, 0, 1, 1}, float[5,8,1,1] u, int64[3] rows = {0, 2, -1}, "
+        "float[8,1,1] factor>",
         "a = Conv(x, w)  m = Mul(a, k)  c = Conv(m, v)  s = Shape(c)  r = Reshape(c, rows)"
         "  n = InstanceNormalization(r, ones, zeros)  g = Reshape(n, s)  h = Mul(g, factor)  y = Conv(h, u)",
-        w=random(4, 3, 1, 1),
-        k=mask(1, 0, 1, 1),
         v=random(8, 4, 1, 1, seed=1) * (np.arange(8) % 4 > 0).reshape(-1, 1, 1, 1),
-        u=random(5, 8, 1, 1, seed=3),
-        rows=np.asarray([0, 2, -1]),
         ones=np.ones(2),
         zeros=np.zeros(2),
-        factor=random(8, 1, 1, seed=2),
     )
     result = compiled(source)
     assert "Shape" not in operators(result)
@@ -277,11 +244,8 @@ def test_a_shape_of_which_only_the_batch_is_open_is_not_computed() -> None:
 def test_a_reshape_to_the_shape_that_the_data_have_is_gone(target: list[int]) -> None:
     """tf2onnx writes one for a Transpose of single places; an addition behind it was no part of the convolution."""
     source = model(
-        "(float[N,3,1,1] x) => (float[N,2,1,1] y)",
+        "(float[N,3,1,1] x) => (float[N,2,1,1] y) <float[6,3,1,1] w, float[2,6,1,1] v, float[1,6,1,1] shift>",
         "c = Conv(x, w)\n r = Reshape(c, shape)\n a = Add(r, shift)\n e = Relu(a)\n y = Conv(e, v)",
-        w=random(6, 3, 1, 1),
-        v=random(2, 6, 1, 1, seed=1),
-        shift=random(1, 6, 1, 1, seed=2),
         shape=np.array(target, np.int64),
     )
     assert operators(compiled(source)) == ["Conv", "Relu", "Conv"]

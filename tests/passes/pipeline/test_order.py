@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
@@ -14,16 +13,14 @@ from passes.errors import GraphError
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks
-from tests.passes.text import compiled, mask, model, operators, random
+from tests.passes.text import compiled, model, operators
 
 
 def small() -> onnx.ModelProto:
     return model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y)"
+        " <float[4,3,3,3] w, float[2,4,1,1] v, float[1,4,1,1] k = {1, 0, 1, 1}>",
         "c = Conv<pads=[1,1,1,1]>(x, w)\n r = Relu(c)\n m = Mul(r, k)\n y = Conv(m, v)",
-        w=random(4, 3, 3, 3),
-        v=random(2, 4, 1, 1),
-        k=mask(1, 0, 1, 1),
     )
 
 
@@ -93,12 +90,9 @@ def test_a_subgraph_that_reads_an_outer_tensor_finds_it_whole() -> None:
     then = onnx.parser.parse_graph("then () => (float[N,4] a) { a = Mul(h, two) }")
     other = onnx.parser.parse_graph("other () => (float[N,4] b) { b = Relu(h) }")
     source = model(
-        "(float[N,3] x, bool[1] c) => (float[N,2] y)",
+        "(float[N,3] x, bool[1] c) => (float[N,2] y)"
+        " <float[3,4] w, float[4,2] v, float[4] k = {1, 0, 1, 1}, float two = {2.0}>",
         "p = MatMul(x, w)\n h = Mul(p, k)\n i = Identity(h)\n y = MatMul(i, v)",
-        w=random(3, 4),
-        v=random(4, 2),
-        k=mask(1, 0, 1, 1, rank=2),
-        two=np.array(2.0),
     )
     node = source.graph.node[2]
     node.op_type = "If"
@@ -111,11 +105,8 @@ def test_a_subgraph_that_reads_an_outer_tensor_finds_it_whole() -> None:
 
 def test_operators_of_an_unknown_domain_are_left_alone_and_seen_whole() -> None:
     source = model(
-        "(float[N,3] x) => (float[N,2] y)",
+        "(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v, float[4] k = {1, 0, 1, 1}>",
         "p = MatMul(x, w)\n h = Mul(p, k)\n o = Relu(h)\n y = MatMul(o, v)",
-        w=random(3, 4),
-        v=random(4, 2),
-        k=mask(1, 0, 1, 1, rank=2),
     )
     source.graph.node[2].op_type, source.graph.node[2].domain = "Swirl", "com.example"
     source.opset_import.add(domain="com.example", version=1)

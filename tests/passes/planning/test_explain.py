@@ -12,14 +12,10 @@ from tests.passes.text import mask, model, random
 def test_through_a_concatenation_and_what_hands_channels_on() -> None:
     """The other operand is made of two products behind an activation; each is named for its own channels."""
     source = model(
-        "(float[N,2] x) => (float[N,2] y)",
+        "(float[N,2] x) => (float[N,2] y)"
+        " <float[2,6] wa, float[2,2] wb, float[2,4] wc, float[6,2] v, float[6] ma = {0, 1, 0, 0, 1, 1}>",
         "a = MatMul(x, wa)\n am = Mul(a, ma)\n b = MatMul(x, wb)\n c = MatMul(x, wc)\n"
         "j = Concat<axis=1>(b, c)\n r = Relu(j)\n s = Add(am, r)\n y = MatMul(s, v)",
-        wa=random(2, 6),
-        wb=random(2, 2, seed=1),
-        wc=random(2, 4, seed=2),
-        v=random(6, 2, seed=3),
-        ma=mask(0, 1, 0, 0, 1, 1, rank=2),
     )
     held = shrink(source).report.held
     assert [(h.channels, h.op, h.written_by) for h in held] == [
@@ -31,11 +27,8 @@ def test_through_a_concatenation_and_what_hands_channels_on() -> None:
 def test_an_input_and_a_sum_further_on() -> None:
     """The holder is not the mask's own consumer, and what is live there comes from outside."""
     source = model(
-        "(float[N,4] x, float[N,4] side) => (float[N,2] y)",
+        "(float[N,4] x, float[N,4] side) => (float[N,2] y) <float[4,4] wa, float[4,2] v, float[4] ma = {0, 1, 0, 1}>",
         "a = MatMul(x, wa)\n am = Mul(a, ma)\n r = Relu(am)\n t = Tanh(side)\n s = Add(t, r)\n y = MatMul(s, v)",
-        wa=random(4, 4),
-        v=random(4, 2, seed=3),
-        ma=mask(0, 1, 0, 1, rank=2),
     )
     held = shrink(source).report.held
     assert [(h.tensor, h.channels, h.node, h.written_by) for h in held] == [

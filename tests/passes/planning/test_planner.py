@@ -60,12 +60,10 @@ def test_every_price_stores_all_that_is_live(price: float) -> None:
 def test_a_padded_convolution_keeps_one_carrier_for_all_constants() -> None:
     result = compiled(
         model(
-            "(float[N,4,8,8] x) => (float[N,2,8,8] y)",
+            "(float[N,4,8,8] x) => (float[N,2,8,8] y)"
+            " <float[8,4,1,1] wa, float[2,8,3,3] wb, float[1,8,1,1] m = {1, 1, 0, 0, 0, 0, 0, 1}, "
+            "float[1,8,1,1] shift>",
             "a = Conv(x, wa)\n am = Mul(a, m)\n s = Add(am, shift)\n y = Conv<pads=[1,1,1,1]>(s, wb)",
-            wa=random(8, 4, 1, 1),
-            wb=random(2, 8, 3, 3, seed=1),
-            m=mask(1, 1, 0, 0, 0, 0, 0, 1),
-            shift=random(1, 8, 1, 1, seed=2),
         )
     )
     assert weight(result, "Conv", which=1).shape[1] == 4  # three live and the carrier
@@ -74,16 +72,12 @@ def test_a_padded_convolution_keeps_one_carrier_for_all_constants() -> None:
 def test_an_unpadded_convolution_and_a_matrix_product_take_constants_into_the_bias() -> None:
     result = compiled(
         model(
-            "(float[N,4,8,8] x) => (float[N,2] y)",
+            "(float[N,4,8,8] x) => (float[N,2] y)"
+            " <float[8,4,1,1] wa, float[3,8,3,3] wb, float[3,2] wd, float[1,8,1,1] m = {1, 1, 0, 0, 0, 0, 0, 1}, "
+            "float[3] m2 = {1, 0, 1}, float[1,8,1,1] shift>",
             "a = Conv(x, wa)\n am = Mul(a, m)\n s = Add(am, shift)\n c = Conv(s, wb)\n r = Relu(c)\n"
             "g = GlobalAveragePool(r)\n f = Flatten(g)\n fm = Mul(f, m2)\n fs = Add(fm, half)\n y = MatMul(fs, wd)",
-            wa=random(8, 4, 1, 1),
-            wb=random(3, 8, 3, 3, seed=1),
-            wd=random(3, 2, seed=4),
-            m=mask(1, 1, 0, 0, 0, 0, 0, 1),
-            m2=mask(1, 0, 1, rank=2),
             half=np.full((1,), 0.5),
-            shift=random(1, 8, 1, 1, seed=2),
         )
     )
     assert weight(result, "Conv", which=1).shape == (2, 3, 3, 3)
@@ -121,10 +115,8 @@ def test_depthwise_groups_go_whole_and_other_groups_keep_equal_numbers() -> None
 def test_a_branch_that_is_constant_altogether_disappears() -> None:
     result = compiled(
         model(
-            "(float[N,4,8,8] x) => (float[N,4,8,8] y)",
+            "(float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,1,1] w, float[1,4,1,1] none = {0, 0, 0, 0}>",
             "a = Conv(x, w)\n am = Mul(a, none)\n s = Sigmoid(am)\n y = Mul(x, s)",
-            w=random(4, 4, 1, 1),
-            none=mask(0, 0, 0, 0),
         )
     )
     assert operators(result) == ["Mul"]
@@ -133,11 +125,8 @@ def test_a_branch_that_is_constant_altogether_disappears() -> None:
 def test_a_model_whose_output_is_constant_needs_only_the_batch_size() -> None:
     result = compiled(
         model(
-            "(float[N,4] x) => (float[N,3] y)",
+            "(float[N,4] x) => (float[N,3] y) <float[4,5] a, float[5,3] b, float[5] none = {0, 0, 0, 0, 0}>",
             "h = MatMul(x, a)\n m = Mul(h, none)\n y = MatMul(m, b)",
-            a=random(4, 5),
-            b=random(5, 3),
-            none=mask(0, 0, 0, 0, 0, rank=2),
         )
     )
     assert "MatMul" not in operators(result)
@@ -146,12 +135,9 @@ def test_a_model_whose_output_is_constant_needs_only_the_batch_size() -> None:
 
 def test_an_operator_without_rules_sees_its_input_whole_and_holds_nothing() -> None:
     source = model(
-        "(float[N,64,4] x) => (float[N,64,4] y)",
+        "(float[N,64,4] x) => (float[N,64,4] y) <float[4,256] w, float[256,4] v, int64 axis = {1}>",
         "a = MatMul(x, w)\n m = Mul(a, k)\n c = CumSum(m, axis)\n y = MatMul(c, v)",
-        w=random(4, 256),
-        v=random(256, 4, seed=1),
         k=mask(*[1] * 10, *[0] * 246, rank=2),
-        axis=np.array(1),
     )
     result = compiled(source)
     assert weight(result, "MatMul", which=0).shape == (4, 10) or result.report.held
@@ -162,14 +148,11 @@ def test_an_operator_without_rules_sees_its_input_whole_and_holds_nothing() -> N
 def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
     result = compiled(
         model(
-            "(float[N,32,H,W] x) => (float[N,8,P] y, int64[4] s)",
+            "(float[N,32,H,W] x) => (float[N,8,P] y, int64[4] s)"
+            " <float[8,32,3,3] w, float[1,8,1,1] k = {1, 0, 1, 0, 1, 0, 1, 0}, int64[1] zero = {0}, "
+            "int64[1] eight = {8}, int64[1] rest = {-1}>",
             "c = Conv<pads=[1,1,1,1]>(x, w)\n m = Mul(c, k)\n s = Shape(m)\n n = Gather(s, zero)\n"
             "t = Concat<axis=0>(n, eight, rest)\n y = Reshape(m, t)",
-            w=random(8, 32, 3, 3),
-            k=mask(1, 0, 1, 0, 1, 0, 1, 0),
-            zero=np.array([0]),
-            eight=np.array([8]),
-            rest=np.array([-1]),
         )
     )
     assert weight(result, "Conv").shape[0] == 4
@@ -178,11 +161,9 @@ def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
 def test_places_that_a_reshape_merges_with_an_open_batch_count_for_each_example() -> None:
     def network(batch: str) -> onnx.ModelProto:
         return model(
-            f"(float[{batch},49,64] x) => (float[{batch},49,32] y)",
+            f"(float[{batch},49,64] x) => (float[{batch},49,32] y) <float[64,32] wa, float[64,32] wb>",
             "a = MatMul(x, wa)  m = Mul(a, k)  f = Reshape(m, rows)  o = Reshape(x, long)  b = MatMul(o, wb)"
             "  s = Add(f, b)  e = Erf(s)  y = Reshape(e, back)",
-            wa=random(64, 32),
-            wb=random(64, 32, seed=1),
             k=(np.arange(32) % 2).astype(np.float32),
             rows=np.asarray([-1, 32]),
             long=np.asarray([-1, 64]),

@@ -10,7 +10,7 @@ import pytest
 
 from passes import shrink
 from tests.maskc.build import run
-from tests.passes.text import compiled, loaded, mask, model, operators, random, weight
+from tests.passes.text import compiled, loaded, model, operators, random, weight
 
 AFFINE = {"s": random(4, 1, 1, seed=5), "t": random(4, 1, 1, seed=6)}
 
@@ -18,11 +18,9 @@ AFFINE = {"s": random(4, 1, 1, seed=5), "t": random(4, 1, 1, seed=6)}
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_a_scale_and_shift_behind_an_activation_go_into_the_convolution_behind(group: int) -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,8,8,8] y)",
+        "(float[N,3,8,8] x) => (float[N,8,8,8] y) <float[4,3,1,1] w, float[8] b>",
         f"c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, s)\n a = Add(m, t)\n y = Conv<group={group}>(a, v, b)",
-        w=random(4, 3, 1, 1),
         v=random(8, 4 // group, 1, 1, seed=1),
-        b=random(8, seed=2),
         **AFFINE,
     )
     assert operators(compiled(source)) == ["Conv", "Sigmoid", "Conv"]
@@ -30,12 +28,10 @@ def test_a_scale_and_shift_behind_an_activation_go_into_the_convolution_behind(g
 
 def test_a_padded_convolution_takes_the_scale_only() -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,2,8,8] z)",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,2,8,8] z)"
+        " <float[4,3,1,1] w, float[2,4,3,3] v, float[2,4,3,3] u>",
         "c = Conv(x, w)\n r = Relu(c)\n m = Mul(r, s)\n y = Conv<pads=[1,1,1,1]>(m, v)\n"
         "q = Sigmoid(c)\n n = Add(q, t)\n z = Conv<pads=[1,1,1,1]>(n, u)",
-        w=random(4, 3, 1, 1),
-        v=random(2, 4, 3, 3, seed=1),
-        u=random(2, 4, 3, 3, seed=2),
         **AFFINE,
     )
     assert sorted(operators(compiled(source))) == ["Add", "Conv", "Conv", "Conv", "Relu", "Sigmoid"]
@@ -43,10 +39,8 @@ def test_a_padded_convolution_takes_the_scale_only() -> None:
 
 def test_all_who_read_it_must_take_it() -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,4,8,8] z)",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y, float[N,4,8,8] z) <float[4,3,1,1] w, float[2,4,1,1] v>",
         "c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, s)\n y = Conv(m, v)\n z = Tanh(m)",
-        w=random(4, 3, 1, 1),
-        v=random(2, 4, 1, 1, seed=1),
         **AFFINE,
     )
     assert operators(compiled(source)).count("Mul") == 1
@@ -54,26 +48,18 @@ def test_all_who_read_it_must_take_it() -> None:
 
 def test_products_of_matrices_take_a_scale_and_with_a_bias_a_shift() -> None:
     source = model(
-        "(float[N,3] x) => (float[N,2] y)",
+        "(float[N,3] x) => (float[N,2] y)"
+        " <float[3,4] w, float[4,4] v, float[2,4] u, float[2] b, float[4] s, float[4] t>",
         "h = MatMul(x, w)\n r = Sigmoid(h)\n m = Mul(r, s)\n g = MatMul(m, v)\n q = Tanh(g)\n n = Mul(q, s)\n"
         "a = Add(n, t)\n y = Gemm<transB=1>(a, u, b)",
-        w=random(3, 4),
-        v=random(4, 4, seed=1),
-        u=random(2, 4, seed=2),
-        b=random(2, seed=3),
-        s=random(4, seed=4),
-        t=random(4, seed=5),
     )
     assert operators(compiled(source)) == ["MatMul", "Sigmoid", "MatMul", "Tanh", "Gemm"]
 
 
 def test_a_scale_along_another_axis_stays() -> None:
     source = model(
-        "(float[N,3,4,4] x) => (float[N,2,4,4] y)",
+        "(float[N,3,4,4] x) => (float[N,2,4,4] y) <float[4,3,1,1] w, float[2,4,1,1] v, float[4] columns>",
         "c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, columns)\n y = Conv(m, v)",
-        w=random(4, 3, 1, 1),
-        v=random(2, 4, 1, 1, seed=1),
-        columns=random(4, seed=2),
     )
     assert operators(compiled(source)).count("Mul") == 1
 
@@ -99,11 +85,9 @@ def test_a_shift_that_would_drown_the_data_stays() -> None:
 
 def test_masked_channels_go_first() -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y)",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y)"
+        " <float[4,3,1,1] w, float[2,4,1,1] v, float[1,4,1,1] open = {1, 0, 1, 0}>",
         "c = Conv(x, w)\n k = Mul(c, open)\n r = Sigmoid(k)\n m = Mul(r, s)\n a = Add(m, t)\n y = Conv(a, v)",
-        w=random(4, 3, 1, 1),
-        v=random(2, 4, 1, 1, seed=1),
-        open=mask(1, 0, 1, 0),
         **AFFINE,
     )
     assert operators(compiled(source)) == ["Conv", "Sigmoid", "Conv"]
@@ -113,15 +97,12 @@ def test_masked_channels_go_first() -> None:
 def test_a_gelu_that_is_spelled_out_keeps_its_half(halved: str) -> None:
     """ONNX Runtime makes one operator of all five; without the half each would go over the data."""
     source = model(
-        "(float[N,8] x) => (float[N,3] y)",
+        "(float[N,8] x) => (float[N,3] y)"
+        " <float[8,8] w, float[8,3] v, float[8] mask = {1, 0, 1, 1, 0, 1, 1, 1}, float one = {1}, "
+        "float half = {0.5}>",
         f"h = MatMul(x, w)\n d = Div(h, root)\n f = Erf(d)\n e = Add(f, one)\n {halved}\n"
         "m = Mul(g, mask)\n y = MatMul(m, v)",
-        w=random(8, 8),
-        v=random(8, 3, seed=1),
-        mask=mask(1, 0, 1, 1, 0, 1, 1, 1, rank=2),
         root=np.array(math.sqrt(2), np.float32),
-        one=np.array(1, np.float32),
-        half=np.array(0.5, np.float32),
     )
     result = compiled(source)
     assert sorted(operators(result)) == ["Add", "Div", "Erf", "MatMul", "MatMul", "Mul", "Mul"]
@@ -141,15 +122,10 @@ def spelled_norm(centred: bool) -> str:
 def test_a_normalisation_that_is_spelled_out_keeps_its_scale_and_shift(centred: bool, tmp_path: Path) -> None:
     """ONNX Runtime makes one operator of all; without scale and shift each would go over the data."""
     source = model(
-        "(float[N,8] x) => (float[N,3] y)",
+        "(float[N,8] x) => (float[N,3] y)"
+        " <float[8,6] w, float[6,3] k, float[3] t, float[6] g, float two = {2}, float eps = {1e-05}>",
         f"h = Gemm(x, w) {spelled_norm(centred)} y = Gemm(n, k, t)",
-        w=random(8, 6),
-        k=random(6, 3, seed=1),
-        t=random(3, seed=2),
-        g=random(6, seed=3),
         **({"b": random(6, seed=4)} if centred else {}),
-        two=np.array(2, np.float32),
-        eps=np.array(1e-5, np.float32),
     )
     norm = "LayerNormalization" if centred else "SimplifiedLayerNormalization"
     assert loaded(compiled(source).model, tmp_path) == ["Gemm", norm, "Gemm"]
@@ -157,10 +133,8 @@ def test_a_normalisation_that_is_spelled_out_keeps_its_scale_and_shift(centred: 
 
 def test_an_addend_of_unknown_rank_leaves_a_shift_before_the_product_alone() -> None:
     source = model(
-        "(float[N,4] x, float[N,2] z) => (float[N,2] y)",
+        "(float[N,4] x, float[N,2] z) => (float[N,2] y) <float[4] t, float[4,2] v>",
         "a = Add(x, t)\n b = own.Any(z)\n y = Gemm(a, v, b)",
         checked=False,
-        t=random(4),
-        v=random(4, 2),
     )
     assert operators(shrink(source)) == ["Add", "Any", "Gemm"]

@@ -58,12 +58,10 @@ def test_it_stays_where_clip_has_its_bounds_as_attributes() -> None:
 def test_where_branches_meet_channels_are_computed_for_openvino(target: str, adapters: int) -> None:
     """To restore what the other branch has is faster than to compute it in ONNX Runtime, and slower in OpenVINO."""
     source = model(
-        "(float[1,160,28,28] x) => (float[1,16,28,28] y)",
+        "(float[1,160,28,28] x) => (float[1,16,28,28] y)"
+        " <float[64,160,1,1] wa, float[64,160,1,1] wb, float[16,64,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, first)\n b = Conv(x, wb)\n bm = Mul(b, last)\n"
         " s = Add(am, bm)\n y = Conv(s, wc)",
-        wa=random(64, 160, 1, 1),
-        wb=random(64, 160, 1, 1, seed=1),
-        wc=random(16, 64, 1, 1, seed=2),
         first=mask(*[1] * 32, *[0] * 32),
         last=mask(*[0] * 32, *[1] * 32),
     )
@@ -74,11 +72,9 @@ def test_where_branches_meet_channels_are_computed_for_openvino(target: str, ada
 def narrow(live: int) -> onnx.ModelProto:
     """A tensor with so many live channels, read by a convolution of a window of one position."""
     return model(
-        "(float[1,16,56,56] x) => (float[1,16,56,56] y)",
+        "(float[1,16,56,56] x) => (float[1,16,56,56] y)"
+        " <float[24,16,1,1] wa, float[96,24,1,1] wb, float[16,96,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        wa=random(24, 16, 1, 1),
-        wb=random(96, 24, 1, 1, seed=1),
-        wc=random(16, 96, 1, 1, seed=2),
         ma=mask(*[0] * (24 - live), *[1] * live).reshape(1, 24, 1, 1),
     )
 

@@ -58,13 +58,11 @@ def test_zero_point_is_what_is_zero() -> None:
     q = int8(8, 6)
     q[:, [1, 4]] = 7
     source = model(
-        "(float[N,8] x) => (float[N,3] y)",
+        "(float[N,8] x) => (float[N,3] y) <int8 z = {7}, float[6,3] v>",
         "w = DequantizeLinear(q, s, z) h = MatMul(x, w) y = MatMul(h, v)",
         opset=13,
         q=q,
         s=steps(),
-        z=np.asarray(7, np.int8),
-        v=random(6, 3),
     )
     assert weight(compiled(source), "DequantizeLinear", 0).shape == (8, 4)
 
@@ -73,17 +71,15 @@ def quantised_convolutions(group: int = 1, pads: int = 1, shift: float = 0.0) ->
     """conv, mask, a pair, conv with int8 weights and an int32 bias; `shift` is what masked channels hold."""
     sx, sw = np.float32(0.02), steps(10, seed=3)
     return model(
-        "(float[N,3,9,8] x) => (float[N,10,H,W] y)",
+        "(float[N,3,9,8] x) => (float[N,10,H,W] y) <float[8,3,3,3] w1, int8 zx = {3}>",
         f"""a = Conv<pads = [1,1,1,1]>(x, w1) m = Mul(a, k) b = Add(m, c)
         p = QuantizeLinear(b, sx, zx) d = DequantizeLinear(p, sx, zx)
         w = DequantizeLinear<axis = 0>(q, sw, zw) bias = DequantizeLinear<axis = 0>(qb, sb, zb)
         y = Conv<group = {group}, pads = [{pads},{pads},{pads},{pads}]>(d, w, bias)""",
         opset=13,
-        w1=random(8, 3, 3, 3),
         k=KEEP.reshape(1, 8, 1, 1),
         c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
         sx=sx,
-        zx=np.asarray(3, np.int8),
         q=int8(10, 8 // group, 3, 3),
         sw=sw,
         zw=np.zeros(10, np.int8),
@@ -112,7 +108,7 @@ def test_grouped_convolution_with_a_scale_for_each_filter() -> None:
 def test_a_bias_between_steps_becomes_single_precision() -> None:
     """What the constants add is no whole number of steps of this bias."""
     source = model(
-        "(float[N,8] x) => (float[N,6] y)",
+        "(float[N,8] x) => (float[N,6] y) <int8 z = {0}, float sb = {0.3}, int32 zb = {0}>",
         """m = Mul(x, k) a = Add(m, c) w = DequantizeLinear(q, s, z) b = DequantizeLinear(qb, sb, zb)
         y = Gemm(a, w, b)""",
         opset=13,
@@ -120,10 +116,7 @@ def test_a_bias_between_steps_becomes_single_precision() -> None:
         c=(1 - KEEP) * 0.377,
         q=int8(8, 6),
         s=steps(),
-        z=np.asarray(0, np.int8),
         qb=np.arange(6, dtype=np.int32),
-        sb=np.float32(0.3),
-        zb=np.asarray(0, np.int32),
     )
     result = compiled(source)
     assert weight(result, "DequantizeLinear", 0).shape == (5, 6)
@@ -154,13 +147,11 @@ def test_weights_that_the_graph_quantises() -> None:
     w = random(24, 24)
     w[:, 3::4] = 0
     source = model(
-        "(float[N,24] x) => (float[N,5] y)",
+        "(float[N,24] x) => (float[N,5] y) <int8 z = {0}, float[24,5] v>",
         "p = QuantizeLinear(w, s, z) d = DequantizeLinear(p, s, z) h = MatMul(x, d) y = MatMul(h, v)",
         opset=13,
         w=w,
         s=steps(),
-        z=np.asarray(0, np.int8),
-        v=random(24, 5),
     )
     result = compiled(source)
     assert weight(result, "DequantizeLinear", 0).shape == (24, 18)
@@ -226,14 +217,11 @@ def test_channels_that_are_not_zero_after_quantisation() -> None:
     """A constant becomes the nearest step, and saturates."""
     for value in (0.0, 0.013, -0.4, 900.0):
         source = model(
-            "(float[N,8] x) => (float[N,4] y)",
+            "(float[N,8] x) => (float[N,4] y) <float s = {0.02}, int8 z = {-5}, float[8,4] w>",
             "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) d = DequantizeLinear(p, s, z) y = MatMul(d, w)",
             opset=13,
             k=KEEP,
             c=(1 - KEEP) * value,
-            s=np.float32(0.02),
-            z=np.asarray(-5, np.int8),
-            w=random(8, 4),
         )
         assert weight(compiled(source), "MatMul").shape == (5, 4)
 

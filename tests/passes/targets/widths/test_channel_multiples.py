@@ -96,11 +96,9 @@ def test_nothing_is_kept_where_either_kernel_takes_as_long() -> None:
 def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> None:
     """What reads 12 channels as they are goes over its output once for each; in blocks it does not."""
     source = model(
-        "(float[1,16,56,56] x) => (float[1,16,56,56] y)",
+        "(float[1,16,56,56] x) => (float[1,16,56,56] y)"
+        " <float[24,16,1,1] wa, float[96,24,1,1] wb, float[16,96,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        wa=random(24, 16, 1, 1),
-        wb=random(96, 24, 1, 1, seed=1),
-        wc=random(16, 96, 1, 1, seed=2),
         ma=live(12, 24),
     )
     result = shrink(source, align=AVX512)
@@ -110,12 +108,9 @@ def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> 
 
 def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
     source = model(
-        "(float[1,16,28,28] x) => (float[1,16,28,28] y)",
+        "(float[1,16,28,28] x) => (float[1,16,28,28] y) <float[64,16,1,1] wa, float[64,1,3,3] wb, float[16,64,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
         "b = Conv<pads=[1,1,1,1], group=64>(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        wa=random(64, 16, 1, 1),
-        wb=random(64, 1, 3, 3, seed=1),
-        wc=random(16, 64, 1, 1, seed=2),
         ma=live(33, 64),
     )
     result = shrink(source, align=AVX512)
@@ -128,12 +123,10 @@ def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> No
     """14 of 16 channels of each of 10 groups: rounded up to a block, 140 are 144, and to one in each group 160."""
     kept = np.tile(np.arange(16) < 14, 10).astype(np.float32).reshape(1, -1, 1, 1)
     source = model(
-        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)",
+        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)"
+        " <float[160,16,1,1] wa, float[160,16,3,3] wb, float[16,160,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, m)\n ar = Relu(am)\n"
         "b = Conv<pads=[1,1,1,1], group=10>(ar, wb)\n bm = Mul(b, m)\n br = Relu(bm)\n y = Conv(br, wc)",
-        wa=random(160, 16, 1, 1),
-        wb=random(160, 16, 3, 3, seed=1),
-        wc=random(16, 160, 1, 1, seed=2),
         m=kept,
     )
     assert widths(shrink(source).model) == [140, 140, 16]
@@ -214,12 +207,9 @@ def test_a_tiny_model_that_would_run_slower_than_its_source_is_wider() -> None:
 def test_a_large_share_of_a_tiny_model_is_worth_it() -> None:
     """A depthwise convolution of a few microseconds gains little time, and most of the model's."""
     source = model(
-        "(float[1,16,4,4] x) => (float[1,16,4,4] y)",
+        "(float[1,16,4,4] x) => (float[1,16,4,4] y) <float[32,16,1,1] u, float[32,1,3,3] w, float[16,32,1,1] v>",
         "a = Conv(x, u)\n k = Mul(a, m)\n r = Relu(k)\n d = Conv<group=32, pads=[1,1,1,1]>(r, w)\n y = Conv(d, v)",
-        u=random(32, 16, 1, 1),
         m=live(29, 32),
-        w=random(32, 1, 3, 3),
-        v=random(16, 32, 1, 1),
     )
     assert widths(shrink(source, align=RATES["zen4"]).model)[0] == 32
     assert widths(shrink(source).model)[0] == 29
@@ -371,12 +361,10 @@ def test_no_block_is_a_table_without_forms() -> None:
 def masked_sum() -> onnx.ModelProto:
     """Two convolutions that take long, masked differently and added: one restores what only the other has."""
     return model(
-        "(float[1,32,28,28] x) => (float[1,32,28,28] y)",
+        "(float[1,32,28,28] x) => (float[1,32,28,28] y)"
+        " <float[32,32,5,5] wa, float[32,32,5,5] wb, float[32,32,1,1] wc>",
         "a = Conv<pads=[2,2,2,2]>(x, wa) am = Mul(a, ma) b = Conv<pads=[2,2,2,2]>(x, wb) bm = Mul(b, mb)\n"
         "s = Add(am, bm) y = Conv(s, wc)",
-        wa=random(32, 32, 5, 5),
-        wb=random(32, 32, 5, 5, seed=1),
-        wc=random(32, 32, 1, 1, seed=2),
         ma=mask(*(int(i % 3 > 0) for i in range(32))),
         mb=mask(*(int(i % 5 > 1) for i in range(32))),
     )
