@@ -23,19 +23,26 @@ _VERSIONS = {"ai.onnx.ml": 4}  # of domains; 1 of all others
 
 
 def model(
-    signature: str, body: str, opset: int = 17, *, ir: int = 8, checked: bool = True, **weights: Array | tuple[int, ...]
+    signature: str,
+    body: str | None,
+    opset: int = 17,
+    *,
+    ir: int = 8,
+    checked: bool = True,
+    **weights: Array | tuple[int, ...],
 ) -> onnx.ModelProto:
     """A model in ONNX's textual syntax.
 
     `signature`: "(float[N,4] x) => (float[N,3] y)"; then between < and > the shapes that the model notes of inner
     tensors and, where no node writes them, weights of normal numbers that depend on name and shape alone. `body`: the
-    nodes, with their names in brackets; their domains are imported. `weights`, by name: values, or shapes for such
-    numbers. `checked`: the model is valid.
+    nodes, with their names in brackets; their domains are imported. None: they are in braces after the signature.
+    `weights`, by name: values, or shapes for such numbers. `checked`: the model is valid.
     """
-    domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", body)))
+    graph = signature if body is None else f"{signature} {{ {body} }}"
+    domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", graph)))
     imports = ", ".join(f'"{domain}": {_VERSIONS.get(domain, 1)}' for domain in domains)
     imports = f'"": {opset}, {imports}' if domains else f'"": {opset}'
-    parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {signature} {{ {body} }}")
+    parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {graph}")
     written = {name for node in parsed.graph.node for name in node.output}
     noted = [value for value in parsed.graph.value_info if value.name in written]
     for value in parsed.graph.value_info:

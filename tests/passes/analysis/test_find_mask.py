@@ -92,9 +92,8 @@ def test_branches_are_read_by_whoever_reads_most() -> None:
     left[[0, 1]] = 0
     right[[1, 2]] = 0
     source = model(
-        "(float[N,3] x) => (float[N,2] y, float[N,2] z)",
+        "(float[N,3] x) => (float[N,2] y, float[N,2] z) <float[3,4] w>",
         "a = MatMul(x, w)\n i = Identity(a)\n r = Relu(i)\n y = MatMul(r, left)\n z = MatMul(r, right)",
-        w=random(3, 4),
         left=left,
         right=right,
     )

@@ -161,10 +161,9 @@ def result_index(form: str) -> int:
 
 def test_columns_of_values_that_hold_a_constant_pass_through_a_softmax() -> None:
     source = model(
-        "(float[B,T,16] x) => (float[B,T,5] o)",
+        "(float[B,T,16] x) => (float[B,T,5] o) <float[16,8] wq>",
         "s0 = MatMul(x, wq)  st = Transpose<perm=[0,2,1]>(s0)  s = MatMul(s0, st)  a = Softmax<axis=-1>(s)"
         "  v0 = MatMul(x, wv)  v1 = Mul(v0, mv)  v = Add(v1, bv)  y = MatMul(a, v)  o = MatMul(y, wo)",
-        wq=random(16, 8),
         wv=random(16, WIDTH, seed=1),
         mv=(np.arange(WIDTH) % 4 == 0).astype(np.float32),
         bv=random(WIDTH, seed=2),

@@ -125,9 +125,8 @@ def test_sizes_that_inputs_share_are_the_same() -> None:
         (model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=random(1, 77, 4)), (1, 77, 4)),
         (
             model(
-                "(float[N,1,H,W] x) => (float[N,3] y)",
+                "(float[N,1,H,W] x) => (float[N,3] y) <float[8,1,2,2] w>",
                 "c = Conv<strides=[2,2]>(x, w) f = Flatten(c) y = Gemm(f, g)",
-                w=random(8, 1, 2, 2),
                 g=random(8 * 14 * 14, 3),
             ),
             (1, 1, 28, 28),

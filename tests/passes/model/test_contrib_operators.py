@@ -502,14 +502,13 @@ def test_rows_of_a_weight_in_blocks_go(bits: int, flat: bool, bias: str) -> None
     scales, zeros = floats(rng, 6, 2), rng.integers(0, 255, (6, -(-2 * bits // 8))).astype(np.uint8)
     result = compiled(
         text.model(
-            "(float[N,5,32] x) => (float[N,5,3] y)",
+            "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w>",
             f"h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, z, , {bias})\n"
             "g = Mul(h, m)\n y = MatMul(g, w)",
             b=rng.integers(0, 255, (6, 2, 2 * bits)).astype(np.uint8),
             s=scales.reshape(-1) if flat else scales,
             z=zeros.reshape(-1) if flat else zeros,
             m=kept(0, 1, 0, 1, 0, 1),
-            w=(6, 3),
             **({"c": floats(rng, 6)} if bias else {}),
         )
     )

@@ -94,10 +94,9 @@ def test_features_that_all_units_ignore_are_not_computed() -> None:
     w = random(1, 20, 6)
     w[:, :, [0, 3]] = 0
     source = model(
-        "(float[T,B,4] x) => (float[T,1,B,5] y)",
+        "(float[T,B,4] x) => (float[T,1,B,5] y) <float[4,6] v>",
         "a = MatMul(x, v) y, h = LSTM<hidden_size = 5>(a, w, r)",
         14,
-        v=random(4, 6),
         w=w,
         r=random(1, 20, 5) * 0.4,
     )
@@ -127,11 +126,7 @@ def test_units_that_nothing_depends_on(op: str) -> None:
         weights |= {"c0": random(1, 2, units, seed=8), "p": random(1, 3 * units, seed=9)}
     states = {"LSTM": ", , s, c0, p", "GRU": ", , s", "RNN": ", , s"}[op]
     source = network(
-        op,
-        weights=weights,
-        states=states,
-        read="y = MatMul(h, v)",
-        signature="(float[T,2,6] x) => (float[A,C,D,3] y)",
+        op, weights=weights, states=states, read="y = MatMul(h, v)", signature="(float[T,2,6] x) => (float[A,C,D,3] y)"
     )
     result = compiled(source)
     assert weight(result, op, 2).shape == (1, 3 * g, 3)

@@ -129,12 +129,11 @@ def test_element_types(dtype: Any, shift: float, capfd: pytest.CaptureFixture[st
 def test_bfloat16_weights_behind_a_cast() -> None:
     """How ONNX Runtime's CPU runs them."""
     source = model(
-        "(float[N,4] x) => (float[N,3] y)",
+        "(float[N,4] x) => (float[N,3] y) <float[8,3] v>",
         "f = Cast<to = 1>(w) h = MatMul(x, f) m = Mul(h, k) y = MatMul(m, v)",
         17,
         checked=False,
         k=KEEP,
-        v=random(8, 3),
     )
     source.graph.initializer.append(numpy_helper.from_array(random(4, 8).astype(ml_dtypes.bfloat16), "w"))
     result = check(source)
@@ -148,13 +147,12 @@ def test_embedding_shared_with_the_output() -> None:
     """The table is read by rows and, transposed, as a matrix: each with its own channels, and stored once."""
     table = random(50, 8)
     source = model(
-        "(int64[N,T] x) => (float[N,T,50] y)",
+        "(int64[N,T] x) => (float[N,T,50] y) <float[8,8] w>",
         """e = Gather(table, x) m = Mul(e, k) h = MatMul(m, w) n = Mul(h, l) r = Relu(n)
         t = Transpose<perm = [1, 0]>(table) y = MatMul(r, t)""",
         17,
         table=table,
         k=KEEP,
-        w=random(8, 8),
         l=np.roll(KEEP, 3),
     )
     result = check(Network(source, ranges={"x": (0, 50)}))
@@ -165,10 +163,9 @@ def test_embedding_shared_with_the_output() -> None:
 
 def test_tied_layers_with_different_masks() -> None:
     source = model(
-        "(float[N,40] x) => (float[N,40] y)",
+        "(float[N,40] x) => (float[N,40] y) <float[40,40] w>",
         "a = Mul(x, k) b = MatMul(a, w) c = Relu(b) d = Mul(c, l) e = MatMul(d, w) f = Relu(e) y = MatMul(f, w)",
         17,
-        w=random(40, 40),
         k=(np.arange(40) % 2).astype(np.float32),
         l=(np.arange(40) % 3 > 0).astype(np.float32),
     )
@@ -335,10 +332,9 @@ def test_group_normalization() -> None:
 @pytest.mark.parametrize("opset", [15, 19, 21])
 def test_cast_like(opset: int) -> None:
     source = model(
-        "(float[N,4] x, float16[1] z) => (float16[N,3] y)",
+        "(float[N,4] x, float16[1] z) => (float16[N,3] y) <float[4,8] w>",
         "h = MatMul(x, w) m = Mul(h, k) c = CastLike(m, z) y = MatMul(c, v)",
         opset,
-        w=random(4, 8),
         k=KEEP,
         v=random(8, 3).astype(np.float16),
     )

@@ -64,9 +64,8 @@ def test_scale_and_shift_behind_a_matrix_product_become_one_addition() -> None:
 
 def test_a_scale_is_folded_through_a_transpose() -> None:
     source = model(
-        "(float[N,3,8,8] x) => (float[N,8,8,4] y)",
+        "(float[N,3,8,8] x) => (float[N,8,8,4] y) <float[4,3,1,1] w>",
         "c = Conv(x, w)\n t = Transpose<perm=[0,2,3,1]>(c)\n m = Mul(t, s)\n y = Add(m, b)",
-        w=random(4, 3, 1, 1),
         s=BATCH_NORMALISATION["s"],
         b=BATCH_NORMALISATION["b"],
     )
@@ -253,9 +252,8 @@ def test_a_reshape_to_the_shape_that_the_data_have_is_gone(target: list[int]) ->
 
 def test_a_reshape_that_moves_the_batch_stays() -> None:
     source = model(
-        "(float[N,M,4] x) => (float[M,N,4] y)",
+        "(float[N,M,4] x) => (float[M,N,4] y) <int64[1] four = {4}>",
         "n = Shape<start=0, end=1>(x)\n m = Shape<start=1, end=2>(x)\n"
         "s = Concat<axis=0>(m, n, four)\n y = Reshape(x, s)",
-        four=np.array([4]),
     )
     assert "Reshape" in operators(compiled(source))

@@ -14,19 +14,13 @@ from passes import shrink
 from passes.errors import GraphError
 from tests.generators.check import adapters_cost, check
 from tests.maskc import build
-from tests.passes.text import Array, random
+from tests.passes.text import Array, model, random
 
 KEEP = (np.arange(16) % 4 != 1).astype(np.float32)  # 12 of 16
 
 
 def graph(text: str, opset: int = 17, **weights: Any) -> ModelProto:
-    source: ModelProto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {text}')
-    for name, values in weights.items():
-        array = np.asarray(values)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        source.graph.initializer.append(numpy_helper.from_array(array, name))
-    onnx.checker.check_model(source, full_check=True)
-    return source
+    return model(text, None, opset, **weights)
 
 
 def products(model: ModelProto) -> list[tuple[int, ...]]:
@@ -48,14 +42,13 @@ def products(model: ModelProto) -> list[tuple[int, ...]]:
 
 def test_masks_inside_a_branch() -> None:
     source = graph(
-        """(float[N,6] x, bool q) => (float[N,5] y) {
+        """(float[N,6] x, bool q) => (float[N,5] y)
+        <float[6,16] w, float[16,5] v> {
             y = If (q) <
                 then_branch = yes () => (float[N,5] t) { a = MatMul(x, w) b = Mul(a, k) c = Relu(b) t = MatMul(c, v) },
                 else_branch = no () => (float[N,5] e) { d = MatMul(x, w) e = MatMul(d, v) }>
         }""",
-        w=random(6, 16),
         k=KEEP,
-        v=random(16, 5),
     )
     result = check(source)
     assert products(result.model)[-2:] == [(6, 16), (16, 5)]
@@ -66,15 +59,13 @@ def test_masks_inside_a_branch() -> None:
 def test_masks_around_a_branch() -> None:
     """The branch reads the masked tensor whole, but multiplies what is live."""
     source = graph(
-        """(float[N,6] x, bool q) => (float[N,5] y) {
+        """(float[N,6] x, bool q) => (float[N,5] y)
+        <float[6,16] w, float[16,5] v, float[16] s> {
             a = MatMul(x, w) m = Mul(a, k)
             y = If (q) <then_branch = yes () => (float[N,5] t) { b = Relu(m) t = MatMul(b, v) },
                         else_branch = no () => (float[N,5] e) { c = Tanh(m) d = Add(c, s) e = MatMul(d, v) }>
         }""",
-        w=random(6, 16),
         k=KEEP,
-        v=random(16, 5),
-        s=random(16),
     )
     with adapters_cost(0.0):
         result = check(source)
@@ -85,17 +76,16 @@ def test_what_both_branches_know() -> None:
     """Channels that are the same constant in either branch are known behind it."""
     for value, kept in ((0.5, 12), (0.25, 16)):
         source = graph(
-            """(float[N,6] x, bool q) => (float[N,5] y) {
+            """(float[N,6] x, bool q) => (float[N,5] y)
+        <float[6,16] u, float[16,5] v> {
                 b = If (q) <then_branch = yes () => (float[N,16] t) { a = MatMul(x, w) t = Add(a, s) },
                             else_branch = no () => (float[N,16] e) { c = MatMul(x, u) d = Mul(c, k) e = Add(d, r) }>
                 y = MatMul(b, v)
             }""",
             w=random(6, 16) * KEEP,
-            u=random(6, 16, seed=3),
             k=KEEP,
             s=np.where(KEEP, random(16, seed=4), 0.5),
             r=np.where(KEEP, random(16, seed=5), value),
-            v=random(16, 5),
         )
         with adapters_cost(0.0):
             assert products(check(source).model)[-1] == (kept, 5)
@@ -103,11 +93,11 @@ def test_what_both_branches_know() -> None:
 
 def test_loop_with_masks_inside() -> None:
     source = graph(
-        """(float[N,6] x) => (float[N,6] y) {
+        """(float[N,6] x) => (float[N,6] y)
+        <int64 trips = {3}> {
             y = Loop (trips, go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {
                 a = MatMul(h, w) b = Mul(a, k) d = Tanh(b) e = MatMul(d, v) z = Add(e, x) cc = Identity(c) }>
         }""",
-        trips=np.asarray(3, np.int64),
         go=np.asarray(True),
         w=random(6, 16) * 0.3,
         k=KEEP,
@@ -138,15 +128,12 @@ def test_a_loop_without_end_is_refused(again: str) -> None:
 def test_a_loop_that_declares_another_rank_than_it_gets() -> None:
     """ONNX Runtime believes it only where it fuses a product and a sum, which no multiplication parts once compiled."""
     source = graph(
-        """(float[2,3,6] x) => (float[2,3,6] y) {
+        """(float[2,3,6] x) => (float[2,3,6] y)
+        <int64 trips = {3}, float[6,6] w, float[6] s, float[6] t> {
             y = Loop (trips, go, x) <body = step (int64 i, bool c, float[3,6] h) => (bool cc, float[3,6] z) {
                 a = MatMul(h, w) b = Mul(a, s) z = Add(b, t) cc = Identity(c) }>
         }""",
-        trips=np.asarray(3, np.int64),
         go=np.asarray(True),
-        w=random(6, 6),
-        s=random(6, seed=2),
-        t=random(6, seed=3),
     )
     x = random(2, 3, 6, seed=4)
     np.testing.assert_allclose(build.run(shrink(source).model, x=x)["y"], build.run(source, x=x)["y"], rtol=1e-5)
@@ -154,28 +141,27 @@ def test_a_loop_that_declares_another_rank_than_it_gets() -> None:
 
 def test_scan_over_masked_data() -> None:
     source = graph(
-        """(float[T,N,6] x, float[N,5] s) => (float[N,5] last, float[T,N,5] y) {
+        """(float[T,N,6] x, float[N,5] s) => (float[N,5] last, float[T,N,5] y)
+        <float[6,16] w, float[16,5] v> {
             last, y = Scan <num_scan_inputs = 1, body = step (float[N,5] h, float[N,6] r)
                 => (float[N,5] hh, float[N,5] o) {
                 a = MatMul(r, w) b = Mul(a, k) c = MatMul(b, v) d = Add(c, h) hh = Tanh(d) o = Identity(hh) }> (s, x)
         }""",
-        w=random(6, 16),
         k=KEEP,
-        v=random(16, 5),
     )
     assert products(check(source).model) == [(6, 12), (12, 5)]
 
 
 def test_a_branch_inside_a_loop() -> None:
     source = graph(
-        """(float[N,6] x, bool q) => (float[N,6] y) {
+        """(float[N,6] x, bool q) => (float[N,6] y)
+        <int64 trips = {2}> {
             y = Loop (trips, go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {
                 m = MatMul(h, w) n = Mul(m, k)
                 z = If (q) <then_branch = yes () => (float[N,6] t) { t = MatMul(n, v) },
                             else_branch = no () => (float[N,6] e) { a = Relu(n) e = MatMul(a, v) }>
                 cc = Identity(c) }>
         }""",
-        trips=np.asarray(2, np.int64),
         go=np.asarray(True),
         w=random(6, 16) * 0.3,
         k=KEEP,
@@ -188,11 +174,11 @@ def test_a_branch_inside_a_loop() -> None:
 def test_weights_that_two_graphs_read() -> None:
     """Cut in one and whole in the other, they are stored once."""
     source = graph(
-        """(float[N,40] x, bool q) => (float[N,40] y) {
+        """(float[N,40] x, bool q) => (float[N,40] y)
+        <float[40,40] w> {
             y = If (q) <then_branch = yes () => (float[N,40] t) { a = MatMul(x, w) b = Mul(a, k) t = MatMul(b, w) },
                         else_branch = no () => (float[N,40] e) { e = MatMul(x, w) }>
         }""",
-        w=random(40, 40),
         k=(np.arange(40) % 4 != 1).astype(np.float32),
     )
     result = check(source)
@@ -203,15 +189,14 @@ def test_weights_that_two_graphs_read() -> None:
 def test_branches_that_hand_on_what_is_outside() -> None:
     """A branch may name the outer tensor as its own result, or copy it."""
     source = graph(
-        """(float[N,6] x, bool q) => (float[N,5] y, float[N,16] z) {
+        """(float[N,6] x, bool q) => (float[N,5] y, float[N,16] z)
+        <float[6,16] w, float[16,5] v> {
             a = MatMul(x, w) m = Mul(a, k)
             b = If (q) <then_branch = yes () => (float[N,16] t) { t = Identity(m) },
                         else_branch = no () => (float[N,16] e) { c = Identity(m) d = Identity(c) e = Relu(d) }>
             z = Relu(m) y = MatMul(b, v)
         }""",
-        w=random(6, 16),
         k=KEEP,
-        v=random(16, 5),
     )
     with adapters_cost(0.0):
         assert products(check(source).model) == [(6, 12), (12, 5)]
@@ -221,7 +206,8 @@ def test_branches_that_hand_on_what_is_outside() -> None:
 def test_int8_weights_inside(opset: int) -> None:
     q = np.random.default_rng(0).integers(-90, 90, (6, 16)).astype(np.int8)
     source = graph(
-        """(float[N,6] x, bool b) => (float[N,5] y) {
+        """(float[N,6] x, bool b) => (float[N,5] y)
+        <float s = {0.01}, float[16,5] v> {
             y = If (b) <then_branch = yes () => (float[N,5] t) {
                             w = DequantizeLinear(q, s) a = MatMul(x, w) m = Mul(a, k) t = MatMul(m, v) },
                         else_branch = no () => (float[N,5] e) {
@@ -229,9 +215,7 @@ def test_int8_weights_inside(opset: int) -> None:
         }""",
         opset,
         q=q,
-        s=np.float32(0.01),
         k=KEEP,
-        v=random(16, 5),
     )
     result = check(source)
     assert all(t.data_type != onnx.TensorProto.FLOAT or t.dims != [6, 16] for t in result.model.graph.initializer)
@@ -241,16 +225,15 @@ def test_int8_weights_inside(opset: int) -> None:
 def test_masked_data_enters_a_scan() -> None:
     """Every round gets a slice of what is masked around it, and what it collects is known behind it."""
     source = graph(
-        """(float[T,N,6] x, float[N,16] s) => (float[T,N,5] y) {
+        """(float[T,N,6] x, float[N,16] s) => (float[T,N,5] y)
+        <float[6,16] w, float[16,5] v> {
             a = MatMul(x, w) m = Mul(a, k)
             last, o = Scan <num_scan_inputs = 1, body = step (float[N,16] h, float[N,16] r)
                 => (float[N,16] hh, float[N,16] oo) { b = MatMul(r, u) c = Add(b, h) hh = Tanh(c) oo = Relu(r) }> (s, m)
             y = MatMul(o, v)
         }""",
-        w=random(6, 16),
         k=KEEP,
         u=random(16, 16) * 0.2,
-        v=random(16, 5),
     )
     with adapters_cost(0.0):
         assert products(check(source).model) == [(6, 12), (12, 16), (12, 5)]
@@ -281,7 +264,8 @@ def test_a_state_that_stays_masked(back: bool) -> None:
 def test_a_branch_that_a_static_size_decides(size: int) -> None:
     """As PyTorch exports `squeeze`: only the branch that is taken is left, without the If."""
     source = graph(
-        """(float[N,1,6] x) => (float[A,B] y, float[A,B] z) {
+        """(float[N,1,6] x) => (float[A,B] y, float[A,B] z)
+        <int64 two = {2}, int64[1] axis = {1}, float[6,16] w, float[6,16] u, float[16,5] v> {
             s = Shape(x) n = Gather(s, two) q = Equal(n, size)
             h = If (q) <then_branch = yes () => (float[A,B] t) { a = Squeeze(x, axis) t = MatMul(a, w) },
                         else_branch = no () => (float[A,B] e) { r = Squeeze(x, axis) e = MatMul(r, u) }>
@@ -289,13 +273,8 @@ def test_a_branch_that_a_static_size_decides(size: int) -> None:
                         else_branch = no () => (float[A,B] e) { r = Squeeze(x, axis) e = Tanh(r) }>
             m = Mul(h, k) y = MatMul(m, v)
         }""",
-        two=np.asarray(2),
         size=np.asarray(size),
-        axis=np.array([1]),
-        w=random(6, 16),
-        u=random(6, 16, seed=4),
         k=KEEP,
-        v=random(16, 5),
     )
     result = check(source)
     left = [node.op_type for node in result.model.graph.node]
@@ -306,19 +285,15 @@ def test_a_branch_that_a_static_size_decides(size: int) -> None:
 def test_sizes_that_only_the_result_knows_do_not_count_against_it() -> None:
     """Behind an If the source does not know its sizes, and what is not known counts as 1."""
     source = graph(
-        """(float[N,4] x, bool q) => (float[N,3] y) {
+        """(float[N,4] x, bool q) => (float[N,3] y)
+        <int64[1] zero = {0}, float[4,16] w, float[16] s, float[16,16] u, float[16,3] v> {
             h = MatMul(x, w) m = Mul(h, k)
             i = If (q) <then_branch = yes () => (float[N,16] t) { t = Mul(m, s) },
                         else_branch = no () => (float[N,16] e)
                             { g = MatMul(m, u) c = Unsqueeze(k, zero) e = Mul(g, c) }>
             y = Gemm(i, v)
         }""",
-        zero=np.array([0]),
-        w=random(4, 16),
         k=KEEP,
-        s=random(16),
-        u=random(16, 16),
-        v=random(16, 3),
     )
     result = check(source)
     assert not result.report.notes

@@ -5,26 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from passes import fix_sizes, shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
+from tests.passes.text import model
 
 PRICES = (None, 0.01, 4.0, 1e9)  # of moving an element: as measured, hardly anything, a little, prohibitive
 
 
 def graph(text: str, opset: int = 17, **constants: Any) -> ModelProto:
     """A model from its text; constants are arrays, or shapes to be filled with random numbers."""
-    model: ModelProto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> main {text}')
-    rng = np.random.default_rng(0)
-    for name, value in constants.items():
-        array = rng.normal(size=value).astype(np.float32) if isinstance(value, tuple) else np.asarray(value)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    return model
+    return model(text, None, opset, checked=False, **constants)
 
 
 def at_every_price(model: ModelProto, **symbols: tuple[int, ...]) -> None:
@@ -76,7 +70,7 @@ def test_constants_through_batch_norm_of_old_opsets(opset: int) -> None:
         d = BatchNormalization(c, scale, shift, mean, var)
         y = Sub(d, z)
     }"""
-    model = graph(
+    source = graph(
         text,
         opset,
         none=np.zeros((3, 1)),
@@ -88,7 +82,7 @@ def test_constants_through_batch_norm_of_old_opsets(opset: int) -> None:
         mean=(2,),
         var=np.array([0.7, 1.3]),
     )
-    at_every_price(model)
+    at_every_price(source)
 
 
 def test_scale_of_rows_is_not_one_of_columns() -> None:
@@ -127,10 +121,10 @@ def test_mask_over_an_unknown_axis() -> None:
         b = Mul(a, keep)
         y = Conv <auto_pad = "SAME_LOWER", kernel_shape = [3,3]> (b, w, shift)
     }"""
-    model = graph(
+    source = graph(
         text, 13, ones=np.ones((3, 1, 1)), keep=np.array([0, 0, 1.0]).reshape(1, 3, 1, 1), w=(1, 3, 3, 3), shift=(1,)
     )
-    at_every_price(model, n=(2, 2), c=(3, 1))
+    at_every_price(source, n=(2, 2), c=(3, 1))
 
 
 def test_pieces_of_a_split_share_their_other_axes() -> None:
@@ -221,7 +215,7 @@ def test_padding_by_nothing() -> None:
         y = GlobalMaxPool(f)
     }"""
     left, right = (np.array(v, float).reshape(2, 1, 1) for v in ([1, 0], [0, 1]))
-    model = graph(
+    source = graph(
         text,
         12,
         left=left,
@@ -237,7 +231,7 @@ def test_padding_by_nothing() -> None:
         none=np.zeros(8, np.int64),
         value=np.array(9.5),
     )
-    at_every_price(model)
+    at_every_price(source)
 
 
 def test_mask_behind_a_reshape_of_what_stays() -> None:

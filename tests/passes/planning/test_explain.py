@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from passes import shrink
-from tests.passes.text import mask, model, random
+from tests.passes.text import model, random
 
 
 def test_through_a_concatenation_and_what_hands_channels_on() -> None:
@@ -49,8 +49,6 @@ def test_a_long_chain_of_sums_ends() -> None:
     steps = 300
     body = "a = MatMul(x, wa)\n am = Mul(a, ma)\n s0 = Add(am, x)\n"
     body += "".join(f"s{i + 1} = Add(s{i}, am)\n" for i in range(steps)) + f"y = MatMul(s{steps}, v)"
-    source = model(
-        "(float[N,4] x) => (float[N,2] y)", body, wa=random(4, 4), v=random(4, 2, seed=3), ma=mask(0, 1, 0, 1, rank=2)
-    )
+    source = model("(float[N,4] x) => (float[N,2] y) <float[4,4] wa, float[4,2] v, float[4] ma = {0, 1, 0, 1}>", body)
     (held,) = shrink(source).report.held
     assert held.channels == (0, 2) and held.written_by

@@ -42,9 +42,8 @@ def test_a_channel_shuffle_frees_channels(form: str) -> None:
         "six": [6],
     }
     source = model(
-        f"(float[{batch},4,{size}] x) => (float[{batch},2,{size}] y)",
+        f"(float[{batch},4,{size}] x) => (float[{batch},2,{size}] y) <float[6,4,1,1] wa>",
         f"a = Conv(x, wa)\n m = Mul(a, keep)\n {text}\n y = Conv(z, wb)",
-        wa=random(6, 4, 1, 1),
         wb=random(2, 6, 1, 1, seed=1) * mask(1, 1, 1, 1, 1, 0),
         keep=mask(1, 1, 0, 1, 1, 1),
         **{k: np.asarray(v, np.int64) for k, v in ints.items() if f"{k})" in text or f"{k}," in text},
@@ -74,10 +73,9 @@ def test_a_shuffle_of_the_last_axis_of_a_sequence() -> None:
 
 def test_chains_that_come_back_to_where_they_were_are_gone() -> None:
     source = model(
-        "(float[N,4,H,W] x) => (float[N,4,H,W] y)",
+        "(float[N,4,H,W] x) => (float[N,4,H,W] y) <int64[1] one = {1}>",
         "a = Relu(x)\n b = Transpose<perm=[0,2,3,1]>(a)\n c = Unsqueeze(b, one)\n d = Squeeze(c, one)\n"
         "e = Transpose<perm=[0,3,1,2]>(d)\n y = Neg(e)",
-        one=np.asarray([1]),
     )
     assert kinds(source) == ["Relu", "Neg"]
     check(source)
@@ -112,9 +110,8 @@ def test_what_others_read_inside_the_chain_stays() -> None:
 
 def test_a_chain_that_moves_nothing_at_all() -> None:
     source = model(
-        "(float[0,3,4] x) => (float[3,4,0] y)",
+        "(float[0,3,4] x) => (float[3,4,0] y) <int64[3] s1 = {0, 3, 4}>",
         "a = Relu(x)\n b = Reshape<allowzero = 1>(a, s1)\n y = Transpose<perm = [1,2,0]>(b)",
-        s1=np.asarray([0, 3, 4]),
     )
     assert kinds(source) == ["Relu", "Reshape", "Transpose"]
 

@@ -86,7 +86,7 @@ def test_what_cannot_be_unrolled_stays() -> None:
 
 def test_none_takes_more_flops_than_its_source() -> None:
     source = model(
-        "(float[1,32,64,64] x) => (float[1,2,64,64] y)", "y = Conv<pads=[1,1,1,1]>(x, w)", w=random(2, 32, 3, 3)
+        "(float[1,32,64,64] x) => (float[1,2,64,64] y) <float[2,32,3,3] w>", "y = Conv<pads=[1,1,1,1]>(x, w)"
     )
     assert operators(source) == ["Conv"]
 

@@ -37,7 +37,7 @@ def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None) -> None:
     q[:, [2, 7]] = 0
     size = {None: (), 0: (8,), 1: (12,)}[axis]
     source = model(
-        "(float[N,8] x) => (float[N,5] y)",
+        "(float[N,8] x) => (float[N,5] y) <float[12,5] v>",
         f"""m = Mul(x, k) w = DequantizeLinear{"" if axis is None else f"<axis = {axis}>"}(q, s, z)
         h = MatMul(m, w) r = Relu(h) y = MatMul(r, v)""",
         opset=13,
@@ -45,7 +45,6 @@ def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None) -> None:
         q=q,
         s=steps(*size),
         z=np.zeros(size, np.int8),
-        v=random(12, 5),
     )
     result = compiled(source)
     assert weight(result, "DequantizeLinear", 0).shape == (5, 10)
@@ -126,7 +125,7 @@ def test_a_bias_between_steps_becomes_single_precision() -> None:
 def test_transposed_and_masked_weights_stay_int8() -> None:
     """Exporters put a Transpose behind the scale; a mask of the weight is a mask of its steps."""
     source = model(
-        "(float[N,8] x) => (float[N,5] y)",
+        "(float[N,8] x) => (float[N,5] y) <float[16,5] v>",
         """w = DequantizeLinear<axis = 0>(q, s, z) t = Transpose<perm = [1, 0]>(w) u = Mul(t, k)
         h = MatMul(x, u) r = Relu(h) y = MatMul(r, v)""",
         opset=13,
@@ -134,7 +133,6 @@ def test_transposed_and_masked_weights_stay_int8() -> None:
         s=steps(16),
         z=np.zeros(16, np.int8),
         k=(np.arange(16) % 4 != 1).astype(np.float32),
-        v=random(16, 5),
     )
     result = compiled(source)
     stored = weight(result, "DequantizeLinear", 0)
@@ -199,7 +197,7 @@ def test_blocks_that_are_cut_unevenly_stay_whole() -> None:
 def test_shared_int8_weight_is_stored_once(each: bool) -> None:
     """Also when every reader has a DequantizeLinear of its own."""
     source = model(
-        "(float[N,40] x, float[N,40] z) => (float[N,30] y)",
+        "(float[N,40] x, float[N,40] z) => (float[N,30] y) <int8 o = {0}>",
         f"""m = Mul(x, k) n = Mul(z, l) w = DequantizeLinear(q, s, o) u = DequantizeLinear(q, s, o)
         a = MatMul(m, w) b = MatMul(n, {"u" if each else "w"}) y = Add(a, b)""",
         opset=13,
@@ -207,7 +205,6 @@ def test_shared_int8_weight_is_stored_once(each: bool) -> None:
         l=(np.arange(40) % 3 > 0).astype(np.float32),
         q=int8(40, 30),
         s=steps(),
-        o=np.asarray(0, np.int8),
     )
     result = compiled(source)
     assert types(result.model)[onnx.TensorProto.INT8] <= 40 * 30 + 1
@@ -228,13 +225,12 @@ def test_channels_that_are_not_zero_after_quantisation() -> None:
 
 def test_mask_helper_is_per_channel() -> None:
     source = model(
-        "(float[N,8,4,4] x) => (float[N,4,4,4] y)",
+        "(float[N,8,4,4] x) => (float[N,4,4,4] y) <float[4,8,1,1] w>",
         "m = Mul(x, k) p = QuantizeLinear(m, s, z) d = DequantizeLinear(p, s, z) y = Conv(d, w)",
         opset=13,
         k=mask(*KEEP.astype(int)),
         s=steps(8),
         z=np.zeros(8, np.uint8),
-        w=random(4, 8, 1, 1),
     )
     result = check(source)
     assert weight(result, "QuantizeLinear", 1).shape == (5,)  # type: ignore[arg-type]

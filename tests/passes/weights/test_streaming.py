@@ -240,7 +240,7 @@ def test_small_operands_in_files_are_read(body: str, tmp_path: Path) -> None:
     pads, shape = np.array([0, 0, 1, 1, 0, 0, 1, 1]), np.array([1, 4, 8, 8])
     numbers = {"zero": np.array(0.0), "six": np.array(6.0), "steps": np.array(0, np.uint8)}
     source = text.model(
-        "(float[1,4,8,8] x) => (float[1,4,8,8] y)", body, w=(4, 4, 1, 1), pads=pads, shape=shape, **numbers
+        "(float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,1,1] w>", body, pads=pads, shape=shape, **numbers
     )
     assert_same(source, tmp_path, largest_inside=0)
 
@@ -273,9 +273,8 @@ def test_weights_are_those_of_the_graph_that_is_returned(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     shapes = {"a": (24, 6), "w": (6, 16), "s": (16,), "v": (16, 30)}
     source = text.model(
-        "(float[N,24] x, bool q) => (float[N,30] y)",
+        "(float[N,24] x, bool q) => (float[N,30] y) <int64[1] zero = {0}>",
         f"g = MatMul(x, a)\n n = Mul(g, l)\n h = MatMul(n, w)\n m = Mul(h, k)\ni = If(q) <{branches}>\n y = Gemm(i, v)",
-        zero=np.array([0]),
         l=np.arange(6.0) % 2,
         k=(np.arange(16) % 4 != 1).astype(float),
         **{name: rng.normal(size=shape) for name, shape in shapes.items()},
