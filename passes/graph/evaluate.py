@@ -1,4 +1,8 @@
-"""Value of a single operator on constants, by ONNX's own reference implementation."""
+"""Constant evaluation of one operator, by ONNX's reference implementation or as numpy gives the same bytes.
+
+The reference takes a tenth of a millisecond a call and more: without numpy's functions for the operators that nearly
+all calls are of, a default compile of published models takes a tenth longer.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,7 @@ from onnx import helper
 from passes.graph.process_wide import without_warnings
 from passes.graph.tensors import Array, is_standard, static_shape, values_of
 
-# The reference implementation takes a tenth of a millisecond a call and more; these are most of the calls, and plain.
-_FAST: dict[str, Callable[..., Array]] = {
+_ARITHMETIC: dict[str, Callable[..., Array]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
@@ -58,24 +61,28 @@ def evaluate(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> lis
     """Outputs of the node on these operands (None: omitted), or None if they cannot be had, or are very large."""
     if _is_large(node, opset, operands):
         return None
-    standard = is_standard(node)
-    fast = _FAST.get(node.op) if standard else None
-    configured = _WITH_ATTRIBUTES.get(node.op) if standard else None
-    chosen = operands[1:] if node.op == "Where" else operands  # by conditions
-    kinds = {None if x is None else x.dtype.kind for x in chosen}
     with np.errstate(all="ignore"):
-        if fast is not None and (kinds == {"f"} or (kinds == {"i"} and node.op in _OF_INTEGERS)):
-            try:
-                return [np.asarray(fast(*operands))]
-            except (TypeError, ValueError):  # too few operands, or such as do not fit each other
-                return None
-        if configured is not None and all(x is not None for x in operands):
-            with contextlib.suppress(Exception):  # attributes that are left to the reference
-                return [np.asarray(configured(*operands, **node.attrs))]
-        try:
+        with contextlib.suppress(Exception):  # operands and attributes that are left to the reference
+            value = by_numpy(node, operands)
+            if value is not None:
+                return [value]
+        with contextlib.suppress(Exception):  # an operator, type or attribute that the reference does not implement
             return _reference(node, opset, operands)
-        except Exception:  # an operator, type or attribute that the reference does not implement
-            return None
+    return None
+
+
+def by_numpy(node: gs.Node, operands: Sequence[Array | None]) -> Array | None:
+    """The output, by the numpy function that gives the same bytes as the reference; None where there is none."""
+    if not is_standard(node):
+        return None
+    if node.op in _ARITHMETIC:
+        compared = operands[1:] if node.op == "Where" else operands  # without the condition
+        kinds = {None if x is None else x.dtype.kind for x in compared}
+        exact = kinds == {"f"} or (kinds == {"i"} and node.op in _OF_INTEGERS)
+        return np.asarray(_ARITHMETIC[node.op](*operands)) if exact else None
+    if node.op in _WITH_ATTRIBUTES and all(x is not None for x in operands):
+        return np.asarray(_WITH_ATTRIBUTES[node.op](*operands, **node.attrs))
+    return None
 
 
 def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bool:
@@ -83,7 +90,7 @@ def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bo
 
     A few numbers can ask for any number of them.
     """
-    plain = is_standard(node) and node.op in _FAST
+    plain = is_standard(node) and node.op in _ARITHMETIC
     if plain and math.prod([x.size for x in operands if x is not None]) <= _MOST:
         return False
     if all(static_shape(t) is not None for t in node.outputs if t.name):

@@ -10,14 +10,13 @@ import onnx
 from passes.graph.construct import copied, take_apart
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
-from passes.pipeline.order import Shrunk, counted, finish, shrink, uncollected
+from passes.pipeline.order import Shrunk, counted, finish, shrink
 from passes.pipeline.report import Report
 from passes.planning.apply import apply
 from passes.planning.explain import explain
 from passes.planning.planner import Planner
 
 
-@uncollected()
 def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Report:
     """The report of `shrink` on the same model with the fewest channels and these changes of its options.
 

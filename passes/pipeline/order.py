@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -123,19 +121,6 @@ class Attempt(Generic[Written]):
         return self.after.params > self.before.params + spare
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without searches for unused cycles: there are next to none, and each visits all nodes and tensors of a graph."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@uncollected()  # until the variables of the call are gone, too: the next search would visit them
 def shrink(
     model: onnx.ModelProto,
     options: ShrinkOptions | None = None,

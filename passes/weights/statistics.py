@@ -1,4 +1,4 @@
-"""What is known of a weight after one look at each of its elements: its uniform slices, and where it is zero."""
+"""Statistics of weights, of one pass over the elements: slices that are uniform, and where they are zero."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ Axes = tuple[int, int]
 
 #: the note that says whether all of the values are finite
 FINITE = "finite"
-
-_FEW = 16
 
 
 def uniform_slices(values: Lazy, axis: int) -> tuple[Mask, Array]:
@@ -82,12 +80,7 @@ def _note_finite(values: Lazy, block: Array) -> None:
 
 def is_finite(values: Array) -> bool:
     """Whether no element is infinite, or not a number."""
-    flat = values.reshape(-1)
-    if flat.dtype in (np.float32, np.float64):  # the sum of squares is finite then, and takes a quarter of the time
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.dot(flat, flat)):
-                return True
-    return bool(np.isfinite(flat).all())
+    return bool(np.isfinite(values).all())
 
 
 def is_filled_with(values: Array | Lazy, value: object) -> bool:
@@ -119,35 +112,12 @@ class _Line:
 
     def look(self, block: Array, start: int) -> None:
         """Look at a block, whose first slice along `lead` is `start`."""
-        if self.axis == self.lead:
-            rows = np.moveaxis(block, self.axis, 0).reshape(block.shape[self.axis], -1)
-            self.value[start : start + len(rows)] = rows[:, 0]
-            self.mask[start : start + len(rows)] = _alike(rows)
-            return
-        others = tuple(a for a in range(block.ndim) if a != self.axis)
-        if start == 0:
-            self.value[:] = block[tuple(slice(None) if a == self.axis else 0 for a in range(block.ndim))]
-        told = sorted({0, block.shape[self.lead] - 1})  # these show of most slices that they vary
-        for probe in (np.take(block, told, self.lead), block):
-            left = np.flatnonzero(self.mask)
-            if not left.size:
-                return
-            picked = probe if left.size == self.mask.size else np.take(probe, left, self.axis)
-            shape = [-1 if a == self.axis else 1 for a in range(block.ndim)]
-            self.mask[left] = (picked == self.value[left].reshape(shape)).all(axis=others)
-
-
-def _alike(rows: Array) -> Mask:
-    """Whether each row [n, elements] holds one value throughout."""
-    value = rows[:, 0]
-    mask = np.asarray(rows[:, -1] == value)  # what is not a number is like nothing
-    if rows.shape[1] <= 2:
-        return mask
-    mask &= rows[:, rows.shape[1] // 2] == value
-    doubt = np.flatnonzero(mask)
-    if doubt.size:
-        mask[doubt] = (rows[doubt] == value[doubt, None]).all(axis=1)
-    return mask
+        slices, others = np.moveaxis(block, self.axis, 0), range(1, block.ndim)
+        here = slice(start, start + len(slices)) if self.axis == self.lead else slice(None)
+        if self.axis == self.lead or start == 0:
+            self.value[here] = slices[:, *(0 for _ in others)]
+        value = np.expand_dims(self.value[here], tuple(others))
+        self.mask[here] &= (slices == value).all(axis=tuple(others))  # what is not a number is like nothing
 
 
 def _matrix(values: Lazy, axes: Axes) -> Mask:
@@ -170,41 +140,13 @@ def _place(values: Lazy, axes: Axes, start: int, stop: int) -> tuple[slice, slic
 
 
 def _counts(found: Mask) -> tuple[Index, Index]:
-    """How many are set in each row and column of a matrix.
-
-    Counting along both axes is slow. Mostly all are set that lie in a row and a column where any is; where few of these
-    are not, those are found instead.
-    """
-    if found.all():  # soon seen, as in `_reduced`
-        return np.full(len(found), found.shape[1]), np.full(found.shape[1], len(found))
-    held = np.asarray(found.any(axis=1)), np.asarray(found.any(axis=0))
-    sizes = [int(np.count_nonzero(some)) for some in held]
-    zeros = sizes[0] * sizes[1] - int(np.count_nonzero(found))
-    if not zeros:
-        return held[0] * sizes[1], held[1] * sizes[0]
-    if zeros * _FEW > found.size:
-        return np.count_nonzero(found, axis=1), np.count_nonzero(found, axis=0)
-    places = np.nonzero(~found & held[0][:, None] & held[1])
-    missing = (np.bincount(place, minlength=size) for place, size in zip(places, found.shape, strict=True))
-    rows, columns = (some * size - less for some, size, less in zip(held, sizes[::-1], missing, strict=True))
-    return rows, columns
+    """How many are set in each row and column of a matrix."""
+    return np.count_nonzero(found, axis=1), np.count_nonzero(found, axis=0)
 
 
 def _reduced(block: Array, axes: Axes) -> Mask:
     """Where anything is not zero, over two axes in the order in which they lie."""
-    found = np.asarray(block != 0)
-    rest = tuple(a for a in range(block.ndim) if a not in axes)
-    if not rest:
-        return found
-    if found.all():  # soon seen, and the usual case
-        return np.ones([block.shape[a] for a in axes], bool)
-    if axes[0] > 0:
-        return np.asarray(found.any(axis=rest))
-    some = found.reshape(len(found), -1).any(axis=1)
-    left = found[some]  # the usual case of weights that were masked
-    reduced = np.zeros([block.shape[a] for a in axes], bool)
-    reduced[some] = left.all() or left.any(axis=rest)
-    return reduced
+    return np.asarray((block != 0).any(axis=tuple(a for a in range(block.ndim) if a not in axes)))
 
 
 class Nonzero:
