@@ -17,6 +17,8 @@ _INDEX_STEPS = frozenset(
     | {"Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
 
+_TABLES = frozenset({"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"})
+
 
 def entries_by_input(model: ModelProto) -> dict[str, int]:
     """The number of entries that each input which is used as an index picks from, by the name of the input."""
@@ -47,54 +49,16 @@ def _picked(
     node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
 ) -> tuple[str, int | None]:
     """The index input of a node that picks from a table, and the table's number of entries, if known."""
-    find = _TABLES.get(node.op_type)
-    if find is None or len(node.input) < 2:
+    if node.op_type == "OneHot" and len(node.input) == 3 and node.input[1] in small:
+        return node.input[0], int(small[node.input[1]].ravel()[0])
+    if node.op_type not in _TABLES or len(node.input) < 2:
         return "", None
-    return find(node, types, small)
-
-
-def _along_axis(
-    node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
-) -> tuple[str, int | None]:
-    """One index along an axis of the table."""
-    shape, axis = _shape(node, types), _attribute(node, "axis")
-    size = shape[axis] if shape is not None and -len(shape) <= axis < len(shape) else None
-    return node.input[1], size if isinstance(size, int) else None
-
-
-def _along_first_axes(
-    node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
-) -> tuple[str, int | None]:
-    """The last axis of the indices has a place along each of the table's first axes; the shortest holds for all."""
-    if node.input[1] not in types:
-        return "", None
-    shape, first = _shape(node, types), _attribute(node, "batch_dims")
-    deep = (types[node.input[1]].shape or (None,))[-1]
-    sizes = shape[first : first + deep] if shape is not None and isinstance(deep, int) else ()
+    table, indices = (types.get(name, TensorType(0, None)).shape or () for name in node.input[:2])
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    axis = attributes.get("axis", 0)
+    sizes = [table[axis]] if -len(table) <= axis < len(table) else []
+    if node.op_type.endswith("ND"):
+        # The last axis of the indices has a place along each of the table's first axes; the shortest holds for all.
+        first, deep = attributes.get("batch_dims", 0), indices[-1] if indices else None
+        sizes = [*table[first : first + deep]] if isinstance(deep, int) else []
     return node.input[1], min((size for size in sizes if isinstance(size, int)), default=None)
-
-
-def _one_hot(
-    node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
-) -> tuple[str, int | None]:
-    """A one for each index, in as many places as a constant says."""
-    if len(node.input) != 3 or node.input[1] not in small:
-        return "", None
-    return node.input[0], int(small[node.input[1]].ravel()[0])
-
-
-# What picks from a table, by operator: the index input and the number of entries.
-_TABLES = {
-    **dict.fromkeys(("Gather", "GatherElements", "ScatterElements", "Scatter"), _along_axis),
-    **dict.fromkeys(("GatherND", "ScatterND"), _along_first_axes),
-    "OneHot": _one_hot,
-}
-
-
-def _shape(node: NodeProto, types: Mapping[str, TensorType]) -> tuple[int | str | None, ...] | None:
-    """The shape of the table."""
-    return types[node.input[0]].shape if node.input[0] in types else None
-
-
-def _attribute(node: NodeProto, name: str) -> int:
-    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
