@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,34 +61,22 @@ def bisect(
     step = _step(reference, compiled, samples[:_SAMPLES], seed, double)
     makers = {name: node for node in step.after.graph.node for name in node.output if name}
     worst, stopped = _worst_errors(step, makers, samples[:_SAMPLES], seed, double)
-    agreed = {name for name, error in worst.items() if error.is_allowed}
+    agreed = {name for name, (error, allowed, _) in worst.items() if error <= allowed}
     first = next((name for name in makers if name in worst and name not in agreed), None)
     if first is None:
         if stopped is None:
             return None
         number, sample = stopped
         first = next(name for name in step.after.graph.node[number].output if name)
-        worst[first] = _Error(np.inf, 0.0, sample)
+        worst[first] = np.inf, 0.0, sample
     node = makers[first]
     suspects = _suspects(node, makers, agreed)
     difference = FirstDifference(first, name_of(node), node.op_type, suspects, *worst[first], step.made_by)
     return Bisection(difference, step.before, step.after)
 
 
-class _Error(NamedTuple):
-    """The error of a tensor on a sample, and what is allowed, relative to its scale."""
-
-    error: float
-    allowed: float
-    sample: str
-
-    @property
-    def is_allowed(self) -> bool:
-        return self.error <= self.allowed
-
-    def exceeds(self, other: _Error) -> bool:
-        """Whether it is the larger one of both, measured by what is allowed."""
-        return self.error * other.allowed > other.error * self.allowed
+# The error of a tensor, what is allowed, both relative to its scale, and the sample.
+_Error = tuple[float, float, str]
 
 
 def _worst_errors(
@@ -111,9 +99,9 @@ def _worst_errors(
             if name not in values.before or name not in values.after:
                 continue
             floor = inside.floor or tolerance(values.after[name].dtype, depth[name])
-            found = _Error(*(tensor_error(name, values, floor, step.stored) or (np.inf, floor)), sample.label)
-            if name not in worst or found.exceeds(worst[name]):
-                worst[name] = found
+            error, allowed = tensor_error(name, values, floor, step.stored) or (np.inf, floor)
+            if name not in worst or error * worst[name][1] > worst[name][0] * allowed:
+                worst[name] = error, allowed, sample.label
     return worst, min(stopped, key=itemgetter(0), default=None)
 
 

@@ -62,46 +62,35 @@ class Paired:
 def paired(reference: ModelProto, compiled: ModelProto, outputs: Collection[str]) -> Paired:
     """The tensors from which both models make these outputs with the same operators."""
     one, other = _Makers(reference), _Makers(compiled)
-    names = _Names({name for side in (one, other) for name in side.names})
+    taken = {name for side in (one, other) for name in side.names}
+    names: dict[tuple[str, str], str] = {}
     made_of: dict[str, tuple[str, ...]] = {}
     written: dict[str, tuple[ModelProto, ModelProto]] = {}
-    names.waiting += [((name, name), name) for name in sorted(outputs)]
-    while names.waiting:
-        (first, second), called = names.waiting.pop()
+    waiting = [((name, name), name) for name in sorted(outputs)]
+    while waiting:
+        (first, second), called = waiting.pop()
         alike = _alike(one, other, first, second)
         if alike is None:
             continue
-        (left, right), pairs = alike
-        made_of[called] = tuple(map(names.of, pairs))
+        left, right, pairs = alike
+        for pair in pairs:
+            if pair not in names:
+                names[pair] = fresh(f"{pair[0]} compared", taken)
+                taken.add(names[pair])
+                waiting.append((pair, names[pair]))
+        made_of[called] = tuple(names[pair] for pair in pairs)
         if pairs and one.spelled(left) != other.spelled(right):
             inputs = [dict(zip(side, made_of[called], strict=True)) for side in zip(*pairs, strict=True)]
             written[called] = one.alone(left, first, inputs[0]), other.alone(right, second, inputs[1])
     order = {name: number for number, name in enumerate(one.by_output)}
-    tensors = {name: pair for pair, name in names.by_pair.items()}
+    tensors = {name: pair for pair, name in names.items()}
     computed = sorted(made_of, key=lambda name: order[tensors[name][0] if name in tensors else name])
     return Paired(tensors, {name: made_of[name] for name in computed}, written)
 
 
-class _Names:
-    """Names of pairs of tensors, each pair waiting to be looked at once it has one."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-        self.by_pair: dict[tuple[str, str], str] = {}
-        self.waiting: list[tuple[tuple[str, str], str]] = []
-
-    def of(self, pair: tuple[str, str]) -> str:
-        """The name of a pair."""
-        if pair not in self.by_pair:
-            self.by_pair[pair] = fresh(f"{pair[0]} compared", self._taken)
-            self._taken.add(self.by_pair[pair])
-            self.waiting.append((pair, self.by_pair[pair]))
-        return self.by_pair[pair]
-
-
 def _alike(
     one: _Makers, other: _Makers, first: str, second: str
-) -> tuple[tuple[NodeProto, NodeProto], list[tuple[str, str]]] | None:
+) -> tuple[NodeProto, NodeProto, list[tuple[str, str]]] | None:
     """The nodes that make two tensors by one operator, and their operands in pairs; None where they do not."""
     left, right = one.by_output.get(first), other.by_output.get(second)
     if left is None or right is None or not _are_alike(left, right, first, second):
@@ -109,7 +98,7 @@ def _alike(
     mine, theirs = one.computed(left), other.computed(right)
     if mine is None or theirs is None or len(mine) != len(theirs):
         return None
-    return (left, right), [*zip(mine, theirs, strict=True)]
+    return left, right, [*zip(mine, theirs, strict=True)]
 
 
 def _are_alike(one: NodeProto, other: NodeProto, first: str, second: str) -> bool:
