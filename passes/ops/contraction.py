@@ -55,6 +55,7 @@ from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
 from passes.weights.streaming import contracted, lazy
 
+WHOLE = ""  # the letter of axes that stay whole
 Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict["Label", Mask | None]  # slices that stay along a label, None if all do
 
@@ -114,7 +115,8 @@ class Projection:
         """Whether weights [inner, kept] put one axis of the output in the place of one of the data."""
         letters, output = self.terms.factors[self.weights], self.terms.output
         others = [k for k in self.terms.factors[self.data] if k not in letters]
-        return len(letters) == 2 and len(self.inner) == 1 and others == [k for k in output if k not in letters]
+        matrix = len(letters) == 2 and len(self.inner) == 1 and WHOLE not in output
+        return matrix and others == [k for k in output if k not in letters]
 
     def repeats(self, node: gs.Node) -> int | None:
         """How many elements of the data are summed for one weight: those along letters that the data alone have.
@@ -135,8 +137,10 @@ class Projection:
 class Contraction(Op, CoupledAxes, Reordering):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
-    width_axis = -1
+    width_axis: int | None = -1
     foldable = True
+    #: why slices that are summed over are kept
+    reason = kept_reasons.READ
 
     def terms(self, node: gs.Node) -> Terms | None:
         """What the axes are called, None where that cannot be said."""
@@ -169,7 +173,7 @@ class Contraction(Op, CoupledAxes, Reordering):
             out = terms.output.index(letter) if letter in terms.output else None
             size = max(s or 0 for s in sizes) if out is None else facts.size(node.outputs[0], out)
             once = len({i for i, _ in at}) == len(at)
-            if once and size is not None and size in sizes and {*sizes} <= {1, size}:
+            if letter != WHOLE and once and size is not None and size in sizes and {*sizes} <= {1, size}:
                 labels.append(Label(size, tuple(p for p, s in zip(at, sizes, strict=True) if s == size), out))
         return labels
 
@@ -377,7 +381,7 @@ class Contraction(Op, CoupledAxes, Reordering):
                 else:
                     absorbing = projection is not None and k in projection.inner
                     need = self.spared(node, facts, projection, k, need) if projection and absorbing else need
-                    demand = Demand(need, flexible=True, flops=self.flops_per_slice(node), reason=kept_reasons.READ)
+                    demand = Demand(need, flexible=True, flops=self.flops_per_slice(node), reason=self.reason)
             demands.update(dict.fromkeys(computed, demand))
         for index, out, axis in self.beside(node):
             if (0, out) in stored and facts.size(node.inputs[index], axis) == facts.size(node.outputs[0], out):
@@ -415,7 +419,7 @@ class Contraction(Op, CoupledAxes, Reordering):
                 taken = tensor if projection is None else self._with_representatives(rewriter, projection, left)
                 rewriter.set_input(node, index, rewriter.slice(taken, cuts))
         if projection is not None:
-            self._add_removed(node, rewriter, projection, left)
+            self.add_removed(node, rewriter, projection, left)
 
     def _with_representatives(self, rewriter: Rewriter, projection: Projection, left: Left) -> gs.Constant:
         """The weights, of which those of dependent slices that are gone are added to those of representatives."""
@@ -430,7 +434,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         folded = dependence.folded(np.moveaxis(rewriter.facts.value(weights), axis, 0), gone)
         return rewriter.constant(weights.name, np.moveaxis(folded, 0, axis))
 
-    def _add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
+    def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
         """Add what slices of the data that are no longer read contributed."""
         facts, before = rewriter.facts, rewriter.before
         removed: list[ConstantSlices | None] = []

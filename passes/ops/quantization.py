@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
+from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -20,12 +20,13 @@ from passes.graph.tensors import (
     numpy_dtype,
     operand,
     product,
-    rank_of,
     shape_of,
+    size_of,
     volume,
 )
 from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
+from passes.ops.contraction import WHOLE, Contraction, Label, Left, Projection, Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized
@@ -133,112 +134,110 @@ class Operands:
     per_output: tuple[int, ...] = ()
 
 
-class IntegerProduct(Op):
+class IntegerProduct(Contraction):
     """Sums of (data - its zero point) · (weights - theirs): channels at the zero point add nothing.
 
     Other constants stay: nothing but an int32 bias could take them.
     Source: ONNX operator specification, MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv.
     """
 
+    width_axis = None
+    foldable = False
+    reason = kept_reasons.NO_BIAS
     operands = Operands(1, 2, 3)
-    #: axis of data and output that holds channels; axes of the weights that run along input and output channels
-    channels, inner, free = -1, 0, 1
+    #: the axis of the weights that runs along the output
+    free = 1
 
-    def axis(self, node: gs.Node) -> int:
-        """The axis of the output that holds channels."""
-        return self.channels % max(len(shape_of(node.outputs[0]) or ()), 1)
+    def letters(self, node: gs.Node) -> tuple[str, str, str] | None:
+        """Those of data, weights and output, None for other forms; "_": an axis that stays whole, ".": any number."""
+        raise NotImplementedError
 
-    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
-        """Whether weights and what stands beside them are initializers, and the sizes fit together."""
-        weight, data, axis = node.inputs[self.operands.weight], node.inputs[0], self.axis(node)
-        ranks = {len(shape_of(tensor) or ()) for tensor in (data, node.outputs[0])}
-        if not (is_constant(weight) and self._has_constants(node)) or len(weight.shape) < 2 or len(ranks) > 1:
-            return False
-        sizes = facts.size(data, axis), facts.size(node.outputs[0], axis)
-        return self.is_plain(node) and sizes == (weight.shape[self.inner], weight.shape[self.free])
+    def terms(self, node: gs.Node) -> Terms | None:
+        """None unless weights and what stands beside them are initializers."""
+        weight = self.operands.weight
+        fixed = (operand(node, i) for i in (weight, *self.operands.per_output))
+        shapes = [shape_of(t) for t in (node.inputs[0], node.inputs[weight], node.outputs[0])]
+        if not all(is_constant(t) for t in fixed if t is not None) or None in shapes:
+            return None
+        ranks = [len(shape or ()) for shape in shapes]
+        letters = self.letters(node)
+        if letters is None or ranks[0] != ranks[2] or ranks[1] < 2:
+            return None
+        data, weights, output = (_placed(each, rank) for each, rank in zip(letters, ranks, strict=True))
+        return Terms([data, *[[]] * (weight - 1), weights], output)
 
-    def _has_constants(self, node: gs.Node) -> bool:
-        fixed = (operand(node, i) for i in (self.operands.weight, *self.operands.per_output))
-        return all(is_constant(t) for t in fixed if t is not None)
+    def projection(self, node: gs.Node, labels: Sequence[Label]) -> Projection | None:
+        terms = self.terms(node)
+        return None if terms is None else Projection(0, self.operands.weight, labels, terms)
 
-    def is_plain(self, node: gs.Node) -> bool:
-        """Whether every output channel may read every input channel."""
-        return rank_of(node.inputs[self.operands.weight]) == 2
+    def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
+        terms = self.terms(node)
+        if terms is None:
+            return
+        out = terms.output.index(terms.factors[self.operands.weight][self.free])
+        vectors = [
+            i for i in self.operands.per_output if (t := operand(node, i)) is not None and len(shape_of(t) or ()) == 1
+        ]
+        yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
 
-    def _points(self, node: gs.Node, facts: Facts) -> Array:
-        """Zero points of the weights: one, or one for each output channel."""
-        zero = operand(node, self.operands.weight_zero)
-        return np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+    def _adds(self, node: gs.Node, facts: Facts) -> Mask:
+        """Which of the weights are not at their zero point."""
+        values, zero = facts.value(node.inputs[self.operands.weight]), operand(node, self.operands.weight_zero)
+        points = np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+        return np.asarray(values != points.reshape([-1 if a == self.free else 1 for a in range(values.ndim)]))
 
-    def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
-        """Which input channels [rows] each output channel [columns] depends on."""
-        weight = node.inputs[self.operands.weight]
-        values = np.moveaxis(facts.value(weight), (self.inner, self.free), (-2, -1))
-        return Nonzero.of((values != self._points(node, facts)).reshape(-1, *values.shape[-2:]).any(axis=0))
-
-    def _at_zero(self, node: gs.Node, facts: Facts) -> Mask:
-        """Channels of the data that lie at its zero point."""
-        data, zero, axis = node.inputs[0], operand(node, self.operands.data_zero), self.axis(node)
-        size = facts.size(data, axis) or 0
+    def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
+        if index:
+            adds = self._adds(node, facts)
+            return np.asarray(~adds.any(axis=tuple(a for a in range(adds.ndim) if a != axis)))
+        data, zero = node.inputs[0], operand(node, self.operands.data_zero)
         if zero is not None and not is_constant(zero):
             return _zero_before(data, zero, axis, facts)
         known, point = facts.known(data, axis), 0 if zero is None else facts.uniform(zero)
         if known is None or point is None:
-            return np.zeros(size, bool)
+            return np.zeros(facts.size(data, axis) or 0, bool)
         return known.only(point).mask
 
-    def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        if not self.is_understood(node, facts):
-            return
-        mask = ~self._nonzero(node, facts).columns(~self._at_zero(node, facts))
-        bias = None if self.operands.bias is None else operand(node, self.operands.bias)
-        if bias is not None:
-            mask &= facts.value(bias).reshape(-1) == 0
-        zero = None if self.operands.output_zero is None else operand(node, self.operands.output_zero)
+    def nonzero(self, node: gs.Node, facts: Facts, index: int, axes: tuple[int, int]) -> Nonzero:
+        adds = np.moveaxis(self._adds(node, facts), axes, (-2, -1))
+        return Nonzero.of(np.asarray(adds.reshape(-1, *adds.shape[-2:]).any(axis=0)))
+
+    def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
+        zero = self.zeros(node, facts, 0, projection.axis(label, 0))
+        return ConstantSlices(zero, np.zeros(zero.shape))
+
+    def with_operands_beside(
+        self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices
+    ) -> ConstantSlices | None:
+        """The zero point of the output, where there is no bias either."""
+        bias, zero = (None if i is None else operand(node, i) for i in (self.operands.bias, self.operands.output_zero))
+        mask = sums.mask if bias is None else sums.mask & (facts.value(bias).reshape(-1) == 0)
         value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
-        if mask.any():
-            yield 0, self.axis(node), ConstantSlices(mask, np.broadcast_to(value, mask.shape))
+        return ConstantSlices(mask, np.broadcast_to(value, mask.shape))
 
-    def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        if self.is_understood(node, facts):
-            axis = self.axis(node)
-            yield 0, axis, self._nonzero(node, facts).rows(facts.live(node.outputs[0], axis))
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        key = 0, self.axis(node)
-        return {key: asked[key]} if key in asked and self.is_understood(node, facts) else {}
-
-    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        if not self.is_understood(node, facts):
-            return {}
-        axis, size = self.axis(node), initializer(node, self.operands.weight).shape[self.free]
-        outputs = stored.get((0, axis), np.ones(size, bool))
-        need = self._nonzero(node, facts).rows(outputs) & ~self._at_zero(node, facts)
-        flops = 2.0 * self.cost(node)[1] / need.size
-        demands = {(0, axis): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
-        for index in self.operands.per_output:
-            tensor = operand(node, index)
-            if tensor is not None and shape_of(tensor) == (size,):
-                demands[index, 0] = Demand(outputs)
-        return demands
-
-    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        before, index = rewriter.before, self.operands.weight
-        if not self.is_understood(before, rewriter.facts):
-            return
-        axis = self.axis(before)
-        cuts = {self.inner: rewriter.required(node, 0, axis), self.free: rewriter.stored(before.outputs[0], axis)}
-        rewriter.set_input(node, index, rewriter.slice(before.inputs[index], cuts))
+    def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
+        """Nothing: what lies at the zero point adds nothing."""
 
     def depth(self, node: gs.Node) -> int:
         """How many products are summed for one output element."""
         return product((shape_of(node.inputs[0]) or ())[-1:])
+
+    def flops_per_slice(self, node: gs.Node) -> float:
+        channels = size_of(node.inputs[self.operands.weight], 1 - self.free) or 1
+        return 2.0 * self.cost(node)[1] / channels
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """As for floats: two for each product, less one for each sum, and one for the bias."""
         out, depth = volume(node.outputs[0]), self.depth(node)
         bias = self.operands.bias is not None and operand(node, self.operands.bias) is not None
         return out * (2 * depth - 1) + out * bias, out * depth
+
+
+def _placed(letters: str, rank: int) -> list[str]:
+    """One letter for each of `rank` axes."""
+    before, _, after = letters.partition(".")
+    every = f"{before}{'_' * (rank - len(before) - len(after))}{after}"
+    return [WHOLE if letter == "_" else letter for letter in every]
 
 
 @register("MatMulInteger")
@@ -248,64 +247,38 @@ class MatMulInteger(IntegerProduct):
     operands = Operands(weight=1, data_zero=2, weight_zero=3, per_output=(3,))
     foldable = True
 
+    def letters(self, node: gs.Node) -> tuple[str, str, str] | None:
+        return (".k", "kn", ".n") if len(shape_of(node.inputs[self.operands.weight]) or ()) == 2 else None
+
 
 @register("QLinearMatMul")
-class QLinearMatMul(IntegerProduct):
+class QLinearMatMul(MatMulInteger):
     """Steps of a given scale out."""
 
     operands = Operands(weight=3, data_zero=2, weight_zero=5, output_zero=7, per_output=(4, 5, 6, 7))
+    foldable = False
 
 
 class IntegerConvolution(IntegerProduct):
     """Padding lies at the zero point of the data."""
 
-    channels, inner, free = 1, 1, 0
+    free = 0
 
-    def is_plain(self, node: gs.Node) -> bool:
-        return bool(node.attrs.get("group", 1) == 1)
+    def letters(self, node: gs.Node) -> tuple[str, str, str] | None:
+        """With one filter for each channel, what is written is what is read."""
+        groups = node.attrs.get("group", 1)
+        if groups == 1:
+            return "_c.", "oc.", "_o."
+        return ("_c.", "c.", "_c.") if groups == size_of(node.inputs[self.operands.weight], 0) else None
 
-    def form(self, node: gs.Node) -> Op:
-        shape = shape_of(node.inputs[self.operands.weight]) or (0, 0)
-        return Depthwise(self.operands) if node.attrs.get("group", 1) == shape[0] != 1 else self
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        super().lower(node, rewriter)
+        kept = rewriter.stored(rewriter.before.outputs[0], 1)
+        if kept is not None and node.attrs.get("group", 1) != 1:
+            node.attrs["group"] = int(kept.sum())
 
     def depth(self, node: gs.Node) -> int:
         return product((shape_of(node.inputs[self.operands.weight]) or ())[1:])
-
-
-class Depthwise(IntegerConvolution):
-    """One filter for each channel: what is written is what is read."""
-
-    def __init__(self, operands: Operands) -> None:
-        self.operands = operands
-
-    def form(self, node: gs.Node) -> Op:
-        return self
-
-    def is_understood(self, node: gs.Node, facts: Facts) -> bool:
-        sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
-        return self._has_constants(node) and sizes[0] == sizes[1] == node.attrs.get("group", 1)
-
-    def _nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
-        values = facts.value(node.inputs[self.operands.weight])
-        live = (np.moveaxis(values, 0, -1) != self._points(node, facts)).any(axis=tuple(range(values.ndim - 1)))
-        return Nonzero.of(np.diag(live))
-
-    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().required_inputs(node, facts, stored)
-        if (0, 1) in demands:
-            outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
-            demands[0, 1] = Demand(outputs, reason=kept_reasons.EACH_BY_ITSELF, echo=(0, 1))
-        return demands
-
-    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        kept = rewriter.stored(rewriter.before.outputs[0], 1)
-        if kept is not None:
-            index = self.operands.weight
-            rewriter.set_input(node, index, rewriter.slice(rewriter.before.inputs[index], {0: kept}))
-            node.attrs["group"] = int(kept.sum())
-
-    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
-        return [(0, 1)] if axis == 1 else []
 
 
 @register("ConvInteger")

@@ -10,7 +10,7 @@ from passes.ops import Op
 MOST = 20
 
 #: how many classes answer a hook, at least
-FEW = 4
+FEW = 3
 
 #: hooks that fewer classes answer, and why they are hooks all the same
 EXCEPTIONS = {
