@@ -9,7 +9,6 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -60,18 +59,10 @@ def input_signature(model: Any) -> list[Any]:
     return signature
 
 
-@dataclass(frozen=True)
-class ForwardPass:
-    """One call of a model from outside: the outermost layer or model, and an object that identifies the call."""
-
-    outermost: Any
-    identity: Any
-
-
-def forward_pass(layer: Any) -> ForwardPass:
-    """Returns the forward pass that a call of this layer is part of."""
+def forward_pass(layer: Any) -> tuple[Any, Any]:
+    """Returns the outermost layer or model of the forward pass that a call is part of, and an identity of the pass."""
     context = layer._get_call_context()
-    return ForwardPass(context.entry_layer, context)
+    return context.entry_layer, context
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         if (progress := self._progress()) is not None:
             progress.training = bool(training)
         if not training:
-            self._seen_by = weakref.ref(forward_pass(self).outermost)
+            self._seen_by = weakref.ref(forward_pass(self)[0])
             return inputs * _along(mask, inputs.shape.rank, self.axis)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
@@ -203,18 +203,17 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
 
     def _observe(self) -> Gathering | None:
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
-        call = forward_pass(self)
-        optimizer = optimizer_of(call.outermost)
+        model, identity = forward_pass(self)
+        optimizer = optimizer_of(model)
         if optimizer is None and self._optimizer is not None:
             optimizer = self._optimizer()
         if not isinstance(optimizer, Pruning):
             return None
-        gathering = optimizer.gathering(call.outermost)
-        if self.observation is not None and self.observation.forward_pass() is call.identity:
+        gathering = optimizer.gathering(model)
+        if self.observation is not None and self.observation.forward_pass() is identity:
             self.observation.calls += 1
         else:
-            references = weakref.ref(call.outermost), weakref.ref(call.identity)
-            self.observation = Observation(*references, gathering.reduction)
+            self.observation = Observation(weakref.ref(model), weakref.ref(identity), gathering.reduction)
         return gathering
 
 

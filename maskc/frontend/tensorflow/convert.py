@@ -178,16 +178,16 @@ def _foreign_operators(model: ModelProto) -> str:
     """
     from onnx.defs import SchemaError, get_schema
 
-    found: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for node in all_nodes(model):
         if node.domain:
             continue
         try:
             get_schema(node.op_type, OPSET, "")
         except SchemaError:
-            found.setdefault(node.op_type, []).append(node.name)
+            layers.setdefault(node.op_type, []).append(node.name)
     phrases = []
-    for operator, names in sorted(found.items()):
+    for operator, names in sorted(layers.items()):
         layer = _layer(names[0])
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         phrases.append(f"operator {operator} in layer '{layer}'{more}")
@@ -236,12 +236,12 @@ def _name_unknown(model: ModelProto) -> None:
 
 def _carry_batch(model: ModelProto) -> None:
     """Name the outputs' dimensions where shape inference finds them to be an input's."""
-    known = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
+    input_dims = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
     types = tensor_types(model)
     for value in model.graph.output:
         shape = types[value.name].shape
         if shape is None or len(shape) != len(value.type.tensor_type.shape.dim):
             continue
         for dim, inferred in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-            if not dim.HasField("dim_value") and inferred in known:
+            if not dim.HasField("dim_value") and inferred in input_dims:
                 dim.dim_param = str(inferred)

@@ -46,8 +46,8 @@ def widened(function: Any) -> Any | None:
     _widen(definition)
 
     def computed(*arguments: Any) -> Any:
-        given = dict(zip(inputs, arguments, strict=True))
-        return tf.graph_util.import_graph_def(definition, given, outputs, name="")
+        operands = dict(zip(inputs, arguments, strict=True))
+        return tf.graph_util.import_graph_def(definition, operands, outputs, name="")
 
     specs = [
         tf.TensorSpec(tensor.shape, tf.float32 if tensor.dtype == tf.bfloat16 else tensor.dtype, f"maskc_input_{index}")

@@ -112,12 +112,12 @@ def from_model(
 
 def reason(error: Exception) -> str:
     """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
-    found = re.search(
+    match = re.search(
         r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M
     )
-    if not found:
+    if not match:
         return in_brief(error)
-    return f"layer {found.group(1)}: {in_brief(ValueError(found.group(2)))}"
+    return f"layer {match.group(1)}: {in_brief(ValueError(match.group(2)))}"
 
 
 def _structure(model: Any, side: str) -> Any:

@@ -86,10 +86,10 @@ class _Scopes:
     """The scopes of a graph: which is the model's, and which are its layers'."""
 
     def __init__(self, names: Iterable[str], opened_twice: bool) -> None:
-        known = [parts for parts in map(_parts, names) if len(parts) > 1]
-        self._all = {tuple(parts[:depth]) for parts in known for depth in range(1, len(parts) + 1)}
-        (self._root, count) = Counter(parts[0] for parts in known).most_common(1)[0] if known else ("", 0)
-        if 2 * count <= len(known):
+        scoped = [parts for parts in map(_parts, names) if len(parts) > 1]
+        self._all = {tuple(parts[:depth]) for parts in scoped for depth in range(1, len(parts) + 1)}
+        (self._root, count) = Counter(parts[0] for parts in scoped).most_common(1)[0] if scoped else ("", 0)
+        if 2 * count <= len(scoped):
             self._root = ""
         self._twice = opened_twice
 
@@ -131,14 +131,14 @@ def _between(nodes: Iterable[NodeProto], places: Sequence[_Place | None]) -> lis
     before: dict[str, set[Layer]] = {}
     after: dict[str, set[Layer]] = defaultdict(set)
     for node, place in zip(nodes, places, strict=True):
-        found = {place.layer} if place else set().union(*(before.get(name, set()) for name in node.input))
-        before.update(dict.fromkeys(node.output, found))
+        layers = {place.layer} if place else set().union(*(before.get(name, set()) for name in node.input))
+        before.update(dict.fromkeys(node.output, layers))
     result = list(places)
     for i in range(len(nodes) - 1, -1, -1):
         node, place = nodes[i], places[i]
-        found = {place.layer} if place else set().union(*(after[name] for name in node.output))
+        layers = {place.layer} if place else set().union(*(after[name] for name in node.output))
         for name in node.input:
-            after[name] |= found
-        if place is None and len(found) == 1 and found == before[node.output[0]] and found != {()}:
-            result[i] = _Place(next(iter(found)), (node.op_type,))
+            after[name] |= layers
+        if place is None and len(layers) == 1 and layers == before[node.output[0]] and layers != {()}:
+            result[i] = _Place(next(iter(layers)), (node.op_type,))
     return result

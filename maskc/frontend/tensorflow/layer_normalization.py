@@ -19,9 +19,9 @@ def fold(graph: Any) -> None:
 def _layer_normalization(graph: Any, node: Any) -> None:
     """`x·s + (b − mean·s)` with `s = g / sqrt(var + ε)` as LayerNormalization, where it is over the last axes."""
     for left, right in (node.inputs, node.inputs[::-1]):
-        found = _normalized(graph, left, right)
-        if found is not None:
-            x, axes, gain, shift, epsilon = found
+        parts = _normalized(graph, left, right)
+        if parts is not None:
+            x, axes, gain, shift, epsilon = parts
             break
     else:
         return

@@ -44,7 +44,7 @@ class Linear:
 class Body:
     """One Loop of a converted tf2onnx graph: what its tensors are, inside and outside.
 
-    Names are those of tensors in the body; `given` and `become` say what each state is at first and after a step. The
+    Names are those of tensors in the body; `initial` and `become` say what each state is at first and after a step. The
     methods answer None, or nothing, for whatever does not have the form asked for.
     """
 
@@ -52,11 +52,11 @@ class Body:
         self.outer, self.loop = outer, loop
         self.graph = loop.get_body_graphs()["body"]
         self.inputs = list(self.graph.input_names)
-        self.given = dict(zip(self.inputs[2:], loop.input[2:], strict=True))
+        self.initial = dict(zip(self.inputs[2:], loop.input[2:], strict=True))
         self.become: dict[str, str] = {}
         results = [self.root(name) for name in self.graph.outputs]
-        self.become = dict(zip(self.given, results[1:], strict=False))
-        self.condition, self.scans = results[0], results[1 + len(self.given) :]
+        self.become = dict(zip(self.initial, results[1:], strict=False))
+        self.condition, self.scans = results[0], results[1 + len(self.initial) :]
 
     def root(self, name: str) -> str:
         """The tensor that this one is another name of; for what the loop does not change, a tensor outside."""
@@ -65,11 +65,11 @@ class Body:
             if node is not None and node.type == "Identity":
                 name = node.input[0]
             elif self.become.get(name) == name:
-                return self._outside(self.given[name])
+                return self._outside(self.initial[name])
             else:
                 return name if node is not None else self._outside(name)
 
-    def made(self, name: str, *types: str) -> Any:
+    def producer(self, name: str, *types: str) -> Any:
         """The node that makes a tensor in the body, if it is of one of these types."""
         node = self._node(self.root(name))
         return node if node is not None and node.type in types else None
@@ -115,14 +115,14 @@ class Body:
             return True
         if name not in self.become:
             return False
-        start = self.outer.get_node_by_output(self._outside(self.given[name]))
+        start = self.outer.get_node_by_output(self._outside(self.initial[name]))
         if start is None or not start.is_const() or np.any(start.get_tensor_value(as_list=False)):
             return False
         return self._next(self.become[name]) == name
 
     def _next(self, name: str) -> str | None:
         """The tensor that this one is one more than."""
-        node = self.made(name, "Add")
+        node = self.producer(name, "Add")
         if node is None:
             return None
         for tensor, one in (node.input, node.input[::-1]):
@@ -133,7 +133,7 @@ class Body:
 
     def sequence(self, name: str) -> str | None:
         """The tensor outside whose elements along its first axis this one is, step by step."""
-        node = self.made(name, "Gather")
+        node = self.producer(name, "Gather")
         if node is None or node.get_attr_value("axis", 0) or not self._counts(self.root(node.input[1])):
             return None
         source = self.root(node.input[0])
@@ -153,7 +153,7 @@ class Body:
 
     def _goes_on(self, name: str, length: Formula, sizes: Sizes) -> bool:
         """Whether the condition, after a step, does not end the loop before its length."""
-        node = self.made(name, "And", "Less")
+        node = self.producer(name, "And", "Less")
         if node is None:
             return False
         if node.type == "And":
@@ -163,7 +163,7 @@ class Body:
         return counts and self._limit(limit, sizes) == length
 
     def _uncast(self, name: str) -> str:
-        while (node := self.made(name, "Cast")) is not None:
+        while (node := self.producer(name, "Cast")) is not None:
             name = node.input[0]
         return self.root(name)
 
@@ -171,8 +171,8 @@ class Body:
         value = self.number(name)
         if value is not None:
             return Formula.of(int(value)) if value.size == 1 else None
-        found = sizes.values(name) if self._node(name) is None else None
-        return found[0] if found else None
+        values = sizes.values(name) if self._node(name) is None else None
+        return values[0] if values else None
 
     def _starts(self, name: str, length: Formula, sizes: Sizes) -> bool:
         """Whether the condition lets the loop begin: it compares 0 with the length, whatever that is."""
@@ -197,7 +197,7 @@ class Body:
         while pending:
             term = self.root(pending.pop())
             value = self.number(term)
-            node = self.made(term, "Add", "MatMul")
+            node = self.producer(term, "Add", "MatMul")
             if value is not None and value.ndim <= 1:
                 bias = bias + value
             elif node is not None and node.type == "Add":
@@ -213,7 +213,7 @@ class Body:
 
     def activation(self, name: str) -> tuple[Activation, str]:
         """The function that a tensor is put through last, and what goes into it."""
-        node = self.made(name, *_ACTIVATIONS)
+        node = self.producer(name, *_ACTIVATIONS)
         if node is None:
             return _LINEAR, self.root(name)
         default = _ACTIVATIONS[node.type]
@@ -222,7 +222,7 @@ class Body:
 
     def part(self, name: str, index: int, parts: int) -> str | None:
         """The tensor of whose last axis this one is part `index`, of equal parts."""
-        node = self.made(name, "Split", "Slice")
+        node = self.producer(name, "Split", "Slice")
         if node is None:
             return None
         source = self.root(node.input[0])
@@ -256,7 +256,7 @@ class Body:
 
     def pair(self, name: str, operator: str) -> list[tuple[str, str]]:
         """The operands of an addition or multiplication, in both orders."""
-        node = self.made(name, operator)
+        node = self.producer(name, operator)
         if node is None:
             return []
         a, b = (self.root(operand) for operand in node.input)

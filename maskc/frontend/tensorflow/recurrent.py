@@ -43,9 +43,9 @@ def fold(graph: Any) -> None:
     sizes = Sizes(graph)
     for node in [node for node in graph.get_nodes() if node.type == "Loop"]:
         body = Body(graph, node)
-        found = next((cell for match in (_lstm, _gru, _simple) for cell in match(body)), None)
-        if found is not None and body.steps_through(found.x, sizes):
-            _replace(graph, node, body, found)
+        cell = next((candidate for match in (_lstm, _gru, _simple) for candidate in match(body)), None)
+        if cell is not None and body.steps_through(cell.x, sizes):
+            _replace(graph, node, body, cell)
     for node in [node for node in graph.get_nodes() if node.type in ("GRU", "LSTM", "RNN")]:
         node = _named(graph, node)
         _start_at_zero(graph, node)
@@ -86,9 +86,9 @@ def _simple(body: Body) -> Iterator[Cell]:
     for state in body.states():
         result = body.become[state]
         function, inner = body.activation(result)
-        found = _sum_over(body, inner, state)
-        if found is not None:
-            x, w, r, bias = found
+        sum_ = _sum_over(body, inner, state)
+        if sum_ is not None:
+            x, w, r, bias = sum_
             both = np.concatenate([bias, np.zeros(bias.size)])
             yield Cell("RNN", x, (state,), (result,), w.T, r.T, both, (function,))
 
@@ -105,11 +105,11 @@ def _lstm(body: Body) -> Iterator[Cell]:
                 sources = {body.part(name, index, 4) for index, name in enumerate(gates)}
                 if old != cell or inside != c or len(sources) != 1 or None in sources:
                     continue
-                found = _sum_over(body, sources.pop() or "", hidden)
+                sum_ = _sum_over(body, sources.pop() or "", hidden)
                 # ONNX has one function for the three gates.
-                if found is None or len({functions[0], functions[1], functions[3]}) != 1:
+                if sum_ is None or len({functions[0], functions[1], functions[3]}) != 1:
                     continue
-                x, w, r, bias = found
+                x, w, r, bias = sum_
                 order = (0, 3, 1, 2)
                 both = np.concatenate([_stacked(bias, order), np.zeros(bias.size)])
                 used = (functions[0], functions[2], outer_function)
@@ -132,7 +132,7 @@ def _gru(body: Body) -> Iterator[Cell]:
         result = body.become[state]
         for kept, new in body.pair(result, "Add"):
             for (z, old), (rest, g) in _products(body, kept, new):
-                less = body.made(rest, "Sub")
+                less = body.producer(rest, "Sub")
                 if old != state or less is None or body.root(less.input[1]) != z:
                     continue
                 one = body.number(less.input[0])
@@ -199,7 +199,7 @@ def _recurrence(body: Body, state: str, h_z: str, h_g: str) -> _Recurrence | Non
 
 def _replace(graph: Any, loop: Any, body: Body, cell: Cell) -> None:
     """Put the operator in the place of the loop, if nothing but sequence and states is read of it."""
-    count = len(body.given)
+    count = len(body.initial)
     results = {name: body.inputs.index(name) - 2 for name in cell.states}
     scans = [count + i for i, name in enumerate(body.scans) if name == cell.results[0]]
     read = {i for i, name in enumerate(loop.output) if graph.find_output_consumers(name) or name in graph.outputs}

@@ -43,14 +43,14 @@ def read(path: Path, name: str | None = None, signature: str | None = None) -> T
     key = signature or _to_serve(signatures)
     functions = dict(_functions(loaded))
     if key in signatures:
-        found = _of_signature(name, loaded, signatures[key])
+        model = _of_signature(name, loaded, signatures[key])
     elif key in functions:
-        found = _of_function(name, loaded, key, functions[key])
+        model = _of_function(name, loaded, key, functions[key])
     else:
         raise InputError(f"{name} {_missing(signature, signatures, functions)}")
-    side_effects.check_function(found.function, name)
-    _check_sizes(found.function, name)
-    return found
+    side_effects.check_function(model.function, name)
+    _check_sizes(model.function, name)
+    return model
 
 
 def _check_sizes(function: Any, name: str) -> None:
@@ -93,13 +93,13 @@ def _of_function(name: str, loaded: Any, key: str, traces: list[Any]) -> TensorF
             f"tf.saved_model.save(model, directory, signatures=model.{key}.get_concrete_function(...))."
         )
     (trace,) = traces
-    given = trace.structured_input_signature
-    tensors = [leaf for leaf in tf.nest.flatten(given) if isinstance(leaf, tf.TensorSpec)]
+    signature = trace.structured_input_signature
+    tensors = [leaf for leaf in tf.nest.flatten(signature) if isinstance(leaf, tf.TensorSpec)]
 
     def flat(*arguments: Any) -> list[Any]:
         rest = iter(arguments)
         args, kwargs = tf.nest.map_structure(
-            lambda leaf: next(rest) if isinstance(leaf, tf.TensorSpec) else leaf, given
+            lambda leaf: next(rest) if isinstance(leaf, tf.TensorSpec) else leaf, signature
         )
         return [tensor for tensor in tf.nest.flatten(trace(*args, **kwargs)) if tensor is not None]
 
@@ -150,8 +150,8 @@ def _without_slots(path: Path) -> Iterator[Path]:
 
 def _to_serve(signatures: dict[str, Any]) -> str | None:
     """The name of the signature to take where none is given."""
-    known = next((key for key in _SIGNATURES if key in signatures), None)
-    return next(iter(signatures)) if known is None and len(signatures) == 1 else known
+    usual = next((key for key in _SIGNATURES if key in signatures), None)
+    return next(iter(signatures)) if usual is None and len(signatures) == 1 else usual
 
 
 def _functions(loaded: Any) -> Iterator[tuple[str, list[Any]]]:

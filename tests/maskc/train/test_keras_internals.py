@@ -74,7 +74,7 @@ def test_the_signature_of_a_model_that_declares_no_inputs() -> None:
 
 
 def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
-    passes: list[internals.ForwardPass] = []
+    passes: list[tuple[Any, Any]] = []
 
     class Asking(layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
@@ -87,8 +87,8 @@ def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
     passes.clear()
     model(np.zeros((1, 3)))
     model(np.zeros((1, 3)))
-    assert [each.outermost for each in passes] == [model] * 4
-    first, again, second, _ = (each.identity for each in passes)
+    assert [outermost for outermost, _ in passes] == [model] * 4
+    first, again, second, _ = (identity for _, identity in passes)
     assert first is again is not second
 
 

@@ -72,8 +72,8 @@ def _emit(graph: Any, node: Any, spatial: range, **attributes: list[int]) -> Non
         replace(graph, node, make(graph, "ConvTranspose", [x, kernel, *bias], shape, dtype, **attributes))
         return
     first, back = [0, rank + 1, *spatial], [0, *range(2, rank + 2), 1]
-    given = graph.get_shape(x)
-    x = make(graph, "Transpose", [x], [given[i] for i in first] if given else None, dtype, perm=first)
+    input_shape = graph.get_shape(x)
+    x = make(graph, "Transpose", [x], [input_shape[i] for i in first] if input_shape else None, dtype, perm=first)
     inner = [shape[i] for i in first] if shape else None
     y = make(graph, "ConvTranspose", [x, kernel, *bias], inner, dtype, **attributes)
     replace(graph, node, make(graph, "Transpose", [y], shape, dtype, perm=back))

@@ -118,8 +118,8 @@ def _split(
 
 
 def _size(group: Sequence[str], sizes: dict[str, int]) -> int:
-    known = [sizes[label] for label in group]
-    return -1 if -1 in known else int(np.prod(known, dtype=np.int64))
+    factors = [sizes[label] for label in group]
+    return -1 if -1 in factors else int(np.prod(factors, dtype=np.int64))
 
 
 def _reshaped(groups: Sequence[Sequence[str]], sizes: dict[str, int], split: bool = False) -> list[int] | None:

@@ -16,8 +16,8 @@ _MARK = "maskc_rfft"
 @converts("RFFT")
 def transform(graph: Any, node: Any) -> None:
     """One matrix product for the real and the imaginary parts, where nothing else is asked of the result."""
-    given = graph.get_shape(node.input[0])
-    size = -1 if given is None else given[-1]
+    input_shape = graph.get_shape(node.input[0])
+    size = -1 if input_shape is None else input_shape[-1]
     readers = {reader.type for reader in graph.find_output_consumers(node.output[0])}
     if size < 0 or not node.inputs[1].is_const() or readers - set(_PARTS) or node.output[0] in graph.outputs:
         raise ValueError(f"{node.name} (RFFT) has a size that is not fixed or a result that is not a real number")
@@ -27,9 +27,9 @@ def transform(graph: Any, node: Any) -> None:
     x, dtype = node.input[0], graph.get_dtype(node.input[0])
     if size > length:
         bounds = (constant(graph, [number]) for number in (0, length, -1))
-        x = make(graph, "Slice", [x, *bounds], [*given[:-1], length], dtype)
+        x = make(graph, "Slice", [x, *bounds], [*input_shape[:-1], length], dtype)
     matrix = constant(graph, np.concatenate([np.cos(angles), -np.sin(angles)], axis=1), dtype)
-    shape = [*given[:-1], 2 * (length // 2 + 1)]
+    shape = [*input_shape[:-1], 2 * (length // 2 + 1)]
     become(graph, node, "MatMul", [x, matrix], shape, dtype, fresh_name(f"{node.name}/{_MARK}"))
 
 

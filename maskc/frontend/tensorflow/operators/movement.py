@@ -41,9 +41,11 @@ def one_hot(graph: Any, node: Any) -> None:
         convert_as_tf2onnx(graph, node)
         return
     after = 0 if axis == -1 else rank - axis
-    given, shape, dtype = graph.get_shape(indices), graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     wide = cast(graph, indices, TensorProto.INT64)
-    split = None if given is None else [*given[: len(given) - after], 1, *given[len(given) - after :]]
+    split = graph.get_shape(indices)
+    if split is not None:
+        split = [*split[: len(split) - after], 1, *split[len(split) - after :]]
     wide = make(graph, "Unsqueeze", [wide, constant(graph, [axis])], split, TensorProto.INT64)
     places = constant(graph, np.arange(int(node.inputs[1].get_tensor_value())).reshape(-1, *[1] * after))
     hot = make(graph, "Equal", [wide, places], shape, TensorProto.BOOL)
@@ -54,10 +56,10 @@ def one_hot(graph: Any, node: Any) -> None:
 def bincount(graph: Any, node: Any) -> None:
     """How often each of 0, 1, …, size − 1 occurs along the last axis, or the sum of the weights there."""
     values, size, weights = node.input
-    given, dtype = graph.get_shape(values), graph.get_dtype(node.output[0])
+    value_shape, dtype = graph.get_shape(values), graph.get_dtype(node.output[0])
     shape = graph.get_shape(node.output[0])
     # The rows of `hits` are the elements, the columns what they are compared with.
-    hits = None if given is None else [*given, -1]
+    hits = None if value_shape is None else [*value_shape, -1]
     each = column(graph, values)
     limit = make(graph, "Cast", [size], [], graph.get_dtype(values), to=graph.get_dtype(values))
     zero, one = (constant(graph, number, graph.get_dtype(values)) for number in (0, 1))
@@ -79,11 +81,11 @@ def select(graph: Any, node: Any) -> None:
     """A Where, which passes on what it selects; tf2onnx multiplies by 0 and 1 and so makes NaN of infinity."""
     condition, *operands = node.input
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
-    rank, given = graph.get_rank(operands[0]), graph.get_shape(condition)
-    if node.type == "Select" and given is not None and rank is not None and len(given) == 1 < rank:
+    rank, condition_shape = graph.get_rank(operands[0]), graph.get_shape(condition)
+    if node.type == "Select" and condition_shape is not None and rank is not None and len(condition_shape) == 1 < rank:
         # One decision for each element of the first axis.
         axes = list(range(1, rank))
-        ones = [*given, *[1] * (rank - 1)]
+        ones = [*condition_shape, *[1] * (rank - 1)]
         condition = make(graph, "Unsqueeze", [condition, constant(graph, axes)], ones, TensorProto.BOOL)
     if dtype == TensorProto.BOOL:  # for which ONNX Runtime has no Where
         otherwise = make(graph, "Not", [condition], graph.get_shape(condition), dtype)
@@ -110,7 +112,7 @@ def lookup(graph: Any, node: Any, tables: Tables) -> None:
     order = np.argsort(stored)  # TensorFlow gives the keys in another one in every process
     shape, dtype = graph.get_shape(keys), graph.get_dtype(output)
     wide = cast(graph, keys, TensorProto.INT64)
-    found = graph.make_node(
+    encoded = graph.make_node(
         "LabelEncoder",
         [wide],
         domain="ai.onnx.ml",
@@ -122,6 +124,6 @@ def lookup(graph: Any, node: Any, tables: Tables) -> None:
             "default_int64": int(node.inputs[2].get_tensor_value()),
         },
     ).output[0]
-    replace(graph, node, cast(graph, found, dtype))
+    replace(graph, node, cast(graph, encoded, dtype))
     if not graph.find_output_consumers(table.output[0]):
         graph.remove_node(table.name)
