@@ -107,6 +107,11 @@ def trained_variables(optimizer: Any) -> list[Any]:
     return list(optimizer._trainable_variables)
 
 
+def check_trained(optimizer: Any, variables: Iterable[Any]) -> None:
+    """Raises `ValueError` for a variable that a built optimizer does not update."""
+    optimizer._check_variables_are_known(variables)
+
+
 def strategy_of(optimizer: Any) -> Any:
     """Returns the distribution strategy that an optimizer was made under."""
     return optimizer._distribution_strategy

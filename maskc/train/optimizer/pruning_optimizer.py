@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, update_scores
-from maskc.train.keras_internals import in_xla, on_all_replicas, outside_of_tracing, trained_variables
+from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
@@ -245,7 +245,7 @@ class PruningOptimizer(Wrapping):
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
-        self._check_variables_are_known(variables)
+        check_trained(self, variables)
         pruner = self._prepare()
 
         pairs = list(zip(gradients, variables, strict=True))
@@ -254,8 +254,8 @@ class PruningOptimizer(Wrapping):
             self.inner_optimizer.apply(*(list(column) for column in zip(*plain, strict=True)))
         self._update_scores([(gradient, layer) for gradient, variable in pairs if (layer := layer_of(variable))])
         # Where data end without notice, a last step is begun and given up: what has no gradients is no update.
-        given = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
-        with tf.control_dependencies(given):
+        tensors = [part for part in tf.nest.flatten(gradients, expand_composites=True) if tf.is_tensor(part)]
+        with tf.control_dependencies(tensors):
             self.iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
@@ -306,7 +306,7 @@ class PruningOptimizer(Wrapping):
             >>> for x, y in batches:
             ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
         """
-        given = {
+        changes = {
             "prune_every": prune_every,
             "burn_in": burn_in,
             "decay": decay,
@@ -315,7 +315,7 @@ class PruningOptimizer(Wrapping):
             "update_params": update_params,
             "method": method,
         }
-        self._configure({name: value for name, value in given.items() if value is not None})
+        self._configure({name: value for name, value in changes.items() if value is not None})
         if global_step is not None:
             self._counter = global_step
         if variables is not None and not isinstance(variables, Iterable):
@@ -405,8 +405,8 @@ class PruningOptimizer(Wrapping):
             layers[0].show(PruningProgress(self))  # once the model was converted, which calls it as in inference
         return self._pruner
 
-    def _configure(self, given: dict[str, Any]) -> None:
-        settings = dataclasses.replace(self.settings, **given)
+    def _configure(self, changes: dict[str, Any]) -> None:
+        settings = dataclasses.replace(self.settings, **changes)
         if settings == self.settings:
             return
         self.settings = settings
@@ -428,8 +428,8 @@ class PruningOptimizer(Wrapping):
 
     def gathering(self, model: Any) -> Gathering:
         """Returns how importance is to be estimated in a training call of `model`."""
-        given = self.settings.loss_reduction
-        return Gathering(METHODS[self.settings.method], loss_reduction(model) if given == "auto" else given)
+        reduction = self.settings.loss_reduction
+        return Gathering(METHODS[self.settings.method], loss_reduction(model) if reduction == "auto" else reduction)
 
     # Saving
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,6 +23,19 @@ def chain() -> Any:
     inputs = keras.Input((3,), name="x")
     inner = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="inside")], name="inner")
     return keras.Model(inputs, layers.Dense(2, name="last")(inner(inputs)))
+
+
+def test_no_other_file_has_private_names_of_a_library() -> None:
+    private = re.compile(r"keras\.src|tensorflow\.python|tf\.__internal__|tf2onnx\.(utils|handler|tf_loader)")
+    root = Path(__file__).parents[3] / "maskc"
+    for path in (*(root / "train").rglob("*.py"), *(root / "frontend/tensorflow").rglob("*.py")):
+        if path.name in ("keras_internals.py", "tf2onnx_internals.py"):
+            continue
+        text = path.read_text()
+        assert not private.search(text), path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and re.match("_(?!maskc)[a-z]", node.attr):
+                assert isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"), (path, node.attr)
 
 
 def test_layers_at_any_depth() -> None:
@@ -126,6 +142,9 @@ def test_the_variables_and_the_strategy_of_an_optimizer() -> None:
     optimizer = keras.optimizers.SGD()
     optimizer.build(model.trainable_variables)
     assert [v.path for v in internals.trained_variables(optimizer)] == [v.path for v in model.trainable_variables]
+    internals.check_trained(optimizer, model.trainable_variables)
+    with pytest.raises(ValueError, match="Unknown variable"):
+        internals.check_trained(optimizer, [keras.Variable(1.0)])
     assert internals.strategy_of(optimizer) is tf.distribute.get_strategy()
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     with strategy.scope():
