@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 import maskc
 from benchmarks import pruning
 from benchmarks.peers import python_of
 from benchmarks.sections import pruned_models
+from tests.passes.text import model
 
 SMALL = pruning.Settings(
     side=32,
@@ -102,20 +102,12 @@ def test_both_layouts_of_images_are_judged_alike(tmp_path: Path) -> None:
     """A matrix product of the flattened image, channels first; and of the image with them last, turned."""
     pruning.prepare(SMALL, 0, tmp_path)
     weight = np.random.default_rng(0).normal(size=(3 * 32 * 32, 10)).astype(np.float32)
-    for name, shape in (("first", ["n", 3, 32, 32]), ("last", ["n", 32, 32, 3])):
-        turned = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])
-        nodes = [turned] if name == "last" else []
-        nodes += [helper.make_node("Flatten", ["t" if nodes else "x"], ["f"])]
-        nodes += [helper.make_node("MatMul", ["f", "w"], ["y"])]
-        graph = helper.make_graph(
-            nodes,
-            name,
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
-            [numpy_helper.from_array(weight, "w")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-        onnx.save(model, tmp_path / f"{name}.onnx")
+    for name, shape, turned in (
+        ("first", "n,3,32,32", "t = Identity(x)"),
+        ("last", "n,32,32,3", "t = Transpose<perm=[0,3,1,2]>(x)"),
+    ):
+        body = f"{turned} f = Flatten(t) y = MatMul(f, w)"
+        onnx.save(model(f"(float[{shape}] x) => (float[n,10] y)", body, w=weight), tmp_path / f"{name}.onnx")
     first, last = (pruning.judged(tmp_path / f"{name}.onnx", tmp_path) for name in ("first", "last"))
     with np.load(tmp_path / "data.npz") as data:
         pixels = np.repeat(data["images"][80:, np.newaxis] / np.float32(127.5) - 1, 3, axis=1).reshape(20, -1)

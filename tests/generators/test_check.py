@@ -15,38 +15,21 @@ from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
 from tests.generators import check as checks
 from tests.generators.networks import network
-
-RNG = np.random.default_rng(0)
+from tests.passes import text
 
 
 def small() -> ModelProto:
     """Conv, BatchNormalization, Relu, mean, Gemm: no masks, nothing to remove."""
-    weights = {
-        "w": RNG.normal(size=(4, 3, 3, 3)),
-        "b": RNG.normal(size=4),
-        "scale": RNG.normal(size=4),
-        "shift": RNG.normal(size=4),
-        "mean": RNG.normal(size=4),
-        "var": RNG.uniform(0.5, 1, size=4),
-        "v": RNG.normal(size=(4, 5)),
-        "c": RNG.normal(size=5),
-    }
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["y1"], pads=[1, 1, 1, 1]),
-        helper.make_node("BatchNormalization", ["y1", "scale", "shift", "mean", "var"], ["y2"]),
-        helper.make_node("Relu", ["y2"], ["y3"]),
-        helper.make_node("GlobalAveragePool", ["y3"], ["y4"]),
-        helper.make_node("Flatten", ["y4"], ["y5"]),
-        helper.make_node("Gemm", ["y5", "v", "c"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 6, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
-        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    body = """
+        y1 = Conv<pads=[1,1,1,1]>(x, w, b)
+        y2 = BatchNormalization(y1, scale, shift, mean, var)
+        y3 = Relu(y2)
+        y4 = GlobalAveragePool(y3)
+        y5 = Flatten(y4)
+        y = Gemm(y5, v, c)
+    """
+    weights = {"w": (4, 3, 3, 3), "b": (4,), "scale": (4,), "shift": (4,), "mean": (4,), "v": (4, 5), "c": (5,)}
+    return text.model("(float[N,3,6,6] x) => (float[N,5] y)", body, **weights, var=np.linspace(0.5, 1, 4))
 
 
 @dataclass

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import save
 from rich.console import Console
 
 import maskc
 from maskc.cli.demo import run as demo_run
 from maskc.cli.demo.run import measure
+from tests.maskc import build
 
 
 def test_importing_the_demo_is_cheap() -> None:
@@ -26,16 +27,9 @@ def test_importing_the_demo_is_cheap() -> None:
 
 def test_measures_what_the_file_does(tmp_path: Path) -> None:
     """A model that says 0 for half of the images and 1 for the others."""
-    weight = numpy_helper.from_array(np.array([[1, 0], [0, 1]], np.float32), "weight")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "weight"], ["y"])],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
-        [weight],
-    )
     path = tmp_path / "model.onnx"
-    save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]), path)
+    weight = np.array([[1.0, 0], [0, 1]])
+    save(build.model("(float[batch,2] x) => (float[batch,2] y)", "y = MatMul(x, weight)", weight=weight), path)
     images = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
     figures = measure({"only": path}, images, np.array([0, 1, 1, 1]))["only"]
     assert figures.accuracy == 0.75

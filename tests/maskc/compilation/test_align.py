@@ -152,26 +152,21 @@ def test_zen_4_and_intel_have_tables_of_their_own(
     assert detect_cpu.table_name() == expected
 
 
-def optimised(node: onnx.NodeProto, read: int, weights: tuple[int, ...], path: Path) -> onnx.ModelProto:
+def optimised(read: int, written: int, groups: int, path: Path) -> onnx.ModelProto:
     """What ONNX Runtime makes here of one convolution of 8 x 8 places."""
-    constant = onnx.numpy_helper.from_array(np.ones(weights, np.float32), "w")
-    ports = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, channels, 8, 8))
-        for name, channels in (("x", read), ("y", weights[0]))
-    ]
-    graph = onnx.helper.make_graph([node], "one", ports[:1], ports[1:], [constant])
+    signature = f"(float[1,{read},8,8] x) => (float[1,{written},8,8] y)"
+    body = f"y = Conv<group={groups}, pads=[1,1,1,1]>(x, w)"
+    model = build.model(signature, body, 13, w=np.ones((written, read // groups, 3, 3)))
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.optimized_model_filepath = str(path)
-    model = onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return onnx.load(path)
 
 
 def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> None:
     def made(read: int, written: int, groups: int = 1) -> onnx.ModelProto:
-        node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])
-        return optimised(node, read, (written, read // groups, 3, 3), tmp_path / "one.onnx")
+        return optimised(read, written, groups, tmp_path / "one.onnx")
 
     block = made(1, 1).graph.initializer[0].dims[0]  # a filter is padded to a block of them
     tables = [rates for rates in RATES.values() if rates.channels_per_block == block]

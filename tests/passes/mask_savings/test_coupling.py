@@ -9,19 +9,15 @@ import pytest
 import passes
 from passes.graph.tensors import Index
 from passes.model.inputs import bind
+from tests.passes.text import model
 
 
-def model(
-    body: str, masks: dict[str, int], inputs: str, outputs: str, weights: dict[str, tuple[int, ...]]
-) -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    given = ", ".join([inputs, *(f"float[{size}] {name}" for name, size in masks.items())])
-    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({given}) => ({outputs}) {{ {body} }}'
-    parsed = onnx.parser.parse_model(text)
-    for name, shape in weights.items():
-        value = rng.uniform(0.5, 1, shape).astype(np.float32)
-        parsed.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    return parsed
+def case(name: str) -> tuple[onnx.ModelProto, dict[str, int], list[list[int]]]:
+    """The model, the sizes of its masks, which are the inputs m1, m2, ..., and the groups of their entries."""
+    signature, body, groups = CASES[name]
+    built = model(signature, body, checked=False)
+    sizes = {i.name: i.type.tensor_type.shape.dim[0].dim_value for i in built.graph.input if i.name != "x"}
+    return built, sizes, groups
 
 
 def by_number(groups: dict[str, Index]) -> list[list[int]]:
@@ -32,132 +28,97 @@ def by_number(groups: dict[str, Index]) -> list[list[int]]:
 
 CASES = {
     "chain": (
+        "(float[N,4] x, float[3] m1, float[2] m2) => (float[N,2] y) <float[4,3] u, float[3,2] v, float[2,2] w>",
         "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(am, v) bm = Mul(b, m2) y = MatMul(bm, w)",
-        {"m1": 3, "m2": 2},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 3), "v": (3, 2), "w": (2, 2)},
         [[0, 1, 2], [3, 4]],
     ),
     "residual sum": (
+        "(float[N,4] x, float[3] m1, float[3] m2) => (float[N,2] y) <float[4,3] u, float[3,3] v, float[3,2] w>",
         "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(am, v) bm = Mul(b, m2) s = Add(am, bm) r = Relu(s) "
         "y = MatMul(r, w)",
-        {"m1": 3, "m2": 3},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 3), "v": (3, 3), "w": (3, 2)},
         [[0, 1, 2], [0, 1, 2]],
     ),
     "concatenation": (
+        "(float[N,4] x, float[2] m1, float[3] m2, float[5] m3) => (float[N,2] y)"
+        " <float[4,2] u, float[4,3] v, float[5,2] w>",
         "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(x, v) bm = Mul(b, m2) s = Concat<axis=1>(am, bm) "
         "sm = Mul(s, m3) y = MatMul(sm, w)",
-        {"m1": 2, "m2": 3, "m3": 5},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 2), "v": (4, 3), "w": (5, 2)},
         [[0, 1], [2, 3, 4], [0, 1, 2, 3, 4]],
     ),
     "depthwise": (
+        "(float[N,2,6,6] x, float[3] m1, float[6] m2) => (float[N,2,4,4] y)"
+        " <float[3,2,1,1] u, float[6,1,3,3] v, float[2,6,1,1] w>",
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
         "d = Conv<group=3>(n, v) t2 = Transpose<perm=[0,2,3,1]>(d) t2m = Mul(t2, m2) "
         "n2 = Transpose<perm=[0,3,1,2]>(t2m) y = Conv(n2, w)",
-        {"m1": 3, "m2": 6},
-        "float[N,2,6,6] x",
-        "float[N,2,4,4] y",
-        {"u": (3, 2, 1, 1), "v": (6, 1, 3, 3), "w": (2, 6, 1, 1)},
         [[0, 1, 2], [0, 0, 1, 1, 2, 2]],
     ),
     "queries and keys": (
+        "(float[N,5,4] x, float[3] m1, float[3] m2, float[2] m3) => (float[N,5,2] y)"
+        " <float[4,3] u, float[4,3] v, float[4,2] w, float[2,2] o>",
         "q = MatMul(x, u) qm = Mul(q, m1) k = MatMul(x, v) km = Mul(k, m2) t = Transpose<perm=[0,2,1]>(km) "
         "s = MatMul(qm, t) p = Softmax(s) c = MatMul(x, w) cm = Mul(c, m3) z = MatMul(p, cm) y = MatMul(z, o)",
-        {"m1": 3, "m2": 3, "m3": 2},
-        "float[N,5,4] x",
-        "float[N,5,2] y",
-        {"u": (4, 3), "v": (4, 3), "w": (4, 2), "o": (2, 2)},
         [[0, 1, 2], [0, 1, 2], [3, 4]],
     ),
     "gate": (
+        "(float[N,4] x, float[3] m1, float[3] m2) => (float[N,2] y) <float[4,3] u, float[4,3] v, float[3,2] w>",
         "a = MatMul(x, u) am = Mul(a, m1) b = MatMul(x, v) bm = Mul(b, m2) s = Sigmoid(bm) g = Mul(am, s) "
         "y = MatMul(g, w)",
-        {"m1": 3, "m2": 3},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 3), "v": (4, 3), "w": (3, 2)},
         [[0, 1, 2], [0, 1, 2]],
     ),
     "a flattened map, masked before": (
+        "(float[N,2,3,3] x, float[3] m1) => (float[N,2] y) <float[3,2,1,1] u, float[27,2] w>",
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) f = Flatten(tm) y = MatMul(f, w)",
-        {"m1": 3},
-        "float[N,2,3,3] x",
-        "float[N,2] y",
-        {"u": (3, 2, 1, 1), "w": (27, 2)},
         [[0, 1, 2]],
     ),
     "a flattened map, masked behind": (
+        "(float[N,2,2,2] x, float[12] m1) => (float[N,2] y) <float[3,2,1,1] u, float[12,2] w>",
         "a = Conv(x, u) f = Flatten(a) fm = Mul(f, m1) y = MatMul(fm, w)",
-        {"m1": 12},
-        "float[N,2,2,2] x",
-        "float[N,2] y",
-        {"u": (3, 2, 1, 1), "w": (12, 2)},
         [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]],
     ),
     "unrelated layers that share a constant": (
-        "a = MatMul(x, u) ac = Mul(a, c) am = Mul(ac, m1) b = MatMul(am, v) bc = Mul(b, c) "
-        "bm = Mul(bc, m2) y = MatMul(bm, w)",
-        {"m1": 3, "m2": 3},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 3), "v": (3, 3), "w": (3, 2), "c": (3,)},
+        "(float[N,4] x, float[3] m1, float[3] m2) => (float[N,2] y)"
+        " <float[4,3] u, float[3,3] v, float[3,2] w, float[3] c>",
+        "a = MatMul(x, u) ac = Mul(a, c) am = Mul(ac, m1) b = MatMul(am, v) bc = Mul(b, c) bm = Mul(bc, m2) "
+        "y = MatMul(bm, w)",
         [[0, 1, 2], [3, 4, 5]],
     ),
     "heads of two attentions, equally many": (
+        "(float[N,5,4] x, float[2] m1, float[2] m2) => (float[N,5,4] y)"
+        " <float[4,6] wq1, float[4,6] wq2, float[4,6] wk1, float[4,6] wk2, float[4,6] wv1, float[4,6] wv2, "
+        "float[6,4] wo1, float[6,4] wo2>",
         "heads = Constant<value_ints=[0, 0, 2, 3]>() column = Constant<value_ints=[2, 1]>() "
-        "flat = Constant<value_ints=[0, 0, 6]>() "
-        "q1 = MatMul(x, wq1) qr1 = Reshape(q1, heads) qt1 = Transpose<perm=[0,2,1,3]>(qr1) "
-        "k1 = MatMul(x, wk1) kr1 = Reshape(k1, heads) kt1 = Transpose<perm=[0,2,3,1]>(kr1) "
-        "v1 = MatMul(x, wv1) vr1 = Reshape(v1, heads) vt1 = Transpose<perm=[0,2,1,3]>(vr1) "
-        "s1 = MatMul(qt1, kt1) p1 = Softmax(s1) c1 = MatMul(p1, vt1) ct1 = Transpose<perm=[0,2,1,3]>(c1) "
-        "h1 = Reshape(m1, column) cm1 = Mul(ct1, h1) f1 = Reshape(cm1, flat) o1 = MatMul(f1, wo1) "
-        "q2 = MatMul(o1, wq2) qr2 = Reshape(q2, heads) qt2 = Transpose<perm=[0,2,1,3]>(qr2) "
-        "k2 = MatMul(o1, wk2) kr2 = Reshape(k2, heads) kt2 = Transpose<perm=[0,2,3,1]>(kr2) "
-        "v2 = MatMul(o1, wv2) vr2 = Reshape(v2, heads) vt2 = Transpose<perm=[0,2,1,3]>(vr2) "
-        "s2 = MatMul(qt2, kt2) p2 = Softmax(s2) c2 = MatMul(p2, vt2) ct2 = Transpose<perm=[0,2,1,3]>(c2) "
-        "h2 = Reshape(m2, column) cm2 = Mul(ct2, h2) f2 = Reshape(cm2, flat) y = MatMul(f2, wo2)",
-        {"m1": 2, "m2": 2},
-        "float[N,5,4] x",
-        "float[N,5,4] y",
-        {
-            **{f"w{matrix}{n}": (4, 6) for matrix in "qkv" for n in (1, 2)},
-            **{f"wo{n}": (6, 4) for n in (1, 2)},
-        },
+        "flat = Constant<value_ints=[0, 0, 6]>() q1 = MatMul(x, wq1) qr1 = Reshape(q1, heads) "
+        "qt1 = Transpose<perm=[0,2,1,3]>(qr1) k1 = MatMul(x, wk1) kr1 = Reshape(k1, heads) "
+        "kt1 = Transpose<perm=[0,2,3,1]>(kr1) v1 = MatMul(x, wv1) vr1 = Reshape(v1, heads) "
+        "vt1 = Transpose<perm=[0,2,1,3]>(vr1) s1 = MatMul(qt1, kt1) p1 = Softmax(s1) c1 = MatMul(p1, vt1) "
+        "ct1 = Transpose<perm=[0,2,1,3]>(c1) h1 = Reshape(m1, column) cm1 = Mul(ct1, h1) f1 = Reshape(cm1, flat) "
+        "o1 = MatMul(f1, wo1) q2 = MatMul(o1, wq2) qr2 = Reshape(q2, heads) qt2 = Transpose<perm=[0,2,1,3]>(qr2) "
+        "k2 = MatMul(o1, wk2) kr2 = Reshape(k2, heads) kt2 = Transpose<perm=[0,2,3,1]>(kr2) v2 = MatMul(o1, wv2) "
+        "vr2 = Reshape(v2, heads) vt2 = Transpose<perm=[0,2,1,3]>(vr2) s2 = MatMul(qt2, kt2) p2 = Softmax(s2) "
+        "c2 = MatMul(p2, vt2) ct2 = Transpose<perm=[0,2,1,3]>(c2) h2 = Reshape(m2, column) cm2 = Mul(ct2, h2) "
+        "f2 = Reshape(cm2, flat) y = MatMul(f2, wo2)",
         [[0, 1], [2, 3]],
     ),
     "groups of a convolution": (
+        "(float[N,2,6,6] x, float[6] m1) => (float[N,2,4,4] y) <float[6,2,1,1] u, float[8,3,3,3] v, float[2,8,1,1] w>",
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
         "d = Conv<group=2>(n, v) y = Conv(d, w)",
-        {"m1": 6},
-        "float[N,2,6,6] x",
-        "float[N,2,4,4] y",
-        {"u": (6, 2, 1, 1), "v": (8, 3, 3, 3), "w": (2, 8, 1, 1)},
         [[0, 1, 2, 0, 1, 2]],
     ),
     "a normalisation, masked before and behind": (
+        "(float[N,4] x, float[8] m1, float[8] m2) => (float[N,2] y)"
+        " <float[4,8] u, float[8] scale, float[8] shift, float[8,2] w>",
         "a = MatMul(x, u) am = Mul(a, m1) l = LayerNormalization(am, scale, shift) r = Relu(l) rm = Mul(r, m2) "
         "y = MatMul(rm, w)",
-        {"m1": 8, "m2": 8},
-        "float[N,4] x",
-        "float[N,2] y",
-        {"u": (4, 8), "scale": (8,), "shift": (8,), "w": (8, 2)},
-        [list(range(8)), list(range(8, 16))],
+        [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]],
     ),
     "a normalisation behind two filters for each channel": (
+        "(float[N,2,4,4] x, float[4] m1) => (float[N,2,2,2] y)"
+        " <float[4,2,1,1] u, float[8,1,3,3] v, float[8] scale, float[8] shift, float[8,2] w>",
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
         "d = Conv<group=4>(n, v) t2 = Transpose<perm=[0,2,3,1]>(d) l = LayerNormalization(t2, scale, shift) "
         "y = MatMul(l, w)",
-        {"m1": 4},
-        "float[N,2,4,4] x",
-        "float[N,2,2,2] y",
-        {"u": (4, 2, 1, 1), "v": (8, 1, 3, 3), "scale": (8,), "shift": (8,), "w": (8, 2)},
         [[0, 1, 2, 3]],
     ),
 }
@@ -165,15 +126,14 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_groups(name: str) -> None:
-    body, masks, inputs, outputs, weights, expected = CASES[name]
-    assert by_number(passes.coupled(model(body, masks, inputs, outputs, weights), masks)) == expected
+    built, masks, expected = case(name)
+    assert by_number(passes.coupled(built, masks)) == expected
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
 @pytest.mark.parametrize("name", CASES)
 def test_savings_of_groups_are_differences(name: str, share: float) -> None:
-    body, masks, inputs, outputs, weights, _ = CASES[name]
-    built = model(body, masks, inputs, outputs, weights)
+    built, masks, _ = case(name)
     coupling = passes.coupling(built, masks)
     rng = np.random.default_rng(1)
     values = {name: (rng.random(size) >= share).astype(np.float32) for name, size in masks.items()}
@@ -189,6 +149,5 @@ def test_savings_of_groups_are_differences(name: str, share: float) -> None:
 
 
 def test_no_such_mask() -> None:
-    body, masks, inputs, outputs, weights, _ = CASES["chain"]
     with pytest.raises(KeyError):
-        passes.coupled(model(body, masks, inputs, outputs, weights), {"other": 3})
+        passes.coupled(case("chain")[0], {"other": 3})
