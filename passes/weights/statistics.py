@@ -115,7 +115,8 @@ class _Line:
         slices, others = np.moveaxis(block, self.axis, 0), range(1, block.ndim)
         here = slice(start, start + len(slices)) if self.axis == self.lead else slice(None)
         if self.axis == self.lead or start == 0:
-            self.value[here] = slices[:, *(0 for _ in others)]
+            first: tuple[slice | int, ...] = (slice(None), *(0 for _ in others))
+            self.value[here] = slices[first]
         value = np.expand_dims(self.value[here], tuple(others))
         self.mask[here] &= (slices == value).all(axis=tuple(others))  # what is not a number is like nothing
 
