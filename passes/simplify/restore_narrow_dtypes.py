@@ -12,7 +12,7 @@ from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.tensors import element_of, is_constant, is_float
 from passes.weights import streaming
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import bits, lazy
+from passes.weights.streaming import element_bits, lazy
 
 _LEAST = 4096  # elements: what smaller weights would save is little beside the nodes
 
@@ -44,9 +44,9 @@ def narrowed(graph: gs.Graph, source: onnx.ModelProto) -> None:
         ):
             continue
         wide = np.dtype(weight.dtype)
-        for kind in sorted(kinds, key=bits):
+        for kind in sorted(kinds, key=element_bits):
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-            if bits(kind) >= bits(element_of(wide)) or not _holds(weight, dtype):
+            if element_bits(kind) >= element_bits(element_of(wide)) or not _holds(weight, dtype):
                 continue
             values = lazy(weight)
             fewer = np.asarray(weight.values).astype(dtype) if values is None else streaming.narrowed(values, dtype)

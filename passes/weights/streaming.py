@@ -90,7 +90,7 @@ class Lazy(LazyValues):
 def raw(values: Lazy) -> Iterator[bytes | memoryview]:
     """The bytes of the elements as a file holds them."""
     element = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
-    if bits(element) % 8:
+    if element_bits(element) % 8:
         yield onnx.numpy_helper.from_array(np.asarray(values)).raw_data
         return
     for block in values.blocks():
@@ -139,7 +139,7 @@ class External(Lazy):
 
     def blocks(self) -> Iterator[Array]:
         """Read one after another. Raises GraphError where there is no such file, or too little in it."""
-        if bits(self._tensor.data_type) % 8:
+        if element_bits(self._tensor.data_type) % 8:
             yield self._unpacked()
             return
         count = self.shape[self.lead] if self.shape else 1
@@ -295,7 +295,7 @@ class Made(Lazy):
 
 
 @functools.cache
-def bits(data_type: int) -> int:
+def element_bits(data_type: int) -> int:
     """Bits that an element of an ONNX type takes in a file."""
     number = re.match(r"U?INT(\d+)|FLOAT(\d+)E", onnx.TensorProto.DataType.Name(data_type))
     if number:
@@ -305,7 +305,7 @@ def bits(data_type: int) -> int:
 
 def stored_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes that the elements of a tensor take in a file."""
-    return -(-int(prod(tensor.dims)) * bits(tensor.data_type) // 8)
+    return -(-int(prod(tensor.dims)) * element_bits(tensor.data_type) // 8)
 
 
 def lazy(tensor: gs.Tensor) -> Lazy | None:

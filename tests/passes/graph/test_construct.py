@@ -1,0 +1,51 @@
+"""Nodes and tensors are those that onnx-graphsurgeon's own constructors make."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
+from passes import shrink
+from passes.graph import construct
+from passes.graph.construct import constant, node, snapshot, variable
+from tests.generators import architectures
+from tests.generators.net import Masks
+
+
+def filled_one_by_one(part: Any, /, **fields: object) -> Any:
+    """As the constructors do it, with lists that keep what they belong to alive."""
+    connections = {"inputs": SynchronizedList(part, "outputs", []), "outputs": SynchronizedList(part, "inputs", [])}
+    for name, value in {**fields, **connections}.items():
+        setattr(part, name, value)
+    return part
+
+
+@pytest.mark.parametrize("name", ["bert", "branching", "mobilenet", "quantised", "unet"])
+def test_models_compile_to_the_same_bytes_one_field_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = architectures.build(getattr(architectures, name), Masks(consistent=True)).model()
+    expected = shrink(source).model
+    monkeypatch.setattr(construct, "filled_at_once", filled_one_by_one)
+    assert shrink(source).model.SerializeToString() == expected.SerializeToString()
+
+
+def test_producers_and_consumers_are_those_of_the_graph() -> None:
+    x, y, w = variable("x"), variable("y"), constant("w", np.zeros(2))
+    add = node("Add", "add", {}, [x, w], [y])
+    before = snapshot(add)
+    assert x.outputs == [add] and w.outputs == [add] and y.inputs == [add]
+    add.inputs[0] = other = variable("other")
+    assert x.outputs == [] and other.outputs == [add]
+    assert before.inputs == [x, w] and before.outputs == [y]
+    add.outputs.clear()
+    assert y.inputs == []
+
+
+def test_what_a_tensor_knows_does_not_keep_it_alive() -> None:
+    tensor = variable("x")
+    gone = weakref.ref(tensor)
+    del tensor
+    assert gone() is None
