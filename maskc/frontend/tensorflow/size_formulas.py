@@ -117,27 +117,33 @@ class Sizes:
         if node.type == "Conv" and axis == 0:
             return first, 0
         if node.type in _BROADCASTING:
-            # The operand that has the size, if all others have 1 or the same there.
-            from_end = axis - self._graph.get_rank(tensor)
-            wide = [
-                (node.input[i], len(s) + from_end)
-                for i, s in enumerate(shapes)
-                if len(s) >= -from_end and s[from_end] != 1
-            ]
-            sizes = {self.dimension(*place) for place in wide} if len(wide) > 1 else set()
-            return wide[0] if len(wide) == 1 or len(sizes) == 1 else None
+            return self._broadcast(node, axis - self._graph.get_rank(tensor), shapes)
         if node.type == "Slice":
             return (first, axis) if _keeps(node, axis, len(shape)) else None
         if node.type == "Reshape":
-            asked = self.values(node.input[1])
-            size = None if asked is None else asked[axis]
-            if size is None or size.number == -1:
-                return None
-            return (first, axis) if size.number == 0 else size
+            return self._reshaped(node, axis)
         if node.type in ("Squeeze", "Unsqueeze"):
             axes = self.values(node.input[1]) if len(node.input) > 1 else None
             return None if axes is None else _around(node, axis, len(shape), _numbers(axes))
         return None
+
+    def _broadcast(self, node: Any, from_end: int, shapes: list[Any]) -> tuple[str, int] | None:
+        """The axis of the operand that has the size, if all others have 1 or the same there."""
+        wide = [
+            (name, len(shape) + from_end)
+            for name, shape in zip(node.input, shapes, strict=True)
+            if len(shape) >= -from_end and shape[from_end] != 1
+        ]
+        same = len(wide) == 1 or len({self.dimension(*place) for place in wide}) == 1
+        return wide[0] if same else None
+
+    def _reshaped(self, node: Any, axis: int) -> tuple[str, int] | Formula | None:
+        """The size that a Reshape is told, or that it copies (0); None where it infers it (−1)."""
+        sizes = self.values(node.input[1])
+        size = None if sizes is None else sizes[axis]
+        if size is None or size.number == -1:
+            return None
+        return (node.input[0], axis) if size.number == 0 else size
 
     def _computed(self, node: Any) -> Values | None:
         if node.is_const():
