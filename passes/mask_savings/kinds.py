@@ -35,7 +35,12 @@ def kinds_of_groups(
     group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
     root = np.concatenate([coupling.groups[name] for name in masks])
     live = np.concatenate([np.asarray(mask) != 0 for mask in masks.values()])
-    own = _hash(_ranks(masks, root))
+    which = np.repeat(np.arange(len(masks)), [len(mask) for mask in masks.values()])
+    coupled = which * root.size + root  # the same for entries of one mask that are coupled
+    order = np.argsort(coupled, kind="stable")
+    rank = np.empty_like(root)  # of each entry among these
+    rank[order] = np.arange(root.size) - np.searchsorted(coupled[order], coupled[order])
+    own = _hash(which + len(masks) * rank)
     classes = np.zeros(root.size, np.int64)  # a hash of coupled entries, by their root
     np.add.at(classes, root[live], own[live])
     for place, (key, state) in enumerate(_states(model, masks)):
@@ -53,20 +58,6 @@ def kinds_of_groups(
     kinds = np.full(whole.size, -1)
     kinds[present] = np.unique(whole[present], return_inverse=True)[1].reshape(-1)
     return kinds
-
-
-def _ranks(masks: Mapping[str, Array], root: Index) -> Index:
-    """A number for each entry: that of its mask, and which it is of the coupled entries in that."""
-    ranks, offset = [], 0
-    for number, mask in enumerate(masks.values()):
-        own = root[offset : offset + len(mask)]
-        order = np.argsort(own, kind="stable")
-        first = np.searchsorted(own[order], own[order])
-        rank = np.zeros(len(mask), np.int64)
-        rank[order] = np.arange(len(mask)) - first
-        ranks.append(number + len(masks) * rank)
-        offset += len(mask)
-    return np.concatenate(ranks)
 
 
 def _states(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Iterator[tuple[Key, Index]]:

@@ -19,7 +19,8 @@ from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
-from maskc.train.selection.pruner import Pruned, Pruner, Rows
+from maskc.train.selection.pruner import Pruned, Pruner
+from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 
 

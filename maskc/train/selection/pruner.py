@@ -20,7 +20,7 @@ from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 from maskc.train.selection.ranking import grouped, ranked, uncoupled
-from maskc.train.selection.savings import Analyses, Past, Savings, without
+from maskc.train.selection.savings import Analyses, Rows, Savings, without
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
 
 #: an array for each mask, of shape `(channels,)`
@@ -55,10 +55,6 @@ def _target(model: Any, settings: Settings) -> float:
             "pass the sizes of an example to count at, as in sizes=(224, 224, 3)."
         )
     return settings.flops_target
-
-
-#: The entries pruned so far: step, index of the mask, channel, and FLOPs left.
-Rows = list[tuple[int, int, int, int]]
 
 
 class Pruner:
@@ -104,7 +100,8 @@ class Pruner:
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
-        self._analyses = Analyses(self._cost, self._groups, to_the_last=settings.min_channels == 0)
+        to_the_last = settings.min_channels == 0
+        self._analyses = Analyses(self._cost, self._groups, self._where, self._full, to_the_last)
         self._more = 0  # FLOPs of the model with its present weights beyond those that are counted
         self._follow(masks)
         self.before = settings.flops_before or self._full
@@ -220,7 +217,7 @@ class Pruner:
 
     def _follow(self, masks: list[NDArray[np.float32]]) -> None:
         """Goes on from these masks, whoever set them."""
-        self._savings = self._analyses.after(Past(self._full, self._history, masks, self._where))
+        self._savings = self._analyses.after(self._history, masks)
 
     def _all(self, prunable: Sequence[NDArray[np.floating]]) -> list[NDArray[np.float32]]:
         """All masks of the model, of which these may be pruned."""

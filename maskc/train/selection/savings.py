@@ -16,6 +16,9 @@ from maskc.train.cost import ComputationalCost, Values
 from maskc.train.selection.ranking import Groups, live
 from passes.mask_savings.cost_model import CostModel
 
+#: The entries pruned so far: step, index of the prunable mask, channel, and FLOPs left.
+Rows = list[tuple[int, int, int, int]]
+
 _CLOSE = 0.01  # a saving that is off by less is right
 
 
@@ -115,7 +118,10 @@ class Savings:
 
     def counted(self, kinds: Collection[int]) -> Savings:
         """Returns the same where the errors of these kinds, each by its first group, are those at the present masks."""
-        off = self._live() & (self._model.uncertain if self._to_the_last else self._model.doubtful)
+        off = self._model.uncertain if self._to_the_last else self._model.doubtful
+        if not off.any():
+            return self
+        off = off & self._live()
         errors, savings = dict(self._errors), self._model.savings()
         for kind in kinds:
             for group in np.flatnonzero(off & (self._kinds == kind))[:1].tolist():
@@ -156,42 +162,6 @@ def analysed(cost: ComputationalCost, groups: Groups, masks: Values, to_the_last
     return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
 
 
-@dataclass(frozen=True)
-class Past:
-    """The decisions made so far.
-
-    Attributes:
-        full: FLOPs before the first.
-        removed: the entries that are gone, in order: step, index of the prunable mask, channel, and FLOPs left.
-        masks: all masks as they are now.
-        prunable: for each prunable mask which of these it is.
-    """
-
-    full: int
-    removed: Sequence[tuple[int, int, int, int]]
-    masks: Values
-    prunable: Sequence[int]
-
-    @cached_property
-    def flops(self) -> list[int]:
-        """FLOPs before the first decision and after each."""
-        return [self.full, *{step: flops for step, *_, flops in self.removed}.values()]
-
-    def since(self, decisions: int) -> list[list[tuple[int, int]]]:
-        """Returns the entries that went in each decision but for the first ones: the mask, of all, and the channel."""
-        entries: dict[int, list[tuple[int, int]]] = {}
-        for step, index, channel, _ in self.removed:
-            entries.setdefault(step, []).append((self.prunable[index], channel))
-        return list(entries.values())[decisions:]
-
-    def after(self, decisions: int) -> list[NDArray[np.float32]]:
-        """Returns the masks after so many decisions."""
-        then = [np.array(mask, np.float32) for mask in self.masks]
-        for position, channel in chain.from_iterable(self.since(decisions)):
-            then[position][channel] = 1
-        return then
-
-
 class Analyses:
     """The latest analysis, and the savings at the present masks by it.
 
@@ -202,6 +172,8 @@ class Analyses:
     Args:
         cost: of the model.
         groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
+        prunable: which of the masks are prunable, in the order of the history.
+        full: FLOPs without masks.
         to_the_last: whether a mask may lose its last channel.
     """
 
@@ -209,32 +181,40 @@ class Analyses:
     _often = False
     _savings: Savings
 
-    def __init__(self, cost: ComputationalCost, groups: Groups, to_the_last: bool) -> None:
-        self._cost, self._groups, self._to_the_last = cost, groups, to_the_last
+    def __init__(
+        self, cost: ComputationalCost, groups: Groups, prunable: Sequence[int], full: int, to_the_last: bool
+    ) -> None:
+        self._cost, self._groups, self._prunable, self._to_the_last = cost, groups, prunable, to_the_last
+        self._full = full
         self._divided = not _whole(cost.coupled, groups)
 
-    def after(self, past: Past) -> Savings:
-        """Returns FLOPs and savings at the masks as they are now."""
-        levels = [(past.full // max(flops, 1)).bit_length() for flops in past.flops]
+    def after(self, history: Rows, masks: Values) -> Savings:
+        """Returns FLOPs and savings at all the masks as they are after these decisions."""
+        flops = [self._full, *{step: left for step, *_, left in history}.values()]
+        levels = [(self._full // max(left, 1)).bit_length() for left in flops]
         decisions, halved = len(levels) - 1, levels.index(levels[-1])
         if halved != self._halved:
             self._halved = halved
-            self._analyse(past, halved)
+            self._analyse(history, masks, halved)
             self._often = self._savings.doubtful
         due = decisions if self._divided else 1 << decisions.bit_length() >> 1
         if self._often and due > self._latest:
-            self._analyse(past, due)
-        present = self._savings.at(past.masks)
-        if present is None:  # somebody else has set masks
-            present = analysed(self._cost, self._groups, past.masks, self._to_the_last)
-        self._savings = present
-        return present
+            self._analyse(history, masks, due)
+        # None if somebody else has set masks
+        self._savings = self._savings.at(masks) or analysed(self._cost, self._groups, masks, self._to_the_last)
+        return self._savings
 
-    def _analyse(self, past: Past, decisions: int) -> None:
+    def _analyse(self, history: Rows, masks: Values, decisions: int) -> None:
         """Go on from an analysis after so many decisions."""
+        entries: dict[int, list[tuple[int, int]]] = {}
+        for step, index, channel, _ in history:
+            entries.setdefault(step, []).append((self._prunable[index], channel))
+        later, then = list(entries.values())[decisions:], [np.array(mask, np.float32) for mask in masks]
+        for position, channel in chain.from_iterable(later):
+            then[position][channel] = 1
         self._latest = decisions
-        self._savings = analysed(self._cost, self._groups, past.after(decisions), self._to_the_last)
-        for removed in past.since(decisions):
+        self._savings = analysed(self._cost, self._groups, then, self._to_the_last)
+        for removed in later:
             groups = {int(self._groups[position][channel]) for position, channel in removed}
             self._savings = self._savings.decided(sorted(groups))
 
