@@ -10,6 +10,18 @@ from keras import layers
 
 from maskc.train import MaskLayer
 
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def masks(model: Any) -> dict[str, Any]:
+    """The masks of a model by the names of their layers."""
+    return {layer.name: layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)}
+
+
+def pruned(model: Any) -> int:
+    """How many entries of its masks are zero."""
+    return sum(int(np.sum(mask == 0)) for mask in masks(model).values())
+
 
 def plain(dtype: str | None = None) -> Any:
     """Conv, depthwise conv and dense layers in a chain, a mask after each activation."""

@@ -11,20 +11,14 @@ import tensorflow as tf
 
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from tests.maskc.train.networks import data, mlp
+from tests.maskc.train.networks import LOSS, data, mlp, pruned
 
 pytestmark = pytest.mark.tensorflow
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def fresh() -> Any:
     keras.utils.set_random_seed(5)
     return mlp()
-
-
-def masks(model: Any) -> list[list[float]]:
-    return [layer.mask.numpy().tolist() for layer in model.layers if isinstance(layer, MaskLayer)]
 
 
 def loop(model: Any, optimizer: PruningOptimizer, steps: int = 8, graph: bool = False, **arguments: Any) -> None:
@@ -89,7 +83,7 @@ def test_pruning_without_training() -> None:
     for name, weights in before.items():
         for old, new in zip(weights, model.get_layer(name).get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
-    assert sum(mask.count(0) for mask in masks(model)) == 4
+    assert pruned(model) == 4
 
 
 def test_updates_are_counted_by_global_step() -> None:

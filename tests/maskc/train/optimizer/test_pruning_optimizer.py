@@ -14,19 +14,9 @@ import tensorflow as tf
 
 import maskc
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from tests.maskc.train.networks import data, depthwise, mlp, plain, residual
+from tests.maskc.train.networks import LOSS, data, depthwise, masks, mlp, plain, pruned, residual
 
 pytestmark = pytest.mark.tensorflow
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def masks(model: Any) -> list[np.ndarray]:
-    return [layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)]
-
-
-def pruned(model: Any) -> int:
-    return sum(int(np.sum(mask == 0)) for mask in masks(model))
 
 
 class Record(keras.callbacks.Callback):
@@ -37,7 +27,7 @@ class Record(keras.callbacks.Callback):
         self.masks: list[list[np.ndarray]] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.masks.append(masks(self.model))
+        self.masks.append([*masks(self.model).values()])
 
     def counts(self) -> list[int]:
         return [sum(int(np.sum(mask == 0)) for mask in step) for step in self.masks]
@@ -187,7 +177,7 @@ def test_without_a_target_every_mask_keeps_a_channel() -> None:
     assert not optimizer.reached
     train(model, optimizer, steps=8)
     assert not optimizer.reached
-    assert [int(mask.sum()) for mask in masks(model)] == [2, 2]
+    assert [int(mask.sum()) for mask in masks(model).values()] == [2, 2]
 
 
 def test_surrogate_and_compilation_may_disagree_and_the_compilation_decides(monkeypatch: Any) -> None:

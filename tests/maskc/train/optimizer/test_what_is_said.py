@@ -14,11 +14,9 @@ import maskc
 from maskc.errors import InputError, PruningWarning
 from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, computational_cost, prunable, pruned_shape
 from maskc.train.mask_layer import mask_layers
-from tests.maskc.train.networks import data, mlp
+from tests.maskc.train.networks import LOSS, data, mlp
 
 pytestmark = pytest.mark.tensorflow
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def compiled(model: Any, **arguments: Any) -> PruningOptimizer:

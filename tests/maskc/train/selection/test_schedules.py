@@ -13,11 +13,9 @@ import tensorflow as tf
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from maskc.train.selection.settings import goal
-from tests.maskc.train.networks import data, mlp, plain
+from tests.maskc.train.networks import LOSS, data, mlp, plain
 
 pytestmark = pytest.mark.tensorflow
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @pytest.mark.parametrize(

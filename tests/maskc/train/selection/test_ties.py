@@ -13,11 +13,9 @@ from keras import layers
 import maskc
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from tests.maskc.train.networks import data, depthwise, mlp, residual
+from tests.maskc.train.networks import LOSS, data, depthwise, masks, mlp, residual
 
 pytestmark = pytest.mark.tensorflow
-
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def train(model: Any, steps: int = 6, **arguments: Any) -> PruningOptimizer:
@@ -27,10 +25,6 @@ def train(model: Any, steps: int = 6, **arguments: Any) -> PruningOptimizer:
     x, y = data(model, count=4 * steps)
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
     return optimizer
-
-
-def masks(model: Any) -> dict[str, np.ndarray]:
-    return {layer.name: layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)}
 
 
 def test_a_residual_sum_loses_whole_channels() -> None:
