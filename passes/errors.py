@@ -1,4 +1,4 @@
-"""What the passes raise when a graph cannot be compiled."""
+"""Errors of graphs that cannot be compiled."""
 
 from __future__ import annotations
 

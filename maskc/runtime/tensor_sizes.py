@@ -1,4 +1,4 @@
-"""What there is inside a model at given sizes of its inputs, before it is run."""
+"""Elements and windows inside a model at given input sizes, before it is run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `maskc verify` does: data to compare on, tolerances, errors of outputs, the first difference of two models."""
+"""`maskc verify`: data to compare on, tolerances, errors of outputs, the first difference of two models."""

@@ -1,4 +1,4 @@
-"""Where two models first differ: the first tensor that is not what it should be, and the node that makes it.
+"""First difference of two models: the first tensor that is not what it should be, and the node that makes it.
 
 A compiled model cannot be held against its source tensor by tensor: what a pass moves, merges and narrows no longer has
 a counterpart there. So the reference is compiled once more, and the models after each of its passes are compared with

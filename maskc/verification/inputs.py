@@ -1,4 +1,4 @@
-"""What two models are compared on: real data, then data drawn from the signature of the graph."""
+"""Samples for comparing two models: real data, then data drawn from the signature of the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a model's outputs move when nothing but rounding changes.
+"""Rounding noise: the distance that a model's outputs move when nothing but rounding changes.
 
 That is the yardstick for an error that is larger than the plain tolerance: no comparison can tell it from
 rounding if rounding does as much to the reference itself.

@@ -1,4 +1,4 @@
-"""Which error of an output is allowed: rounding, by the type of the output and its depth in the graph.
+"""Tolerances of outputs: rounding, by the type of the output and its depth in the graph.
 
 An output passes when, on every sample, `|error| <= atol + rtol * scale`, with scale the largest absolute value that
 the reference's output has on that sample. `rtol`, unless it is given, is that of the coarsest floating-point type in

@@ -1,1 +1,1 @@
-"""What can be known of a slice before a model runs: the abstract domains of the analysis."""
+"""Abstract domains of the analysis: facts about a slice that hold before a model runs."""

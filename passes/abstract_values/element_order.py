@@ -1,4 +1,4 @@
-"""Where the elements of a tensor come from, when nothing but reshapes and transposes lies in between."""
+"""Order of elements through chains of reshapes and transposes."""
 
 from __future__ import annotations
 

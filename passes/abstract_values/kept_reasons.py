@@ -1,4 +1,4 @@
-"""Why a masked channel is kept: a code for each reason, what it means, and what to do. The only place that says so.
+"""Reasons to keep a masked channel: the code of each, its meaning, and the advice on it.
 
 Codes never change their meaning; a new reason gets a new one. The first digit says what keeps the channel: 1, an
 operator that handles channels one by one; 2, one that computes over several of them; 3, a constant with nowhere to go;

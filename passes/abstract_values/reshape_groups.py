@@ -1,4 +1,4 @@
-"""Which axes before a reshape make up which axes after it."""
+"""Groups of axes before a reshape that make up the axes after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which distinct row lies at each position along an axis, for axes of static size and of any size."""
+"""Index of the distinct row at each position along an axis, of static or of any size."""
 
 from __future__ import annotations
 

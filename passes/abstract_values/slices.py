@@ -1,4 +1,4 @@
-"""What a rule says of slices: constants, demands, links, as vectors along one axis of a tensor."""
+"""Vectors over the slices of an axis: constants, demands and links."""
 
 from __future__ import annotations
 

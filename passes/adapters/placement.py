@@ -1,4 +1,4 @@
-"""Where adapters are placed: the policies of `--adapters`, and the price that each gives to a moved element."""
+"""Placement of adapters: the policies of `--adapters`, and the price of a moved element under each."""
 
 from __future__ import annotations
 

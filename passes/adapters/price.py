@@ -1,4 +1,4 @@
-"""What an adapter costs, in FLOPs: the price of restoring constants at a consumer's input, under each policy.
+"""Prices of adapters in FLOPs: restoring constants at a consumer's input, under each policy.
 
 Everything else is priced against it: a slice is computed after all where that costs less.
 """

@@ -1,4 +1,4 @@
-"""What the analysis says of one tensor: which slices are worth computing, axis by axis.
+"""Live masks of one tensor: the slices to compute, axis by axis.
 
 The answers are keep-vectors, one per axis: bool [size], True for slices to keep, None for an axis whose size is not
 static. `graph` is a model or, to ask more than once, what `analyse` made of it. The examples speak of `EXAMPLE`, in

@@ -1,4 +1,4 @@
-"""What follows from channels that are split into heads: zeros that only both axes together show, and their order.
+"""Channels split into heads: zeros that only both axes together show, and their order.
 
 A mask on the channels of a query says, split into heads, something else of every head. Here such channels are followed
 through reshapes, transposes and matrix products to where they are summed over or merged again. A channel of a query is

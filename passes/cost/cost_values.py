@@ -1,4 +1,4 @@
-"""What a model costs, as plain values."""
+"""Costs of models and nodes as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many positions of one example a size that is not static counts.
+"""Positions of one example along an axis whose size is not static.
 
 Costs count a size that is not static as one. To compare them it must be a usual one: of an image so many pixels, fewer
 after each stride, and where a reshape merges an open batch with tokens or windows, these for each example.

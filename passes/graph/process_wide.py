@@ -1,4 +1,4 @@
-"""What holds for the whole process while any thread asks for it: set and restored by turns it would end up wrong."""
+"""Process-wide settings, held while any thread asks for them: set and restored by turns they would end up wrong."""
 
 from __future__ import annotations
 

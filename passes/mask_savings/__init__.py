@@ -1,1 +1,1 @@
-"""What mask entries save, how they are coupled, and masks for a model that has none."""
+"""Savings of mask entries, their coupling, and masks for a model that has none."""

@@ -1,4 +1,4 @@
-"""What the file costs that a model is compiled to, without writing it."""
+"""Cost of the compiled model, without writing its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What zeroing each group of mask entries saves, for all groups at once and again whenever one is gone.
+"""Cost model of mask entries: the saving of each group, for all at once and again whenever one is gone.
 
 The FLOPs of a compiled graph are a sum over nodes of polynomials in how many slices are stored along the axes of their
 tensors, and the coupling says which groups these slices belong to. So the savings of all groups follow from one

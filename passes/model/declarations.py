@@ -1,4 +1,4 @@
-"""What a model declares of the shapes of its tensors, beside what was inferred.
+"""Declared shapes of tensors, beside the inferred ones.
 
 It need not be true: runtimes warn of outputs of another shape, and ignore notes on inner tensors.
 """

@@ -1,4 +1,4 @@
-"""What the passes ask of an operator, and the answers of an operator without rules.
+"""Interface of an operator to the passes, with the answers of an operator without rules.
 
 A *slice* of a tensor is what lies at one index along one axis: a channel is a slice along the channel axis. Every rule
 speaks of slices as vectors along one `(tensor, axis)`; the passes know no operator by name.

@@ -1,4 +1,4 @@
-"""What another policy for adapters, or no channels kept for speed, would leave of a model that was compiled."""
+"""Alternatives to a compilation: another policy for adapters, or no channels kept for speed."""
 
 from __future__ import annotations
 

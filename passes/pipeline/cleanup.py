@@ -1,4 +1,4 @@
-"""What is done to a graph after the rewriting: nothing of the masks is left."""
+"""Clean-up after rewriting: folds scales, orders and constants into the weights."""
 
 from __future__ import annotations
 

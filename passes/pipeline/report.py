@@ -1,4 +1,4 @@
-"""What a compilation found and did, as plain values."""
+"""Report of a compilation as plain values."""
 
 from __future__ import annotations
 

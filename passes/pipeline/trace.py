@@ -1,4 +1,4 @@
-"""What a compilation is like on its way: for progress displays, reports, and the search for a wrong pass."""
+"""Trace of a compilation: for progress displays, reports, and the search for a wrong pass."""
 
 from __future__ import annotations
 

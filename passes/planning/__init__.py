@@ -1,1 +1,1 @@
-"""What each tensor stores, why, and the graph rewritten accordingly."""
+"""Storage plans: the slices that each tensor stores, the reasons, and the graph rewritten accordingly."""

@@ -1,4 +1,4 @@
-"""What each tensor stores: its exact live set, and more only where that is cheaper than to restore constants.
+"""Cheapest storage of a tensor: its exact live set, and more only where that is cheaper than restoring constants.
 
 One sweep from the outputs to the inputs. Every consumer says which slices it requires of a tensor; of the sets that
 hold all of these that are not constant, the cheapest is stored, and what a consumer requires beyond it (constants,

@@ -1,4 +1,4 @@
-"""Which channels were masked, which of them were removed, and for the others the operator that needs them, and why."""
+"""Explanation of a plan: masked channels, those removed, and for the others the operator that needs them, and why."""
 
 from __future__ import annotations
 

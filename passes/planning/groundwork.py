@@ -1,4 +1,4 @@
-"""What the plans of one analysed graph have in common: looked up once."""
+"""Groundwork of plans: look-ups that all plans of one analysed graph share."""
 
 from __future__ import annotations
 

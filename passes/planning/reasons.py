@@ -1,4 +1,4 @@
-"""Why slices that are constant are stored all the same: for each the consumer that needs it, or what keeps it."""
+"""Reasons of stored constants: for each slice the consumer that needs it, or the operator that keeps it."""
 
 from __future__ import annotations
 

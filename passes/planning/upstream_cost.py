@@ -1,4 +1,4 @@
-"""What it takes to compute one more slice: its share of the operator that makes it, and of all before that."""
+"""Upstream cost of one more slice: its share of its producer, and of all before that."""
 
 from __future__ import annotations
 

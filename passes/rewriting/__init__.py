@@ -1,1 +1,1 @@
-"""What an operator's rules are handed: facts, the storage plan, and the edits that they may ask for."""
+"""Arguments of operators' rules: facts, the storage plan, and the edits that they may ask for."""

@@ -1,4 +1,4 @@
-"""What is constant (forward) and what is read (backward), per slice of every axis of every tensor.
+"""Channel facts: constants (forward) and reads (backward), per slice of every axis of every tensor.
 
 Both are found by one sweep over the nodes with the operators' own rules; nothing here knows an operator by name.
 """

@@ -1,4 +1,4 @@
-"""What an operator's `lower` may ask for: what its tensors store, slices of its weights, new nodes and operands."""
+"""Interface for an operator's `lower`: stored slices of its tensors and weights, new nodes and operands."""
 
 from __future__ import annotations
 

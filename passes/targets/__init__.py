@@ -1,1 +1,1 @@
-"""What a runtime does well and what it does badly, one folder for each."""
+"""Targets: fast and slow forms of graphs for each runtime, a folder for each."""

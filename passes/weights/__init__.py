@@ -1,1 +1,1 @@
-"""What is inside an initializer: its values as they are asked for, its zeros, its few bits."""
+"""Contents of initializers: values read lazily, zeros, few bits."""

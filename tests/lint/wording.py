@@ -15,6 +15,7 @@ from tests.documentation import PAGES
 from tests.lint.files import ROOT, SOURCES, read
 
 PHRASES = tomllib.loads(read("tests/wording.toml"))["phrase"]
+FIRST = "first line"  # of a module; phrases for it are looked for in no other text
 REFERENCES = ("api.md", "api-passes.md", "api-train.md")
 TEMPLATES = sorted((ROOT / "maskc").rglob("*.j2"))
 # Of a page, what is not prose: comments, code and what programs print, and the targets of links. Comments of shell
@@ -23,11 +24,11 @@ NOT_PROSE = re.compile(r"<!--.*?-->|\{[{%].*?[%}]\}|`[^`]+`|\]\([^)]*\)|<[^>]+>"
 FENCED = re.compile(r"^( *)```.*?^\1```", re.S | re.M)
 
 
-def found(where: str, text: str) -> list[str]:
+def found(where: str, text: str, phrases: list[dict[str, str]] = PHRASES) -> list[str]:
     """What is wrong with a text, a line each."""
     return [
         f"{where}: {match[0]!r} in {text[max(0, match.start() - 40) : match.end() + 30]!r}; say: {phrase['say']}"
-        for phrase in PHRASES
+        for phrase in phrases
         if phrase.get("where", "") in where
         for match in re.finditer(phrase["find"], text, re.I)
     ]
@@ -108,6 +109,13 @@ def references(page: str) -> Iterator[tuple[str, str]]:
         yield name, " ".join(NOT_PROSE.sub(" ", re.sub(r"^ +\w+: |^ *>>> .*", " ", text, flags=re.M)).split())
 
 
+def first_lines() -> Iterator[tuple[str, str]]:
+    """The first line of each module."""
+    for source in SOURCES:
+        docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
+        yield f"{source.relative_to(ROOT)}, {FIRST}", docstring.partition("\n")[0]
+
+
 def texts() -> Iterator[tuple[str, str]]:
     """All that users read, with where it stands."""
     yield from ((page.name, prose(page)) for page in PAGES)
@@ -126,3 +134,8 @@ def faults() -> Iterator[str]:
             yield f"tests/wording.toml: {phrase['find']!r} does not find {phrase['today']!r}"
     for where, text in texts():
         yield from found(where, text)
+    modules: dict[str, str] = {}
+    for where, line in first_lines():
+        yield from found(where, line, [phrase for phrase in PHRASES if phrase.get("where") == FIRST])
+        if modules.setdefault(line, where) != where:
+            yield f"{where}: {line!r} stands over {modules[line]} as well"

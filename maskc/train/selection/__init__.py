@@ -1,1 +1,1 @@
-"""Which mask entries are removed, and when."""
+"""Pruning decisions: mask entries to remove, and the schedule of their removal."""

@@ -1,4 +1,4 @@
-"""Which mask entries are removed together, and in which order.
+"""Groups of mask entries in the order of their removal.
 
 Together go coupled entries, and those of masks that are shared.
 """

@@ -1,1 +1,1 @@
-"""Where outputs hardly move with the inputs, or with some weights: what is inside the models is compared as well."""
+"""Flat outputs, which hardly move with the inputs or some weights: tensors inside the models are compared as well."""

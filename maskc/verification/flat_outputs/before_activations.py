@@ -1,4 +1,4 @@
-"""What the last operators of two models read, where outputs hardly move: a saturated Sigmoid hides what it is given.
+"""Operands of final activations: a saturated Sigmoid hides a difference of what it is given.
 
 From an output back, tensors of both models are paired while the same operator without weights makes them. The outputs
 are one function of what is paired last, so where that agrees, and moves, it shows what the outputs do not.

@@ -1,4 +1,4 @@
-"""Where outputs hardly move: are the tensors inside two models the same, and do these move?
+"""Comparison of tensors inside two models whose outputs hardly move.
 
 Tensors of one name are compared, narrowed ones at the slices whose values they have, each relative to its own scale. A
 node counts as seen when what it writes, or what is made of that alone, agrees and moves with the inputs. A tensor that

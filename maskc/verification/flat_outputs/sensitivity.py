@@ -1,4 +1,4 @@
-"""How far outputs move, with the inputs and with the weights: one that hardly moves hides every error.
+"""Sensitivity of outputs to inputs and to weights: an output that hardly moves hides every error.
 
 A softmax of tiny scores, a saturated sigmoid, a branch behind a scale of a millionth: whatever is computed before them,
 the output is the same to within its tolerance.

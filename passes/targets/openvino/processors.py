@@ -1,4 +1,4 @@
-"""How fast OpenVINO is with which widths, on which processors: what plans are compared by.
+"""Rates of OpenVINO by width and processor, which plans are compared by.
 
 Its convolutions hold the channels of a position side by side, whatever their number. They read as many as there are,
 and write whole vectors: a wider layer never takes less time, but for a vector that is not full where there is no

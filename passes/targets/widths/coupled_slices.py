@@ -1,4 +1,4 @@
-"""Which slices a plan stores only together: those that links couple, along every axis without an adapter between."""
+"""Slices that a plan stores only together: those that links couple, along every axis without an adapter between."""
 
 from __future__ import annotations
 

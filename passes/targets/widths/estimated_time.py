@@ -1,4 +1,4 @@
-"""What a plan takes to run, by a table of rates: its convolutions, and what stands between them.
+"""Estimated time of a plan, by a table of rates: its convolutions, and the operators between them.
 
 ONNX Runtime decides for each convolution whether it runs on NCHWc channel blocks. Where a tensor is written in one form
 and read in the other it is reordered, once for all its readers. Matrix products take the time of their multiply-adds,

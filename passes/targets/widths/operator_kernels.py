@@ -1,4 +1,4 @@
-"""What ONNX Runtime's kernels for each operator do: run on NCHWc channel blocks, inside a convolution, slowly.
+"""Kernels of ONNX Runtime for each operator: on NCHWc channel blocks, inside a convolution, slow ones.
 
 Operators that are absent in a table do not, and take as long as an addition.
 """

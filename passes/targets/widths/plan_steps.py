@@ -1,4 +1,4 @@
-"""What a plan leaves to run, node by node: what operands and outputs store, and what adapters deliver."""
+"""Steps of a plan, node by node: slices that operands and outputs store, and that adapters deliver."""
 
 from __future__ import annotations
 
