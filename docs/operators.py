@@ -17,6 +17,7 @@ from passes.ops.base import UNKNOWN, rules_of
 from passes.ops.contraction import Contraction
 from passes.ops.convolution import Convolution
 from passes.ops.normalization import Normalization
+from passes.ops.quantization import IntegerProduct
 from passes.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_name("operators.md")
@@ -90,7 +91,7 @@ def _row(op: Op) -> str:
             _own(op, "maps"),
             _own(op, "reads"),
             _own(op, "required_inputs"),
-            isinstance(op, ABSORBING),
+            isinstance(op, ABSORBING) and not isinstance(op, IntegerProduct),
         )
     ]
     words = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")

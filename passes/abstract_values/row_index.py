@@ -166,6 +166,17 @@ def _windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | Non
 _remembered = functools.lru_cache(maxsize=256)(_windowed)
 
 
+def _joint_course(courses: Sequence[Course]) -> Course | None:
+    """The course with the widest borders of all; None where they do not run alike."""
+    course = courses[0]
+    for other in courses:
+        if (other.start, other.stride, other.shift) != (course.start, course.stride, course.shift):
+            return None
+        if other.left > course.left or other.right > course.right:
+            course = replace(course, left=max(course.left, other.left), right=max(course.right, other.right))
+    return course
+
+
 def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None:
     """Rows fine enough for all: which combination each position has, and the combinations: [combinations, several].
 
@@ -178,13 +189,9 @@ def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None
     courses = [r.course for r in uneven if r.course is not None]
     if len(courses) not in (0, len(uneven)) or any(r.places.size != first.places.size for r in uneven):
         return None
-    course = first.course
-    for other in courses:
-        assert course is not None
-        if (other.start, other.stride, other.shift) != (course.start, course.stride, course.shift):
-            return None
-        if other.left > course.left or other.right > course.right:
-            course = replace(course, left=max(course.left, other.left), right=max(course.right, other.right))
+    course = _joint_course(courses) if courses else None
+    if courses and course is None:
+        return None
     if all(r is first or np.array_equal(r.places, first.places) for r in uneven):
         numbers = np.arange(first.count)
         tuples = np.stack([np.zeros_like(numbers) if r is None else numbers for r in several], axis=1)

@@ -65,26 +65,33 @@ class Attention(Op, Decomposable):
         flops = product(q) + scores * (2 * size - 1 + Softmax.flops_per_element) + added + mixed * (2 * tokens - 1)
         return flops, scores * size + mixed * tokens
 
-    @staticmethod
-    def _heads(node: gs.Node) -> int | None:
+    def _heads(self, node: gs.Node) -> int | None:
         """Number of heads, None where the node is more than the formula."""
-        shapes = [shape_of(t) for t in list(node.inputs)[:3]]
-        ranks = {len(s) for s in shapes if s is not None}
-        more = any(operand(node, i) is not None for i in range(4, len(node.inputs)))
-        more = more or len([t for t in node.outputs if not t.is_empty()]) > 1
-        more = more or any(node.attrs.get(name, 0) for name in ("is_causal", "softcap", "softmax_precision"))
-        if more or None in shapes or len(ranks) != 1 or not is_float(node.inputs[0]):
+        q, k, v = (shape_of(t) for t in list(node.inputs)[:3])
+        if self._has_more(node) or q is None or k is None or v is None or not len(q) == len(k) == len(v):
             return None
-        mask, (q, k, v) = operand(node, 3), (s or () for s in shapes)
-        length = k[1] if len(k) == 3 else k[2]
-        if mask is not None and (not is_float(mask) or (shape_of(mask) or (None,))[-1] != length or length is None):
+        if not self._adds_mask(node, k[-2]):
             return None
         if len(q) == 4:
-            heads = {q[1], k[1], v[1]}
-            return q[1] if len(heads) == 1 and isinstance(q[1], int) and isinstance(q[3], int) else None
+            alike = q[1] == k[1] == v[1]
+            return q[1] if alike and isinstance(q[1], int) and isinstance(q[3], int) else None
         count = int(node.attrs.get("q_num_heads", 0))
-        static = all(isinstance(s[2], int) for s in (q, k, v))
+        static = all(isinstance(shape[2], int) for shape in (q, k, v))
         return count if static and count and count == int(node.attrs.get("kv_num_heads", 0)) else None
+
+    @staticmethod
+    def _has_more(node: gs.Node) -> bool:
+        """Whether the node has a cache, further outputs, or attributes that the formula has not."""
+        cache = any(operand(node, i) is not None for i in range(4, len(node.inputs)))
+        others = sum(not t.is_empty() for t in node.outputs) > 1
+        changed = any(node.attrs.get(name, 0) for name in ("is_causal", "softcap", "softmax_precision"))
+        return cache or others or changed or not is_float(node.inputs[0])
+
+    @staticmethod
+    def _adds_mask(node: gs.Node, tokens: Dim) -> bool:
+        """Whether the mask, where there is one, is added to the scores: numbers, one for each token of the keys."""
+        mask = operand(node, 3)
+        return mask is None or (is_float(mask) and tokens is not None and (shape_of(mask) or (None,))[-1] == tokens)
 
     @staticmethod
     def _is_masked(node: gs.Node, facts: Facts) -> bool:

@@ -314,6 +314,8 @@ class Contraction(Op, CoupledAxes, Reordering):
         return sums
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        if not any(t.name in facts.constant_map for t in node.inputs):
+            return
         projection = self.projection(node, self.labels(node, facts))
         if projection is None or next(self.beside(node), None) or self.uneven(node, facts, projection) is None:
             return

@@ -62,7 +62,10 @@ def level(counts: Mask, groups: int) -> Mask:
 
 
 class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
-    """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk."""
+    """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk.
+
+    No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
+    """
 
     width_axis = 1
 
@@ -326,10 +329,8 @@ class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
         outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
         removed = self._read_by(before, facts, outputs) & ~inputs
         known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
-        shift = np.zeros(inputs.shape) if known is None else np.where(known.mask & removed, known.value, 0)
         dependence = None if dependence is None else dependence.without(~removed)
-        if dependence is not None:
-            shift = np.where(dependence.mask, dependence.shift, shift)
+        shift = _shift_of_removed(removed, known, dependence)
         meets_border = bool(shift.any()) and not self.spreads_evenly(before)
         maps = self._removed_maps(before, facts, removed, meets_border and not _bears(known, inputs, shift))
         if maps is not None:
@@ -343,12 +344,8 @@ class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
         elif dependence is None and constant is None:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
-            weights = self.weights(before, facts)
-            if dependence is not None:
-                folded = dependence.folded(np.moveaxis(weights, 1, 0), dependence.mask)
-                weights = np.moveaxis(folded, 0, 1)
-            if constant is not None:
-                weights = _fold_into_constant(weights, shift, inputs, constant)
+            weights = _fold_dependent(self.weights(before, facts), dependence)
+            weights = weights if constant is None else _fold_into_constant(weights, shift, inputs, constant)
             weights = np.moveaxis(weights[np.ix_(outputs, inputs)], (0, 1), self.channel_axes)
             cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
         rewriter.set_input(node, 1, cut)
@@ -439,6 +436,19 @@ def _cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Arr
 def _bears(known: ConstantSlices | None, inputs: Mask, shift: Array) -> bool:
     """Whether a constant channel stays that can stand for those removed, which hold these constants."""
     return known is not None and bool(np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(shift).max())
+
+
+def _shift_of_removed(removed: Mask, known: ConstantSlices | None, dependence: LinearDependence | None) -> Array:
+    """What removed channels hold beside multiples of their representatives, 0 in the others: [channels]."""
+    shift = np.zeros(removed.shape) if known is None else np.where(known.mask & removed, known.value, 0)
+    return shift if dependence is None else np.where(dependence.mask, dependence.shift, shift)
+
+
+def _fold_dependent(weights: Array, dependence: LinearDependence | None) -> Array:
+    """Let representatives stand for the channels that depend on them."""
+    if dependence is None:
+        return weights
+    return np.moveaxis(dependence.folded(np.moveaxis(weights, 1, 0), dependence.mask), 0, 1)
 
 
 def _fold_into_constant(weights: Array, shift: Array, inputs: Mask, known: ConstantSlices) -> Array:

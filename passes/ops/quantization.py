@@ -143,6 +143,7 @@ class IntegerProduct(Contraction):
 
     width_axis = None
     foldable = False
+    maps = Op.maps  # steps are rounded, and the addends are integers
     reason = kept_reasons.NO_BIAS
     operands = Operands(1, 2, 3)
     #: the axis of the weights that runs along the output

@@ -34,6 +34,7 @@ class Recurrent(Op):
 
     The weights shrink with the features that are stored. A hidden unit is kept for its consumers, other units included.
     A unit whose candidate gets nothing and whose state begins at zero is zero at all times.
+    No `Contraction`: the output is an operand of the next step, so that units are read by other units.
 
     Source: ONNX operator specification, LSTM, GRU and RNN.
     """

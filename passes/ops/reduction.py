@@ -20,6 +20,7 @@ from passes.graph.tensors import (
     numpy_dtype,
     operand,
     product,
+    rank_of,
     shape_of,
     volume,
 )
@@ -75,14 +76,11 @@ class Reduce(Linked):
         """The result, if all that is reduced is known along one of the axes; None otherwise."""
         x, axes = node.inputs[0], reduced_axes(node) or set()
         sizes = [facts.size(x, a) if a in axes else 1 for a in range(len(shape_of(x) or ()))]
-        whole = [a for a in axes if (known := facts.known(x, a)) is not None and known.mask.all() and sizes[a]]
+        found = next((line for a in axes if sizes[a] and (line := _whole_line(facts, x, a)) is not None), None)
         static = [1 if s is None else s for s in sizes]
-        if not whole or (None in sizes and not self.averages) or math.prod(static) > _COMPUTED:
+        if found is None or (None in sizes and not self.averages) or math.prod(static) > _COMPUTED:
             return None
-        known = facts.known(x, whole[0])
-        assert known is not None
-        along = known.value.reshape([-1 if a == whole[0] else 1 for a in range(len(static))])
-        operands = [np.broadcast_to(along, static), *(facts.value(t) for t in node.inputs[1:] if is_constant(t))]
+        operands = [np.broadcast_to(found, static), *(facts.value(t) for t in node.inputs[1:] if is_constant(t))]
         results = evaluate(node, facts.opset, operands)
         return None if results is None or results[0].size != 1 else results[0].reshape(())
 
@@ -280,3 +278,11 @@ class ArgExtremum(Linked):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return _kept(node, facts, {axis_attribute(node)})
+
+
+def _whole_line(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | None:
+    """The constants along an axis, [..., size, ...] with 1 for the other axes; None unless all slices are constant."""
+    known = facts.known(tensor, axis)
+    if known is None or not known.mask.all():
+        return None
+    return known.value.reshape([-1 if a == axis else 1 for a in range(rank_of(tensor))])

@@ -22,6 +22,8 @@ from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Lazy
 
+Results = list[Array] | list[Array | Lazy] | list[Quantized]  # of a node, but for outputs that are omitted
+
 _COMPARED = 4096  # elements: larger initializers are not looked at for being the same
 
 
@@ -40,10 +42,8 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
         results = None if stays else _constant_results(node, graph.opset)
         if results is None:
             continue
-        if any(id(t) in outputs for t in node.outputs):  # the name of a graph output needs a node that writes it
-            value = results[0]
-            if len(results) == 1 and not isinstance(value, gs.Constant) and rules(node).passes_on(node) is None:
-                become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", value)])
+        if any(id(t) in outputs for t in node.outputs):
+            _keep_name(graph, node, results)
             continue
         computed = computed or bool(node.inputs)
         if isinstance(results[0], Quantized):  # exporters give every reader a DequantizeLinear of its own
@@ -60,7 +60,14 @@ def fold_constants(graph: gs.Graph, keep: Collection[str] = ()) -> bool:
     return computed or bool(ends)
 
 
-def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | Lazy] | list[Quantized] | None:
+def _keep_name(graph: gs.Graph, node: gs.Node, results: Results) -> None:
+    """Let an Identity write the result: the name of a graph output needs a node that does."""
+    value = results[0]
+    if len(results) == 1 and not isinstance(value, gs.Constant) and rules(node).passes_on(node) is None:
+        become(node, "Identity", [GraphEditor(graph).constant(f"{node.outputs[0].name}_value", value)])
+
+
+def _constant_results(node: gs.Node, opset: int) -> Results | None:
     """The outputs, but for omitted ones, of a node that reads initializers only; None where it is to stay a node."""
     if not is_standard(node):
         return None
@@ -73,16 +80,8 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
     known = op.from_shapes(node)
     if known is not None:
         return [known]
-    operands: list[gs.Constant] = []
-    for tensor in node.inputs:  # of nearly all nodes the first one is computed
-        if not tensor.name:
-            continue
-        if not is_constant(tensor) or isinstance(tensor.dtype, int):
-            return None
-        operands.append(tensor)
-    if not operands:
-        return None
-    if subgraphs(node) or op.contradiction(node):
+    operands = _constant_operands(node)
+    if not operands or subgraphs(node) or op.contradiction(node):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
     room = max(SMALL, sum(math.prod(t.shape) for t in operands if len(t.outputs) == 1))
@@ -94,6 +93,18 @@ def _constant_results(node: gs.Node, opset: int) -> list[Array] | list[Array | L
         if result is not None or size > SMALL:
             return None if result is None else [result]
     return fold_weight_computations.computed([node], [t for t in node.outputs if not t.is_empty()], opset, room)
+
+
+def _constant_operands(node: gs.Node) -> list[gs.Constant]:
+    """The operands, if all are initializers whose elements numpy has a type for; else none."""
+    operands: list[gs.Constant] = []
+    for tensor in node.inputs:  # of nearly all nodes the first one is computed
+        if not tensor.name:
+            continue
+        if not is_constant(tensor) or isinstance(tensor.dtype, int):
+            return []
+        operands.append(tensor)
+    return operands
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:

@@ -20,11 +20,9 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
-    held = [body for node in graph.nodes for body in subgraphs(node)]
-    inside = {t.name for body in held for t in [*body.outputs, *(t for n in body.nodes for t in captured(n))]}
+    inside = {name for node in graph.nodes for body in subgraphs(node) for name in _named_outside(body)}
     for node in list(graph.nodes):
-        op = rules(node)
-        source = op.passes_on(node) or (op.leaves_shape(node) if shapes and isinstance(op, Reshape) else None)
+        source = _passed_on(node, shapes=shapes)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):
             continue
         if any(t.name in keep for t in node.inputs):
@@ -42,6 +40,18 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
         elif target.name not in inside:
             erase_keeping_input(node, source)
     drop_erased(graph)
+
+
+def _passed_on(node: gs.Node, *, shapes: bool) -> gs.Tensor | None:
+    """The input that is output 0 as it is, or with `shapes` has its shape already; None if there is none."""
+    op = rules(node)
+    same = op.passes_on(node)
+    return op.leaves_shape(node) if same is None and shapes and isinstance(op, Reshape) else same
+
+
+def _named_outside(body: gs.Graph) -> set[str]:
+    """Names of a subgraph's outputs, and of what its own subgraphs capture."""
+    return {t.name for t in body.outputs} | {t.name for node in body.nodes for t in captured(node)}
 
 
 def drop_unused(graph: gs.Graph) -> None:
