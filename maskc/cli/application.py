@@ -20,7 +20,7 @@ from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
 from maskc.errors import MaskcError, PruningWarning, telling
-from maskc.report.bars import Bars
+from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a check failed (outputs differ, FLOPs rose, or the reduction is less than asked for); "
@@ -60,7 +60,7 @@ class _Command(TyperGroup):
                     warnings.simplefilter("ignore")
                     warnings.simplefilter("always", PruningWarning)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
-                with telling(), unwinding(), Bars(volume, opening=_versions) as bars, progress.listening(bars):
+                with telling(), unwinding(), ProgressBars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
             code = result if isinstance(result, int) else 0

@@ -20,7 +20,7 @@ from maskc.report import files
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchOutcome:
     """The outcome for one model: the report of its compilation, or the error that ended it."""
 
     model: Path
@@ -57,7 +57,7 @@ def compile_files(
     *,
     jobs: int | None = None,
     rules: Sequence[Path] = (),
-) -> Iterator[Outcome]:
+) -> Iterator[BatchOutcome]:
     """Compile models beside themselves or into `directory`, `jobs` at a time (None: one for each core).
 
     Yields an outcome for each model as it is done. Raises `InputError` before
@@ -78,12 +78,12 @@ def compile_files(
         for index, found in each(functools.partial(_compiled, options), tasks, jobs, rules):
             model, output = tasks[index]
             if isinstance(found, MaskcError):
-                yield Outcome(model, output, error=found)
+                yield BatchOutcome(model, output, error=found)
             else:
-                yield Outcome(model, output, report=found)
+                yield BatchOutcome(model, output, report=found)
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
+def exit_code(outcomes: Sequence[BatchOutcome]) -> int:
     """The worst of theirs."""
     return max((outcome.exit_code for outcome in outcomes), default=0)
 

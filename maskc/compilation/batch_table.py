@@ -12,10 +12,10 @@ from maskc.report.terminal import table_of_names
 from maskc.report.wording import brief, factor, size, sizes_in_brief
 
 if TYPE_CHECKING:
-    from maskc.compilation.batch import Outcome
+    from maskc.compilation.batch import BatchOutcome
 
 
-def show_one(outcome: Outcome, out: Console) -> None:
+def show_one(outcome: BatchOutcome, out: Console) -> None:
     """A line on a model that was compiled."""
     report = outcome.report
     assert report is not None
@@ -28,7 +28,7 @@ def show_one(outcome: Outcome, out: Console) -> None:
     )
 
 
-def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
+def show_all(outcomes: Sequence[BatchOutcome], out: Console) -> None:
     """All models in one table, in the order of their names."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.model)
     names = [str(outcome.model) for outcome in ordered]
@@ -39,7 +39,7 @@ def show_all(outcomes: Sequence[Outcome], out: Console) -> None:
         out.print(f"{failed} of {len(outcomes)} models failed.", style="red")
 
 
-def _cells(outcome: Outcome) -> tuple[str | Text, ...]:
+def _cells(outcome: BatchOutcome) -> tuple[str | Text, ...]:
     report = outcome.report
     if report is None:
         return "-", "-", "-", "-", Text("failed", style="red")

@@ -54,7 +54,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Channels:
+class ChannelCounts:
     """Masked channels, counted once per tensor axis, and how many of them the compiled model does not compute."""
 
     masked: int
@@ -78,7 +78,7 @@ class Entry:
     verified: bool
     before: Counts
     after: Counts
-    channels: Channels
+    channels: ChannelCounts
     removed: dict[str, str]
     held: dict[str, str]
     widths: dict[str, int]

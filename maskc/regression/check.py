@@ -19,7 +19,7 @@ from maskc.frontend import Source, write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.regression import baseline
-from maskc.regression.baseline import Baseline, Channels, Counts, Entry, Options
+from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
 from maskc.results.layers import Layer, layers
@@ -219,7 +219,7 @@ def _entry(report: CompileReport, options: Options, source: Source, masks: Path 
         verified=report.verified,
         before=Counts.of(report.before),
         after=Counts.of(report.after),
-        channels=Channels(report.channels_masked, report.channels_removed),
+        channels=ChannelCounts(report.channels_masked, report.channels_removed),
         removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
         held={key: ranges(sorted(some)) for key, some in held.items()},
         widths={

@@ -35,7 +35,7 @@ class Volume:
     verbose: bool = False
 
 
-class Bars:
+class ProgressBars:
     """A listener for `maskc.progress`, to be used as a context.
 
     Each stage that takes longer than `delay` seconds, or is known to be slow, is shown while it lasts, if stderr is a
@@ -66,7 +66,7 @@ class Bars:
         self._thread: threading.Thread | None = None
         self._stderr: TextIO | None = None
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         return self
 
     def __exit__(

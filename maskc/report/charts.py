@@ -16,17 +16,17 @@ _MOST_RUNS = 600
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarPair:
     """Two bars on one scale, in percent of its length."""
 
     before: float
     after: float
 
 
-def bars(before: float | None, after: float | None, largest: float) -> Bars:
+def bars(before: float | None, after: float | None, largest: float) -> BarPair:
     """Bars for two values on a scale that ends with the largest; None is no bar."""
     before, after = (100 * (value or 0) / largest if largest else 0.0 for value in (before, after))
-    return Bars(round(before, 2), round(after, 2))
+    return BarPair(round(before, 2), round(after, 2))
 
 
 @dataclass(frozen=True)

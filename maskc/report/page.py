@@ -37,7 +37,7 @@ class Figure:
     before: str
     after: str
     factor: str
-    bars: charts.Bars
+    bars: charts.BarPair
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Row:
 
     layer: Layer
     state: str
-    channels: charts.Bars
-    flops: charts.Bars
+    channels: charts.BarPair
+    flops: charts.BarPair
 
 
 @dataclass(frozen=True)

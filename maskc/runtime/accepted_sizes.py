@@ -34,7 +34,7 @@ _MAX_INSIDE = 2**28
 _MANY_INSIDE = 2**26
 
 
-class Inside(Protocol):
+class InnerSizes(Protocol):
     """Sizes of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
 
     def largest(self, sizes: Mapping[str, int]) -> int:
@@ -49,7 +49,7 @@ def plan(
     run: Callable[[Inputs], object],
     seed: int,
     tried: Mapping[str, int] | None = None,
-    inside: Inside | None = None,
+    inside: InnerSizes | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
 
@@ -67,7 +67,7 @@ class _Search:
     """The sizes of a model's inputs: those of the batch, and others."""
 
     def __init__(
-        self, inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, inside: Inside | None
+        self, inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, inside: InnerSizes | None
     ) -> None:
         self._inputs, self._run, self._seed, self._inside = inputs, run, seed, inside
         self._symbols = list(dict.fromkeys(symbol for port in inputs for symbol in port.symbols()))

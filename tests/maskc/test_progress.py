@@ -17,7 +17,7 @@ import maskc as api
 from maskc import progress
 from maskc.progress import Stage
 from maskc.regression import check
-from maskc.report.bars import Bars, Volume
+from maskc.report.bars import ProgressBars, Volume
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 from tests.maskc.terminal import in_terminal, screen
@@ -27,7 +27,7 @@ WATCHED = """
 import sys, threading
 from maskc.report import bars
 import maskc.cli, passes
-drawn, draw, shrink = threading.Event(), bars.Bars.draw, passes.shrink
+drawn, draw, shrink = threading.Event(), bars.ProgressBars.draw, passes.shrink
 def seen(self):
     draw(self)
     if self._tasks:
@@ -35,7 +35,7 @@ def seen(self):
 def slow(*arguments, **options):
     assert not sys.stderr.isatty() or AFTER > 0 or drawn.wait(60)
     return shrink(*arguments, **options)
-bars.Bars.draw, passes.shrink, bars.DELAY = seen, slow, AFTER
+bars.ProgressBars.draw, passes.shrink, bars.DELAY = seen, slow, AFTER
 sys.argv[0] = "maskc"
 maskc.cli.main()
 """
@@ -145,7 +145,7 @@ class Screen:
         self.now = 0.0
         self.file = io.StringIO()
         console = Console(file=self.file, force_terminal=True, width=80, color_system=None, legacy_windows=False)
-        self.bars = Bars(Volume(**volume), delay=1.5, clock=lambda: self.now, console=console)
+        self.bars = ProgressBars(Volume(**volume), delay=1.5, clock=lambda: self.now, console=console)
 
     def at(self, seconds: float) -> str:
         self.now = seconds
@@ -189,8 +189,8 @@ def test_what_redirects_stderr_does_not_hide_it() -> None:
         "import time\n"
         "from maskc import progress\n"
         "from maskc.frontend.tensorflow.importing import quiet_stderr\n"
-        "from maskc.report.bars import Bars, Volume\n"
-        "with Bars(Volume()) as bars, progress.listening(bars):\n"
+        "from maskc.report.bars import ProgressBars, Volume\n"
+        "with ProgressBars(Volume()) as bars, progress.listening(bars):\n"
         "    with progress.stage('Loading', slow=True), quiet_stderr():\n"
         "        time.sleep(0.5)\n"
     )

@@ -17,7 +17,7 @@ from maskc.cli.output import console, print_error, print_json, volume, warn
 from maskc.compilation.options import CompileOptions
 
 if TYPE_CHECKING:
-    from maskc.compilation.batch import Outcome
+    from maskc.compilation.batch import BatchOutcome
 
 
 @command()
@@ -103,7 +103,7 @@ def compile(
     show_reports(report or (), console())
 
 
-def _show(outcomes: Iterable[Outcome], models: Sequence[Path], as_json: bool) -> int:
+def _show(outcomes: Iterable[BatchOutcome], models: Sequence[Path], as_json: bool) -> int:
     """Print the result of each model as it is done, and of all at the end; returns the exit code."""
     from maskc.compilation import batch
     from maskc.compilation import batch_table as report

@@ -28,7 +28,7 @@ TIMED_RUNS = 200
 
 
 @dataclass(frozen=True)
-class Figures:
+class DemoFigures:
     """Accuracy is a share, size in bytes, latency in milliseconds for `TIMED_BATCH` images, median of many runs."""
 
     accuracy: float
@@ -48,9 +48,9 @@ class Demo:
     `compiled_model` the file compiled from it.
     """
 
-    trained: Figures
-    masked: Figures
-    compiled: Figures
+    trained: DemoFigures
+    masked: DemoFigures
+    compiled: DemoFigures
     optimizer_flops: int
     seconds: float
     model: Path
@@ -108,7 +108,9 @@ def run(directory: str | Path, seed: int = 0) -> Demo:
 
 
 @progress.stage("Measuring")
-def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Figures]:
+def measure(
+    files: Mapping[str, Path], images: NDArray[np.float32], labels: NDArray[np.int64]
+) -> dict[str, DemoFigures]:
     """Measures each of the ONNX files on the same images, in ONNX Runtime on the CPU.
 
     The files take turns in being timed, so that whatever else the machine does meets all of them alike.
@@ -128,7 +130,7 @@ def measure(files: Mapping[str, Path], images: NDArray[np.float32], labels: NDAr
     figures = {}
     for (name, path), latency in zip(files.items(), np.median(times, axis=0), strict=True):
         cost = flops(path)
-        figures[name] = Figures(
+        figures[name] = DemoFigures(
             accuracy=float(np.mean(predictors[name](images).argmax(axis=1) == labels)),
             flops=cost.flops,
             params=cost.params,
