@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X, emit_expression, match_around, number_of
 from passes.graph.tensors import is_constant, is_standard, shape_of
+from passes.ops import rules
+from passes.ops.arithmetic import Arithmetic, Difference, Power, Product, Quotient, Sum
 
 # Coefficients by the names of the tensors that are multiplied, in order: {("x", "x"): 2.0, (): 1.0} is 2 x² + 1.
 Polynomial = dict[tuple[str, ...], float]
@@ -147,16 +149,20 @@ def _polynomial(
 
 def _applied(node: gs.Node, operands: list[Polynomial]) -> Polynomial | None:
     """What the node makes of polynomials, as one; None if it is none."""
-    if not is_standard(node) or node.op not in ("Add", "Sub", "Mul", "Div", "Pow"):
+    op = rules(node)
+    if not isinstance(op, Arithmetic | Power):
         return None
     first, second = operands
-    if node.op in ("Add", "Sub"):
-        return added(first, second, 1.0 if node.op == "Add" else -1.0)
-    if node.op == "Mul":
-        return multiplied(first, second)
     value = number(second)
-    if node.op == "Div":
-        return multiplied(first, {(): 1 / value}) if value else None
+    match op:
+        case Sum():
+            return added(first, second)
+        case Difference():
+            return added(first, second, -1.0)
+        case Product():
+            return multiplied(first, second)
+        case Quotient():
+            return multiplied(first, {(): 1 / value}) if value else None
     square = multiplied(first, first) if value in (2, 3) else None
     return square if square is None or value == 2 else multiplied(square, first)
 
