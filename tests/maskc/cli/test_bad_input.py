@@ -21,6 +21,13 @@ from maskc.errors import InputError
 from tests.maskc import build
 from tests.maskc.command import ROOT, compile_refused, maskc, process, refused
 
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model that is as it should be."""
+    return build.save(build.mlp(), tmp_path / "m.onnx")
+
+
 # Files and directories.
 
 
@@ -49,8 +56,7 @@ def test_the_root_of_the_file_system() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
-def test_a_full_disk_behind_stdout(tmp_path: Path, options: tuple[str, ...]) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_a_full_disk_behind_stdout(source: Path, options: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "maskc", "flops", str(source), *options]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
@@ -58,8 +64,7 @@ def test_a_full_disk_behind_stdout(tmp_path: Path, options: tuple[str, ...]) -> 
     assert done.stderr == "Error: What is printed cannot be written: No space left on device.\n"
 
 
-def test_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_a_file_in_place_of_a_directory(source: Path) -> None:
     refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
 
 
@@ -85,14 +90,12 @@ def test_a_file_that_is_not_onnx(tmp_path: Path, content: bytes) -> None:
     compile_refused(source, "not an ONNX file")
 
 
-def test_half_an_onnx_file(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_half_an_onnx_file(source: Path) -> None:
     source.write_bytes(source.read_bytes()[:700])
     compile_refused(source, "m.onnx")
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_an_unreadable_file(source: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root reads everything")
     source.chmod(0)
@@ -124,14 +127,14 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
         ("a@b@1", np.ones(16), ("no tensor 'a@b'",)),
     ],
 )
-def test_a_mask_that_does_not_fit(tmp_path: Path, key: str, mask: np.ndarray, words: tuple[str, ...]) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_a_mask_that_does_not_fit(
+    tmp_path: Path, source: Path, key: str, mask: np.ndarray, words: tuple[str, ...]
+) -> None:
     np.savez(tmp_path / "masks.npz", **{key: mask})
     compile_refused(source, f"Mask '{key}", *words, masks=tmp_path / "masks.npz")
 
 
-def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_mask_files_that_cannot_be_used(tmp_path: Path, source: Path) -> None:
     compile_refused(source, "does not exist", masks=tmp_path / "masks.npz")
     compile_refused(source, "is a directory", masks=tmp_path)
     (tmp_path / "masks.txt").write_text("1 0 1")
@@ -145,8 +148,7 @@ def test_mask_files_that_cannot_be_used(tmp_path: Path) -> None:
     compile_refused(source, "cannot be read", masks=tmp_path / "objects.npz")
 
 
-def test_a_mask_that_removes_everything_compiles_exactly(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_a_mask_that_removes_everything_compiles_exactly(tmp_path: Path, source: Path) -> None:
     np.savez(tmp_path / "masks.npz", c=np.zeros(16))
     result = maskc("compile", source, "--masks", tmp_path / "masks.npz", "--json")
     assert result.exit_code == 0, result.stderr
@@ -204,8 +206,7 @@ def test_errors_are_json_too_where_json_is_asked_for(tmp_path: Path) -> None:
     assert "does not exist" in json.loads(result.stdout)["error"]
 
 
-def test_what_was_not_foreseen_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(model: onnx.ModelProto, adapters: str, **options: Any) -> None:
         raise KeyError("a fault\nof ours")
@@ -240,15 +241,13 @@ def test_a_model_that_is_a_pipe(tmp_path: Path) -> None:
     compile_refused(tmp_path / "m.onnx", "is no file, but a device or a pipe")
 
 
-def test_masks_in_a_pipe(tmp_path: Path) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_masks_in_a_pipe(tmp_path: Path, source: Path) -> None:
     os.mkfifo(tmp_path / "masks.npz")
     compile_refused(source, "is no file, but a device or a pipe", masks=tmp_path / "masks.npz")
 
 
 @pytest.mark.parametrize("suffix", [".onnx", "/m.onnx"])
-def test_a_path_that_is_too_long(tmp_path: Path, suffix: str) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_a_path_that_is_too_long(tmp_path: Path, source: Path, suffix: str) -> None:
     long = tmp_path / ("a" * 300 + suffix)
     refused(maskc("compile", long), 2, "aaa", "File name too long")
     refused(maskc("compile", source, "-o", long), 2, "aaa", "File name too long")
@@ -268,8 +267,7 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
     refused(maskc("compile", outside), 2, "no external data by a path that is no text")
 
 
-def test_an_input_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = build.save(build.mlp(), tmp_path / "m.onnx")
+def test_an_input_that_is_deleted_meanwhile(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink = passes.shrink
 
     def late(model: onnx.ModelProto, *arguments: Any, **options: Any) -> Any:

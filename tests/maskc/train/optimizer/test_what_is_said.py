@@ -116,24 +116,19 @@ def test_the_callback_needs_the_optimizer() -> None:
 # How far
 
 
-def test_how_far_must_be_said() -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, r"flops_target=0\.5"),
+        ({"flops_target": 10}, "Up to 1 it is a fraction"),
+        ({"flops_target": 0.5, "min_channels": 6}, r"with 6 channel\(s\) left in every mask"),
+    ],
+    ids=["nothing", "a percentage", "channels that may not go"],
+)
+def test_how_far_must_be_said(options: dict[str, Any], words: str) -> None:
     model = mlp()
-    compiled(model)
-    with pytest.raises(InputError, match=r"flops_target=0\.5"):
-        model.fit(*data(model), verbose=0)
-
-
-def test_a_percentage_is_no_number_of_flops() -> None:
-    model = mlp()
-    compiled(model, flops_target=10)
-    with pytest.raises(InputError, match="Up to 1 it is a fraction"):
-        model.fit(*data(model), verbose=0)
-
-
-def test_channels_that_may_not_go() -> None:
-    model = mlp()
-    compiled(model, flops_target=0.5, min_channels=6)
-    with pytest.raises(InputError, match=r"with 6 channel\(s\) left in every mask"):
+    compiled(model, **options)
+    with pytest.raises(InputError, match=words):
         model.fit(*data(model), verbose=0)
 
 

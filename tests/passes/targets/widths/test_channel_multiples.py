@@ -135,15 +135,6 @@ def test_a_grouped_convolution_keeps_whole_blocks_in_each_group(side: int) -> No
     assert_same_function(source, result.model)
 
 
-def test_windows_of_few_places_take_as_long_to_lay_out_as_their_rows_are_many() -> None:
-    def laid(kernel: tuple[int, int]) -> float:
-        work = replace(WORK, kernel=kernel, positions=(2, 2))
-        return ZEN4.convolution(work, 30, 30) - replace(ZEN4, ns_per_im2col_row=0.0).convolution(work, 30, 30)
-
-    assert laid((3, 3)) == pytest.approx(30 * 9 * ZEN4.ns_per_im2col_row)
-    assert laid((1, 1)) == 0
-
-
 @pytest.mark.parametrize("multiple", [2, 8, 16, 64])
 def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None:
     result = shrink(chain(33, 50), align=multiple)
@@ -296,54 +287,29 @@ WORK = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positio
 
 
 @pytest.mark.parametrize(
-    ("work", "read", "written", "form"),
+    ("table", "work", "read", "written", "form"),
     [
-        (WORK, 32, 33, "nchwc"),  # outputs are padded
-        (WORK, 36, 36, "nchwc"),
-        (WORK, 33, 32, "im2col"),
-        (WORK, 3, 33, "nchw_to_nchwc"),
-        (replace(WORK, nchwc=False), 32, 32, "im2col"),
-        (replace(WORK, groups=64, depthwise=True), 36, 36, "nchwc"),
-        (replace(WORK, groups=64, depthwise=True), 33, 33, "im2col"),
-        (replace(WORK, groups=4), 64, 128, "nchwc"),
-        (replace(WORK, groups=4), 80, 80, "im2col"),
+        (AVX512, WORK, 32, 33, "nchwc"),  # outputs are padded
+        (AVX512, WORK, 36, 36, "nchwc"),
+        (AVX512, WORK, 33, 32, "im2col"),
+        (AVX512, WORK, 3, 33, "nchw_to_nchwc"),
+        (AVX512, replace(WORK, nchwc=False), 32, 32, "im2col"),
+        (AVX512, replace(WORK, groups=64, depthwise=True), 36, 36, "nchwc"),
+        (AVX512, replace(WORK, groups=64, depthwise=True), 33, 33, "im2col"),
+        (AVX512, replace(WORK, groups=4), 64, 128, "nchwc"),
+        (AVX512, replace(WORK, groups=4), 80, 80, "im2col"),
+        (AVX2, WORK, 12, 20, "nchwc"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
+        (AVX2, WORK, 9, 16, "im2col"),
+        (AVX2, WORK, 7, 24, "nchw_to_nchwc"),
+        (AVX2, replace(WORK, groups=20, depthwise=True), 20, 20, "nchwc"),
+        (AVX2, replace(WORK, groups=18, depthwise=True), 18, 18, "im2col"),
+        (AVX2, replace(WORK, groups=2), 16, 16, "nchwc"),
+        (AVX2, replace(WORK, groups=2), 24, 24, "im2col"),
     ],
 )
-def test_how_a_convolution_runs(work: ConvolutionShape, read: int, written: int, form: str) -> None:
-    assert AVX512.form(work, read, written) == form
-
-
-@pytest.mark.parametrize(
-    ("work", "read", "written", "form"),
-    [
-        (WORK, 12, 20, "nchwc"),  # what reads 12 fills two blocks of 8, where it would enter one of 16
-        (WORK, 9, 16, "im2col"),
-        (WORK, 7, 24, "nchw_to_nchwc"),
-        (replace(WORK, groups=20, depthwise=True), 20, 20, "nchwc"),
-        (replace(WORK, groups=18, depthwise=True), 18, 18, "im2col"),
-        (replace(WORK, groups=2), 16, 16, "nchwc"),
-        (replace(WORK, groups=2), 24, 24, "im2col"),
-    ],
-)
-def test_how_a_convolution_runs_on_blocks_of_eight(work: ConvolutionShape, read: int, written: int, form: str) -> None:
-    assert AVX2.form(work, read, written) == form
-
-
-def test_blocks_left_over_beside_whole_fours_take_longer_each() -> None:
-    """With AVX2 one block takes half as long as four: a kernel for fewer blocks uses fewer registers."""
-    times = {width: AVX2.convolution(WORK, 64, width) for width in (8, 16, 32, 40, 64)}
-    assert 0.45 < times[8] / times[32] < 0.6
-    assert times[16] < 1.25 * times[8]
-    assert times[64] == pytest.approx(2 * times[32], rel=0.05)
-    assert times[40] - times[32] == pytest.approx(times[8], rel=0.2)
-
-
-def test_matrix_products_wait_for_weights_with_small_windows_where_a_table_says_so() -> None:
-    point = replace(WORK, kernel=(1, 1))
-    assert AVX512.loading(point, 33, 64) == 0 < AVX512.loading(point, 32, 64)
-    assert AVX2.loading(point, 33, 64) > AVX2.loading(point, 32, 64)
-    assert AVX2.loading(WORK, 33, 64) < AVX2.loading(WORK, 32, 64)
-    assert AVX2.loading(replace(WORK, groups=36, depthwise=True), 36, 36) == 0
+def test_how_a_convolution_runs(table: Rates, work: ConvolutionShape, read: int, written: int, form: str) -> None:
+    """With AVX-512 in blocks of 16 channels, with AVX2 of 8."""
+    assert table.form(work, read, written) == form
 
 
 def test_a_width_within_a_block_takes_as_long_as_the_block() -> None:
