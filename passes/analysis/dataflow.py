@@ -12,7 +12,7 @@ from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.slices import ConstantSlices, merge
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array, Mask, all_set, any_set, is_constant, rank_of, shape_of
+from passes.graph.tensors import Array, Mask, is_constant, rank_of, shape_of
 from passes.ops import rules
 from passes.ops.traits import DependenceTransfer, Distribution
 from passes.rewriting.channel_facts import AxisMask, Facts
@@ -68,7 +68,7 @@ def _keep_constants(node: gs.Node, facts: Facts) -> None:
         tensor = node.outputs[output]
         # a value that is not finite is left to the run time: nothing may be derived from it
         usable = known.mask & _finite(known.value)
-        if any_set(usable) and facts.size(tensor, axis) is not None:
+        if usable.any() and facts.size(tensor, axis) is not None:
             facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
 
 
@@ -107,13 +107,13 @@ def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: Constan
     finite = _finite(constant_map.value)
     axes = facts.constant.get(tensor.name, {})
     new = constant_map.mask & ~axes[axis].mask if axis in axes else constant_map.mask
-    if not all_set(finite):
+    if not finite.all():
         new = new & finite.reshape(len(constant_map.mask), -1).all(axis=1)
     uneven = new & constant_map.uneven
-    if any_set(uneven):
+    if uneven.any():
         facts.add_maps(tensor, axis, ConstantMap(uneven, constant_map.value, constant_map.index))
     even = new & ~uneven
-    if any_set(even):
+    if even.any():
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
         facts.add_constants(tensor, axis, merge(axes[axis], first) if axis in axes else first)
 

@@ -17,18 +17,7 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import (
-    Array,
-    Index,
-    Mask,
-    any_set,
-    inverse,
-    is_constant,
-    numpy_dtype,
-    operand,
-    present,
-    shape_of,
-)
+from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops import rules, traits
 from passes.ops.contraction import Terms
 from passes.ops.matmul import Gemm, MatMul
@@ -388,7 +377,7 @@ def _varies(index: Index, axis: int) -> bool:
         return False
     slices = np.moveaxis(index, axis, 0)
     # the ends mostly tell
-    return any_set(slices[0] != slices[-1]) or any_set(slices[0] != slices)
+    return bool((slices[0] != slices[-1]).any() or (slices[0] != slices).any())
 
 
 def _among(trace: _Trace) -> Mask:

@@ -190,16 +190,6 @@ def inverse(order: Index) -> Index:
     return result
 
 
-def any_set(mask: Mask) -> bool:
-    """Whether any is set: `mask.any()`, which takes ten times as long where there are few."""
-    return True in mask.tobytes()
-
-
-def all_set(mask: Mask) -> bool:
-    """Whether all are set: `mask.all()`, which takes ten times as long where there are few."""
-    return False not in mask.tobytes()
-
-
 def bits(mask: Mask) -> int:
     """The mask as a number with a bit for each slice: `&`, `|` and counting take a tenth of the time of numpy's."""
     return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
@@ -209,11 +199,6 @@ def mask_of(number: int, size: int) -> Mask:
     """The mask of so many slices that has these `bits`."""
     packed = np.frombuffer(number.to_bytes(-(-size // 8), "little"), np.uint8)
     return np.unpackbits(packed, count=size, bitorder="little").view(bool)
-
-
-def every(size: int) -> Mask:
-    """All of so many slices: `np.ones`, which takes more than twice as long where there are few."""
-    return ~np.zeros(size, bool)
 
 
 def describe(node: gs.Node) -> str:

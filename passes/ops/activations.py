@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import ClampedAffine, along_one_axis, keeps_shape, with_constant
-from passes.graph.tensors import Array, all_set, is_constant, present, shape_of
+from passes.graph.tensors import Array, is_constant, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
 from passes.ops.traits import ScaleShift
@@ -19,7 +19,7 @@ from passes.rewriting.channel_facts import Facts
 def _only(values: Array) -> float | None:
     """The number that all elements are; None if they differ."""
     first = values.reshape(-1)[:1]
-    return float(first[0]) if first.size and all_set(values == first[0]) else None
+    return float(first[0]) if first.size and (values == first[0]).all() else None
 
 
 @register("Relu")

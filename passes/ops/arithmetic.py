@@ -20,7 +20,7 @@ from passes.abstract_values.scale_shift import (
     with_constant,
 )
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.tensors import Array, any_set, dimensions, is_constant, shape_of, values_of
+from passes.graph.tensors import Array, dimensions, is_constant, shape_of, values_of
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
 from passes.ops.elementwise import Elementwise
@@ -168,7 +168,7 @@ class Power(Elementwise):
 def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
-    known = [k for k in given if any_set(k.mask)] or given[:1]
+    known = [k for k in given if k.mask.any()] or given[:1]
     mask = known[0].mask & (known[0].value == 0)
     for other in known[1:]:
         mask |= other.mask & (other.value == 0)
@@ -195,5 +195,5 @@ class Where(Elementwise):
             return None
         truth = condition.value.astype(bool)
         mask = condition.mask & np.where(truth, chosen.mask, other.mask)
-        dtype = next((k.value.dtype for k in (chosen, other) if any_set(k.mask)), chosen.value.dtype)
+        dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
         return ConstantSlices(mask, np.where(truth, chosen.value, other.value).astype(dtype))

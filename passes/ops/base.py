@@ -27,7 +27,7 @@ from passes.abstract_values.slices import (
 )
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, any_set, every, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -141,7 +141,7 @@ class Linked(Op):
                 inside = link.source >= 0
                 known = ConstantSlices(inside & known.mask[link.source], known.value[link.source])
             moved = self.constant(node, facts, link, known)
-            if moved is None or not any_set(moved.mask):
+            if moved is None or not moved.mask.any():
                 continue
             key = link.output, link.output_axis
             before = found.get(key)
@@ -168,7 +168,7 @@ class Linked(Op):
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
             (index, axis): Demand(
-                every(facts.size(node.inputs[index], axis) or 0) if need is None else need,
+                np.ones(facts.size(node.inputs[index], axis) or 0, bool) if need is None else need,
                 reason=self.reason,
                 echo=echo.get((index, axis)),
             )
@@ -185,7 +185,11 @@ class Linked(Op):
         for link in facts.links(node):
             need = sets.get((link.output, link.output_axis))
             if link.source is not None:
-                outputs = every(facts.size(node.outputs[link.output], link.output_axis) or 0) if need is None else need
+                outputs = (
+                    np.ones(facts.size(node.outputs[link.output], link.output_axis) or 0, bool)
+                    if need is None
+                    else need
+                )
                 need = link.backward(outputs, facts.size(node.inputs[link.input], link.input_axis) or 0)
             end = link.input, link.input_axis, link.output
             before = per_output.get(end)

@@ -34,7 +34,6 @@ from passes.graph.tensors import (
     Array,
     Index,
     Mask,
-    every,
     initializer,
     inverse,
     is_constant,
@@ -261,7 +260,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         for k in labels:
             if k.out is None:
                 continue
-            zero = every(k.size) if nothing and not self.is_batch(node, k.out) else dead[k]
+            zero = np.ones(k.size, bool) if nothing and not self.is_batch(node, k.out) else dead[k]
             known = ConstantSlices(zero, np.zeros(k.size))
             more = sums[k.out] if k.out in sums else self._mean(node, facts, k)
             known = known if more is None else merge(known, more)
@@ -345,7 +344,7 @@ class Contraction(Op, CoupledAxes, Reordering):
 
     def _met(self, node: gs.Node, facts: Facts, labels: Sequence[Label], label: Label, wanted: Wanted) -> Mask:
         """Slices along a label summed over that initializers have weights for, towards what is wanted of the output."""
-        need = every(label.size)
+        need = np.ones(label.size, bool)
         for index, axis in label.at:
             if is_constant(node.inputs[index]):
                 need = need & ~self.zeros(node, facts, index, axis)
@@ -369,7 +368,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         projection = self.projection(node, labels)
 
         def wanted(axis: int) -> Mask:
-            return stored.get((0, axis), every(facts.size(node.outputs[0], axis) or 0))
+            return stored.get((0, axis), np.ones(facts.size(node.outputs[0], axis) or 0, bool))
 
         for k in labels:
             computed = _computed(node, k)
@@ -454,7 +453,7 @@ class Contraction(Op, CoupledAxes, Reordering):
             value = self._sum_of_maps(before, projection, uneven, uneven.mask & ~required)
             value = value + total.reshape(-1, *[1] * len(uneven.index))
             (axis,) = projection.kept
-            self._add_map(node, rewriter, axis, ConstantMap(every(len(value)), value, uneven.index))
+            self._add_map(node, rewriter, axis, ConstantMap(np.ones(len(value), bool), value, uneven.index))
         elif total.any():
             for place, axis in enumerate(outs):
                 stored = rewriter.stored(before.outputs[0], axis)
@@ -468,7 +467,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         others = {a: rewriter.stored(y, a) for a in range(len(rewriter.shape(y)))}
         kept = others.pop(axis)
         value = (added.value if kept is None else added.value[kept]).astype(numpy_dtype(y))
-        stored = ConstantMap(every(len(value)), value, added.index).cut(axis, others)
+        stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, others)
         rewriter.add_after(node, rewriter.expanded(stored, axis))
 
     def add(self, node: gs.Node, rewriter: Rewriter, total: Array, axes: list[int], first: int = 0) -> None:

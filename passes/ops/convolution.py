@@ -19,7 +19,6 @@ from passes.graph.tensors import (
     Array,
     Index,
     Mask,
-    any_set,
     initializer,
     inverse,
     is_constant,
@@ -123,7 +122,7 @@ class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
         unknown = np.ones(channels, bool) if known is None else ~known.mask
         mask = ~self._touched(nonzero, unknown, groups)
         total = np.zeros(mask.shape)
-        if known is not None and any_set(mask):
+        if known is not None and mask.any():
             shift = known.mask & (known.value != 0)
             if shift.any() and self.spreads_evenly(node):
                 total = self._shift(node, facts, np.where(shift, known.value, 0))
@@ -135,7 +134,7 @@ class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
             if constant is None:
                 return
             mask, total = mask & constant.mask, total + constant.value
-        if any_set(mask):
+        if mask.any():
             yield 0, 1, ConstantSlices(mask, total.astype(numpy_dtype(node.outputs[0])))
 
     @staticmethod
@@ -172,7 +171,7 @@ class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
         even = facts.known(node.outputs[0], 1)
         if even is not None:  # which `constants` has found, for much less
             mask &= ~even.mask
-        if not any_set(mask):
+        if not mask.any():
             return
         result = self.convolved(node, facts, known, mask)
         if result is None:

@@ -22,8 +22,6 @@ from passes.graph.tensors import (
     Array,
     Index,
     Mask,
-    all_set,
-    any_set,
     inverse,
     is_constant,
     is_float,
@@ -112,7 +110,7 @@ class Elementwise(Linked, DependenceTransfer, Reordering):
         decided = self.decided(node, facts, operands) if one_decides else None
         values = None if all_known is None else self._values(node, facts, operands, all_known)
         computed = None if values is None or all_known is None else ConstantSlices(all_known, values)
-        if decided is None or not any_set(decided.mask):
+        if decided is None or not decided.mask.any():
             return computed
         return decided if computed is None else merge(computed, decided)
 
@@ -144,7 +142,7 @@ class Elementwise(Linked, DependenceTransfer, Reordering):
                 uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
             elif not uneven:
                 known = facts.known(tensor, aligned[index]) if index in aligned else None
-                uneven = facts.uniform(tensor) is None if known is None else not all_set(known.mask)
+                uneven = facts.uniform(tensor) is None if known is None else not known.mask.all()
         return uneven
 
     def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantMap | None:
@@ -155,7 +153,7 @@ class Elementwise(Linked, DependenceTransfer, Reordering):
                 return None
             operands[index] = operand
         mask = _common([p.mask for p in operands.values()])
-        joint = refined(list(operands.values())) if any_set(mask) else None
+        joint = refined(list(operands.values())) if mask.any() else None
         if joint is None:
             return None
         places, values = joint
@@ -254,7 +252,7 @@ class Elementwise(Linked, DependenceTransfer, Reordering):
 
     def _values(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None], mask: Mask) -> Array | None:
         """Values of the output where `mask`, zero elsewhere; None if they cannot be computed."""
-        if not any_set(mask):
+        if not mask.any():
             return None
         computed = self.fold(node, facts, [None if k is None else k.value[mask] for k in operands])
         if computed is None or computed.shape != (np.count_nonzero(mask),):

@@ -14,7 +14,7 @@ from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, every, is_constant, is_float, numpy_dtype, present, rank_of, size_of
+from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, size_of
 from passes.ops.base import Linked
 from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
@@ -131,7 +131,7 @@ class Repeating(Movement):
             key = 0, link.output_axis
             if key in result and link.source is not None and not link.split:
                 part = parts[link.input, link.input_axis]
-                copies = every(link.source.size) if part is None else part[link.source]
+                copies = np.ones(link.source.size, bool) if part is None else part[link.source]
                 result[key] = copies if result[key] is asked[key] else result[key] & copies
         return result
 

@@ -12,19 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.editor import erase, replace_tensor
 from passes.graph.subgraphs import captured, replace_captured
-from passes.graph.tensors import (
-    MOST_SLICES,
-    SMALL,
-    Array,
-    Dim,
-    Mask,
-    all_set,
-    any_set,
-    is_constant,
-    numpy_dtype,
-    present,
-    size_of,
-)
+from passes.graph.tensors import MOST_SLICES, SMALL, Array, Dim, Mask, is_constant, numpy_dtype, present, size_of
 from passes.ops import rules
 from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
@@ -64,7 +52,9 @@ def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
         if is_constant(tensor):
             if required:
                 rewriter.set_input(node, index, rewriter.slice(tensor, required))
-        elif not _fits(rewriter, tensor, required) and all(map(any_set, required.values())):  # else it is left out
+        elif not _fits(rewriter, tensor, required) and all(
+            mask.any() for mask in required.values()
+        ):  # else it is left out
             adapted = _adapted(rewriter, tensor, required, _may_broadcast(rewriter, node, index))
             rewriter.set_input(node, index, adapted)
 
@@ -84,15 +74,15 @@ def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:
 def _empty_axis(rewriter: Rewriter, tensor: gs.Tensor) -> int | None:
     """The first axis along which nothing is stored, so that the tensor is not computed; None if it is."""
     masks = ((a, rewriter.stored(tensor, a)) for a in range(len(rewriter.shape(tensor))))
-    return next((a for a, mask in masks if mask is not None and not any_set(mask)), None)
+    return next((a for a, mask in masks if mask is not None and not mask.any()), None)
 
 
 def _differ(stored: Mask | None, required: Mask | None) -> bool:
     """Whether these are other slices; None stands for all."""
     if stored is None or required is None:
         mask = required if stored is None else stored
-        return mask is not None and not all_set(mask)
-    return stored is not required and any_set(stored != required)
+        return mask is not None and not mask.all()
+    return stored is not required and (stored != required).any()
 
 
 def _fits(rewriter: Rewriter, tensor: gs.Tensor, required: Mapping[int, Mask]) -> bool:
@@ -127,7 +117,7 @@ def _fitted(rewriter: Rewriter, tensor: gs.Tensor, stored: Mapping[int, Mask], w
     current, sizes = tensor, rewriter.stored_shape(tensor) or []
     for axis, want in wanted.items():
         have = stored[axis]
-        if not any_set(have != want):
+        if not (have != want).any():
             continue
         constants = _constants(rewriter.facts, tensor, axis)
         if isinstance(constants, ConstantMap):  # axes before this one are as wanted by now, those after it as stored

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
-from passes.graph.tensors import Mask, all_set, any_set, bits, mask_of
+from passes.graph.tensors import Mask, bits, mask_of
 from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StorageFloor, StoragePlan
@@ -73,7 +73,7 @@ class _Sweep:
             self.plan.absent |= outputs
             return
         asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(node, o).items()}
-        absent = {node.outputs[o][0].name for (o, _), mask in asked.items() if not any_set(mask)}
+        absent = {node.outputs[o][0].name for (o, _), mask in asked.items() if not mask.any()}
         self.plan.absent |= absent
         if read <= absent:
             self._store(node, asked)
@@ -98,7 +98,7 @@ class _Sweep:
             return {axis: np.zeros(size, bool) for axis, size in axes.items()}
         asked = {axis: self._choose(node, output, axis, size) for axis, size in axes.items()}
         # a tensor that stores nothing along one axis stores nothing; one that has to be computed keeps a slice
-        empty = [axis for axis, mask in asked.items() if not any_set(mask)]
+        empty = [axis for axis, mask in asked.items() if not mask.any()]
         if empty and not any(self.ground.is_made_of_constants(tensor, axis) for axis in empty):
             for axis in empty:
                 asked[axis] = asked[axis].copy()
@@ -109,7 +109,7 @@ class _Sweep:
         for output, (tensor, axes) in enumerate(node.outputs):
             for axis, size, key in axes:
                 stored = sets.get((output, axis))
-                if stored is not None and not all_set(stored):
+                if stored is not None and not stored.all():
                     self.plan.stored[key] = stored
                 self._settle(tensor, axis, size, stored)
 
@@ -188,17 +188,17 @@ class _Sweep:
             given = self._given(tensor, axis, stored, wider, requirement.demand)
             if given is not stored and given.tobytes() == stored.tobytes():
                 given = stored  # what is read as it is stored is seen at once
-            if requirement.node != CALLER and not all_set(given):
+            if requirement.node != CALLER and not given.all():
                 self.plan.required[requirement.node, requirement.input, axis] = given
         self.plan.settled.append(Settled(tensor, axis, stored, requirements, wider, self.floor.why.get(key, "")))
 
     def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask | None, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
         need = demand.need
-        if demand.flexible and any_set(stored) and not any_set(need & ~stored):
+        if demand.flexible and stored.any() and not (need & ~stored).any():
             unneeded = stored & ~need if wider is None else stored & ~need & ~wider
             needless = demand.flops * float(np.count_nonzero(unneeded))
-            reads_all = not any_set(need) or needless <= self._moving(tensor, axis, bits(stored), demand.bits)
+            reads_all = not need.any() or needless <= self._moving(tensor, axis, bits(stored), demand.bits)
             return stored if reads_all else need
         return not_empty(demand, stored)
 

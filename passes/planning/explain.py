@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.kept_reasons import UNKNOWN_SHAPE
-from passes.graph.tensors import Index, Mask, any_set, describe, is_constant, is_float, output_index, present, shape_of
+from passes.graph.tensors import Index, Mask, describe, is_constant, is_float, output_index, present, shape_of
 from passes.ops import rules
 from passes.ops.arithmetic import Product
 from passes.ops.movement import Movement
@@ -76,7 +76,7 @@ def _beside_unknown_sizes(graph: gs.Graph, facts: Facts) -> Iterator[tuple[gs.No
                 len(data.shape) < rank - axis or facts.size(data, axis - rank) is not None
             )
             zero = np.zeros(0, bool) if size < 2 or known else facts.zero(mask, axis)
-            if any_set(zero):
+            if zero.any():
                 yield node, axis - rank if output is None else len(output) + axis - rank, zero
 
 

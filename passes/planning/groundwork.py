@@ -13,7 +13,7 @@ from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters.price import piece_size
 from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Mask, all_set, any_set, bits, is_constant, present, shape_of, volume
+from passes.graph.tensors import Mask, bits, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
 from passes.ops.movement import Movement
 from passes.planning.memo import Memo
@@ -145,9 +145,9 @@ class PlannedNode:
             for axis, size, knows_constants in axes:
                 demand = demands.get((i, axis))
                 if constant:
-                    if demand is not None and not all_set(demand.need):
+                    if demand is not None and not demand.need.all():
                         asked.required[self.index, i, axis] = not_empty(demand, np.ones(size, bool))
-                elif not knows_constants and (demand is None or all_set(demand.need)):
+                elif not knows_constants and (demand is None or demand.need.all()):
                     asked.whole.add((tensor.name, axis))
                 else:
                     demand = demand or Demand(np.ones(size, bool), reason=no_demand)
@@ -191,7 +191,7 @@ class PlannedNode:
 
 def not_empty(demand: Demand, stored: Mask) -> Mask:
     """The slices that are needed, or one of those stored: an axis of size zero is not left, but where it may be."""
-    if any_set(demand.need) or demand.optional:
+    if demand.need.any() or demand.optional:
         return demand.need
     need = demand.need.copy()
     need[int(stored.argmax())] = True
@@ -200,4 +200,4 @@ def not_empty(demand: Demand, stored: Mask) -> Mask:
 
 def narrowed(sets: Sets) -> Sets:
     """Those that are not whole."""
-    return {key: mask for key, mask in sets.items() if not all_set(mask)}
+    return {key: mask for key, mask in sets.items() if not mask.all()}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy, flops_per_moved_element
-from passes.graph.tensors import Mask, all_set, any_set, present, shape_of
+from passes.graph.tensors import Mask, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest
 from passes.planning.groundwork import Groundwork
@@ -113,18 +113,18 @@ class _Widening:
         key = node.inputs[i].name, axis
         tensor, whole = node.inputs[i], np.ones(size, bool)
         required = self.plan.required.get((index, i, axis), whole)
-        if not any_set(required):
+        if not required.any():
             return  # an operand that is left out
         stored = self.stored.get(key, whole)
-        if any_set(required & ~stored):
+        if (required & ~stored).any():
             self._store(tensor, axis, required)
         needless, unread = stored & ~required, self.plan.stored.get(key, whole) & ~required
-        if any_set(needless):
+        if needless.any():
             for output, a, mask in _reached(node, self.facts, i, axis, needless):
                 self._store(output, a, mask)
-        if any_set(unread):
+        if unread.any():
             reached = [r for r in _reached(node, self.facts, i, axis, unread) if r[0].name not in self.plan.absent]
-            if all(all_set(self.plan.stays(t.name, a, mask.size)[mask]) for t, a, mask in reached):
+            if all(self.plan.stays(t.name, a, mask.size)[mask].all() for t, a, mask in reached):
                 self._leave(index, node)  # its outputs store all that they could of this, and it does not read it
 
     def _store(self, tensor: gs.Tensor, axis: int, mask: Mask) -> None:
@@ -132,7 +132,7 @@ class _Widening:
         before = self.floor.stored.get(key, np.zeros(mask.size, bool))
         self.floor.stored[key] = before | mask
         self.stored[key] = self.stored.get(key, np.ones(mask.size, bool)) | mask
-        self.grew = self.grew or any_set(mask & ~before)
+        self.grew = self.grew or bool((mask & ~before).any())
 
     def _leave(self, index: int, node: gs.Node) -> None:
         """Leave the node as it is."""

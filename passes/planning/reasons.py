@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.kept_reasons import Reason
-from passes.graph.tensors import Index, any_set, describe
+from passes.graph.tensors import Index, describe
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StoragePlan
 
@@ -35,12 +35,12 @@ class Reasons:
     def _of(self, settled: Settled) -> Index:
         stored, writer = settled.stored, settled.tensor.inputs[0] if settled.tensor.inputs else None
         why = np.full(stored.size, -1)
-        if writer is not None and settled.wider is not None and any_set(settled.wider):
+        if writer is not None and settled.wider is not None and settled.wider.any():
             why[settled.wider] = number = self._number(writer, replace(kept_reasons.SPEED, words=settled.words))
             self.aligned.add(number)
         for requirement in settled.requirements:
             why = np.where((why < 0) & requirement.demand.need, self._required(requirement), why)
-        if writer is not None and any_set(stored & (why < 0)):
+        if writer is not None and (stored & (why < 0)).any():
             why = np.where(why < 0, self._number(writer, kept_reasons.CHEAPER_COMPUTED), why)
         return np.where(stored, why, -1)
 

@@ -17,19 +17,7 @@ from passes.abstract_values.constant_maps import ConstantMap, combined, uniform,
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import (
-    Array,
-    Mask,
-    all_set,
-    any_set,
-    every,
-    is_constant,
-    output_index,
-    rank_of,
-    size_of,
-    sizes_of,
-    values_of,
-)
+from passes.graph.tensors import Array, Mask, is_constant, output_index, rank_of, size_of, sizes_of, values_of
 from passes.weights.statistics import FINITE, Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
@@ -247,7 +235,7 @@ class Facts:
         key = tensor.name, size
         if key not in self._repeated:
             value = self.uniform(tensor)
-            self._repeated[key] = None if value is None else ConstantSlices(every(size), np.full(size, value))
+            self._repeated[key] = None if value is None else ConstantSlices(np.ones(size, bool), np.full(size, value))
         return self._repeated[key]
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
@@ -257,7 +245,7 @@ class Facts:
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
         some = self.live_some(tensor, axis)
-        return every(self.size(tensor, axis) or 0) if some is None else some
+        return np.ones(self.size(tensor, axis) or 0, bool) if some is None else some
 
     def live_some(self, tensor: gs.Tensor, axis: int) -> Mask | None:
         """As `live`, but None where all slices are read and none is constant."""
@@ -267,7 +255,7 @@ class Facts:
         live, dependence = axes.get(axis), self.dependence.get((tensor.name, axis))
         if dependence is None:
             return live
-        return dependence.required(every(self.size(tensor, axis) or 0) if live is None else live)
+        return dependence.required(np.ones(self.size(tensor, axis) or 0, bool) if live is None else live)
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""
@@ -281,20 +269,20 @@ class Facts:
         if name not in self._live:
             read, known = self.read[name], {*self.constant.get(name, ()), *self.constant_map.get(name, ())}
             live = {axis: self._varying(tensor, axis, read.get(axis)) for axis in known.union(read)}
-            self._live[name] = live if all(map(any_set, live.values())) else None
+            self._live[name] = live if all(mask.any() for mask in live.values()) else None
         return self._live[name]
 
     def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:
         """Those of the slices that are read (None: all) which are not constant."""
         constant = self.constants(tensor, axis)
         if constant is None:
-            return every(self.size(tensor, axis) or 0) if read is None else read
+            return np.ones(self.size(tensor, axis) or 0, bool) if read is None else read
         return ~constant if read is None else read & ~constant
 
     def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
         """Add slices to what is read; an axis that is not mentioned is read whole."""
         before = self.read.get(tensor.name, axes)
         self.read[tensor.name] = {
-            axis: both for axis in before.keys() & axes.keys() if not all_set(both := before[axis] | axes[axis])
+            axis: both for axis in before.keys() & axes.keys() if not (both := before[axis] | axes[axis]).all()
         }
         self._live.pop(tensor.name, None)

@@ -12,7 +12,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, become
-from passes.graph.tensors import Array, Dim, Mask, all_set, is_constant, shape_of, values_of
+from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.weights.quantized import Quantized
@@ -86,7 +86,7 @@ class Rewriter:
     def slice(self, tensor: gs.Tensor, axes: Mapping[int, Mask | None]) -> gs.Constant:
         """The initializer cut to these slices per axis (None: whole); the same cut is made once."""
         assert isinstance(tensor, gs.Constant), tensor.name
-        cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not all_set(m)}
+        cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not m.all()}
         if not cuts:
             return tensor
         key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())

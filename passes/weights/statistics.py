@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from passes.graph.tensors import Array, Index, Mask, all_set, any_set
+from passes.graph.tensors import Array, Index, Mask
 from passes.weights.streaming import Kept, Lazy
 
 Axes = tuple[int, int]
@@ -86,7 +86,7 @@ def is_finite(values: Array) -> bool:
 def is_filled_with(values: Array | Lazy, value: object) -> bool:
     """Whether all elements are this one."""
     blocks = values.blocks() if isinstance(values, Lazy) else [values]
-    return all(all_set(np.asarray(block == value)) for block in blocks)
+    return all(np.asarray(block == value).all() for block in blocks)
 
 
 def peaks(values: Array | Lazy, axis: int) -> Array:
@@ -198,4 +198,4 @@ def _met(asked: Mask, lines: Index, across: Index) -> Mask | None:
     if chosen == most:
         return np.asarray(some)
     sure = np.asarray(some & (most - across < chosen))  # fewer zeros than asked lines, beside those of lines all zeros
-    return None if chosen and any_set(some & ~sure) else sure
+    return None if chosen and (some & ~sure).any() else sure

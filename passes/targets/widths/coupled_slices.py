@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index, Mask, any_set, is_constant
+from passes.graph.tensors import Index, Mask, is_constant
 from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
@@ -120,7 +120,7 @@ class CoupledSlices:
                 stored, required = self._plan.stored[tensor.name, axis], self._plan.required.get((index, i, axis))
                 if required is None:
                     yield (i, axis), np.ones(stored.size, bool)
-                elif required is not stored and any_set(required ^ stored):
+                elif required is not stored and (required ^ stored).any():
                     yield (i, axis), required
 
     def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[SliceCoupling]:

@@ -16,7 +16,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
 from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
-from passes.graph.tensors import Mask, any_set, bits, is_constant, present, shape_of
+from passes.graph.tensors import Mask, bits, is_constant, present, shape_of
 from passes.ops import rules, traits
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
@@ -273,7 +273,7 @@ class PlanSteps:
         """
         for axis, found in node.maps.items():
             required = self._plan.required.get((index, 0, axis))
-            if required is not None and any_set(found.mask & ~required):
+            if required is not None and (found.mask & ~required).any():
                 yield (node.operands[0][1].name, axis), found.mask & ~required, found.is_static()
 
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
@@ -287,7 +287,7 @@ class PlanSteps:
             if stored is required:
                 continue
             stored, required = (np.ones(sizes[axis], bool) if mask is None else mask for mask in (stored, required))
-            if any_set(stored ^ required):
+            if (stored ^ required).any():
                 self.adapters = True
                 block = math.prod(self._stored(tensor, sizes)[axis + 1 :])
                 pieces = 0.0 if only_at_ends(bits(stored), bits(required)) else 1 / max(block, 1)
