@@ -47,12 +47,12 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
     given = (d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str))
     symbols = set(given) if graph.opset >= 11 else set()
     for tensor in graph.inputs:
-        facts._extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
+        facts.extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
         op = rules(node)
         _keep_constants(node, facts)
         for output, axis, extent in _extents(node, facts, symbols):
-            facts._extents[node.outputs[output].name, axis] = extent
+            facts.extents[node.outputs[output].name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep_maps(facts, node.outputs[output], axis, constant_map)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
@@ -69,7 +69,7 @@ def _keep_constants(node: gs.Node, facts: Facts) -> None:
         # a value that is not finite is left to the run time: nothing may be derived from it
         usable = known.mask & _finite(known.value)
         if usable.any() and facts.size(tensor, axis) is not None:
-            facts.add_constants(tensor, axis, ConstantSlices(usable, known.value))
+            facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
 
 
 def _keep_dependences(node: gs.Node, facts: Facts) -> None:
@@ -111,11 +111,12 @@ def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: Constan
         new = new & finite.reshape(len(constant_map.mask), -1).all(axis=1)
     uneven = new & constant_map.uneven
     if uneven.any():
-        facts.add_maps(tensor, axis, ConstantMap(uneven, constant_map.value, constant_map.index))
+        kept = ConstantMap(uneven, constant_map.value, constant_map.index)
+        facts.constant_map.setdefault(tensor.name, {})[axis] = kept
     even = new & ~uneven
     if even.any():
         first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
-        facts.add_constants(tensor, axis, merge(axes[axis], first) if axis in axes else first)
+        facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
 
 
 def _backward(graph: gs.Graph, facts: Facts) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +45,9 @@ class Facts:
     `dependence[name, axis]` says which slices depend linearly on others. `bound[name]` is what no element is below,
     `sums[name]` an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of
     constant maps, as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow,
-    by their `id`. `rules` finds the rules of a node.
+    by their `id`. `extents[name, axis]` is a size that is computed at run time. `rules` finds the rules of a node.
+
+    Links of nodes, and what is found out about weights, are remembered.
     """
 
     opset: int
@@ -58,41 +60,22 @@ class Facts:
     bound: dict[str, float] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
+    extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
-    _aligned: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
-    _sizes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
-    _axes: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    _maps: dict[tuple[str, int], ConstantMap | None] = field(default_factory=dict)
-    _live: dict[str, AxisMask | None] = field(default_factory=dict)
-    _extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
-    _uniform: dict[str, Array | None] = field(default_factory=dict)
-    _repeated: dict[tuple[str, int], ConstantSlices | None] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
 
     def of_copy(self) -> Facts:
-        """The same of a copy of the graph, which has no subgraphs."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
-        own = {name: dict(value) for name, value in values.items() if isinstance(value, dict)}
-        own["constant"] = {name: dict(axes) for name, axes in self.constant.items()}
-        return Facts(**values | own | {"_links": {}, "_aligned": {}})
+        """The same of a copy of the graph, which has no subgraphs: its nodes are others, and its constants may be."""
+        constant = {name: dict(axes) for name, axes in self.constant.items()}
+        return replace(self, constant=constant, _links={}, _weights=dict(self._weights))
 
     def size(self, tensor: gs.Tensor, axis: int) -> int | None:
         """Number of slices along the axis, None if it is not static."""
-        try:  # asked everywhere, mostly once more, and hardly ever of an axis that is not there
-            return self._sizes[tensor.name][axis]
-        except KeyError:
-            self._sizes[tensor.name] = sizes_of(tensor)
-            return self.size(tensor, axis)
-        except IndexError:
-            return None
+        return size_of(tensor, axis)
 
     def axes(self, tensor: gs.Tensor) -> list[tuple[int, int]]:
         """Axes of static size with that size, but for empty ones."""
-        found = self._axes.get(tensor.name)
-        if found is None:
-            found = [(axis, size) for axis in range(len(tensor.shape or ())) if (size := self.size(tensor, axis))]
-            self._axes[tensor.name] = found
-        return found
+        return [(axis, size) for axis, size in enumerate(sizes_of(tensor)) if size]
 
     def links(self, node: gs.Node) -> list[Link]:
         """The links of a node of the analysed graph (none, if its operator has none)."""
@@ -109,11 +92,9 @@ class Facts:
 
     def aligned(self, node: gs.Node) -> dict[int, dict[int, int]]:
         """By axis of output 0 of a node, in order: the inputs that are linked to it, each with its own axis."""
-        found = self._aligned.get(id(node))
-        if found is None:
-            self._aligned[id(node)] = found = {}
-            for link in sorted(self.links(node), key=lambda k: k.output_axis):
-                found.setdefault(link.output_axis, {})[link.input] = link.input_axis
+        found: dict[int, dict[int, int]] = {}
+        for link in sorted(self.links(node), key=lambda k: k.output_axis):
+            found.setdefault(link.output_axis, {})[link.input] = link.input_axis
         return found
 
     def known(self, tensor: gs.Tensor, axis: int) -> ConstantSlices | None:
@@ -128,7 +109,7 @@ class Facts:
     def span(self, tensor: gs.Tensor, axis: int) -> Span:
         """The size of the axis: static or computed; None where nothing is known that could be used."""
         size = self.size(tensor, axis)
-        return self._extents.get((tensor.name, axis)) if size is None else size
+        return self.extents.get((tensor.name, axis)) if size is None else size
 
     def maps(self, tensor: gs.Tensor, axis: int) -> ConstantMap | None:
         """All that is known of the slices along the axis, uniform or not, as maps."""
@@ -138,21 +119,8 @@ class Facts:
         known, uneven = self.known(tensor, axis), self.constant_map.get(tensor.name, {}).get(axis)
         if known is None:
             return uneven
-        key = tensor.name, axis
-        if key not in self._maps:
-            even = uniform(known.mask, known.value, rank_of(tensor) - 1)
-            self._maps[key] = even if uneven is None else combined(known.mask, even, uneven)
-        return self._maps[key]
-
-    def add_constants(self, tensor: gs.Tensor, axis: int, known: ConstantSlices) -> None:
-        """Note what is known of the slices along the axis, in place of what was known before."""
-        self.constant.setdefault(tensor.name, {})[axis] = known
-        self._maps.pop((tensor.name, axis), None)
-
-    def add_maps(self, tensor: gs.Tensor, axis: int, uneven: ConstantMap) -> None:
-        """Note which slices along the axis are constant maps and not uniform, in place of what was known before."""
-        self.constant_map.setdefault(tensor.name, {})[axis] = uneven
-        self._maps.pop((tensor.name, axis), None)
+        even = uniform(known.mask, known.value, rank_of(tensor) - 1)
+        return even if uneven is None else combined(known.mask, even, uneven)
 
     def constants(self, tensor: gs.Tensor, axis: int) -> Mask | None:
         """Slices that do not depend on the input, uniform or not; None if there are none."""
@@ -223,20 +191,15 @@ class Facts:
         """The one value (shape []) that all elements of an initializer have, None if they differ."""
         if not is_constant(tensor):
             return None
-        if tensor.name not in self._uniform:
-            values = lazy(tensor) or self.value(tensor)
-            some = (next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)
-            same = some.size > 0 and bool(some[0] == some[-1]) and is_filled_with(values, some[0])
-            self._uniform[tensor.name] = some[0] if same else None
-        return self._uniform[tensor.name]
+        values = lazy(tensor) or self.value(tensor)
+        some = (next(iter(values.blocks())) if isinstance(values, Lazy) else values).reshape(-1)
+        same = some.size > 0 and bool(some[0] == some[-1]) and is_filled_with(values, some[0])
+        return some[0] if same else None
 
     def repeated(self, tensor: gs.Tensor, size: int) -> ConstantSlices | None:
         """So many slices that all hold the one value of an initializer; None if its elements differ."""
-        key = tensor.name, size
-        if key not in self._repeated:
-            value = self.uniform(tensor)
-            self._repeated[key] = None if value is None else ConstantSlices(np.ones(size, bool), np.full(size, value))
-        return self._repeated[key]
+        value = self.uniform(tensor)
+        return None if value is None else ConstantSlices(np.ones(size, bool), np.full(size, value))
 
     def nonzero(self, tensor: gs.Tensor, axes: tuple[int, int]) -> Nonzero:
         """For an initializer: where anything is not zero, over the indices along these two axes, in that order."""
@@ -266,11 +229,9 @@ class Facts:
         name = tensor.name
         if name not in self.read:
             return None
-        if name not in self._live:
-            read, known = self.read[name], {*self.constant.get(name, ()), *self.constant_map.get(name, ())}
-            live = {axis: self._varying(tensor, axis, read.get(axis)) for axis in known.union(read)}
-            self._live[name] = live if all(mask.any() for mask in live.values()) else None
-        return self._live[name]
+        read, known = self.read[name], {*self.constant.get(name, ()), *self.constant_map.get(name, ())}
+        live = {axis: self._varying(tensor, axis, read.get(axis)) for axis in known.union(read)}
+        return live if all(mask.any() for mask in live.values()) else None
 
     def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:
         """Those of the slices that are read (None: all) which are not constant."""
@@ -285,4 +246,3 @@ class Facts:
         self.read[tensor.name] = {
             axis: both for axis in before.keys() & axes.keys() if not (both := before[axis] | axes[axis]).all()
         }
-        self._live.pop(tensor.name, None)

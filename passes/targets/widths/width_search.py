@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from passes.targets.widths.coupled_slices import SliceCoupling
-from passes.targets.widths.estimated_time import Blocked, Timing
-from passes.targets.widths.plan_steps import Gains, picked
+from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.rates import Rates
 
 # Sweeps over all coupled axes; seldom does the third change anything.
@@ -56,39 +55,19 @@ def gains_of(timing: Timing, couplings: Mapping[int, SliceCoupling], extras: Map
     return gains
 
 
-class _Region:
-    """The steps that the width of a coupling matters to; what they take is remembered by all that it depends on."""
-
-    def __init__(self, timing: Timing, steps: Sequence[int]) -> None:
-        self.steps = steps
-        self._timing = timing
-        inside = [timing.plan.steps[index] for index in steps]
-        slots = {port.slot for step in inside for port in (*step.inputs, step.output)}
-        before = {port.writer for step in inside for port in step.inputs}.difference(steps)
-        self._widths, self._operands = picked(sorted(slots)), picked(sorted(before))
-        self._known: dict[tuple[object, object], float] = {}
-
-    def time(self, gains: Gains, blocked: Blocked) -> float:
-        """Nanoseconds of these steps. `blocked` says how what they read is written, and is left as it is."""
-        asked = self._widths(gains), self._operands(blocked)
-        if asked not in self._known:
-            self._known[asked] = self._timing.of(self.steps, gains, [*blocked])
-        return self._known[asked]
-
-
-def _regions(timing: Timing, couplings: Mapping[int, SliceCoupling]) -> dict[int, _Region]:
+def _regions(timing: Timing, couplings: Mapping[int, SliceCoupling]) -> dict[int, list[int]]:
     """By coupling the steps that its width matters to, where there is a choice and a convolution among them."""
     at: dict[int, set[int]] = {}
     for index, step in enumerate(timing.plan.steps):
         for port in (*step.inputs, step.output):
             at.setdefault(port.slot, set()).add(index)
     reached = _reached(timing)
-    regions: dict[int, _Region] = {}
+    regions: dict[int, list[int]] = {}
     for number, coupling in couplings.items():
         touched = {index for slot, _ in _slots(timing, coupling) for index in at[slot]}
         touched |= {later for index in touched for later in reached[index]}
         if coupling.spare.size and any(timing.plan.steps[index].convolution for index in touched):
-            regions[number] = _Region(timing, sorted(touched))
+            regions[number] = sorted(touched)
     return regions
 
 
@@ -118,12 +97,12 @@ def _whole_channel_blocks(timing: Timing, couplings: Mapping[int, SliceCoupling]
 def _improved(
     timing: Timing,
     couplings: Mapping[int, SliceCoupling],
-    regions: Mapping[int, _Region],
+    regions: Mapping[int, Sequence[int]],
     whole: Mapping[int, int],
     start: dict[int, int],
 ) -> dict[int, int]:
     """The numbers of spare slices after each was set to what takes the shortest time, until none changes."""
-    steps = {number: set(region.steps) for number, region in regions.items()}
+    steps = {number: set(region) for number, region in regions.items()}
     near = {a: {b for b in steps if b != a and not steps[a].isdisjoint(steps[b])} for a in steps}
     extras = dict.fromkeys(couplings, 0) | start
     gains = gains_of(timing, couplings, extras)
@@ -144,11 +123,11 @@ def _improved(
             for more in _candidates(couplings[number], before, timing.rates, whole[number]):
                 put(number, more)
                 doubt = 1 + _DOUBT if more else 1
-                times[more] = regions[number].time(gains, blocked) * doubt
+                times[more] = timing.of(regions[number], gains, [*blocked]) * doubt
             best = min(times, key=lambda more: (times[more], more))
             put(number, best)
             if best != before:
-                timing.of(regions[number].steps, gains, blocked)
+                timing.of(regions[number], gains, blocked)
                 waiting |= near[number]
     return extras
 
@@ -161,7 +140,10 @@ def _candidates(coupling: SliceCoupling, now: int, rates: Rates, whole: int) -> 
 
 
 def _won(
-    timing: Timing, couplings: Mapping[int, SliceCoupling], regions: Mapping[int, _Region], extras: Mapping[int, int]
+    timing: Timing,
+    couplings: Mapping[int, SliceCoupling],
+    regions: Mapping[int, Sequence[int]],
+    extras: Mapping[int, int],
 ) -> dict[int, float]:
     """What each of them wins in a runtime, beside all the others: as a share of the time with all."""
     gains, blocked = gains_of(timing, couplings, extras), timing.unblocked()
@@ -171,7 +153,7 @@ def _won(
         without = [*gains]
         for slot, times in _slots(timing, couplings[number]):
             without[slot] -= more * times
-        before, after = (timing.of(regions[number].steps, each, [*blocked]) for each in (without, gains))
+        before, after = (timing.of(regions[number], each, [*blocked]) for each in (without, gains))
         found[number] = (before - after) / time
     return found
 
