@@ -67,10 +67,9 @@ class _Sweep:
 
     def _visit(self, node: PlannedNode) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
-        outputs = {t.name for t, _ in node.outputs if not t.is_empty()}
-        read = outputs & self.read
+        read = node.names & self.read
         if not read:
-            self.plan.absent |= outputs
+            self.plan.absent |= node.names
             return
         asked = {(o, a): mask for o in range(len(node.outputs)) for a, mask in self._asked(node, o).items()}
         absent = {node.outputs[o][0].name for (o, _), mask in asked.items() if not mask.any()}

@@ -99,15 +99,16 @@ class Groundwork:
 class PlannedNode:
     """A node to be planned, with its operator and operands.
 
-    outputs: each with its axes: number, size and key. inputs: of each operand its place, the tensor, whether it is a
-    constant, and its axes: number, size, and whether constants are known along it. times: how many examples its cost is
-    to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
+    names: those of its outputs. outputs: each with its axes: number, size and key. inputs: of each operand its place,
+    the tensor, whether it is a constant, and its axes: number, size, and whether constants are known along it. times:
+    how many examples its cost is to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
     """
 
     def __init__(
         self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int], *, remembers: bool = True
     ) -> None:
         self.index, self.node, self.op = index, node, rules(node)
+        self.names = {t.name for t in node.outputs if not t.is_empty()}
         self.outputs = [(t, [(a, size, (t.name, a)) for a, size in facts.axes(t)]) for t in node.outputs]
         self.inputs = [
             (i, t, is_constant(t), [(a, size, facts.constants(t, a) is not None) for a, size in facts.axes(t)])

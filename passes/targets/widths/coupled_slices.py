@@ -141,18 +141,20 @@ class CoupledSlices:
         # by class, the numbers of its axes and how many slices it has along each
         pairs, counts = np.unique(self._class * (len(self._keys) + 1) + firsts, return_counts=True)
         classes, starts = np.unique(pairs // (len(self._keys) + 1), return_index=True)
-        axes = np.split(np.stack([pairs % (len(self._keys) + 1), counts], axis=1), starts[1:])
+        axes = np.stack([pairs % (len(self._keys) + 1), counts], axis=1)
+        ends = [*starts[1:].tolist(), pairs.size]
         alike: dict[bytes, list[int]] = {}
-        for place, each in zip(range(classes.size), axes, strict=False):
-            alike.setdefault(each.tobytes(), []).append(place)
+        for root, start, end in zip(classes.tolist(), starts.tolist(), ends, strict=False):
+            alike.setdefault(axes[start:end].tobytes(), []).append(root)
         found = []
         self._number = np.zeros(self._size, np.int64)
-        for number, places in enumerate(alike.values()):
-            members = classes[places]
+        for number, (row, roots) in enumerate(alike.items()):
+            members = np.array(roots)
             self._number[members] = number
             spare = members[~self._is_stored[members]]
             order = np.lexsort((spare, -scores[spare]))
-            many = {axis: n for first, n in axes[places[0]].tolist() for axis in together[first]}
+            counted = np.frombuffer(row, np.int64).reshape(-1, 2).tolist()
+            many = {axis: n for first, n in counted for axis in together[first]}
             slices = {self._keys[axis]: many[axis] for axis in sorted(many)}
             found.append(SliceCoupling(slices, int(self._is_stored[members].sum()), spare[order]))
         return found

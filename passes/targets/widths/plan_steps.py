@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ _RESIZE_WITHOUT_REGION = 13  # the opset from which Resize needs none
 Gains = Sequence[int]
 
 
-class Port(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Port:
     """An operand or output: its channels, and its elements for each.
 
     `writer` is the step that writes it, -1 if none does, and `shared` says whether others read it as well. `delivered`
@@ -55,14 +57,16 @@ class Port(NamedTuple):
         return (self.width + gains[self.slot]) * self.elements_per_channel
 
 
-class Delivery(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Delivery:
     """Elements that an adapter makes, and of how many pieces each: none where it only cuts or pads the ends."""
 
     elements: float
     pieces: float
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One node of the plan that is computed; `free` if it becomes a part of what is before it.
 
     `slowness`: how many times as long as an addition it takes for an element. `inside`: it becomes a part of the
@@ -211,9 +215,9 @@ class PlanSteps:
             open_maps = step.open_maps and not maps and (step.maps or not adapters)  # means are restored
             if not adapted and open_maps == step.open_maps and not (maps and step.maps):
                 return step
-            inputs = tuple(port._replace(delivered=None) for port in step.inputs) if adapted else step.inputs
+            inputs = tuple(replace(port, delivered=None) for port in step.inputs) if adapted else step.inputs
             left = () if adapted else step.adapters
-            return step._replace(inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
+            return replace(step, inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
 
         other = copy.copy(self)
         other.steps = [relieved(step) for step in self.steps]
@@ -316,7 +320,7 @@ class PlanSteps:
                 elements_per_channel=math.prod(stored) / max(width, 1),
                 shared=len(tensor.outputs) > 1,
             )
-        return port if adapter is None else port._replace(delivered=adapter[0], pieces=adapter[1])
+        return port if adapter is None else replace(port, delivered=adapter[0], pieces=adapter[1])
 
 
 def picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
