@@ -13,10 +13,11 @@ from passes.cost.sum_over_nodes import count
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupled, coupling
 from passes.mask_savings.flops_saved import flops_by_group, flops_by_mask
-from passes.model.inputs import bind, fix_sizes
+from passes.model.inputs import bind
 from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, register
 from passes.pipeline.alternatives import report_with
 from passes.pipeline.order import Shrunk, shrink
+from passes.sizes.fix_sizes import fix_sizes
 
 __all__ = [
     "Analysis",

@@ -11,7 +11,7 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend import Source, runtime_shapes, write_model_files
 from maskc.frontend.onnx_file import check
-from passes.errors import GraphError, SizeError, in_brief
+from passes.errors import SizeError, in_brief
 from passes.model.declarations import dims_of, misdeclared, redeclared
 
 Shapes = Mapping[str, Sequence[int | str | None]]
@@ -61,11 +61,10 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
         return source
     try:
         model = runtime_shapes.noted(passes.fix_sizes(source.model, shapes))
-    except (SizeError, GraphError) as error:
-        raise InputError(f"{source.name}: {error}") from error
-    try:
         if write_model_files.embeds(model):
             check(model)
+    except SizeError as error:
+        raise InputError(f"{source.name}: {error}") from error
     except Exception as error:
         raise InputError(f"{source.name} does not work at these input sizes: {in_brief(error)}.") from error
     return dataclasses.replace(source, model=model, notes=(*source.notes, *_outputs_redeclared(source.model, model)))

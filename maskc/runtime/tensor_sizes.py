@@ -17,7 +17,7 @@ from passes.errors import GraphError
 from passes.model.declarations import dims_of, written_by_unknown
 from passes.model.element_inference import with_elements
 from passes.model.outline import outline
-from passes.model.prepare import shaped
+from passes.sizes.prepare import shaped
 
 Shapes = Mapping[str, Sequence[int | str | None] | None]
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passes.graph.tensors import Index
+from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.shape_rules import Shape
+from passes.graph.tensors import Dim, Index
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,17 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
     if attrs.get("ceil_mode", 0) or min(pads, default=0) < 0:
         return None
     return [Window(kernel[a], strides[a], dilations[a], pads[a], pads[a + rank], auto) for a in range(rank)]
+
+
+def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) -> Shape | None:
+    """The sizes of [batch, channels, *positions] after windows over a tensor [batch, ..., *spatial]."""
+    if shape is None or windows is None or len(shape) != len(windows) + 2:
+        return None
+    found = [
+        None if size is None else ((Polynomial.of(size) + Polynomial.of(w.shift)) // Polynomial.of(w.stride)).dim
+        for size, w in zip(shape[2:], windows, strict=True)
+    ]
+    return [shape[0], channels, *found]
 
 
 def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:

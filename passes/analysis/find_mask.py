@@ -17,9 +17,9 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.graph.tensors import Dim, Mask, is_constant, shape_of
-from passes.model.prepare import checked
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
+from passes.sizes.prepare import checked
 
 Keep = tuple[Mask | None, ...]
 

@@ -7,30 +7,29 @@ does not work at these, every axis but the batch gets one of `OTHERS`, the first
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.polynomial import Polynomial
 from passes.cost.cost_values import CountedAt
 from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
-from passes.graph.tensors import describe, dimensions, element_of, is_constant, is_float, static_shape
+from passes.graph.tensors import describe, is_float, static_shape
 from passes.model import inputs_with_defaults
-from passes.model.declarations import symbol_of, written_by_unknown
-from passes.model.graph_to_onnx import outlined
+from passes.model.declarations import symbol_of
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.outline import described_as
-from passes.model.prepare import completed, shaped
-from passes.model.shape_inference import INFERRED, inferred
 from passes.ops import rules
 from passes.ops.convolution import Conv
 from passes.ops.movement import Movement
 from passes.ops.pooling import Pool
+from passes.simplify.constant_folding import fold_constants
+from passes.sizes.prepare import shaped
 
 #: by input name, one entry for each dimension; None for one to choose
 Sizes = Mapping[str, Sequence[int | None]]
@@ -49,47 +48,29 @@ _LOOPS = ("Loop", "Scan")
 _Open = dict[str, list[int | str]]  # the sizes of each input, with a key for what is open
 
 
-@dataclass(frozen=True)
-class Basis:
-    """What the source was counted at, and what is compiled from it is to be counted at.
-
-    sizes: those of inputs. symbols: what the names of open sizes in its graph stand for there; None where that is not
-    known.
-    """
-
-    sizes: dict[str, tuple[int, ...]]
-    symbols: Mapping[str, int] | None = None
-
-    def fits(self, graph: gs.Graph) -> bool:
-        """Whether `at_basis` takes a graph that was made of the source's."""
-        return self.symbols is not None and not any(map(subgraphs, graph.nodes))
-
-
-def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None) -> tuple[gs.Graph, CountedAt]:
+def at_sizes(
+    model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None, *, fits: bool = False
+) -> tuple[gs.Graph, CountedAt]:
     """The graph of a model with shapes at the sizes to count at, and these sizes.
 
-    `graph` is that of the model as `shaped` has it. It is the result where its shapes say as much, and is left as it is
-    otherwise. asked: sizes for what the model leaves open, by input name; None for one to choose.
+    `graph` is that of the model as `shaped` has it. It is the result where no size is open, and is left as it is
+    otherwise. asked: sizes for what the model leaves open, by input name; None for one to choose. fits: whether
+    the model is known to work at these.
 
-    Where the model works at none of them all that is open counts as 1, and so does what was counted like that before.
-    Raises SizeError for sizes that do not fit the inputs, or at which the model does not work.
+    Where the model works at none of them all that is open counts as 1. Raises SizeError for sizes that do not fit the
+    inputs, or at which the model does not work.
     """
     _, names = _inputs(model, {})
     inputs, left = _inputs(model, asked or {})
     failure = ""
-    outline: onnx.ModelProto | None = None
     for chosen in _choices(inputs, left):
         sizes = _put(inputs, chosen)
         if not names:
             return graph, _counted_at(graph, sizes, names)
         try:
-            if _all_ones(graph, sizes):
-                found = _replaced(model, graph, sizes, dict.fromkeys(_symbols(graph), 1))
-            else:
-                outline = outline or _outline(model, graph)
-                found = _sized(model, graph, outline, sizes, asked=bool(asked))
-                if not asked:
-                    _check_windows(found)
+            found = _sized(model, graph, sizes, fits=fits or set(chosen.values()) == {1}, gives_up=not asked)
+            if not asked:
+                _check_windows(found)
         except GraphError as error:
             failure = failure or str(error)  # which would keep all frames alive itself
         else:
@@ -98,31 +79,6 @@ def at_sizes(model: onnx.ModelProto, graph: gs.Graph, asked: Sizes | None = None
     if asked and sizes != ones.sizes:
         raise SizeError(f"The model does not work at the sizes to count at. {failure}")
     return graph, ones
-
-
-def basis(graph: gs.Graph, sized: gs.Graph, at: CountedAt) -> Basis:
-    """What a graph was counted at that came from `at_sizes`, as `sized`."""
-    if sized is graph:
-        return Basis(at.sizes, None if at.open else {})
-    found: dict[str, set[int]] = {}
-    after = {t.name: t.shape for t in _variables(sized)}
-    for tensor in _variables(graph):
-        for name, size in zip(tensor.shape or (), after.get(tensor.name) or (), strict=False):
-            if isinstance(name, str) and isinstance(size, int):
-                found.setdefault(name, set()).add(size)
-    # a name that stands for several sizes says nothing
-    symbols = {name: next(iter(sizes)) for name, sizes in found.items() if len(sizes) == 1}
-    return Basis(at.sizes, symbols if _symbols(graph) <= symbols.keys() else None)
-
-
-def at_basis(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> tuple[gs.Graph, CountedAt]:
-    """A graph that was rewritten at what its source was counted at, and how it is counted there.
-
-    What its tensors tell of their sizes is believed, and only what they do not is inferred. `model` has the same inputs
-    and outputs as the graph, which is left as it is where sizes are open and else becomes the result.
-    """
-    sized = _replaced(model, graph, at.sizes, at.symbols or {})
-    return sized, _counted_at(sized, at.sizes, _inputs(model, {})[1])
 
 
 def as_one(model: onnx.ModelProto, graph: gs.Graph) -> CountedAt:
@@ -186,78 +142,44 @@ def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]
     return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
 
 
-def _outline(model: onnx.ModelProto, graph: gs.Graph) -> onnx.ModelProto:
-    """The model without its weights, with what no size changes folded, for `_sized`."""
-    model = inlined(inputs_with_defaults.opened(model))
-    nodes = imported(model).nodes if any(map(subgraphs, graph.nodes)) else graph.nodes
-    light = outlined(nodes, model, INFERRED)
-    read = {v.name for v in light.graph.input}
-    sizes, _ = _inputs(model, {})
-    light.graph.input.extend(v for v in model.graph.input if v.name in sizes and v.name not in read)
-    told = written_by_unknown(light.graph)
-    _forget_shapes(v for v in light.graph.output if v.name not in told)
-    return light
-
-
-def _shaped_by_operands(graph: gs.Graph) -> Iterator[onnx.ValueInfoProto]:
-    """What is known, whatever the sizes of the inputs, of tensors whose shapes computed operands tell."""
-    for node in graph.nodes:
-        if any(not is_constant(t) and len(t.shape or (0, 0)) < 2 for t in node.inputs[1:]):
-            for tensor in node.outputs:
-                if tensor.dtype is not None and any(isinstance(d, int) for d in tensor.shape or ()):
-                    dims = [d if isinstance(d, int) else None for d in dimensions(tensor)]
-                    yield onnx.helper.make_tensor_value_info(tensor.name, element_of(tensor.dtype), dims)
-
-
-def _sized(model: onnx.ModelProto, graph: gs.Graph, outline: onnx.ModelProto, sizes: Sizes, *, asked: bool) -> gs.Graph:
+def _sized(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, *, fits: bool, gives_up: bool) -> gs.Graph:
     """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
-    light = onnx.ModelProto()
-    light.CopyFrom(outline)
+    light = described_as(model)
+    light.graph.input.extend(model.graph.input)
+    light.graph.value_info.extend(model.graph.value_info)
+    light.graph.node.extend(model.graph.node if model.graph.value_info else ())  # whose notes may be believed
+    light.graph.output.extend(model.graph.output)
     fix_inputs(light, sizes)
-    branches = any(map(subgraphs, graph.nodes))
-    tries = not asked and not branches
-    if tries:  # with this a contradiction, or all there is to know, shows at once
-        told = {v.name for v in light.graph.value_info}
-        light.graph.value_info.extend(v for v in _shaped_by_operands(graph) if v.name not in told)
-    # whose sizes they are wants to know which node contradicts them
-    found = inferred(light, gives_up=not asked, believes=tries)
-    # what bodies read outside of them is not copied
-    sized = imported(inlined(inputs_with_defaults.opened(model))) if branches else copied(graph)
+    _forget_shapes(light.graph.output)
+    bodies = any(map(subgraphs, graph.nodes))
+    if bodies:  # what bodies read outside of them is not copied
+        sized = imported(inlined(inputs_with_defaults.opened(model)))
+        values: dict[str, int] = {}
+    else:
+        sized, values = copied(graph), _values(graph, sizes)
+    variables = {id(t): t for t in _variables(sized) if isinstance(t, gs.Variable)}.values()
+    for tensor in variables:
+        if tensor.name in sizes and not tensor.inputs:
+            tensor.shape = [*sizes[tensor.name]]
+        elif tensor.shape is not None:
+            tensor.shape = [None if d is None else Polynomial.of(d).at(values) for d in tensor.shape]
+    known = fits and not bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
+    fold_constants(sized)  # what is computed of sizes
     try:
-        return completed(light, sized, found, gives_up=not asked)
+        return shaped(light, sized, known=known, gives_up=gives_up and not bodies)
     except GraphError:
         take_apart(sized)
         raise
 
 
-def _replaced(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, symbols: Mapping[str, int]) -> gs.Graph:
-    """A copy of the graph, where it has open sizes, in which these stand in place of their names."""
-    sized = copied(graph) if symbols else graph
-    for tensor in {id(t): t for t in _variables(sized)}.values() if symbols else ():
-        if isinstance(tensor, gs.Variable) and tensor.shape is not None:
-            tensor.shape = [symbols.get(d) if isinstance(d, str) else d for d in tensor.shape]
-    light = described_as(model)
-    light.graph.input.extend(model.graph.input)
-    fix_inputs(light, sizes)
-    light.graph.output.extend(model.graph.output)
-    _forget_shapes(light.graph.output)
-    light.graph.value_info.extend(model.graph.value_info)
-    return shaped(light, sized, known=True)
-
-
-def _all_ones(graph: gs.Graph, sizes: Sizes) -> bool:
-    """Whether these sizes of inputs are 1 where they are open, and so is all that is not static in the graph."""
-    if any(map(subgraphs, graph.nodes)):
-        return False
-    given = [
-        (dim, size)
+def _values(graph: gs.Graph, sizes: Sizes) -> dict[str, int]:
+    """What the names of open sizes of inputs stand for at these sizes."""
+    return {
+        dim: int(size)
         for tensor in graph.inputs
         for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
-        if isinstance(dim, str)
-    ]
-    ones = {dim for dim, _ in given}
-    computing = (node for node in graph.nodes if not isinstance(rules(node), Movement))
-    return all(size == 1 for _, size in given) and all(_known(t, ones) for n in computing for t in n.outputs if t.name)
+        if isinstance(dim, str) and size is not None
+    }
 
 
 def _symbols(graph: gs.Graph) -> set[str]:

@@ -9,15 +9,14 @@ from typing import TypeGuard
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.cost.cost_values import Cost, CountedAt, NodeCost
-from passes.cost.sizes_to_count_at import Basis, Sizes, as_one, at_basis, at_sizes, basis
+from passes.cost.cost_values import Cost, NodeCost
+from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
 from passes.graph.construct import take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
-from passes.model.prepare import shaped
 from passes.ops import rules
 from passes.ops.movement import Movement
-from passes.simplify.constant_folding import fold_constants
+from passes.sizes.prepare import shaped
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:
@@ -36,7 +35,7 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     >>> count(model, at={"image": (1, 224, 224, 3)}).at.sizes  # doctest: +SKIP
     {'image': (1, 224, 224, 3)}
     """
-    return of_shaped(model, shaped(model, graph), at)[0]
+    return of_shaped(model, shaped(model, graph), at)
 
 
 def count_as_one(model: onnx.ModelProto) -> Cost:
@@ -45,25 +44,10 @@ def count_as_one(model: onnx.ModelProto) -> Cost:
     return replace(of_graph(graph), at=as_one(model, graph))
 
 
-def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> tuple[Cost, Basis]:
-    """`count`, for a graph of the model that carries its shapes, and what it was counted at; it is left as it is."""
-    sized, found = at_sizes(model, graph, at)
-    told = basis(graph, sized, found)
-    return _summed(graph, sized, found), told
-
-
-def of_rewritten(model: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
-    """`count`, for a graph that was made of one counted at the same, of which `model` was written; it is changed."""
-    if not at.fits(graph):
-        return count(model, graph, at.sizes)
-    fold_constants(graph)  # weights may be stored in another form again
-    sized, found = at_basis(model, graph, at)
-    return _summed(graph, sized, found)
-
-
-def _summed(graph: gs.Graph, sized: gs.Graph, at: CountedAt) -> Cost:
-    """The cost of a graph of these sizes; that of a copy of it, `sized`, which is used up, where they had to be put."""
-    cost = replace(of_graph(sized), at=at)
+def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False) -> Cost:
+    """`count`, for a graph of the model that carries its shapes; it is left as it is. fits: as for `at_sizes`."""
+    sized, found = at_sizes(model, graph, at, fits=fits)
+    cost = replace(of_graph(sized), at=found)
     if sized is graph:
         return cost
     take_apart(sized)

@@ -7,11 +7,11 @@ after each stride, and where a reshape merges an open batch with tokens or windo
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.symbolic_sizes import Extent
+from passes.abstract_values.polynomial import Expression
 from passes.graph.tensors import Dim, shape_of
 from passes.ops import rules
 from passes.ops.shape import Rearrangement
@@ -29,13 +29,14 @@ def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
 
     Without `facts` only sizes that a reshape makes are counted.
     """
-    found: dict[str, int] = {}
     given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
-    if facts is not None:
-        found |= _usual_inputs(graph)
+    found = {} if facts is None else _usual_inputs(graph)
     for node in graph.nodes:
-        if facts is not None:
-            found |= dict(_after_windows(node, facts, found, given))
+        for tensor in node.outputs:
+            for dim in shape_of(tensor) or ():
+                if isinstance(dim, Expression) and dim not in found:
+                    size = dim.polynomial.at({name: found.get(name, 1) for name in dim.polynomial.symbols})
+                    found[dim] = max(size or 1, 1)
         if not isinstance(rules(node), Rearrangement):
             continue
         before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
@@ -58,19 +59,6 @@ def _usual_inputs(graph: gs.Graph) -> dict[str, int]:
         for d in shape
         if isinstance(d, str) and d not in batches
     }
-
-
-def _after_windows(
-    node: gs.Node, facts: Facts, found: Mapping[str, int], given: Collection[str]
-) -> Iterator[tuple[str, int]]:
-    """Open sizes of what the node writes that follow from those of inputs, but for those `found` and those `given`."""
-    for tensor in node.outputs:
-        for axis, dim in enumerate(shape_of(tensor) or ()):
-            if not isinstance(dim, str) or dim in given or dim in found:
-                continue
-            span = facts.span(tensor, axis)
-            if isinstance(span, Extent) and isinstance(span.root, str) and span.root in found:
-                yield dim, max((found[span.root] + span.shift) // span.stride, 1)
 
 
 def repeated(tensor: gs.Tensor, found: Mapping[str, int]) -> int:

@@ -13,14 +13,13 @@ import onnx_graphsurgeon as gs
 from passes.adapters.placement import Policy
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Basis, Sizes, at_basis, at_sizes
+from passes.cost.sizes_to_count_at import Sizes, at_sizes
 from passes.graph.tensors import is_constant, set_stored
 from passes.model.graph_to_onnx import exported
-from passes.model.prepare import shaped
 from passes.pipeline import order
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.trace import Recorder
-from passes.simplify.constant_folding import fold_constants
+from passes.sizes.prepare import shaped
 
 _LARGE = 2**12  # elements
 _MANY = 2**22  # weights
@@ -57,14 +56,10 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes |
     Raises GraphError if the graph is not valid, and SizeError for sizes that do not fit.
     """
 
-    def counted(graph: gs.Graph, at: Basis) -> tuple[gs.Graph, Cost]:
-        fold_constants(graph)  # as where a file is counted: weights may be stored in another form again
-        if at.fits(graph):
-            graph, _ = at_basis(model, graph, at)
-        else:
-            graph = shaped(exported(graph, model))
-            graph, _ = at_sizes(exported(graph, model), graph, at.sizes)
-        return graph, sum_over_nodes.of_graph(graph)
+    def counted(graph: gs.Graph, at: Sizes) -> tuple[gs.Graph, Cost]:
+        file = exported(graph, model)
+        sized, _ = at_sizes(file, shaped(file, graph, known=True), at, fits=True)
+        return sized, sum_over_nodes.of_graph(sized)
 
     options = ShrinkOptions(adapters=adapters, explains=False, at=at)
     found = order.attempts(model, options, counted, Recorder())

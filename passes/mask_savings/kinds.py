@@ -13,11 +13,11 @@ from passes.analysis import dataflow
 from passes.graph.tensors import Array, Index, is_constant, shape_of
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
-from passes.model.prepare import prepared
 from passes.ops import Linked, rules
 from passes.ops.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
+from passes.sizes.prepare import prepared
 
 _CONSTANT, _ZERO, _LIVE, _STATES = 1, 2, 4, 8
 

@@ -13,10 +13,10 @@ from passes.analysis import dataflow
 from passes.graph.editor import Change
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, is_constant, shape_of
-from passes.model.prepare import checked
 from passes.ops import Linked, rules
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
+from passes.sizes.prepare import checked
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import onnx_graphsurgeon as gs
 from passes.errors import GraphError
 from passes.graph.tensors import Dim
 
+#: how the names begin that stand for sizes of which nothing is known
+MADE_UP = "unk__"
+
 
 def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     """Dimensions of a value: sizes, symbols, None where nothing is known; None if the rank is not known."""
@@ -26,9 +29,19 @@ def dims_of(value: onnx.ValueInfoProto) -> list[Dim] | None:
     ]
 
 
+def is_made_up(dim: Dim, given: Collection[str] = ()) -> bool:
+    """Whether nothing is known of a size; `given` are names that inputs have, which begin as they like."""
+    return dim is None or (isinstance(dim, str) and dim.startswith(MADE_UP) and dim not in given)
+
+
 def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
-    """The name of a size, empty where there is none: some exporters write "?" for every size they do not know."""
-    return dim.dim_param if any(c.isalnum() for c in dim.dim_param) else ""
+    """The name of a size, empty where there is none."""
+    return dim.dim_param if is_name(dim.dim_param) else ""
+
+
+def is_name(text: str | None) -> bool:
+    """Whether this is the name of a size: some exporters write "?" for every size they do not know."""
+    return any(c.isalnum() for c in text or "")
 
 
 def set_size(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:

@@ -12,6 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from passes.abstract_values.polynomial import Expression
+from passes.graph import construct
 from passes.graph.subgraphs import Body, captured, shared_constants
 from passes.graph.tensors import (
     STANDARD_DOMAINS,
@@ -24,7 +26,7 @@ from passes.graph.tensors import (
     values_of,
 )
 from passes.model import inputs_with_defaults
-from passes.model.declarations import annotated, declare, dims_of, redeclare, redeclared, symbols
+from passes.model.declarations import annotated, declare, dims_of, is_made_up, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.outline import described_as
 from passes.ops import rules
@@ -62,10 +64,11 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     for node in graph.nodes:
         add_node(model.graph, node, outside=constants)
         if told and _is_foreign(node):
-            model.graph.value_info.extend(_declared(t) for t in node.outputs if t.name in told and t.shape is not None)
+            noted = [t for t in node.outputs if t.name in told and t.shape is not None]
+            model.graph.value_info.extend(_noted(t, opened) for t in noted)
         elif isinstance(rules(node), Resize) and opened.intersection(node.outputs[0].shape or ()):
             # inference takes every open size for changed, also where the scale is 1; runtimes read the note
-            model.graph.value_info.append(_declared(node.outputs[0]))
+            model.graph.value_info.append(_noted(node.outputs[0], opened))
     if store is not None:
         store.flush()
     model.ir_version = max(model.ir_version, 4)  # before, initializers had to be inputs, those folded here as well
@@ -155,8 +158,9 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
     proto.name = graph.name
     if graph.doc_string:
         proto.doc_string = graph.doc_string
-    proto.input.extend(_declared(t) for t in graph.inputs)
-    proto.output.extend(_declared(t) for t in graph.outputs)
+    declared = _declared if outside is None else _noted
+    proto.input.extend(map(declared, graph.inputs))
+    proto.output.extend(map(declared, graph.outputs))
     for value, dims in zip(proto.output, graph.declared if isinstance(graph, Body) else (), strict=False):
         _redeclare_open(value, dims)
     for tensor in _constants(graph):
@@ -174,6 +178,14 @@ def _declared(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     if tensor.dtype is None or kind not in _DECLARED:
         return onnx.ValueInfoProto(name=tensor.name)
     return _DECLARED[kind](tensor.name, element_of(tensor.dtype), tensor.shape)
+
+
+def _noted(tensor: gs.Tensor, names: Collection[str] = ()) -> onnx.ValueInfoProto:
+    """What a file says of a tensor: no formulas of sizes, and of made-up names for them only those given."""
+    if tensor.shape is None or not isinstance(tensor, gs.Variable):
+        return _declared(tensor)
+    shape = [None if isinstance(d, Expression) or is_made_up(d, names) else d for d in tensor.shape]
+    return _declared(construct.variable(tensor.name, tensor.dtype, shape, tensor.type))
 
 
 def _redeclare_open(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> None:

@@ -9,32 +9,11 @@ import onnx
 
 from passes.errors import SizeError
 from passes.graph.tensors import Array, Dim
-from passes.model.declarations import annotated, dims_of, redeclare, redeclared, symbol_of
-from passes.model.shape_inference import inferred, through_reshapes
+from passes.model.declarations import annotated, symbol_of
 
 _Symbols = dict[str, tuple[int, str]]  # size, and the input that gave it
 
 _LARGEST = 2**63 - 1  # that a file can hold
-
-
-def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> onnx.ModelProto:
-    """A copy of the model in which these inputs have these sizes.
-
-    shapes: by input name, one entry per dimension: an int fixes it, a string names a symbolic one, None leaves
-    it as it is. A symbolic size that several inputs share is fixed in all of them, and the outputs get the sizes that
-    follow. The model is left as it is.
-
-    Raises SizeError, in one sentence, for a name that is not that of an input, another number of dimensions, a size
-    below 1 or beyond 64 bits, and sizes that contradict the model or each other; GraphError when they contradict each
-    other further on.
-
-    >>> fixed = fix_sizes(model, {"image": (1, 3, 224, 224), "tokens": (None, 128)})  # doctest: +SKIP
-    """
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    fix_inputs(fixed, shapes)
-    _fix_outputs(fixed)
-    return fixed
 
 
 def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> None:
@@ -89,21 +68,6 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
             other, by = symbols[symbol]
             raise SizeError(f"The size '{symbol}' is {other} in input '{by}' and {size} in input '{value.name}'.")
         dim.dim_value = size
-
-
-def _fix_outputs(model: onnx.ModelProto) -> None:
-    """Write down the sizes of outputs that follow from those of the inputs."""
-    for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
-        if dim.dim_value < 0:  # some exporters write -1 for what is not known
-            dim.ClearField("dim_value")
-    light = through_reshapes(inferred(model))[0].model
-    known = {v.name: v for v in light.graph.output}
-    redeclare(model.graph, redeclared(model, {name: dims_of(value) for name, value in known.items()}))
-    for value in model.graph.output:
-        dims = known[value.name].type.tensor_type.shape.dim
-        for dim, found in zip(value.type.tensor_type.shape.dim, dims, strict=False):
-            if not dim.HasField("dim_value") and found.HasField("dim_value"):
-                dim.dim_value = found.dim_value
 
 
 def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:

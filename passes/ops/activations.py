@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.polynomial import maximum, minimum
 from passes.abstract_values.scale_shift import ClampedAffine, along_one_axis, keeps_shape, with_constant
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
 from passes.graph.tensors import Array, is_constant, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
@@ -49,8 +51,15 @@ class HardSwish(Elementwise):
 
 
 @register("Min", "Max")
-class Extremum(Elementwise, ScaleShift):
+class Extremum(ElementRule, Elementwise, ScaleShift):
     """The smallest or the largest of its operands; with one number beside the data, a bound."""
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        first, *others = map(vectors.of, node.inputs)
+        choose = minimum if node.op == "Min" else maximum
+        for other in others:
+            first = each(choose, first, other)
+        return first
 
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         operands = with_constant(node)

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination
+from passes.abstract_values.polynomial import Polynomial, quotient
 from passes.abstract_values.scale_shift import (
     ONE,
     ZERO,
@@ -19,6 +20,7 @@ from passes.abstract_values.scale_shift import (
     keeps_shape,
     with_constant,
 )
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
 from passes.abstract_values.slices import ConstantSlices
 from passes.graph.tensors import Array, dimensions, is_constant, shape_of, values_of
 from passes.ops.activations import _only
@@ -29,7 +31,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
-class Arithmetic(Elementwise, ScaleShift):
+class Arithmetic(ElementRule, Elementwise, ScaleShift):
     """One of the four operations; with `neutral` as its constant operand it changes nothing."""
 
     neutral = 0.0
@@ -58,6 +60,13 @@ class Arithmetic(Elementwise, ScaleShift):
         scale, shift = _only(affine.scale), _only(affine.shift)
         return None if scale is None or shift is None else ClampedAffine(affine.data, scale, shift)
 
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        return each(self.of_sizes, *map(vectors.of, node.inputs))
+
+    def of_sizes(self, one: Polynomial, other: Polynomial) -> Polynomial | None:
+        """What the operator makes of two integers; None where that is not known."""
+        raise NotImplementedError
+
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         """The operation with this constant."""
         raise NotImplementedError
@@ -66,6 +75,9 @@ class Arithmetic(Elementwise, ScaleShift):
 @register("Add")
 class Sum(Arithmetic, AffineFolding):
     """Shifts; a scale and shift after it can become part of the shift."""
+
+    def of_sizes(self, one: Polynomial, other: Polynomial) -> Polynomial | None:
+        return one + other
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, ONE, values, axis)
@@ -87,6 +99,9 @@ class Difference(Arithmetic):
 
     commutes = False
 
+    def of_sizes(self, one: Polynomial, other: Polynomial) -> Polynomial | None:
+        return one - other
+
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, ONE, -values, axis)
 
@@ -99,6 +114,9 @@ class Product(Arithmetic):
     """A zero factor decides alone."""
 
     neutral = 1.0
+
+    def of_sizes(self, one: Polynomial, other: Polynomial) -> Polynomial | None:
+        return one * other
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, values, ZERO, axis)
@@ -138,6 +156,13 @@ class Quotient(Arithmetic):
 
     neutral = 1.0
     commutes = False
+
+    def of_sizes(self, one: Polynomial, other: Polynomial) -> Polynomial | None:
+        """Rounded towards zero: down, where neither is negative."""
+        exact = quotient(one, other)
+        if exact is not None or not other.number:
+            return exact
+        return one // other if other.number > 0 and one.is_natural else None
 
     def with_values(self, data: gs.Tensor, values: Array, axis: int | None) -> Affine | None:
         return Affine(data, 1 / values, ZERO, axis) if (values != 0).all() else None

@@ -6,8 +6,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
+from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, united
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
 from passes.graph.editor import Change
 from passes.graph.tensors import Index, is_constant, rank_of, shape_of, size_of
@@ -20,8 +22,21 @@ from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 @register("Concat")
-class Concat(Movement):
+class Concat(SizeRule, Movement):
     """Operands side by side along `axis`; one that stores nothing there is left out."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        shapes = [shape for tensor in node.inputs if (shape := shape_of(tensor)) is not None]
+        if len(shapes) < len(node.inputs) or len({*map(len, shapes)}) != 1 or not shapes[0]:
+            return None
+        axis = node.attrs["axis"] % len(shapes[0])
+        sizes = [shape[axis] for shape in shapes]
+        known = [Polynomial.of(size) for size in sizes if size is not None]
+        total = sum(known, Polynomial()).dim if len(known) == len(sizes) else None
+        return [total if a == axis else united(dims) for a, dims in enumerate(zip(*shapes, strict=True))]
+
+    def moved_operands(self, node: gs.Node) -> int:
+        return len(node.inputs)
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return axis if axis != node.attrs["axis"] % rank_of(node.outputs[0]) else None

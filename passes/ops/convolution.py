@@ -12,8 +12,9 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
-from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
+from passes.abstract_values.symbolic_sizes import Extent, Window, positions, slid, spatial_windows
 from passes.graph.editor import Change, all_or_none
 from passes.graph.tensors import (
     Array,
@@ -60,13 +61,20 @@ def level(counts: Mask, groups: int) -> Mask:
     return (chosen & rows.any(axis=1, keepdims=True)).reshape(-1)
 
 
-class Convolution(Op, AffineFolding, CoupledAxes, Reordering):
+class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk.
 
     No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
     """
 
     width_axis = 1
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        weights = shape_of(node.inputs[1])
+        if weights is not None and len(weights) > 1:
+            taken = weights[self.channel_axes[1]]
+            groups = group_size(node) if self.channel_axes == (0, 1) else 1
+            yield 0, [None, taken * groups if isinstance(taken, int) else None, *[None] * (len(weights) - 2)]
 
     def contradiction(self, node: gs.Node) -> str:
         data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
@@ -475,7 +483,7 @@ def partitions(node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]
 
 
 @register("Conv")
-class Conv(Convolution):
+class Conv(SizeRule, Convolution):
     """Weights [out, in / group, *kernel]; FLOPs: output elements · (2 · kernel · in / group - 1), + 1 with a bias."""
 
     foldable = True
@@ -484,6 +492,10 @@ class Conv(Convolution):
         kernel = (shape_of(node.inputs[1]) or ())[2:]
         sizes = [size for size in kernel if isinstance(size, int)]  # weights may be computed, of sizes not known
         return spatial_windows(tuple(sizes), node.attrs) if kernel and len(sizes) == len(kernel) else None
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        weights = shape_of(node.inputs[1])
+        return positions(shape_of(node.inputs[0]), self.windows(node), weights[0] if weights else None)
 
     def spreads_evenly(self, node: gs.Node) -> bool:
         auto = node.attrs.get("auto_pad", "NOTSET")

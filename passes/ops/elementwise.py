@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, refined, whole
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
+from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, SizeRule, broadcast
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change, all_or_none
@@ -37,7 +38,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 
 
-class Elementwise(Linked, DependenceTransfer, Reordering):
+class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
     """Numpy broadcasting of any number of operands, axes aligned at the last.
 
     A slice of the output is constant when the slices of all operands are, or when one operand decides alone.
@@ -58,6 +59,23 @@ class Elementwise(Linked, DependenceTransfer, Reordering):
             return None
         aligned = axis - (len(output) - len(operand))
         return aligned if aligned >= 0 else None
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        if type(self).align is not Elementwise.align:
+            return shape_of(node.inputs[0])
+        return broadcast([shape_of(tensor) for _, tensor in present(node.inputs)])
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        """The one operand of unknown shape, where it alone has as many axes as the output."""
+        after, operands = shape_of(node.outputs[0]), present(node.inputs)
+        others = [shape for _, tensor in operands if (shape := shape_of(tensor)) is not None]
+        if after is None or len(others) != len(operands) - 1 or any(len(shape) >= len(after) for shape in others):
+            return
+        beside = [
+            {shape[-place] for shape in others if len(shape) >= place} - {1} for place in range(len(after), 0, -1)
+        ]
+        missing = next(index for index, tensor in operands if shape_of(tensor) is None)
+        yield missing, [None if narrow else size for size, narrow in zip(after, beside, strict=True)]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         found = []
@@ -347,11 +365,15 @@ def is_pointwise(node: gs.Node) -> bool:
 
 
 @register("Cast")
-class Copy(Elementwise):
+class Copy(ElementRule, Elementwise):
     """Moves data, computes nothing."""
 
     broadcasts = False
     flops_per_element = 0
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        dtype = node.outputs[0].dtype
+        return vectors.of(node.inputs[0]) if dtype in (np.int64, np.int32) else None
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return parts[0] if is_float(node.outputs[0]) else None

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
@@ -54,8 +55,24 @@ class MatMul(Contraction, AffineFolding):
 
 
 @register("Gemm")
-class Gemm(Contraction, AffineFolding):
+class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
     """alpha · op(A) · op(B) + beta · C on matrices."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        """A matrix in any case, as many columns wide as the weight, whatever is known of the data."""
+        rows, columns = (shape_of(tensor) for tensor in node.inputs[:2])
+        turned = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]
+        return [
+            rows[turned[0]] if rows is not None and len(rows) == 2 else None,
+            columns[not turned[1]] if columns is not None and len(columns) == 2 else None,
+        ]
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        turned = [bool(node.attrs.get(name, 0)) for name in ("transA", "transB")]
+        for index, other in ((0, 1), (1, 0)):
+            beside = shape_of(node.inputs[other])
+            inner = beside[(index == 1) != turned[other]] if beside is not None and len(beside) == 2 else None
+            yield index, [None, inner] if (index == 0) != turned[index] else [inner, None]
 
     def terms(self, node: gs.Node) -> Terms | None:
         if any(len(shape_of(t) or ()) != 2 for t in (*node.inputs[:2], node.outputs[0])):

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, picked
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
@@ -20,7 +21,7 @@ from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
 
 
-class Movement(Linked, DependenceTransfer):
+class Movement(ElementRule, Linked, DependenceTransfer):
     """No arithmetic, no FLOPs."""
 
     flops_per_element = 0
@@ -31,6 +32,24 @@ class Movement(Linked, DependenceTransfer):
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        moved = self.moved_operands(node)
+        data, others = vectors.of_parts(node.inputs[:moved]), [vectors.of(t) for t in node.inputs[moved:]]
+        if any(x is None for x in data) or any(x is not None and x.dtype == object for x in others):
+            return None
+        if any(x is None and t.name for x, t in zip(others, node.inputs[moved:], strict=True)):
+            return None
+
+        def compute(numbers: list[Array]) -> Array | None:
+            found = evaluate(node, vectors.opset, [*numbers, *others])
+            return None if found is None else found[0]
+
+        return picked(compute, [x for x in data if x is not None])
+
+    def moved_operands(self, node: gs.Node) -> int:
+        """How many of the first operands hold the elements that are moved."""
+        return 1
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """An axis that stays as it is keeps what is known of its slices."""

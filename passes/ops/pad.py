@@ -7,7 +7,9 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
+from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, polynomials
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.symbolic_sizes import Extent, Window
 from passes.graph.tensors import MOST_SLICES, int_list, numpy_dtype, operand, shape_of
@@ -18,7 +20,7 @@ from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Pad")
-class Pad(Movement):
+class Pad(SizeRule, Movement):
     """Amounts are constant, or computed and zero on some axes; padding an axis with a constant adds constant slices."""
 
     reason = kept_reasons.EACH_BY_ITSELF
@@ -56,6 +58,25 @@ class Pad(Movement):
             return float(node.attrs.get("value", 0.0))
         value = facts.uniform(tensor)
         return None if value is None else float(value)
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        shape, computed = shape_of(node.inputs[0]), operand(node, 1)
+        if not shape:
+            return None
+        amounts = self._pads(node)
+        pads = None if computed is None or operand(node, 3) is not None else vectors.of(computed)
+        totals: list[Polynomial | None]
+        if amounts is not None:
+            totals = [Polynomial.of(before + after) for before, after in amounts]
+        elif pads is not None and pads.size == 2 * len(shape):
+            pairs = zip(*polynomials(pads).reshape(2, -1), strict=True)
+            totals = [None if None in pair else pair[0] + pair[1] for pair in pairs]
+        else:
+            return None
+        return [
+            None if size is None or total is None else (Polynomial.of(size) + total).dim
+            for size, total in zip(shape, totals, strict=True)
+        ]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         amounts = self._amounts(node, facts)

@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
-from passes.abstract_values.symbolic_sizes import Extent, Window, slid, spatial_windows
+from passes.abstract_values.symbolic_sizes import Extent, Window, positions, slid, spatial_windows
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
@@ -25,7 +26,7 @@ from passes.rewriting.lower_ops import Rewriter
 _LEAST_AXES = 3
 
 
-class Pool(Linked, Reordering):
+class Pool(SizeRule, Linked, Reordering):
     """Windows over the spatial axes of each channel."""
 
     foldable = True
@@ -43,6 +44,10 @@ class Pool(Linked, Reordering):
         """The windows over the spatial axes, None if they are not understood."""
         kernel = node.attrs.get("kernel_shape")
         return None if kernel is None else spatial_windows(tuple(kernel), node.attrs)
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        shape = shape_of(node.inputs[0])
+        return positions(shape, self.windows(node), shape[1] if shape and len(shape) > 1 else None)
 
     def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
         return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)

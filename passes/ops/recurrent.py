@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
+from passes.abstract_values.shape_rules import ReadRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
 from passes.graph.tensors import (
     Array,
@@ -29,7 +30,7 @@ from passes.rewriting.lower_ops import Rewriter
 _ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}
 
 
-class Recurrent(Op):
+class Recurrent(ReadRule, Op):
     """Data [.., .., features], weights [ways, gates · units, features], recurrent weights [ways, gates · units, units].
 
     The weights shrink with the features that are stored. A hidden unit is kept for its consumers, other units included.
@@ -48,6 +49,10 @@ class Recurrent(Op):
     #: inputs that hold the state at the beginning
     states: tuple[int, ...] = (5,)
     foldable = True
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        weights = shape_of(node.inputs[1])
+        yield 0, [None, None, weights[2] if weights is not None and len(weights) == 3 else None]
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         # the reference implementation knows one direction, and no sequence lengths

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.row_index import Rows
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Link, Maps
 from passes.graph.tensors import is_constant, operand, shape_of
 from passes.ops.base import Linked, register
@@ -17,8 +18,14 @@ from passes.rewriting.lower_ops import Rewriter
 
 
 @register("Resize", "Upsample")
-class Resize(Linked):
+class Resize(SizeRule, Linked):
     """Slices of an axis that keeps its size pass through."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        wanted = operand(node, 3)
+        plain = str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) == "stretch" and "axes" not in node.attrs
+        sizes = vectors.of(wanted) if wanted is not None and plain else None
+        return None if sizes is None else vectors.wanted(sizes)
 
     reason = kept_reasons.EACH_BY_ITSELF
 

@@ -13,8 +13,11 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.element_order import Arrangement, reshaped, transposed
+from passes.abstract_values.polynomial import Polynomial, product, quotient
 from passes.abstract_values.reshape_groups import matched_groups
 from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, SizeRule, broadcast, polynomials
+from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
 from passes.graph.tensors import (
@@ -48,10 +51,29 @@ class Rearrangement(Movement):
 
 
 @register("Reshape", "Flatten")
-class Reshape(Repeating, Rearrangement):
+class Reshape(SizeRule, Repeating, Rearrangement):
     """Groups of axes with equal products: kept, merged or split."""
 
     reason = kept_reasons.REGROUPED
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        before = shape_of(node.inputs[0])
+        if node.op == "Flatten":
+            return None if before is None else flattened(before, int(node.attrs.get("axis", 1)))
+        wanted = vectors.of(node.inputs[1])
+        if wanted is None or wanted.ndim != 1:
+            return None
+        dims = vectors.wanted(wanted)
+        if not node.attrs.get("allowzero", 0):
+            dims = [
+                size if size != 0 else before[a] if before and a < len(before) else None for a, size in enumerate(dims)
+            ]
+        dims = [None if size == -1 else size for size in dims]
+        if before is not None and None not in before and dims.count(None) == 1:
+            rest = product(Polynomial.of(size) for size in dims if size is not None)
+            left = quotient(product(Polynomial.of(size) for size in before if size is not None), rest)
+            dims[dims.index(None)] = None if left is None else left.dim
+        return dims
 
     def contradiction(self, node: gs.Node) -> str:
         sizes = shape_of(node.inputs[1]) if node.op == "Reshape" else None
@@ -121,6 +143,13 @@ class Reshape(Repeating, Rearrangement):
             rewriter.set_shape_operand(node, 1, one_is_inferred=True)
 
 
+def flattened(shape: Sizes, axis: int) -> list[Dim]:
+    """The shape of a matrix of these axes, the first `axis` of which are its rows."""
+    axis = axis + len(shape) if axis < 0 else axis
+    parts = [shape[:axis], shape[axis:]]
+    return [None if None in part else product(Polynomial.of(d) for d in part if d is not None).dim for part in parts]
+
+
 def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> list[Link]:
     """Links between axes of equal product, by the factors that they share.
 
@@ -172,10 +201,18 @@ def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, i
 
 
 @register("Expand")
-class Expand(Movement):
+class Expand(SizeRule, Movement):
     """Axes that are not repeated pass through."""
 
     only_picks = True
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        wanted = vectors.of(node.inputs[1])
+        return (
+            None
+            if wanted is None or wanted.ndim != 1
+            else broadcast([shape_of(node.inputs[0]), vectors.wanted(wanted)])
+        )
 
     def contradiction(self, node: gs.Node) -> str:
         before, sizes = shape_of(node.inputs[0]) or (), int_list(node.inputs[1]) or ()
@@ -229,18 +266,26 @@ class Measuring(Op):
 
 
 @register("Shape")
-class Shape(Measuring):
+class Shape(ElementRule, Measuring):
     """Reads no values; the sizes it gives are those before anything was removed."""
 
-    def sizes(self, node: gs.Node) -> tuple[Dim, ...] | None:
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        shape = shape_of(node.inputs[0])
+        return None if shape is None else vectors.measured(shape)[self._part(node)]
+
+    @staticmethod
+    def _part(node: gs.Node) -> slice:
+        return slice(int(node.attrs.get("start", 0)), node.attrs.get("end"))
+
+    def held(self, node: gs.Node) -> tuple[Dim, ...] | None:
         """The sizes that output 0 holds."""
         shape = shape_of(node.inputs[0])
         if shape is None or is_constant(node.inputs[0]):
             return None
-        return shape[int(node.attrs.get("start", 0)) : node.attrs.get("end", len(shape))]
+        return shape[self._part(node)]
 
     def from_shapes(self, node: gs.Node) -> Array | None:
-        sizes = self.sizes(node)
+        sizes = self.held(node)
         return None if sizes is None or not is_static(sizes) else np.asarray(sizes, np.int64)
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
@@ -268,8 +313,12 @@ class Windowing(Generated):
 
 
 @register("ConstantOfShape")
-class ConstantOfShape(Generated):
+class ConstantOfShape(SizeRule, Generated):
     """One value throughout."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        wanted = vectors.of(node.inputs[0])
+        return None if wanted is None or wanted.ndim != 1 else vectors.wanted(wanted)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         tensor = node.attrs.get("value")
@@ -280,8 +329,14 @@ class ConstantOfShape(Generated):
 
 
 @register("Size")
-class Size(Measuring):
+class Size(ElementRule, Measuring):
     """Reads no values; the number it gives counts what was removed too."""
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        shape = shape_of(node.inputs[0])
+        if shape is None or None in shape:
+            return None
+        return np.asarray(product(polynomials(vectors.measured(shape))), object)
 
     def from_shapes(self, node: gs.Node) -> Array | None:
         shape = static_shape(node.inputs[0])
@@ -312,8 +367,12 @@ class Constant(Generated):
 
 
 @register("Transpose")
-class Transpose(Rearrangement, AffineFolding, Reordering):
+class Transpose(SizeRule, Rearrangement, AffineFolding, Reordering):
     """Axes in another order."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        shape = shape_of(node.inputs[0])
+        return None if shape is None else [shape[axis] for axis in self._perm(node, len(shape))]
 
     def contradiction(self, node: gs.Node) -> str:
         shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import Shape as Sizes
+from passes.abstract_values.shape_rules import ShapeVectors, SizeRule
 from passes.abstract_values.slices import Demands, Link, Sets
 from passes.graph.tensors import (
     MOST_ELEMENTS,
@@ -34,17 +35,24 @@ _END = 2**31 - 1  # where exporters let a slice end that goes on to the last
 
 
 @register("Slice")
-class Slice(Movement):
+class Slice(SizeRule, Movement):
     """With constant bounds; along an axis that is narrowed, exactly the slices that are wanted are read."""
 
     only_picks = True
 
-    def misread(self, node: onnx.NodeProto, known: Set[str]) -> bool:
-        """Whether onnx's inference takes wrong elements for the output's; `known` are names of constant tensors.
-
-        As of onnx 1.23 the elements of a vector are handed on whole where the start is not known.
-        """
-        return len(node.input) > 1 and node.input[1] not in known
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        shape, bounds = shape_of(node.inputs[0]), [vectors.of(t) if t.name else None for t in node.inputs[1:]]
+        if shape is None:
+            return None
+        if "starts" in node.attrs:
+            taken = self._ranges(node)
+        elif any(x is None or x.dtype == object for x, t in zip(bounds, node.inputs[1:], strict=True) if t.name):
+            return [None] * len(shape)
+        else:
+            taken = ranges(len(shape), *([None if x is None else x.tolist() for x in bounds]))
+        return (
+            None if taken is None else [sliced(shape, a, *taken[a]) if a in taken else d for a, d in enumerate(shape)]
+        )
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         ranges = self._ranges(node)
@@ -149,6 +157,14 @@ def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int)
     return end >= _END or (is_static(others) and end * product(others) >= MOST_ELEMENTS)
 
 
+def sliced(shape: Sizes, axis: int, start: int, end: int, step: int) -> Dim:
+    """The size of an axis after this range is taken; None where it is not known."""
+    size = shape[axis]
+    if isinstance(size, int):
+        return len(range(*slice(start, end, step).indices(size)))
+    return size if keeps_axis(shape, axis, start, end, step) else None
+
+
 @register("Gather")
 class Gather(Picking):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
@@ -159,7 +175,7 @@ class Gather(Picking):
         """Static sizes that are picked out of a shape of which others are not."""
         shape, index = node.inputs
         measuring = rules(shape.inputs[0]) if shape.inputs else None
-        sizes = measuring.sizes(shape.inputs[0]) if isinstance(measuring, Shape) else None
+        sizes = measuring.held(shape.inputs[0]) if isinstance(measuring, Shape) else None
         if sizes is None or not is_constant(index):
             return None
         wanted = np.asarray(index.values).astype(np.int64)

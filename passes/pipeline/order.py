@@ -17,14 +17,13 @@ from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.cost import sum_over_nodes
 from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Basis
+from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
 from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
-from passes.model.prepare import checked, prepared, simplified
 from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.options import ShrinkOptions
@@ -39,6 +38,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
+from passes.sizes.prepare import checked, prepared, shaped, simplified
 from passes.targets.widths.channel_multiples import widened
 from passes.targets.widths.wider_layers import WiderPlan, Width
 from passes.weights.external_file import Store
@@ -49,7 +49,7 @@ _SPARE = 256
 Written = TypeVar("Written")
 
 #: Makes of a compiled graph what is asked for, and says what it costs at what its source was counted at.
-Write = Callable[[gs.Graph, Basis], tuple[Written, Cost]]
+Write = Callable[[gs.Graph, Sizes], tuple[Written, Cost]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Shrunk:
     model: onnx.ModelProto
     report: Report
     options: ShrinkOptions
-    at: Basis
+    at: Sizes
     analysed: Analysed | None = None
 
 
@@ -109,7 +109,7 @@ class Attempt(Generic[Written]):
     before: Cost
     after: Cost
     plan: GraphPlan
-    at: Basis
+    at: Sizes
 
     @property
     def has_more_flops(self) -> bool:
@@ -145,7 +145,7 @@ def shrink(
     source = inlined(model)
     recorder = Recorder(source, watch, trace)
 
-    def write(graph: gs.Graph, at: Basis) -> tuple[onnx.ModelProto, Cost]:
+    def write(graph: gs.Graph, at: Sizes) -> tuple[onnx.ModelProto, Cost]:
         with recorder.step("clean", graph):
             file = exported(graph, source, store)
         with recorder.step("cost"):
@@ -163,11 +163,11 @@ def shrink(
     return Shrunk(result.written, report, options, result.at, done.analysed)
 
 
-def counted(source: onnx.ModelProto, file: onnx.ModelProto, graph: gs.Graph, at: Basis) -> Cost:
+def counted(source: onnx.ModelProto, file: onnx.ModelProto, graph: gs.Graph, at: Sizes) -> Cost:
     """The cost of the `file` that was written of a graph made of the source's, at what that was counted at."""
     if inputs_with_defaults.overridable(source):  # the file decides whether they are weights of it
-        return sum_over_nodes.count(file, at=at.sizes)
-    return sum_over_nodes.of_rewritten(file, graph, at)
+        return sum_over_nodes.count(file, at=at)
+    return sum_over_nodes.of_shaped(file, shaped(file, graph, known=True), at, fits=True)
 
 
 def attempts(
@@ -205,7 +205,8 @@ def _attempt(
     with recorder.step("prepare"):
         graph = checked(model)
     with recorder.step("cost"):
-        before, at = sum_over_nodes.of_shaped(model, graph, options.at)
+        before = sum_over_nodes.of_shaped(model, graph, options.at)
+        at = before.at.sizes
     recorder.measure("source", graph)
     plan = shrink_graph(graph, options, recorder, source=model)
     written, after = write(graph, at)

@@ -20,9 +20,9 @@ from maskc.train.keras_internals import functional, intercepted
 from maskc.train.models.calls import is_functional
 from passes.analysis import dataflow
 from passes.graph.tensors import numpy_dtype
-from passes.model.prepare import checked
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
+from passes.sizes.prepare import checked
 
 Mask = NDArray[np.bool_]
 Array = NDArray[Any]

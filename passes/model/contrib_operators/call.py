@@ -12,8 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X
-from passes.graph.tensors import Array, element_of, numpy_dtype, operand, shape_of
-from passes.model.types_by_node import Types
+from passes.graph.tensors import Array, element_of, numpy_dtype, operand, present, shape_of
 
 # The first of these has the name of the node: reports, comparisons and baselines know layers by their names.
 _LAYERS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
@@ -29,16 +28,19 @@ MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
 #: writes what stands for a node and returns what stands for its outputs; raises NotCoveredError
 Decompose = Callable[["Call"], Sequence[gs.Tensor]]
 
+#: writes onto the outputs of a node, at this opset, the types and shapes that follow from those of its inputs
+InferNode = Callable[[gs.Node, int], None]
+
 
 class Call:
     """What a decomposition reads of its node, and writes in its place."""
 
-    def __init__(self, node: gs.Node, editor: GraphEditor, types: Types) -> None:
+    def __init__(self, node: gs.Node, editor: GraphEditor, infer: InferNode) -> None:
         self.node = node
         self.attrs: Mapping[str, Any] = node.attrs
         self.opset = editor.opset
         self.written: list[gs.Node] = []
-        self._editor, self._types = editor, types
+        self._editor, self._infer = editor, infer
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -87,9 +89,9 @@ class Call:
         named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
         name = self.node.name if named else self._editor.names.fresh(hint)
         node = construct.node(kind, name, attrs, operands, made)
-        self._types.infer(node)
+        self._infer(node, self.opset)
         self.written.append(node)
-        self.needs(self._types.agree(node))
+        self.needs(_agree(node, schema))
         return made
 
     def cast(self, x: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
@@ -127,3 +129,14 @@ class Call:
     def erase(self) -> None:
         """Take back what was written."""
         erase(*self.written)
+
+
+def _agree(node: gs.Node, schema: onnx.defs.OpSchema) -> bool:
+    """Whether inputs for which the operator takes the same element type have it, as far as is known."""
+    formal = schema.inputs
+    asked: dict[str, object] = {}
+    for index, tensor in present(list(node.inputs)):
+        kind = formal[min(index, len(formal) - 1)].type_str
+        if tensor.dtype is not None and asked.setdefault(kind, tensor.dtype) != tensor.dtype:
+            return False
+    return True

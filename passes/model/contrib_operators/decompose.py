@@ -16,9 +16,8 @@ from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
-from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, NotCoveredError
+from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, InferNode, NotCoveredError
 from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
-from passes.model.types_by_node import Types
 from passes.ops import UNKNOWN, rules
 
 DOMAIN = "com.microsoft"
@@ -64,7 +63,7 @@ IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
 _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFusedConv", "NhwcMaxPool")
 
 
-def decompose(graph: gs.Graph) -> bool:
+def decompose(graph: gs.Graph, infer: InferNode) -> bool:
     """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
 
     Raises GraphError where the graph is laid out for one machine.
@@ -80,7 +79,7 @@ def decompose(graph: gs.Graph) -> bool:
             )
     if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
         return False
-    return _decomposed(graph, Names(graph), Types(graph.opset))
+    return _decomposed(graph, Names(graph), infer)
 
 
 def _is_laid_out(node: gs.Node) -> bool:
@@ -100,24 +99,24 @@ def _decomposition(node: gs.Node, opset: int) -> Decompose | None:
     return IN_STANDARD_DOMAIN[node.op][1] if missing_in_standard(node.domain, node.op, opset) else None
 
 
-def _decomposed(graph: gs.Graph, names: Names, types: Types) -> bool:
+def _decomposed(graph: gs.Graph, names: Names, infer: InferNode) -> bool:
     editor, found = GraphEditor(graph, names), False
     for node in graph.nodes:
         for body in subgraphs(node):
-            found |= _decomposed(body, names, types)
+            found |= _decomposed(body, names, infer)
         write = _decomposition(node, graph.opset)
-        if write is not None and _replaced(node, write, editor, types):
+        if write is not None and _replaced(node, write, editor, infer):
             found = True
         elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:
             found |= tell_shapes(node)
         else:
-            types.infer(node)
+            infer(node, graph.opset)
     editor.finish()
     return found
 
 
-def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, types: Types) -> bool:
-    call = Call(node, editor, types)
+def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: InferNode) -> bool:
+    call = Call(node, editor, infer)
     try:
         standing = write(call)
         call.needs(not any(call.wanted(index) for index in range(len(standing), len(node.outputs))))

@@ -16,7 +16,7 @@ from maskc.compilation import detect_cpu, layer_timing
 from maskc.errors import InputError
 from maskc.frontend import external_data, write_model_files
 from maskc.report.wording import masked_line
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from passes.targets.onnxruntime.processors import ANY, RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape
 from passes.targets.widths.fusions import fusions

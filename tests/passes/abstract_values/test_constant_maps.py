@@ -10,7 +10,7 @@ from passes import shrink
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.symbolic_sizes import Window
 from passes.analysis.dataflow import analyse
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.generators.check import adapters_cost, assert_exact, assert_same_function
 from tests.passes.text import Array, compiled, mask, model, operators, random, weight
 

@@ -8,7 +8,7 @@ import pytest
 
 from passes.abstract_values import linear_dependence
 from passes.analysis.dataflow import analyse
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.generators.check import assert_exact
 from tests.generators.running import random_feeds
 from tests.passes.text import Array, compiled, model, narrowed, operators, random, weight

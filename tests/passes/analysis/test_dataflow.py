@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from passes.analysis.dataflow import analyse
-from passes.model.prepare import prepared
 from passes.rewriting.channel_facts import Facts
+from passes.sizes.prepare import prepared
 from tests.passes.text import mask, model, random
 
 

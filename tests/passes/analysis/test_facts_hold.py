@@ -13,8 +13,8 @@ from onnx import ModelProto
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.analysis import dataflow
-from passes.model.prepare import prepared
 from passes.rewriting import channel_facts
+from passes.sizes.prepare import prepared
 from tests.generators.builder import Network
 from tests.generators.check import describe
 from tests.generators.networks import network

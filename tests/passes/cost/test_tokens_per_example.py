@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from passes.analysis import dataflow
 from passes.cost.tokens_per_example import multiples, repeated
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.passes.text import model
 
 

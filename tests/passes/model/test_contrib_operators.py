@@ -19,8 +19,8 @@ from passes.errors import GraphError
 from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS, missing_in_standard
 from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.model.graph_to_onnx import exported
-from passes.model.prepare import checked
 from passes.ops import Op, base, register
+from passes.sizes.prepare import checked
 from tests.passes import text
 from tests.passes.text import compiled
 

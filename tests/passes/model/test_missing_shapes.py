@@ -7,7 +7,7 @@ import pytest
 
 from passes import shrink
 from passes.errors import GraphError
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.passes.text import compiled, exact, model, random
 
 # A text recogniser: columns of the image become steps, which a product classifies, one row for each step and example.

@@ -13,7 +13,7 @@ import pytest
 from maskc.frontend import runtime_shapes
 from passes import Policy, fix_sizes, shrink
 from passes.model.graph_to_onnx import exported
-from passes.model.prepare import checked
+from passes.sizes.prepare import checked
 from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
 from tests.generators.check import assert_same_function
 from tests.generators.measure import mask_layers

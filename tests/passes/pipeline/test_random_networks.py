@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from passes.model.prepare import checked
 from passes.pipeline import order
+from passes.sizes.prepare import checked
 from tests.generators.check import CannotRunError, adapters_cost, assert_same_function, check, describe
 from tests.generators.networks import network, random_network
 

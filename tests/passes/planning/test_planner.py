@@ -8,11 +8,11 @@ import pytest
 
 from passes.analysis.dataflow import analyse
 from passes.attention.expose_heads import understood
-from passes.model.prepare import prepared
 from passes.planning.cheapest_storage import cheapest
 from passes.planning.groundwork import Groundwork
 from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.storage_plan import StorageFloor
+from passes.sizes.prepare import prepared
 from tests.generators.networks import network
 from tests.passes.text import compiled, mask, model, operators, random, weight
 

@@ -12,8 +12,8 @@ import pytest
 
 from maskc.runtime.openvino_session import import_openvino
 from passes import shrink
-from passes.model.prepare import prepared
 from passes.simplify.decomposed_activations.gelu import added, multiplied
+from passes.sizes.prepare import prepared
 from tests.passes.text import compiled, left_over, loaded, mask, model, operators, random, weight
 
 NUMBERS = {

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.passes.text import compiled, exact, left_over, mask, model, operators, random
 
 CHANNELS = 16

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from passes.model.graph_to_onnx import exported
-from passes.model.prepare import prepared
 from passes.simplify.raise_opset import raise_opset
+from passes.sizes.prepare import prepared
 from tests.generators.check import assert_same_function
 from tests.passes.text import model
 

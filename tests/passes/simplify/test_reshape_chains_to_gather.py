@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
 from tests.passes.text import compiled, mask, model, operators, random, weight

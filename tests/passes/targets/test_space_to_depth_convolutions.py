@@ -9,7 +9,7 @@ import pytest
 
 from passes import count, shrink
 from passes.model.graph_to_onnx import exported
-from passes.model.prepare import prepared
+from passes.sizes.prepare import prepared
 from passes.targets.onnxruntime import space_to_depth_convolutions
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators.builder import Network

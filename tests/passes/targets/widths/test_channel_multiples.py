@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 import passes.targets.widths.fastest_plan
 from passes import count, shrink
 from passes.attention.expose_heads import understood
-from passes.model.prepare import prepared
 from passes.planning.planner import Planner
 from passes.rewriting.storage_plan import untouched
+from passes.sizes.prepare import prepared
 from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.processors import ANY, RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from passes.attention.expose_heads import understood
-from passes.model.prepare import prepared
 from passes.planning.planner import Planner
+from passes.sizes.prepare import prepared
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.plan_steps import Network, PlanSteps

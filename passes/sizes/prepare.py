@@ -16,24 +16,14 @@ from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
 from passes.model.contrib_operators.decompose import decompose
 from passes.model.declarations import check_noted, written
-from passes.model.graph_to_onnx import outlined
 from passes.model.onnx_to_graph import imported, inlined
-from passes.model.shape_inference import (
-    INFERRED,
-    ROUNDS,
-    Inferred,
-    annotate,
-    check,
-    inferred,
-    tell_at_once,
-    through_reshapes,
-    unfinished,
-)
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
+from passes.sizes.onnx_inference import annotate_node, check, name_inputs
+from passes.sizes.sweep import Sweep
 
 
 def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
@@ -56,69 +46,45 @@ def checked(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
 
 
 def shaped(
-    model: onnx.ModelProto, graph: gs.Graph | None = None, keep: Collection[str] = (), *, known: bool = False
+    model: onnx.ModelProto,
+    graph: gs.Graph | None = None,
+    keep: Collection[str] = (),
+    *,
+    known: bool = False,
+    gives_up: bool = False,
 ) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
     graph: that of the model, where it is at hand, which is then changed and returned. keep: initializers whose readers
     are not folded. known: whether what the graph says of shapes is true, and only what it does not say is inferred.
+    gives_up: whether a contradiction is raised at once, without a search for the node.
 
-    Raises GraphError as `completed` does.
+    Computed shape operands hide sizes until they are folded, and sizes give more to fold. Raises GraphError when shapes
+    contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
-    decomposed = decompose(graph)
-    part = unfinished(graph.nodes, graph.inputs) if known else [*graph.nodes]
-    as_it_is = not decomposed and not known and len(part) == len(model.graph.node)  # no node became a constant
-    outline = model if as_it_is else outlined(part, model, INFERRED)
-    return completed(outline, graph, inferred(outline), part, keep, model)
-
-
-def completed(
-    outline: onnx.ModelProto,
-    graph: gs.Graph,
-    found: Inferred,
-    part: Sequence[gs.Node] | None = None,
-    keep: Collection[str] = (),
-    model: onnx.ModelProto | None = None,
-    *,
-    gives_up: bool = False,
-) -> gs.Graph:
-    """A graph with the shapes that were found for the `outline` of a part of its nodes, by default of all of them.
-
-    Computed shape operands hide sizes until they are folded, so shapes are inferred again after that. model: that of
-    the graph, where it is another one than the outline. gives_up: as for `inferred`. Raises GraphError when shapes
-    contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
-    """
-    model, part, through = model or outline, [*graph.nodes] if part is None else part, False
-    branches = any(map(subgraphs, graph.nodes))
-    tell_at_once(found)
-    for _ in range(16):  # what is folded gives sizes, and sizes give more to fold
-        annotate(part, found.sizes, graph.inputs)
-        _check_sizes(part, graph.inputs)
-        if found.failed and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
+    decompose(graph, annotate_node)
+    name_inputs(graph)
+    sweep = Sweep(graph, model)
+    if not known:
+        sweep.seed(gives_up=gives_up)
+    while True:
+        sweep.run()
+        _check_sizes(graph.nodes, graph.inputs)
+        if not sweep.fits and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph)
-            check(outline, found.model)
-        folded = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
-        replaced = branches and inline_taken_branches(graph) | _forget_misdeclared(graph)
-        if folded or replaced:
-            through, whole = False, replaced or not found.sound
-            part = [*graph.nodes] if whole else unfinished(graph.nodes, graph.inputs)
-            if not part:
-                break
-            outline = outlined(part, model, INFERRED)
-            found = inferred(outline, gives_up=gives_up)
-        else:  # last, as it takes a round for each layer of reshapes
-            if through or not unfinished(part, graph.inputs):
-                break
-            found, rounds = through_reshapes(found)
-            if not rounds:
-                break
-            through = rounds < ROUNDS
+            check(graph, model)
+        changed = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
+        changed |= inline_taken_branches(graph)
+        if _forget_misdeclared(graph):
+            sweep.seed()
+        elif not changed:
+            break
     check_noted(model, graph)
     _check_nodes(graph)
-    if not found.sound:
-        check(outline, found.model)
+    if not sweep.fits:
+        check(graph, model)
     return graph
 
 

@@ -1,0 +1,1 @@
+"""Sizes of tensors as integer polynomials over the open sizes of a model's inputs."""

@@ -1,0 +1,265 @@
+"""Shape inference by onnx: of a whole model without its weights, and of single nodes.
+
+It follows no elements (`sweep` does), as it would misread those of a Slice whose start is not known and write down all
+elements of any vector, and it believes nothing that the model declares of shapes it can infer itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.errors import GraphError, in_brief
+from passes.graph.subgraphs import subgraphs, with_bodies
+from passes.graph.tensors import Array, Dim, dtype_of, element_of, is_constant, is_standard, present, values_of
+from passes.model.declarations import MADE_UP, dims_of, is_name, written_by_unknown
+from passes.model.graph_to_onnx import add_node, outlined
+from passes.ops import rules
+from passes.ops.base import rules_of
+
+#: elements: values of larger initializers are not looked at, as no shape operand is as large
+INFERRED = 1024
+
+
+class Names:
+    """Names for sizes of which nothing is known, each of which is another one."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken, self._count = set(taken), 0
+
+    def fresh(self) -> str:
+        """A name that no size has."""
+        while True:
+            name = f"{MADE_UP}{self._count}"
+            self._count += 1
+            if name not in self._taken:
+                return name
+
+
+def name_inputs(graph: gs.Graph) -> None:
+    """Give every open size of an input a name, so that equal sizes can be recognised further on."""
+    for number, tensor in enumerate(graph.inputs):
+        if isinstance(tensor, gs.Variable) and tensor.shape is not None:
+            tensor.shape = [
+                dim if isinstance(dim, int) or is_name(dim) else f"input{number}_axis{axis}"
+                for axis, dim in enumerate(tensor.shape)
+            ]
+
+
+def forget_shapes(graph: gs.Graph) -> None:
+    """Leave the shapes of all that nodes write to inference, but for those that nobody could infer."""
+    for scope in with_bodies(graph):
+        for node in scope.nodes:
+            if is_standard(node) or onnx.defs.has(node.op, node.domain or "") or rules(node).like:
+                for tensor in node.outputs:
+                    if isinstance(tensor, gs.Variable):
+                        tensor.shape = None
+
+
+def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Names, *, gives_up: bool = False) -> bool:
+    """Refine types and shapes of what these nodes of the model's graph write; whether operands are known to fit.
+
+    Raises GraphError where a tensor has less than no elements; where it `gives_up`, also where operands do not fit.
+    """
+    light = outlined(nodes, model, INFERRED)
+    fits = not _put_stand_ins(light.graph)
+    _forget_declared(light.graph)
+    try:
+        found = _inferred(light, strict=fits)
+    except GraphError:
+        if gives_up:
+            raise
+        fits, found = False, _inferred(light)
+    given = {str(dim): dim for node in nodes for t in node.inputs for dim in t.shape or () if isinstance(dim, str)}
+    given |= {
+        dim: dim for v in light.graph.input for dim in dims_of(v) or () if isinstance(dim, str) and dim not in given
+    }
+    annotate(nodes, found.graph, names, given)
+    return fits
+
+
+def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
+    """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other."""
+    light = outlined(graph.nodes, model, INFERRED)  # without stand-ins: they may be more particular
+    _forget_declared(light.graph)
+    for node in light.graph.node:
+        node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
+    _inferred(light, strict=True)
+
+
+def infer_node(node: gs.Node, opset: int, values: Mapping[str, Array]) -> dict[str, tuple[Any, list[Dim] | None]]:
+    """Types and shapes of the outputs of a node without subgraphs, by name; None for sizes that are not known.
+
+    values: of inputs that are shape operands, by name. Empty for an operator that onnx does not know. Raises GraphError
+    where operands do not fit each other.
+    """
+    read = {t.name: t for _, t in present(list(node.inputs))}
+    op = node.op if is_standard(node) and onnx.defs.has(node.op, opset, "") else rules(node).like
+    if not op or any(vars(t).get("type", "tensor_type") != "tensor_type" for t in read.values()):
+        return {}
+    model = onnx.ModelProto(ir_version=10, opset_import=[onnx.OperatorSetIdProto(version=opset)])
+    add_node(model.graph, node)
+    model.graph.node[0].op_type, model.graph.node[0].domain = op, ""
+    typed = all(t.dtype is not None for t in read.values())
+    given: dict[str, Dim] = {}
+    for name, tensor in read.items():
+        given |= {str(dim): dim for dim in tensor.shape or () if isinstance(dim, str)}
+        element = onnx.TensorProto.FLOAT if tensor.dtype is None else element_of(tensor.dtype)
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, element, tensor.shape))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in values.items())
+    found = {v.name: v for v in _inferred(model, strict=True).graph.value_info}
+    told: dict[str, tuple[Any, list[Dim] | None]] = {}
+    for tensor in node.outputs:
+        if tensor.name in found:
+            value = found[tensor.name]
+            dims, element = dims_of(value), value.type.tensor_type.elem_type
+            own = None if dims is None else [given.get(dim) if isinstance(dim, str) else dim for dim in dims]
+            told[tensor.name] = dtype_of(element) if typed else tensor.dtype, own
+    return told
+
+
+def annotate_node(node: gs.Node, opset: int) -> None:
+    """Write onto the outputs what follows from the inputs; nothing where that is not known or operands do not fit."""
+    constants = [t for _, t in present(list(node.inputs)) if is_constant(t) and not isinstance(t.dtype, int)]
+    if subgraphs(node) or any(t.dtype is None for _, t in present(list(node.inputs))):
+        return
+    try:
+        small = {t.name: values_of(t) for t in constants if prod(t.shape) <= INFERRED}
+        found = infer_node(node, opset, small)
+    except GraphError:
+        return
+    for tensor in node.outputs:
+        if tensor.name in found and isinstance(tensor, gs.Variable):
+            tensor.dtype, tensor.shape = found[tensor.name]
+
+
+def annotate(nodes: Sequence[gs.Node], graph: onnx.GraphProto, names: Names, given: Mapping[str, Dim]) -> None:
+    """Refine types and shapes of what the nodes write by what was inferred of the same graph.
+
+    given: sizes that had names before; others get fresh ones.
+    """
+    renamed = dict(given)
+
+    def own(dim: Dim) -> Dim:
+        if isinstance(dim, str) and dim not in renamed:
+            renamed[dim] = names.fresh()
+        return renamed[dim] if isinstance(dim, str) else dim
+
+    def write(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor], graph: onnx.GraphProto) -> None:
+        values = {v.name: v for v in [*graph.input, *graph.value_info, *graph.output]}
+        for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
+            if tensor.name not in values or not isinstance(tensor, gs.Variable):
+                continue
+            value = values[tensor.name]
+            dims, element = dims_of(value), value.type.tensor_type.elem_type
+            refine(tensor, None if dims is None else [*map(own, dims)])
+            if element:
+                tensor.dtype = dtype_of(element)
+        for node, proto in zip(nodes, graph.node, strict=True):
+            for body in (a for a in proto.attribute if a.type == onnx.AttributeProto.GRAPH):
+                held = node.attrs[body.name]
+                write(held.nodes, held.inputs, body.g)
+
+    write(nodes, (), graph)
+
+
+def refine(tensor: gs.Tensor, dims: Sequence[Dim] | None) -> bool:
+    """Write onto a tensor what `dims` say more of its shape; whether that is anything.
+
+    A number says more than a formula or a name, and these than nothing. Raises GraphError where the two contradict.
+    """
+    before = tensor.shape
+    if dims is None or before == dims or not isinstance(tensor, gs.Variable):
+        return False
+    if before is None:
+        tensor.shape = [*dims]
+        return True
+    if len(before) != len(dims):
+        raise GraphError(f"The shapes in the graph contradict each other: {before} is no {dims}.")
+    after = [_more_precise(old, new) for old, new in zip(before, dims, strict=True)]
+    if after == before:
+        return False
+    tensor.shape = after
+    return True
+
+
+def _more_precise(old: Dim, new: Dim) -> Dim:
+    if new is None or isinstance(old, (int, np.integer)):
+        return old
+    return new
+
+
+@contextmanager
+def _contradictions() -> Iterator[None]:
+    """What onnx raises in this block is a GraphError."""
+    try:
+        yield
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
+
+
+def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
+    """What onnx infers.
+
+    Raises GraphError where a tensor has less than no elements; strict, also where operands do not fit.
+    """
+    with _contradictions():
+        found = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+    for value in found.graph.value_info:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value < 0:  # a window that is larger than what it slides over
+                maker = next((f"output of {n.op_type}" for n in found.graph.node if value.name in n.output), "tensor")
+                raise GraphError(
+                    f"The shapes in the graph contradict each other: the {maker} '{value.name}' would have "
+                    f"{dim.dim_value} elements along axis {axis}."
+                )
+    return found
+
+
+def _forget_declared(graph: onnx.GraphProto) -> None:
+    """Leave shapes of inner tensors and outputs to inference, where it knows what writes them.
+
+    What a model declares need not be true, and sizes that an exporter wrote under a name of its own for each tensor say
+    less than those inferred again.
+    """
+    told = written_by_unknown(graph)
+    if graph.value_info:
+        kept = [v for v in graph.value_info if v.name in told]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    declared = {v.name: v.type.tensor_type for v in graph.output if v.type.tensor_type.HasField("shape")}
+    for node in graph.node if declared else ():  # inputs and initializers can be outputs too
+        for name in node.output:
+            if name in declared and name not in told:
+                declared[name].ClearField("shape")
+    for body in bodies_of(graph):
+        _forget_declared(body)
+
+
+def bodies_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that nodes of this one hold."""
+    # asking whether there are attributes takes less than going through none
+    return (a.g for n in graph.node if n.attribute for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
+
+
+def _put_stand_ins(graph: onnx.GraphProto) -> bool:
+    """Put operators with the same output shapes in place of those whose shapes onnx does not know; whether any was."""
+    likes = {kind: _stand_in(*kind) for kind in {(n.domain, n.op_type) for n in graph.node}}
+    for node in graph.node if any(likes.values()) else ():
+        like = likes[node.domain, node.op_type]
+        if like:
+            node.op_type, node.domain = like, ""
+    return any(likes.values())
+
+
+def _stand_in(domain: str, op: str) -> str:
+    """An operator with the same output shapes, if onnx does not know those of this one; else ""."""
+    like = rules_of(domain, op).like
+    known = like and onnx.defs.has(op, domain) and onnx.defs.get_schema(op).has_type_and_shape_inference_function
+    return "" if known else like

@@ -1,0 +1,146 @@
+"""Symbolic shape inference: one sweep over a graph in order, by the operators' own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import is_
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.shape_rules import LONGEST, ElementRule, ReadRule, ShapeVectors, SizeRule, settled
+from passes.errors import GraphError
+from passes.graph.subgraphs import captured, subgraphs, with_bodies
+from passes.graph.tensors import is_constant, static_shape
+from passes.model.declarations import is_made_up
+from passes.ops import rules
+from passes.sizes import onnx_inference
+from passes.sizes.onnx_inference import INFERRED, Names, refine
+
+
+class Sweep:
+    """Sizes of a graph's tensors, refined wherever nodes are new or their operands have changed.
+
+    `fits`: whether the operands of all nodes are known to fit each other.
+    """
+
+    def __init__(self, graph: gs.Graph, model: onnx.ModelProto) -> None:
+        self.fits = True
+        self._graph, self._model = graph, model
+        self._vectors = ShapeVectors(graph.opset)
+        self._given = {dim for t in graph.inputs for dim in t.shape or () if isinstance(dim, str)}
+        shapes = (t.shape or () for scope in with_bodies(graph) for n in scope.nodes for t in n.outputs)
+        self._names = Names(self._given.union(str(dim) for shape in shapes for dim in shape))
+        self._seeded = False
+        self._seen: dict[int, tuple[gs.Node, list[gs.Tensor]]] = {}
+
+    def seed(self, *, gives_up: bool = False) -> None:
+        """Let onnx infer what it can of the whole graph. gives_up: as for `onnx_inference.infer`."""
+        onnx_inference.forget_shapes(self._graph)
+        self.fits = onnx_inference.infer(self._graph.nodes, self._model, self._names, gives_up=gives_up)
+        self._seeded = True
+
+    def run(self) -> None:
+        """Refine all that can be."""
+        self._changed: set[int] = set()
+        self._sweep(self._graph.nodes)
+        while self._look_back():
+            self._sweep(self._graph.nodes)
+
+    def _look_back(self) -> bool:
+        """Refine operands of unknown rank by what reads them; whether there were any."""
+        self._changed = set()
+        lacking = {id(t) for node in self._graph.nodes for t in node.outputs if t.name and t.shape is None}
+        for node in reversed(self._graph.nodes) if lacking else ():
+            op = rules(node) if any(id(t) in lacking for t in node.inputs) else None
+            if not isinstance(op, ReadRule):
+                continue
+            for index, dims in op.read_sizes(node):
+                if node.inputs[index].shape is None and id(node.inputs[index]) in lacking:
+                    self._refine(node.inputs[index], dims)
+        return bool(self._changed)
+
+    def _sweep(self, nodes: Sequence[gs.Node]) -> None:
+        for node in nodes:
+            if self._is_pending(node):
+                self._visit(node)
+
+    def _is_pending(self, node: gs.Node) -> bool:
+        seen = self._seen.get(id(node))
+        if seen is not None and len(seen[1]) == len(node.inputs) and all(map(is_, seen[1], node.inputs)):
+            return bool(subgraphs(node)) or any(id(t) in self._changed for t in node.inputs)
+        self._seen[id(node)] = node, [*node.inputs]
+        return True
+
+    def _visit(self, node: gs.Node) -> None:
+        op = rules(node)
+        open_before = not all(map(self._is_finished, node.outputs))
+        bodies = subgraphs(node)
+        read = [*node.inputs, *captured(node)] if bodies else node.inputs
+        changed = any(id(t) in self._changed for t in read)
+        try:
+            if open_before or changed:
+                dims = op.sizes(node, self._vectors) if isinstance(op, SizeRule) else None
+                if bodies and (changed or not self._seeded):
+                    self._infer_bodies(node)
+                elif bodies:
+                    pass
+                elif dims is None or any(t.dtype is None for t in node.outputs if t.name):
+                    self._infer(node)
+                self._refine(node.outputs[0], dims)
+            for body in bodies:
+                self._sweep(body.nodes)
+            self._follow(node, op)
+        except (GraphError, ValueError):  # a branch that is not taken may contradict itself
+            self.fits = False
+
+    def _is_finished(self, tensor: gs.Tensor) -> bool:
+        if not tensor.name:
+            return True
+        if tensor.dtype is None or tensor.shape is None:
+            return False
+        return not any(is_made_up(dim, self._given) for dim in tensor.shape)
+
+    def _refine(self, tensor: gs.Tensor, dims: Sequence[int | str | None] | None) -> None:
+        if refine(tensor, dims):
+            self._changed.add(id(tensor))
+        if isinstance(tensor, gs.Variable) and None in (tensor.shape or ()):
+            tensor.shape = [self._names.fresh() if dim is None else dim for dim in tensor.shape or ()]
+
+    def _infer(self, node: gs.Node) -> None:
+        operands = {t.name: x for t in node.inputs if t.name and (x := self._vectors.of(t)) is not None}
+        values = {name: x for name, x in operands.items() if x.dtype != object and x.size <= INFERRED}
+        found = onnx_inference.infer_node(node, self._graph.opset, values)
+        for tensor in node.outputs:
+            if tensor.name in found and isinstance(tensor, gs.Variable):
+                tensor.dtype, dims = found[tensor.name]
+                self._refine(tensor, dims)
+
+    def _infer_bodies(self, node: gs.Node) -> None:
+        before = [t.shape for t in node.outputs]
+        if not onnx_inference.infer([node], self._model, self._names):
+            self.fits = False
+        self._changed.update(id(t) for t, shape in zip(node.outputs, before, strict=True) if t.shape != shape)
+
+    def _follow(self, node: gs.Node, op: object) -> None:
+        """Note the elements of a vector or number that the node writes."""
+        tensor = node.outputs[0] if node.outputs else None
+        shape = None if tensor is None else static_shape(tensor)
+        if tensor is None or shape is None or len(shape) > 1 or int(np.prod(shape)) > LONGEST:
+            return
+        if tensor.dtype is None or isinstance(tensor.dtype, int):
+            return
+        if all(is_constant(t) for t in node.inputs if t.name):  # to be folded
+            return
+        operands = [self._vectors.of(t) if t.name else None for t in node.inputs]
+        static = all(x is not None and x.dtype != object for x, t in zip(operands, node.inputs, strict=True) if t.name)
+        if static and operands and getattr(op, "foldable", False) and not subgraphs(node):
+            results = rules(node).computed(node, self._graph.opset, operands)
+            found = None if results is None else np.asarray(results[0])
+        elif isinstance(op, ElementRule):
+            found = op.elements(node, self._vectors)
+        else:
+            return
+        if found is not None and found.ndim == len(shape) and self._vectors.put(tensor, settled(found, tensor.dtype)):
+            self._changed.add(id(tensor))
