@@ -1,4 +1,4 @@
-"""Functions of one tensor as expressions of operators, found in a graph and written into it."""
+"""Expressions of operators over one tensor, matched in a graph and emitted into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small questions about onnx-graphsurgeon tensors, asked everywhere."""
+"""Accessors of tensors: kind, shape, element type and stored values."""
 
 from __future__ import annotations
 

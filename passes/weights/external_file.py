@@ -1,4 +1,4 @@
-"""Weights on their way out: written to a file one after another, so that no more than one is in memory."""
+"""External data files: weights are written one after another, so that no more than one is in memory."""
 
 from __future__ import annotations
 
