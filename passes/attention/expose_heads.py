@@ -1,4 +1,4 @@
-"""A graph brought into the form in which most is known of it, with all that is known."""
+"""Exposure of attention heads: decomposed operators, early picks and aligned heads, with the facts of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan that rules are handed: what each tensor stores, and what each consumer requires of it."""
+"""Storage plan: the slices that each tensor stores, and those that each consumer requires of it."""
 
 from __future__ import annotations
 

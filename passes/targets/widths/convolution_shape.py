@@ -1,4 +1,4 @@
-"""A convolution as its kernels see it: what its time depends on beside its numbers of channels."""
+"""Shape of a convolution for its kernels: window, strides, positions and groups."""
 
 from __future__ import annotations
 
