@@ -22,7 +22,7 @@ from maskc.frontend.graph_queries import (
     is_external,
     type_of,
 )
-from passes.graph.tensors import STANDARD_DOMAINS
+from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
 from passes.model.element_inference import with_elements
 from passes.model.outline import outline
@@ -153,7 +153,7 @@ def name_nodes(model: ModelProto, unnamed: bool = True) -> tuple[str, ...]:
         if (not node.name and not unnamed) or (node.name and node.name not in seen):
             seen.add(node.name)
             continue
-        wanted = node.name or f"{node.op_type} -> {', '.join(name for name in node.output if name)}"
+        wanted = describe(node)
         node.name = fresh(wanted, taken)
         taken.add(node.name)
     return shared

@@ -201,11 +201,13 @@ def mask_of(number: int, size: int) -> Mask:
     return np.unpackbits(packed, count=size, bitorder="little").view(bool)
 
 
-def describe(node: gs.Node) -> str:
+def describe(node: gs.Node | onnx.NodeProto) -> str:
     """How messages speak of a node: by its name or, unnamed, by its operator and first output."""
-    if node.name:
-        return str(node.name)
-    return f"{node.op} -> {node.outputs[0].name}" if node.outputs else str(node.op)
+    if isinstance(node, onnx.NodeProto):
+        op, outputs = node.op_type, list(node.output)
+    else:
+        op, outputs = node.op, [tensor.name for tensor in node.outputs]
+    return node.name or (f"{op} -> {outputs[0]}" if outputs else op)
 
 
 def int_list(tensor: gs.Tensor | None) -> list[int] | None:

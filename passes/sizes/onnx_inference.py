@@ -17,7 +17,17 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import subgraphs, with_bodies
-from passes.graph.tensors import Array, Dim, dtype_of, element_of, is_constant, is_standard, present, values_of
+from passes.graph.tensors import (
+    Array,
+    Dim,
+    describe,
+    dtype_of,
+    element_of,
+    is_constant,
+    is_standard,
+    present,
+    values_of,
+)
 from passes.model.declarations import MADE_UP, dims_of, is_name, written_by_unknown
 from passes.model.graph_to_onnx import add_node, outlined
 from passes.ops import rules
@@ -89,7 +99,7 @@ def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
     light = outlined(graph.nodes, model, INFERRED)  # without stand-ins: they may be more particular
     _forget_declared(light.graph)
     for node in light.graph.node:
-        node.name = node.name or f"{node.op_type} -> {', '.join(node.output)}"
+        node.name = describe(node)
     _inferred(light, strict=True)
 
 

@@ -143,15 +143,11 @@ def check_order(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for name in node.input:
             if name not in ready:
-                raise GraphError(f"Node `{_label(node)}` reads `{name}`, which nothing before it writes.")
+                raise GraphError(f"Node `{describe(node)}` reads `{name}`, which nothing before it writes.")
         for name in node.output:
             if name and name in ready:
-                raise GraphError(f"Node `{_label(node)}` writes `{name}`, which already has a value.")
+                raise GraphError(f"Node `{describe(node)}` writes `{name}`, which already has a value.")
             ready.add(name)
     for value in graph.output:
         if value.name not in ready:
             raise GraphError(f"Nothing writes the graph output `{value.name}`.")
-
-
-def _label(node: onnx.NodeProto) -> str:
-    return node.name or f"{node.op_type} -> {', '.join(node.output)}"
