@@ -9,7 +9,6 @@ of one's own, derived from `Op`, `Linked` or `Elementwise`.
 
 from passes.adapters.placement import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
-from passes.cost.sum_over_nodes import count
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupled, coupling
 from passes.mask_savings.flops_saved import flops_by_group, flops_by_mask
@@ -18,6 +17,7 @@ from passes.ops import ConstantSlices, Demand, Elementwise, Link, Linked, Op, re
 from passes.pipeline.alternatives import report_with
 from passes.pipeline.order import Shrunk, shrink
 from passes.sizes.fix_sizes import fix_sizes
+from passes.sizes.sum_over_nodes import count
 
 __all__ = [
     "Analysis",

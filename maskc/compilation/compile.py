@@ -41,7 +41,6 @@ from maskc.results.layers import layers
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import Policy
-from passes.cost.sizes_to_count_at import Sizes
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions
@@ -49,6 +48,7 @@ from passes.pipeline.order import Shrunk
 from passes.pipeline.report import Report
 from passes.pipeline.trace import Watch
 from passes.sizes.prepare import checked
+from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.rates import Lines, Rates

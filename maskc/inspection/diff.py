@@ -16,7 +16,7 @@ from maskc.inspection.flops import count_both, for_each
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
 from maskc.results.totals import Figures
-from passes.cost.sizes_to_count_at import Sizes
+from passes.sizes.sizes_to_count_at import Sizes
 
 
 @telling()

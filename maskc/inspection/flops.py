@@ -12,9 +12,9 @@ from maskc.errors import InputError, telling
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
-from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError, SizeError
+from passes.sizes.cost_values import Cost
+from passes.sizes.sizes_to_count_at import Sizes, still_open
 
 _Given = TypeVar("_Given")
 

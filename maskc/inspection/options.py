@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maskc import frontend
     from maskc.frontend.input_sizes import Shapes
     from maskc.frontend.mask_files import Masks
-    from passes.cost.sizes_to_count_at import Sizes
+    from passes.sizes.sizes_to_count_at import Sizes
 
 
 def _shapes(words: Sequence[str]) -> Shapes:

@@ -19,8 +19,8 @@ from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed, read_object
 from maskc.results.totals import Figures
-from passes.cost.cost_values import Cost
 from passes.graph.tensors import MOST_SLICES
+from passes.sizes.cost_values import Cost
 
 SCHEMA = 1
 

@@ -24,8 +24,8 @@ from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
 from maskc.results.layers import Layer, layers
 from passes.adapters.placement import Policy
-from passes.cost.sizes_to_count_at import Sizes, still_open
-from passes.cost.sum_over_nodes import count_as_one
+from passes.sizes.sizes_to_count_at import Sizes, still_open
+from passes.sizes.sum_over_nodes import count_as_one
 
 
 @dataclass(frozen=True)

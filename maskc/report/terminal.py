@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from maskc.results.measurements import ExactError, Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
-    from passes.cost.cost_values import Cost, CountedAt
+    from passes.sizes.cost_values import Cost, CountedAt
 
 _COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
 

@@ -15,8 +15,8 @@ from passes.abstract_values.kept_reasons import SPEED
 if TYPE_CHECKING:
     from maskc.results.document import Checked, Document
     from maskc.results.verification import Verification
-    from passes.cost.cost_values import CountedAt
     from passes.planning.explanation import Held
+    from passes.sizes.cost_values import CountedAt
     from passes.targets.widths.wider_layers import Width
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from passes.cost.cost_values import Cost, NodeCost
+from passes.sizes.cost_values import Cost, NodeCost
 
 Pair = tuple[int | None, int | None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from passes.cost.cost_values import Cost, CountedAt
+from passes.sizes.cost_values import Cost, CountedAt
 
 
 @dataclass(frozen=True)

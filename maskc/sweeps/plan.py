@@ -26,9 +26,9 @@ from maskc.results.totals import Figures
 from maskc.sweeps import work
 from maskc.sweeps.options import SweepOptions
 from maskc.sweeps.record import Level, Origin, Point, read
-from passes.cost.sizes_to_count_at import Sizes, still_open
 from passes.errors import GraphError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
+from passes.sizes.sizes_to_count_at import Sizes, still_open
 
 
 class Plan:

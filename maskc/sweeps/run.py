@@ -24,7 +24,7 @@ from maskc.sweeps.pareto import marked
 from maskc.sweeps.plan import Plan
 from maskc.sweeps.record import SCHEMA, Point, Record, Value, write
 from maskc.sweeps.sweep_report import page
-from passes.cost.sizes_to_count_at import Sizes
+from passes.sizes.sizes_to_count_at import Sizes
 
 PAGE = "sweep.html"
 

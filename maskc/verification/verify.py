@@ -26,7 +26,7 @@ from maskc.verification import input_output_signature
 from maskc.verification.compare import Models, compare
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
-from passes.cost.sizes_to_count_at import Sizes
+from passes.sizes.sizes_to_count_at import Sizes
 
 
 @telling()

@@ -11,15 +11,15 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.adapters.placement import Policy
-from passes.cost import sum_over_nodes
-from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Sizes, at_sizes
 from passes.graph.tensors import is_constant, set_stored
 from passes.model.graph_to_onnx import exported
 from passes.pipeline import order
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.trace import Recorder
+from passes.sizes import sum_over_nodes
+from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import shaped
+from passes.sizes.sizes_to_count_at import Sizes, at_sizes
 
 _LARGE = 2**12  # elements
 _MANY = 2**22  # weights

@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.tensors import Index, Mask
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.coupled_entries import coupled
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.inputs import bind
+from passes.sizes.sizes_to_count_at import Sizes
 
 
 @dataclass(frozen=True)

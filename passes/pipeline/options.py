@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from passes.cost.sizes_to_count_at import Sizes
 from passes.planning.planner import PlanOptions
+from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 from passes.targets.base import Target
 from passes.targets.widths.channel_multiples import Align

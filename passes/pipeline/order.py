@@ -15,9 +15,6 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
-from passes.cost import sum_over_nodes
-from passes.cost.cost_values import Cost
-from passes.cost.sizes_to_count_at import Sizes
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
@@ -38,7 +35,10 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
+from passes.sizes import sum_over_nodes
+from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import checked, prepared, shaped, simplified
+from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.channel_multiples import widened
 from passes.targets.widths.wider_layers import WiderPlan, Width
 from passes.weights.external_file import Store

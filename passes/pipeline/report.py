@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from passes.cost.cost_values import Cost
 from passes.planning.explanation import Held, MaskedAxis
+from passes.sizes.cost_values import Cost
 from passes.targets.widths.wider_layers import Width
 
 

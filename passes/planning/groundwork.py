@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters.price import piece_size
-from passes.cost.tokens_per_example import multiples, repeated
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Mask, bits, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
@@ -20,6 +19,7 @@ from passes.planning.memo import Memo
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Cause, Key, Requirement
+from passes.sizes.tokens_per_example import multiples, repeated
 
 #: in place of a node's index: the caller of the model
 CALLER = -1

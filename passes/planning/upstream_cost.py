@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.cost.tokens_per_example import repeated
 from passes.graph.tensors import is_constant, output_index
 from passes.ops import rules
 from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
+from passes.sizes.tokens_per_example import repeated
 
 
 class UpstreamCost:

@@ -1,1 +1,1 @@
-"""Sizes of tensors as integer polynomials over the open sizes of a model's inputs."""
+"""Sizes of tensors, as integer polynomials over the open sizes of a model's inputs, and FLOPs at values of these."""

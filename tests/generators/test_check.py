@@ -10,9 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
-from passes.cost.cost_values import Cost
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
+from passes.sizes.cost_values import Cost
 from tests.generators import check as checks
 from tests.generators.networks import network
 from tests.passes import text

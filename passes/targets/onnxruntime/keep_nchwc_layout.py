@@ -8,13 +8,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, longest_chain
-from passes.cost.sum_over_nodes import flops_of
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import Array, dimensions, shape_of, size_of, volume
 from passes.ops import rules, traits
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
+from passes.sizes.sum_over_nodes import flops_of
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.fusions import fused_nodes
 from passes.targets.widths.plan_steps import Network, PlanSteps, gate_operand

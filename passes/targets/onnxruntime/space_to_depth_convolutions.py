@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.cost.sum_over_nodes import flops_of
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import (
     Dim,
@@ -30,6 +29,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.elementwise import is_pointwise
 from passes.ops.shape import is_static
+from passes.sizes.sum_over_nodes import flops_of
 from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.widths.operator_kernels import channel_blocks
 from passes.targets.widths.rates import Rates

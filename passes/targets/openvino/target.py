@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from passes.cost import sum_over_nodes
+from passes.sizes import sum_over_nodes
 from passes.targets.onnxruntime import space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.openvino import channel_orders, depth_to_space_convolutions
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid

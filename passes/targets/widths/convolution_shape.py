@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.cost.tokens_per_example import usual_sizes
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops import rules
 from passes.ops.convolution import Conv, group_size
+from passes.sizes.tokens_per_example import usual_sizes
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.scale_shift import Affine
 from passes.adapters.price import only_at_ends
-from passes.cost.tokens_per_example import multiples, repeated, usual_sizes
 from passes.graph.tensors import Mask, bits, is_constant, present, shape_of
 from passes.ops import rules, traits
 from passes.ops.arithmetic import is_product
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
+from passes.sizes.tokens_per_example import multiples, repeated, usual_sizes
 from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.widths.fusions import Fusion, fusions
 from passes.targets.widths.operator_kernels import ChannelBlocks, channel_blocks, fuses_into_convolution, slowness

@@ -11,7 +11,7 @@ import pytest
 
 import passes
 from maskc.regression import baseline
-from passes.cost.sum_over_nodes import count_as_one
+from passes.sizes.sum_over_nodes import count_as_one
 from tests.maskc import build
 from tests.maskc.command import refused
 from tests.maskc.regression.edits import check, edit

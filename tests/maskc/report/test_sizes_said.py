@@ -15,8 +15,8 @@ import passes
 from maskc.cli import app
 from maskc.report.wording import counted_at, sizes_in_brief
 from maskc.results.totals import Figures
-from passes.cost.cost_values import CountedAt
-from passes.cost.sum_over_nodes import count_as_one
+from passes.sizes.cost_values import CountedAt
+from passes.sizes.sum_over_nodes import count_as_one
 from tests.maskc import build
 from tests.maskc.command import maskc, refused
 

@@ -8,7 +8,7 @@ import pytest
 import maskc
 import passes
 from maskc.results.layers import Layer, layers
-from passes.cost.cost_values import Cost, NodeCost
+from passes.sizes.cost_values import Cost, NodeCost
 from tests.maskc import build
 
 

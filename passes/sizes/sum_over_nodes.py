@@ -9,14 +9,14 @@ from typing import TypeGuard
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.cost.cost_values import Cost, NodeCost
-from passes.cost.sizes_to_count_at import Sizes, as_one, at_sizes
 from passes.graph.construct import take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.ops import rules
 from passes.ops.movement import Movement
+from passes.sizes.cost_values import Cost, NodeCost
 from passes.sizes.prepare import shaped
+from passes.sizes.sizes_to_count_at import Sizes, as_one, at_sizes
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:

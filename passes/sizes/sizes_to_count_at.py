@@ -13,8 +13,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.polynomial import Polynomial
-from passes.cost.cost_values import CountedAt
-from passes.cost.tokens_per_example import IMAGE
 from passes.errors import GraphError, SizeError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
@@ -29,7 +27,9 @@ from passes.ops.convolution import Conv
 from passes.ops.movement import Movement
 from passes.ops.pooling import Pool
 from passes.simplify.constant_folding import fold_constants
+from passes.sizes.cost_values import CountedAt
 from passes.sizes.prepare import shaped
+from passes.sizes.tokens_per_example import IMAGE
 
 #: by input name, one entry for each dimension; None for one to choose
 Sizes = Mapping[str, Sequence[int | None]]

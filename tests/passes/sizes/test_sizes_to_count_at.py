@@ -9,10 +9,10 @@ import onnx
 import pytest
 
 from passes import count, fix_sizes, shrink
-from passes.cost.sizes_to_count_at import IMAGE, TOKENS, still_open
-from passes.cost.sum_over_nodes import count_as_one
 from passes.errors import SizeError
 from passes.mask_savings.compiled_cost import compiled_cost
+from passes.sizes.sizes_to_count_at import IMAGE, TOKENS, still_open
+from passes.sizes.sum_over_nodes import count_as_one
 from tests.generators import architectures
 from tests.generators.net import Masks, Net
 from tests.generators.networks import network

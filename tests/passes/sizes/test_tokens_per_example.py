@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from passes.analysis import dataflow
-from passes.cost.tokens_per_example import multiples, repeated
 from passes.sizes.prepare import prepared
+from passes.sizes.tokens_per_example import multiples, repeated
 from tests.passes.text import model
 
 

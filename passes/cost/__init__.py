@@ -1,1 +1,0 @@
-"""FLOPs, MACs and parameters."""
