@@ -12,7 +12,8 @@ import passes
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel
 from passes.model.inputs import bind
-from tests.passes.mask_savings.test_coupling import CASES, model
+from tests.passes.mask_savings.test_coupling import CASES
+from tests.passes.mask_savings.test_coupling import case as coupled
 
 
 def numbered(coupling: passes.Coupling) -> dict[str, Any]:
@@ -22,9 +23,8 @@ def numbered(coupling: passes.Coupling) -> dict[str, Any]:
 
 
 def case(name: str) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    body, masks, inputs, outputs, weights, _ = CASES[name]
-    values = {mask: np.ones(size, np.float32) for mask, size in masks.items()}
-    return model(body, masks, inputs, outputs, weights), values
+    built, sizes, _ = coupled(name)
+    return built, {mask: np.ones(size, np.float32) for mask, size in sizes.items()}
 
 
 def without(group: int, masks: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
