@@ -417,8 +417,9 @@ class Contraction(Op, CoupledAxes, Reordering):
             tensor = before.inputs[index]
             if is_constant(tensor):
                 cuts = {dict(k.at)[index]: left.get(k) for k in labels if index in dict(k.at)}
-                taken = tensor if projection is None else self._with_representatives(rewriter, projection, left)
-                rewriter.set_input(node, index, rewriter.slice(taken, cuts))
+                if projection is not None and index == projection.weights:  # constant data are cut as well
+                    tensor = self._with_representatives(rewriter, projection, left)
+                rewriter.set_input(node, index, rewriter.slice(tensor, cuts))
         if projection is not None:
             self.add_removed(node, rewriter, projection, left)
 
