@@ -100,6 +100,13 @@ def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
     _forget_declared(light.graph)
     for node in light.graph.node:
         node.name = describe(node)
+    declared = {value.name for value in [*light.graph.value_info, *light.graph.output]}
+    light.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, element_of(tensor.dtype), None)
+        for node in graph.nodes
+        for tensor in node.outputs
+        if tensor.name and tensor.name not in declared and tensor.dtype is not None
+    )
     _inferred(light, strict=True)
 
 
