@@ -14,7 +14,7 @@ from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATO
 from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of
-from passes.ops.contraction import Contraction
+from passes.ops.contractions.base import Contraction
 from passes.ops.convolution import Convolution
 from passes.ops.normalization import Normalization
 from passes.ops.quantization import IntegerProduct

@@ -19,8 +19,8 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops import rules, traits
-from passes.ops.contraction import Terms
-from passes.ops.matmul import Gemm, MatMul
+from passes.ops.contractions.labels import Terms
+from passes.ops.contractions.matmul import Gemm, MatMul
 from passes.ops.movement import Movement
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts

@@ -10,12 +10,10 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     control_flow,
     conv_transpose,
     convolution,
-    einsum,
     elementwise,
     gather_scatter,
     grid_sample,
     group_normalization,
-    matmul,
     movement,
     normalization,
     pad,
@@ -30,6 +28,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     space_to_depth,
 )
 from passes.ops.base import UNKNOWN, Linked, Op, register, rules
+from passes.ops.contractions import einsum, matmul  # noqa: F401
 from passes.ops.elementwise import Elementwise
 
 __all__ = ["UNKNOWN", "ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]

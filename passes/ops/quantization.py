@@ -26,7 +26,8 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
-from passes.ops.contraction import WHOLE, Contraction, Label, Left, Projection, Terms
+from passes.ops.contractions.base import Contraction, Left
+from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.quantized import Quantized

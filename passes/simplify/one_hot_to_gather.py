@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, become, erase
 from passes.graph.tensors import Array, is_constant, is_float, is_standard, numpy_dtype, shape_of
 from passes.ops import rules, traits
-from passes.ops.matmul import MatMul
+from passes.ops.contractions.matmul import MatMul
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import is_finite
 from passes.weights.streaming import lazy

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant
 from passes.ops import rules
-from passes.ops.matmul import MatMul
+from passes.ops.contractions.matmul import MatMul
 from passes.ops.shape import Transpose
 from passes.simplify import dead_code
 

@@ -7,7 +7,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine
 from passes.graph.tensors import Dim, is_constant, shape_of
 from passes.ops.base import register
-from passes.ops.contraction import Contraction, Terms
+from passes.ops.contractions.base import Contraction
+from passes.ops.contractions.labels import Terms
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 

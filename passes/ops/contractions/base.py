@@ -1,15 +1,8 @@
-"""Contractions by the labels of their axes: sums of products, whose weights take in what is constant in their data.
-
-A label that several factors have is one they are multiplied along: batch if the output has it, summed over if not. One
-that a single factor has is kept, or summed over by itself. Axes of a size that is not static, or along which a factor
-has its diagonal taken, have no label: they are whole.
-"""
+"""Rules of contractions: sums of products, whose weights take in what is constant in their data."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -39,13 +32,13 @@ from passes.graph.tensors import (
     is_constant,
     numpy_dtype,
     operand,
-    product,
     shape_of,
     size_of,
     values_of,
     volume,
 )
 from passes.ops.base import Op
+from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
 from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -54,83 +47,8 @@ from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
 from passes.weights.streaming import contracted, lazy
 
-WHOLE = ""  # the letter of axes that stay whole
 Wanted = Callable[[int], Mask]  # slices along an axis of the output
-Left = dict["Label", Mask | None]  # slices that stay along a label, None if all do
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The letter of each axis, of every factor and of the output; factors are the first inputs of the node."""
-
-    factors: Sequence[Sequence[str]]
-    output: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Label:
-    """A letter whose axes can be cut: of one static size, and no more than once in each factor.
-
-    `at` holds `(input, axis)` of the factors that have it, but for those that are repeated along it; `out` is its axis
-    of the output, None if it is summed over.
-    """
-
-    size: int
-    at: tuple[tuple[int, int], ...]
-    out: int | None
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A computed factor, input `data`, times an initializer, input `weights`."""
-
-    data: int
-    weights: int
-    labels: Sequence[Label]
-    terms: Terms
-
-    @functools.cached_property
-    def inner(self) -> list[Label]:
-        """Labels of both that are summed over."""
-        return [k for k in self.labels if k.out is None and len(k.at) == 2]
-
-    @functools.cached_property
-    def kept(self) -> dict[int, Label]:
-        """By axis of the output, the labels that the weights alone have."""
-        return {k.out: k for k in self.labels if k.out is not None and [i for i, _ in k.at] == [self.weights]}
-
-    @staticmethod
-    def axis(label: Label, factor: int) -> int:
-        """The axis of a factor that the label names."""
-        return dict(label.at)[factor]
-
-    @property
-    def inner_axes(self) -> list[int]:
-        """The axes of the weights that are summed over."""
-        return [self.axis(label, self.weights) for label in self.inner]
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether weights [inner, kept] put one axis of the output in the place of one of the data."""
-        letters, output = self.terms.factors[self.weights], self.terms.output
-        others = [k for k in self.terms.factors[self.data] if k not in letters]
-        matrix = len(letters) == 2 and len(self.inner) == 1 and WHOLE not in output
-        return matrix and others == [k for k in output if k not in letters]
-
-    def repeats(self, node: gs.Node) -> int | None:
-        """How many elements of the data are summed for one weight: those along letters that the data alone have.
-
-        None if that is not static, or if a factor is repeated along a letter that is summed over.
-        """
-        data, weights = (
-            dict(zip(self.terms.factors[i], shape_of(node.inputs[i]) or (), strict=True))
-            for i in (self.data, self.weights)
-        )
-        output = self.terms.output
-        if any(letter not in output and weights[letter] != data[letter] for letter in data.keys() & weights):
-            return None
-        alone = [dim for letter, dim in data.items() if letter not in {*weights, *output}]
-        return product(alone) if all(isinstance(dim, int) for dim in alone) else None
+Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
 class Contraction(Op, CoupledAxes, Reordering):
@@ -338,7 +256,7 @@ class Contraction(Op, CoupledAxes, Reordering):
             if k.out is not None:
                 yield from ((i, a, live(k.out)) for i, a in k.at)
                 continue
-            need, computed = self._met(node, facts, labels, k, live), _computed(node, k)
+            need, computed = self._met(node, facts, labels, k, live), computed_axes(node, k)
             dead = np.logical_or.reduce([self.zeros(node, facts, i, a) for i, a in computed])
             yield from ((i, a, need if computed == [(i, a)] else need & ~dead) for i, a in k.at)
 
@@ -371,7 +289,7 @@ class Contraction(Op, CoupledAxes, Reordering):
             return stored.get((0, axis), np.ones(facts.size(node.outputs[0], axis) or 0, bool))
 
         for k in labels:
-            computed = _computed(node, k)
+            computed = computed_axes(node, k)
             if k.out is not None:
                 demand = Demand(wanted(k.out), reason=kept_reasons.EACH_BY_ITSELF)
             else:
@@ -410,7 +328,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         for k in labels:
             if k.out is not None:
                 left[k] = rewriter.stored(before.outputs[0], k.out)
-            elif computed := _computed(before, k):
+            elif computed := computed_axes(before, k):
                 left[k] = rewriter.required(node, *computed[0])
         projection = self.projection(before, labels)
         for index in sorted({i for k in labels for i, _ in k.at}):
@@ -480,7 +398,7 @@ class Contraction(Op, CoupledAxes, Reordering):
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         terms = self.terms(node)
-        places = [] if terms is None else _places(terms, terms.output[axis])
+        places = [] if terms is None else axes_of(terms, terms.output[axis])
         if len(places) != 1:
             return None
         others = [(i, a) for i, out, a in self.beside(node) if out == axis and size_of(node.inputs[i], a) != 1]
@@ -490,7 +408,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         terms = self.terms(node)
         if terms is None or index >= len(terms.factors) or terms.factors[index][axis] in terms.output:
             return None
-        places = _places(terms, terms.factors[index][axis])
+        places = axes_of(terms, terms.factors[index][axis])
         others = [(i, a) for i, a in places if i != index]
         return orders.taken(node, *others[0], inverse(order)) if len(places) == 2 and len(others) == 1 else None
 
@@ -518,7 +436,7 @@ class Contraction(Op, CoupledAxes, Reordering):
     def couples(self, node: gs.Node, facts: Facts) -> Couples:
         """Labels that one computed factor shares with the output, or two of them that are summed over."""
         for label in self.labels(node, facts):
-            axes = [(node.inputs[i], a) for i, a in _computed(node, label)]
+            axes = [(node.inputs[i], a) for i, a in computed_axes(node, label)]
             if label.out is None:
                 yield from ((axes[0], other, None) for other in axes[1:])
             elif len(axes) == 1:  # of what all have, the batch or the heads, only a part may be read
@@ -526,14 +444,4 @@ class Contraction(Op, CoupledAxes, Reordering):
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         labels = [] if self.is_batch(node, axis) else self.labels(node, facts)
-        return [place for k in labels if k.out == axis for place in _computed(node, k)]
-
-
-def _computed(node: gs.Node, label: Label) -> list[tuple[int, int]]:
-    """Axes of computed factors that the label names."""
-    return [(i, a) for i, a in label.at if not is_constant(node.inputs[i])]
-
-
-def _places(terms: Terms, letter: str) -> list[tuple[int, int]]:
-    """The axes of factors that have the letter."""
-    return [(i, a) for i, letters in enumerate(terms.factors) for a, other in enumerate(letters) if other == letter]
+        return [place for k in labels if k.out == axis for place in computed_axes(node, k)]

@@ -14,7 +14,8 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
 from passes.ops.base import register
-from passes.ops.contraction import Contraction, Terms
+from passes.ops.contractions.base import Contraction
+from passes.ops.contractions.labels import Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
