@@ -15,7 +15,7 @@ from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of
 from passes.ops.contractions.base import Contraction
-from passes.ops.convolution import Convolution
+from passes.ops.convolutions.convolution import Convolution
 from passes.ops.normalization import Normalization
 from passes.ops.quantization import IntegerProduct
 from passes.ops.recurrent import Recurrent

@@ -15,7 +15,7 @@ from passes.graph.tensors import Index, Mask, is_constant
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.model.inputs import bind, split
 from passes.ops import Linked, rules, traits
-from passes.ops.convolution import partitions
+from passes.ops.convolutions.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared

@@ -14,7 +14,7 @@ from passes.graph.tensors import Array, Index, is_constant, shape_of
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.ops import Linked, rules
-from passes.ops.convolution import partitions
+from passes.ops.convolutions.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared

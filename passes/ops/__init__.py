@@ -8,8 +8,6 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     batch_normalization,
     concat_split,
     control_flow,
-    conv_transpose,
-    convolution,
     elementwise,
     gather_scatter,
     grid_sample,
@@ -29,6 +27,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
 )
 from passes.ops.base import UNKNOWN, Linked, Op, register, rules
 from passes.ops.contractions import einsum, matmul  # noqa: F401
+from passes.ops.convolutions import conv_transpose, convolution  # noqa: F401
 from passes.ops.elementwise import Elementwise
 
 __all__ = ["UNKNOWN", "ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]

@@ -11,7 +11,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
 from passes.graph.tensors import Array, Mask, is_constant, is_float, volume
 from passes.ops.base import register
-from passes.ops.convolution import level
+from passes.ops.convolutions.channel_groups import level
 from passes.ops.normalization import Normalization
 from passes.ops.normalization_moments import Absent, DecomposedNormalization
 from passes.ops.softmax_like import AlongAxes

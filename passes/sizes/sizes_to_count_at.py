@@ -23,7 +23,7 @@ from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
 from passes.model.outline import described_as
 from passes.ops import rules
-from passes.ops.convolution import Conv
+from passes.ops.convolutions.convolution import Conv
 from passes.ops.movement import Movement
 from passes.ops.pooling import Pool
 from passes.simplify.constant_folding import fold_constants

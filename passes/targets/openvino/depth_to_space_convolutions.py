@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, dimensions, initializer, is_constant, operand, shape_of, values_of
 from passes.ops import rules
-from passes.ops.conv_transpose import ConvTranspose
+from passes.ops.convolutions.conv_transpose import ConvTranspose
 from passes.ops.elementwise import is_pointwise
 from passes.ops.shape import is_static
 from passes.weights.quantized import Quantized

@@ -32,6 +32,7 @@ from passes.graph.tensors import (
     volume,
 )
 from passes.ops.base import Op, register, rules
+from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
 from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -39,26 +40,6 @@ from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import Nonzero
-
-
-def group_size(node: gs.Node) -> int:
-    """Number of groups of the convolution."""
-    return int(node.attrs.get("group", 1))
-
-
-def level(counts: Mask, groups: int) -> Mask:
-    """Give every group that has any slice as many as the fullest one, by adding the first that are missing.
-
-    counts: bool [channels], channels divisible by groups. Returns bool [channels].
-    """
-    if groups in (1, counts.size):
-        return counts
-    rows = counts.reshape(groups, -1)
-    most = int(rows.sum(axis=1).max(initial=0))
-    order = np.argsort(~rows, axis=1, kind="stable")  # wanted slices first, then the others in order
-    chosen = np.zeros_like(rows)
-    np.put_along_axis(chosen, order[:, :most], True, axis=1)
-    return (chosen & rows.any(axis=1, keepdims=True)).reshape(-1)
 
 
 class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
@@ -347,7 +328,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         constant = known if meets_border and maps is None else None
         if (groups := group_size(before)) > 1:
             node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
-            cut = rewriter.moved(before.inputs[1], lambda w: _cut_groups(w, outputs, inputs, groups))
+            cut = rewriter.moved(before.inputs[1], lambda w: cut_groups(w, outputs, inputs, groups))
         elif dependence is None and constant is None:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
@@ -429,15 +410,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
         if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
             yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
-
-
-def _cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Array:
-    """Rows of kept groups with, in each, the columns that its group kept."""
-    per_group = inputs.reshape(groups, -1)
-    columns = np.argsort(~per_group, axis=1, kind="stable")[:, : int(per_group.sum(axis=1).max())]
-    rows = np.flatnonzero(outputs)
-    group_of = rows // (weights.shape[0] // groups)
-    return np.asarray(weights[rows[:, None], columns[group_of]])
 
 
 def _bears(known: ConstantSlices | None, inputs: Mask, shift: Array) -> bool:

@@ -8,7 +8,8 @@ from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change
 from passes.graph.tensors import operand, product, shape_of, volume
 from passes.ops.base import register
-from passes.ops.convolution import Convolution, group_size
+from passes.ops.convolutions.channel_groups import group_size
+from passes.ops.convolutions.convolution import Convolution
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.weight_scaling import Fuser
 

@@ -1,0 +1,1 @@
+"""Rules of plain and transposed convolutions."""
