@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, in_brief
-from passes.graph.subgraphs import subgraphs, with_bodies
+from passes.graph.subgraphs import captured, with_bodies
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -111,12 +111,12 @@ def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
 
 
 def infer_node(node: gs.Node, opset: int, values: Mapping[str, Array]) -> dict[str, tuple[Any, list[Dim] | None]]:
-    """Types and shapes of the outputs of a node without subgraphs, by name; None for sizes that are not known.
+    """Types and shapes of the outputs of a node, by name; None for sizes that are not known.
 
     values: of inputs that are shape operands, by name. Empty for an operator that onnx does not know. Raises GraphError
     where operands do not fit each other.
     """
-    read = {t.name: t for _, t in present(list(node.inputs))}
+    read = {t.name: t for t in [*node.inputs, *captured(node)] if t.name}
     op = node.op if is_standard(node) and onnx.defs.has(node.op, opset, "") else rules(node).like
     if not op or any(vars(t).get("type", "tensor_type") != "tensor_type" for t in read.values()):
         return {}
@@ -137,14 +137,14 @@ def infer_node(node: gs.Node, opset: int, values: Mapping[str, Array]) -> dict[s
             value = found[tensor.name]
             dims, element = dims_of(value), value.type.tensor_type.elem_type
             own = None if dims is None else [given.get(dim) if isinstance(dim, str) else dim for dim in dims]
-            told[tensor.name] = dtype_of(element) if typed else tensor.dtype, own
+            told[tensor.name] = dtype_of(element) if typed and element else tensor.dtype, own
     return told
 
 
 def annotate_node(node: gs.Node, opset: int) -> None:
     """Write onto the outputs what follows from the inputs; nothing where that is not known or operands do not fit."""
     constants = [t for _, t in present(list(node.inputs)) if is_constant(t) and not isinstance(t.dtype, int)]
-    if subgraphs(node) or any(t.dtype is None for _, t in present(list(node.inputs))):
+    if any(t.dtype is None for _, t in present(list(node.inputs))):
         return
     try:
         small = {t.name: values_of(t) for t in constants if prod(t.shape) <= INFERRED}

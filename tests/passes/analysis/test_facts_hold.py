@@ -54,7 +54,7 @@ def compare(found: channel_facts.Facts, tensor: gs.Tensor, actual: np.ndarray[An
 
 
 def expanded(pattern: ConstantMap, sizes: dict[str, int]) -> np.ndarray[Any, Any] | None:
-    """The maps at these sizes of the graph inputs; None where a size is that of a tensor inside."""
+    """The maps at these sizes of the graph inputs; None where one is a tensor's inside, or beyond those listed."""
     full = pattern.value[pattern.mask]
     for axis, rows in enumerate(pattern.index, 1):
         if rows is None:
@@ -66,6 +66,8 @@ def expanded(pattern: ConstantMap, sizes: dict[str, int]) -> np.ndarray[Any, Any
                 return None
             before = (sizes[start.root] + start.shift) // start.stride - 1
             counts = np.maximum(rows.sizes, 0)
+            if before >= counts.size:
+                return None
             places = places[counts[:before].sum() :][: counts[before]]
         full = np.take(full, places, axis=axis)
     return full
