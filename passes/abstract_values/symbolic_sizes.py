@@ -93,14 +93,20 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
 
 
 def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) -> Shape | None:
-    """The sizes of [batch, channels, *positions] after windows over a tensor [batch, ..., *spatial]."""
+    """The sizes of [batch, channels, *positions] after windows over a tensor [batch, ..., *spatial].
+
+    None where a window is larger than what it slides over.
+    """
     if shape is None or windows is None or len(shape) != len(windows) + 2:
         return None
-    found = [
-        None if size is None else ((Polynomial.of(size) + Polynomial.of(w.shift)) // Polynomial.of(w.stride)).dim
-        for size, w in zip(shape[2:], windows, strict=True)
-    ]
-    return [shape[0], channels, *found]
+    return [shape[0], channels, *map(_positions, shape[2:], windows)]
+
+
+def _positions(size: Dim, window: Window) -> Dim:
+    if size is None:
+        return None
+    count = ((Polynomial.of(size) + Polynomial.of(window.shift)) // Polynomial.of(window.stride)).dim
+    return count if isinstance(count, str) or count > 0 else None
 
 
 def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:

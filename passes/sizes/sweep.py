@@ -86,7 +86,7 @@ class Sweep:
                     self._infer_bodies(node)
                 elif bodies:
                     pass
-                elif dims is None or any(t.dtype is None for t in node.outputs if t.name):
+                elif dims is None or node.outputs[0].dtype is None or not all(map(self._is_finished, node.outputs[1:])):
                     self._infer(node)
                 self._refine(node.outputs[0], dims)
             for body in bodies:

@@ -173,3 +173,35 @@ def test_a_reshape_tells_the_runtime_which_size_it_leaves_alone() -> None:
     told = {v.name: v.type.tensor_type.shape for v in onnx.shape_inference.infer_shapes(result).graph.value_info}
     assert told[after].dim[0].dim_param == "N"
     exact(source, N=(1, 3))
+
+
+def test_a_second_output_has_the_sizes_of_the_first() -> None:
+    """Of an operator whose own rule tells the sizes of output 0 only."""
+    source = model(
+        "(float[N,8] x) => (float[a,b,c] y, bool[a,b,c] m)",
+        "s = Shape(x)  first = Gather(s, zero)  sizes = Concat <axis = 0> (first, rest)  r = Reshape(x, sizes)"
+        "  y, m = Dropout(r)",
+        zero=np.array([0]),
+        rest=np.array([2, 4]),
+    )
+    (dropout,) = (n for n in checked(source).nodes if n.op == "Dropout")
+    assert [t.shape for t in dropout.outputs] == [["N", 2, 4]] * 2
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_a_window_that_is_larger_than_what_it_slides_over_has_no_negative_size(width: int) -> None:
+    """Positions are counted by a division that onnx rounds towards zero."""
+    source = model(
+        f"(float[N,{3 * width}] x) => (float[N,2,d] y)",
+        "s = Shape(x)  first = Gather(s, zero)  sizes = Concat <axis = 0> (first, rest)  r = Reshape(x, sizes)"
+        "  a = Conv <strides = [4], kernel_shape = [9]> (r, w)  b = Mul(a, keep)  y = Conv(b, v)",
+        checked=False,
+        zero=np.array([0]),
+        rest=np.array([3, width]),
+        w=(4, 3, 9),
+        keep=np.array([1.0, 0, 1, 0]).reshape(4, 1),
+        v=(2, 4, 1),
+    )
+    sizes = [size for n in checked(source).nodes for t in n.outputs for size in t.shape or ()]
+    assert sizes and not any(isinstance(size, int) and size < 0 for size in sizes)
+    shrink(source)
