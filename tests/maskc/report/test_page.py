@@ -56,11 +56,14 @@ def deep(count: int, name: str = "encoder/block/dense") -> ModelProto:
     for i in range(count):
         mask = 1.0 * (rng.random(10) < 0.6)
         mask[0] = 1.0
-        body += f'["{name}_{i}"] a{i} = MatMul({last}, w{i}) s{i} = Add(a{i}, b{i}) '
+        body += f"[named_{i}] a{i} = MatMul({last}, w{i}) s{i} = Add(a{i}, b{i}) "
         body += f"r{i} = Relu(s{i}) d{i} = Mul(r{i}, m{i})\n"
         weights |= {f"w{i}": (width, 10), f"b{i}": (10,), f"m{i}": mask}
         last, width = f"d{i}", 10
-    return build.model("(float[n,8] x) => (float[n,4] y)", f"{body} [scores] y = MatMul({last}, last)", **weights)
+    model = build.model("(float[n,8] x) => (float[n,4] y)", f"{body} [scores] y = MatMul({last}, last)", **weights)
+    for node in model.graph.node:  # only now, as a name may have any characters
+        node.name = node.name.replace("named", name)
+    return model
 
 
 def document(**changes: Any) -> Document:
