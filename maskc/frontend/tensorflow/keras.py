@@ -40,6 +40,8 @@ def read(path: Path) -> TensorFlowModel:
 
 def load(path: Path) -> Any:
     """The `keras.Model` of a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError`."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
     import_tensorflow()

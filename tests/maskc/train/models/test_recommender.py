@@ -112,7 +112,7 @@ def test_models_are_named_by_configuration_file_or_function(tmp_path: Path, monk
         ("net.onnx", "is not known: give a .yaml"),
         ("nowhere.py:build", "no file nowhere.py"),
         ("nowhere.module:build", "cannot be imported: ModuleNotFoundError"),
-        ("nowhere.keras", "cannot be loaded"),
+        ("nowhere.keras", r"nowhere\.keras does not exist"),
         ("nowhere.yaml", "cannot be read"),
     ],
 )
