@@ -18,7 +18,6 @@ from passes.attention.expose_heads import understood
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
-from passes.model import inputs_with_defaults
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
 from passes.pipeline import notes
@@ -37,7 +36,7 @@ from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
 from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
-from passes.sizes.prepare import checked, prepared, shaped, simplified
+from passes.sizes.prepare import checked, prepared, simplified
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.channel_multiples import widened
 from passes.targets.widths.wider_layers import WiderPlan, Width
@@ -165,9 +164,7 @@ def shrink(
 
 def counted(source: onnx.ModelProto, file: onnx.ModelProto, graph: gs.Graph, at: Sizes) -> Cost:
     """The cost of the `file` that was written of a graph made of the source's, at what that was counted at."""
-    if inputs_with_defaults.overridable(source):  # the file decides whether they are weights of it
-        return sum_over_nodes.count(file, at=at)
-    return sum_over_nodes.of_shaped(file, shaped(file, graph, known=True), at, fits=True)
+    return sum_over_nodes.count(file, at=at)  # what is known of the graph may be more than the file tells
 
 
 def attempts(
