@@ -10,11 +10,12 @@ import onnx
 from passes.graph.construct import copied, take_apart
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
-from passes.pipeline.order import Shrunk, counted, finish, shrink
+from passes.pipeline.order import Shrunk, finish, shrink
 from passes.pipeline.report import Report
 from passes.planning.apply import apply
 from passes.planning.explain import explain
 from passes.planning.planner import Planner
+from passes.sizes import sum_over_nodes
 
 
 def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Report:
@@ -31,7 +32,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
         masked, held = explain(graph, facts, chosen, analysed.made)
         apply(graph, facts, chosen)
         finish(graph, options, analysed.faults, source=source)
-        after = counted(source, exported(graph, source), graph, shrunk.at)
+        after = sum_over_nodes.count(exported(graph, source), at=shrunk.at)
         take_apart(graph)
         if after.flops <= before.flops and after.params <= before.params:
             return Report(before, after, masked, held, {}, (), {})

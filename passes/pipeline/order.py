@@ -148,7 +148,7 @@ def shrink(
         with recorder.step("clean", graph):
             file = exported(graph, source, store)
         with recorder.step("cost"):
-            return file, counted(source, file, graph, at)
+            return file, sum_over_nodes.count(file, at=at)  # more is known of the graph than the file tells
 
     result = attempts(source, options, write, recorder)
     if trace is not None:
@@ -160,11 +160,6 @@ def shrink(
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
     return Shrunk(result.written, report, options, result.at, done.analysed)
-
-
-def counted(source: onnx.ModelProto, file: onnx.ModelProto, graph: gs.Graph, at: Sizes) -> Cost:
-    """The cost of the `file` that was written of a graph made of the source's, at what that was counted at."""
-    return sum_over_nodes.count(file, at=at)  # what is known of the graph may be more than the file tells
 
 
 def attempts(

@@ -35,7 +35,11 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     >>> count(model, at={"image": (1, 224, 224, 3)}).at.sizes  # doctest: +SKIP
     {'image': (1, 224, 224, 3)}
     """
-    return of_shaped(model, shaped(model, graph), at)
+    own = shaped(model, graph)
+    cost = of_shaped(model, own, at)
+    if graph is None:
+        take_apart(own)
+    return cost
 
 
 def count_as_one(model: onnx.ModelProto) -> Cost:
