@@ -1,0 +1,191 @@
+"""Which slices of which source tensor each tensor of a compiled model holds: candidates, by name and by values in a run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from maskc.verification.recheck import Array, Boundary, Graph
+from maskc.verification.regions.observation import Observed, Tensor
+
+# How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
+_ALIKE = 1e-3
+# So many tensors of the source are tried for one of the compiled model.
+_MOST_CANDIDATES = 4
+
+Stored = Mapping[tuple[str, int], Array]
+
+
+class Correspondence:
+    """For each tensor of the compiled model what it may hold, the likeliest first."""
+
+    def __init__(self, source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Stored) -> None:
+        self._source, self._before, self._after = source, before, after
+        self._stored: dict[str, dict[int, Array]] = defaultdict(dict)
+        for (name, axis), mask in stored.items():
+            self._stored[name][axis] = np.flatnonzero(mask)
+        self._by_shape = _Index({n: t for n, t in before.tensors.items() if n in source.maker and n not in source.fixed})
+        self.candidates: dict[str, list[Boundary]] = {}
+        #: tensors that do not hold in the run what the source's tensor of their name does
+        self.unlike: set[str] = set()
+        for node, read in zip(compiled.nodes, compiled.reads, strict=True):
+            self._near = [
+                index for n in read for held in self.candidates.get(n, [])[:1] for index in held.slices.values()
+            ]
+            for name in node.output:
+                if name in compiled.outputs and name in source.maker and name in before.tensors:
+                    self.candidates[name] = [Boundary(name)]
+                elif name in after.tensors and name not in compiled.fixed:
+                    self.candidates[name] = list(islice(self._of(name), _MOST_CANDIDATES))
+
+    def _of(self, name: str) -> Iterator[Boundary]:
+        tensor = self._after.tensors[name]
+        twin = self._before.tensors.get(name) if name in self._source.maker else None
+        slices = None if twin is None else self._of_twin(name, twin, tensor)
+        if slices is None and twin is not None and twin.dtype == tensor.dtype:
+            slices = {} if twin.shape == tensor.shape else _most(twin, tensor)
+            self.unlike.add(name)
+        if slices is not None:
+            yield Boundary(name, slices)
+        for other in self._by_shape.like(tensor):
+            held = _slices(self._before.tensors[other], tensor, self._near)
+            if held is not None and (other != name or slices is None or not _same(held, slices)):
+                yield Boundary(other, held)
+
+    def _of_twin(self, name: str, twin: Tensor, tensor: Tensor) -> dict[int, Array] | None:
+        """The slices of the tensor of this name: those that the compiler says, or by values."""
+        said = {
+            axis: index
+            for axis, index in self._stored.get(name, {}).items()
+            if axis < len(twin.shape) and len(index) < twin.shape[axis]
+        }
+        sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
+        if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
+            return said
+        return _slices(twin, tensor, self._near)
+
+
+def _same(one: Mapping[int, Array], other: Mapping[int, Array]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(index, other[axis]) for axis, index in one.items())
+
+
+class _Index:
+    """Tensors by their sizes beside one axis, with the prints of all of them together."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._names: dict[tuple[object, ...], list[str]] = defaultdict(list)
+        self._tensors = tensors
+        self._stacks: dict[tuple[object, ...], tuple[Array, Array]] = {}
+        for name, tensor in tensors.items():
+            for axis in tensor.prints:
+                self._names[_key(tensor, axis)].append(name)
+
+    def like(self, tensor: Tensor) -> Iterator[str]:
+        """Names of tensors that have a slice of this one, as far as prints tell."""
+        for axis in sorted(tensor.prints, key=lambda a: -tensor.shape[a]):
+            key, own = _key(tensor, axis), tensor.prints[axis]
+            names = self._names.get(key, [])
+            if not names or not np.isfinite(own).all() or np.ptp(own) == 0:
+                continue
+            if key not in self._stacks:
+                rows = [self._tensors[name].prints[axis] for name in names]
+                self._stacks[key] = np.concatenate(rows), np.repeat(np.arange(len(names)), [len(r) for r in rows])
+            prints, owners = self._stacks[key]
+            row = own[np.argmax(np.ptp(own, axis=1)) if own.shape[1] > 1 else 0]
+            near = np.abs(prints - row).max(axis=1) <= _ALIKE * (np.abs(own).max() or 1)
+            yield from (names[i] for i in dict.fromkeys(owners[near]))
+
+
+def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
+    return len(tensor.shape), axis, tensor.dtype, tensor.prints[axis].shape[1], tuple(n for a, n in enumerate(tensor.shape) if a != axis)
+
+
+def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
+    """The slices of a source tensor that a tensor holds, by values; None if it does not.
+
+    likely: slices to be preferred, those of the tensors that it is made of: many slices may hold the same few values.
+    """
+    if source.dtype != tensor.dtype or len(source.shape) != len(tensor.shape):
+        return None
+    other = [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m]
+    if not other:
+        if source.whole is not None and tensor.whole is not None:
+            return {} if np.array_equal(source.whole, tensor.whole) else None
+        axis = max(source.prints, key=lambda a: source.shape[a], default=None)
+        if axis is None or (axis in tensor.prints and _near(source.prints[axis], tensor.prints[axis])):
+            return {}
+        other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
+    elif len(other) > 1:
+        return None
+    for axis in other:
+        one, two = _rows(source, axis), _rows(tensor, axis)
+        if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
+            continue
+        for index in likely:
+            if len(index) == len(two) and index.max(initial=0) < len(one) and _near(one[index], two):
+                return {axis: index}
+        nearest = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
+        if (nearest >= 0).all():
+            return {axis: nearest}
+    return None
+
+
+def _rows(tensor: Tensor, axis: int) -> Array | None:
+    """The prints of slices along an axis, or all their elements; None where there are none."""
+    if tensor.whole is None or tensor.whole.dtype.kind == "O":
+        return tensor.prints.get(axis)
+    return np.moveaxis(tensor.whole, axis, 0).reshape(tensor.shape[axis], -1).astype(np.float64) if tensor.whole.size else None
+
+
+def _near(one: Array, two: Array) -> bool:
+    if one.shape != two.shape:
+        return False
+    finite = np.isfinite(one)
+    if not np.array_equal(finite, np.isfinite(two)):
+        return False
+    with np.errstate(all="ignore"):
+        off = np.where(finite, np.abs(one - two), 0).max(initial=0)
+    return bool(off <= _ALIKE * np.where(finite, np.abs(one), 0).max(initial=0))
+
+
+def _nearest(source: Array, rows: Array) -> Array:
+    """For each row the first row of the source after the one before that is near it, or any; -1 where none is."""
+    weights = np.random.default_rng(3).standard_normal(rows.shape[1])
+    keys, wanted = np.nan_to_num(source @ weights), rows @ weights
+    slack = _ALIKE * (float(np.abs(rows).max(initial=0)) or 1.0)
+    order = np.argsort(keys, kind="stable")
+    low = np.searchsorted(keys[order], wanted - 16 * slack)
+    high = np.searchsorted(keys[order], wanted + 16 * slack)
+    found, last = np.full(len(rows), -1), -1
+    for row, (a, b) in enumerate(zip(low, high, strict=True)):
+        near = np.sort(order[a:b])
+        near = near[np.abs(source[near] - rows[row]).max(axis=1, initial=0) <= slack]
+        if near.size:
+            later = near[near > last]
+            last = int(later[0] if later.size else near[0])
+            found[row] = last
+    return found
+
+
+def _most(source: Tensor, tensor: Tensor) -> dict[int, Array] | None:
+    """The slices of a source tensor that a tensor with errors in a few slices holds; None if most are not there."""
+    other = [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m] if len(
+        source.shape
+    ) == len(tensor.shape) else []
+    if len(other) != 1 or other[0] not in source.prints or other[0] not in tensor.prints:
+        return None
+    axis = other[0]
+    one, two = source.prints[axis], tensor.prints[axis]
+    if len(one) < len(two) or one.shape[1] != two.shape[1] or not np.isfinite(two).all():
+        return None
+    index = _nearest(one, two)
+    if (index >= 0).mean() < 0.5:
+        return None
+    free = iter(sorted(set(range(len(one))) - set(index.tolist())))
+    for row in np.flatnonzero(index < 0):
+        before = index[row - 1] if row else -1
+        index[row] = next((k for k in range(before + 1, len(one)) if k not in index), next(free, 0))
+    return {axis: index}

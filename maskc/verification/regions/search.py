@@ -1,0 +1,263 @@
+"""The search for boundaries and claims by which regions of two models agree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from maskc.verification.recheck import Array, Boundary, Checker, Claims, Graph, Judgement, Region, proved, whole
+from maskc.verification.regions.correspondence import Correspondence, Stored
+from maskc.verification.regions.observation import observe
+
+# How often what a region reads is taken into it.
+_LEVELS = 6
+# Rounds in which claims are dropped and boundaries give way; after these, what is left is not proved.
+_ROUNDS = 200
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Failure:
+    """A tensor of the compiled model that is not what it should be."""
+
+    region: Region
+    judgement: Judgement
+
+
+@dataclass
+class Proof:
+    """What was proved: outputs, boundaries, and where it ends."""
+
+    checker: Checker
+    judged: dict[str, Judgement]
+    proved: set[str]
+    outputs: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all outputs are those of the source."""
+        return set(self.outputs) == set(self.checker.compiled.outputs)
+
+    def first(self) -> Failure | None:
+        """The first failure on the way to the outputs that are not proved."""
+        compiled = self.checker.compiled
+        todo, seen, found = [name for name in compiled.outputs if name not in self.outputs], set[str](), []
+        while todo:
+            name = todo.pop()
+            if name in seen or name in self.proved or name not in self.judged:
+                continue
+            seen.add(name)
+            region = self.checker.region(name)
+            if not self.judged[name].agrees:
+                found.append(Failure(region, self.judged[name]))
+            todo += region.compiled_reads
+        return min(
+            found,
+            key=lambda f: (not f.region.compiled_reads <= self.proved, compiled.maker[f.region.target]),
+            default=None,
+        )
+
+
+def prove(
+    source: Graph,
+    compiled: Graph,
+    feeds: Sequence[Mapping[str, Array]],
+    stored: Stored | None = None,
+    seed: int = 0,
+) -> Proof:
+    """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
+    before = observe(source, feeds)
+    after = observe(compiled, feeds)
+    found = Correspondence(source, compiled, before, after, stored or {})
+    boundaries = {name: Boundary(name) for name in compiled.inputs}
+    claims: dict[str, Claims] = {
+        name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
+    }
+    checker = Checker(source, compiled, boundaries, claims, before.seen, seed)
+    return _Search(checker, found).proof()
+
+
+class _Search:
+    def __init__(self, checker: Checker, found: Correspondence) -> None:
+        self.checker, self.unlike = checker, found.unlike
+        self.others = {name: held[1:] for name, held in found.candidates.items() if held}
+        checker.boundaries.update((name, held[0]) for name, held in found.candidates.items() if held)
+        self.judged: dict[Key, Judgement] = {}
+        self.versions: dict[str, int] = {}
+        self.settled: set[str] = set()
+        self.outputs = set(checker.compiled.outputs)
+        self.position = checker.compiled.maker
+
+    def proof(self) -> Proof:
+        """Run what is not judged yet until nothing changes, or a limit is met."""
+        for _ in range(_ROUNDS):
+            regions = self._regions()
+            self._judge([region for key, region in regions.items() if key not in self.judged])
+            if not self._drop_claims(regions) and not self._give_way(regions):
+                break
+        regions = self._regions()
+        judged = {region.target: self.judged[key] for key, region in regions.items() if key in self.judged}
+        done = proved(self.checker, judged)
+        return Proof(self.checker, judged, done, whole(self.checker, done))
+
+    def _regions(self) -> dict[Key, Region]:
+        targets = [name for name in self.checker.boundaries if name in self.position]
+        regions = [self.checker.region(name) for name in sorted(targets, key=self.position.__getitem__)]
+        return {self._key(region): region for region in regions}
+
+    def _key(self, region: Region) -> Key:
+        """All that a judgement is of: it says nothing of a region that reads other boundaries or claims."""
+        claimed = tuple((n, self.versions.get(n, 0)) for n in sorted({*region.source_reads, region.boundary.source}))
+        slices = tuple((axis, index.tobytes()) for axis, index in region.boundary.slices.items())
+        return region.target, region.boundary.source, slices, region.compiled, region.compiled_reads, region.source, region.source_reads, claimed
+
+    def _judge(self, regions: Sequence[Region]) -> None:
+        alone = [r for r in regions if r.boundary.reads is not None]
+        together = [r for r in regions if r.boundary.reads is None]
+        for batch in [together, *([r] for r in alone)]:
+            if batch:
+                self._run(batch)
+
+    def _run(self, regions: Sequence[Region]) -> None:
+        """Judge regions, by halves where one of them cannot be run."""
+        try:
+            found = self.checker.check(regions)
+        except Exception as error:  # of any kind that ONNX Runtime has
+            if len(regions) > 1:
+                half = len(regions) // 2
+                self._run(regions[:half])
+                self._run(regions[half:])
+                return
+            found = {regions[0].target: Judgement(float("inf"), why=f"it cannot be run: {str(error)[:200]}")}
+        for region in regions:
+            self.judged[self._key(region)] = found[region.target]
+
+    def _drop_claims(self, regions: Mapping[Key, Region]) -> bool:
+        """Drop claims that a region refutes; whether there were any."""
+        dropped = False
+        for key, region in regions.items():
+            name, refuted = region.boundary.source, self.judged[key].refuted
+            if not refuted or name not in self.checker.claims:
+                continue
+            left = {}
+            for axis, (slices, constants) in self.checker.claims[name].items():
+                keep = ~np.isin(slices, refuted.get(axis, ()))
+                dropped |= not keep.all()
+                if keep.any():
+                    left[axis] = slices[keep], constants[keep]
+            self.checker.claims[name] = left
+            if not left:
+                del self.checker.claims[name]
+            self.versions[name] = self.versions.get(name, 0) + 1
+        return dropped
+
+    def _give_way(self, regions: Mapping[Key, Region]) -> bool:
+        """Try something else where regions fail, in order; whether anything changed.
+
+        A tensor may hold other slices than those first thought of, or its region need more of what comes before. If a
+        region that reads it fails as well, or agrees without it, it is no such slices at all and is no boundary;
+        otherwise it should be what it is not.
+        """
+        failing = {region.target: region for key, region in regions.items() if not self.judged[key].agrees}
+        readers: dict[str, list[Region]] = defaultdict(list)
+        for region in regions.values():
+            for name in region.compiled_reads:
+                readers[name].append(region)
+        touched: set[str] = set()
+        for target, region in failing.items():
+            if target in self.settled or region.compiled_reads & touched or target in touched:
+                continue
+            reading = [reader.target for reader in readers[target]]
+            if not self._another(target, reading) and not self._grow(region):
+                self.settled.add(target)
+                if target in self.outputs or not self._drops(target, readers, failing):
+                    continue
+            touched |= {target, *reading}
+        return bool(touched)
+
+    def _another(self, target: str, readers: Sequence[str]) -> bool:
+        """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""
+        first = self.checker.boundaries[target]
+        others, self.others[target] = self.others[target], []
+        for boundary in others:
+            self.checker.boundaries[target] = boundary
+        if all(self._agrees(name) for name in (target, *readers)):
+                return True
+        self.checker.boundaries[target] = first
+        return False
+
+    def _agrees(self, target: str) -> bool:
+        region = self.checker.region(target)
+        key = self._key(region)
+        if key not in self.judged:
+            self._run([region])
+        return self.judged[key].agrees
+
+    def _drops(self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str]) -> bool:
+        """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
+
+        With it go those that follow from it and do not hold what the source's tensor of their name does, either.
+        """
+        kept = dict(self.checker.boundaries)
+        self._discard(target)
+        todo = [reader.target for reader in readers[target]]
+        if any(name in failing for name in todo):
+            return True
+        asked: set[str] = set()
+        while todo:
+            name = todo.pop()
+            if name in self.unlike and name not in self.outputs:
+                if name in self.checker.boundaries:
+                    self._discard(name)
+                    todo += [reader.target for reader in readers[name]]
+            else:
+                asked.add(name)
+        ordered = sorted(asked, key=self.position.__getitem__)
+        if all(self._agrees(name) or self._grow(self.checker.region(name)) for name in ordered):
+            return True
+        self.checker.boundaries = kept
+        return False
+
+    def _discard(self, name: str) -> None:
+        """Let a tensor be no boundary, and none that a region ends at."""
+        boundaries = self.checker.boundaries
+        del boundaries[name]
+        for other, boundary in boundaries.items():
+            if boundary.reads is not None and name in boundary.reads:
+                boundaries[other] = replace(boundary, reads=None)
+
+    def _grow(self, region: Region) -> bool:
+        """Whether the region agrees when it takes in what it reads, and what that reads, and so on; it then reads that."""
+        checker, target = self.checker, region.target
+        original = checker.boundaries[target]
+        inputs = set(checker.compiled.inputs)
+        cut = set(checker.boundaries) - {target}
+        reads = region.compiled_reads
+        for level in range(_LEVELS + 1):
+            if level:
+                if not reads - inputs:
+                    break
+                cut -= reads - inputs
+                reads = frozenset(checker.compiled.closure(target, cut)[1])
+            checker.boundaries[target] = replace(original, reads=reads)
+            grown = checker.region(target)
+            if grown == region:
+                continue
+            key = self._key(grown)
+            if key not in self.judged:
+                try:
+                    brief = self.checker.check([grown], briefly=True)[target]
+                except Exception:  # of any kind that ONNX Runtime has
+                    continue
+                if not brief.agrees or brief.refuted:
+                    continue
+                self._run([grown])
+            if self.judged[key].agrees and not self.judged[key].refuted:
+                return True
+        checker.boundaries[target] = original
+        return False
