@@ -127,9 +127,7 @@ def compile(
         (8, 8)
         >>> compiled.save("small.onnx")
     """
-    checks = VerifyOptions(
-        provider=provider, samples=samples, seed=seed, rtol=rtol, atol=atol, exact=False, bisect=False
-    )
+    checks = VerifyOptions(provider=provider, samples=samples, seed=seed, rtol=rtol, atol=atol)
     options = CompileOptions(
         masks=masks,
         shapes=shapes,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from maskc.results.diff import Change, Diff
     from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
-    from maskc.results.measurements import ExactError, Latency, OutputError
+    from maskc.results.measurements import Latency, OutputError, Regions
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
     from passes.sizes.cost_values import Cost, CountedAt
@@ -101,8 +101,8 @@ def show_verification(result: Verification, out: Console) -> None:
     out.print(_figures(result.before, result.after))
     if result.outputs:
         out.print(_errors(result.outputs, out.width < NARROW))
-    if result.exact:
-        out.print(_exact(result.exact))
+    if result.regions is not None:
+        out.print(_regions(result.regions), markup=False, soft_wrap=True)
     if result.latency is not None:
         out.print(_latency(result.latency), markup=False, soft_wrap=True)
     _show_notes(result.notes, out)
@@ -298,8 +298,8 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
         table.add_column(title, justify="right", no_wrap=narrow and title != "tolerance")
     for output in outputs:
         allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
-        if output.noise is not None:
-            allowed += " or noise"
+        if output.explained:
+            allowed += " or rounding"
         what = [output.name, output.against, output.dtype]
         table.add_row(
             *([Text(", ".join(what))] if narrow else [Text(what[0]), *what[1:]]),
@@ -318,16 +318,10 @@ def _agreement(passed: bool) -> Text:
     return Text("ok", style="green") if passed else Text("differs", style="red")
 
 
-def _exact(errors: Sequence[ExactError]) -> Table:
-    rows = table("In double precision", "relative to scale", "tolerance", "")
-    for error in errors:
-        rows.add_row(
-            Text(error.name),
-            f"{error.error:.2e}" if math.isfinite(error.error) else "-",
-            f"{error.allowed:.0e}",
-            _agreement(error.passed),
-        )
-    return rows
+def _regions(regions: Regions) -> str:
+    checked = regions.nodes - len(regions.unchecked)
+    what = f"{checked:,} of {regions.nodes:,} nodes" if regions.unchecked else f"All {regions.nodes:,} nodes"
+    return f"{what} of the compiled model agree, in {regions.count:,} regions of at most {regions.largest:,} nodes."
 
 
 def _latency(latency: Latency) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
-from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
+from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
 from maskc.results.totals import Figures
 from passes.planning.explanation import Held, MaskedAxis
 from passes.targets.widths.wider_layers import Width
@@ -48,10 +48,9 @@ class Checked:
     """How the comparison of two models came out.
 
     `verdict` is "verified" when all outputs agree, a difference would have shown and the reduction asked for
-    (`min_reduction`) is reached; "failed" when something is wrong; "cannot tell" when nothing is, but outputs hardly
-    move, as `undecided` says. `passed` holds for "verified" alone, and `equivalent` when no difference was found.
-    `outputs` are their errors and `exact` those in double precision, null where that was not
-    computed. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
+    (`min_reduction`) is reached; "failed" when something is wrong; "cannot tell" when nothing is, but parts could not be
+    compared, as `undecided` says. `passed` holds for "verified" alone, and `equivalent` when no difference was found.
+    `outputs` are their errors, and `regions` what was compared inside, null where nothing was. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
     comparison was made, and `parting` says where models that differ first do so.
     """
 
@@ -59,7 +58,7 @@ class Checked:
     passed: bool
     equivalent: bool
     outputs: tuple[OutputError, ...]
-    exact: tuple[ExactError, ...] | None
+    regions: Regions | None
     min_reduction: float | None
     provider: str
     samples: int

@@ -15,8 +15,8 @@ class OutputError:
     the last place of the value expected, among values of at least a thousandth of the scale. `top1` is the share of
     rows with the same largest entry, of outputs that look like scores of classes (floats of shape [n, classes]), else
     None. For integers, booleans and text, `max_abs` counts the elements that differ and `max_rel` is their share.
-    `noise` is set when the plain tolerance failed: the largest movement of the reference under rounding that was
-    measured. `reason` says what failed, and where. `histogram` counts the errors by their magnitude.
+    `explained` holds when the plain tolerance failed, and regions show that rounding alone does so. `reason` says what
+    failed, and where. `histogram` counts the errors by their magnitude.
     """
 
     name: str
@@ -30,7 +30,7 @@ class OutputError:
     scale: float
     rtol: float
     atol: float
-    noise: float | None
+    explained: bool
     passed: bool
     reason: str | None
     histogram: ErrorHistogram | None = None
@@ -52,18 +52,16 @@ class ErrorHistogram:
 
 
 @dataclass(frozen=True)
-class ExactError:
-    """The error of one output in double precision, over all samples, and what was allowed where it was worst.
+class Regions:
+    """The regions in which the compiled model was compared: how many agree, and how many nodes the largest has.
 
-    Both are relative to the largest absolute value of the reference's output on the sample. Of what is not of
-    floating point, the error is the share of elements that differ.
+    nodes: those of the compiled model that its outputs need. unchecked: the names of those in no region that agrees.
     """
 
-    name: str
-    error: float
-    allowed: float
-    passed: bool
-    sample: str
+    count: int
+    largest: int
+    nodes: int
+    unchecked: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,8 @@ class FirstDifference:
     """The first tensor, in the order of the compiled graph, that is not what it should be.
 
     `node` makes it there, of type `op`; `suspects` are this node and those before it whose results have no
-    counterpart, back to the last tensors that agree. `error` is relative to the largest value of the
-    tensor, and `sample` says on which data. `made_by` says which pass of the compiler is at fault, as far as that can
-    be said.
+    counterpart, back to the last tensors that agree. `error` and what is `allowed` are relative to the scale of the
+    tensor's slice, and `sample` says on which data. `made_by` says what makes the tensor in the source.
     """
 
     tensor: str

@@ -46,7 +46,13 @@ class OnnxRuntimeSession:
     """
 
     def __init__(
-        self, model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, profiled: bool = False
+        self,
+        model: ModelProto,
+        provider: Provider = "cpu",
+        *,
+        optimized: bool = True,
+        exact: bool = False,
+        profiled: bool = False,
     ) -> None:
         ort = import_onnxruntime()
         if fatal := why_fatal(model):
@@ -61,6 +67,8 @@ class OnnxRuntimeSession:
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
+        if exact:  # 8-bit products, which some processors saturate
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers: list[Any] = ["CPUExecutionProvider"]

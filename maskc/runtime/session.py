@@ -37,15 +37,16 @@ class Session(Protocol):
         """Arrays by name of what the model gives. Raises `RunError` when it fails on these inputs."""
 
 
-def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True) -> Session:
-    """The model in the runtime of the provider; `optimized=False` runs every operator as it is written.
+def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False) -> Session:
+    """The model in the runtime of the provider; `optimized=False` runs every operator as it is written, `exact` all 8-bit products
+    without saturation.
 
     OpenVINO has no such switch. Operators as they are written are the same function wherever they run, so ONNX Runtime
     on the CPU takes its place. Raises `RunError` when the runtime refuses the model, and `UnavailableError` when the
     provider cannot be used here or lacks an operator of the model.
     """
     if provider != "openvino":
-        return OnnxRuntimeSession(model, provider, optimized=optimized)
+        return OnnxRuntimeSession(model, provider, optimized=optimized, exact=exact)
     return OpenVinoSession(model) if optimized else OnnxRuntimeSession(model, optimized=False)
 
 

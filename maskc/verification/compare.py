@@ -1,17 +1,14 @@
-"""Are two models the same function? Both are run on the same inputs, and all outputs are compared.
+"""Are two models the same function? Region by region on random values, and whole, in a runtime, on the same inputs.
 
-`tolerance` says which errors are allowed. Where the reference is a TensorFlow model, TensorFlow's own outputs are
-compared as well. In double precision, where the models have such a form, an error is one of logic and not of rounding.
+Regions decide. Whole outputs show that the file loads and runs where it is to, that it takes other sizes, and what it gives
+on real data. Where the reference is a TensorFlow model, TensorFlow's own outputs are compared as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
@@ -20,13 +17,13 @@ from maskc.errors import InputError, NotComparableError, RunError, UnavailableEr
 from maskc.frontend import Source
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
-from maskc.results.measurements import ExactError, FirstDifference, Latency, OutputError
+from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import accepted_sizes, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless
+from maskc.runtime.integer_products import saturates
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
-from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,
     Session,
@@ -39,24 +36,18 @@ from maskc.runtime.session import (
 )
 from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification import input_output_signature
-from maskc.verification.bisection import bisect
-from maskc.verification.compare_in_double import BUDGET, Exact, affordable, outputs_in_double
-from maskc.verification.error_statistics import farthest
-from maskc.verification.flat_outputs.before_activations import paired
-from maskc.verification.flat_outputs.compare_inside import look_inside, makers_of
-from maskc.verification.flat_outputs.sensitivity import Allowed, hardly_moving, hidden_weights
-from maskc.verification.inputs import Arrays, Sample, alike, drawn, elements, notes_on, one_of_each, redrawn
-from maskc.verification.intermediate_tensors import where_odd
+from maskc.verification.compare_regions import compare_regions, difference, summary
+from maskc.verification.error_statistics import Distance
+from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
+from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
-from maskc.verification.rounding_noise import Noise
+from maskc.verification.recheck import Slices
+from maskc.verification.regions.search import Proof
+from maskc.verification.rounded_weights import RoundedWeights
+from maskc.verification.runtime_differences import RuntimeDifferences
 from maskc.verification.save_failing_case import write as write_dump
-from maskc.verification.tolerance import NOISE_FACTOR, TENSORFLOW_FACTOR, Tolerance
-
-Value = TypeVar("Value")
-
-# An error so many times as large as another is of another kind.
-_APART = 100.0
+from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,8 @@ class Models:
     """What is compared, read already: the reference and the compiled model, with the figures of both.
 
     `original` is the TensorFlow model that the reference was converted from, None if there is none. `masked`: the
-    reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted.
+    reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted. `stored`
+    are the slices that the compiler says it left of tensors, by name and axis.
     """
 
     reference: ModelProto
@@ -73,6 +65,7 @@ class Models:
     after: Figures
     original: Source | None = None
     masked: bool = False
+    stored: Mapping[str, Slices] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,7 +78,7 @@ class _Found:
     provider: Provider = "cpu"
     samples: int = 0
     outputs: tuple[OutputError, ...] = ()
-    exact: tuple[ExactError, ...] | None = None
+    regions: Regions | None = None
     parting: FirstDifference | None = None
     latency: Latency | None = None
 
@@ -115,23 +108,12 @@ def compare(
             samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
             _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
     equivalent = not found.reasons
-    if any(error.noise is not None and error.passed for error in found.outputs):
-        found.notes.append(
-            "Accepted: some errors are above the default tolerance, within the model's own rounding noise: "
-            f"{NOISE_FACTOR:g} times what rounding or {runtime_title(found.provider)}'s own optimizations change, or "
-            "its own distance from double precision."
-        )
-    if any(map(rounds_products, (models.reference, models.compiled))):
-        found.notes.append(
-            "Products with quantised weights were computed in single precision. By default "
-            f"{runtime_title(found.provider)} also rounds their data to 8 bits where it recognizes them; "
-            f"{single_precision_option(found.provider)} disables that."
-        )
+    found.notes += _on_rounding(models, found)
     reduction = models.before.reduction_to(models.after)
     if options.min_reduction is not None and reduction < options.min_reduction:
         found.reasons.append(
-            f"FLOPs fell by a factor of {reduction:.4g} and {options.min_reduction:g} was asked for "
-            f"({models.before.flops:,} before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
+            f"The reduction is {reduction:.4g}x and has to be {options.min_reduction:g}x ({models.before.flops:,} FLOPs "
+            f"before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
         )
     lists = {name: tuple(getattr(found, name)) for name in ("reasons", "undecided", "notes")}
     return Verification(
@@ -146,6 +128,29 @@ def compare(
     )
 
 
+def _on_rounding(models: Models, found: _Found) -> list[str]:
+    """Sentences on what the runtime rounds otherwise than models say, and on errors that rounding explains."""
+    both, title = (models.reference, models.compiled), runtime_title(found.provider)
+    notes = []
+    if any(error.explained for error in found.outputs):
+        notes.append(
+            f"Accepted: some errors of whole outputs are above the default tolerance in {title}. All regions agree, so "
+            "rounding is what grows in the model, or what its runtime's own optimizations change in both models."
+        )
+    if any(map(rounds_products, both)):
+        notes.append(
+            "Products with quantised weights were computed in single precision. By default "
+            f"{title} also rounds their data to 8 bits where it recognizes them; "
+            f"{single_precision_option(found.provider)} disables that."
+        )
+    if found.provider == "cpu" and any(map(saturates, both)):
+        notes.append(
+            "8-bit products were computed exactly. By default ONNX Runtime saturates them on this processor, which has no "
+            "VNNI instructions; session.x64quantprecision=1 disables that."
+        )
+    return notes
+
+
 def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
     """Both models; None for a compiled model that cannot be loaded, which is a reason."""
     import_onnxruntime()
@@ -153,11 +158,11 @@ def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
         raise NotComparableError(f"The reference is not run: {endless}.")
     with progress.stage(f"Loading both models in {runtime_title(found.provider)}"):
         try:
-            expected = load(models.reference, found.provider)
+            expected = load(models.reference, found.provider, exact=True)
         except RunError as error:
             raise NotComparableError(f"The reference cannot be run: {error}") from error
         try:
-            return expected, load(models.compiled, found.provider)
+            return expected, load(models.compiled, found.provider, exact=True)
         except UnavailableError as error:
             if found.provider != "openvino":
                 raise
@@ -189,222 +194,96 @@ def _compare_on(
     options: VerifyOptions,
     found: _Found,
 ) -> None:
-    """Compare the outputs on these data, then in double precision, look for the first difference, measure latency."""
+    """Compare regions, then whole outputs on these data; measure latency."""
     found.samples = len(data)
     found.notes += notes_on(data)
     found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
-    failed = _compare_outputs(data, expected, actual, models, options, found)
-    if options.exact or (options.exact is None and options.rtol is None and not options.atol):
-        failed = _compare_exactly(data, failed, models, options, found)
-    elif options.exact is None:
-        found.notes.append("Not compared in double precision, because a tolerance is given; --exact forces it.")
-    if found.provider == "openvino" and any(error.noise is not None for error in found.outputs):
-        found.notes += _wrong_in_openvino(failed or data[0], actual, models)
-    if found.reasons and options.bisect:
-        _locate(data, failed, models, options, found)
-    if not found.reasons:
-        _look_where_flat(data, ports, expected, models, options, found)
+    proof = _compare_inside(data, ports, models, options, found)
+    _compare_outputs(data, expected, actual, models, options, proof, found)
     # What cannot be run on these data has failed above.
     with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
         if found.provider == "cuda" or found.provider == "tensorrt":
             found.notes.append(_placement(models, data[0].inputs, found.provider))
         if options.bench:
-            found.latency = latency.measure(expected, actual, data[0].inputs, found.provider)
+            before, after = (load(model, found.provider) for model in (models.reference, models.compiled))
+            found.latency = latency.measure(before, after, data[0].inputs, found.provider)
+
+
+def _compare_inside(
+    data: Sequence[Sample],
+    ports: Sequence[random_inputs.Port],
+    models: Models,
+    options: VerifyOptions,
+    found: _Found,
+) -> Proof | None:
+    """Compare region by region, as far as that can be; None if it cannot."""
+    feeds = redrawn(ports, data, options.seed)
+    try:
+        proof = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
+    except UnavailableError as error:
+        found.undecided.append(str(error))
+        return None
+    found.regions = summary(proof)
+    failure = proof.first()
+    if failure is not None and failure.ran:
+        found.parting = difference(proof, failure)
+        found.reasons.append(str(found.parting))
+        if options.dump is not None:
+            try:
+                written = write_dump(options.dump, proof.checker, failure.region)
+                found.notes.append(f"Written: {', '.join(map(str, written))}.")
+            except InputError as error:  # must not hide the difference itself
+                found.notes.append(str(error))
+    elif not proof.complete:
+        where = "some tensor" if failure is None else f"'{failure.region.target}'"
+        why = "" if failure is None else f": {failure.judgement.why}"
+        found.undecided.append(f"What computes {where} could not be compared{why}.")
+    return proof
 
 
 def _compare_outputs(
-    data: Sequence[Sample], expected: Session, actual: Session, models: Models, options: VerifyOptions, found: _Found
-) -> Sample | None:
-    """Compare in the runtime, and with the original; returns the first sample that failed."""
-    pairs = [Pair(runtime_title(found.provider), lambda sample: sample.expected, actual.run, "the compiled model")]
+    data: Sequence[Sample],
+    expected: Session,
+    actual: Session,
+    models: Models,
+    options: VerifyOptions,
+    proof: Proof | None,
+    found: _Found,
+) -> None:
+    """Compare whole outputs in the runtime, and with the original."""
+    differences = RuntimeDifferences(models.reference, models.compiled, actual.run)
+    given = options.rtol is not None or bool(options.atol)
+
+    def explained(name: str, error: Distance, sample: Sample) -> bool:
+        return not given and proof is not None and proof.complete and differences.are_of_both(sample)
+
+    title = runtime_title(found.provider)
+    pairs = [Pair(title, lambda sample: sample.expected, actual.run, "the compiled model", explained)]
     if models.original is not None and models.original.tensorflow is not None:
-        original = models.original.tensorflow.run
-        run, name = actual.run, "the compiled model"
+        original, moving = (
+            models.original.tensorflow.run,
+            RoundedWeights(models.reference, found.provider, options.seed),
+        )
+        run, what = actual.run, "the compiled model"
         if models.masked:
-            run, name = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
-        pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, name, TENSORFLOW_FACTOR))
+            run, what = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
+
+        def rounded(name: str, error: Distance, sample: Sample) -> bool:
+            return error.max_abs <= moving.moved(name, error, sample)
+
+        pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, what, rounded, TENSORFLOW_FACTOR))
     tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol, expected.finest)
-    exact = partial(outputs_in_double, models.reference, models.before)
-    noise = Noise(models.reference, models.compiled, expected, found.provider, options.seed, exact)
-    result = compare_outputs(pairs, data, tolerance, noise)
+    result = compare_outputs(pairs, data, tolerance)
     found.outputs = result.errors
     if result.failures and result.sample is not None:
         first, *others = result.failures
         why = where_odd(models.reference, result.sample)
         found.reasons += [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
-    return result.sample
+        if proof is not None and proof.complete and not given:
+            found.notes.append(differences.told(result.sample, title))
 
 
-def _compare_exactly(
-    data: Sequence[Sample], failed: Sample | None, models: Models, options: VerifyOptions, found: _Found
-) -> Sample | None:
-    """Compare in double precision; returns the first sample that failed, there or (`failed`) in the runtime.
-
-    Unless that is asked for, on what can be computed in a few seconds, and not at all where it cannot be done.
-    """
-    again = redrawn(random_inputs.ports(models.reference), data, options.seed)
-    chosen = [*data, *again] if options.exact else affordable([*one_of_each(data), *again], models.before)
-    why = "It would take longer than a few seconds; --exact forces it."
-    for samples in (chosen, [sample for sample in chosen if sample.expected]):  # not every model takes any batch
-        try:
-            exact = Exact(models.reference, models.compiled, options.seed)
-            errors = exact.compare(samples)
-        except UnavailableError as error:
-            if options.exact and samples is not chosen:
-                raise
-            why = str(error)
-            continue
-        if not errors:
-            break
-        found.exact = errors
-        found.reasons += [
-            f"Output '{error.name}' is not what the reference computes in double precision: with {error.sample}, the "
-            f"error is {error.error:.3g} of its scale; the tolerance, from rounding weights, is {error.allowed:.3g}."
-            for error in errors
-            if not error.passed
-        ]
-        if failed is not None and all(error.passed for error in errors):
-            what = "OpenVINO" if found.provider == "openvino" else "rounding"
-            found.notes.append(f"In double precision the models agree, so the difference comes from {what}.")
-        return failed or exact.failed
-    found.notes.append(f"Not compared in double precision. {why}")
-    return failed
-
-
-def _wrong_in_openvino(sample: Sample, actual: Session, models: Models) -> list[str]:
-    """Which of the models OpenVINO gets wrong, if ONNX Runtime gives one answer for both and it does so for one."""
-    try:
-        right, other = (
-            OnnxRuntimeSession(model, optimized=False).run(sample.inputs)
-            for model in (models.reference, models.compiled)
-        )
-        given = {"reference": sample.expected, "compiled model": actual.run(sample.inputs)}
-    except (RunError, UnavailableError):
-        return []
-    errors = {what: farthest(right, outputs) for what, outputs in given.items()}
-    near, far = sorted(errors, key=lambda what: errors[what])
-    if errors[far] <= _APART * max(errors[near], farthest(right, other)):
-        return []
-    return [
-        f"ONNX Runtime gives the same outputs for both models, as does OpenVINO for the {near}. Its result for the "
-        f"{far} is off by {errors[far]:.3g} of the scale, so OpenVINO computes that one wrongly."
-    ]
-
-
-def _locate(
-    data: Sequence[Sample], failed: Sample | None, models: Models, options: VerifyOptions, found: _Found
-) -> None:
-    """Look for the first difference, on the sample that failed first, and write what shows it."""
-    samples = [*([failed] if failed is not None else []), *(sample for sample in data if sample is not failed)]
-    double = bool(affordable(samples[:1], models.before))
-    bisection = bisect(models.reference, models.compiled, samples, options.seed, double=double)
-    if bisection is None:
-        found.notes.append("The first difference was not found.")
-        return
-    found.parting = bisection.difference
-    if options.dump is not None:
-        try:
-            written = write_dump(options.dump, bisection, samples[0])
-            found.notes.append(f"Written: {', '.join(map(str, written))}.")
-        except InputError as error:  # must not hide the difference itself
-            found.notes.append(str(error))
-
-
-def _look_where_flat(
-    data: Sequence[Sample],
-    ports: Sequence[random_inputs.Port],
-    expected: Session,
-    models: Models,
-    options: VerifyOptions,
-    found: _Found,
-) -> None:
-    """Where outputs agree and hardly move, compare what is inside."""
-    errors = {error.name: error.allowed for error in found.exact or ()}
-
-    def allowed_in(reference: ModelProto) -> Allowed:
-        outputs = [value.name for value in reference.graph.output]
-        tolerance = Tolerance.of(reference, outputs, None, 0.0, expected.finest)
-        return lambda name, dtype: min(tolerance.relative(name, dtype, 1.0), errors.get(name, math.inf))
-
-    costly = max(models.before.flops, *map(elements, data)) > BUDGET / 10
-    small = alike(ports, data, 3 if costly else 12, options.seed)
-    reference, compiled = models.reference, models.compiled
-    flat = hardly_moving([sample.expected for sample in data], allowed_in(reference))
-    if flat:  # there may be too few data, or all alike
-        with contextlib.suppress(RunError):
-            flat &= hardly_moving([expected.run(sample.inputs) for sample in small], allowed_in(reference))
-    many = redrawn(ports, data, options.seed) if flat else []
-    if flat and (given := _before_activations(flat, small, many, models, options, found)) is not None:
-        reference, compiled = given
-        why = f"Output '{min(flat)}' hardly moves with the inputs"
-        found.notes.append(f"{why}, so what its last operators read was compared as well; it agrees.")
-        flat = set()
-    hidden = hidden_weights(compiled, models.after.flops, small, allowed_in(reference), options.seed)
-    if not flat and not hidden:
-        return
-    double = bool(affordable(small[-1:], models.before))
-    wanted = makers_of(models.compiled, {name.partition("[")[0] for name in flat} | flat) | hidden
-    look = look_inside(models.reference, models.compiled, small, wanted, options.seed, double=double)
-    why = f"Output '{min(flat)}' hardly moves with the inputs" if flat else "Some weights hardly move any output"
-    if look.difference is not None:
-        found.parting = look.difference
-        found.reasons.append(f"{why}, and tensor '{look.difference.tensor}' inside differs from the reference.")
-    elif look.unseen:
-        more = f" (and {len(look.unseen) - 1} more)" if len(look.unseen) > 1 else ""
-        found.undecided.append(f"{why}, and no tensor inside shows whether '{look.unseen[0]}'{more} is right.")
-        if look.differing:
-            found.notes.append(
-                f"The output of '{look.differing[0]}' differs from the reference, or has another name there."
-            )
-    else:
-        found.notes.append(f"{why}, so the tensors inside were compared; they agree.")
-
-
-def _before_activations(
-    flat: set[str],
-    samples: Sequence[Sample],
-    many: Sequence[Sample],
-    models: Models,
-    options: VerifyOptions,
-    found: _Found,
-) -> tuple[ModelProto, ModelProto] | None:
-    """Both models with what the last operators before these outputs read as outputs, if it agrees and moves; or None.
-
-    Of several tensors, those that do so have to be all that each output is made of. many: samples to compare on in
-    double precision as well.
-    """
-    pairs = paired(models.reference, models.compiled, flat)
-    if not pairs.tensors:
-        return None
-    reference, compiled = pairs.given(models.reference, models.compiled)
-    try:
-        expected, actual = load(reference, found.provider), load(compiled, found.provider)
-        given = [replace(sample, expected=_part(expected.run(sample.inputs), pairs.tensors)) for sample in samples]
-    except (RunError, UnavailableError):
-        return None
-    tolerance = Tolerance.of(reference, pairs.tensors, None, 0.0, expected.finest)
-    exact = partial(outputs_in_double, reference, models.before)
-    noise = Noise(reference, compiled, expected, found.provider, options.seed, exact)
-    pair = Pair(runtime_title(found.provider), lambda sample: sample.expected, actual.run, "the compiled model")
-    agree = {error.name for error in compare_outputs([pair], given, tolerance, noise).errors if error.passed}
-    computed = affordable([*given, *many], models.before)
-    if computed and options.exact is not False:
-        with contextlib.suppress(UnavailableError):
-            errors = Exact(reference, compiled, options.seed).compare(computed)
-            agree -= {error.name for error in errors if not error.passed}
-    still = hardly_moving(
-        [sample.expected for sample in given], lambda name, dtype: tolerance.relative(name, dtype, 1.0)
-    )
-    if not flat <= pairs.shown(agree - still, given[0].expected, options.seed):
-        return None
-    return replace(pairs, tensors=_part(pairs.tensors, agree)).given(models.reference, models.compiled)
-
-
-def _part(values: Mapping[str, Value], names: Collection[str]) -> dict[str, Value]:
-    return {name: value for name, value in values.items() if name in names}
-
-
-def _placement(models: Models, inputs: Inputs, provider: Gpu) -> str:
+def _placement(models: Models, inputs: random_inputs.Inputs, provider: Gpu) -> str:
     """How many nodes really ran on the GPU. Raises `UnavailableError` when none of the reference's did."""
     counts = []
     for model in (models.reference, models.compiled):

@@ -28,9 +28,8 @@ _SHRINKINGS = 3
 # Of the arrays in all files together.
 _MOST_BYTES = 2**31
 
-# Scales of Gaussian values that are drawn again.
-_SCALES = (1.0, 3.0, 10.0)
-_EXAMPLES = 32
+# So many numbers of input show enough of a model.
+_ENOUGH = 512
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -183,54 +182,29 @@ def elements(sample: Sample) -> int:
     return max(1, sum(array.size for array in sample.inputs.values()))
 
 
-def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """More data for what shows on few inputs only: many examples at once where any batch will do.
+def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed: int) -> list[Inputs]:
+    """Two inputs on which to see what is inside a model: floats are Gaussian, indices any of the entries that there are.
 
-    Floats are Gaussian and indices any of the entries that there are; all else is taken from the largest sample, whose
-    sizes they have. They do not say what is expected. Empty if there is nothing to draw.
+    They have the sizes of two samples that are not very small, and what else these hold; real data are taken as they are.
     """
-    like = max(samples, key=elements)
+    real = [sample for sample in samples if sample.label.startswith("real data")][:1]
+    others = [sample for sample in samples if sample not in real] or list(real)
+    least = min(_ENOUGH, max(map(elements, others)))
+    chosen = sorted((sample for sample in others if elements(sample) >= least), key=elements)
     entries = {port.name: port.entries for port in ports if port.entries is not None}
-    if not any(array.dtype.kind == "f" or name in entries for name, array in like.inputs.items()):
-        return []
     rng = np.random.default_rng([seed, 1])
-    batches = {port.symbols()[:1] for port in ports if port.type.shape and not isinstance(port.type.shape[0], int)}
-    leading = all(port.type.shape and not isinstance(port.type.shape[0], int) for port in ports)
-    times = max(1, _EXAMPLES // max(1, like.inputs[ports[0].name].shape[0])) if leading and len(batches) == 1 else 1
-    many = {name: np.concatenate([array] * times) if times > 1 else array for name, array in like.inputs.items()}
-    count = len(_SCALES) if times > 1 else _EXAMPLES // 2
-    return [_drawn_again(many, entries, _SCALES[i % len(_SCALES)], rng) for i in range(count)]
+    drawn = [_drawn_again(sample.inputs, entries, rng) for sample in (chosen[0], chosen[min(1, len(chosen) - 1)])]
+    return [*(sample.inputs for sample in real), *drawn][:2]
 
 
-def _drawn_again(like: Inputs, entries: Mapping[str, int], scale: float, rng: np.random.Generator) -> Sample:
+def _drawn_again(like: Inputs, entries: Mapping[str, int], rng: np.random.Generator) -> Inputs:
     inputs: Inputs = {}
     for name, array in like.items():
         if name in entries:
             inputs[name] = np.asarray(rng.integers(0, entries[name], array.shape), array.dtype)
         else:
-            normal = array.dtype.kind == "f"
-            inputs[name] = np.asarray(scale * rng.normal(size=array.shape), array.dtype) if normal else array
-    floats = any(array.dtype.kind == "f" and name not in entries for name, array in inputs.items())
-    return Sample(f"gaussian, scale {scale:g}" if floats else "indices", inputs, {})
-
-
-def alike(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """Samples of one small size: so many drawn again as by `redrawn`, and the smallest that there is.
-
-    It has several examples, if there are any that do: one cannot show that examples are mixed.
-    """
-    least = min(
-        samples, key=lambda sample: (any(a.shape[:1] == (1,) for a in sample.inputs.values()), elements(sample))
-    )
-    entries = {port.name: port.entries for port in ports if port.entries is not None}
-    rng = np.random.default_rng([seed, 2])
-    scales = (_SCALES[i % len(_SCALES)] for i in range(count))
-    return [*(_drawn_again(least.inputs, entries, scale, rng) for scale in scales), least]
-
-
-def one_of_each(samples: Sequence[Sample]) -> list[Sample]:
-    """The first sample of each kind of data."""
-    return list({sample.label.partition(",")[0]: sample for sample in reversed(samples)}.values())[::-1]
+            inputs[name] = rng.normal(size=array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
+    return inputs
 
 
 Outputs = dict[str, NDArray[Any]]

@@ -20,8 +20,7 @@ DEFAULT_SAMPLES = 16
 class VerifyOptions:
     """The options of `maskc.verify`, which says what they mean.
 
-    `bisect`: look for the first difference inside models that are not equivalent. Raises `InputError` when one of them
-    cannot be used.
+    Raises `InputError` when one of them cannot be used.
     """
 
     provider: str = option(
@@ -42,19 +41,12 @@ class VerifyOptions:
     min_reduction: float | None = option(
         None, "Fail when FLOPs before divided by FLOPs after is less than this.", metavar="F"
     )
-    exact: bool | None = option(
-        None,
-        "Compare in double precision as well, in the ONNX reference evaluator, where rounding does not hide errors of "
-        "logic. By default if that takes no more than a few seconds.",
-        "--exact/--no-exact",
-    )
     dump: Path | None = option(
         None,
-        "If the models differ, write the smallest subgraphs that do, and an input, to this directory.",
+        "If the models differ, write the region in which they do, and an input, to this directory.",
         metavar="DIR",
     )
     bench: bool = option(False, "Measure the latency of both, side by side, on the provider.", "--bench")
-    bisect: bool = True
 
     def __post_init__(self) -> None:
         for what, number in (("number of samples", self.samples), ("seed", self.seed)):

@@ -13,9 +13,8 @@ from maskc import progress
 from maskc.errors import RunError
 from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification.error_statistics import Statistics, distance
+from maskc.verification.error_statistics import Distance, Statistics, distance
 from maskc.verification.inputs import Outputs, Sample
-from maskc.verification.rounding_noise import Noise
 from maskc.verification.tolerance import Tolerance
 
 Array = NDArray[Any]
@@ -25,13 +24,15 @@ Array = NDArray[Any]
 class Pair:
     """Two sides to compare: what is expected of a sample, and the model that must agree.
 
-    `factor` widens the tolerance; `actual_name` is what a sentence calls the model.
+    `explained` says whether rounding explains an error of an output above the tolerance. `factor` widens the tolerance;
+    `actual_name` is what a sentence calls the model.
     """
 
     against: str
     expected: Callable[[Sample], Outputs]
     actual: Callable[[Inputs], Outputs]
     actual_name: str
+    explained: Callable[[str, Distance, Sample], bool]
     factor: float = 1.0
 
 
@@ -51,12 +52,12 @@ class _Tally:
     dtype: str = ""
     rtol: float = 0.0
     statistics: Statistics = field(default_factory=Statistics)
-    noise: float | None = None
+    explained: bool = False
     reason: str | None = None
     sample: Sample | None = None
 
 
-def compare_outputs(pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance, noise: Noise) -> OutputErrors:
+def compare_outputs(pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance) -> OutputErrors:
     """All errors of all pairs, and a sentence for everything that failed."""
     errors: list[OutputError] = []
     failures: list[str] = []
@@ -65,7 +66,7 @@ def compare_outputs(pairs: Sequence[Pair], data: Sequence[Sample], tolerance: To
         for pair in pairs:
             # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
             blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
-            found = _compare(_counted(pair, stage), data, tolerance, noise)
+            found = _compare(_counted(pair, stage), data, tolerance)
             errors += found.errors
             failures += found.failures
             failures += [
@@ -87,7 +88,7 @@ def _counted(pair: Pair, stage: progress.Stage) -> Pair:
     return dataclasses.replace(pair, actual=run)
 
 
-def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: Noise) -> OutputErrors:
+def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance) -> OutputErrors:
     """The errors of one pair; the failures are of samples on which the model cannot be run."""
     tallies = {name: _Tally() for name in data[0].expected}
     failures, stopped = [], None
@@ -102,16 +103,7 @@ def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: No
             tally = tallies.setdefault(name, _Tally())
             tally.rtol = tolerance.relative(name, expected.dtype, pair.factor)
             if name in actual:
-                _add(
-                    tally,
-                    name,
-                    expected,
-                    actual[name],
-                    sample,
-                    tolerance,
-                    noise,
-                    of_reference=pair.against != "TensorFlow",
-                )
+                _add(tally, name, expected, actual[name], sample, tolerance, pair)
             else:
                 tally.reason = "it is missing"
             if tally.reason is not None and tally.sample is None:
@@ -121,17 +113,7 @@ def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance, noise: No
     return OutputErrors(found, tuple(failures), failed[0] if failed else stopped)
 
 
-def _add(
-    tally: _Tally,
-    name: str,
-    wanted: Array,
-    got: Array,
-    sample: Sample,
-    tolerance: Tolerance,
-    noise: Noise,
-    *,
-    of_reference: bool,
-) -> None:
+def _add(tally: _Tally, name: str, wanted: Array, got: Array, sample: Sample, tolerance: Tolerance, pair: Pair) -> None:
     """Take one sample of one output into account."""
     tally.dtype = str(wanted.dtype)
     error = distance(wanted, got)
@@ -144,9 +126,8 @@ def _add(
     tally.statistics.add(error, wanted, got)
     if error.max_abs <= allowed or tally.reason is not None:
         return
-    explained, moved = noise.explains(error, allowed, name, sample, got if of_reference else None)
-    tally.noise = max(tally.noise or 0.0, moved)
-    if explained:
+    if pair.explained(name, error, sample):
+        tally.explained = True
         return
     if error.exact:
         tally.reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
@@ -171,7 +152,7 @@ def _output_error(name: str, against: str, tally: _Tally, atol: float) -> Output
         scale=numbers.scale,
         rtol=tally.rtol,
         atol=atol,
-        noise=tally.noise,
+        explained=tally.explained and tally.reason is None,
         passed=tally.reason is None,
         reason=tally.reason,
         histogram=numbers.histogram,

@@ -14,11 +14,7 @@ operators that both sides have are the same in ONNX Runtime.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import math
-import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +55,9 @@ LEAST_SCALE = 1e-3
 MOST = 1e-2
 CHUNK = 64 << 20
 
-NUMPY = {np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split()}
+NUMPY = {
+    np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split()
+}
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 # Operators at whose steps a rounding error is not small, by the output.
 STEPPING = frozenset(
@@ -275,7 +273,10 @@ class Seen:
         few = few[np.isfinite(few)]
         if not few.size:
             return cls(shapes, first.dtype)
-        low, high = min(float(np.nanmin(a, initial=np.inf)) for a in arrays), max(float(np.nanmax(a, initial=-np.inf)) for a in arrays)
+        low, high = (
+            min(float(np.nanmin(a, initial=np.inf)) for a in arrays),
+            max(float(np.nanmax(a, initial=-np.inf)) for a in arrays),
+        )
         spread = float(few.std()) or abs(float(few.mean())) or 1.0
         return cls(shapes, first.dtype, float(few.mean()), spread, low, high)
 
@@ -361,7 +362,11 @@ class Checker:
         boundary = self.boundaries[target]
         cut = self.boundaries.keys() if boundary.reads is None else boundary.reads
         nodes, leaves = self.compiled.closure(target, cut)
-        sources = {self.boundaries[name].source for name in (cut if boundary.reads is None else leaves) if name in self.boundaries}
+        sources = {
+            self.boundaries[name].source
+            for name in (cut if boundary.reads is None else leaves)
+            if name in self.boundaries
+        }
         twins, needed = self.source.closure(boundary.source, sources)
         return Region(target, boundary, tuple(nodes), frozenset(leaves), tuple(twins), frozenset(needed))
 
@@ -415,7 +420,11 @@ class Checker:
             for turn in range(KINDS if briefly else turns):
                 values = {name: self.fresh(name, turn) for name in source_leaves}
                 fed = {name: self._value(name, values, turn) for name in compiled_leaves}
-                wanted = dict(zip(twins, one.run(twins, {f"{n}·": values[n] for n in source_leaves}), strict=True)) if one else {}
+                wanted = (
+                    dict(zip(twins, one.run(twins, {f"{n}·": values[n] for n in source_leaves}), strict=True))
+                    if one
+                    else {}
+                )
                 got = two.run(targets, {f"{n}·": array for n, array in fed.items()})
                 for region, array in zip(chunk, got, strict=True):
                     name = region.boundary.source
@@ -499,7 +508,10 @@ class Checker:
             self._judge_claims(region, want, allowed, result)
         want = region.boundary.cut(want)
         if want.shape != got.shape or want.dtype != got.dtype:
-            result.error, result.why = math.inf, f"it is {got.dtype} {list(got.shape)}, not {want.dtype} {list(want.shape)}"
+            result.error, result.why = (
+                math.inf,
+                f"it is {got.dtype} {list(got.shape)}, not {want.dtype} {list(want.shape)}",
+            )
             return
         if not want.size:
             return
@@ -511,7 +523,11 @@ class Checker:
                 return
             few = steps and apart.mean() <= min(0.02, STEPS * allowed)
             if not few or (np.abs(want.astype(np.float64) - got.astype(np.float64)) > 1).any():
-                result.error, result.at, result.why = math.inf, _place(apart, axis), f"{apart.sum()} of {want.size} elements differ"
+                result.error, result.at, result.why = (
+                    math.inf,
+                    _place(apart, axis),
+                    f"{apart.sum()} of {want.size} elements differ",
+                )
             return
         error, scale, why = _difference(want, got, axis)
         if why:
@@ -534,7 +550,9 @@ class Checker:
 
     def _judge_nodes(self, region: Region) -> Judgement:
         """A region of one node on each side agrees if these are the same and read the same."""
-        pairs = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices} | {"": ""}
+        pairs = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices} | {
+            "": ""
+        }
         one = len(region.compiled) == len(region.source) == 1 and not region.boundary.slices
         if one and self.compiled.same_as(self.source, region.compiled[0], region.source[0], pairs):
             return Judgement()
@@ -588,7 +606,12 @@ class Checker:
         if node.op_type == "Cast":
             to = next((a.i for a in node.attribute if a.name == "to"), 0)
             return to not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-        inner = (n for a in node.attribute for body in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs) for n in body.node)
+        inner = (
+            n
+            for a in node.attribute
+            for body in ([a.g] if a.type == AttributeProto.GRAPH else a.graphs)
+            for n in body.node
+        )
         return node.op_type in STEPPING or any(self._steps(n) for n in inner)
 
 
@@ -644,7 +667,14 @@ def proved(checker: Checker, judged: Mapping[str, Judgement]) -> set[str]:
     done = set(checker.compiled.inputs)
     for target in sorted(regions, key=lambda t: checker.compiled.maker.get(t, -1)):
         region = regions[target]
-        claimed = {name for name in {*region.source_reads, *(checker.boundaries[c].source for c in region.compiled_reads if c in checker.boundaries)} if name in checker.claims}
+        claimed = {
+            name
+            for name in {
+                *region.source_reads,
+                *(checker.boundaries[c].source for c in region.compiled_reads if c in checker.boundaries),
+            }
+            if name in checker.claims
+        }
         if judged[target].agrees and region.compiled_reads <= done and claimed <= holding:
             done.add(target)
     return done
@@ -655,5 +685,9 @@ def whole(checker: Checker, done: set[str]) -> list[str]:
     return [
         name
         for name in checker.compiled.outputs
-        if name in done and (name in checker.compiled.inputs or (checker.boundaries[name].source == name and not checker.boundaries[name].slices))
+        if name in done
+        and (
+            name in checker.compiled.inputs
+            or (checker.boundaries[name].source == name and not checker.boundaries[name].slices)
+        )
     ]

@@ -45,7 +45,6 @@ def verify(
     rtol: float | None = None,
     atol: float = 0.0,
     min_reduction: float | None = None,
-    exact: bool | None = None,
     dump: str | os.PathLike[str] | None = None,
     bench: bool = False,
     reports: Sequence[str | os.PathLike[str]] = (),
@@ -59,10 +58,8 @@ def verify(
     with these masks applied, and with `shapes` (as there) the model at these input sizes; if the compiled model takes
     any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`
     adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples` random ones.
-    `provider` is `cpu`, `cuda`, `tensorrt` or `auto`, all in ONNX Runtime, or `openvino`. `exact` compares in double
-    precision as well, in the reference evaluator of ONNX: True on all data, None on as much as takes a few seconds,
-    where both models have such a form and no tolerance is given. `dump` is a directory for the smallest models that
-    show a difference, and `bench` measures both models' latency. `reports` are files for a report, whether the models
+    `provider` is `cpu`, `cuda`, `tensorrt` or `auto`, all in ONNX Runtime, or `openvino`. `dump` is a
+    directory for the region in which the models differ, and `bench` measures both models' latency. `reports` are files for a report, whether the models
     differ or not: a page (`.html`) or data (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
@@ -80,7 +77,6 @@ def verify(
         rtol=rtol,
         atol=atol,
         min_reduction=min_reduction,
-        exact=exact,
         dump=None if dump is None else Path(dump),
         bench=bench,
     )

@@ -18,10 +18,10 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
-from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from passes import count, shrink
 from passes.pipeline.report import Report
 from passes.planning import planner

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
 from passes.sizes.cost_values import Cost

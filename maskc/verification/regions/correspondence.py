@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Boundary, Graph
+from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
@@ -16,18 +16,18 @@ _ALIKE = 1e-3
 # So many tensors of the source are tried for one of the compiled model.
 _MOST_CANDIDATES = 4
 
-Stored = Mapping[tuple[str, int], Array]
-
 
 class Correspondence:
     """For each tensor of the compiled model what it may hold, the likeliest first."""
 
-    def __init__(self, source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Stored) -> None:
+    def __init__(
+        self, source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
+    ) -> None:
         self._source, self._before, self._after = source, before, after
-        self._stored: dict[str, dict[int, Array]] = defaultdict(dict)
-        for (name, axis), mask in stored.items():
-            self._stored[name][axis] = np.flatnonzero(mask)
-        self._by_shape = _Index({n: t for n, t in before.tensors.items() if n in source.maker and n not in source.fixed})
+        self._stored = stored
+        self._by_shape = _Index(
+            {n: t for n, t in before.tensors.items() if n in source.maker and n not in source.fixed}
+        )
         self.candidates: dict[str, list[Boundary]] = {}
         #: tensors that do not hold in the run what the source's tensor of their name does
         self.unlike: set[str] = set()
@@ -100,7 +100,13 @@ class _Index:
 
 
 def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
-    return len(tensor.shape), axis, tensor.dtype, tensor.prints[axis].shape[1], tuple(n for a, n in enumerate(tensor.shape) if a != axis)
+    return (
+        len(tensor.shape),
+        axis,
+        tensor.dtype,
+        tensor.prints[axis].shape[1],
+        tuple(n for a, n in enumerate(tensor.shape) if a != axis),
+    )
 
 
 def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
@@ -137,7 +143,11 @@ def _rows(tensor: Tensor, axis: int) -> Array | None:
     """The prints of slices along an axis, or all their elements; None where there are none."""
     if tensor.whole is None or tensor.whole.dtype.kind == "O":
         return tensor.prints.get(axis)
-    return np.moveaxis(tensor.whole, axis, 0).reshape(tensor.shape[axis], -1).astype(np.float64) if tensor.whole.size else None
+    return (
+        np.moveaxis(tensor.whole, axis, 0).reshape(tensor.shape[axis], -1).astype(np.float64)
+        if tensor.whole.size
+        else None
+    )
 
 
 def _near(one: Array, two: Array) -> bool:
@@ -172,9 +182,11 @@ def _nearest(source: Array, rows: Array) -> Array:
 
 def _most(source: Tensor, tensor: Tensor) -> dict[int, Array] | None:
     """The slices of a source tensor that a tensor with errors in a few slices holds; None if most are not there."""
-    other = [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m] if len(
-        source.shape
-    ) == len(tensor.shape) else []
+    other = (
+        [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m]
+        if len(source.shape) == len(tensor.shape)
+        else []
+    )
     if len(other) != 1 or other[0] not in source.prints or other[0] not in tensor.prints:
         return None
     axis = other[0]

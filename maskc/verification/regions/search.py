@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Boundary, Checker, Claims, Graph, Judgement, Region, proved, whole
-from maskc.verification.regions.correspondence import Correspondence, Stored
+from maskc.verification.recheck import Array, Boundary, Checker, Claims, Graph, Judgement, Region, Slices, proved, whole
+from maskc.verification.regions.correspondence import Correspondence
 from maskc.verification.regions.observation import observe
+from passes.errors import in_brief
 
 # How often what a region reads is taken into it.
 _LEVELS = 6
@@ -20,6 +21,9 @@ _ROUNDS = 200
 
 Key = tuple[Any, ...]
 
+# How a judgement of what could not be run begins.
+NOT_RUN = "it cannot be run"
+
 
 @dataclass
 class Failure:
@@ -27,6 +31,11 @@ class Failure:
 
     region: Region
     judgement: Judgement
+
+    @property
+    def ran(self) -> bool:
+        """Whether it was computed, and something else came out."""
+        return not self.judgement.why.startswith(NOT_RUN)
 
 
 @dataclass
@@ -67,7 +76,7 @@ def prove(
     source: Graph,
     compiled: Graph,
     feeds: Sequence[Mapping[str, Array]],
-    stored: Stored | None = None,
+    stored: Mapping[str, Slices] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
@@ -114,7 +123,16 @@ class _Search:
         """All that a judgement is of: it says nothing of a region that reads other boundaries or claims."""
         claimed = tuple((n, self.versions.get(n, 0)) for n in sorted({*region.source_reads, region.boundary.source}))
         slices = tuple((axis, index.tobytes()) for axis, index in region.boundary.slices.items())
-        return region.target, region.boundary.source, slices, region.compiled, region.compiled_reads, region.source, region.source_reads, claimed
+        return (
+            region.target,
+            region.boundary.source,
+            slices,
+            region.compiled,
+            region.compiled_reads,
+            region.source,
+            region.source_reads,
+            claimed,
+        )
 
     def _judge(self, regions: Sequence[Region]) -> None:
         alone = [r for r in regions if r.boundary.reads is not None]
@@ -133,7 +151,7 @@ class _Search:
                 self._run(regions[:half])
                 self._run(regions[half:])
                 return
-            found = {regions[0].target: Judgement(float("inf"), why=f"it cannot be run: {str(error)[:200]}")}
+            found = {regions[0].target: Judgement(float("inf"), why=f"{NOT_RUN}: {in_brief(error)}")}
         for region in regions:
             self.judged[self._key(region)] = found[region.target]
 
@@ -187,7 +205,7 @@ class _Search:
         for boundary in others:
             self.checker.boundaries[target] = boundary
         if all(self._agrees(name) for name in (target, *readers)):
-                return True
+            return True
         self.checker.boundaries[target] = first
         return False
 

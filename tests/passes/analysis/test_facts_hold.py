@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from tests.double_precision.evaluator import Evaluator, has_double, to_double
 from onnx import ModelProto
 
-from maskc.verification.double_precision.evaluator import Evaluator, has_double, to_double
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.analysis import dataflow
 from passes.rewriting import channel_facts

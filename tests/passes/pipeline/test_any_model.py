@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from tests.double_precision.evaluator import Evaluator
 from onnx import TensorProto, helper, numpy_helper
 
-from maskc.verification.double_precision.evaluator import Evaluator
 from passes import count, shrink
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
