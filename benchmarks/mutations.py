@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
 import maskc
 from passes import shrink
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators.architectures import ARCHITECTURES, build
 from tests.generators.exported import EXPORTED
 from tests.generators.mutations import MUTATIONS, Mutant, mutant

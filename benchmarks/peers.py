@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tests.double_precision.evaluator import Evaluator, to_double, widen
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +33,7 @@ import maskc
 import passes
 from benchmarks import dense, masking, published, record
 from benchmarks.worker import Worker
+from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.running import Feeds, random_feeds
 
 HERE = Path(__file__).parent

@@ -41,14 +41,13 @@ def verify(
 ) -> None:
     """Check numerically that the outputs of two models match.
 
-    Both models are run in ONNX Runtime, or on --provider, on the same random
-    inputs of several kinds and batch sizes, and all outputs are compared. If
-    the reference is a TensorFlow model, TensorFlow's own outputs are compared
-    too. An error above the tolerance is accepted only within the model's own
-    rounding noise, and the result says so. If the models differ, the first
-    tensor that differs is named, with the node that computes it. If outputs
-    hardly move, tensors inside the models are compared; if these settle
-    nothing either, the exit code is 4.
+    The models are cut into regions, mostly of one node, and each region is
+    run on random values of its own: if all agree, so do the models. Then both
+    are run in ONNX Runtime, or on --provider, on the same inputs of several
+    kinds and batch sizes, and their outputs are compared. If the reference is
+    a TensorFlow model, TensorFlow's own outputs are compared too. If the
+    models differ, the first tensor that differs is named, with the node that
+    computes it. If some region cannot be compared, the exit code is 4.
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from maskc.results.diff import Change, Diff
     from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
-    from maskc.results.measurements import Latency, OutputError, Regions
+    from maskc.results.measurements import Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
     from passes.sizes.cost_values import Cost, CountedAt
@@ -102,14 +102,12 @@ def show_verification(result: Verification, out: Console) -> None:
     if result.outputs:
         out.print(_errors(result.outputs, out.width < NARROW))
     if result.regions is not None:
-        out.print(_regions(result.regions), markup=False, soft_wrap=True)
+        out.print(str(result.regions), markup=False, soft_wrap=True)
     if result.latency is not None:
         out.print(_latency(result.latency), markup=False, soft_wrap=True)
     _show_notes(result.notes, out)
     for reason in (*result.reasons, *result.undecided):
         out.print(reason, style="red" if result.reasons else "yellow", markup=False, soft_wrap=True)
-    if result.parting is not None:
-        out.print(str(result.parting), style="red", markup=False, soft_wrap=True)
     out.print(_verdict(result), markup=False, soft_wrap=True, style=_COLOURS[result.verdict])
 
 
@@ -316,12 +314,6 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
 
 def _agreement(passed: bool) -> Text:
     return Text("ok", style="green") if passed else Text("differs", style="red")
-
-
-def _regions(regions: Regions) -> str:
-    checked = regions.nodes - len(regions.unchecked)
-    what = f"{checked:,} of {regions.nodes:,} nodes" if regions.unchecked else f"All {regions.nodes:,} nodes"
-    return f"{what} of the compiled model agree, in {regions.count:,} regions of at most {regions.largest:,} nodes."
 
 
 def _latency(latency: Latency) -> str:

@@ -47,11 +47,12 @@ class KeptForSpeed:
 class Checked:
     """How the comparison of two models came out.
 
-    `verdict` is "verified" when all outputs agree, a difference would have shown and the reduction asked for
-    (`min_reduction`) is reached; "failed" when something is wrong; "cannot tell" when nothing is, but parts could not be
-    compared, as `undecided` says. `passed` holds for "verified" alone, and `equivalent` when no difference was found.
-    `outputs` are their errors, and `regions` what was compared inside, null where nothing was. `reasons` has a sentence for everything that failed, `notes` for what a reader should know about how the
-    comparison was made, and `parting` says where models that differ first do so.
+    `verdict` is "verified" when all outputs agree and the reduction asked for (`min_reduction`) is reached; "failed"
+    when something is wrong; "cannot tell" when nothing is, but parts could not be compared, as `undecided` says.
+    `passed` holds for "verified" alone, and `equivalent` when no difference was found. `outputs` are their errors, and
+    `regions` those in which the models were compared inside, null where they were not. `reasons` has a sentence for
+    everything that failed, `notes` for what a reader should know about how the comparison was made, and `parting` says
+    where models that differ first do so.
     """
 
     verdict: Literal["verified", "failed", "cannot tell"]

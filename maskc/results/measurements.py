@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+# So many nodes are named beside the one that computes the tensor.
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -63,37 +65,51 @@ class Regions:
     nodes: int
     unchecked: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """One sentence."""
+        agree = f"{self.nodes - len(self.unchecked):,} of {self.nodes:,}" if self.unchecked else f"All {self.nodes:,}"
+        regions = "one region" if self.count == 1 else f"{self.count:,} regions"
+        return f"{agree} nodes of the compiled model agree, in {regions} of at most {self.largest:,} nodes."
+
 
 @dataclass(frozen=True)
 class FirstDifference:
     """The first tensor, in the order of the compiled graph, that is not what it should be.
 
-    `node` makes it there, of type `op`; `suspects` are this node and those before it whose results have no
-    counterpart, back to the last tensors that agree. `error` and what is `allowed` are relative to the scale of the
-    tensor's slice, and `sample` says on which data. `made_by` says what makes the tensor in the source.
+    `node` computes it, of type `op`; `suspects` are the nodes of its region: this one and those before it, back to
+    tensors that agree. `source` is the tensor of the source that it should be or be a part of, computed there by
+    `source_node` of type `source_op`, both null for an input. `reason` says how they differ, `error` and what is
+    `allowed` are relative to the scale of the tensor's slice, and `channel` of `axis` is the worst, null where none is.
+    `sample` says on which data.
     """
 
     tensor: str
     node: str
     op: str
     suspects: tuple[str, ...]
+    source: str
+    source_node: str | None
+    source_op: str | None
+    reason: str
     error: float
     allowed: float
+    axis: int | None
+    channel: int | None
     sample: str
-    made_by: str
 
     def __str__(self) -> str:
-        """Two sentences that say where to look."""
+        """One sentence that says where to look."""
+        of_source = ""
+        if (self.source, self.source_node) != (self.tensor, self.node):
+            by = f", computed by {self.source_op} '{self.source_node}'" if self.source_node else ""
+            of_source = f" for '{self.source}' of the source{by}"
+        place = "" if self.channel is None else f", most of all in channel {self.channel} of axis {self.axis}"
         others = [name for name in self.suspects if name != self.node]
-        also = f", or in {', '.join(others)} before it" if others else ""
-        if not math.isfinite(self.error):
-            what = "another shape, or NaN or infinity at other positions" if self.allowed else "it cannot be computed"
-        else:
-            what = f"error {self.error:.3g} of its scale, tolerance {self.allowed:.3g}"
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        also = f"; the cause is there or in {', '.join(others[:_MOST_NAMED])}{more} before it" if others else ""
         return (
-            f"The models first differ at tensor '{self.tensor}', computed by {self.op} '{self.node}' ({what}; with "
-            f"{self.sample}): the cause is there{also}. "
-            f"{self.made_by}"
+            f"The models first differ at tensor '{self.tensor}', computed by {self.op} '{self.node}'{of_source}: with "
+            f"{self.sample}, {self.reason}{place}{also}."
         )
 
 

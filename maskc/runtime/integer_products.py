@@ -13,9 +13,17 @@ from onnx import ModelProto, TensorProto
 from maskc.frontend.graph_queries import all_nodes, all_tensors
 
 _PRODUCTS = frozenset(
-    {"ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearConv",
-     "QLinearMatMul"}
-)  # fmt: skip
+    (
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QGemm",
+        "QLinearConv",
+        "QLinearMatMul",
+    )
+)
 
 
 def saturates(model: ModelProto) -> bool:

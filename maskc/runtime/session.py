@@ -38,8 +38,9 @@ class Session(Protocol):
 
 
 def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False) -> Session:
-    """The model in the runtime of the provider; `optimized=False` runs every operator as it is written, `exact` all 8-bit products
-    without saturation.
+    """The model in the runtime of the provider.
+
+    `optimized=False` runs every operator as it is written, and `exact` 8-bit products without saturation.
 
     OpenVINO has no such switch. Operators as they are written are the same function wherever they run, so ONNX Runtime
     on the CPU takes its place. Raises `RunError` when the runtime refuses the model, and `UnavailableError` when the

@@ -1,7 +1,7 @@
 """Are two models the same function? Region by region on random values, and whole, in a runtime, on the same inputs.
 
-Regions decide. Whole outputs show that the file loads and runs where it is to, that it takes other sizes, and what it gives
-on real data. Where the reference is a TensorFlow model, TensorFlow's own outputs are compared as well.
+Regions decide. Whole outputs show that the file loads and runs where it is to, that it takes other sizes, and what it
+gives on real data. Where the reference is a TensorFlow model, TensorFlow's own outputs are compared as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -24,6 +25,7 @@ from maskc.runtime import accepted_sizes, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless
 from maskc.runtime.integer_products import saturates
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
+from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,
     Session,
@@ -35,7 +37,7 @@ from maskc.runtime.session import (
     strict,
 )
 from maskc.runtime.tensor_sizes import TensorSizes
-from maskc.verification import input_output_signature
+from maskc.verification import input_output_signature, save_failing_case
 from maskc.verification.compare_regions import compare_regions, difference, summary
 from maskc.verification.error_statistics import Distance
 from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
@@ -45,8 +47,7 @@ from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.recheck import Slices
 from maskc.verification.regions.search import Proof
 from maskc.verification.rounded_weights import RoundedWeights
-from maskc.verification.runtime_differences import RuntimeDifferences
-from maskc.verification.save_failing_case import write as write_dump
+from maskc.verification.rounding import Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 
 
@@ -106,14 +107,16 @@ def compare(
             judge = strict(expected, models.reference, found.provider)
             inside = TensorSizes(models.reference, ports, models.compiled)
             samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
-            _compare_on(_run(samples, count), ports, expected, actual, models, options, found)
+            data = _run(samples, count)
+            feeds = redrawn(ports, data, judge, options.seed)
+            _compare_on(data, feeds, expected, actual, models, options, found)
     equivalent = not found.reasons
     found.notes += _on_rounding(models, found)
     reduction = models.before.reduction_to(models.after)
     if options.min_reduction is not None and reduction < options.min_reduction:
         found.reasons.append(
-            f"The reduction is {reduction:.4g}x and has to be {options.min_reduction:g}x ({models.before.flops:,} FLOPs "
-            f"before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
+            f"FLOPs fell by a factor of {reduction:.4g}, and {options.min_reduction:g} is the least allowed "
+            f"({models.before.flops:,} before, {models.after.flops:,} after, at {sizes_in_brief(models.before.at)})."
         )
     lists = {name: tuple(getattr(found, name)) for name in ("reasons", "undecided", "notes")}
     return Verification(
@@ -129,14 +132,9 @@ def compare(
 
 
 def _on_rounding(models: Models, found: _Found) -> list[str]:
-    """Sentences on what the runtime rounds otherwise than models say, and on errors that rounding explains."""
+    """Sentences on what the runtime rounds otherwise than models say."""
     both, title = (models.reference, models.compiled), runtime_title(found.provider)
     notes = []
-    if any(error.explained for error in found.outputs):
-        notes.append(
-            f"Accepted: some errors of whole outputs are above the default tolerance in {title}. All regions agree, so "
-            "rounding is what grows in the model, or what its runtime's own optimizations change in both models."
-        )
     if any(map(rounds_products, both)):
         notes.append(
             "Products with quantised weights were computed in single precision. By default "
@@ -145,8 +143,8 @@ def _on_rounding(models: Models, found: _Found) -> list[str]:
         )
     if found.provider == "cpu" and any(map(saturates, both)):
         notes.append(
-            "8-bit products were computed exactly. By default ONNX Runtime saturates them on this processor, which has no "
-            "VNNI instructions; session.x64quantprecision=1 disables that."
+            "8-bit products were computed exactly. By default ONNX Runtime saturates them on this processor, which has "
+            "no VNNI instructions; session.x64quantprecision=1 disables that."
         )
     return notes
 
@@ -187,19 +185,28 @@ def _run(samples: Iterable[Sample], count: int) -> list[Sample]:
 
 def _compare_on(
     data: Sequence[Sample],
-    ports: Sequence[random_inputs.Port],
+    feeds: Sequence[Inputs],
     expected: Session,
     actual: Session,
     models: Models,
     options: VerifyOptions,
     found: _Found,
 ) -> None:
-    """Compare regions, then whole outputs on these data; measure latency."""
+    """Compare regions, then whole outputs on these data; measure latency. A tolerance that is given decides alone."""
     found.samples = len(data)
     found.notes += notes_on(data)
     found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
-    proof = _compare_inside(data, ports, models, options, found)
-    _compare_outputs(data, expected, actual, models, options, proof, found)
+    given = options.rtol is not None or bool(options.atol)
+    proof = None if given else _compare_inside(feeds, models, options, found)
+    sample = _compare_outputs(data, expected, actual, models, options, proof, found)
+    if given and found.reasons:
+        proof = _compare_inside(feeds, models, options, found)
+    if found.reasons:
+        first, *others = found.reasons
+        why = where_odd(models.reference, sample or data[0])
+        found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
+        if options.dump is not None:
+            found.notes.append(_dumped(options.dump, proof, sample or data[0]))
     # What cannot be run on these data has failed above.
     with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
         if found.provider == "cuda" or found.provider == "tensorrt":
@@ -209,15 +216,8 @@ def _compare_on(
             found.latency = latency.measure(before, after, data[0].inputs, found.provider)
 
 
-def _compare_inside(
-    data: Sequence[Sample],
-    ports: Sequence[random_inputs.Port],
-    models: Models,
-    options: VerifyOptions,
-    found: _Found,
-) -> Proof | None:
+def _compare_inside(feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found) -> Proof | None:
     """Compare region by region, as far as that can be; None if it cannot."""
-    feeds = redrawn(ports, data, options.seed)
     try:
         proof = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
     except UnavailableError as error:
@@ -227,13 +227,7 @@ def _compare_inside(
     failure = proof.first()
     if failure is not None and failure.ran:
         found.parting = difference(proof, failure)
-        found.reasons.append(str(found.parting))
-        if options.dump is not None:
-            try:
-                written = write_dump(options.dump, proof.checker, failure.region)
-                found.notes.append(f"Written: {', '.join(map(str, written))}.")
-            except InputError as error:  # must not hide the difference itself
-                found.notes.append(str(error))
+        found.reasons.insert(0, str(found.parting))
     elif not proof.complete:
         where = "some tensor" if failure is None else f"'{failure.region.target}'"
         why = "" if failure is None else f": {failure.judgement.why}"
@@ -249,21 +243,14 @@ def _compare_outputs(
     options: VerifyOptions,
     proof: Proof | None,
     found: _Found,
-) -> None:
-    """Compare whole outputs in the runtime, and with the original."""
-    differences = RuntimeDifferences(models.reference, models.compiled, actual.run)
-    given = options.rtol is not None or bool(options.atol)
-
-    def explained(name: str, error: Distance, sample: Sample) -> bool:
-        return not given and proof is not None and proof.complete and differences.are_of_both(sample)
-
+) -> Sample | None:
+    """Compare whole outputs in the runtime, and with the original; returns the first sample that failed."""
     title = runtime_title(found.provider)
-    pairs = [Pair(title, lambda sample: sample.expected, actual.run, "the compiled model", explained)]
+    rounding = Rounding(models.reference, models.compiled, actual.run, proof, title)
+    pairs = [Pair(title, lambda sample: sample.expected, actual.run, "the compiled model", rounding.explains)]
     if models.original is not None and models.original.tensorflow is not None:
-        original, moving = (
-            models.original.tensorflow.run,
-            RoundedWeights(models.reference, found.provider, options.seed),
-        )
+        original = models.original.tensorflow.run
+        moving = RoundedWeights(models.reference, found.provider, options.seed)
         run, what = actual.run, "the compiled model"
         if models.masked:
             run, what = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
@@ -275,12 +262,25 @@ def _compare_outputs(
     tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol, expected.finest)
     result = compare_outputs(pairs, data, tolerance)
     found.outputs = result.errors
-    if result.failures and result.sample is not None:
-        first, *others = result.failures
-        why = where_odd(models.reference, result.sample)
-        found.reasons += [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
-        if proof is not None and proof.complete and not given:
-            found.notes.append(differences.told(result.sample, title))
+    found.reasons += result.failures
+    if found.parting is None and rounding.difference is not None:
+        found.parting = rounding.difference
+        found.reasons.insert(0, str(found.parting))
+    found.notes += rounding.notes(result.sample)
+    return result.sample
+
+
+def _dumped(directory: Path, proof: Proof | None, sample: Sample) -> str:
+    """Write the region that fails, or the inputs on which outputs differ, and say so."""
+    failure = None if proof is None else proof.first()
+    try:
+        if proof is not None and failure is not None and failure.ran:
+            written = save_failing_case.write(directory, proof.checker, failure.region)
+        else:
+            written = save_failing_case.write_inputs(directory, sample.inputs)
+    except InputError as error:  # must not hide the difference itself
+        return str(error)
+    return f"Written: {', '.join(map(str, written))}."
 
 
 def _placement(models: Models, inputs: random_inputs.Inputs, provider: Gpu) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto
+import numpy as np
+from onnx import ModelProto
 
 from maskc import progress
 from maskc.errors import UnavailableError
-from maskc.frontend.graph_queries import name_of
+from maskc.frontend.graph_queries import name_of, type_of
 from maskc.results.measurements import FirstDifference, Regions
 from maskc.runtime.bfloat16_as_float32 import widened
+from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification.recheck import Graph, Slices
+from maskc.verification.recheck import Array, Checker, Graph, Region, Seen, Slices, stream
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 
@@ -26,14 +28,66 @@ def compare_regions(
     feeds: inputs on which tensors are seen. stored: slices that the compiler says it left, by tensor and axis. Raises
     `UnavailableError` where one of the models does not run operator by operator.
     """
-    one, two = (Graph(widened(model) or model, Path("/")) for model in (reference, compiled))
     with progress.stage("Comparing regions"):
         try:
-            return prove(one, two, feeds, stored, seed)
+            source = _graph(reference)
+            return prove(source, _graph(compiled), [_fed(source, reference, each) for each in feeds], stored, seed)
         except Exception as error:  # of any kind that ONNX Runtime has
-            raise UnavailableError(
-                f"Operator by operator, ONNX Runtime cannot run the models: {in_brief(error)}."
-            ) from error
+            why = in_brief(error)
+            raise UnavailableError(f"ONNX Runtime cannot run the models operator by operator: {why}.") from error
+
+
+def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure | None:
+    """The first region that is not what it should be where the source's tensors are as they are with these inputs."""
+    proven = proof.checker
+    regions = [proven.region(name) for name in proof.proved & proof.judged.keys()]
+    needed = {name for region in regions for name in region.source_reads}
+    needed.update(boundary.source for boundary in proven.boundaries.values())
+    values = _fed(proven.source, reference, inputs)
+
+    def visit(name: str, arrays: list[Array]) -> None:
+        if name in needed:
+            values[name] = arrays[0]
+
+    stream(proven.source, [dict(values)], visit)
+    checker = _OnValues(proven, values)
+    judged = checker.check([region for region in regions if region.boundary.reads is None])
+    for region in regions:
+        if region.boundary.reads is not None:
+            judged |= checker.check([region])
+    failing = [Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees]
+    return min(failing, key=lambda failure: proven.compiled.maker[failure.region.target], default=None)
+
+
+class _OnValues(Checker):
+    """A checker of regions on values that tensors of the source have in one run."""
+
+    def __init__(self, proven: Checker, values: Mapping[str, Array]) -> None:
+        seen = {**proven.seen, **{name: Seen.of([array]) for name, array in values.items()}}
+        super().__init__(proven.source, proven.compiled, proven.boundaries, proven.claims, seen, proven.seed)
+        self._values = values
+
+    def fresh(self, name: str, turn: int) -> Array:
+        """The value of a tensor."""
+        return self._values[name] if name in self._values else super().fresh(name, turn)
+
+    def turns(self, region: Region) -> int:
+        """Once: no turn has other values."""
+        return 1
+
+
+def _graph(model: ModelProto) -> Graph:
+    return Graph(in_numpy_types(widened(model) or model)[0], Path("/"))
+
+
+def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:
+    """Inputs of a model as its graph takes them, which are in single precision where numpy has no type for them."""
+    fed: Inputs = {}
+    for old, new in zip(model.graph.input, graph.model.graph.input, strict=True):
+        if old.name in inputs:
+            wide = type_of(old).elem_type != type_of(new).elem_type
+            fed[new.name] = inputs[old.name].astype(np.float32) if wide else inputs[old.name]
+    return fed
 
 
 def summary(proof: Proof) -> Regions:
@@ -50,27 +104,28 @@ def summary(proof: Proof) -> Regions:
     return Regions(len(sizes), max(sizes, default=0), len(live), unchecked)
 
 
-def difference(proof: Proof, failure: Failure) -> FirstDifference:
-    """The first tensor that is not what it should be, and which nodes make it here and in the source."""
+def difference(
+    proof: Proof, failure: Failure, sample: str = "random values at the start of its region"
+) -> FirstDifference:
+    """The tensor that is not what it should be, and which nodes compute it here and in the source."""
     checker, region, judgement = proof.checker, failure.region, failure.judgement
     node = checker.compiled.nodes[checker.compiled.maker[region.target]]
     maker = checker.source.maker.get(region.boundary.source)
-    at = judgement.at
+    twin = None if maker is None else checker.source.nodes[maker]
+    axis, channel = judgement.at or (None, None)
     return FirstDifference(
         tensor=region.target,
         node=name_of(node),
         op=node.op_type,
         suspects=tuple(name_of(checker.compiled.nodes[index]) for index in region.compiled),
+        source=region.boundary.source,
+        source_node=None if twin is None else name_of(twin),
+        source_op=None if twin is None else twin.op_type,
+        reason=judgement.why
+        or f"the error is {judgement.error:.3g} of its scale, above the tolerance of {judgement.allowed:.3g}",
         error=judgement.error,
         allowed=judgement.allowed,
-        sample="random values where its region begins",
-        made_by=_in_source(region.boundary.source, None if maker is None else checker.source.nodes[maker])
-        + ("" if at is None else f", and channel {at[1]} of axis {at[0]} is off most")
-        + ".",
+        axis=axis,
+        channel=channel,
+        sample=sample,
     )
-
-
-def _in_source(tensor: str, node: NodeProto | None) -> str:
-    if node is None:
-        return f"In the source it is the input '{tensor}'"
-    return f"In the source it is '{tensor}', computed by {node.op_type} '{name_of(node)}'"

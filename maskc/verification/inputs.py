@@ -182,19 +182,30 @@ def elements(sample: Sample) -> int:
     return max(1, sum(array.size for array in sample.inputs.values()))
 
 
-def redrawn(ports: Sequence[random_inputs.Port], samples: Sequence[Sample], seed: int) -> list[Inputs]:
-    """Two inputs on which to see what is inside a model: floats are Gaussian, indices any of the entries that there are.
+def redrawn(
+    ports: Sequence[random_inputs.Port], samples: Sequence[Sample], expected: Session, seed: int
+) -> list[Inputs]:
+    """Two inputs on which to see what is inside a model: Gaussian numbers, and indices of any entry that there is.
 
-    They have the sizes of two samples that are not very small, and what else these hold; real data are taken as they are.
+    They have the sizes of two samples that are not very small, and are these where the reference cannot be run on what
+    was drawn; real data are taken as they are.
     """
     real = [sample for sample in samples if sample.label.startswith("real data")][:1]
-    others = [sample for sample in samples if sample not in real] or list(real)
+    others = [sample for sample in samples if not sample.label.startswith("real data")] or real
     least = min(_ENOUGH, max(map(elements, others)))
     chosen = sorted((sample for sample in others if elements(sample) >= least), key=elements)
     entries = {port.name: port.entries for port in ports if port.entries is not None}
     rng = np.random.default_rng([seed, 1])
-    drawn = [_drawn_again(sample.inputs, entries, rng) for sample in (chosen[0], chosen[min(1, len(chosen) - 1)])]
+    drawn = [_redrawn(like, entries, expected, rng) for like in (chosen[0], chosen[min(1, len(chosen) - 1)])]
     return [*(sample.inputs for sample in real), *drawn][:2]
+
+
+def _redrawn(like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator) -> Inputs:
+    inputs = _drawn_again(like.inputs, entries, rng)
+    try:
+        return _finite(Sample(like.label, inputs, expected.run(inputs)), expected).inputs
+    except RunError:
+        return like.inputs
 
 
 def _drawn_again(like: Inputs, entries: Mapping[str, int], rng: np.random.Generator) -> Inputs:

@@ -1,4 +1,4 @@
-"""What is odd about a reference model on a sample: weights or tensors that are not finite, sizes that are not as declared."""
+"""Oddities of a reference on a sample: weights or tensors that are not finite, sizes other than it declares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a model's outputs move when its weights are rounded: what TensorFlow's kernels may differ by."""
+"""Movement of a model's outputs when its weights are rounded: what TensorFlow's kernels may differ by."""
 
 from __future__ import annotations
 

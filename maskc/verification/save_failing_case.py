@@ -8,11 +8,12 @@ import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
 from maskc.frontend import write_model_files
+from maskc.runtime.random_inputs import Inputs
 from maskc.verification.recheck import NUMPY, Checker, Region, Slices
 
 
 def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]:
-    """Write `expected.onnx` and `compiled.onnx`, which read the source's tensors at the region's boundary, and `input.npz`.
+    """Write `expected.onnx` and `compiled.onnx`, which read tensors of the source, and `input.npz`.
 
     Returns the files. Raises `InputError` when they cannot be written.
     """
@@ -46,6 +47,14 @@ def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]
             write_model_files.write_model(model, directory / file)
         np.savez(directory / "input.npz", **values)  # type: ignore[arg-type]
     return tuple(directory / file for file in (*names, "input.npz"))
+
+
+def write_inputs(directory: Path, inputs: Inputs) -> tuple[Path, ...]:
+    """Write `input.npz`, on which the outputs of whole models differ. Raises `InputError` when that cannot be done."""
+    with write_model_files.written(f"The directory {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
+    return (directory / "input.npz",)
 
 
 def _end_with(model: ModelProto, name: str, slices: Slices, output: str) -> None:

@@ -6,9 +6,8 @@ the graph: 8 roundings times the square root of the depth of the output, and at 
 float32, 1e-3 for half precision. Integers, booleans and text must be equal.
 
 Two exact compilations of one function still round differently, and a network that is saturated, quantised, or on the
-edge between two classes magnifies rounding. So when this tolerance is exceeded, the reference's own rounding noise is
-measured on that sample (`rounding_noise`): an error of at most `NOISE_FACTOR` times that is no evidence of a
-difference, and the result says that this was used.
+edge between two classes magnifies rounding. So an error above this tolerance is accepted where no region of the models
+differs (`rounding`).
 
 TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance against TensorFlow's own outputs is
 `TENSORFLOW_FACTOR` times as wide.
@@ -17,16 +16,14 @@ TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.frontend.graph_queries import float_types
-from maskc.verification.error_statistics import distance
 
 # What is allowed at most, by type; everything else that is a float has half precision or less.
 RTOL: dict[int, float] = {TensorProto.DOUBLE: 1e-12, TensorProto.FLOAT: 1e-5}
@@ -36,21 +33,10 @@ RTOL_HALF = 1e-3
 # drunkard's walk, so with the square root of the depth. Measured on correct compilations of random networks.
 ROUNDINGS = 8.0
 
-# An error of at most so many times what rounding does to the reference is explained by rounding.
+# An error of at most so many times what rounding of weights does to the reference is explained by rounding.
 NOISE_FACTOR = 4.0
 
 TENSORFLOW_FACTOR = 10.0
-
-# What double precision itself may round, relative to the scale of an output.
-_DOUBLE_FLOOR = 1e-10
-
-# Where there are no weights to round, a constant that was computed of others is rounded to its own type once.
-_ROUNDED_ONCE: dict[int, float] = {
-    TensorProto.DOUBLE: 2.0**-53,
-    TensorProto.FLOAT: 2.0**-24,
-    TensorProto.BFLOAT16: 2.0**-9,
-}
-_HALF_ROUNDED_ONCE = 2.0**-11
 
 
 @dataclass(frozen=True)
@@ -118,23 +104,3 @@ def depths(model: ModelProto) -> dict[str, int]:
         depth = 1 + max((found.get(name, 0) for name in node.input), default=0)
         found.update((name, depth) for name in node.output if name)
     return found
-
-
-def double_floor(model: ModelProto) -> float:
-    """What double precision allows of the scale at least: a rounding of one constant, in the types of the model."""
-    return max([_DOUBLE_FLOOR, *(_ROUNDED_ONCE.get(each, _HALF_ROUNDED_ONCE) for each in float_types(model))])
-
-
-def relative_error(
-    expected: NDArray[Any], actual: NDArray[Any], rounded: Sequence[NDArray[Any]], floor: float
-) -> tuple[float, float]:
-    """The largest error and what is allowed, relative to the scale: `floor`, or more where rounding does more.
-
-    `rounded` are what is expected, computed with rounded weights. What must be equal is allowed no floor.
-    """
-    error = distance(expected, actual)
-    if error is None:
-        return math.inf, floor
-    scale = error.scale or 1.0
-    moved = [step.max_abs for array in rounded if (step := distance(expected, array)) is not None]
-    return error.max_abs / scale, max(0.0 if error.exact else floor, NOISE_FACTOR * max(moved, default=0.0) / scale)

@@ -59,8 +59,8 @@ def verify(
     any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`
     adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples` random ones.
     `provider` is `cpu`, `cuda`, `tensorrt` or `auto`, all in ONNX Runtime, or `openvino`. `dump` is a
-    directory for the region in which the models differ, and `bench` measures both models' latency. `reports` are files for a report, whether the models
-    differ or not: a page (`.html`) or data (`.json`).
+    directory for the region in which the models differ, and `bench` measures both models' latency. `reports` are files
+    for a report, whether the models differ or not: a page (`.html`) or data (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tests.double_precision.fused_operators import FUSED_OPERATORS
-from tests.double_precision.operators import OPERATORS
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -20,6 +18,8 @@ from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import array_of, copied
 from maskc.runtime.bfloat16_as_float32 import widen_type
 from passes.graph.process_wide import without_warnings
+from tests.double_precision.fused_operators import FUSED_OPERATORS
+from tests.double_precision.operators import OPERATORS
 
 NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

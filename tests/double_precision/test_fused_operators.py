@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 
 import maskc as api
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.maskc import build
 from tests.passes.model.test_contrib_operators import FORMS, model_of, run
 

@@ -18,13 +18,13 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
-from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
 from passes import count, shrink
 from passes.pipeline.report import Report
 from passes.planning import planner
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators.builder import Network
 from tests.generators.form import assert_explained, assert_folded, assert_well_formed
 from tests.generators.running import CannotRunError, Feeds, Runner, all_sizes, random_feeds

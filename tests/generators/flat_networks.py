@@ -7,9 +7,9 @@ from random import Random
 
 import numpy as np
 import onnx
-from tests.double_precision.evaluator import Evaluator, to_double, widen
 from onnx import ModelProto
 
+from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.builder import Array
 from tests.generators.mutations import MUTATIONS, mutant
 from tests.generators.running import random_feeds

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from tests.double_precision.evaluator import Evaluator, has_double
 from onnx import ModelProto, TensorProto, helper
+
+from tests.double_precision.evaluator import Evaluator, has_double
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
 from passes.sizes.cost_values import Cost
+from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators import check as checks
 from tests.generators.networks import network
 from tests.passes import text

@@ -41,7 +41,7 @@ def test_results_are_those_of_one_thread(tmp_path: Path, capsys: pytest.CaptureF
         for turn in range(3):
             made = maskc.compile(models[number], verify=True)
             assert made.model.SerializeToString(deterministic=True) == alone[number]
-            assert maskc.verify(models[number], made.model, samples=2, exact=True).passed
+            assert maskc.verify(models[number], made.model, samples=2).passed
             print(f"thread {number}, turn {turn}")
 
     with ThreadPoolExecutor(THREADS) as threads:
