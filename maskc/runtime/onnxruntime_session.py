@@ -112,7 +112,7 @@ class OnnxRuntimeSession:
         try:
             values = self._session.run(None, fed)
         except Exception as error:
-            raise RunError(f"ONNX Runtime fails: {gist(error)}.") from error
+            raise RunError(f"ONNX Runtime fails{_place(error)}: {gist(error)}.") from error
         results: dict[str, NDArray[Any]] = {}
         for name, value in zip(self.outputs, values, strict=True):
             results.update(_arrays(name, value))
@@ -177,6 +177,12 @@ def gist(error: Exception) -> str:
     return in_brief(Exception(text))
 
 
+def _place(error: Exception) -> str:
+    """The node at which ONNX Runtime says that it fails."""
+    named = re.search(r"while running (\w+) node\. Name:'([^']+)'", str(error))
+    return f" at {named[1]} '{named[2]}'" if named else ""
+
+
 def _load(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> tuple[Any, dict[str, str]]:
     """A session, and the names under which inputs that numpy cannot hold are fed as float32."""
     model, inputs = in_numpy_types(model)
@@ -230,9 +236,14 @@ def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[An
 
 def _mapped(model: ModelProto, options: Any) -> ModelProto:
     """The model as ONNX Runtime takes it whose weights are in files: it maps them into memory and copies none."""
-    anchor = Path.cwd().anchor
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", anchor)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", Path.cwd().anchor)
     options.add_session_config_entry("session.disable_prepacking", "1")
+    return from_root(model)
+
+
+def from_root(model: ModelProto) -> ModelProto:
+    """A copy in which weights in files are found by paths relative to the root, as absolute ones are refused."""
+    anchor = Path.cwd().anchor
     copy = copied(model)
     for tensor in all_tensors(copy):
         for entry in tensor.external_data:

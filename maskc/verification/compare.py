@@ -57,7 +57,7 @@ class Models:
 
     `original` is the TensorFlow model that the reference was converted from, None if there is none. `masked`: the
     reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted. `stored`
-    are the slices that the compiler says it left of tensors, by name and axis.
+    are the slices that the compiler says it left of tensors, by name and axis, None where none says so.
     """
 
     reference: ModelProto
@@ -66,7 +66,7 @@ class Models:
     after: Figures
     original: Source | None = None
     masked: bool = False
-    stored: Mapping[str, Slices] = field(default_factory=dict)
+    stored: Mapping[str, Slices] | None = None
 
 
 @dataclass

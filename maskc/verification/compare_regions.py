@@ -10,10 +10,11 @@ from onnx import ModelProto
 
 from maskc import progress
 from maskc.errors import UnavailableError
-from maskc.frontend.graph_queries import name_of, type_of
+from maskc.frontend.graph_queries import has_external, name_of, type_of
 from maskc.results.measurements import FirstDifference, Regions
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.numpy_types import in_numpy_types
+from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.recheck import Array, Checker, Graph, Region, Seen, Slices, stream
 from maskc.verification.regions.search import Failure, Proof, prove
@@ -21,7 +22,7 @@ from passes.errors import in_brief
 
 
 def compare_regions(
-    reference: ModelProto, compiled: ModelProto, feeds: Sequence[Inputs], stored: Mapping[str, Slices], seed: int
+    reference: ModelProto, compiled: ModelProto, feeds: Sequence[Inputs], stored: Mapping[str, Slices] | None, seed: int
 ) -> Proof:
     """Prove the outputs of the compiled model region by region, as far as that goes.
 
@@ -77,7 +78,8 @@ class _OnValues(Checker):
 
 
 def _graph(model: ModelProto) -> Graph:
-    return Graph(in_numpy_types(widened(model) or model)[0], Path("/"))
+    model = in_numpy_types(widened(model) or model)[0]
+    return Graph(from_root(model) if has_external(model) else model, Path(Path.cwd().anchor))
 
 
 def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:

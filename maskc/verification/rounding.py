@@ -14,6 +14,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.verification.compare_regions import difference, differs_on
 from maskc.verification.error_statistics import Distance, farthest
 from maskc.verification.inputs import Outputs, Sample
+from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
 
 # An error so many times as large as another is of another kind.
@@ -80,9 +81,11 @@ class Rounding:
             failure = differs_on(proof, self._models[0], sample.inputs)
         except Exception:  # of any kind that ONNX Runtime has
             return False
-        if failure is not None and self.difference is None:
+        if failure is None or failure.judgement.error < MOST:  # rounding grows in some regions on some data
+            return True
+        if self.difference is None:
             self.difference = difference(proof, failure, sample.label)
-        return failure is None
+        return False
 
     def _is_of_both(self, sample: Sample) -> bool:
         reference, compiled, apart = self._measured(sample)

@@ -28,18 +28,28 @@ def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]
             helper.make_graph([], "part", [], []), opset_imports=checker.source.model.opset_import
         )
         expected.ir_version = checker.source.model.ir_version
-    made = name if region.source else f"{name}·"
-    _end_with(expected, made, region.boundary.slices, region.target)
+    made = name
+    if not region.source:
+        made = f"{name}·"
+    elif name == region.target:  # which is to be the name of what is left of it
+        made = f"{name}·whole"
+        for node in expected.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [made if n == name else n for n in names]
+    _gather(expected, made, region.boundary.slices, region.target, len(expected.graph.node))
     compiled = checker.compiled.part(
         region.compiled, {n: checker.types[b.source] for n, b in held.items()}, [region.target]
     )
     for leaf, boundary in held.items():
         _begin_with(compiled, leaf, boundary.source, boundary.slices)
-    for model in (expected, compiled):
-        del model.graph.input[:]
-        for source in sources:
-            model.graph.input.append(helper.make_tensor_value_info(f"{source}·", NUMPY[types[source]], None))
     values = {f"{source}·": checker.fresh(source, 0) for source in sources}
+    kind = NUMPY[checker.types[region.boundary.source]]
+    for model in (expected, compiled):
+        del model.graph.input[:], model.graph.output[:]
+        model.graph.input.extend(
+            helper.make_tensor_value_info(input_, NUMPY[array.dtype], array.shape) for input_, array in values.items()
+        )
+        model.graph.output.append(helper.make_tensor_value_info(region.target, kind, None))
     names = ("expected.onnx", "compiled.onnx")
     with write_model_files.written(f"The directory {directory}"):
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,14 +65,6 @@ def write_inputs(directory: Path, inputs: Inputs) -> tuple[Path, ...]:
         directory.mkdir(parents=True, exist_ok=True)
         np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
     return (directory / "input.npz",)
-
-
-def _end_with(model: ModelProto, name: str, slices: Slices, output: str) -> None:
-    """Let slices of a tensor be the model's only output, by this name."""
-    final = f"{output}·result" if name == output else output
-    _gather(model, name, slices, final, len(model.graph.node))
-    del model.graph.output[:]
-    model.graph.output.add(name=final)
 
 
 def _begin_with(model: ModelProto, leaf: str, source: str, slices: Slices) -> None:

@@ -65,10 +65,15 @@ class _Subject:
         self.broken.update(name for name in node.output if name)
 
 
+_FEW_BITS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+
+
 def _kind(tensor: TensorProto) -> str:
     if tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16):
         return "f"
-    return "i" if tensor.data_type in (TensorProto.INT64, TensorProto.INT32) else "-"
+    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32):
+        return "i"
+    return "q" if tensor.data_type in _FEW_BITS else "-"
 
 
 def _values(tensor: TensorProto) -> Array:
@@ -82,6 +87,60 @@ def _weight_by_a_percent(s: _Subject) -> str:
     values[at] *= values.dtype.type(1.01)
     s.change(node, tensor, values)
     return f"{tensor.name}{list(at)} is 1% larger"
+
+
+def _weight_by_a_thousandth(s: _Subject) -> str:
+    """Of a weight that is not small among those that make the same output."""
+    node, _, tensor = s.pick(s.constants("f", rank=2))
+    values = _values(tensor)
+    large = np.argwhere(np.abs(values) >= 0.5 * np.abs(values).max())
+    at = s.rng.choice([tuple(int(i) for i in place) for place in large[:4096]])
+    values[at] *= values.dtype.type(1.001)
+    s.change(node, tensor, values)
+    return f"{tensor.name}{list(at)} is a thousandth larger"
+
+
+def _integer(s: _Subject) -> str:
+    """A weight of a quantised layer, or a zero point."""
+    node, _, tensor = s.pick(s.constants("q"))
+    values = _values(tensor)
+    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    old = int(values[at])
+    values[at] = old + (1 if old < 1 else -1)
+    s.change(node, tensor, values)
+    return f"{tensor.name}{[int(i) for i in at]} is {int(values[at])}, not {old}"
+
+
+def _edges(s: _Subject) -> str:
+    """Operands of one node, or what two nodes of one kind read."""
+
+    def operands() -> Iterator[tuple[NodeProto, int, NodeProto, int]]:
+        for node in s.nodes:
+            if node.op_type in ("Sub", "Div", "Greater", "Less", "Pow"):
+                yield node, 0, node, 1
+        for i, one in enumerate(s.nodes):
+            for two in s.nodes[i + 1 :]:
+                same = one.op_type == two.op_type and one.input and one.input[0] != two.input[0]
+                if same and not _needs(s.nodes, one.input[0], two.input[0]):
+                    yield one, 0, two, 0
+
+    one, i, two, j = s.pick(operands())
+    one.input[i], two.input[j] = two.input[j], one.input[i]
+    s.touch(one)
+    s.touch(two)
+    return f"{one.name or one.output[0]} and {two.name or two.output[0]} read each other's operand"
+
+
+def _needs(nodes: list[NodeProto], one: str, two: str) -> bool:
+    """Whether one of two tensors is computed of the other."""
+    for start, end in ((one, two), (two, one)):
+        reached = {start}
+        for node in nodes:
+            if reached.intersection(node.input):
+                reached.update(node.output)
+        if end in reached:
+            return True
+    return False
 
 
 def _channels_swapped(s: _Subject) -> str:
@@ -243,6 +302,7 @@ def _operator(s: _Subject) -> str:
 
 MUTATIONS: dict[str, Callable[[_Subject], str]] = {
     "a weight by 1%": _weight_by_a_percent,
+    "a weight by a thousandth": _weight_by_a_thousandth,
     "two channels swapped": _channels_swapped,
     "a bias dropped": _bias_dropped,
     "a constant wrong": _constant_wrong,
@@ -252,6 +312,8 @@ MUTATIONS: dict[str, Callable[[_Subject], str]] = {
     "a sign": _sign,
     "an axis": _axis,
     "an operator": _operator,
+    "an integer": _integer,
+    "edges exchanged": _edges,
 }
 
 

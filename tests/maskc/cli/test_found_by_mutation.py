@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from maskc.verification.intermediate_tensors import where_odd
+from maskc.verification.odd_references import where_odd
 from onnx import TensorProto, helper
 
 import maskc as api

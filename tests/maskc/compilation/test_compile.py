@@ -179,7 +179,7 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_verification_writes_nothing(mlp: Path) -> None:
     report = mlp.parent / "report.json"
     result = maskc("compile", mlp, "--report", report)
-    refused(result, 1, "'y'", "above the tolerance", "Nothing was written")
+    refused(result, 1, "tensor 'b', computed by Add 'b'", "above the tolerance", "Nothing was written")
     assert files(mlp.parent) == ["mlp.onnx"]
 
 
@@ -315,7 +315,7 @@ def test_compile_raises_errors_of_its_own(mlp: Path) -> None:
 
 @pytest.mark.usefixtures("broken_compiler")
 def test_compile_raises_when_the_verification_fails() -> None:
-    with pytest.raises(api.NotEquivalentError, match="'y'"):
+    with pytest.raises(api.NotEquivalentError, match="tensor 'b', computed by Add 'b'"):
         api.compile(build.mlp())
 
 
@@ -326,7 +326,7 @@ def test_compile_verifies_unless_it_is_not_to() -> None:
 
 def test_a_compiled_model_was_verified() -> None:
     checked = api.compile(build.mlp()).report.verification
-    assert checked is not None and checked.passed and checked.samples == 5
+    assert checked is not None and checked.passed and checked.samples == 3
 
 
 def test_flops_counts_the_model_as_it_stands() -> None:

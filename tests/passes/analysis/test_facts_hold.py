@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from tests.double_precision.evaluator import Evaluator, has_double, to_double
 from onnx import ModelProto
 
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.analysis import dataflow
 from passes.rewriting import channel_facts
 from passes.sizes.prepare import prepared
+from tests.double_precision.evaluator import Evaluator, has_double, to_double
 from tests.generators.builder import Network
 from tests.generators.check import describe
 from tests.generators.networks import network

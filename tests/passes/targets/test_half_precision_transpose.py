@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from tests.double_precision.evaluator import Evaluator
 
 from passes import shrink
+from tests.double_precision.evaluator import Evaluator
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, model, random

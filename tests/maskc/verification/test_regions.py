@@ -1,0 +1,507 @@
+"""Regions: what differs is refused with its place, however little outputs move, and what rounding does is accepted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from maskc.verification.compare_regions import compare_regions
+from maskc.verification.recheck import Graph
+from maskc.verification.regions.search import Proof, prove
+from passes import shrink
+from passes.pipeline import order
+from tests.generators.flat_networks import flat_network, mutants
+from tests.generators.mutations import MUTATIONS, mutant
+from tests.generators.running import random_feeds
+from tests.maskc import build
+from tests.maskc.command import maskc
+
+EVERY_SECOND = np.tile([1.0, 0.0], 8)
+
+
+def compared(source: onnx.ModelProto, compiled: onnx.ModelProto) -> Proof:
+    """The two region by region, without a run of the whole."""
+    feeds = [random_feeds(source, seed, {"n": 5}) for seed in range(2)]
+    return compare_regions(source, compiled, feeds, {}, 0)
+
+
+# Outputs that hardly move.
+
+
+def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
+    """x[n,8] → MatMul, Relu, mask over every second channel, MatMul, Softmax of scores of this scale → y[n,4]."""
+    body = """
+        [first] a = MatMul(x, w1)
+        b = Add(a, shift)
+        c = Relu(b)
+        d = Mul(c, mask)
+        [second] s = MatMul(d, w2)
+        y = Softmax<axis=-1>(s)
+    """
+    w2 = scale * np.random.default_rng(0).normal(size=(16, 4))
+    weights = {"mask": EVERY_SECOND, "shift": np.full(16, -1e6 if dead else 0.5), "w2": w2}
+    return build.model("(float[n,8] x) => (float[n,4] y)", body, w1=(8, 16), **weights)
+
+
+def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    stored = next(t.name for t in model.graph.initializer if t.name.startswith(name))
+    return build.changed(model, stored, lambda w: 3 * w)
+
+
+@pytest.mark.parametrize(("weight", "node"), [("w1", "first"), ("w2", "second")])
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_fault_that_no_output_shows_is_refused(weight: str, node: str, dead: bool) -> None:
+    """Behind scores that are all but equal, or units that are dead on all data."""
+    source = scores(1e-12, dead=dead)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).verdict == "verified"
+    result = api.verify(source, tripled(compiled, weight))
+    assert result.verdict == "failed" and result.parting is not None
+    assert result.parting.node == node and result.outputs[0].passed
+    assert f"computed by MatMul '{node}'" in result.reasons[0]
+
+
+def test_a_branch_that_hardly_counts() -> None:
+    """The output moves, but not with what the branch computes."""
+    source = scores(1e-12)
+    source.graph.node[-1].CopyFrom(onnx.helper.make_node("Add", ["s", "mean"], ["y"]))
+    source.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]))
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).passed
+    assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
+
+
+def test_a_weight_that_counts_a_millionth_behind_many_roundings() -> None:
+    body = "t0 = MatMul(x, w)" + "".join(f" t{i + 1} = Neg(t{i})" for i in range(99)) + " y = Neg(t99)"
+    weights = np.random.default_rng(0).normal(size=(17, 16)).astype(np.float32)
+    weights[16] = 0
+    weights[16, 0] = 1e-3
+    off = weights.copy()
+    off[16, 0] *= np.float32(1.01)
+    model, wrong = (build.model("(float[n,17] x) => (float[n,16] y)", body, w=w) for w in (weights, off))
+    assert api.verify(model, model).passed
+    assert not api.verify(model, wrong).passed
+
+
+def test_weights_behind_heavy_cancellation() -> None:
+    """A hundred millions are added and taken away again: of the product before, outputs show nothing."""
+    body = "a = MatMul(x, w) b = Add(a, far) c = Sub(b, far) d = Add(c, x) y = Relu(d)"
+    model = build.model("(float[n,8] x) => (float[n,8] y)", body, w=(8, 8), far=np.array(1e8))
+    assert api.verify(model, model).passed
+    assert not api.verify(model, tripled(model, "w")).passed
+
+
+def test_flat_networks_and_their_mutants() -> None:
+    judged(range(4), 2)
+
+
+@pytest.mark.slow
+def test_more_flat_networks_and_their_mutants() -> None:
+    judged(range(100, 140), 40)
+
+
+@pytest.mark.release
+def test_many_flat_networks_and_their_mutants() -> None:
+    judged(range(10_000, 11_000), 1000)
+
+
+def judged(seeds: range, broken: int) -> None:
+    """Assert that networks are verified, and mutants of the first `broken` of them refused."""
+    for seed in seeds:
+        ending, source = flat_network(seed)
+        compiled = shrink(source).model
+        assert api.verify(source, compiled).verdict == "verified", (seed, ending)
+        for kind, wrong in mutants(source, compiled, seed) if seed < seeds.start + broken else ():
+            try:
+                verdict = api.verify(source, wrong).verdict
+            except api.MaskcError:
+                continue
+            assert verdict != "verified", (seed, ending, kind)
+
+
+# Rounding.
+
+
+def steps(ending: str, result: str = "float[n,512]", **weights: Any) -> onnx.ModelProto:
+    body = f"hidden = MatMul(x, w1) smooth = MatMul(hidden, w2) {ending}"
+    return build.model(f"(float[n,8] x) => ({result} y)", body, w1=(8, 64), w2=(64, 512), **weights)
+
+
+def summed_otherwise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function with the hidden channels in another order."""
+    turned = np.random.default_rng(0).permutation(64)
+    return build.changed(build.changed(model, "w1", lambda w: w[:, turned]), "w2", lambda w: w[turned])
+
+
+STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "steps of 1/256": ("r = Add(smooth, far) y = Sub(r, far)", "float[n,512]", {"far": np.array(2.0**15)}),
+    "whole numbers": ("l = Mul(smooth, far) y = Floor(l)", "float[n,512]", {"far": np.array(2.0**11)}),
+    "bytes": (
+        "y = QuantizeLinear(smooth, step, zero)",
+        "int8[n,512]",
+        {"step": np.array(0.5), "zero": np.array(0, np.int8)},
+    ),
+    "halves": ("y = Cast<to=10>(smooth)", "float16[n,512]", {}),
+    "classes": ("y = ArgMax<axis=1, keepdims=0>(smooth)", "int64[n]", {}),
+    "logarithms of squares": (
+        "s = Mul(smooth, smooth) p = Add(s, tiny) y = Log(p)",
+        "float[n,512]",
+        {"tiny": np.array(1e-10)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_that_magnify_rounding_are_accepted(name: str) -> None:
+    ending, result, weights = STEPS[name]
+    model = steps(ending, result, **weights)
+    found = api.verify(model, summed_otherwise(model))
+    assert found.verdict == "verified", (found.reasons, found.undecided)
+    wrong = build.changed(model, "w2", lambda w: w * np.linspace(1, 1.01, 512, dtype=np.float32))
+    assert not api.verify(model, wrong).passed
+
+
+def test_errors_that_rounding_explains_are_said_to_be() -> None:
+    ending, result, weights = STEPS["whole numbers"]
+    model = steps(ending, result, **weights)
+    found = api.verify(model, summed_otherwise(model))
+    if any(output.explained for output in found.outputs):
+        assert any(note.startswith("Accepted: ") and "rounding" in note for note in found.notes)
+    assert not api.verify(model, summed_otherwise(model), rtol=0).passed
+
+
+def test_halves_are_judged_as_such() -> None:
+    body = "h = Cast<to=10>(x) a = MatMul(h, w) r = Relu(a) m = Mul(r, mask) b = MatMul(m, v) y = Cast<to=1>(b)"
+    rng = np.random.default_rng(0)
+    halves = {name: rng.normal(size=shape).astype(np.float16) for name, shape in (("w", (8, 16)), ("v", (16, 4)))}
+    mask = EVERY_SECOND.astype(np.float16)
+    model = build.model("(float[n,8] x) => (float[n,4] y)", body, mask=mask, **halves)
+    compiled = shrink(model).model
+    assert api.verify(model, compiled).passed
+    for name in ("w", "v"):
+        stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
+        assert not api.verify(model, build.changed(compiled, stored, lambda w: w * np.float16(1.1))).passed
+
+
+def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
+    body = "scores = MatMul(x, w) low = Sub(scores, far) y = Sigmoid(low)"
+    model = build.model("(float[n,8] x) => (float[n,5] y)", body, w=(8, 5), far=np.array(30.0))
+    assert api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1 + 1e-7))).passed
+    assert not api.verify(model, build.changed(model, "w", lambda w: w * np.float32(1.01))).passed
+
+
+def test_nans_must_be_where_they_were() -> None:
+    model = build.model("(float[n,8] x) => (float[n,8] y)", "d = Sub(x, shift) y = Log(d)", shift=np.zeros(8))
+    assert api.verify(model, model).passed
+    assert not api.verify(model, build.changed(model, "shift", lambda s: s + 1)).passed
+
+
+def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
+    signature, after = "(float[n,5] x) => (float[n,1] y)", "s = Mul(m, small) y = Add(s, one)"
+    weights = {"small": np.array(1e-12), "one": np.array(1.0)}
+    reference = build.model(signature, f"m = ReduceMean<axes=[1]>(x) {after}", **weights)
+    weights |= {"fifth": np.array(0.2), "axes": np.array([1])}
+    compiled = build.model(signature, f"parts = Mul(x, fifth) m = ReduceSum(parts, axes) {after}", **weights)
+    assert api.verify(reference, compiled).passed
+    assert api.verify(reference, build.changed(compiled, "fifth", lambda x: x * 1.0001)).verdict == "failed"
+
+
+# Mutants.
+
+
+def layers() -> onnx.ModelProto:
+    """x[n,8] → four times MatMul and Add, with Relu and a mask over every second channel in between → y[n,16]."""
+    body, weights, last = "", {}, "x"
+    for i in range(4):
+        body += f"[MatMul_{i}] product{i} = MatMul({last}, w{i}) "
+        body += f"[Add_{i}] {f'sum{i}' if i < 3 else 'y'} = Add(product{i}, b{i}) "
+        if i < 3:
+            body += f"[Relu_{i}] act{i} = Relu(sum{i}) [Mul_{i}] masked{i} = Mul(act{i}, mask)\n"
+        weights |= {f"w{i}": (16 if i else 8, 16), f"b{i}": (16,)}
+        last = f"masked{i}"
+    return build.model("(float[n,8] x) => (float[n,16] y)", body, mask=EVERY_SECOND, **weights)
+
+
+def images() -> onnx.ModelProto:
+    """x[n,3,8,8] → Conv, BatchNormalization, Clip and a mask; depthwise; two branches, and their difference by axis."""
+    body = """
+        [Stem] c = Conv<pads=[1,1,1,1]>(x, k, kb)
+        [Norm] n = BatchNormalization(c, scale, shift, mean, var)
+        [Six] r = Clip(n, zero, six)
+        [Mask] m = Mul(r, keep)
+        [Depthwise] d = Conv<group=8, pads=[0,0,2,2]>(m, dk)
+        [Left] l = Conv(d, lk)
+        [Right] g = Conv(d, rk)
+        [LeftTanh] lt = Tanh(l)
+        [RightTanh] rt = Sigmoid(g)
+        [Minus] e = Sub(lt, rt)
+        [Both] b = Concat<axis=1>(e, lt)
+        [Pick] p = Gather<axis=1>(b, index)
+        [Turn] t = Transpose<perm=[0,2,3,1]>(p)
+        [Last] y = LayerNormalization<axis=-1, epsilon=0.001>(t, ls, lb)
+    """
+    weights: dict[str, Any] = {"keep": np.tile([1.0, 0.0], 4).reshape(8, 1, 1), "zero": np.array(0.0)}
+    weights |= {"six": np.array(6.0), "var": np.linspace(0.5, 2, 8), "index": np.array([5, 0, 3, 2])}
+    weights |= {"k": (8, 3, 3, 3), "kb": (8,), "dk": (8, 1, 3, 3), "lk": (4, 8, 1, 1), "rk": (4, 8, 1, 1)}
+    weights |= dict.fromkeys(("scale", "shift", "mean"), (8,)) | dict.fromkeys(("ls", "lb"), (4,))
+    return build.model("(float[n,3,8,8] x) => (float[n,8,8,4] y)", body, **weights)
+
+
+def quantised() -> onnx.ModelProto:
+    """x[n,8] → QuantizeLinear, DequantizeLinear and products with weights of int8, with a mask between them."""
+    body = """
+        [Q] q = QuantizeLinear(x, step, zero)
+        [DQ] f = DequantizeLinear(q, step, zero)
+        [W] w = DequantizeLinear(wq, small)
+        [First] a = MatMul(f, w)
+        [Act] r = Relu(a)
+        [Mask] m = Mul(r, mask)
+        [Q2] q2 = QuantizeLinear(m, step, zero)
+        [DQ2] f2 = DequantizeLinear(q2, step, zero)
+        [V] v = DequantizeLinear(vq, small)
+        [Second] y = MatMul(f2, v)
+    """
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in (("wq", (8, 16)), ("vq", (16, 4)))
+    }
+    scales = {"step": np.array(0.05), "small": np.array(0.01), "zero": np.array(0, np.int8)}
+    return build.model("(float[n,8] x) => (float[n,4] y)", body, mask=EVERY_SECOND, **weights, **scales)
+
+
+def dynamic() -> onnx.ModelProto:
+    """x[n,8] → twice DynamicQuantizeLinear and MatMulInteger, with a mask between them → y[n,4]."""
+
+    def product(read: str, weights: str, made: str) -> str:
+        return (
+            f"q{made}, s{made}, z{made} = DynamicQuantizeLinear({read}) "
+            f"[Product_{made}] i{made} = MatMulInteger(q{made}, {weights}, z{made}) "
+            f"c{made} = Cast<to=1>(i{made}) t{made} = Mul(s{made}, small) {made} = Mul(c{made}, t{made}) "
+        )
+
+    body = f"{product('x', 'wq', 'a')} r = Relu(a) m = Mul(r, mask) {product('m', 'vq', 'y')}"
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in (("wq", (8, 16)), ("vq", (16, 4)))
+    }
+    small = np.array(0.01)
+    return build.model("(float[n,8] x) => (float[n,4] y)", body, mask=EVERY_SECOND, small=small, **weights)
+
+
+NETWORKS = {made.__name__: made for made in (layers, images, quantised, dynamic)}
+
+
+@cache
+def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    source = NETWORKS[name]()
+    return source, shrink(source).model
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiled_networks_agree_everywhere(name: str) -> None:
+    proof = compared(*pair(name))
+    assert proof.complete, proof.first()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", MUTATIONS)
+def test_mutants_are_refused_where_they_are_broken(name: str, kind: str) -> None:
+    """In first, middle and last layers, as the seeds have it; those that change nothing are none."""
+    source, compiled = pair(name)
+    for seed in range(3):
+        found = mutant(compiled, kind, Random(seed))
+        if found is None or not runs_otherwise(compiled, found.model):
+            continue
+        proof = compared(source, found.model)
+        failure = proof.first()
+        assert not proof.complete and failure is not None, found.what
+        graph = proof.checker.compiled
+        made = {name for index in failure.region.compiled for name in graph.nodes[index].output}
+        near = made | failure.region.compiled_reads  # what is broken may be another tensor of the source by chance
+        assert near & found.broken, (found.what, failure.region.target)
+
+
+def runs_otherwise(model: onnx.ModelProto, wrong: onnx.ModelProto) -> bool:
+    """Whether a mutant is valid, runs, and is another function, as far as many examples show."""
+    try:
+        onnx.checker.check_model(wrong, full_check=True)
+        feeds = random_feeds(model, 0, {"n": 500})
+        feeds = {
+            name: (array * np.linspace(0.1, 9, len(array)).reshape(-1, *[1] * (array.ndim - 1))).astype("f")
+            for name, array in feeds.items()
+        }
+        before, after = (build.run(each, **feeds)["y"] for each in (model, wrong))
+    except Exception:  # of any kind that the checker and ONNX Runtime have
+        return False
+    return before.shape != after.shape or bool(np.abs(before - after).max() > 1e-5 * np.abs(before).max())
+
+
+def test_every_mutation_breaks_what_it_says() -> None:
+    """Each way of breaking a model is found in some model, changes it, and leaves the original alone."""
+    for kind in MUTATIONS:
+        found = None
+        for name in NETWORKS:
+            before = pair(name)[0].SerializeToString()
+            found = found or next((m for seed in range(20) if (m := mutant(pair(name)[0], kind, Random(seed)))), None)
+            assert pair(name)[0].SerializeToString() == before
+        assert found is not None and found.broken, kind
+
+
+def test_mutations_need_something_to_break() -> None:
+    for kind in ("float", "string"):
+        model = build.model(f"({kind}[n] x) => ({kind}[n] y)", "y = Identity(x)")
+        assert all(mutant(model, mutation, Random(0)) is None for mutation in MUTATIONS)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_one_integer_of_few_bits(bits: int) -> None:
+    """Whatever a runtime makes of products with such weights."""
+    kind = {2: onnx.TensorProto.INT2, 4: onnx.TensorProto.INT4}[bits]
+    values = np.random.default_rng(0).integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (32, 8))
+
+    def stored(numbers: np.ndarray[Any, Any]) -> onnx.ModelProto:
+        body = "w = DequantizeLinear<axis=0, block_size=16>(wq, steps) y = MatMul(x, w)"
+        signature = "(float[n,32] x) => (float[n,8] y)"
+        model = build.model(signature, body, 25 if bits == 2 else 21, ir=13 if bits == 2 else 10, checked=False)
+        model.graph.initializer.append(onnx.helper.make_tensor("wq", kind, numbers.shape, numbers.flatten().tolist()))
+        model.graph.initializer.append(build.constant("steps", np.full((2, 8), 0.1)))
+        return model
+
+    wrong = values.copy()
+    wrong[20, 3] += 1 if wrong[20, 3] < 1 else -1
+    assert api.verify(stored(values), stored(values)).verdict != "failed"
+    assert not api.verify(stored(values), stored(wrong)).passed
+
+
+# The place.
+
+
+def test_models_that_are_equal_part_nowhere() -> None:
+    assert api.verify(*pair("layers")).parting is None
+
+
+def test_source_tensor_and_channel_are_named() -> None:
+    """The channel is that of the source, though half of them are gone."""
+    source, compiled = pair("layers")
+    stored = next(t.name for t in compiled.graph.initializer if t.name.startswith("b1"))
+    place = api.verify(
+        source, build.changed(compiled, stored, lambda b: b + np.eye(1, b.size, 3, dtype="f")[0])
+    ).parting
+    assert place is not None and place.source_node in ("Add_1", "MatMul_1") and place.source in ("sum1", "product1")
+    assert (place.axis, place.channel) == (1, 3)
+
+
+def test_a_fault_of_a_pass_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = order.apply
+
+    def wrong(graph: Any, *arguments: Any) -> None:
+        apply(graph, *arguments)
+        third = [n for n in graph.nodes if n.op in ("MatMul", "Gemm")][2]
+        third.inputs[1].values = third.inputs[1].values * np.float32(1.01)
+
+    monkeypatch.setattr(order, "apply", wrong)
+    source = layers()
+    result = api.verify(source, shrink(source).model)
+    assert not result.passed and result.parting is not None and result.parting.node == "MatMul_2"
+
+
+def test_a_model_that_stops_halfway_is_refused() -> None:
+    source, compiled = pair("layers")
+    wrong = onnx.ModelProto.FromString(compiled.SerializeToString())
+    last = wrong.graph.node[-1]
+    wrong.graph.initializer.append(build.constant("sizes", [1, 16], np.int64))
+    wrong.graph.node.append(onnx.helper.make_node("Reshape", ["before", "sizes"], last.output, name="Stop"))
+    last.output[0] = "before"
+    result = api.verify(source, wrong)
+    assert result.verdict == "failed" and "'Stop'" in " ".join(result.reasons)
+
+
+def test_the_dump_shows_the_difference(tmp_path: Path) -> None:
+    source, compiled = pair("layers")
+    found = mutant(compiled, "a weight by 1%", Random(3))
+    assert found is not None
+    paths = build.save(source, tmp_path / "a.onnx"), build.save(found.model, tmp_path / "b.onnx")
+    result = maskc("verify", *paths, "--dump", tmp_path / "dump", "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)["verification"]
+    assert "dump" in " ".join(told["notes"])
+    with np.load(tmp_path / "dump" / "input.npz") as data:
+        inputs = dict(data)
+    parts = tmp_path / "dump" / "expected.onnx", tmp_path / "dump" / "compiled.onnx"
+    tensor = told["parting"]["tensor"]
+    expected, actual = (build.run(part, **inputs)[tensor] for part in parts)
+    assert expected.shape == actual.shape and np.abs(expected - actual).max() > 1e-6 * np.abs(expected).max()
+    small = onnx.load(parts[1])
+    assert [output.name for output in small.graph.output] == [tensor]
+    assert told["parting"]["op"] in {node.op_type for node in small.graph.node}
+    assert {node.op_type for node in small.graph.node} <= {"MatMul", "Add", "Gather", "Identity"}
+    again = maskc("verify", *parts, "--inputs", tmp_path / "dump" / "input.npz", "--samples", "0")
+    assert again.exit_code == 1, (again.stdout, again.stderr)
+
+
+def test_the_dump_has_the_data_on_which_only_whole_models_differ(tmp_path: Path) -> None:
+    source, compiled = pair("layers")
+    paths = build.save(source, tmp_path / "a.onnx"), build.save(compiled, tmp_path / "b.onnx")
+    result = maskc("verify", *paths, "--rtol", "0", "--dump", tmp_path / "dump")
+    if result.exit_code:
+        assert [path.name for path in (tmp_path / "dump").iterdir()] == ["input.npz"]
+
+
+# Claims.
+
+
+def test_a_claim_that_does_not_follow_is_refused() -> None:
+    """Channels that are 0 on all inputs at hand, and not by a mask: without them the model is another."""
+    source = build.mlp(mask=np.ones(16))
+    wrong = shrink(build.mlp(mask=EVERY_SECOND)).model
+    blind = [{"x": np.zeros((rows, 8), np.float32)} for rows in (2, 3)]
+    proof = prove(Graph(source), Graph(wrong), blind)
+    assert not proof.complete and proof.first() is not None
+    right = prove(Graph(build.mlp(mask=EVERY_SECOND)), Graph(wrong), blind)
+    assert right.complete, right.first()
+
+
+def test_channels_that_are_equal_by_chance_are_not_claimed() -> None:
+    """Of an input that holds ones on all data nothing follows."""
+    body = "a = MatMul(x, w) m = Mul(a, gate) y = MatMul(m, v)"
+    source = build.model("(float[n,8] x, float[16] gate) => (float[n,4] y)", body, w=(8, 16), v=(16, 4))
+    body = "y = MatMul(a, v)"
+    wrong = onnx.ModelProto.FromString(source.SerializeToString())
+    del wrong.graph.node[1]
+    wrong.graph.node[1].input[0] = "a"
+    rng = np.random.default_rng(0)
+    ones = [{"x": rng.normal(size=(rows, 8)).astype("f"), "gate": np.ones(16, np.float32)} for rows in (2, 3)]
+    assert not prove(Graph(source), Graph(wrong), ones).complete
+    assert prove(Graph(source), Graph(source), ones).complete
+
+
+@pytest.mark.parametrize("drop", [lambda m: 1 - m, lambda m: m * 0, lambda m: m * 0 + 1, lambda m: np.roll(m, 2)])
+def test_masks_that_are_others_are_refused(drop: Callable[[Any], Any]) -> None:
+    source, compiled = pair("layers")
+    for model, other in (
+        (build.changed(source, "mask", drop), compiled),
+        (source, shrink(build.changed(source, "mask", drop)).model),
+    ):
+        assert compared(model, other).complete is bool((drop(EVERY_SECOND) == EVERY_SECOND).all())
+
+
+# What cannot be compared.
+
+
+def test_random_operators_are_compared_as_nodes() -> None:
+    body = "r = RandomNormalLike<seed=1.0>(x) a = Add(x, r) y = MatMul(a, w)"
+    model = build.model("(float[n,8] x) => (float[n,4] y)", body, w=(8, 4))
+    proof = compared(model, model)
+    assert proof.complete, proof.first()
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    other.graph.node[0].attribute.append(onnx.helper.make_attribute("scale", 2.0))
+    assert not compared(model, other).complete
