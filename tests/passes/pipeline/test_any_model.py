@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from tests.double_precision.evaluator import Evaluator
 from onnx import TensorProto, helper, numpy_helper
 
 from passes import count, shrink
+from tests.double_precision.evaluator import Evaluator
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
 from tests.passes.text import Array, compiled, model, operators, random, weight
