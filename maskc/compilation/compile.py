@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 import passes
@@ -280,7 +284,7 @@ def _compile(
         layers=layers(before, shrunk.report.after),
     )
     if options.verify is not None:
-        report = _verified(report, source, target, shrunk.model, options)
+        report = _verified(report, source, target, shrunk, options)
     return Compiled(shrunk.model, report, source.files)
 
 
@@ -353,12 +357,13 @@ def _check_runs(source: Source, why: str) -> None:
 
 
 def _verified(
-    report: CompileReport, source: Source, target: ModelProto, compiled: ModelProto, options: CompileOptions
+    report: CompileReport, source: Source, target: ModelProto, shrunk: Shrunk, options: CompileOptions
 ) -> CompileReport:
     from maskc.verification.compare import Models, compare
 
     assert options.verify is not None
-    models = Models(target, compiled, report.before, report.after, source, masked=options.masks is not None)
+    compiled, masked = shrunk.model, options.masks is not None
+    models = Models(target, compiled, report.before, report.after, source, masked=masked, stored=_slices(shrunk))
     try:
         result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:
@@ -369,6 +374,14 @@ def _verified(
     unsure = (f"Not verified: {reason}" for reason in result.undecided)
     new = () if result.provider == "openvino" else _too_new(compiled)
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
+
+
+def _slices(shrunk: Shrunk) -> dict[str, dict[int, NDArray[Any]]]:
+    """The slices that are left of each tensor, by axis."""
+    slices: dict[str, dict[int, NDArray[Any]]] = defaultdict(dict)
+    for (name, axis), mask in shrunk.stored.items():
+        slices[name][axis] = np.flatnonzero(mask)
+    return slices
 
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:

@@ -57,7 +57,7 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
         if region.boundary.reads is not None:
             judged |= checker.check([region])
     failing = [Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees]
-    return min(failing, key=lambda failure: proven.compiled.maker[failure.region.target], default=None)
+    return min(failing, key=lambda failure: proven.compiled.maker.get(failure.region.target, -1), default=None)
 
 
 class _OnValues(Checker):
@@ -72,9 +72,9 @@ class _OnValues(Checker):
         """The value of a tensor."""
         return self._values[name] if name in self._values else super().fresh(name, turn)
 
-    def turns(self, region: Region) -> int:
-        """Once: no turn has other values."""
-        return 1
+    def turns(self, region: Region) -> range:
+        """One: no turn has other values."""
+        return range(1)
 
 
 def _graph(model: ModelProto) -> Graph:

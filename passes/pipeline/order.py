@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import onnx
@@ -18,6 +18,7 @@ from passes.attention.expose_heads import understood
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
+from passes.graph.tensors import Mask
 from passes.model.graph_to_onnx import exported
 from passes.model.onnx_to_graph import inlined
 from passes.pipeline import notes
@@ -68,14 +69,15 @@ class Analysed:
 class Shrunk:
     """A compiled model and what was done to get there.
 
-    options: how it was compiled. at: what it and its source are counted at. analysed: where that was to be kept, and
-    can be: of graphs without subgraphs.
+    options: how it was compiled. at: what it and its source are counted at. stored: slices that are left of tensors of the
+    source, by name and axis. analysed: where that was to be kept, and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
     report: Report
     options: ShrinkOptions
     at: Sizes
+    stored: Mapping[tuple[str, int], Mask] = field(default_factory=dict)
     analysed: Analysed | None = None
 
 
@@ -159,7 +161,7 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(result.written, report, options, result.at, done.analysed)
+    return Shrunk(result.written, report, options, result.at, done.plan.stored, done.analysed)
 
 
 def attempts(

@@ -1,4 +1,4 @@
-"""Which slices of which source tensor each tensor of a compiled model holds: candidates, by name and by values in a run."""
+"""Correspondence of tensors: slices of which source tensor a compiled one may hold, by name and by values in a run."""
 
 from __future__ import annotations
 
@@ -17,55 +17,76 @@ _ALIKE = 1e-3
 _MOST_CANDIDATES = 4
 
 
+def by_name(source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices]) -> dict[str, Boundary]:
+    """The tensors that have one name in both models, with the slices that the compiler says it left of them."""
+    return {
+        name: Boundary(name, _narrowed(before.tensors[name], stored.get(name, {})))
+        for name in dict.fromkeys((*compiled.maker, *compiled.outputs))
+        if name in source.maker and name in before.tensors and (name not in compiled.fixed or name in compiled.outputs)
+    }
+
+
+def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
+    """Slices along those axes on which they are not all."""
+    return {a: index for a, index in slices.items() if a < len(tensor.shape) and len(index) < tensor.shape[a]}
+
+
 class Correspondence:
-    """For each tensor of the compiled model what it may hold, the likeliest first."""
+    """What each tensor of the compiled model may hold of the source.
+
+    first: the likeliest boundaries. unlike: tensors that do not hold in the run what the source's tensor of their name
+    does.
+    """
 
     def __init__(
         self, source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
     ) -> None:
-        self._source, self._before, self._after = source, before, after
-        self._stored = stored
-        self._by_shape = _Index(
-            {n: t for n, t in before.tensors.items() if n in source.maker and n not in source.fixed}
-        )
-        self.candidates: dict[str, list[Boundary]] = {}
-        #: tensors that do not hold in the run what the source's tensor of their name does
+        """stored: slices that the compiler says it left of tensors, by name and axis."""
+        self._source, self._before, self._after, self._stored = source, before, after, stored
+        own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
+        self._index = _Index(own)
+        self.first: dict[str, Boundary] = {}
         self.unlike: set[str] = set()
+        self._others: dict[str, Iterator[Boundary]] = {}
+        for name in compiled.outputs:
+            if name in source.maker and name in before.tensors and name in compiled.constants:
+                self.first[name] = Boundary(name)
         for node, read in zip(compiled.nodes, compiled.reads, strict=True):
-            self._near = [
-                index for n in read for held in self.candidates.get(n, [])[:1] for index in held.slices.values()
-            ]
+            held = [self.first[name] for name in read if name in self.first]
+            likely = [index for boundary in held for index in boundary.slices.values()]
             for name in node.output:
                 if name in compiled.outputs and name in source.maker and name in before.tensors:
-                    self.candidates[name] = [Boundary(name)]
+                    self.first[name] = Boundary(name)
                 elif name in after.tensors and name not in compiled.fixed:
-                    self.candidates[name] = list(islice(self._of(name), _MOST_CANDIDATES))
+                    self._others[name] = islice(self._of(name, likely), _MOST_CANDIDATES)
+                    for boundary in islice(self._others[name], 1):
+                        self.first[name] = boundary
 
-    def _of(self, name: str) -> Iterator[Boundary]:
+    def others(self, name: str) -> Iterator[Boundary]:
+        """What else a tensor may hold, the likeliest first; each is told once."""
+        return self._others.get(name, iter(()))
+
+    def _of(self, name: str, likely: Sequence[Array]) -> Iterator[Boundary]:
         tensor = self._after.tensors[name]
         twin = self._before.tensors.get(name) if name in self._source.maker else None
-        slices = None if twin is None else self._of_twin(name, twin, tensor)
+        slices = None if twin is None else self._of_twin(name, twin, tensor, likely)
         if slices is None and twin is not None and twin.dtype == tensor.dtype:
             slices = {} if twin.shape == tensor.shape else _most(twin, tensor)
             self.unlike.add(name)
         if slices is not None:
             yield Boundary(name, slices)
-        for other in self._by_shape.like(tensor):
-            held = _slices(self._before.tensors[other], tensor, self._near)
+        for other in self._index.like(tensor):
+            held = _slices(self._before.tensors[other], tensor, likely)
             if held is not None and (other != name or slices is None or not _same(held, slices)):
                 yield Boundary(other, held)
 
-    def _of_twin(self, name: str, twin: Tensor, tensor: Tensor) -> dict[int, Array] | None:
+    def _of_twin(self, name: str, twin: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
         """The slices of the tensor of this name: those that the compiler says, or by values."""
-        said = {
-            axis: index
-            for axis, index in self._stored.get(name, {}).items()
-            if axis < len(twin.shape) and len(index) < twin.shape[axis]
-        }
+        said = _narrowed(twin, self._stored.get(name, {}))
         sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
         if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
             return said
-        return _slices(twin, tensor, self._near)
+        return _slices(twin, tensor, likely)
 
 
 def _same(one: Mapping[int, Array], other: Mapping[int, Array]) -> bool:

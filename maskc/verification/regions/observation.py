@@ -97,7 +97,8 @@ def print_of(array: Array, axis: int) -> Array:
     if array.ndim == 1:
         return array[:, None].astype(np.float64)
     rows = np.moveaxis(array, axis, 0)
-    return rows[(slice(None), *_places(rows.shape[1:]))].astype(np.float64)
+    index: tuple[Any, ...] = (slice(None), *_places(rows.shape[1:]))
+    return np.asarray(rows[index].astype(np.float64))
 
 
 @lru_cache(4096)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from maskc.verification.recheck import Array, Boundary, Checker, Claims, Graph, Judgement, Region, Slices, proved, whole
-from maskc.verification.regions.correspondence import Correspondence
+from maskc.verification.regions.correspondence import Correspondence, by_name
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 
 # How often what a region reads is taken into it.
-_LEVELS = 6
+_LEVELS = 12
 # Rounds in which claims are dropped and boundaries give way; after these, what is left is not proved.
 _ROUNDS = 200
 
@@ -67,7 +67,7 @@ class Proof:
             todo += region.compiled_reads
         return min(
             found,
-            key=lambda f: (not f.region.compiled_reads <= self.proved, compiled.maker[f.region.target]),
+            key=lambda f: (not f.region.compiled_reads <= self.proved, compiled.maker.get(f.region.target, -1)),
             default=None,
         )
 
@@ -81,56 +81,70 @@ def prove(
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
     before = observe(source, feeds)
-    after = observe(compiled, feeds)
-    found = Correspondence(source, compiled, before, after, stored or {})
-    boundaries = {name: Boundary(name) for name in compiled.inputs}
     claims: dict[str, Claims] = {
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
-    checker = Checker(source, compiled, boundaries, claims, before.seen, seed)
-    return _Search(checker, found).proof()
+    checker = Checker(source, compiled, {name: Boundary(name) for name in compiled.inputs}, claims, before.seen, seed)
+    search = _Search(checker)
+    if stored is not None:  # what the compiler says mostly does
+        checker.boundaries |= by_name(source, compiled, before, stored)
+        if search.settles():
+            return search.proof()
+    search.found = Correspondence(source, compiled, before, observe(compiled, feeds), stored or {})
+    checker.boundaries = {name: Boundary(name) for name in compiled.inputs} | search.found.first
+    search.run()
+    return search.proof()
 
 
 class _Search:
-    def __init__(self, checker: Checker, found: Correspondence) -> None:
-        self.checker, self.unlike = checker, found.unlike
-        self.others = {name: held[1:] for name, held in found.candidates.items() if held}
-        checker.boundaries.update((name, held[0]) for name, held in found.candidates.items() if held)
+    def __init__(self, checker: Checker) -> None:
+        self.checker = checker
+        self.found: Correspondence | None = None
         self.judged: dict[Key, Judgement] = {}
         self.versions: dict[str, int] = {}
         self.settled: set[str] = set()
         self.outputs = set(checker.compiled.outputs)
         self.position = checker.compiled.maker
 
-    def proof(self) -> Proof:
-        """Run what is not judged yet until nothing changes, or a limit is met."""
-        for _ in range(_ROUNDS):
+    def settles(self) -> bool:
+        """Whether all regions agree as they are, once claims that do not hold are dropped."""
+        while True:
             regions = self._regions()
             self._judge([region for key, region in regions.items() if key not in self.judged])
-            if not self._drop_claims(regions) and not self._give_way(regions):
+            if not self._drop_claims(regions):
+                return all(self.judged[key].agrees for key in regions)
+
+    def run(self) -> None:
+        """Let boundaries give way until all regions agree, nothing changes, or a limit is met."""
+        for _ in range(_ROUNDS):
+            if self.settles() or not self._give_way(self._regions()):
                 break
+
+    def proof(self) -> Proof:
+        """What is proved by what was judged."""
         regions = self._regions()
         judged = {region.target: self.judged[key] for key, region in regions.items() if key in self.judged}
         done = proved(self.checker, judged)
         return Proof(self.checker, judged, done, whole(self.checker, done))
 
     def _regions(self) -> dict[Key, Region]:
-        targets = [name for name in self.checker.boundaries if name in self.position]
-        regions = [self.checker.region(name) for name in sorted(targets, key=self.position.__getitem__)]
+        made = [name for name in self.checker.boundaries if name not in self.checker.compiled.inputs]
+        regions = [self.checker.region(name) for name in sorted(made, key=lambda name: self.position.get(name, -1))]
         return {self._key(region): region for region in regions}
 
     def _key(self, region: Region) -> Key:
         """All that a judgement is of: it says nothing of a region that reads other boundaries or claims."""
-        claimed = tuple((n, self.versions.get(n, 0)) for n in sorted({*region.source_reads, region.boundary.source}))
-        slices = tuple((axis, index.tobytes()) for axis, index in region.boundary.slices.items())
+        held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
+        slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
+        names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
+        claimed = tuple((name, self.versions.get(name, 0)) for name in names)
         return (
             region.target,
-            region.boundary.source,
-            slices,
             region.compiled,
             region.compiled_reads,
             region.source,
             region.source_reads,
+            slices,
             claimed,
         )
 
@@ -201,8 +215,7 @@ class _Search:
     def _another(self, target: str, readers: Sequence[str]) -> bool:
         """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""
         first = self.checker.boundaries[target]
-        others, self.others[target] = self.others[target], []
-        for boundary in others:
+        for boundary in () if self.found is None else self.found.others(target):
             self.checker.boundaries[target] = boundary
         if all(self._agrees(name) for name in (target, *readers)):
             return True
@@ -229,13 +242,13 @@ class _Search:
         asked: set[str] = set()
         while todo:
             name = todo.pop()
-            if name in self.unlike and name not in self.outputs:
+            if self.found is not None and name in self.found.unlike and name not in self.outputs:
                 if name in self.checker.boundaries:
                     self._discard(name)
                     todo += [reader.target for reader in readers[name]]
             else:
                 asked.add(name)
-        ordered = sorted(asked, key=self.position.__getitem__)
+        ordered = sorted(asked, key=lambda name: self.position.get(name, -1))
         if all(self._agrees(name) or self._grow(self.checker.region(name)) for name in ordered):
             return True
         self.checker.boundaries = kept
@@ -250,7 +263,7 @@ class _Search:
                 boundaries[other] = replace(boundary, reads=None)
 
     def _grow(self, region: Region) -> bool:
-        """Whether the region agrees when it takes in what it reads, and what that reads, and so on; it then reads that."""
+        """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that."""
         checker, target = self.checker, region.target
         original = checker.boundaries[target]
         inputs = set(checker.compiled.inputs)
