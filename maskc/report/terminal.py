@@ -101,7 +101,7 @@ def show_verification(result: Verification, out: Console) -> None:
     out.print(_figures(result.before, result.after))
     if result.outputs:
         out.print(_errors(result.outputs, out.width < NARROW))
-    if result.regions is not None:
+    if result.regions is not None and not result.reasons:
         out.print(str(result.regions), markup=False, soft_wrap=True)
     if result.latency is not None:
         out.print(_latency(result.latency), markup=False, soft_wrap=True)

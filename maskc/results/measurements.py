@@ -69,7 +69,8 @@ class Regions:
         """One sentence."""
         agree = f"{self.nodes - len(self.unchecked):,} of {self.nodes:,}" if self.unchecked else f"All {self.nodes:,}"
         regions = "one region" if self.count == 1 else f"{self.count:,} regions"
-        return f"{agree} nodes of the compiled model agree, in {regions} of at most {self.largest:,} nodes."
+        largest = f"at most {self.largest:,} nodes" if self.largest > 1 else "one node"
+        return f"{agree} nodes of the compiled model agree, in {regions} of {largest}."
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from maskc.verification.odd_references import where_odd
 from onnx import TensorProto, helper
 
 import maskc as api
 from maskc import frontend
 from maskc.compilation import compile
 from maskc.verification.inputs import Sample
+from maskc.verification.odd_references import where_odd
 from tests.maskc import build
 from tests.maskc.command import compiled, process, refused
 
