@@ -67,8 +67,9 @@ class OnnxRuntimeSession:
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
-        if exact:  # 8-bit products, which some processors saturate
+        if exact:  # no processor saturates 8-bit products, and no bias in float is quantised
             options.add_session_config_entry("session.x64quantprecision", "1")
+            options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         providers: list[Any] = ["CPUExecutionProvider"]

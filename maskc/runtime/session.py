@@ -40,7 +40,8 @@ class Session(Protocol):
 def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False) -> Session:
     """The model in the runtime of the provider.
 
-    `optimized=False` runs every operator as it is written, and `exact` 8-bit products without saturation.
+    `optimized=False` runs every operator as it is written, and `exact` quantised layers without further rounding: 8-bit
+    products without saturation, biases in float as they are.
 
     OpenVINO has no such switch. Operators as they are written are the same function wherever they run, so ONNX Runtime
     on the CPU takes its place. Raises `RunError` when the runtime refuses the model, and `UnavailableError` when the

@@ -34,8 +34,10 @@ def compare_regions(
             source = _graph(reference)
             return prove(source, _graph(compiled), [_fed(source, reference, each) for each in feeds], stored, seed)
         except Exception as error:  # of any kind that ONNX Runtime has
-            why = in_brief(error)
-            raise UnavailableError(f"ONNX Runtime cannot run the models operator by operator: {why}.") from error
+            what = "ONNX Runtime cannot run the models operator by operator"
+            if not type(error).__module__.startswith("onnxruntime"):
+                what = f"Comparison region by region fails unexpectedly ({type(error).__name__})"
+            raise UnavailableError(f"{what}: {in_brief(error)}.") from error
 
 
 def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure | None:

@@ -215,6 +215,24 @@ def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
     assert api.verify(reference, build.changed(compiled, "fifth", lambda x: x * 1.0001)).verdict == "failed"
 
 
+def test_biases_that_the_runtime_would_quantise() -> None:
+    """ONNX Runtime stores a bias in float as int32, in steps, where the data are quantised, and an Add it leaves alone."""
+    body = """
+        q = QuantizeLinear(x, step, zero)
+        f = DequantizeLinear(q, step, zero)
+        w = DequantizeLinear(wq, small)
+        {}
+    """
+    signature = "(float[n,3,8,8] x) => (float[n,4,8,8] y)"
+    rng = np.random.default_rng(0)
+    weights: dict[str, Any] = {"wq": rng.integers(-127, 128, (4, 3, 1, 1)).astype(np.int8), "b": rng.normal(size=4)}
+    weights |= {"step": np.array(0.05), "small": np.array(0.01), "zero": np.array(0, np.int8)}
+    compiled = build.model(signature, body.format("y = Conv(f, w, b)"), **weights)
+    weights["b"] = weights["b"].reshape(4, 1, 1)
+    result = api.verify(build.model(signature, body.format("c = Conv(f, w) y = Add(c, b)"), **weights), compiled)
+    assert result.passed and result.outputs[0].max_rel < 1e-6 and not result.outputs[0].explained
+
+
 # Mutants.
 
 
