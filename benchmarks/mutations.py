@@ -1,7 +1,7 @@
 """Does `maskc verify` catch what is wrong, and let pass what is right? python -m benchmarks.mutations
 
 Correct compilations (random networks, the architectures of the tests, the fixtures) are verified as they are: none may
-be refused. Then some are broken in one place each, in one of ten ways: `maskc verify` must fail, at its default
+be refused. Then some are broken in one place each, in one of thirteen ways: `maskc verify` must fail, at its default
 settings, and name the node that was broken. A mutant counts when it computes something else: in double precision, in
 the reference evaluator, it differs from the unbroken model by more than 1e-12 of an output's scale on data that verify
 does not see. Mutants that the ONNX checker or ONNX Runtime refuses before anything is compared do not count either.

@@ -187,17 +187,29 @@ def redrawn(
 ) -> list[Inputs]:
     """Two inputs on which to see what is inside a model: Gaussian numbers, and indices of any entry that there is.
 
-    They have the sizes of two samples that are not very small, and are these where the reference cannot be run on what
-    was drawn; real data are taken as they are.
+    They have the sizes of two samples, as unlike as there are and the first not very small, and are these where the
+    reference cannot be run on what was drawn; real data are taken as they are.
     """
     real = [sample for sample in samples if sample.label.startswith("real data")][:1]
     others = [sample for sample in samples if not sample.label.startswith("real data")] or real
     least = min(_ENOUGH, max(map(elements, others)))
-    chosen = sorted((sample for sample in others if elements(sample) >= least), key=elements)
+    first = min((sample for sample in others if elements(sample) >= least), key=elements)
+    second = max(others, key=lambda sample: (_unlike(first, sample), elements(sample) >= least, -elements(sample)))
     entries = {port.name: port.entries for port in ports if port.entries is not None}
     rng = np.random.default_rng([seed, 1])
-    drawn = [_redrawn(like, entries, expected, rng) for like in (chosen[0], chosen[min(1, len(chosen) - 1)])]
-    return [*(sample.inputs for sample in real), *drawn][:2]
+    if real:
+        unlike = max((first, second), key=lambda sample: _unlike(real[0], sample))
+        return [real[0].inputs, _redrawn(unlike, entries, expected, rng)]
+    return [_redrawn(like, entries, expected, rng) for like in (first, second)]
+
+
+def _unlike(one: Sample, other: Sample) -> int:
+    """How many sizes of two samples are not the same."""
+    return sum(
+        n != m
+        for name, array in one.inputs.items()
+        for n, m in zip(array.shape, other.inputs[name].shape, strict=False)
+    )
 
 
 def _redrawn(like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator) -> Inputs:

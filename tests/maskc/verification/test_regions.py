@@ -216,7 +216,7 @@ def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
 
 
 def test_biases_that_the_runtime_would_quantise() -> None:
-    """ONNX Runtime stores a bias in float as int32, in steps, where the data are quantised, and an Add it leaves alone."""
+    """Where data are quantised ONNX Runtime stores a bias in float as int32, in steps, and leaves an Add alone."""
     body = """
         q = QuantizeLinear(x, step, zero)
         f = DequantizeLinear(q, step, zero)
