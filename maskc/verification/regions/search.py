@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Boundary, Checker, Claims, Graph, Judgement, Region, Slices, proved, whole
+from maskc.verification.recheck import (
+    MOST,
+    Array,
+    Boundary,
+    Checker,
+    Claims,
+    Graph,
+    Judgement,
+    Region,
+    Slices,
+    proved,
+    whole,
+)
 from maskc.verification.regions.correspondence import Correspondence, by_name
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
@@ -204,32 +216,39 @@ class _Search:
         for target, region in failing.items():
             if target in self.settled or region.compiled_reads & touched or target in touched:
                 continue
+            # a small error is a weight that is not quite right, and must not get lost in a larger region
+            small = self.judged[self._key(region)].error < MOST
             reading = [reader.target for reader in readers[target]]
-            if not self._another(target, reading) and not self._grow(region):
+            if not self._another(target, reading, small) and not self._grow(region, small):
                 self.settled.add(target)
-                if target in self.outputs or not self._drops(target, readers, failing):
+                if target in self.outputs or not self._drops(target, readers, failing, small):
                     continue
+                touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
         return bool(touched)
 
-    def _another(self, target: str, readers: Sequence[str]) -> bool:
+    def _another(self, target: str, readers: Sequence[str], small: bool) -> bool:
         """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""
         first = self.checker.boundaries[target]
         for boundary in () if self.found is None else self.found.others(target):
             self.checker.boundaries[target] = boundary
-        if all(self._agrees(name) for name in (target, *readers)):
-            return True
+            if all(self._agrees(name, small) for name in (target, *readers) if name in self.checker.boundaries):
+                return True
         self.checker.boundaries[target] = first
         return False
 
-    def _agrees(self, target: str) -> bool:
+    def _agrees(self, target: str, small: bool) -> bool:
+        """Whether a region agrees as it is now; after a small error, without regard to its condition."""
         region = self.checker.region(target)
         key = self._key(region)
         if key not in self.judged:
             self._run([region])
-        return self.judged[key].agrees
+        judgement = self.judged[key]
+        return judgement.agrees and not (small and judgement.plain > judgement.allowed)
 
-    def _drops(self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str]) -> bool:
+    def _drops(
+        self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str], small: bool
+    ) -> bool:
         """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
 
         With it go those that follow from it and do not hold what the source's tensor of their name does, either.
@@ -237,22 +256,23 @@ class _Search:
         kept = dict(self.checker.boundaries)
         self._discard(target)
         todo = [reader.target for reader in readers[target]]
-        if any(name in failing for name in todo):
+        if any(name in failing for name in todo) and not small:
             return True
         asked: set[str] = set()
         while todo:
             name = todo.pop()
-            if self.found is not None and name in self.found.unlike and name not in self.outputs:
-                if name in self.checker.boundaries:
-                    self._discard(name)
-                    todo += [reader.target for reader in readers[name]]
+            if name not in self.checker.boundaries:
+                todo += [reader.target for reader in readers[name]]
+            elif self.found is not None and name in self.found.unlike and name not in self.outputs:
+                self._discard(name)
+                todo += [reader.target for reader in readers[name]]
             else:
                 asked.add(name)
-        ordered = sorted(asked, key=lambda name: self.position.get(name, -1))
-        if all(self._agrees(name) or self._grow(self.checker.region(name)) for name in ordered):
-            return True
-        self.checker.boundaries = kept
-        return False
+        for name in sorted(asked, key=lambda name: self.position.get(name, -1)):
+            if not self._agrees(name, small) and not self._grow(self.checker.region(name), small):
+                self.checker.boundaries = kept
+                return False
+        return True
 
     def _discard(self, name: str) -> None:
         """Let a tensor be no boundary, and none that a region ends at."""
@@ -262,7 +282,7 @@ class _Search:
             if boundary.reads is not None and name in boundary.reads:
                 boundaries[other] = replace(boundary, reads=None)
 
-    def _grow(self, region: Region) -> bool:
+    def _grow(self, region: Region, small: bool) -> bool:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that."""
         checker, target = self.checker, region.target
         original = checker.boundaries[target]
@@ -288,7 +308,7 @@ class _Search:
                 if not brief.agrees or brief.refuted:
                     continue
                 self._run([grown])
-            if self.judged[key].agrees and not self.judged[key].refuted:
+            if self._agrees(target, small) and not self.judged[key].refuted:
                 return True
         checker.boundaries[target] = original
         return False
