@@ -239,7 +239,11 @@ def test_a_model_that_is_no_longer_equivalent(repository: Path, monkeypatch: pyt
     before = (repository / "flops.json").read_bytes()
     result = check()
     assert result.exit_code == 1 and "Of 2 models, 1 regressed." in result.stdout
-    assert "models/a.onnx: " in result.stdout and "computed by Add 'b'" in result.stdout and "above the tolerance" in result.stdout
+    assert (
+        "models/a.onnx: " in result.stdout
+        and "computed by Add 'b'" in result.stdout
+        and "above the tolerance" in result.stdout
+    )
     told = json.loads(check("--json").stdout)["models"]
     assert [[finding["kind"] for finding in model["findings"]] for model in told] == [["equivalence"], []]
     assert check("--update").exit_code == 1

@@ -143,7 +143,7 @@ def test_names_that_cannot_be_matched_in_order_are_differences() -> None:
     ("output", "last", "words"),
     [
         ("double[n,4] y", "y = Cast<to=11>(narrow)", "double in the compiled model"),
-        ("float[?,?] y", "y = ReduceSum<keepdims=1>(narrow)", "float32 [1, 1] and should be float32 [5, 4]"),
+        ("float[?,?] y", "y = ReduceSum<keepdims=1>(narrow)", "it is float32 [1, 1]"),
     ],
 )
 def test_other_types_and_shapes_are_differences(output: str, last: str, words: str) -> None:
