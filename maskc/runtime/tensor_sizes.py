@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from maskc.frontend.graph_queries import copied
 from maskc.runtime.random_inputs import Port
-from passes.abstract_values.symbolic_sizes import spatial_windows
+from passes.abstract_values.windows import spatial_windows
 from passes.errors import GraphError
 from passes.model.declarations import dims_of, written_by_unknown
 from passes.model.element_inference import with_elements

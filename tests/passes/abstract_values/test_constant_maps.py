@@ -8,7 +8,7 @@ import pytest
 
 from passes import shrink
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
-from passes.abstract_values.symbolic_sizes import Window
+from passes.abstract_values.windows import Window
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
 from tests.generators.check import adapters_cost, assert_exact, assert_same_function
@@ -90,7 +90,7 @@ SIZES = {"N": (1, 2, 1, 3, 1, 2), "H": (1, 1, 2, 3, 16, 25), "W": (1, 4, 2, 7, 9
     ],
 )
 @pytest.mark.parametrize("opset", [11, 17])
-def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
+def test_maps_go_through_windows(between: str, opset: int) -> None:
     one = np.ones(WIDE)
     weights = {
         "s": one * 0.7,

@@ -1,4 +1,4 @@
-"""Sizes that are known at run time only, and windows that slide over an axis of any size."""
+"""Windows of convolutions and poolings, which slide over axes of static or symbolic size."""
 
 from __future__ import annotations
 
@@ -6,30 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.polynomial import shifted_quotient
 from passes.abstract_values.shape_rules import Shape
 from passes.graph.tensors import Dim, Index
-
-
-@dataclass(frozen=True)
-class Extent:
-    """The size `(root + shift) // stride` of an axis.
-
-    `root` is the size of a graph input, by its symbol, or that of an axis of a tensor, by name. Sizes after windows
-    have this form again, as `((n + a) // s + b) // t == (n + a + b * s) // (s * t)`, so equal sizes compare equal
-    whatever led to them.
-    """
-
-    root: str | tuple[str, int]
-    stride: int = 1
-    shift: int = 0
-
-    def scaled(self, stride: int, shift: int) -> Extent:
-        """The size `(this + shift) // stride`."""
-        return Extent(self.root, self.stride * stride, self.shift + shift * self.stride)
-
-
-Span = int | Extent | None  # the size of an axis: static, computed, or nothing is known of it
 
 
 @dataclass(frozen=True)
@@ -105,15 +84,8 @@ def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) 
 def _positions(size: Dim, window: Window) -> Dim:
     if size is None:
         return None
-    count = ((Polynomial.of(size) + Polynomial.of(window.shift)) // Polynomial.of(window.stride)).dim
+    count = shifted_quotient(size, window.shift, window.stride)
     return count if isinstance(count, str) or count > 0 else None
-
-
-def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:
-    """The size of an axis of [batch, channels, *spatial] after windows; None if it is static or not known."""
-    if not isinstance(span, Extent) or axis == 0:
-        return span if isinstance(span, Extent) else None
-    return None if windows is None or axis == 1 else span.scaled(windows[axis - 2].stride, windows[axis - 2].shift)
 
 
 def _ints(attrs: dict[str, object], name: str, default: int, count: int) -> list[int]:
