@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from operator import is_
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.shape_rules import LONGEST, ElementRule, ReadRule, ShapeVectors, SizeRule, settled
+from passes.abstract_values.shape_rules import LONGEST, ElementRule, Elements, ReadRule, ShapeVectors, SizeRule, settled
 from passes.errors import GraphError
 from passes.graph.subgraphs import captured, subgraphs, with_bodies
-from passes.graph.tensors import is_constant, static_shape
+from passes.graph.tensors import is_constant, numpy_dtype, rank_of, static_shape
 from passes.model.declarations import is_made_up
 from passes.ops import rules
 from passes.sizes import onnx_inference
@@ -125,22 +126,30 @@ class Sweep:
 
     def _follow(self, node: gs.Node, op: object) -> None:
         """Note the elements of a vector or number that the node writes."""
-        tensor = node.outputs[0] if node.outputs else None
-        shape = None if tensor is None else static_shape(tensor)
-        if tensor is None or shape is None or len(shape) > 1 or int(np.prod(shape)) > LONGEST:
-            return
-        if tensor.dtype is None or isinstance(tensor.dtype, int):
+        if not node.outputs or not _is_vector(node.outputs[0]):
             return
         if all(is_constant(t) for t in node.inputs if t.name):  # to be folded
             return
+        vector = node.outputs[0]
+        elements = self._elements(node, op)
+        if elements is None or elements.ndim != rank_of(vector):
+            return
+        if self._vectors.put(vector, settled(elements, numpy_dtype(vector))):
+            self._changed.add(id(vector))
+
+    def _elements(self, node: gs.Node, op: object) -> Elements | None:
+        """The elements of output 0: computed where all operands are known, else by the operator's rule."""
         operands = [self._vectors.of(t) if t.name else None for t in node.inputs]
         static = all(x is not None and x.dtype != object for x, t in zip(operands, node.inputs, strict=True) if t.name)
         if static and operands and getattr(op, "foldable", False) and not subgraphs(node):
             results = rules(node).computed(node, self._graph.opset, operands)
-            found = None if results is None else np.asarray(results[0])
-        elif isinstance(op, ElementRule):
-            found = op.elements(node, self._vectors)
-        else:
-            return
-        if found is not None and found.ndim == len(shape) and self._vectors.put(tensor, settled(found, tensor.dtype)):
-            self._changed.add(id(tensor))
+            return None if results is None else np.asarray(results[0])
+        return op.elements(node, self._vectors) if isinstance(op, ElementRule) else None
+
+
+def _is_vector(tensor: gs.Tensor) -> bool:
+    """Whether a tensor may be a part of a shape: a vector or number of a type that numpy has, and not a long one."""
+    shape = static_shape(tensor)
+    if shape is None or tensor.dtype is None or isinstance(tensor.dtype, int):
+        return False
+    return len(shape) <= 1 and prod(shape) <= LONGEST
