@@ -206,6 +206,11 @@ def known(dims: Sequence[Dim] | None) -> list[Polynomial] | None:
     return [Polynomial.of(dim) for dim in dims if dim is not None]
 
 
+def sizes_at(shape: Iterable[Dim], values: Mapping[str, int]) -> list[int | None]:
+    """The sizes of a shape at these values of the symbols; None for those that do not follow."""
+    return [None if dim is None else Polynomial.of(dim).at(values) for dim in shape]
+
+
 @functools.lru_cache(1024)
 def _constant(number: int) -> Polynomial:
     return Polynomial((((), number),) if number else ())
