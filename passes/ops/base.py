@@ -78,10 +78,6 @@ class Op:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
 
-    def from_shapes(self, node: gs.Node) -> Array | None:
-        """The output, where attributes and the inputs' static sizes alone say what it is."""
-        return None
-
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """The outputs, where all operands are initializers (None: omitted); None if they cannot be had."""
         return evaluate(node, opset, operands)
