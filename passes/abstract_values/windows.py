@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,23 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
     if attrs.get("ceil_mode", 0) or min(pads, default=0) < 0:
         return None
     return [Window(kernel[a], strides[a], dilations[a], pads[a], pads[a + rank], auto) for a in range(rank)]
+
+
+def kernel_windows(weights: Shape, attrs: dict[str, object]) -> list[Window] | None:
+    """The windows of a convolution with weights [.., .., *kernel], None if they are not understood."""
+    kernel = [size for size in weights[2:] if isinstance(size, int)]  # weights may be computed, of sizes not known
+    return spatial_windows(tuple(kernel), attrs) if kernel and len(kernel) == len(weights) - 2 else None
+
+
+def windows_rounded_up(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[Window] | None:
+    """Windows with as many positions as there are with `ceil_mode`: as if more was padded, where that is so.
+
+    None where they are not understood, or the last one may lie in the padding alone, which does not count.
+    """
+    windows = spatial_windows(kernel, {**attrs, "ceil_mode": 0})
+    if windows is None or any(w.after + w.stride > w.reach + 1 for w in windows):
+        return None
+    return [replace(w, after=w.after + w.stride - 1) for w in windows]
 
 
 def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) -> Shape | None:

@@ -14,7 +14,7 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
-from passes.abstract_values.windows import Window, positions, spatial_windows
+from passes.abstract_values.windows import Window, kernel_windows, positions
 from passes.graph.editor import Change, all_or_none
 from passes.graph.tensors import (
     Array,
@@ -458,9 +458,7 @@ class Conv(SizeRule, Convolution):
     foldable = True
 
     def windows(self, node: gs.Node) -> list[Window] | None:
-        kernel = (shape_of(node.inputs[1]) or ())[2:]
-        sizes = [size for size in kernel if isinstance(size, int)]  # weights may be computed, of sizes not known
-        return spatial_windows(tuple(sizes), node.attrs) if kernel and len(sizes) == len(kernel) else None
+        return kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[1])
