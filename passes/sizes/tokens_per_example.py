@@ -6,6 +6,7 @@ after each stride, and where a reshape merges an open batch with tokens or windo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -32,12 +33,16 @@ def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
     given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
     sizes = {} if facts is None else _usual_inputs(graph)
     for node in graph.nodes:
-        for dim in (d for t in node.outputs for d in shape_of(t) or ()):
+        shapes = [shape_of(t) or () for t in node.outputs]
+        for dim in itertools.chain(*shapes):
             if isinstance(dim, Expression) and dim not in sizes:
                 polynomial = dim.polynomial
                 sizes[dim] = max(polynomial.at({name: sizes.get(name, 1) for name in polynomial.symbols}) or 1, 1)
         if isinstance(rules(node), Rearrangement):
-            sizes |= _regrouped(shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or (), given, sizes)
+            sizes |= _regrouped(shape_of(node.inputs[0]) or (), shapes[0], given, sizes)
+        if facts is not None:  # the rest depends on data
+            others = (d for shape in shapes for d in shape[1:] if isinstance(d, str) and d not in given)
+            sizes |= {dim: USUAL for dim in others if dim not in sizes}
     return sizes
 
 
