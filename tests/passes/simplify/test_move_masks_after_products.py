@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
+from passes import shrink
 from passes.sizes.prepare import prepared
+from tests.generators.check import assert_same_function
 from tests.passes.text import compiled, exact, left_over, mask, model, operators, random
 
 CHANNELS = 16
@@ -75,3 +77,18 @@ def test_factors_that_differ_stay_where_they_are() -> None:
 def test_nothing_is_left_of_the_factor(body: str) -> None:
     keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
     assert not left_over(prepared(activated(body, keep)))
+
+
+def test_weights_keep_the_mask_that_they_can_take() -> None:
+    """In a product that is stored whole it would be one more operator."""
+    source = model(
+        "(float[N,3,8,8] x) => (float[N,16,8,8] y)",
+        "a = Conv(x, w)  n = Mul(a, scale)  m = Mul(n, keep)  b = Conv(x, v)  y = Mul(m, b)",
+        w=random(CHANNELS, 3, 1, 1, seed=1),
+        v=random(CHANNELS, 3, 1, 1, seed=2),
+        scale=random(CHANNELS, 1, 1, seed=3),
+        keep=mask(*[1, 0] * (CHANNELS // 2)),
+    )
+    result = shrink(source, adapters="never")
+    assert operators(result) == ["Conv", "Conv", "Mul"]
+    assert_same_function(source, result.model)
