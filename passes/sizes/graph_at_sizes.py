@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.polynomial import sizes_at
 from passes.errors import GraphError
 from passes.graph.construct import copied, take_apart
-from passes.graph.subgraphs import subgraphs
+from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import static_shape
 from passes.model import inputs_with_defaults
 from passes.model.inputs import fix_inputs
@@ -41,22 +41,19 @@ def graph_at(
     light.graph.output.extend(model.graph.output)
     fix_inputs(light, sizes)
     _forget_shapes(light.graph.output)
-    bodies = any(map(subgraphs, graph.nodes))
-    if bodies:  # what bodies read outside of them is not copied
-        sized = imported(inlined(inputs_with_defaults.opened(model)))
-        values: dict[str, int] = {}
-    else:
-        sized, values = copied(graph), values_of_symbols(graph, sizes)
+    has_bodies, values = any(map(subgraphs, graph.nodes)), values_of_symbols(graph, sizes)
+    # what bodies read outside of them is not copied
+    sized = imported(inlined(inputs_with_defaults.opened(model))) if has_bodies else copied(graph)
     variables = {id(t): t for t in _variables(sized) if isinstance(t, gs.Variable)}.values()
     for tensor in variables:
         if tensor.name in sizes and not tensor.inputs:
             tensor.shape = [*sizes[tensor.name]]
         elif tensor.shape is not None:
             tensor.shape = [*sizes_at(tensor.shape, values)]
-    known = fits and not bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
+    known = fits and not has_bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
     fold_constants(sized)  # what is computed of sizes
     try:
-        return shaped(light, sized, known=known, gives_up=gives_up and not bodies)
+        return shaped(light, sized, known=known, gives_up=gives_up and not has_bodies)
     except GraphError:
         take_apart(sized)
         raise
@@ -80,10 +77,12 @@ def _forget_shapes(outputs: Iterable[onnx.ValueInfoProto]) -> None:
 
 
 def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    """The inputs of a graph, and what its nodes write."""
+    """The inputs of a graph, what its nodes write, and the inputs of their bodies."""
     yield from graph.inputs
     for node in graph.nodes:
         yield from node.outputs
+    for body in bodies(graph):
+        yield from body.inputs
 
 
 def windows_fit(graph: gs.Graph) -> bool:

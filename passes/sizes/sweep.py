@@ -16,7 +16,9 @@ from passes.graph.subgraphs import captured, subgraphs, with_bodies
 from passes.graph.tensors import is_constant, numpy_dtype, rank_of, static_shape
 from passes.model.declarations import is_made_up
 from passes.ops import rules
+from passes.ops.control_flow import Rounds
 from passes.sizes import onnx_inference
+from passes.sizes.loop_states import state_shapes
 from passes.sizes.onnx_inference import INFERRED, Names, refine
 
 
@@ -92,6 +94,8 @@ class Sweep:
                 self._refine(node.outputs[0], dims)
             for body in bodies:
                 self._sweep(body.nodes)
+            for tensor, dims in state_shapes(node, op) if isinstance(op, Rounds) else ():
+                self._refine(tensor, dims)
             self._follow(node, op)
         except (GraphError, ValueError):  # a branch that is not taken may contradict itself
             self.fits = False
