@@ -7,6 +7,7 @@ Most turn out to be plain numbers, or the dimension of another tensor, once they
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import onnx
@@ -43,7 +44,7 @@ class Sizes:
     def shape(self, tensor: str) -> list[Polynomial] | None:
         """The sizes of all axes of a tensor of known rank."""
         shape = self._tensor(tensor).shape
-        return None if shape is None else [Polynomial.of(dim) for dim in shape if dim is not None]
+        return None if shape is None else [Polynomial.of(dim) for dim in _named(tensor, shape)]
 
     def values(self, tensor: str) -> Values | None:
         """What the elements of a vector (or a scalar) of integers are, cast to any type; None if nothing is known."""
@@ -73,7 +74,7 @@ class Sizes:
             self._tensors[name] = construct.constant(name, node.get_tensor_value(as_list=False))
         elif not _operands(node):
             shape = self._shape(name)
-            named = None if shape is None else [f"{name}[{a}]" if d is None else d for a, d in enumerate(shape)]
+            named = None if shape is None else _named(name, shape)
             self._tensors[name] = construct.variable(name, self._dtype(name), named)
         else:
             outputs = [construct.variable(each, self._dtype(each), self._shape(each)) for each in node.output]
@@ -93,6 +94,11 @@ class Sizes:
     def _dtype(self, name: str) -> Dtype | None:
         element = self._graph.get_dtype(name)
         return None if element is None else dtype_of(element)
+
+
+def _named(tensor: str, shape: Sequence[Dim]) -> list[int | str]:
+    """The sizes of a tensor, with names for those that nothing tells."""
+    return [f"{tensor}[{axis}]" if dim is None else dim for axis, dim in enumerate(shape)]
 
 
 def _operands(node: Any) -> list[str]:
