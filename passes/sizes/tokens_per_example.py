@@ -6,7 +6,6 @@ after each stride, and where a reshape merges an open batch with tokens or windo
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -30,20 +29,23 @@ def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
 
     Without `facts` only sizes that a reshape makes are counted.
     """
-    given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
+    given = {*_open_sizes(graph.inputs)}
     sizes = {} if facts is None else _usual_inputs(graph)
     for node in graph.nodes:
-        shapes = [shape_of(t) or () for t in node.outputs]
-        for dim in itertools.chain(*shapes):
+        for dim in _open_sizes(node.outputs):
             if isinstance(dim, Expression) and dim not in sizes:
                 polynomial = dim.polynomial
                 sizes[dim] = max(polynomial.at({name: sizes.get(name, 1) for name in polynomial.symbols}) or 1, 1)
         if isinstance(rules(node), Rearrangement):
-            sizes |= _regrouped(shape_of(node.inputs[0]) or (), shapes[0], given, sizes)
+            sizes |= _regrouped(shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or (), given, sizes)
         if facts is not None:  # the rest depends on data
-            others = (d for shape in shapes for d in shape[1:] if isinstance(d, str) and d not in given)
-            sizes |= {dim: USUAL for dim in others if dim not in sizes}
+            sizes |= {d: USUAL for d in _open_sizes(node.outputs, 1) if d not in given and d not in sizes}
     return sizes
+
+
+def _open_sizes(tensors: Iterable[gs.Tensor], first: int = 0) -> list[str]:
+    """The sizes that are not static of tensors, but for those that nothing is known of, from axis `first` on."""
+    return [d for t in tensors for d in (shape_of(t) or ())[first:] if isinstance(d, str)]
 
 
 def _regrouped(
