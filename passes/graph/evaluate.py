@@ -108,7 +108,10 @@ def _broadcast_elements(operands: Sequence[Array | None]) -> int:
 
 
 def _elements(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> int:
-    """The elements of the largest output; none where onnx finds that the operands do not fit each other."""
+    """The elements of the largest output; none where onnx finds that the operands do not fit each other.
+
+    onnx is asked, and not the swept graph: analysis evaluates nodes on other operands than those that the graph has.
+    """
     model, feeds = _alone(node, opset, operands)
     small = {name: x for name, x in feeds.items() if x.size <= _SHAPE_DATA}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for name, x in small.items())
