@@ -135,8 +135,8 @@ def test_products_with_vectors(text: str, signature: str) -> None:
     source = model(
         f"(float[N,5,8] x) => ({signature}) <float[8,6] w1, float[6] shift>",
         "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n" + text,
+        constants=constants,
         keep=np.array([1.0, 0, 0, 1, 1, 0]),
-        **{name: value for name, value in constants.items() if f" {name})" in text},
     )
     result = compiled(source)
     assert weight(result, "MatMul").shape == (8, 3)

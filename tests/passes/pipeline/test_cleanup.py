@@ -165,13 +165,11 @@ def test_weights_that_are_made_of_others_are_computed_though_these_are_read_twic
         "up": random(CHANNELS, 2, seed=6),
         "down": random(2, 36, seed=7),
     }
-    text = NORMALISED[form]
     source = model(
         "(float[N,4,8,8] x) => (float[N,3,8,8] y)",
-        f"{text}  c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  y = Conv(r, p)",
-        17,
+        f"{NORMALISED[form]}  c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  y = Conv(r, p)",
+        constants=given,
         p=random(3, CHANNELS, 1, 1, seed=8),
-        **{name: np.asarray(value) for name, value in given.items() if f" {name}" in text or f"({name}" in text},
     )
     result = compiled(source)
     assert operators(result) == ["Conv", "Relu", "Conv"]

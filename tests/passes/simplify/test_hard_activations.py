@@ -14,7 +14,7 @@ from tests.generators.running import Runner
 from tests.passes.text import compiled, model, operators, random
 
 SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
-NUMBERS = {name: np.array(value) for name, value in {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0}.items()}
+NUMBERS = {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0, "sixth": 1 / 6, "third": 1 / 3, "large": 1.5 * 2**23}
 
 SPELLED = {
     "Add, Clip, Mul, Div": "a = Add(c, three)\n d = Clip(a, zero, six)\n m = Mul(c, d)\n y = Div(m, six)",
@@ -28,13 +28,8 @@ SPELLED = {
 
 def spelled(body: str, opset: int = 17, signature: str = SIGNATURE, **weights: np.ndarray) -> onnx.ModelProto:
     """A convolution, and what is made of its output `c`."""
-    numbers = {**NUMBERS, "sixth": np.array(1 / 6), **weights}
-    used = {
-        name: value
-        for name, value in numbers.items()
-        if name in body.replace("(", " ").replace(",", " ").replace(")", " ").split()
-    }
-    return model(signature, f"c = Conv(x, w)\n {body}", opset, w=random(4, 3, 1, 1, seed=1) * 4, **used)
+    given = {"w": random(4, 3, 1, 1, seed=1) * 4, **weights}
+    return model(signature, f"c = Conv(x, w)\n {body}", opset, constants=NUMBERS, **given)
 
 
 @pytest.mark.parametrize("body", SPELLED.values(), ids=SPELLED)
@@ -149,8 +144,8 @@ def test_double_precision_keeps_its_row() -> None:
         "e = Exp(x)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)",
         checked=False,
     )
-    for name, value in {"zero": 0.0, "three": 3.0, "six": 6.0}.items():
-        source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float64), name))
+    for name in ("zero", "three", "six"):
+        source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(NUMBERS[name]), name))
     assert operators(compiled(source)) == ["Exp", "Add", "Clip", "Div"]
 
 
@@ -255,15 +250,11 @@ def test_numbers_that_single_precision_does_not_have_stay_apart(body: str, numbe
 @pytest.mark.parametrize("front", ["a = Identity(x)", "a = Conv(x, w)", "m = MatMul(x, w)\n a = Add(m, two)"])
 def test_what_rounds_to_whole_numbers_stays(front: str) -> None:
     """A large number that is added and taken away again: what is smaller than one step of it is gone."""
-    square = {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)} if "w" in front else {}
     shape = "N,4,1,1" if "Conv" in front else "N,4"
     source = model(
         f"(float[{shape}] x) => (float[{shape}] y)",
         f"{front}\n b = Mul(a, third)\n c = Add(b, large)\n d = Sub(c, large)\n y = Mul(d, three)",
-        large=np.array(1.5 * 2**23),
-        third=np.array(1 / 3),
-        **{name: NUMBERS[name] for name in ("two", "three") if name in f"{front} three"},
-        **square,
+        constants=NUMBERS | {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)},
     )
     x = np.float32([0.4, 1.2, -1.9, 3.3]).reshape(1, 4, *[1] * (shape.count(",") - 1))
     result = compiled(source).model

@@ -23,21 +23,19 @@ SWISH_MERGED = "e = Sigmoid(c)\n h = Mul(keep, e)\n m = Mul(c, h)"
 
 def activated(body: str, keep: np.ndarray, factor: float = 1 / 6) -> onnx.ModelProto:
     """A HardSwish with a mask and a depthwise convolution, to which a branch is added that needs all channels."""
-    weights = {"sixth": np.array(factor), "keep": keep, "factor": keep * np.float32(factor)}
+    constants = {name: np.array(value) for name, value in {"three": 3.0, "zero": 0.0, "six": 6.0}.items()}
+    constants |= {"sixth": np.array(factor), "keep": keep, "factor": keep * np.float32(factor)}
     return model(
         SIGNATURE,
         f"c = Conv(x, w)\n a = Add(c, three)\n d = Clip(a, zero, six)\n{body}\n"
         f"p = Conv<group={CHANNELS}, pads=[1,1,1,1]>(m, wd, shift)\n o = Conv(x, wo)\n"
         "s = Add(p, o)\n r = Relu(s)\n y = Conv(r, wp)",
-        w=random(CHANNELS, 3, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 3, 3, seed=2),
-        shift=random(CHANNELS, seed=4),
-        wo=random(CHANNELS, 3, 1, 1, seed=5),
-        wp=random(4, CHANNELS, 1, 1, seed=3),
-        three=np.array(3.0),
-        zero=np.array(0.0),
-        six=np.array(6.0),
-        **{name: value for name, value in weights.items() if name in body},
+        constants=constants,
+        w=(CHANNELS, 3, 1, 1),
+        wd=(CHANNELS, 1, 3, 3),
+        shift=(CHANNELS,),
+        wo=(CHANNELS, 3, 1, 1),
+        wp=(4, CHANNELS, 1, 1),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 
@@ -44,9 +43,9 @@ def test_a_channel_shuffle_frees_channels(form: str) -> None:
     source = model(
         f"(float[{batch},4,{size}] x) => (float[{batch},2,{size}] y) <float[6,4,1,1] wa>",
         f"a = Conv(x, wa)\n m = Mul(a, keep)\n {text}\n y = Conv(z, wb)",
+        constants=ints,
         wb=random(2, 6, 1, 1, seed=1) * mask(1, 1, 1, 1, 1, 0),
         keep=mask(1, 1, 0, 1, 1, 1),
-        **{k: np.asarray(v, np.int64) for k, v in ints.items() if f"{k})" in text or f"{k}," in text},
     )
     assert "Gather" in {n.op for n in prepared(source).nodes}
     result = compiled(source) if size == "8,8" else check(Network(source, {}, {"H": (8,), "W": (8,)}))
