@@ -146,11 +146,10 @@ def test_a_map_that_meets_a_live_branch_is_put_back_at_its_door() -> None:
 
 def test_a_branch_that_is_a_known_map_altogether_disappears() -> None:
     source = model(
-        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y)",
+        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y) <float[{CHANNELS},1,3,3] wd>",
         f"m = Mul(x, none)\n a = Add(m, shift)\n d = Conv<group={CHANNELS}, pads=[1,1,1,1]>(a, wd)\n y = Mul(d, x)",
         none=mask(*[0] * CHANNELS),
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 3, 3, seed=2),
     )
     result = compiled(source)
     assert "Conv" not in operators(result)
@@ -170,15 +169,13 @@ def test_rows_that_occur_nowhere_do_not_count() -> None:
 def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
     """Many places of two windows were stored for every channel that a convolution had to see."""
     source = model(
-        "(float[N,3,H,W] x) => (float[N,40,A,B] y)",
+        f"(float[N,3,H,W] x) => (float[N,40,A,B] y) <float[{CHANNELS},3,1,1] we, float[{CHANNELS},1,5,5] wd, "
+        f"float[40,{CHANNELS},1,1] wp>",
         "e = Conv(x, we)\n m = Mul(e, k)\n a = Add(m, shift)\n"
         f'd = Conv<group={CHANNELS}, auto_pad="SAME_UPPER">(a, wd)\n'
         f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
         k=mask(1, *[0] * (CHANNELS - 1)),
-        we=random(CHANNELS, 3, 1, 1, seed=4),
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 5, 5, seed=2),
-        wp=random(40, CHANNELS, 1, 1, seed=3),
     )
     before = sum(int(np.prod(t.dims)) for t in source.graph.initializer)
     for price in (None, 0.01):

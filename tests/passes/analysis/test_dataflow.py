@@ -18,11 +18,9 @@ def facts_of(source: object) -> tuple[Facts, dict[str, object]]:
 def test_a_mask_makes_zeros_and_batch_normalisation_moves_them() -> None:
     facts, tensors = facts_of(
         model(
-            "(float[N,3,8,8] x) => (float[N,3,8,8] y) <float[1,3,1,1] m = {1, 0, 0}, float[3] b = {0.5, 0.5, -0.5}>",
+            "(float[N,3,8,8] x) => (float[N,3,8,8] y) <float[1,3,1,1] m = {1, 0, 0}, float[3] b = {0.5, 0.5, -0.5}, "
+            "float[3] s = {1, 1, 1}, float[3] mu = {0, 0, 0}, float[3] var = {1, 1, 1}>",
             "masked = Mul(x, m)\n bn = BatchNormalization(masked, s, b, mu, var)\n y = Relu(bn)",
-            s=np.ones(3),
-            mu=np.zeros(3),
-            var=np.ones(3),
         )
     )
     masked = facts.known(tensors["masked"], 1)

@@ -156,13 +156,11 @@ def test_a_mean_of_a_constant_is_the_constant(form: str) -> None:
 
 def test_columns_of_values_that_hold_a_constant_pass_through_a_softmax() -> None:
     source = model(
-        "(float[B,T,16] x) => (float[B,T,5] o) <float[16,8] wq>",
+        f"(float[B,T,16] x) => (float[B,T,5] o) <float[16,8] wq, float[16,{WIDTH}] wv, float[{WIDTH}] bv, "
+        f"float[{WIDTH},5] wo>",
         "s0 = MatMul(x, wq)  st = Transpose<perm=[0,2,1]>(s0)  s = MatMul(s0, st)  a = Softmax<axis=-1>(s)"
         "  v0 = MatMul(x, wv)  v1 = Mul(v0, mv)  v = Add(v1, bv)  y = MatMul(a, v)  o = MatMul(y, wo)",
-        wv=random(16, WIDTH, seed=1),
         mv=(np.arange(WIDTH) % 4 == 0).astype(np.float32),
-        bv=random(WIDTH, seed=2),
-        wo=random(WIDTH, 5, seed=3),
     )
     result = compiled(source)
     assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 4

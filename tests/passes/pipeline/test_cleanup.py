@@ -36,11 +36,10 @@ def test_a_mask_that_chooses_is_gone_with_what_it_masked(swapped: bool) -> None:
     """What is left of the condition is all true, or all false where zeros are chosen by it."""
     condition = np.array([1, 0, 1, 1], bool).reshape(4, 1, 1)
     source = model(
-        "(float[N,3,8,8] x) => (float[N,2,8,8] y) <float[4,3,3,3] w, float[2,4,1,1] v>",
+        "(float[N,3,8,8] x) => (float[N,2,8,8] y) <float[4,3,3,3] w, float[2,4,1,1] v, float[1] zero = {0}>",
         "c = Conv<pads=[1,1,1,1]>(x, w)\n bn = BatchNormalization(c, s, b, mu, var)\n"
         f"m = Where(k, {'zero, bn' if swapped else 'bn, zero'})\n r = Relu(m)\n y = Conv(r, v)",
         k=~condition if swapped else condition,
-        zero=np.zeros(1),
         **BATCH_NORMALISATION,
     )
     assert operators(compiled(source)) == ["Conv", "Relu", "Conv"]
@@ -166,10 +165,9 @@ def test_weights_that_are_made_of_others_are_computed_though_these_are_read_twic
         "down": random(2, 36, seed=7),
     }
     source = model(
-        "(float[N,4,8,8] x) => (float[N,3,8,8] y)",
+        f"(float[N,4,8,8] x) => (float[N,3,8,8] y) <float[3,{CHANNELS},1,1] p>",
         f"{NORMALISED[form]}  c = Conv<pads=[1,1,1,1]>(x, w)  r = Relu(c)  y = Conv(r, p)",
         constants=given,
-        p=random(3, CHANNELS, 1, 1, seed=8),
     )
     result = compiled(source)
     assert operators(result) == ["Conv", "Relu", "Conv"]
@@ -222,12 +220,10 @@ def test_a_shape_of_which_only_the_batch_is_open_is_not_computed() -> None:
     source = model(
         "(float[B,3,8,8] x) => (float[B,5,8,8] y)"
         " <float[4,3,1,1] w, float[1,4,1,1] k = {1, 0, 1, 1}, float[5,8,1,1] u, int64[3] rows = {0, 2, -1}, "
-        "float[8,1,1] factor>",
+        "float[8,1,1] factor, float[2] ones = {1, 1}, float[2] zeros = {0, 0}>",
         "a = Conv(x, w)  m = Mul(a, k)  c = Conv(m, v)  s = Shape(c)  r = Reshape(c, rows)"
         "  n = InstanceNormalization(r, ones, zeros)  g = Reshape(n, s)  h = Mul(g, factor)  y = Conv(h, u)",
         v=random(8, 4, 1, 1, seed=1) * (np.arange(8) % 4 > 0).reshape(-1, 1, 1, 1),
-        ones=np.ones(2),
-        zeros=np.zeros(2),
     )
     result = compiled(source)
     assert "Shape" not in operators(result)

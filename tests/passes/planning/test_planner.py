@@ -160,13 +160,11 @@ def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
 def test_places_that_a_reshape_merges_with_an_open_batch_count_for_each_example() -> None:
     def network(batch: str) -> onnx.ModelProto:
         return model(
-            f"(float[{batch},49,64] x) => (float[{batch},49,32] y) <float[64,32] wa, float[64,32] wb>",
+            f"(float[{batch},49,64] x) => (float[{batch},49,32] y) <float[64,32] wa, float[64,32] wb, "
+            "int64[2] rows = {-1, 32}, int64[2] long = {-1, 64}, int64[3] back = {-1, 49, 32}>",
             "a = MatMul(x, wa)  m = Mul(a, k)  f = Reshape(m, rows)  o = Reshape(x, long)  b = MatMul(o, wb)"
             "  s = Add(f, b)  e = Erf(s)  y = Reshape(e, back)",
             k=(np.arange(32) % 2).astype(np.float32),
-            rows=np.asarray([-1, 32]),
-            long=np.asarray([-1, 64]),
-            back=np.asarray([-1, 49, 32]),
         )
 
     assert operators(compiled(network("B"))) == operators(compiled(network("1")))
