@@ -129,7 +129,7 @@ def test_other_optimizers_leave_masks_and_signals_alone(jit_compile: bool) -> No
     model = some_masked(mlp())
     before = [value.copy() for value in weights_of(model)]
     adam = keras.optimizers.Adam(0.1, global_clipnorm=1.0, use_ema=True, ema_overwrite_frequency=2)
-    model.compile(adam, "mse", jit_compile=jit_compile)
+    model.compile(adam, "mse", jit_compile=jit_compile, run_eagerly=not jit_compile)
     assert model.jit_compile == jit_compile
     x, _ = data(model)
     kernel = model.layers[1].kernel.numpy()

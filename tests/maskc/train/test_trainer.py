@@ -226,7 +226,7 @@ def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path,
 
 
 def test_a_metric_that_is_not_there_is_named(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0)
+    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0, compile_options={"run_eagerly": True})
     with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss, val_auc, val_l"):
         run.train(records(files), records(files), epochs=2)
     assert not (tmp_path / "training/checkpoints").exists()  # before anything was trained
@@ -283,7 +283,7 @@ def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path)
+    run = trainer(tmp_path, compile_options={"run_eagerly": True})
     run.train(records(files), records(files), epochs=2)
     (path,) = (tmp_path / "training/logs").iterdir()
     values: dict[str, dict[int, Any]] = {}

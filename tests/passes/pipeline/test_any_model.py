@@ -275,16 +275,19 @@ def test_operators_whose_signature_changed(opset: int) -> None:
         "k": KEEP.reshape(8, 1, 1),
         "v": random(4, 8, 1, 1),
         "scales": np.array([1, 1, 2, 2], np.float32),
+        "zero": np.asarray(3, np.uint8),
     }
-    if opset >= 10:
-        constants |= {"step": np.float32(0.01), "zero": np.asarray(3, np.uint8)}
-        constants |= {"starts": np.zeros(2, np.int64), "ends": np.full(2, 6), "axes23": np.array([2, 3])}
-    if opset >= 11:
-        constants |= {"low": np.float32(-0.5), "high": np.float32(2), "roi": np.zeros(0, np.float32)}
-        constants["pads"] = np.array([0, 0, 0, 0, 0, 0, 1, 1])
-    if new:
-        constants |= {"parts": np.array([5, 3]), "axis1": np.array([1])}
-    source = model("(float[N,3,6,6] x) => (float[N,1,4] y)", "\n".join(lines), 17, checked=False, **constants)
+    constants |= {
+        "step": np.float32(0.01),
+        "low": np.float32(-0.5),
+        "high": np.float32(2),
+        "roi": np.zeros(0, np.float32),
+    }
+    integers = {"starts": [0, 0], "ends": [6, 6], "axes23": [2, 3], "axis1": [1], "parts": [5, 3]}
+    integers["pads"] = [0, 0, 0, 0, 0, 0, 1, 1]
+    source = model(
+        "(float[N,3,6,6] x) => (float[N,1,4] y)", "\n".join(lines), checked=False, constants=constants | integers
+    )
     source.opset_import[0].version = opset
     source.ir_version = onnx.helper.find_min_ir_version_for(source.opset_import)
     onnx.checker.check_model(source, full_check=True)

@@ -61,44 +61,35 @@ def test_where_the_opset_cannot_be_raised_it_is_two() -> None:
     assert not result.report.notes
 
 
-def test_bounds_are_attributes_before_opset_11() -> None:
-    body = "a = Add(c, three)\n d = Clip<min=0.0, max=6.0>(a)\n m = Mul(c, d)\n y = Div(m, six)"
-    assert operators(compiled(spelled(body, opset=10))) == ["Conv", "HardSigmoid", "Mul"]
-    clipped = compiled(spelled("r = Relu(c)\n d = Clip<max=6.0>(r)\n y = Clip<min=2.0>(d)", opset=10))
-    assert operators(clipped) == ["Conv", "Clip"]
+GATE = "a = Add(c, three)\n d = Clip(a, zero, six)"
+ROWS_OF = {
+    # a gate is a clip of the convolution; of what no weights make it is a hard sigmoid
+    f"{GATE}\n y = Div(d, six)": "Conv Clip",
+    "y = HardSigmoid<alpha=0.3>(c)": "Conv Clip",
+    "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)": "Conv Exp HardSigmoid",
+    # as the networks of PP-OCRv4 have a learned scale and shift behind each activation
+    f"{GATE}\n m = Mul(c, d)\n h = Div(m, six)\n s = Mul(h, two)\n y = Add(s, three)": "Conv HardSwish Mul Add",
+    # a row takes no more operators than its ramp
+    "r = Relu(c)\n d = Min(r, six)\n y = Max(d, two)": "Conv Clip",
+    "r = Max(c, zero)\n y = Relu(r)": "Conv Relu",
+    "m = Exp(c)\n a = Mul(m, two)\n b = Mul(a, three)\n y = Mul(b, six)": "Conv Exp Mul",
+    "e = Exp(c)\n a = Sub(e, two)\n n = Sub(a, three)\n y = Clip(n, zero, six)": "Conv Exp Add Clip",
+    "e = Exp(c)\n a = Mul(e, two)\n y = Div(a, two)": "Conv Exp",
+    "e = Exp(c)\n m = Mul(e, c)\n a = Mul(m, two)\n y = Add(a, three)": "Conv Exp Mul Mul Add",
+    "r = Clip(c, six, two)\n y = Mul(r, three)": "Conv Clip Mul",  # bounds that cross stay
+}
+OF_OPSET_10 = {
+    "a = Add(c, three)\n d = Clip<min=0.0, max=6.0>(a)\n m = Mul(c, d)\n y = Div(m, six)": "Conv HardSigmoid Mul",
+    "r = Relu(c)\n d = Clip<max=6.0>(r)\n y = Clip<min=2.0>(d)": "Conv Clip",
+}
 
 
 @pytest.mark.parametrize(
-    "body", ["a = Add(c, three)\n d = Clip(a, zero, six)\n y = Div(d, six)", "y = HardSigmoid<alpha=0.3>(c)"]
+    ("opset", "body", "expected"),
+    [(opset, *row) for opset, rows in ((17, ROWS_OF), (10, OF_OPSET_10)) for row in rows.items()],
 )
-def test_a_gate_is_a_clip_of_the_convolution(body: str) -> None:
-    assert operators(compiled(spelled(body))) == ["Conv", "Clip"]
-
-
-def test_a_gate_of_what_no_weights_make_is_a_hard_sigmoid() -> None:
-    body = "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)"
-    assert operators(compiled(spelled(body))) == ["Conv", "Exp", "HardSigmoid"]
-
-
-def test_a_learned_scale_and_shift_behind_take_the_factor() -> None:
-    """The networks of PP-OCRv4 have one behind each activation."""
-    body = f"{SPELLED['Add, Clip, Mul, Div'].replace('y =', 'h =')}\n s = Mul(h, two)\n y = Add(s, three)"
-    assert operators(compiled(spelled(body))) == ["Conv", "HardSwish", "Mul", "Add"]
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    {
-        "r = Relu(c)\n d = Min(r, six)\n y = Max(d, two)": ["Conv", "Clip"],
-        "r = Max(c, zero)\n y = Relu(r)": ["Conv", "Relu"],
-        "m = Exp(c)\n a = Mul(m, two)\n b = Mul(a, three)\n y = Mul(b, six)": ["Conv", "Exp", "Mul"],
-        "e = Exp(c)\n a = Sub(e, two)\n n = Sub(a, three)\n y = Clip(n, zero, six)": ["Conv", "Exp", "Add", "Clip"],
-        "e = Exp(c)\n a = Mul(e, two)\n y = Div(a, two)": ["Conv", "Exp"],
-        "e = Exp(c)\n m = Mul(e, c)\n a = Mul(m, two)\n y = Add(a, three)": ["Conv", "Exp", "Mul", "Mul", "Add"],
-    }.items(),
-)
-def test_a_row_takes_no_more_operators_than_its_ramp(body: str, expected: list[str]) -> None:
-    assert operators(compiled(spelled(body))) == expected
+def test_what_becomes_of_a_row(opset: int, body: str, expected: str) -> None:
+    assert operators(compiled(spelled(body, opset))) == expected.split()
 
 
 def test_what_is_read_elsewhere_stays() -> None:
@@ -131,10 +122,6 @@ def test_a_constant_of_higher_rank_adds_axes() -> None:
     body = "a = Add(c, three)\n y = Mul(a, more)"
     source = spelled(body, signature="(float[N,3,8,8] x) => (float[1,N,4,8,8] y)", more=np.full((1, 1, 1, 1, 1), 2.0))
     assert [d.dim_value for d in compiled(source).model.graph.output[0].type.tensor_type.shape.dim][2:] == [4, 8, 8]
-
-
-def test_bounds_that_cross_stay() -> None:
-    assert operators(compiled(spelled("r = Clip(c, six, two)\n y = Mul(r, three)"))) == ["Conv", "Clip", "Mul"]
 
 
 def test_double_precision_keeps_its_row() -> None:

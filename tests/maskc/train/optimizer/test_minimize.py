@@ -51,7 +51,7 @@ ARGUMENTS: dict[str, Any] = {
 @pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_same_as_fit_and_as_the_constructors_arguments(graph: bool) -> None:
     fitted = fresh()
-    fitted.compile(PruningOptimizer(keras.optimizers.SGD(0.1), **ARGUMENTS), LOSS)
+    fitted.compile(PruningOptimizer(keras.optimizers.SGD(0.1), **ARGUMENTS), LOSS, run_eagerly=not graph)
     fitted.fit(*data(fitted, count=32), batch_size=4, shuffle=False, verbose=0)
     history = fitted.optimizer.history
     assert len(history) > 1

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tensorflow
 
 def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
     optimizer = PruningOptimizer("sgd", **arguments)
-    model.compile(optimizer, LOSS)
+    model.compile(optimizer, LOSS, run_eagerly=True)  # no step is traced, which takes longer than the few there are
     return optimizer
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.tensorflow
 def train(model: Any, steps: int = 6, **arguments: Any) -> PruningOptimizer:
     keras.utils.set_random_seed(3)
     optimizer = PruningOptimizer(keras.optimizers.SGD(0.01), prune_every=1, **{"flops_target": 0, **arguments})
-    model.compile(optimizer, LOSS)
+    model.compile(optimizer, LOSS, run_eagerly=True)  # no step is traced, which takes longer than the few there are
     fit(model, 0, steps, count=4 * steps)
     return optimizer
 

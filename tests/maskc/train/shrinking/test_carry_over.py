@@ -29,7 +29,7 @@ def network() -> Any:
 def pruned(optimizer: Any, **options: Any) -> Any:
     model = network()
     settings = {"prune_every": 1, "flops_target": 0.5, "tie": "none", **options}
-    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"])
+    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"], run_eagerly=True)
     model.fit(X, Y, batch_size=16, epochs=3, verbose=0, shuffle=False)
     return model
 
