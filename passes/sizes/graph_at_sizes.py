@@ -11,7 +11,7 @@ from passes.abstract_values.polynomial import sizes_at
 from passes.errors import GraphError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import bodies, subgraphs
-from passes.graph.tensors import static_shape
+from passes.graph.tensors import shape_of
 from passes.model import inputs_with_defaults
 from passes.model.inputs import fix_inputs
 from passes.model.onnx_to_graph import imported, inlined
@@ -85,11 +85,15 @@ def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
         yield from body.inputs
 
 
-def windows_fit(graph: gs.Graph) -> bool:
-    """Whether all windows fit what they slide over, as far as is known: inference gives others one position."""
+def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None) -> bool:
+    """Whether all windows fit what they slide over, as far as is known: inference gives others one position.
+
+    values: those of symbols that are left in the graph.
+    """
     for node in graph.nodes:
-        op, before = rules(node), static_shape(node.inputs[0]) if node.inputs else None
+        op = rules(node)
         windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
-        if any(size + w.shift < w.stride for w, size in zip(windows or (), (before or ())[2:], strict=False)):
+        sizes = sizes_at(shape_of(node.inputs[0]) or (), values or {})[2:] if windows else ()
+        if any(size is not None and size + w.shift < w.stride for w, size in zip(windows or (), sizes, strict=False)):
             return False
     return True
