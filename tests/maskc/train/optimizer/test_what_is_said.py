@@ -33,14 +33,14 @@ def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
     optimizer = compiled(model, prune_every=1, flops_target=0.5)
     x, y = data(model, 32)
     weights = model.get_weights()
-    model.fit(x, y, batch_size=2, epochs=2, verbose=0)
+    model.fit(x, y, batch_size=4, verbose=0)
     assert optimizer.reached and optimizer.flops is not None
     pruned = optimizer.flops
     model.set_weights(weights)
     full = computational_cost(model).flops()
     assert not optimizer.reached
     assert optimizer.flops == full > 2 * pruned - full * 0.2
-    model.fit(x, y, batch_size=2, epochs=2, verbose=0)
+    model.fit(x, y, batch_size=4, verbose=0)
     assert optimizer.reached
     assert optimizer.flops == compiled_flops(model, tmp_path / "model") <= 0.5 * full
 
