@@ -33,7 +33,7 @@ class Record(keras.callbacks.Callback):
 
 
 def train(model: Any, optimizer: Any, steps: int, traced: bool = True) -> Record:
-    """In steps that are traced or, where that is not what it is about, without: that takes longer than a few steps."""
+    """`traced`: as `fit` does it by default, which takes longer than a few steps without."""
     keras.utils.set_random_seed(2)
     record = Record()
     model.compile(optimizer, LOSS, run_eagerly=not traced)
