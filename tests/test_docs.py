@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ from tests.passes import text
 
 FIXTURES = ROOT / "fixtures"
 RUN = [page for page in PAGES if any(map(runs, blocks(page)))]
+
+
+def fixture(name: str) -> Callable[[Path], dict[str, Any]]:
+    """This one of the repository's models, with masks."""
+
+    def prepare(directory: Path) -> dict[str, Any]:
+        shutil.copy(FIXTURES / f"{name}.onnx", directory / "model.onnx")
+        return {}
+
+    return prepare
 
 
 def data(directory: Path) -> dict[str, Any]:
@@ -82,14 +92,8 @@ def two(directory: Path) -> dict[str, Any]:
 
 def compiled(directory: Path) -> dict[str, Any]:
     """verification.md: a model and what it compiles to."""
-    masked(directory)
+    fixture("mlp")(directory)
     assert maskc("compile", "model.onnx").exit_code == 0
-    return {}
-
-
-def held(directory: Path) -> dict[str, Any]:
-    """report.md: a model of which some masked channels stay."""
-    shutil.copy(FIXTURES / "transformer.onnx", directory / "model.onnx")
     return {}
 
 
@@ -104,31 +108,19 @@ def unmasked(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def masked(directory: Path) -> dict[str, Any]:
-    """A model with masks in the graph."""
-    shutil.copy(FIXTURES / "mlp.onnx", directory / "model.onnx")
-    return {}
-
-
-def convolutions(directory: Path) -> dict[str, Any]:
-    """targets.md, widths.md: a network with masked convolutions."""
-    shutil.copy(FIXTURES / "cnn.onnx", directory / "model.onnx")
-    return {}
-
-
 PREPARED = {
     "README.md": data,
-    "api.md": masked,
+    "api.md": fixture("mlp"),
     "ci.md": repository,
-    "custom-operators.md": masked,
+    "custom-operators.md": fixture("mlp"),
     "diff.md": two,
-    "report.md": held,
+    "report.md": fixture("transformer"),
     "sweep.md": unmasked,
     "training.md": pictures,
     "tutorial-onnx.md": dense,
     "verification.md": compiled,
-    "targets.md": convolutions,
-    "widths.md": convolutions,
+    "targets.md": fixture("cnn"),
+    "widths.md": fixture("cnn"),
 }
 
 

@@ -20,12 +20,12 @@ from maskc.frontend.graph_queries import (
     copied,
     fresh,
     is_external,
+    tensor_types,
     type_of,
 )
 from passes.graph.tensors import STANDARD_DOMAINS, describe
-from passes.model.declarations import dims_of, misdeclared, redeclare, redeclared
-from passes.model.element_inference import with_elements
-from passes.model.outline import outline
+from passes.model.declarations import declare, misdeclared, redeclare, redeclared
+from passes.sizes.shapes_by_name import tensors_by_name
 from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.
@@ -328,17 +328,15 @@ def completed(model: ModelProto) -> ModelProto:
     """
     if not _bare(model.graph.output):
         return model
-    try:
-        inferred = with_elements(outline(model))
-    except onnx.shape_inference.InferenceError:  # the checker says it better
-        return model
-    types = {value.name: value.type for value in inferred.graph.output}
+    types = tensor_types(model)
     values = (*model.graph.input, *model.graph.value_info)
     symbols = {dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim}
     result = copied(model)
     for value in _bare(result.graph.output):
-        value.type.CopyFrom(types[value.name])
-        _forget_made_up(value, symbols)
+        inferred = types[value.name]
+        if inferred.shape is not None:
+            value.type.tensor_type.elem_type = inferred.elem_type
+            declare(value, [dim if isinstance(dim, int) or dim in symbols else None for dim in inferred.shape])
     return result
 
 
@@ -356,25 +354,11 @@ def forget_inner_shapes(model: ModelProto) -> bool:
 
 
 def redeclare_outputs(model: ModelProto) -> tuple[str, ...]:
-    """Let outputs declare what onnx infers for them, in place, where that is another shape; a note for each."""
-    bare = outline(model)
-    for value in bare.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = with_elements(bare)
-    except onnx.shape_inference.InferenceError:
-        return ()
-    wrong = redeclared(model, {value.name: dims_of(value) for value in inferred.graph.output})
+    """Let outputs declare what is inferred of them, in place, where that is another shape; a note for each."""
+    wrong = redeclared(model, {name: tensor.shape for name, tensor in tensors_by_name(model).items()})
     notes = misdeclared(model.graph.output, wrong)
     redeclare(model.graph, wrong)
     return tuple(notes)
-
-
-def _forget_made_up(value: ValueInfoProto, symbols: Set[str]) -> None:
-    """Take away names of sizes that the inference made up: those that are not among the model's."""
-    for dim in value.type.tensor_type.shape.dim:
-        if dim.dim_param not in symbols:
-            dim.ClearField("dim_param")
 
 
 def missing_shape(model: ModelProto) -> str | None:

@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from passes.graph.tensors import STANDARD_DOMAINS
-from passes.model.element_inference import with_elements
-from passes.model.outline import large_constants, outline
+from passes.graph.tensors import STANDARD_DOMAINS, element_of
+from passes.model.outline import large_constants
+from passes.sizes.shapes_by_name import tensors_by_name
 from passes.weights.streaming import External, stored_bytes
 
 # Bytes of an element of `float_data`.
@@ -186,18 +186,17 @@ def type_of(value: ValueInfoProto) -> TensorType:
 
 
 def tensor_types(model: ModelProto) -> dict[str, TensorType]:
-    """Types of all tensors of the main graph, inferred where the model does not state them.
+    """Types of all tensors of the main graph: inferred, or else as the model states them.
 
     Tensors that nothing is known about are there with element type 0 and no shape.
     """
-    inferred = with_elements(outline(model))
-    graph = inferred.graph
+    graph = model.graph
     types = {name: TensorType(0, None) for node in graph.node for name in node.output if name}
-    for value in (*graph.value_info, *graph.output, *graph.input):
-        types[value.name] = type_of(value)
-    for tensor in model.graph.initializer:
-        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
-    return types
+    types |= {value.name: type_of(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    for name, tensor in tensors_by_name(model).items():
+        if name in types and tensor.shape is not None:
+            types[name] = TensorType(element_of(tensor.dtype) or types[name].elem_type, tuple(tensor.shape))
+    return types | {t.name: TensorType(t.data_type, tuple(t.dims)) for t in graph.initializer}
 
 
 def custom_operators(model: ModelProto) -> list[str]:

@@ -209,10 +209,8 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
     named = copied(model)
     graph_checks.name_nodes(named)
     try:
-        if isinstance(error, onnx.shape_inference.InferenceError):
-            onnx.shape_inference.infer_shapes(outline(named), check_type=True, strict_mode=True)
-        elif not has_external(model):
-            onnx.checker.check_model(_in_own_domain(named))
+        if isinstance(error, onnx.shape_inference.InferenceError) or not has_external(model):
+            check(named)
     except type(error) as again:
         return again
     except Exception:

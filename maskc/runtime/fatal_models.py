@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
-import onnx
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from maskc.frontend.graph_queries import all_nodes, name_of
+from maskc.frontend.graph_queries import all_nodes, name_of, tensor_types
 from passes.graph.tensors import STANDARD_DOMAINS
-from passes.model.element_inference import with_elements
-from passes.model.outline import outline
 
 # By operator: how many of its inputs may have an empty name.
 _FULL = {"DFT": 2, "LayerNormalization": 1}
@@ -34,9 +30,9 @@ def why_fatal(model: ModelProto) -> str | None:
     recurrent = [node for node in nodes if node.op_type in _RECURRENT]
     if not recurrent:
         return None
-    empty = {value.name for value in _values(model) if _is_empty(value)}
+    types = tensor_types(model)
     for node in recurrent:
-        if empty.intersection(node.input[:1]):
+        if node.input[0] in types and 0 in (types[node.input[0]].shape or ()):
             return f"it ends the process at {node.op_type} '{name_of(node)}', whose data have no elements"
     return None
 
@@ -74,16 +70,3 @@ def why_endless(model: ModelProto) -> str | None:
             if rounds > _MOST_ROUNDS:
                 return f"Loop '{name_of(node)}' has {rounds:,} rounds, and up to {_MOST_ROUNDS:,} are run"
     return None
-
-
-def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
-    try:
-        graph = with_elements(outline(model)).graph
-    except onnx.shape_inference.InferenceError:
-        graph = model.graph
-    yield from graph.input
-    yield from graph.value_info
-
-
-def _is_empty(value: ValueInfoProto) -> bool:
-    return any(dim.HasField("dim_value") and dim.dim_value == 0 for dim in value.type.tensor_type.shape.dim)

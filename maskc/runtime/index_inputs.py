@@ -22,7 +22,7 @@ _TABLES = frozenset({"Gather", "GatherElements", "GatherND", "Scatter", "Scatter
 
 def entries_by_input(model: ModelProto) -> dict[str, int]:
     """The number of entries that each input which is used as an index picks from, by the name of the input."""
-    types = tensor_types(model)
+    types = tensor_types(model) if any(node.op_type in _TABLES for node in all_nodes(model)) else {}
     small = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) == 1
     }

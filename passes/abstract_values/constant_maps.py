@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from passes.abstract_values.row_index import Rows, together, windowed
-from passes.abstract_values.symbolic_sizes import Span, Window
-from passes.graph.tensors import Array, Mask
+from passes.abstract_values.windows import Window
+from passes.graph.tensors import Array, Dim, Mask
 
 # Distinct places of one map: with more, maps cost more than they save. A window of 7 leaves 16 rows and 16 columns.
 MOST_PLACES = 1024
@@ -195,7 +195,7 @@ class Sliding:
     """Windows over all axes after the first other one, the batch, which have these sizes."""
 
     windows: Sequence[Window]
-    spans: Sequence[Span]
+    sizes: Sequence[Dim]
 
     @property
     def inner(self) -> tuple[int, ...]:
@@ -219,8 +219,8 @@ class Sliding:
         if value.size * math.prod(window.size for window in self.windows) > _MOST_COVERED:
             return None
         index: list[Rows | None] = [None]
-        for axis, (window, span) in enumerate(zip(self.windows, self.spans, strict=True), 1):
-            found = windowed(window, constant_map.index[axis], span)
+        for axis, (window, size) in enumerate(zip(self.windows, self.sizes, strict=True), 1):
+            found = windowed(window, constant_map.index[axis], size)
             if found is None:
                 return None
             index.append(found[0])

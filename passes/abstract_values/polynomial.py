@@ -76,6 +76,19 @@ class Polynomial:
         inside = (p.symbols for f in factors if isinstance(f, Term) for p in f.operands)
         return frozenset(f for f in factors if isinstance(f, str)).union(*inside)
 
+    @property
+    def as_shifted_quotient(self) -> tuple[str, int, int] | None:
+        """Symbol, shift and stride where this is `(symbol + shift) // stride`, as sizes after windows are."""
+        shift = dict(self.terms).get((), 0)
+        match [term for term in self.terms if term[0]]:
+            case [((str(symbol),), 1)]:
+                return symbol, shift, 1
+            case [((Term("floordiv", (dividend, divisor)),), 1)]:
+                inner, stride = dividend.as_shifted_quotient, divisor.number
+                if inner is not None and inner[2] == 1 and stride is not None:
+                    return inner[0], inner[1] + shift * stride, stride
+        return None
+
     def at(self, values: Mapping[str, int]) -> int | None:
         """The value at these values of the symbols; None where one is missing or the value is not defined."""
         total = 0
@@ -166,6 +179,11 @@ def quotient(dividend: Polynomial, divisor: Polynomial) -> Polynomial | None:
     return _collected(found)
 
 
+def shifted_quotient(size: int | str, shift: int, stride: int) -> int | str:
+    """The size `(size + shift) // stride`."""
+    return ((Polynomial.of(size) + _constant(shift)) // _constant(stride)).dim
+
+
 def product(factors: Iterable[Polynomial]) -> Polynomial:
     """The product of the factors."""
     return math.prod(factors, start=_constant(1))
@@ -186,6 +204,11 @@ def known(dims: Sequence[Dim] | None) -> list[Polynomial] | None:
     if dims is None or None in dims:
         return None
     return [Polynomial.of(dim) for dim in dims if dim is not None]
+
+
+def sizes_at(shape: Iterable[Dim], values: Mapping[str, int]) -> list[int | None]:
+    """The sizes of a shape at these values of the symbols; None for those that do not follow."""
+    return [None if dim is None else Polynomial.of(dim).at(values) for dim in shape]
 
 
 @functools.lru_cache(1024)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from passes.abstract_values.symbolic_sizes import Extent, Span, Window
-from passes.graph.tensors import MOST_SLICES, Index
+from passes.abstract_values.polynomial import shifted_quotient
+from passes.abstract_values.windows import Window
+from passes.graph.tensors import MOST_SLICES, Dim, Index
 
 #: an axis whose size is not static is represented by all of its sizes up to this one, after which nothing new may come
 SIZES = 64
@@ -31,16 +32,16 @@ class Course:
     is chosen by the size adds a number that depends on `n mod stride`.) `left` and `right` lie beyond all these.
     """
 
-    start: Extent
+    start: str
     stride: int = 1
     shift: int = 0
     left: int = 0
     right: int = 1
 
     @property
-    def extent(self) -> Extent:
+    def size(self) -> int | str:
         """The size of the axis."""
-        return self.start.scaled(self.stride, self.shift)
+        return shifted_quotient(self.start, self.shift, self.stride)
 
     @property
     def low(self) -> int:
@@ -79,9 +80,9 @@ class Rows:
         return np.asarray([self.places.size]) if self.course is None else self.course.sizes
 
     @functools.cached_property
-    def span(self) -> int | Extent:
+    def size(self) -> int | str:
         """The size of the axis."""
-        return self.places.size if self.course is None else self.course.extent
+        return self.places.size if self.course is None else self.course.size
 
     @functools.cached_property
     def count(self) -> int:
@@ -124,24 +125,24 @@ class Rows:
         return np.maximum(table, 0)
 
 
-def windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
+def windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None, Index] | None:
     """What a window covers along an axis of this size (rows None: it is the same throughout).
 
     Returns which tuple each position of the output has, and the rows of each tuple: [tuples, window.size], -1 for
     padding. None where the size is not known or more than are told apart, or the window reaches too far.
     """
-    lengths = window.size**2, 0 if rows is None else rows.places.size, span if isinstance(span, int) else 0
-    return (_remembered if max(lengths) <= _SHORT else _windowed)(window, rows, span)
+    lengths = window.size**2, 0 if rows is None else rows.places.size, size if isinstance(size, int) else 0
+    return (_remembered if max(lengths) <= _SHORT else _windowed)(window, rows, size)
 
 
-def _windowed(window: Window, rows: Rows | None, span: Span) -> tuple[Rows | None, Index] | None:
+def _windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None, Index] | None:
     if rows is None:
         if not window.pads:
             return None, np.zeros((1, window.size), np.int64)
-        if span is None or (isinstance(span, int) and span > MOST_SLICES):
+        if size is None or (isinstance(size, int) and size > MOST_SLICES):
             return None
-        course = Course(span) if isinstance(span, Extent) else None
-        rows = Rows(np.zeros(SIZES * (SIZES + 1) // 2 if isinstance(span, Extent) else span, np.int64), course)
+        course = Course(size) if isinstance(size, str) else None
+        rows = Rows(np.zeros(SIZES * (SIZES + 1) // 2 if isinstance(size, str) else size, np.int64), course)
     if window == Window(1):
         return rows, np.arange(rows.count)[:, None]
     course = None if rows.course is None else rows.course.through(window)

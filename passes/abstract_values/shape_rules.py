@@ -143,6 +143,11 @@ def broadcast(shapes: Sequence[Shape | None]) -> list[Dim] | None:
     return found
 
 
+def times(size: Dim, factor: Dim) -> Dim:
+    """The product of two sizes; None where one of them is not known."""
+    return None if size is None or factor is None else (Polynomial.of(size) * Polynomial.of(factor)).dim
+
+
 def united(dims: Sequence[Dim]) -> Dim:
     """The size that all of these are. Raises ValueError where they cannot be the same."""
     static = {dim for dim in dims if isinstance(dim, (int, np.integer))}

@@ -5,15 +5,15 @@ Constants are restored and data is moved; only linearly dependent slices are com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
+from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
-from passes.abstract_values.symbolic_sizes import Extent
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import (
@@ -48,18 +48,16 @@ def _is_plain(tensor: gs.Tensor) -> bool:
 
 
 class Adapters:
-    """Builds adapters and remembers them, so that consumers that require the same share one.
+    """Builds adapters and remembers them, so that consumers that require the same share one."""
 
-    tensors: those of the graph, by name.
-    """
-
-    def __init__(self, editor: GraphEditor, tensors: Mapping[str, gs.Tensor]) -> None:
+    def __init__(self, editor: GraphEditor) -> None:
         self._editor = editor
-        self._tensors = tensors
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
+        graph = editor.graph
+        computed = [tensor for node in reversed(graph.nodes) for tensor in node.outputs]
         self._sources = {
-            dim: (tensor, axis)
-            for tensor in sorted(editor.graph.inputs, key=_is_plain)  # of those that have a size, the last counts
+            dim: (tensor, axis)  # of those that have a size, the last counts: an input, or else the first
+            for tensor in (*sorted(computed, key=_is_plain), *sorted(graph.inputs, key=_is_plain))
             for axis, dim in enumerate(shape_of(tensor) or ())
             if isinstance(dim, str)
         }
@@ -262,21 +260,23 @@ class Adapters:
 
     # -- positions along axes whose size is known at run time only ---------------------------------------------------
 
-    def _extent(self, extent: Extent) -> gs.Tensor:
+    def _size(self, dim: int | str) -> gs.Tensor:
         """The size of an axis: []."""
-        root = extent.root
-        tensor, axis = self._sources[root] if isinstance(root, str) else (self._tensors[root[0]], root[1])
-        size = self._once("Squeeze", [self._axis_size(tensor, axis)], "size_scalar")
-        shifted = self._with("Add", size, extent.shift) if extent.shift else size
-        return self._with("Div", shifted, extent.stride) if extent.stride > 1 else shifted
+        if isinstance(dim, int):
+            return self._number(dim)
+        computed = Polynomial.of(dim).as_shifted_quotient
+        source, shift, stride = computed if computed is not None and computed[0] in self._sources else (dim, 0, 1)
+        size = self._once("Squeeze", [self._axis_size(*self._sources[source])], "size_scalar")
+        shifted = self._with("Add", size, shift) if shift else size
+        return self._with("Div", shifted, stride) if stride > 1 else shifted
 
     def _rows(self, rows: Rows) -> gs.Tensor:
         """`_index` for a course: `Rows.table` says how the row follows from the position and the size."""
         course, table = rows.course, rows.table()
         assert course is not None
         residues, lefts, rights = table.shape
-        size = self._extent(course.start)
-        ends = [self._number(0), self._extent(course.extent), self._number(1)]
+        size = self._size(course.start)
+        ends = [self._number(0), self._size(course.size), self._number(1)]
         position = self._once("Range", ends, "positions")
         parts = []
         if rights > 1:

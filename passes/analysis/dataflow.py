@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.slices import ConstantSlices, merge
-from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array, Mask, is_constant, rank_of, shape_of
+from passes.graph.tensors import Array, Mask, is_constant, rank_of
 from passes.ops import rules
 from passes.ops.traits import DependenceTransfer, Distribution
 from passes.rewriting.channel_facts import AxisMask, Facts
@@ -43,16 +41,9 @@ def analyse(
 
 
 def _forward(graph: gs.Graph, facts: Facts) -> None:
-    # symbols that are sizes of graph inputs; before opset 11 operators that compute positions are missing
-    given = (d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str))
-    symbols = set(given) if graph.opset >= 11 else set()
-    for tensor in graph.inputs:
-        facts.extents |= {(tensor.name, a): Extent(d) for a, d in enumerate(shape_of(tensor) or ()) if d in symbols}
     for node in graph.nodes:
         op = rules(node)
         _keep_constants(node, facts)
-        for output, axis, extent in _extents(node, facts, symbols):
-            facts.extents[node.outputs[output].name, axis] = extent
         for output, axis, constant_map in op.maps(node, facts):
             _keep_maps(facts, node.outputs[output], axis, constant_map)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
@@ -82,17 +73,6 @@ def _keep_dependences(node: gs.Node, facts: Facts) -> None:
             facts.dependence[tensor.name, axis] = left
 
 
-def _extents(node: gs.Node, facts: Facts, symbols: Set[str]) -> Iterator[tuple[int, int, Extent]]:
-    """Axes of the outputs that are not static, with their size: one of the `symbols`, or what the operator says."""
-    for output, tensor in enumerate(node.outputs) if facts.opset >= 11 else ():
-        for axis, dim in enumerate(shape_of(tensor) or ()):
-            if isinstance(dim, str) and dim in symbols:
-                yield output, axis, Extent(dim)
-            elif not isinstance(dim, int):
-                found = rules(node).extent(node, facts, output, axis)
-                yield output, axis, Extent((tensor.name, axis)) if found is None else found
-
-
 def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:
     """Remember maps: what is uniform among them as constants, the rest as they are."""
     if facts.size(tensor, axis) is None:
@@ -100,7 +80,7 @@ def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: Constan
     constant_map = constant_map.compact()
     others = [a for a in range(rank_of(tensor)) if a != axis]
     for rows, other in zip(constant_map.index, others, strict=True):
-        if rows is not None and rows.span != facts.span(tensor, other):
+        if rows is not None and rows.size != facts.dim(tensor, other):
             return
     if constant_map.value[0].size > MOST_PLACES:
         return

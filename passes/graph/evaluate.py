@@ -90,26 +90,37 @@ def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bo
 
     A few numbers can ask for any number of them.
     """
-    plain = is_standard(node) and node.op in _ARITHMETIC
-    if plain and math.prod([x.size for x in operands if x is not None]) <= _MOST:
+    arithmetic = is_standard(node) and node.op in _ARITHMETIC
+    if arithmetic and math.prod([x.size for x in operands if x is not None]) <= _MOST:  # which takes the least time
         return False
     if all(static_shape(t) is not None for t in node.outputs if t.name):
         return False
-    if plain:
-        with contextlib.suppress(ValueError):  # operands that do not fit each other
-            return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None))) > _MOST
-        return False
-    if is_standard(node) and node.op in _WITH_ATTRIBUTES:
-        return False
+    if arithmetic:
+        return _broadcast_elements(operands) > _MOST
+    return not (is_standard(node) and node.op in _WITH_ATTRIBUTES) and _elements(node, opset, operands) > _MOST
+
+
+def _broadcast_elements(operands: Sequence[Array | None]) -> int:
+    """The elements of operands that are broadcast to one shape; none where they do not fit each other."""
+    with contextlib.suppress(ValueError):
+        return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None)))
+    return 0
+
+
+def _elements(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> int:
+    """The elements of the largest output; none where onnx finds that the operands do not fit each other.
+
+    onnx is asked, and not the swept graph: analysis evaluates nodes on other operands than those that the graph has.
+    """
     model, feeds = _alone(node, opset, operands)
     small = {name: x for name, x in feeds.items() if x.size <= _SHAPE_DATA}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for name, x in small.items())
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except Exception:  # computing it will say the same
-        return False
+        return 0
     dims = [value.type.tensor_type.shape.dim for value in inferred.graph.output]
-    return any(math.prod(dim.dim_value for dim in each) > _MOST for each in dims)
+    return max((math.prod(dim.dim_value for dim in each) for each in dims), default=0)
 
 
 def _plain(element: int) -> np.dtype[Any]:

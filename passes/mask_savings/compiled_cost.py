@@ -19,7 +19,7 @@ from passes.pipeline.trace import Recorder
 from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import shaped
-from passes.sizes.sizes_to_count_at import Sizes, at_sizes
+from passes.sizes.sizes_to_count_at import Sizes
 
 _LARGE = 2**12  # elements
 _MANY = 2**22  # weights
@@ -58,8 +58,7 @@ def compiled_cost(model: onnx.ModelProto, adapters: Policy = "auto", at: Sizes |
 
     def counted(graph: gs.Graph, at: Sizes) -> tuple[gs.Graph, Cost]:
         file = exported(graph, model)
-        sized, _ = at_sizes(file, shaped(file, graph, known=True), at, fits=True)
-        return sized, sum_over_nodes.of_graph(sized)
+        return sum_over_nodes.graph_and_cost(file, shaped(file, graph, known=True), at, fits=True)
 
     options = ShrinkOptions(adapters=adapters, explains=False, at=at)
     found = order.attempts(model, options, counted, Recorder())

@@ -223,7 +223,7 @@ class _Building:
         self._numbers: dict[tuple[int, bytes, bytes], int] = {}
         self._shapes = [{t.name: shape_of(t) for t in _computed(trial.graph)} for trial in trials]
         self._nodes = [{describe(node): node for node in trial.graph.nodes} for trial in trials]
-        self._axes: dict[Key, tuple[int, int]] = {}  # the dimension of an axis, and how much larger the axis is
+        self._axes: dict[Key, Varying] = {}
 
     def built(self, alone: Index) -> CostModel:
         """The model; `alone` are the groups that are the last of a mask, int64 [n]."""
@@ -252,7 +252,7 @@ class _Building:
                 continue
             number = self._dimension(size, self.group_of.get((tensor.name, axis), np.zeros(0, np.int64)))
             if number is not None and self.dimensions[number].then == then:
-                self._axes[tensor.name, axis] = number, 0
+                self._axes[tensor.name, axis] = Varying(number, 1, 0)
             else:
                 yield tensor, axis, size, then
 
@@ -275,7 +275,7 @@ class _Building:
                 del waiting[key]
                 more = sizes[key] - self.dimensions[number].size
                 if more >= 0:
-                    self._axes[key] = number, more
+                    self._axes[key] = Varying(number, 1, more)
                 else:
                     self._doubt([key])
         for key in waiting:
@@ -293,7 +293,7 @@ class _Building:
         beside = [t for node in tensor.inputs for t in node.inputs]
         beside += [t for node in tensor.outputs for t in (*node.inputs, *node.outputs)]
         axes = [(t.name, axis) for t in beside for axis in range(len(t.shape or ()))]
-        groups = {self.dimensions[self._axes[key][0]].groups.tobytes() for key in axes if key in self._axes}
+        groups = {self.dimensions[self._axes[key].dimension].groups.tobytes() for key in axes if key in self._axes}
         return [number for number in dimensions if self.dimensions[number].groups.tobytes() in groups]
 
     def _then(self, name: str, axis: int, rank: int) -> tuple[Dim, ...]:
@@ -334,18 +334,19 @@ class _Building:
         return dimensions, found
 
     def _axes_of(self, node: gs.Node) -> dict[Place, Varying]:
-        """The axes of a node's tensors that vary, and how.
+        """The axes of a node's tensors that vary, and how."""
+        axes = {
+            (side, index, axis): self._axes[tensor.name, axis]
+            for side, tensors in (("inputs", node.inputs), ("outputs", node.outputs))
+            for index, tensor in present(tensors)
+            for axis in range(len(shape_of(tensor) or ()))
+            if (tensor.name, axis) in self._axes
+        }
+        return axes | self._axes_of_weights(node, [*dict.fromkeys(axes.values())])
 
-        Weights vary with an axis of what the node reads, or else writes, whose size is always in proportion to theirs.
-        """
+    def _axes_of_weights(self, node: gs.Node, data: Sequence[Varying]) -> dict[Place, Varying]:
+        """Weights vary with an axis of what the node reads, or else writes, that is always in proportion to theirs."""
         axes: dict[Place, Varying] = {}
-        for side, tensors in (("inputs", node.inputs), ("outputs", node.outputs)):
-            for index, tensor in present(tensors):
-                for axis in range(len(shape_of(tensor) or ())):
-                    if (tensor.name, axis) in self._axes:
-                        number, more = self._axes[tensor.name, axis]
-                        axes[side, index, axis] = Varying(number, 1, more)
-        followed = list(dict.fromkeys(axes.values()))
         others = [nodes.get(describe(node)) for nodes in self._nodes]
         for index, tensor in present(node.inputs):
             if not is_constant(tensor):
@@ -353,13 +354,18 @@ class _Building:
             shapes = [None if n is None or index >= len(n.inputs) else shape_of(n.inputs[index]) for n in others]
             for axis, size in enumerate(tensor.shape):
                 then = [None if shape is None or axis >= len(shape) else shape[axis] for shape in shapes]
-                for data in followed if any(other != size for other in then) else ():
-                    dimension = self.dimensions[data.dimension]
-                    times, rest = divmod(size, dimension.size + data.more)
-                    if not rest and [times * (other + data.more) for other in dimension.then] == then:
-                        axes["inputs", index, axis] = Varying(data.dimension, times, times * data.more)
-                        break
+                multiples = (self._multiple(varying, size, then) for varying in data)
+                multiple = next(filter(None, multiples), None) if any(other != size for other in then) else None
+                if multiple is not None:
+                    axes["inputs", index, axis] = multiple
         return axes
+
+    def _multiple(self, data: Varying, size: int, then: Sequence[Dim]) -> Varying | None:
+        """How an axis varies that is a multiple of another one; None unless it is so in all trials."""
+        dimension = self.dimensions[data.dimension]
+        times, rest = divmod(size, dimension.size + data.more)
+        proportional = not rest and [times * (other + data.more) for other in dimension.then] == [*then]
+        return Varying(data.dimension, times, times * data.more) if proportional else None
 
     # -- doubts --------------------------------------------------------------------------------------------------
 
@@ -369,7 +375,7 @@ class _Building:
             groups = self.group_of.get(key, np.zeros(0, np.int64))
             self.uncertain[groups[groups >= 0]] = True
             if key in self._axes:
-                self.uncertain[self.dimensions[self._axes[key][0]].groups] = True
+                self.uncertain[self.dimensions[self._axes[key].dimension].groups] = True
 
     def _doubt_around(self, node: gs.Node) -> None:
         """The savings of groups may be off that have slices in what a node reads or writes, or what that comes from."""

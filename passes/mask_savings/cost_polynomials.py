@@ -1,4 +1,8 @@
-"""FLOPs of nodes as polynomials in the numbers of slices that their tensors store."""
+"""FLOPs of nodes as polynomials in the numbers of slices that their tensors store.
+
+They are arrays of coefficients, fitted to what the operators' rules count at a few sizes, and numpy evaluates them for
+all mask entries at once. Formulas of sizes (`abstract_values.polynomial`) are exact, and of any degree.
+"""
 
 from __future__ import annotations
 

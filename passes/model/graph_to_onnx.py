@@ -48,12 +48,7 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     model.ClearField("training_info")  # which names weights
     model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
     _raise_opset(model, graph.opset)
-    told, opened = annotated(source), symbols(source) - {""}
-    initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
-    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
-    model.graph.output.extend(source.graph.output)
-    redeclare(model.graph, redeclared(source, {t.name: t.shape for t in graph.outputs}))
-    inputs_with_defaults.restore(model, source)
+    _declare_ends(model, graph, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
         _append(model.graph, tensor, store)
@@ -61,18 +56,32 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
         if isinstance(values, np.ndarray) and values.nbytes >= LARGE:
             # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
             set_stored(tensor, Stored(model.graph.initializer[-1]))
+    annotations, opened = annotated(source), symbols(source) - {""}
     for node in graph.nodes:
         add_node(model.graph, node, outside=constants)
-        if told and _is_foreign(node):
-            noted = [t for t in node.outputs if t.name in told and t.shape is not None]
-            model.graph.value_info.extend(_noted(t, opened) for t in noted)
-        elif isinstance(rules(node), Resize) and opened.intersection(node.outputs[0].shape or ()):
-            # inference takes every open size for changed, also where the scale is 1; runtimes read the note
-            model.graph.value_info.append(_noted(node.outputs[0], opened))
+        model.graph.value_info.extend(_noted(t, opened) for t in _not_inferred(node, annotations, opened))
     if store is not None:
         store.flush()
     model.ir_version = max(model.ir_version, 4)  # before, initializers had to be inputs, those folded here as well
     return model
+
+
+def _declare_ends(model: onnx.ModelProto, graph: gs.Graph, source: onnx.ModelProto) -> None:
+    """Declare the inputs and outputs as the source does, but for shapes that the outputs do not have."""
+    initializers = {t.name for t in source.graph.initializer} - inputs_with_defaults.overridable(source)
+    model.graph.input.extend(v for v in source.graph.input if v.name not in initializers)
+    model.graph.output.extend(source.graph.output)
+    redeclare(model.graph, redeclared(source, {t.name: t.shape for t in graph.outputs}))
+    inputs_with_defaults.restore(model, source)
+
+
+def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str]) -> list[gs.Tensor]:
+    """Outputs whose shapes are known here, and would not be inferred by those who read the file."""
+    if _is_foreign(node):
+        return [t for t in node.outputs if t.name in annotations and t.shape is not None]
+    # inference takes every open size for changed, also where the scale is 1; runtimes read the note
+    resized = isinstance(rules(node), Resize) and bool(opened.intersection(node.outputs[0].shape or ()))
+    return [node.outputs[0]] if resized else []
 
 
 def _raise_opset(model: onnx.ModelProto, opset: int) -> None:

@@ -25,7 +25,6 @@ from passes.abstract_values.slices import (
     Sets,
     merge,
 )
-from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.rewriting.channel_facts import Facts
@@ -47,10 +46,6 @@ class Op:
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Forward: slices of the outputs that are constant maps, given what is known of the inputs."""
         return iter(())
-
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        """The size of an axis of the output that is not static, by sizes of the inputs; None if it is not known."""
-        return None
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
@@ -82,10 +77,6 @@ class Op:
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Inputs and axes that must store a slice for the output to store it (for estimates of cost only)."""
         return []
-
-    def from_shapes(self, node: gs.Node) -> Array | None:
-        """The output, where attributes and the inputs' static sizes alone say what it is."""
-        return None
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """The outputs, where all operands are initializers (None: omitted); None if they cannot be had."""

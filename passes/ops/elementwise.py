@@ -16,7 +16,6 @@ from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, SizeRule, broadcast
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
-from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.editor import Change, all_or_none
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import (
@@ -131,12 +130,6 @@ class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
         if decided is None or not decided.mask.any():
             return computed
         return decided if computed is None else merge(computed, decided)
-
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        aligned = [(t, a) for i, t in present(node.inputs) if (a := self.align(node, i, axis)) is not None]
-        spans = {facts.span(t, a) for t, a in aligned} - {1}
-        span = spans.pop() if len(spans) == 1 else None
-        return span if isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         operands = [(index, tensor, is_constant(tensor)) for index, tensor in present(node.inputs)]
@@ -262,7 +255,7 @@ class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
             a = self.align(node, index, other)
             place = None if a is None or a == own else a - (own is not None and a > own)
             found = None if place is None else constant_map.index[place]
-            if found is not None and found.span != facts.span(output, other):
+            if found is not None and found.size != facts.dim(output, other):
                 return None  # a map must have the output's own sizes, or it would be repeated
             rows.append(found)
             shape.append(1 if place is None else constant_map.value.shape[place + 1])

@@ -13,7 +13,6 @@ from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combi
 from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, picked
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
-from passes.abstract_values.symbolic_sizes import Extent
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, size_of
 from passes.ops.base import Linked
@@ -66,12 +65,6 @@ class Movement(ElementRule, Linked, DependenceTransfer):
         Asked where sizes are not static, as there are no links then; None where there is no such axis.
         """
         return None
-
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        sources = [self.along(node, i, output, axis) for i, _ in present(list(node.inputs))]
-        spans = {facts.span(node.inputs[i], a) for i, a in enumerate(sources) if a is not None}
-        span = spans.pop() if len(spans) == 1 else None
-        return span if isinstance(span, Extent) else None
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         """Channels and positions are picked from the maps of the inputs."""
@@ -129,7 +122,7 @@ class Movement(ElementRule, Linked, DependenceTransfer):
         output = node.outputs[part.output]
         if rows.course is not None:
             for a in range(rank_of(output)):
-                if self.along(node, part.input, part.output, a) == axis and facts.span(output, a) == rows.span:
+                if self.along(node, part.input, part.output, a) == axis and facts.dim(output, a) == rows.size:
                     return a, rows
             return None
         for link in links:

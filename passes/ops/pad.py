@@ -11,7 +11,7 @@ from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, polynomials
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
-from passes.abstract_values.symbolic_sizes import Extent, Window
+from passes.abstract_values.windows import Window
 from passes.graph.tensors import MOST_SLICES, int_list, numpy_dtype, operand, shape_of
 from passes.ops.base import register
 from passes.ops.movement import Movement, same_axis
@@ -125,10 +125,6 @@ class Pad(SizeRule, Movement):
         pads = self._pads(node)
         return axis if pads is not None and pads[axis] == (0, 0) and index == 0 else None
 
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        pads, span = self._pads(node), facts.span(node.inputs[0], axis)
-        return span.scaled(1, sum(pads[axis])) if pads is not None and isinstance(span, Extent) else None
-
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         pads = self._pads(node)
         if pads is None or pads[0] != (0, 0) or min(min(p) for p in pads) < 0:
@@ -154,7 +150,7 @@ class Pad(SizeRule, Movement):
         if mode != "constant" or value is None:
             return None
         windows = [Window(1, before=pads[a][0], after=pads[a][1]) for a in others[1:]]
-        found = Sliding(windows, [facts.span(node.inputs[0], a) for a in others[1:]]).over(known, value)
+        found = Sliding(windows, [facts.dim(node.inputs[0], a) for a in others[1:]]).over(known, value)
         return (
             None if found is None else ConstantMap(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
         )

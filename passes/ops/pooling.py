@@ -13,7 +13,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
-from passes.abstract_values.symbolic_sizes import Extent, Window, positions, slid, spatial_windows
+from passes.abstract_values.windows import Window, positions, spatial_windows, windows_rounded_up
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
@@ -46,11 +46,10 @@ class Pool(SizeRule, Linked, Reordering):
         return None if kernel is None else spatial_windows(tuple(kernel), node.attrs)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
-        shape = shape_of(node.inputs[0])
-        return positions(shape, self.windows(node), shape[1] if shape and len(shape) > 1 else None)
-
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)
+        shape, windows = shape_of(node.inputs[0]), self.windows(node)
+        if node.attrs.get("ceil_mode", 0) and "kernel_shape" in node.attrs:
+            windows = windows_rounded_up(tuple(node.attrs["kernel_shape"]), node.attrs)
+        return positions(shape, windows, shape[1] if shape and len(shape) > 1 else None)
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         return orders.written(node.inputs[0], 1, order) if axis == 1 == len(node.outputs) else None
@@ -62,7 +61,7 @@ class Pool(SizeRule, Linked, Reordering):
         known, over = facts.maps(node.inputs[0], 1), self.windows(node)
         if known is None or over is None or len(node.outputs) > 1:
             return
-        pooled = self.pooled(node, known, Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]))
+        pooled = self.pooled(node, known, Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))]))
         if pooled is not None:
             yield 0, 1, pooled
 

@@ -10,7 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
+from passes.abstract_values.windows import kernel_windows, positions
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -261,10 +263,15 @@ class QLinearMatMul(MatMulInteger):
     foldable = False
 
 
-class IntegerConvolution(IntegerProduct):
+class IntegerConvolution(SizeRule, IntegerProduct):
     """Padding lies at the zero point of the data."""
 
     free = 0
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        weights = shape_of(node.inputs[self.operands.weight]) or ()
+        windows = kernel_windows(weights, node.attrs)
+        return None if windows is None else positions(shape_of(node.inputs[0]), windows, weights[0])
 
     def letters(self, node: gs.Node) -> tuple[str, str, str] | None:
         """With one filter for each channel, what is written is what is read."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap
+from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Link, Maps
-from passes.graph.tensors import is_constant, operand, shape_of
+from passes.graph.tensors import Dim, is_constant, operand, shape_of
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
+
+# Products with fractions of larger denominators are rounded by the runtime.
+_LARGEST_DENOMINATOR = 64
 
 
 @register("Resize", "Upsample")
@@ -22,16 +28,27 @@ class Resize(SizeRule, Linked):
     """Slices of an axis that keeps its size pass through."""
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
-        wanted = operand(node, 3)
-        plain = str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) == "stretch" and "axes" not in node.attrs
-        sizes = vectors.of(wanted) if wanted is not None and plain else None
-        return None if sizes is None else vectors.wanted(sizes)
+        before, axes = shape_of(node.inputs[0]), node.attrs.get("axes")
+        if axes is None or before is None:
+            return self._resized(node, vectors, before)
+        resized = self._resized(node, vectors, [before[axis] for axis in axes])
+        changed = zip([axis % len(before) for axis in axes], resized or (), strict=True)
+        return None if resized is None else [*(dict(enumerate(before)) | dict(changed)).values()]
+
+    def _resized(self, node: gs.Node, vectors: ShapeVectors, before: Shape | None) -> Shape | None:
+        """The new sizes of the axes that are resized."""
+        wanted, scales = operand(node, 3), self._scales(node) or ()
+        if wanted is not None and str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) == "stretch":
+            elements = vectors.of(wanted)
+            return None if elements is None else vectors.wanted(elements)
+        if wanted is not None or before is None or len(before) != len(scales) or self._crops(node):
+            return None
+        return [*map(_scaled, before, scales)]
 
     reason = kept_reasons.EACH_BY_ITSELF
 
     def contradiction(self, node: gs.Node) -> str:
-        scales = node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2))) or ()
-        odd = next((scale for scale in scales if not scale > 0), None)
+        odd = next((scale for scale in self._scales(node) or () if not scale > 0), None)
         return "" if odd is None or operand(node, 3) is not None else f"its scale {odd:g} is not above 0"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
@@ -52,8 +69,13 @@ class Resize(SizeRule, Linked):
             return False
         if operand(node, 3) is not None:  # the scale is the quotient of the sizes
             return True
-        scales = node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2)))
+        scales = self._scales(node)
         return scales is not None and scales[position] == 1
+
+    @staticmethod
+    def _scales(node: gs.Node) -> Sequence[float] | None:
+        """By what each axis is scaled; None where that is not known."""
+        return node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2)))
 
     @staticmethod
     def _crops(node: gs.Node) -> bool:
@@ -102,3 +124,11 @@ def _floats(tensor: gs.Tensor | None) -> list[float] | None:
     if tensor is None or not is_constant(tensor):
         return None
     return [float(v) for v in np.asarray(tensor.values).reshape(-1)]
+
+
+def _scaled(size: Dim, scale: float) -> Dim:
+    """The size times the scale, rounded down; None where the runtime may round it otherwise."""
+    numerator, denominator = scale.as_integer_ratio()
+    if size is None or denominator > _LARGEST_DENOMINATOR:
+        return None
+    return ((Polynomial.of(size) * Polynomial.of(numerator)) // Polynomial.of(denominator)).dim

@@ -270,23 +270,8 @@ class Shape(ElementRule, Measuring):
     """Reads no values; the sizes it gives are those before anything was removed."""
 
     def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
-        shape = shape_of(node.inputs[0])
-        return None if shape is None else vectors.measured(shape)[self._part(node)]
-
-    @staticmethod
-    def _part(node: gs.Node) -> slice:
-        return slice(int(node.attrs.get("start", 0)), node.attrs.get("end"))
-
-    def held(self, node: gs.Node) -> tuple[Dim, ...] | None:
-        """The sizes that output 0 holds."""
-        shape = shape_of(node.inputs[0])
-        if shape is None or is_constant(node.inputs[0]):
-            return None
-        return shape[self._part(node)]
-
-    def from_shapes(self, node: gs.Node) -> Array | None:
-        sizes = self.held(node)
-        return None if sizes is None or not is_static(sizes) else np.asarray(sizes, np.int64)
+        shape, end = shape_of(node.inputs[0]), node.attrs.get("end")
+        return None if shape is None else vectors.measured(shape[int(node.attrs.get("start", 0)) : end])
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         shape = rewriter.shape(rewriter.before.inputs[0])
@@ -338,10 +323,6 @@ class Size(ElementRule, Measuring):
             return None
         return np.asarray(product(polynomials(vectors.measured(shape))), object)
 
-    def from_shapes(self, node: gs.Node) -> Array | None:
-        shape = static_shape(node.inputs[0])
-        return None if shape is None or is_constant(node.inputs[0]) else np.asarray(np.prod(shape, dtype=np.int64))
-
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
         narrowed = [mask for a in range(rank) if (mask := rewriter.required(node, 0, a)) is not None]
@@ -355,7 +336,8 @@ class Size(ElementRule, Measuring):
 class Constant(Generated):
     """A value among the attributes."""
 
-    def from_shapes(self, node: gs.Node) -> Array | None:
+    def value(self, node: gs.Node) -> Array | None:
+        """The value; None where numpy has no type for it."""
         if "value" in node.attrs:
             tensor = node.attrs["value"]
             return None if isinstance(tensor.dtype, int) else np.asarray(tensor.values)

@@ -24,10 +24,10 @@ from passes.graph.tensors import (
     shape_of,
     size_of,
 )
-from passes.ops.base import register, rules
+from passes.ops.base import register
 from passes.ops.gather_scatter import Picking, settled
 from passes.ops.movement import Movement, same_axis
-from passes.ops.shape import Shape, is_static
+from passes.ops.shape import is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -170,19 +170,6 @@ class Gather(Picking):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
 
     only_picks = True
-
-    def from_shapes(self, node: gs.Node) -> Array | None:
-        """Static sizes that are picked out of a shape of which others are not."""
-        shape, index = node.inputs
-        measuring = rules(shape.inputs[0]) if shape.inputs else None
-        sizes = measuring.held(shape.inputs[0]) if isinstance(measuring, Shape) else None
-        if sizes is None or not is_constant(index):
-            return None
-        wanted = np.asarray(index.values).astype(np.int64)
-        if not ((wanted >= -len(sizes)) & (wanted < len(sizes))).all():
-            return None
-        picked = [sizes[i] for i in wanted.reshape(-1)]
-        return np.asarray(picked, np.int64).reshape(wanted.shape) if is_static(picked) else None
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
         """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""

@@ -7,31 +7,42 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, refined
+from passes.abstract_values.polynomial import shifted_quotient
 from passes.abstract_values.row_index import Rows
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, times
 from passes.abstract_values.slices import Link, Maps
-from passes.graph.tensors import MOST_SLICES, Index, int_list, operand, size_of
+from passes.graph.tensors import MOST_SLICES, Index, int_list, operand, shape_of, size_of
 from passes.ops.base import Linked, register
 from passes.ops.movement import Movement, Repeating, same_axis
 from passes.rewriting.channel_facts import Facts
 
+# Examples, channels, height and width.
+_AXES = 4
+
 
 @register("Tile")
-class Tile(Repeating):
+class Tile(SizeRule, Repeating):
     """Constant repeats."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        before, repeats = shape_of(node.inputs[0]), vectors.of(node.inputs[1])
+        if before is None or repeats is None or repeats.shape != (len(before),):
+            return None
+        return [*map(times, before, vectors.wanted(repeats))]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         repeats = int_list(operand(node, 1))
         if repeats is None or node.inputs[0].shape is None:
             return []
         found = same_axis(node, facts, [(a, a) for a, r in enumerate(repeats) if r == 1])
-        for axis, times in enumerate(repeats):
+        for axis, count in enumerate(repeats):
             size = facts.size(node.inputs[0], axis)
-            if size and 1 < times <= MOST_SLICES // size:
-                found.append(Link(0, axis, 0, axis, np.tile(np.arange(size), times)))
+            if size and 1 < count <= MOST_SLICES // size:
+                found.append(Link(0, axis, 0, axis, np.tile(np.arange(size), count)))
         return found
 
 
-class SpaceAndDepth(Movement):
+class SpaceAndDepth(SizeRule, Movement):
     """Blocks of `blocksize` by `blocksize` positions on one side, as many groups of channels on the other.
 
     Source: ONNX operator specification, DepthToSpace and SpaceToDepth.
@@ -64,6 +75,14 @@ class SpaceAndDepth(Movement):
 class DepthToSpace(SpaceAndDepth):
     """An output channel is made from several input channels."""
 
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        before, block = shape_of(node.inputs[0]), int(node.attrs["blocksize"])
+        if before is None or len(before) != _AXES or block < 1:
+            return None
+        batch, channels, height, width = before
+        fewer = None if channels is None else shifted_quotient(channels, 0, block**2)
+        return [batch, fewer, times(height, block), times(width, block)]
+
     def contradiction(self, node: gs.Node) -> str:
         channels, block = size_of(node.inputs[0], 1), int(node.attrs["blocksize"])
         if channels is None or (block and channels % block**2 == 0):
@@ -94,6 +113,14 @@ class DepthToSpace(SpaceAndDepth):
 @register("SpaceToDepth")
 class SpaceToDepth(Repeating, SpaceAndDepth):
     """An input channel becomes several output channels."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
+        before, block = shape_of(node.inputs[0]), int(node.attrs["blocksize"])
+        if before is None or len(before) != _AXES or block < 1:
+            return None
+        batch, channels, *sides = before
+        fewer = [None if side is None else shifted_quotient(side, 0, block) for side in sides]
+        return [batch, times(channels, block**2), *fewer]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         wide = facts.size(node.outputs[0], 1)

@@ -16,13 +16,26 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import ConstantMap, combined, uniform, whole
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.slices import ConstantSlices, Link
-from passes.abstract_values.symbolic_sizes import Extent, Span
-from passes.graph.tensors import Array, Mask, is_constant, output_index, rank_of, size_of, sizes_of, values_of
+from passes.graph.tensors import (
+    Array,
+    Dim,
+    Mask,
+    is_constant,
+    output_index,
+    rank_of,
+    shape_of,
+    size_of,
+    sizes_of,
+    values_of,
+)
 from passes.weights.statistics import FINITE, Nonzero, is_filled_with, nonzero, uniform_slices, zeros
 from passes.weights.statistics import lowest as least
 from passes.weights.streaming import Kept, Lazy, lazy
 
 AxisMask = dict[int, Mask]
+
+#: the first opset with all operators that compute positions along an axis
+COMPUTES_POSITIONS = 11
 
 
 class SliceFlow(Protocol):
@@ -45,7 +58,7 @@ class Facts:
     `dependence[name, axis]` says which slices depend linearly on others. `bound[name]` is what no element is below,
     `sums[name]` an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of
     constant maps, as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow,
-    by their `id`. `extents[name, axis]` is a size that is computed at run time. `rules` finds the rules of a node.
+    by their `id`. `rules` finds the rules of a node.
 
     Links of nodes, and what is found out about weights, are remembered.
     """
@@ -60,7 +73,6 @@ class Facts:
     bound: dict[str, float] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
-    extents: dict[tuple[str, int], Extent] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
     _weights: dict[str, Lazy] = field(default_factory=dict)
 
@@ -106,10 +118,12 @@ class Facts:
             self.constant.setdefault(tensor.name, {})[axis] = found
         return found
 
-    def span(self, tensor: gs.Tensor, axis: int) -> Span:
-        """The size of the axis: static or computed; None where nothing is known that could be used."""
-        size = self.size(tensor, axis)
-        return self.extents.get((tensor.name, axis)) if size is None else size
+    def dim(self, tensor: gs.Tensor, axis: int) -> Dim:
+        """The size of the axis; None where it is not known, or symbolic and cannot be computed with at run time."""
+        size, shape = self.size(tensor, axis), shape_of(tensor) or ()
+        if size is not None or self.opset < COMPUTES_POSITIONS or axis >= len(shape):
+            return size
+        return shape[axis] if isinstance(shape[axis], str) else None
 
     def maps(self, tensor: gs.Tensor, axis: int) -> ConstantMap | None:
         """All that is known of the slices along the axis, uniform or not, as maps."""

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import ElementRule, ShapeVectors, settled
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
@@ -15,7 +16,7 @@ from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_
 from passes.ops import rules
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize
-from passes.ops.shape import Reshape
+from passes.ops.shape import Constant, Measuring, Reshape, Shape
 from passes.ops.slice_gather import Slice
 from passes.simplify import fold_weight_computations
 from passes.simplify.dead_code import drop_unused
@@ -77,9 +78,9 @@ def _constant_results(node: gs.Node, opset: int) -> Results | None:
         return [weight]
     if not op.foldable:
         return None
-    known = op.from_shapes(node)
-    if known is not None:
-        return [known]
+    value = op.value(node) if isinstance(op, Constant) else _from_sizes(node, opset)
+    if value is not None:
+        return [value]
     operands = _constant_operands(node)
     if not operands or subgraphs(node) or op.contradiction(node):
         return None
@@ -93,6 +94,21 @@ def _constant_results(node: gs.Node, opset: int) -> Results | None:
         if result is not None or size > SMALL:
             return None if result is None else [result]
     return fold_weight_computations.computed([node], [t for t in node.outputs if not t.is_empty()], opset, room)
+
+
+def _from_sizes(node: gs.Node, opset: int) -> Array | None:
+    """What the node makes of sizes that are static: of those of its input, or of some that a Shape tells."""
+    op, vectors = rules(node), ShapeVectors(opset)
+    told = [(t, t.inputs[0], shape) for t in node.inputs if t.inputs and isinstance(shape := rules(t.inputs[0]), Shape)]
+    if not isinstance(op, ElementRule) or not (told or isinstance(op, Measuring)):
+        return None
+    for tensor, measuring, shape in told:
+        sizes = shape.elements(measuring, vectors)
+        if sizes is not None:
+            vectors.put(tensor, sizes)
+    found = op.elements(node, vectors)
+    known = None if found is None else settled(found, np.int64)
+    return None if known is None or known.dtype == object else known
 
 
 def _constant_operands(node: gs.Node) -> list[gs.Constant]:

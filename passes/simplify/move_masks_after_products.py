@@ -15,8 +15,9 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become, erase_keeping_input
 from passes.graph.tensors import Mask, is_float, numpy_dtype, shape_of
-from passes.ops import traits
+from passes.ops import rules, traits
 from passes.ops.arithmetic import is_product
+from passes.rewriting.weight_scaling import AffineFolding
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class _Factored:
 def move_masks(graph: gs.Graph, keep: Collection[str] = ()) -> None:
     """Let scalings before a product have one number for all channels, and mask what comes out of it.
 
-    Only where both are equally large, so that no more is masked than before. Scalings by an initializer that is named
-    in `keep` stay.
+    Only where both are equally large, so that no more is masked than before, and where no weights take the mask as it
+    is. Scalings by an initializer that is named in `keep` stay.
     """
     editor = GraphEditor(graph)
     for product in graph.nodes:
@@ -69,5 +70,16 @@ def _scalings(product: gs.Node, editor: GraphEditor, keep: Collection[str]) -> I
         numbers = np.unique(affine.scale[mask])
         if mask.all() or numbers.size != 1 or not np.isfinite(numbers[0]):
             continue
-        if shape_of(affine.data) == shape:
+        if shape_of(affine.data) == shape and not _is_weighted(affine.data, editor):
             yield _Factored(before, affine.data, float(numbers[0]), mask.reshape(-1, *[1] * (affine.axis - 1)))
+
+
+def _is_weighted(tensor: gs.Tensor, editor: GraphEditor) -> bool:
+    """Whether a contraction makes the tensor, scaled and shifted or not, which may take a scale into its weights."""
+    producer = editor.sole_producer(tensor)
+    if producer is None:
+        return False
+    affine, op = traits.affine(producer), rules(producer)
+    if affine is not None:
+        return _is_weighted(affine.data, editor)
+    return isinstance(op, AffineFolding) and op.cost(producer)[1] > 0

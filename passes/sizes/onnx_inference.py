@@ -120,25 +120,30 @@ def infer_node(node: gs.Node, opset: int, values: Mapping[str, Array]) -> dict[s
     op = node.op if is_standard(node) and onnx.defs.has(node.op, opset, "") else rules(node).like
     if not op or any(vars(t).get("type", "tensor_type") != "tensor_type" for t in read.values()):
         return {}
+    inferred = _inferred(_standing_alone(node, op, opset, read, values), strict=True)
+    given = {str(dim): dim for t in read.values() for dim in t.shape or () if isinstance(dim, str)}
+    typed = all(t.dtype is not None for t in read.values())
+    written = {t.name: t for t in node.outputs}
+    types: dict[str, tuple[Any, list[Dim] | None]] = {}
+    for value in inferred.graph.value_info:
+        dims, element = dims_of(value), value.type.tensor_type.elem_type
+        own = None if dims is None else [given.get(dim) if isinstance(dim, str) else dim for dim in dims]
+        types[value.name] = dtype_of(element) if typed and element else written[value.name].dtype, own
+    return types
+
+
+def _standing_alone(
+    node: gs.Node, op: str, opset: int, read: Mapping[str, gs.Tensor], values: Mapping[str, Array]
+) -> onnx.ModelProto:
+    """A model of the node alone, as the standard operator `op`, that is given what it reads."""
     model = onnx.ModelProto(ir_version=10, opset_import=[onnx.OperatorSetIdProto(version=opset)])
     add_node(model.graph, node)
     model.graph.node[0].op_type, model.graph.node[0].domain = op, ""
-    typed = all(t.dtype is not None for t in read.values())
-    given: dict[str, Dim] = {}
     for name, tensor in read.items():
-        given |= {str(dim): dim for dim in tensor.shape or () if isinstance(dim, str)}
         element = onnx.TensorProto.FLOAT if tensor.dtype is None else element_of(tensor.dtype)
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, element, tensor.shape))
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in values.items())
-    found = {v.name: v for v in _inferred(model, strict=True).graph.value_info}
-    told: dict[str, tuple[Any, list[Dim] | None]] = {}
-    for tensor in node.outputs:
-        if tensor.name in found:
-            value = found[tensor.name]
-            dims, element = dims_of(value), value.type.tensor_type.elem_type
-            own = None if dims is None else [given.get(dim) if isinstance(dim, str) else dim for dim in dims]
-            told[tensor.name] = dtype_of(element) if typed and element else tensor.dtype, own
-    return told
+    return model
 
 
 def annotate_node(node: gs.Node, opset: int) -> None:

@@ -6,29 +6,20 @@ does not work at these, every axis but the batch gets one of `OTHERS`, the first
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.polynomial import Polynomial
 from passes.errors import GraphError, SizeError
-from passes.graph.construct import copied, take_apart
-from passes.graph.subgraphs import subgraphs, with_bodies
-from passes.graph.tensors import describe, is_float, static_shape
-from passes.model import inputs_with_defaults
+from passes.graph.subgraphs import with_bodies
+from passes.graph.tensors import is_float
 from passes.model.declarations import symbol_of
 from passes.model.inputs import fix_inputs
-from passes.model.onnx_to_graph import imported, inlined
-from passes.model.outline import described_as
 from passes.ops import rules
-from passes.ops.convolutions.convolution import Conv
 from passes.ops.movement import Movement
-from passes.ops.pooling import Pool
-from passes.simplify.constant_folding import fold_constants
 from passes.sizes.cost_values import CountedAt
-from passes.sizes.prepare import shaped
+from passes.sizes.graph_at_sizes import graph_at, windows_fit
 from passes.sizes.tokens_per_example import IMAGE
 
 #: by input name, one entry for each dimension; None for one to choose
@@ -68,12 +59,11 @@ def at_sizes(
         if not names:
             return graph, _counted_at(graph, sizes, names)
         try:
-            found = _sized(model, graph, sizes, fits=fits or set(chosen.values()) == {1}, gives_up=not asked)
-            if not asked:
-                _check_windows(found)
+            found = graph_at(model, graph, sizes, fits=fits or set(chosen.values()) == {1}, gives_up=not asked)
         except GraphError as error:
             failure = failure or str(error)  # which would keep all frames alive itself
-        else:
+            continue
+        if asked or windows_fit(found):
             return found, _counted_at(found, sizes, names)
     ones = as_one(model, graph)
     if asked and sizes != ones.sizes:
@@ -142,73 +132,9 @@ def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]
     return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
 
 
-def _sized(model: onnx.ModelProto, graph: gs.Graph, sizes: Sizes, *, fits: bool, gives_up: bool) -> gs.Graph:
-    """The graph of the model at these sizes of its inputs. Raises GraphError where it does not work at them."""
-    light = described_as(model)
-    light.graph.input.extend(model.graph.input)
-    light.graph.value_info.extend(model.graph.value_info)
-    light.graph.node.extend(model.graph.node if model.graph.value_info else ())  # whose notes may be believed
-    light.graph.output.extend(model.graph.output)
-    fix_inputs(light, sizes)
-    _forget_shapes(light.graph.output)
-    bodies = any(map(subgraphs, graph.nodes))
-    if bodies:  # what bodies read outside of them is not copied
-        sized = imported(inlined(inputs_with_defaults.opened(model)))
-        values: dict[str, int] = {}
-    else:
-        sized, values = copied(graph), _values(graph, sizes)
-    variables = {id(t): t for t in _variables(sized) if isinstance(t, gs.Variable)}.values()
-    for tensor in variables:
-        if tensor.name in sizes and not tensor.inputs:
-            tensor.shape = [*sizes[tensor.name]]
-        elif tensor.shape is not None:
-            tensor.shape = [None if d is None else Polynomial.of(d).at(values) for d in tensor.shape]
-    known = fits and not bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
-    fold_constants(sized)  # what is computed of sizes
-    try:
-        return shaped(light, sized, known=known, gives_up=gives_up and not bodies)
-    except GraphError:
-        take_apart(sized)
-        raise
-
-
-def _values(graph: gs.Graph, sizes: Sizes) -> dict[str, int]:
-    """What the names of open sizes of inputs stand for at these sizes."""
-    return {
-        dim: int(size)
-        for tensor in graph.inputs
-        for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
-        if isinstance(dim, str) and size is not None
-    }
-
-
 def _symbols(graph: gs.Graph) -> set[str]:
     """The names of open sizes of inputs."""
     return {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
-
-
-def _forget_shapes(outputs: Iterable[onnx.ValueInfoProto]) -> None:
-    """Leave out what is declared of outputs for any size, which need not be true."""
-    for value in outputs:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
-
-
-def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    """The inputs of a graph, and what its nodes write."""
-    yield from graph.inputs
-    for node in graph.nodes:
-        yield from node.outputs
-
-
-def _check_windows(graph: gs.Graph) -> None:
-    """Raise GraphError where a window is larger than what it slides over, which inference takes for one position."""
-    for node in graph.nodes:
-        op, before = rules(node), static_shape(node.inputs[0]) if node.inputs else None
-        windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
-        places = [w.outs(np.array(s)) for w, s in zip(windows or (), (before or ())[2:], strict=False)]
-        if any(place < 1 for place in places):
-            raise GraphError(f"What `{describe(node)}` reads is smaller than its window.")
 
 
 def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:

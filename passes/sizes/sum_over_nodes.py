@@ -50,12 +50,20 @@ def count_as_one(model: onnx.ModelProto) -> Cost:
 
 def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False) -> Cost:
     """`count`, for a graph of the model that carries its shapes; it is left as it is. fits: as for `at_sizes`."""
+    sized, cost = graph_and_cost(model, graph, at, fits=fits)
+    if sized is not graph:
+        take_apart(sized)
+    return cost
+
+
+def graph_and_cost(
+    model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False
+) -> tuple[gs.Graph, Cost]:
+    """As `of_shaped`, with the graph at the sizes that are counted at, which is the given one where no size is open."""
     sized, found = at_sizes(model, graph, at, fits=fits)
     cost = replace(of_graph(sized), at=found)
-    if sized is graph:
-        return cost
-    take_apart(sized)
-    return replace(cost, params=params_of(graph))  # at sizes that are fixed more can be folded than the file does
+    # at sizes that are fixed more can be folded than the file does
+    return sized, cost if sized is graph else replace(cost, params=params_of(graph))
 
 
 def of_graph(graph: gs.Graph) -> Cost:

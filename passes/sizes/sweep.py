@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from operator import is_
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.shape_rules import LONGEST, ElementRule, ReadRule, ShapeVectors, SizeRule, settled
+from passes.abstract_values.shape_rules import LONGEST, ElementRule, Elements, ReadRule, ShapeVectors, SizeRule, settled
 from passes.errors import GraphError
 from passes.graph.subgraphs import captured, subgraphs, with_bodies
-from passes.graph.tensors import is_constant, static_shape
+from passes.graph.tensors import numpy_dtype, rank_of, static_shape
 from passes.model.declarations import is_made_up
 from passes.ops import rules
+from passes.ops.control_flow import Rounds
 from passes.sizes import onnx_inference
+from passes.sizes.loop_states import state_shapes
 from passes.sizes.onnx_inference import INFERRED, Names, refine
 
 
 class Sweep:
     """Sizes of a graph's tensors, refined wherever nodes are new or their operands have changed.
 
-    `fits`: whether the operands of all nodes are known to fit each other.
+    `fits`: whether the operands of all nodes are known to fit each other. `vectors`: what is known of elements.
     """
 
     def __init__(self, graph: gs.Graph, model: onnx.ModelProto) -> None:
         self.fits = True
         self._graph, self._model = graph, model
-        self._vectors = ShapeVectors(graph.opset)
+        self.vectors = ShapeVectors(graph.opset)
         self._given = {dim for t in graph.inputs for dim in t.shape or () if isinstance(dim, str)}
         shapes = (t.shape or () for scope in with_bodies(graph) for n in scope.nodes for t in n.outputs)
         self._names = Names(self._given.union(str(dim) for shape in shapes for dim in shape))
@@ -81,7 +84,7 @@ class Sweep:
         changed = any(id(t) in self._changed for t in read)
         try:
             if open_before or changed:
-                dims = op.sizes(node, self._vectors) if isinstance(op, SizeRule) else None
+                dims = op.sizes(node, self.vectors) if isinstance(op, SizeRule) else None
                 if bodies and (changed or not self._seeded):
                     self._infer_bodies(node)
                 elif bodies:
@@ -91,6 +94,8 @@ class Sweep:
                 self._refine(node.outputs[0], dims)
             for body in bodies:
                 self._sweep(body.nodes)
+            for tensor, dims in state_shapes(node, op) if isinstance(op, Rounds) else ():
+                self._refine(tensor, dims)
             self._follow(node, op)
         except (GraphError, ValueError):  # a branch that is not taken may contradict itself
             self.fits = False
@@ -109,7 +114,7 @@ class Sweep:
             tensor.shape = [self._names.fresh() if dim is None else dim for dim in tensor.shape or ()]
 
     def _infer(self, node: gs.Node) -> None:
-        operands = {t.name: x for t in node.inputs if t.name and (x := self._vectors.of(t)) is not None}
+        operands = {t.name: x for t in node.inputs if t.name and (x := self.vectors.of(t)) is not None}
         values = {name: x for name, x in operands.items() if x.dtype != object and x.size <= INFERRED}
         found = onnx_inference.infer_node(node, self._graph.opset, values)
         for tensor in node.outputs:
@@ -125,22 +130,28 @@ class Sweep:
 
     def _follow(self, node: gs.Node, op: object) -> None:
         """Note the elements of a vector or number that the node writes."""
-        tensor = node.outputs[0] if node.outputs else None
-        shape = None if tensor is None else static_shape(tensor)
-        if tensor is None or shape is None or len(shape) > 1 or int(np.prod(shape)) > LONGEST:
+        if not node.outputs or not _is_vector(node.outputs[0]):
             return
-        if tensor.dtype is None or isinstance(tensor.dtype, int):
+        vector = node.outputs[0]
+        elements = self._elements(node, op)
+        if elements is None or elements.ndim != rank_of(vector):
             return
-        if all(is_constant(t) for t in node.inputs if t.name):  # to be folded
-            return
-        operands = [self._vectors.of(t) if t.name else None for t in node.inputs]
+        if self.vectors.put(vector, settled(elements, numpy_dtype(vector))):
+            self._changed.add(id(vector))
+
+    def _elements(self, node: gs.Node, op: object) -> Elements | None:
+        """The elements of output 0: computed where all operands are known, else by the operator's rule."""
+        operands = [self.vectors.of(t) if t.name else None for t in node.inputs]
         static = all(x is not None and x.dtype != object for x, t in zip(operands, node.inputs, strict=True) if t.name)
         if static and operands and getattr(op, "foldable", False) and not subgraphs(node):
             results = rules(node).computed(node, self._graph.opset, operands)
-            found = None if results is None else np.asarray(results[0])
-        elif isinstance(op, ElementRule):
-            found = op.elements(node, self._vectors)
-        else:
-            return
-        if found is not None and found.ndim == len(shape) and self._vectors.put(tensor, settled(found, tensor.dtype)):
-            self._changed.add(id(tensor))
+            return None if results is None else np.asarray(results[0])
+        return op.elements(node, self.vectors) if isinstance(op, ElementRule) else None
+
+
+def _is_vector(tensor: gs.Tensor) -> bool:
+    """Whether a tensor may be a part of a shape: a vector or number of a type that numpy has, and not a long one."""
+    shape = static_shape(tensor)
+    if shape is None or tensor.dtype is None or isinstance(tensor.dtype, int):
+        return False
+    return len(shape) <= 1 and prod(shape) <= LONGEST

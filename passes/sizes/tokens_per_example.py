@@ -7,7 +7,7 @@ after each stride, and where a reshape merges an open batch with tokens or windo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -29,24 +29,35 @@ def multiples(graph: gs.Graph, facts: Facts | None = None) -> dict[str, int]:
 
     Without `facts` only sizes that a reshape makes are counted.
     """
-    given = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
-    found = {} if facts is None else _usual_inputs(graph)
+    given = {*_open_sizes(graph.inputs)}
+    sizes = {} if facts is None else _usual_inputs(graph)
     for node in graph.nodes:
-        for tensor in node.outputs:
-            for dim in shape_of(tensor) or ():
-                if isinstance(dim, Expression) and dim not in found:
-                    size = dim.polynomial.at({name: found.get(name, 1) for name in dim.polynomial.symbols})
-                    found[dim] = max(size or 1, 1)
-        if not isinstance(rules(node), Rearrangement):
-            continue
-        before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
-        made = [d for d in after if isinstance(d, str) and d not in before and d not in given and d not in found]
-        if len(made) != 1 or None in before or None in after:
-            continue
-        elements, others = _elements(before, found), _elements(after, found)
-        if others and elements >= others and elements % others == 0:
-            found[made[0]] = elements // others
-    return found
+        for dim in _open_sizes(node.outputs):
+            if isinstance(dim, Expression) and dim not in sizes:
+                polynomial = dim.polynomial
+                sizes[dim] = max(polynomial.at({name: sizes.get(name, 1) for name in polynomial.symbols}) or 1, 1)
+        if isinstance(rules(node), Rearrangement):
+            sizes |= _regrouped(shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or (), given, sizes)
+        if facts is not None:  # the rest depends on data
+            sizes |= {d: USUAL for d in _open_sizes(node.outputs, 1) if d not in given and d not in sizes}
+    return sizes
+
+
+def _open_sizes(tensors: Iterable[gs.Tensor], first: int = 0) -> list[str]:
+    """The sizes that are not static of tensors, but for those that nothing is known of, from axis `first` on."""
+    return [d for t in tensors for d in (shape_of(t) or ())[first:] if isinstance(d, str)]
+
+
+def _regrouped(
+    before: Sequence[Dim], after: Sequence[Dim], given: Collection[str], sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """The size that a reshape makes of others, as the elements for one example have it; none unless it is one."""
+    new = [d for d in after if isinstance(d, str) and d not in before and d not in given and d not in sizes]
+    if len(new) != 1 or None in before or None in after:
+        return {}
+    others = _elements(after, sizes)
+    times, rest = divmod(_elements(before, sizes), others) if others else (0, 0)
+    return {new[0]: times} if times and not rest else {}
 
 
 def _usual_inputs(graph: gs.Graph) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, parser
 
 from tests.generators.net import Masks, Net
 
@@ -344,11 +344,7 @@ def lstm(net: Net) -> None:
     x = net.input("x", ["N", "T", 6], channels=6)
     x = net.mask(net.relu(net.dense(x, 8)), "in", axis=2, rank=3)
     x = net.add("Transpose", x, perm=[1, 0, 2])
-    operands = [
-        net.normal(1, 20, 8, scale=0.3),
-        net.normal(1, 20, 5, scale=0.3),
-        net.normal(1, 40, scale=0.2),
-    ]
+    operands = net.normal(1, 20, 8, scale=0.3), net.normal(1, 20, 5, scale=0.3), net.normal(1, 40, scale=0.2)
     last = net.many("LSTM", x, *operands, channels=[5, 5, 5], hidden_size=5)[1]
     y = net.mask(net.add("Squeeze", last, net.ints(0)), "out", axis=1, rank=2)
     net.output(net.dense(y, 3), ["N", 3])
@@ -358,11 +354,7 @@ def gru(net: Net) -> None:
     x = net.input("x", ["N", "T", 6], channels=6)
     x = net.mask(net.relu(net.dense(x, 8)), "in", axis=2, rank=3)
     x = net.add("Transpose", x, perm=[1, 0, 2])
-    operands = [
-        net.normal(2, 15, 8, scale=0.3),
-        net.normal(2, 15, 5, scale=0.3),
-        net.normal(2, 30, scale=0.2),
-    ]
+    operands = net.normal(2, 15, 8, scale=0.3), net.normal(2, 15, 5, scale=0.3), net.normal(2, 30, scale=0.2)
     y = net.many("GRU", x, *operands, channels=[5], hidden_size=5, direction="bidirectional", linear_before_reset=1)[0]
     y = net.add("Transpose", y, perm=[2, 0, 1, 3])
     y = net.mask(net.add("Reshape", y, net.ints(0, 0, 10), channels=10), "out", axis=2, rank=3)
@@ -376,9 +368,8 @@ def branching(net: Net) -> None:
     total = net.add("ReduceSum", x, keepdims=0)
     condition = net.add("Greater", total, net.const(0.0))
     w = net.normal(8, 8, scale=0.4)
-    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 8]) for n in ("then", "else")]
-    product = helper.make_graph([helper.make_node("MatMul", [y, w], ["then"])], "product", [], [info[0]])
-    plain = helper.make_graph([helper.make_node("Neg", [y], ["else"])], "plain", [], [info[1]])
+    product = parser.parse_graph(f"product () => (float[N,8] then) {{ then = MatMul({y}, {w}) }}")
+    plain = parser.parse_graph(f"plain () => (float[N,8] else) {{ else = Neg({y}) }}")
     z = net.add("If", condition, then_branch=product, else_branch=plain, channels=8)
     z = net.mask(net.relu(z), "second", axis=1, rank=2)
     net.output(net.dense(z, 3), ["N", 3])
@@ -389,22 +380,9 @@ def looping(net: Net) -> None:
     x = net.input("x", ["N", 6], channels=6)
     y = net.mask(net.relu(net.dense(x, 8)), "first", axis=1, rank=2)
     w = net.normal(8, 8, scale=0.4)
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["state", w], ["product"]),
-            helper.make_node("Add", ["product", y], ["next"]),
-            helper.make_node("Identity", ["go"], ["going"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["N", 8]),
-        ],
-        [
-            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, ["N", 8]),
-        ],
+    body = parser.parse_graph(
+        "body (int64 i, bool go, float[N,8] state) => (bool going, float[N,8] next) "
+        f"{{ product = MatMul(state, {w}) next = Add(product, {y}) going = Identity(go) }}"
     )
     z = net.add("Loop", net.const(3, np.int64), net.const(True, bool), y, body=body, channels=8)
     z = net.mask(net.relu(z), "second", axis=1, rank=2)

@@ -13,6 +13,7 @@ from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.builder import Array
 from tests.generators.mutations import MUTATIONS, mutant
 from tests.generators.running import random_feeds
+from tests.passes import text
 
 # What hides all that was computed before it: from h to y, tensors of width channels in the last axis.
 ENDINGS = {
@@ -73,15 +74,9 @@ def flat_network(seed: int) -> tuple[str, ModelProto]:
         "six": np.float32(6),
         "last": np.asarray(numbers.normal(size=(width, width)), np.float32),
     }
-    text = " ".join((*body, ENDINGS[ending]))
-    used = {name: array for name, array in weights.items() if any(f"{c}{name}{e}" in text for c in "( " for e in ",)")}
-    result = "int64[N,K]" if "ArgMax" in text else "float[N,K]"
-    parsed = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,{width}] x) => ({result} y) {{ {text} }}'
-    )
-    parsed.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in used.items())
-    onnx.checker.check_model(parsed)
-    return ending, parsed
+    nodes = " ".join((*body, ENDINGS[ending]))
+    result = "int64[N,K]" if "ArgMax" in nodes else "float[N,K]"
+    return ending, text.model(f"(float[N,{width}] x) => ({result} y)", nodes, constants=weights)
 
 
 def mutants(source: ModelProto, compiled: ModelProto, seed: int) -> Iterator[tuple[str, ModelProto]]:

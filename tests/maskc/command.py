@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -20,6 +21,19 @@ ROOT = Path(__file__).parents[2]
 def maskc(*arguments: Any) -> Result:
     """The command in this process."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeeded(*arguments: Any) -> Result:
+    """The command in this process, which must come to a good end."""
+    result = maskc(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def reported(*arguments: Any) -> dict[str, Any]:
+    """What the command, which must come to a good end, says as JSON."""
+    report: dict[str, Any] = json.loads(succeeded(*arguments, "--json").stdout)
+    return report
 
 
 def process(*arguments: Any, code: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

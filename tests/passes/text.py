@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from maskc.frontend.graph_queries import all_graphs
 from passes import Shrunk, shrink
 from passes.targets import registry
+from passes.targets.widths.rates import Lines, Rates
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, assert_same_function, check
 from tests.generators.form import assert_well_formed
@@ -29,6 +32,7 @@ def model(
     *,
     ir: int = 8,
     checked: bool = True,
+    constants: Mapping[str, Any] | None = None,
     **weights: Array | tuple[int, ...],
 ) -> onnx.ModelProto:
     """A model in ONNX's textual syntax.
@@ -36,14 +40,18 @@ def model(
     `signature`: "(float[N,4] x) => (float[N,3] y)"; then between < and > the shapes that the model notes of inner
     tensors and, where no node writes them, weights of normal numbers that depend on name and shape alone. `body`: the
     nodes, with their names in brackets; their domains are imported. None: they are in braces after the signature.
-    `weights`, by name: values, or shapes for such numbers. `checked`: the model is valid.
+    `weights`, by name: values, or shapes for such numbers; of `constants` those that nodes read. `checked`: the model
+    is valid.
     """
     graph = signature if body is None else f"{signature} {{ {body} }}"
     domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", graph)))
     imports = ", ".join(f'"{domain}": {_VERSIONS.get(domain, 1)}' for domain in domains)
     imports = f'"": {opset}, {imports}' if domains else f'"": {opset}'
     parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {graph}")
-    written = {name for node in parsed.graph.node for name in node.output}
+    nodes = [node for each in all_graphs(parsed.graph) for node in each.node]
+    written = {name for node in nodes for name in node.output} | {value.name for value in parsed.graph.input}
+    read = {name for node in nodes for name in node.input} - written
+    weights = {name: value for name, value in (constants or {}).items() if name in read} | weights
     noted = [value for value in parsed.graph.value_info if value.name in written]
     for value in parsed.graph.value_info:
         if value.name not in written:
@@ -64,10 +72,15 @@ def drawn(name: str, *shape: int) -> Array:
     return np.random.default_rng([0, *name.encode()]).normal(size=shape).astype(np.float32)
 
 
-def compiled(source: onnx.ModelProto, target: str = registry.DEFAULT) -> Shrunk:
+def compiled(
+    source: onnx.ModelProto,
+    target: str = registry.DEFAULT,
+    align: Rates | Lines | int | None = None,
+    **symbols: tuple[int, ...],
+) -> Shrunk:
     """The compiled model, after the checks that hold for every one."""
-    shrunk = shrink(source, target=target)
-    assert_same_function(source, shrunk.model)
+    shrunk = shrink(source, target=target, align=align)
+    assert_same_function(source, shrunk.model, symbols=symbols)
     assert_well_formed(source, shrunk.model)
     return shrunk
 

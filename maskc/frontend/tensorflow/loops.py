@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
+from maskc.frontend.tensorflow.size_formulas import Sizes
+from passes.abstract_values.polynomial import Polynomial
 
 Array = NDArray[Any]
 
@@ -151,7 +152,7 @@ class Body:
             and self._starts(self._outside(self.loop.input[1]), length, sizes)
         )
 
-    def _goes_on(self, name: str, length: Formula, sizes: Sizes) -> bool:
+    def _goes_on(self, name: str, length: Polynomial, sizes: Sizes) -> bool:
         """Whether the condition, after a step, does not end the loop before its length."""
         node = self.producer(name, "And", "Less")
         if node is None:
@@ -167,14 +168,14 @@ class Body:
             name = node.input[0]
         return self.root(name)
 
-    def _limit(self, name: str, sizes: Sizes) -> Formula | None:
+    def _limit(self, name: str, sizes: Sizes) -> Polynomial | None:
         value = self.number(name)
         if value is not None:
-            return Formula.of(int(value)) if value.size == 1 else None
+            return Polynomial.of(int(value)) if value.size == 1 else None
         values = sizes.values(name) if self._node(name) is None else None
         return values[0] if values else None
 
-    def _starts(self, name: str, length: Formula, sizes: Sizes) -> bool:
+    def _starts(self, name: str, length: Polynomial, sizes: Sizes) -> bool:
         """Whether the condition lets the loop begin: it compares 0 with the length, whatever that is."""
         node = self.outer.get_node_by_output(name)
         if node is None:
@@ -185,7 +186,7 @@ class Body:
             return all(self._starts(self._outside(operand), length, sizes) for operand in node.input)
         if node.type != "Less":
             return False
-        return [sizes.values(operand) for operand in node.input] == [[Formula.of(0)], [length]]
+        return [sizes.values(operand) for operand in node.input] == [[Polynomial.of(0)], [length]]
 
     # What cells are made of.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from maskc.frontend.tensorflow.operators.registry import become, constant
-from maskc.frontend.tensorflow.size_formulas import Formula, Sizes, Values
+from maskc.frontend.tensorflow.size_formulas import Sizes, Values
+from passes.abstract_values.polynomial import Polynomial
 
 
 def simplify(graph: Any) -> None:
@@ -46,16 +47,18 @@ def _one_product(graph: Any, node: Any, sizes: Sizes) -> bool:
         return False
     result = [*shape[:-1], columns]
     # x keeps its last axis through the first Reshape, and the second restores the axes before it.
-    if shape[-1] != rows or merged[1] not in (rows, Formula.of(-1)) or not _restores(wanted, result):
+    if shape[-1] != rows or merged[1] not in (rows, Polynomial.of(-1)) or not _restores(wanted, result):
         return False
     target = [-1 if size.number is None else size.number for size in result]
     become(graph, node, "MatMul", [x, weights], target, graph.get_dtype(node.output[0]))
     return True
 
 
-def _restores(wanted: Values, sizes: list[Formula]) -> bool:
+def _restores(wanted: Values, sizes: list[Polynomial]) -> bool:
     """Whether a Reshape gives these sizes, of which it infers one at most, and not the last."""
     if len(wanted) != len(sizes):
         return False
-    computed = [(size, other) for size, other in zip(wanted, sizes, strict=True) if size not in (None, Formula.of(-1))]
+    computed = [
+        (size, other) for size, other in zip(wanted, sizes, strict=True) if size not in (None, Polynomial.of(-1))
+    ]
     return wanted[-1] == sizes[-1] and len(computed) >= len(sizes) - 1 and all(a == b for a, b in computed)

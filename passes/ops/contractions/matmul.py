@@ -12,7 +12,7 @@ from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import Change
-from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
+from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape_of, size_of, values_of, volume
 from passes.ops.base import register
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import Terms
@@ -36,6 +36,15 @@ class MatMul(Contraction, AffineFolding):
         left = [*batch[len(batch) - a + 2 :], *m, "k"] if m else ["k"]
         right = [*batch[len(batch) - b + 2 :], "k", *n] if n else ["k"]
         return Terms((left, right), [*batch, *m, *n])
+
+    def cost(self, node: gs.Node) -> tuple[int, int]:
+        """With an operand of unknown rank, too: the other one says of how many products each element is the sum."""
+        if self.terms(node) is not None:
+            return super().cost(node)
+        left, right = node.inputs[:2]
+        rows = -2 if len(shape_of(right) or ()) > 1 else -1
+        out, depth = volume(node.outputs[0]), size_of(left, -1) or size_of(right, rows) or 1
+        return out * (2 * depth - 1), out * depth
 
     def is_batch(self, node: gs.Node, axis: int) -> bool:
         terms = self.terms(node)

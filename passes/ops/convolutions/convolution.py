@@ -14,7 +14,7 @@ from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
-from passes.abstract_values.symbolic_sizes import Extent, Window, positions, slid, spatial_windows
+from passes.abstract_values.windows import Window, kernel_windows, positions
 from passes.graph.editor import Change, all_or_none
 from passes.graph.tensors import (
     Array,
@@ -174,9 +174,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         """The windows over the spatial axes, None if they are not understood."""
         return None
 
-    def extent(self, node: gs.Node, facts: Facts, output: int, axis: int) -> Extent | None:
-        return slid(facts.span(node.inputs[0], axis), self.windows(node), axis)
-
     def convolved(self, node: gs.Node, facts: Facts, known: ConstantMap, outputs: Mask) -> ConstantMap | None:
         """What known input channels add to these output channels, without the bias; 0 in the others. float64.
 
@@ -191,7 +188,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         values = known.cleared()[used].astype(np.float64)
         weights = weights[np.ix_(outputs, used)] if groups == 1 else weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
-        sliding = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))])
+        sliding = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))])
         found = sliding.over(ConstantMap(used[used], values, known.index), 0.0)
         if found is None:
             return None
@@ -289,7 +286,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         over, maps = self.windows(node), facts.constant_map[node.inputs[0].name][1]
         if not uneven.any() or over is None or not facts.adds_maps:
             return False
-        places = Sliding(over, [facts.span(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
+        places = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
         made_of = Absorbed(
             facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, math.prod(self._kernel(node))
         )
@@ -461,9 +458,7 @@ class Conv(SizeRule, Convolution):
     foldable = True
 
     def windows(self, node: gs.Node) -> list[Window] | None:
-        kernel = (shape_of(node.inputs[1]) or ())[2:]
-        sizes = [size for size in kernel if isinstance(size, int)]  # weights may be computed, of sizes not known
-        return spatial_windows(tuple(sizes), node.attrs) if kernel and len(sizes) == len(kernel) else None
+        return kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[1])

@@ -2,7 +2,8 @@
 
 Exporters associate x · ½ · (1 + erf(x / √2)) in many ways: TensorFlow multiplies by √½, PyTorch writes the cube of the
 tanh approximation as x · x · x. Runtimes fuse a few of these; of others they read and write the data five to eight
-times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter.
+times. What a tensor holds is compared as a polynomial, so that the order of factors does not matter. Unlike those of
+sizes (`abstract_values.polynomial`), its coefficients are real numbers, equal up to rounding.
 """
 
 from __future__ import annotations

@@ -154,11 +154,6 @@ def function(b: Builder, v: Value) -> Value | None:
     """A call of a function that the model itself defines."""
     if b.opset < 13 or any(f.name == "Gate" for f in b.functions):
         return None
-    nodes = [
-        helper.make_node("Sigmoid", ["x"], ["s"]),
-        helper.make_node("Mul", ["s", "k"], ["m"]),
-        helper.make_node("Add", ["m", "x"], ["y"]),
-    ]
-    imports = [helper.make_opsetid("", b.opset)]
-    b.functions.append(helper.make_function("local", "Gate", ["x", "k"], ["y"], nodes, imports))
+    head = f'<opset_import: ["": {b.opset}], domain: "local"> Gate (x, k) => (y)'
+    b.functions.append(onnx.parser.parse_function(f"{head} {{ s = Sigmoid(x) m = Mul(s, k) y = Add(m, x) }}"))
     return b.like("Gate", v, b.per_channel(v, b.normal(v.channels)), domain="local")

@@ -19,7 +19,7 @@ import maskc as api
 import passes
 from maskc.errors import InputError
 from tests.maskc import build
-from tests.maskc.command import ROOT, compile_refused, maskc, process, refused
+from tests.maskc.command import ROOT, compile_refused, maskc, process, refused, reported, succeeded
 
 
 @pytest.fixture
@@ -150,9 +150,7 @@ def test_mask_files_that_cannot_be_used(tmp_path: Path, source: Path) -> None:
 
 def test_a_mask_that_removes_everything_compiles_exactly(tmp_path: Path, source: Path) -> None:
     np.savez(tmp_path / "masks.npz", c=np.zeros(16))
-    result = maskc("compile", source, "--masks", tmp_path / "masks.npz", "--json")
-    assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = reported("compile", source, "--masks", tmp_path / "masks.npz")
     assert told["after"]["flops"] == 0 and told["reduction"] is None
     for batch in (1, 4):
         out = build.run(Path(told["output"]), x=np.ones((batch, 8), np.float32))
@@ -164,8 +162,7 @@ def test_a_mask_that_removes_everything_compiles_exactly(tmp_path: Path, source:
 
 def test_custom_operators_compile_with_a_warning_and_cannot_be_verified(tmp_path: Path) -> None:
     source = build.save(build.custom(), tmp_path / "m.onnx")
-    result = maskc("compile", source)
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("compile", source)
     assert "Warning: " in result.stderr
     assert "com.example.Fancy" in result.stderr and "Not verified" in result.stderr
     compiled = tmp_path / "m.compiled.onnx"
@@ -286,5 +283,4 @@ def test_lists_without_values() -> None:
 def test_masks_in_bfloat16(tmp_path: Path) -> None:
     source, masks = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "masks.safetensors"
     save_file({"c": np.tile([1, 0], 8).astype(ml_dtypes.bfloat16)}, masks)
-    result = maskc("compile", source, "--masks", masks)
-    assert result.exit_code == 0, result.output
+    succeeded("compile", source, "--masks", masks)

@@ -13,7 +13,7 @@ import pytest
 import passes
 from maskc.frontend import write_model_files
 from tests.maskc import build
-from tests.maskc.command import compile_refused, compiled, maskc, refused
+from tests.maskc.command import compile_refused, compiled, maskc, refused, succeeded
 
 
 def good(built: onnx.ModelProto, directory: Path, *options: Any) -> dict[str, Any]:
@@ -228,8 +228,7 @@ def test_outputs_without_a_shape_are_given_the_inferred_one(tmp_path: Path, type
     (output,) = built.graph.output
     output.type.tensor_type.ClearField("shape") if typed else output.ClearField("type")
     save = build.save_external if external else build.save
-    result = maskc("compile", save(built, tmp_path / "m.onnx"), "-o", tmp_path / "c.onnx")
-    assert result.exit_code == 0, result.stderr
+    succeeded("compile", save(built, tmp_path / "m.onnx"), "-o", tmp_path / "c.onnx")
     assert onnx.load(tmp_path / "c.onnx").graph.output[0] == build.value("y", ["n", 4])
     assert maskc("verify", tmp_path / "m.onnx", tmp_path / "c.onnx").exit_code == 0
 
@@ -250,8 +249,7 @@ def test_a_format_in_which_initializers_are_inputs(tmp_path: Path, masked: bool)
     source = build.save(build.model("(float[2,4] x) => (float[2,4] y)", body, ir=3), tmp_path / "m.onnx")
     np.savez(tmp_path / "masks.npz", sum=np.array([1, 0, 1, 0]))
     options = ("--masks", tmp_path / "masks.npz") if masked else ()
-    result = maskc("compile", source, "-o", tmp_path / "out.onnx", *options)
-    assert result.exit_code == 0, result.output
+    succeeded("compile", source, "-o", tmp_path / "out.onnx", *options)
     given = np.ones((2, 4), np.float32)
     expected = build.run(source, x=given)["y"] * ([1, 0, 1, 0] if masked else 1)
     np.testing.assert_array_equal(build.run(tmp_path / "out.onnx", x=given)["y"], expected)

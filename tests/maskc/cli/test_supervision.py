@@ -62,16 +62,20 @@ def endless(rounds: int | None = None) -> onnx.ModelProto:
 def begun(directory: Path, what: str, *options: str) -> subprocess.Popen[str]:
     """A compilation that has come as far as to be stuck."""
     build.save(build.mlp(), directory / "m.onnx")
-    command = [sys.executable, "-c", STUCK.format(what=what), "compile", "m.onnx", "-o", "out.onnx", *options]
+    return started(directory, STUCK.format(what=what), "compile", "m.onnx", "-o", "out.onnx", *options)
+
+
+def started(directory: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
+    """A command in a process that says when it has begun."""
     made = subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, *arguments],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert made.stdout is not None and made.stdout.readline() == "begun\n"
+    assert made.stdout is not None and made.stdout.readline() == "begun\n", made.communicate()
     return made
 
 
@@ -215,15 +219,7 @@ from maskc.cli import main
 main()
 """
     arguments = {"train": ["--model", "m", "--features", "f", "--data", "d", "-o", "run", "--loss", "mse"], "demo": []}
-    stuck = subprocess.Popen(
-        [sys.executable, "-c", code, command, *arguments[command]],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert stuck.stdout is not None and stuck.stdout.readline() == "begun\n", stuck.communicate()
+    stuck = started(tmp_path, code, command, *arguments[command])
     began = time.monotonic()
     stuck.send_signal(signal.SIGINT)
     stuck.communicate(timeout=30)

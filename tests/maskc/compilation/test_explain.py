@@ -21,7 +21,7 @@ from tests.documentation import ROOT
 from tests.generators import architectures
 from tests.generators.net import Masks
 from tests.maskc import build
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, refused, succeeded
 
 # What stays for its width is told of in tests/maskc/compilation/test_align.py.
 WITHOUT = ("--align", "none")
@@ -58,8 +58,7 @@ def residual() -> onnx.ModelProto:
 
 
 def shown(*arguments: object) -> str:
-    result = maskc("explain", *arguments, *WITHOUT)
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("explain", *arguments, *WITHOUT)
     return result.stdout
 
 

@@ -13,7 +13,7 @@ import pytest
 import maskc as api
 from maskc import frontend
 from tests.maskc import build
-from tests.maskc.command import maskc, process, refused
+from tests.maskc.command import maskc, process, refused, reported, succeeded
 
 pytestmark = pytest.mark.tensorflow
 
@@ -111,13 +111,10 @@ def test_same_bytes_in_another_process(stored: dict[str, Path], tmp_path: Path) 
 @pytest.mark.parametrize("form", ["keras", "saved_model"])
 def test_compile_and_verify(stored: dict[str, Path], form: str, tmp_path: Path) -> None:
     compiled = tmp_path / "compiled.onnx"
-    result = maskc("compile", stored[form], "-o", compiled, "--json")
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("compile", stored[form], "-o", compiled, "--json")
     told = json.loads(result.stdout)
     assert {output["against"] for output in told["verification"]["outputs"]} == {"ONNX Runtime", "TensorFlow"}
-    result = maskc("verify", stored[form], compiled, "--json")
-    assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = reported("verify", stored[form], compiled)
     assert all(output["max_rel"] < 1e-5 for output in told["verification"]["outputs"])
 
 
@@ -144,9 +141,7 @@ def test_masks_for_a_tensorflow_model(stored: dict[str, Path], tmp_path: Path) -
     masks = tmp_path / "masks.npz"
     np.savez(masks, **{relu.output[0]: np.array([1, 0, 1, 0, 0, 1, 1, 1])})
     compiled = tmp_path / "c.onnx"
-    result = maskc("compile", stored["keras"], "--masks", masks, "--align", "none", "-o", compiled, "--json")
-    assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = reported("compile", stored["keras"], "--masks", masks, "--align", "none", "-o", compiled)
     assert told["after"]["flops"] < told["before"]["flops"]
     assert maskc("verify", stored["keras"], compiled, "--masks", masks).exit_code == 0
     assert maskc("verify", stored["keras"], compiled).exit_code == 1

@@ -15,7 +15,7 @@ from maskc.errors import InputError
 from maskc.frontend.input_sizes import fixed, parse
 from passes.model.declarations import dims_of
 from tests.maskc import build
-from tests.maskc.command import compiled, maskc, refused
+from tests.maskc.command import compiled, maskc, refused, reported, succeeded
 
 
 def padded() -> onnx.ModelProto:
@@ -47,9 +47,7 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
 
 def test_the_compiled_model_has_the_sizes_and_computes_the_same(tmp_path: Path) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
-    result = maskc("compile", source, "--shape", "x=1x3x12x10", "--json")
-    assert result.exit_code == 0, result.stderr
-    told = json.loads(result.stdout)
+    told = reported("compile", source, "--shape", "x=1x3x12x10")
     assert told["verification"]["passed"]
     small = onnx.load(told["output"])
     assert shapes(small) == {"x": [1, 3, 12, 10], "y": [1, 64, 12, 10]}
@@ -197,8 +195,7 @@ def test_an_output_of_another_shape_than_it_declares(
         """
     model = build.model(f"(float[n,m] x) => (float[{declared}] y)", body, checked=False, **weights)
     source, target = build.save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
-    result = maskc("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
     report = json.loads(result.stdout)
     rows = 5 if sizes == "x=5x6" else None
     assert report["verification"]["passed"] and report["masked"][0]["removed"] == 1
@@ -219,8 +216,7 @@ def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("adapters", ["auto", "always", "never"])
 def test_adapters_from_the_shell(tmp_path: Path, adapters: str) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
-    result = maskc("compile", source, "--adapters", adapters, "--json")
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("compile", source, "--adapters", adapters, "--json")
     assert json.loads(result.stdout)["verification"]["passed"]
 
 

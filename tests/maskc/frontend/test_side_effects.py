@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskc.frontend.tensorflow.importing import import_tensorflow
-from tests.maskc.command import compile_refused, maskc
+from tests.maskc.command import compile_refused, maskc, succeeded
 
 pytestmark = pytest.mark.tensorflow
 
@@ -88,8 +88,7 @@ def test_anywhere_in_it(tmp_path: Path) -> None:
 def test_what_is_trusted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKC_TRUST", "0")  # and what the option sets is taken back
     source = saved(tmp_path / "m", written, tmp_path / "effect")
-    result = maskc("compile", source, "-o", tmp_path / "out.onnx", "--trust")
-    assert result.exit_code == 0, result.output
+    succeeded("compile", source, "-o", tmp_path / "out.onnx", "--trust")
     assert (tmp_path / "effect").read_text() == "written by a model"
 
 

@@ -15,7 +15,7 @@ from maskc.inspection.diff import diff
 from maskc.report.wording import brief
 from maskc.results.diff import Change
 from tests.maskc import build
-from tests.maskc.command import ROOT, maskc, process, refused
+from tests.maskc.command import ROOT, maskc, process, refused, succeeded
 
 
 @pytest.fixture
@@ -40,8 +40,7 @@ def renamed(model: ModelProto) -> ModelProto:
 
 
 def test_layers_and_totals(pair: tuple[Path, Path]) -> None:
-    result = maskc("diff", *pair)
-    assert result.exit_code == 0, result.stderr
+    result = succeeded("diff", *pair)
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "first MatMul 8 16 → 8 240 → 120 -50.0% 128 → 64" in lines
     assert "second MatMul 16 → 8 4 124 → 60 -51.6% 64 → 32" in lines
@@ -63,8 +62,7 @@ def test_json_has_all_that_the_page_lists(pair: tuple[Path, Path]) -> None:
 
 
 def test_the_same_model_twice(pair: tuple[Path, Path]) -> None:
-    result = maskc("diff", pair[0], pair[0])
-    assert result.exit_code == 0
+    result = succeeded("diff", pair[0], pair[0])
     assert "All layers are the same" in result.stdout and "first" not in result.stdout
     assert "first" in maskc("diff", pair[0], pair[0], "--all").stdout
 

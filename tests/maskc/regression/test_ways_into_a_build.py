@@ -28,13 +28,14 @@ def with_command(directory: Path) -> dict[str, str]:
     return os.environ | {"PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+def run(command: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
 def pytest_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "maskc.pytest_plugin", "-p", "no:cacheprovider", *arguments]
     # No other plugins: they take longer than the test.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    return run(command, directory, os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 
 def test_the_pytest_fixture(repository: Path) -> None:
@@ -72,15 +73,7 @@ def test_the_plugin_is_found_where_maskc_is_installed(repository: Path) -> None:
     (repository / "pytest.ini").write_text("[pytest]\n")
     path = os.pathsep.join((str(ROOT), str(installed.parent)))
     for arguments in ((), ("-p", "maskc.pytest_plugin")):
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *arguments],
-            cwd=repository,
-            env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        done = run([sys.executable, "-m", "pytest", *arguments], repository, os.environ | {"PYTHONPATH": path})
         assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -108,15 +101,8 @@ def run_action(directory: Path, environment: dict[str, str], **inputs: str) -> s
     assert not any("${{" in text for text in variables.values()) and step["shell"] == "bash"
     assert "${{" not in step["run"], "inputs reach the shell as variables only"
     variables["GITHUB_STEP_SUMMARY"] = str(directory / "summary.md")
-    return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
-        cwd=directory,
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    return run(command, directory, environment | variables)
 
 
 @pytest.mark.slow
@@ -148,7 +134,7 @@ def test_installing_in_the_action(tmp_path: Path) -> None:
     (tmp_path / "python").chmod(0o755)
     for extras, words in (("", "-m pip install --quiet /action"), ("tensorflow", "/action[tensorflow]")):
         environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "EXTRAS": extras, "SOURCE": "/action"}
-        done = subprocess.run(["bash", "-c", step["run"]], env=environment, capture_output=True, text=True, check=True)
+        done = run(["bash", "-c", step["run"]], tmp_path, environment)
         assert done.stdout.strip().endswith(words)
 
 
@@ -159,22 +145,10 @@ def test_the_hook_for_pre_commit(repository: Path) -> None:
         assert re.search(hook["files"], name), name
     for name in ("train.py", "onnx.md"):
         assert not re.search(hook["files"], name), name
-    environment = with_command(repository)
-
-    def run() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            shlex.split(hook["entry"]),
-            cwd=repository,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-
-    assert run().returncode == 0
+    command, environment = shlex.split(hook["entry"]), with_command(repository)
+    assert run(command, repository, environment).returncode == 0
     edit(repository / "models" / "a.onnx", unmask(3))
-    done = run()
+    done = run(command, repository, environment)
     assert done.returncode == 1 and "channel 3 is no longer masked" in done.stdout
 
 
@@ -194,11 +168,8 @@ def test_pre_commit_runs_the_hook(repository: Path, tmp_path_factory: pytest.Tem
     environment |= {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {key: value for key, value in environment.items() if key not in ("GIT_DIR", "GIT_INDEX_FILE")}
 
-    def run(*command: str, cwd: Path = repository) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
     def git(*arguments: str, cwd: Path = repository) -> str:
-        done = run("git", *arguments, cwd=cwd)
+        done = run(["git", *arguments], cwd, environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -212,16 +183,16 @@ def test_pre_commit_runs_the_hook(repository: Path, tmp_path_factory: pytest.Tem
     (repository / ".pre-commit-config.yaml").write_text(yaml.safe_dump(example))
     (repository / "notes.md").write_text("no model")
     git("add", ".pre-commit-config.yaml", "notes.md")
-    hook = (sys.executable, "-m", "pre_commit", "run", "--color", "never")
-    done = run(*hook)
+    hook = [sys.executable, "-m", "pre_commit", "run", "--color", "never"]
+    done = run(hook, repository, environment)
     assert done.returncode == 0 and "Skipped" in done.stdout, done.stdout + done.stderr
     edit(repository / "models" / "b.onnx", lambda model: setattr(model, "producer_name", "another"))
     git("add", "models")
-    done = run(*hook)
+    done = run(hook, repository, environment)
     assert done.returncode == 0 and "Passed" in done.stdout, done.stdout + done.stderr
     edit(repository / "models" / "a.onnx", unmask(3))
     git("add", "models")
-    done = run(*hook)
+    done = run(hook, repository, environment)
     assert done.returncode == 1 and "Failed" in done.stdout and "channel 3 is no longer masked" in done.stdout
 
 

@@ -23,7 +23,7 @@ from maskc.results.measurements import ErrorHistogram, OutputError
 from maskc.results.totals import Figures
 from passes.planning.explanation import Held, MaskedAxis
 from tests.maskc import browser, build
-from tests.maskc.command import ROOT, maskc
+from tests.maskc.command import ROOT, succeeded
 
 HOSTILE = "<script>document.title='bad'</script><img src=x onerror=\"document.title='bad'\">&'\u202e\x07`<b>`"
 
@@ -273,8 +273,7 @@ SEEN = """
 def test_a_report_is_seen_in_light_and_dark(tab: browser.Tab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     source = ROOT / "fixtures" / "digits.onnx"
-    result = maskc("compile", source, "-o", tmp_path / "small.onnx", "--report", path)
-    assert result.exit_code == 0, result.stderr
+    succeeded("compile", source, "-o", tmp_path / "small.onnx", "--report", path)
     before, after = (api.flops(model) for model in (source, tmp_path / "small.onnx"))
     pictures = {}
     for scheme in ("dark", "light"):

@@ -18,7 +18,7 @@ from maskc.results.totals import Figures
 from passes.sizes.cost_values import CountedAt
 from passes.sizes.sum_over_nodes import count_as_one
 from tests.maskc import build
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, refused, succeeded
 
 USUAL, BRIEF = "FLOPs at image 1x3x224x224 (n, h, w open)", "1x3x224x224"
 
@@ -78,8 +78,7 @@ def test_every_command_is_tried() -> None:
 )
 def test_commands_and_reports_say_the_sizes(models: Path, command: str, arguments: tuple[str, ...]) -> None:
     before = set(models.rglob("*"))
-    result = maskc(command, *arguments)
-    assert result.exit_code == 0, result.stderr
+    result = succeeded(command, *arguments)
     texts = [path.read_text() for path in set(models.rglob("*")) - before if path.suffix in (".html", ".json")]
     for text in (result.stdout, *texts):
         said = text.replace(" ", "").replace("\n", "")
@@ -91,8 +90,7 @@ def test_commands_and_reports_say_the_sizes(models: Path, command: str, argument
 
 @pytest.mark.parametrize("command", ["flops", "compile", "diff", "verify", "check"])
 def test_at_counts_at_other_sizes_and_fixes_none(models: Path, command: str) -> None:
-    result = maskc(command, *SAYS[command][0], "--at", "image=1x3x16x32")
-    assert result.exit_code == 0, result.stderr
+    result = succeeded(command, *SAYS[command][0], "--at", "image=1x3x16x32")
     assert "1x3x16x32" in result.stdout and BRIEF not in result.stdout
     if command == "compile":
         dims = onnx.load("c.onnx").graph.input[0].type.tensor_type.shape.dim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
 import pytest
 
 import maskc
@@ -92,19 +91,13 @@ def test_an_operator_that_took_the_place_of_another() -> None:
 def test_the_width_is_counted_along_the_channels(text: str, width: int) -> None:
     weights = {"w": (6, 3, 1, 1), "t": (3, 6, 1, 1), "m": (5, 7), "g": (3 * 4 * 5, 9)}
     rank = "N,C" if "Gemm" in text else "N,A,B,C"
-    model = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["" : 17]> net (float[N,3,4,5] x) => (float[{rank}] y) {{ {text} }}'
-    )
-    model.graph.initializer.extend(build.weight(name, *shape) for name, shape in weights.items() if f" {name})" in text)
+    model = build.model(f"(float[N,3,4,5] x) => (float[{rank}] y)", text, constants=weights)
     (node,) = (node for node in passes.count(model).nodes if node.macs)
     assert node.width == width
 
 
 def test_the_width_of_a_recurrent_layer_is_its_units() -> None:
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> net (float[T,N,3] x) => (float[T,D,N,H] y) '
-        "{ y = LSTM <hidden_size = 5> (x, w, r) }"
-    )
-    model.graph.initializer.extend([build.weight("w", 1, 20, 3), build.weight("r", 1, 20, 5)])
+    body = "y = LSTM <hidden_size = 5> (x, w, r)"
+    model = build.model("(float[T,N,3] x) => (float[T,D,N,H] y)", body, w=(1, 20, 3), r=(1, 20, 5))
     (node,) = passes.count(model).nodes
     assert node.width == 5

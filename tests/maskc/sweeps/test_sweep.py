@@ -32,7 +32,7 @@ from maskc.sweeps import pareto, run, sweep_report, work
 from maskc.sweeps.record import Origin, Point, Record
 from maskc.sweeps.sweep_report import charts, page
 from tests.maskc import build
-from tests.maskc.command import ROOT, maskc, refused
+from tests.maskc.command import ROOT, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered
 
 # The sum of all weights, which takes the place of an evaluation: it is quick, and not the same for any two models.
@@ -74,8 +74,7 @@ def recorded(directory: str | Path) -> dict[str, Any]:
 
 
 def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path) -> None:
-    result = maskc("sweep", model, "--targets", "0.6,0.3", "--align", "none", "--seconds", 0, "-o", "out")
-    assert result.exit_code == 0, result.stderr
+    succeeded("sweep", model, "--targets", "0.6,0.3", "--align", "none", "--seconds", 0, "-o", "out")
     total = passes.count(onnx.load(model)).flops
     for target in (0.6, 0.3):
         flops = passes.count(onnx.load(f"out/flops-{target}.align-none.onnx")).flops

@@ -8,14 +8,16 @@ import keras
 import numpy as np
 from keras import layers
 
+import maskc
 from maskc.train import MaskLayer
+from maskc.train.mask_layer import mask_layers
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def masks(model: Any) -> dict[str, Any]:
     """The masks of a model by the names of their layers."""
-    return {layer.name: layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)}
+    return {layer.name: layer.mask.numpy() for layer in mask_layers(model)}
 
 
 def pruned(model: Any) -> int:
@@ -77,3 +79,35 @@ def data(model: Any, count: int = 16, classes: int = 3) -> tuple[np.ndarray, np.
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, *model.input_shape[1:])).astype(np.float32)
     return x, rng.integers(0, classes, count)
+
+
+def fit(model: Any, start: int, stop: int, count: int = 80) -> None:
+    """The steps from one to another, each of four of as many examples in all."""
+    x, y = data(model, count)
+    batch = slice(4 * start, 4 * stop)
+    model.fit(x[batch], y[batch], batch_size=4, shuffle=False, verbose=0)
+
+
+def trained(model: Any, **given: list[int]) -> Any:
+    """Sets masks by name, and all other weights to numbers that no training would leave at zero."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if not isinstance(layer, MaskLayer):
+            layer.set_weights([rng.uniform(0.1, 1.0, value.shape) for value in layer.get_weights()])
+    for name, value in given.items():
+        model.get_layer(name).mask.assign(value)
+    return model
+
+
+def thinned(model: Any, share: float, seed: int) -> Any:
+    """Sets about this share of the entries of its masks to zero."""
+    rng = np.random.default_rng(seed)
+    for layer in mask_layers(model):
+        layer.mask.assign(rng.random(layer.mask.shape[0]) >= share)
+    return model
+
+
+def compiled_flops(model: Any, path: Any) -> int:
+    """Those of the file that is compiled of the exported model."""
+    model.export(path, verbose=False)
+    return maskc.compile(path, align="none", verify=False).report.after.flops

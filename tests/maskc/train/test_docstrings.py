@@ -16,16 +16,10 @@ import tensorflow as tf
 
 import maskc.train
 from maskc.train import FeatureSpec, MaskLayer, computational_cost, write_records
+from tests.test_docstrings import Checker
 
 # They make a large network, or train and export one.
 SLOW = ("prunable", "PruningTrainer")
-
-
-class Checker(doctest.OutputChecker):
-    """Lets an example print what it likes if its docstring does not say what."""
-
-    def check_output(self, want: str, got: str, optionflags: int) -> bool:
-        return not want or super().check_output(want, got, optionflags)
 
 
 def examples() -> Iterator[Any]:

@@ -12,20 +12,9 @@ from keras import layers
 
 from maskc import InputError
 from maskc.train import MaskLayer, find_input_mask, find_mask, find_output_mask, pruned_shape
-from tests.maskc.train.networks import mlp, plain, residual
+from tests.maskc.train.networks import mlp, plain, residual, trained
 
 pytestmark = pytest.mark.tensorflow
-
-
-def trained(model: Any, **masks: list[int]) -> Any:
-    """Sets masks by name, and all other weights to numbers that are not zero."""
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if not isinstance(layer, MaskLayer):
-            layer.set_weights([rng.uniform(0.1, 1.0, value.shape) for value in layer.get_weights()])
-    for name, value in masks.items():
-        model.get_layer(name).mask.assign(value)
-    return model
 
 
 def channels(keep: Any) -> list[int]:
@@ -67,26 +56,6 @@ def test_a_concatenation_and_its_branches() -> None:
     assert channels(find_mask(model, "a")) == [0, 1, 1]
     assert channels(find_mask(model, "b")) == [0, 1]
     assert channels(find_output_mask(model, "both")) == [0, 1, 1, 0, 1]
-
-
-def test_what_one_of_two_readers_reads_is_read() -> None:
-    inputs = keras.Input((4,))
-    x = layers.Dense(4, name="x")(inputs)
-    a = layers.Dense(2)(MaskLayer(name="a")(x))
-    b = layers.Dense(2)(MaskLayer(name="b")(x))
-    model = trained(keras.Model(inputs, [a, b]), a=[1, 0, 0, 1], b=[0, 0, 1, 1])
-    assert channels(find_mask(model, "x")) == [1, 0, 1, 1]
-
-
-def test_grouped_convolutions() -> None:
-    inputs = keras.Input((4, 4, 2))
-    x = MaskLayer(name="in")(layers.Conv2D(4, 1, name="first")(inputs))
-    x = layers.Conv2D(6, 1, groups=2, use_bias=False, name="grouped")(x)
-    model = keras.Model(inputs, layers.Conv2D(2, 1)(MaskLayer(name="out")(x)))
-    trained(model, **{"in": [0, 0, 1, 1], "out": [1, 1, 1, 0, 1, 1]})
-    assert channels(find_input_mask(model, "grouped")) == [0, 0, 0, 1, 1, 1]
-    assert channels(find_mask(model, "grouped")) == [0, 0, 0, 0, 1, 1]
-    assert channels(find_mask(model, "first")) == [0, 0, 1, 1]
 
 
 def test_masked_outputs_are_read() -> None:

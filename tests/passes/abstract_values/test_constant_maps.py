@@ -8,7 +8,7 @@ import pytest
 
 from passes import shrink
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
-from passes.abstract_values.symbolic_sizes import Window
+from passes.abstract_values.windows import Window
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
 from tests.generators.check import adapters_cost, assert_exact, assert_same_function
@@ -27,12 +27,23 @@ def depthwise(
     **weights: Array,
 ) -> onnx.ModelProto:
     """A masked and shifted tensor through a padded depthwise convolution, `between`, and a pointwise one."""
+    constants = {
+        "s": np.full(channels, 0.7),
+        "t": random(channels, seed=7),
+        "mu": np.full(channels, 0.1),
+        "var": np.full(channels, 1.3),
+        "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
+        "half": np.array(0.5),
+        "halves": np.array([channels // 2] * 2),
+    }
     return model(
         signature,
         "m = Mul(x, k)\n a = Add(m, shift)\n"
         f"d = Conv<group={channels}, pads=[1,1,1,1], strides=[{stride},{stride}]>(a, wd)\n{between}\n"
         "y = Conv(r, wp)",
         opset=opset,
+        constants=constants,
         k=mask(*[1] * LIVE, *[0] * (channels - LIVE)),
         shift=random(1, channels, 1, 1, seed=1),
         wd=random(channels, 1, 3, 3, seed=2),
@@ -90,22 +101,10 @@ SIZES = {"N": (1, 2, 1, 3, 1, 2), "H": (1, 1, 2, 3, 16, 25), "W": (1, 4, 2, 7, 9
     ],
 )
 @pytest.mark.parametrize("opset", [11, 17])
-def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
-    one = np.ones(WIDE)
-    weights = {
-        "s": one * 0.7,
-        "t": random(WIDE, seed=7),
-        "mu": one * 0.1,
-        "var": one * 1.3,
-        "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
-        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
-        "half": np.array(0.5),
-        "halves": np.array([WIDE // 2] * 2),
-    }
-    used = {k: v for k, v in weights.items() if f"{k})" in between or f"{k}," in between}
-    if opset == 11 and "halves" in used:
+def test_maps_go_through_windows(between: str, opset: int) -> None:
+    if opset == 11 and "halves" in between:
         pytest.skip("Split takes sizes as an operand from opset 13 on")
-    source = depthwise(f"(float[N,{WIDE},H,W] x) => (float[N,4,A,B] y)", between, opset=opset, channels=WIDE, **used)
+    source = depthwise(f"(float[N,{WIDE},H,W] x) => (float[N,4,A,B] y)", between, opset=opset, channels=WIDE)
     result = compiled(source)
     assert weight(result, "Conv", which=0).shape[0] == LIVE, "the known channels are not computed"
     assert weight(result, "Conv", which=-1).shape[1] == LIVE * (2 if "Concat" in between else 1)
@@ -134,20 +133,7 @@ def test_maps_go_through_symbolic_sizes(between: str, opset: int) -> None:
     ],
 )
 def test_maps_go_through(between: str) -> None:
-    one = np.ones(CHANNELS)
-    weights = {
-        "s": one * 0.7,
-        "t": random(CHANNELS, seed=7),
-        "mu": one * 0.1,
-        "var": one * 1.3,
-        "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
-        "behind": np.array([0, 1, 1, 0, 0, 1, 1, 0]),
-        "half": np.array(0.5),
-        "halves": np.array([CHANNELS // 2] * 2),
-    }
-    used = {k: v for k, v in weights.items() if f"{k})" in between or f"{k}," in between}
-    source = depthwise(f"(float[N,{CHANNELS},12,12] x) => (float[N,4,12,12] y)", between, **used)
-    result = compiled(source)
+    result = compiled(depthwise(f"(float[N,{CHANNELS},12,12] x) => (float[N,4,12,12] y)", between))
     assert weight(result, "Conv", which=0).shape[0] == 8
     assert weight(result, "Conv", which=-1).shape[1] == 8
 
@@ -160,11 +146,10 @@ def test_a_map_that_meets_a_live_branch_is_put_back_at_its_door() -> None:
 
 def test_a_branch_that_is_a_known_map_altogether_disappears() -> None:
     source = model(
-        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y)",
+        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y) <float[{CHANNELS},1,3,3] wd>",
         f"m = Mul(x, none)\n a = Add(m, shift)\n d = Conv<group={CHANNELS}, pads=[1,1,1,1]>(a, wd)\n y = Mul(d, x)",
         none=mask(*[0] * CHANNELS),
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 3, 3, seed=2),
     )
     result = compiled(source)
     assert "Conv" not in operators(result)
@@ -184,15 +169,13 @@ def test_rows_that_occur_nowhere_do_not_count() -> None:
 def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
     """Many places of two windows were stored for every channel that a convolution had to see."""
     source = model(
-        "(float[N,3,H,W] x) => (float[N,40,A,B] y)",
+        f"(float[N,3,H,W] x) => (float[N,40,A,B] y) <float[{CHANNELS},3,1,1] we, float[{CHANNELS},1,5,5] wd, "
+        f"float[40,{CHANNELS},1,1] wp>",
         "e = Conv(x, we)\n m = Mul(e, k)\n a = Add(m, shift)\n"
         f'd = Conv<group={CHANNELS}, auto_pad="SAME_UPPER">(a, wd)\n'
         f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
         k=mask(1, *[0] * (CHANNELS - 1)),
-        we=random(CHANNELS, 3, 1, 1, seed=4),
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        wd=random(CHANNELS, 1, 5, 5, seed=2),
-        wp=random(40, CHANNELS, 1, 1, seed=3),
     )
     before = sum(int(np.prod(t.dims)) for t in source.graph.initializer)
     for price in (None, 0.01):
@@ -208,8 +191,8 @@ def tokens(
     body: str, signature: str = f"(float[N,T,{CHANNELS}] x)", out: str = "float[N,A,4]", **weights: Array
 ) -> onnx.ModelProto:
     """A sequence whose channels are masked, and `body` behind that."""
-    given = {"k": mask(*[1] * LIVE, *[0] * (CHANNELS - LIVE), rank=2), "w": random(CHANNELS, 4, seed=3), **weights}
-    return model(f"{signature} => ({out} y)", f"m = Mul(x, k)\n {body}", **given)
+    constants = {"k": mask(*[1] * LIVE, *[0] * (CHANNELS - LIVE), rank=2), "w": random(CHANNELS, 4, seed=3), **weights}
+    return model(f"{signature} => ({out} y)", f"m = Mul(x, k)\n {body}", constants=constants)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +227,8 @@ def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
         "rest": np.array([1, CHANNELS]),
         "token": random(1, 1, CHANNELS, seed=9),
     }
-    used = {k: v for k, v in weights.items() if f" {k})" in body or f" {k}," in body or f"({k}," in body}
     rank = "A,B" if "keepdims=0" not in body else "A"
-    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}] y".removesuffix(" y"), **used)
+    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}]", **weights)
     result = compiled(source)
     (op, axis) = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
     assert weight(result, op).shape[axis] == LIVE

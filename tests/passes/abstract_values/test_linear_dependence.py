@@ -52,8 +52,7 @@ def network(form: str, shift: Array, after: str = "z = MatMul(y, w)  o = Relu(z)
     given |= {"scale": random(N, seed=1), "bias": random(N, seed=2), "w": random(N, 24, seed=3)} | more
     given |= {"k": KEPT.astype(np.float32), "shift": shift, "w0": random(8, N, seed=4)}
     text = f"x0 = MatMul(x, w0)  m = Mul(x0, k)  a = Add(m, shift)  {body}  {after}"
-    used = {name: np.asarray(v) for name, v in given.items() if f" {name}" in text or f"({name}" in text}
-    return model("(float[B,T,8] x) => (float[B,T,24] o)", text, opset, **used)
+    return model("(float[B,T,8] x) => (float[B,T,24] o)", text, opset, constants=given)
 
 
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=list(SHIFTS))
@@ -99,13 +98,11 @@ def test_channels_whose_scale_is_zero_are_their_bias_behind_the_normalisation(fo
 @pytest.mark.parametrize("form", ["operator", "operator without bias", "root mean square operator"])
 def test_a_scale_of_zero_masks_channels_that_are_live_in_front_of_the_normalisation(form: str) -> None:
     given = {"scale": random(N, seed=1) * KEPT, "bias": random(N, seed=2), "w": random(N, 24, seed=3)}
-    given = {name: value for name, value in given.items() if name != "bias" or form == "operator"}
     source = model(
-        "(float[B,T,8] x) => (float[B,T,24] o)",
+        f"(float[B,T,8] x) => (float[B,T,24] o) <float[8,{N}] w0>",
         f"a = MatMul(x, w0)  {WRITTEN_OUT[form]}  o = MatMul(y, w)",
         23,
-        w0=random(8, N, seed=4),
-        **given,
+        constants=given,
     )
     result = narrowed(source)
     assert (weight(result, "MatMul", which=0).shape[1], weight(result, "MatMul", which=1).shape[0]) == (N, LIVE)
@@ -132,9 +129,8 @@ def test_reductions_over_channels_do_without_constants(op: str, shift: Array, ke
     operands = "a, axis" if op == "ReduceSum" else "a"
     constants = {"axis": np.asarray([1])} if op == "ReduceSum" else {}
     source = model(
-        f"(float[B,3,H,W] x) => (float[B,{'1,' * keepdims}H,W] o)",
+        f"(float[B,3,H,W] x) => (float[B,{'1,' * keepdims}H,W] o) <float[{N},3,1,1] w>",
         f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  o = {op}<{axes}keepdims={keepdims}>({operands})",
-        w=random(N, 3, 1, 1),
         k=KEPT.astype(np.float32).reshape(1, N, 1, 1),
         shift=shift.reshape(1, N, 1, 1),
         **constants,
@@ -169,12 +165,10 @@ def test_a_constant_channel_alone_is_left_to_the_operator() -> None:
 
 def test_equal_slices_stand_for_each_other_through_any_operator() -> None:
     source = model(
-        "(float[B,8] x) => (float[B,4] o)",
+        f"(float[B,8] x) => (float[B,4] o) <float[8,{N}] w0, float[{N},4] w>",
         "x0 = MatMul(x, w0)  m = Mul(x0, k)  s = ReduceMean<axes=[1]>(x)  d = Sub(m, s)  e = Sigmoid(d)"
         "  o = MatMul(e, w)",
-        w0=random(8, N),
         k=KEPT.astype(np.float32),
-        w=random(N, 4, seed=3),
     )
     facts = analyse(prepared(source))
     assert facts.dependence["e", 1].mask.sum() == N - LIVE - 1

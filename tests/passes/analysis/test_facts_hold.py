@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto
 
 from passes.abstract_values.constant_maps import ConstantMap
+from passes.abstract_values.polynomial import Polynomial
 from passes.analysis import dataflow
 from passes.rewriting import channel_facts
 from passes.sizes.prepare import prepared
@@ -61,13 +62,10 @@ def expanded(pattern: ConstantMap, sizes: dict[str, int]) -> np.ndarray[Any, Any
             continue
         places = rows.places
         if rows.course is not None:
-            start = rows.course.start
-            if not isinstance(start.root, str):
+            start, counts = Polynomial.of(rows.course.start).at(sizes), np.maximum(rows.sizes, 0)
+            if start is None or start > counts.size:
                 return None
-            before = (sizes[start.root] + start.shift) // start.stride - 1
-            counts = np.maximum(rows.sizes, 0)
-            if before >= counts.size:
-                return None
+            before = start - 1
             places = places[counts[:before].sum() :][: counts[before]]
         full = np.take(full, places, axis=axis)
     return full

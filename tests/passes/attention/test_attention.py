@@ -24,11 +24,10 @@ FOUR = """
 def attention(body: str, masks: Array, attrs: str = "", mask: str = "", signature: str = "") -> object:
     text = body.replace("{attrs}", attrs).replace("{mask}", mask)
     given: dict[str, Array] = {"wo": random(WIDTH, 5, seed=7)}
-    if "heads)" in text:
-        given |= {"heads": np.asarray([0, 0, HEADS, SIZE]), "together": np.asarray([0, 0, WIDTH])}
+    given |= {"heads": np.asarray([0, 0, HEADS, SIZE]), "together": np.asarray([0, 0, WIDTH])}
     for i, name in enumerate("qkv"):
         given |= {f"w{name}": random(16, WIDTH, seed=i), f"m{name}": masks[i].astype(np.float32)}
-    return model(f"(float[B,T,16] x{signature}) => (float[B,T,5] o)", text, 23, **given)
+    return model(f"(float[B,T,16] x{signature}) => (float[B,T,5] o)", text, 23, constants=given)
 
 
 @pytest.mark.parametrize("body", [THREE, FOUR], ids=["three axes", "four axes"])

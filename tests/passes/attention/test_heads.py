@@ -72,8 +72,7 @@ def attention(
         given |= {f"w{name}": w, f"b{name}": b, f"m{name}": m.astype(np.float32)}
     given |= more or {}
     text = FORMS.get(form, form) + behind
-    used = {n: v for n, v in given.items() if any(f"{a}{n}{z}" in text for a in " (" for z in ",)")}
-    return model(f"(float[B,{time},16] x) => (float[B,{time},5] o)", text, **used)
+    return model(f"(float[B,{time},16] x) => (float[B,{time},5] o)", text, constants=given)
 
 
 def independent(seed: int = 0) -> Array:
@@ -151,23 +150,17 @@ def test_a_mean_of_a_constant_is_the_constant(form: str) -> None:
     text = FORMS[form].replace("v3 = Reshape(v2, heads)", "v9 = Add(v2, bv2)  v3 = Reshape(v9, heads)")
     source = attention(text, masks, more={"bv2": random(WIDTH, seed=11)})
     result = compiled(source)
-    assert weight(result, "MatMul", which=result_index(form)).shape[1] in (3 * HEADS, 2 * WIDTH + 3 * HEADS)
-
-
-def result_index(form: str) -> int:
-    """Which product makes the values."""
-    return 2 if form == "separate" else 0
+    product = 2 if form == "separate" else 0  # which makes the values
+    assert weight(result, "MatMul", which=product).shape[1] in (3 * HEADS, 2 * WIDTH + 3 * HEADS)
 
 
 def test_columns_of_values_that_hold_a_constant_pass_through_a_softmax() -> None:
     source = model(
-        "(float[B,T,16] x) => (float[B,T,5] o) <float[16,8] wq>",
+        f"(float[B,T,16] x) => (float[B,T,5] o) <float[16,8] wq, float[16,{WIDTH}] wv, float[{WIDTH}] bv, "
+        f"float[{WIDTH},5] wo>",
         "s0 = MatMul(x, wq)  st = Transpose<perm=[0,2,1]>(s0)  s = MatMul(s0, st)  a = Softmax<axis=-1>(s)"
         "  v0 = MatMul(x, wv)  v1 = Mul(v0, mv)  v = Add(v1, bv)  y = MatMul(a, v)  o = MatMul(y, wo)",
-        wv=random(16, WIDTH, seed=1),
         mv=(np.arange(WIDTH) % 4 == 0).astype(np.float32),
-        bv=random(WIDTH, seed=2),
-        wo=random(WIDTH, 5, seed=3),
     )
     result = compiled(source)
     assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 4

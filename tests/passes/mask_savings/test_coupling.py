@@ -26,6 +26,13 @@ def by_number(groups: dict[str, Index]) -> list[list[int]]:
     return [[numbers[g] for g in group.tolist()] for group in groups.values()]
 
 
+HEADS = """
+    q{n} = MatMul({x}, wq{n}) qr{n} = Reshape(q{n}, heads) qt{n} = Transpose<perm=[0,2,1,3]>(qr{n})
+    k{n} = MatMul({x}, wk{n}) kr{n} = Reshape(k{n}, heads) kt{n} = Transpose<perm=[0,2,3,1]>(kr{n})
+    v{n} = MatMul({x}, wv{n}) vr{n} = Reshape(v{n}, heads) vt{n} = Transpose<perm=[0,2,1,3]>(vr{n})
+    s{n} = MatMul(qt{n}, kt{n}) p{n} = Softmax(s{n}) c{n} = MatMul(p{n}, vt{n}) ct{n} = Transpose<perm=[0,2,1,3]>(c{n})
+    h{n} = Reshape(m{n}, column) cm{n} = Mul(ct{n}, h{n}) f{n} = Reshape(cm{n}, flat) {y} = MatMul(f{n}, wo{n})
+"""
 CASES = {
     "chain": (
         "(float[N,4] x, float[3] m1, float[2] m2) => (float[N,2] y) <float[4,3] u, float[3,2] v, float[2,2] w>",
@@ -88,16 +95,7 @@ CASES = {
         " <float[4,6] wq1, float[4,6] wq2, float[4,6] wk1, float[4,6] wk2, float[4,6] wv1, float[4,6] wv2, "
         "float[6,4] wo1, float[6,4] wo2>",
         "heads = Constant<value_ints=[0, 0, 2, 3]>() column = Constant<value_ints=[2, 1]>() "
-        "flat = Constant<value_ints=[0, 0, 6]>() q1 = MatMul(x, wq1) qr1 = Reshape(q1, heads) "
-        "qt1 = Transpose<perm=[0,2,1,3]>(qr1) k1 = MatMul(x, wk1) kr1 = Reshape(k1, heads) "
-        "kt1 = Transpose<perm=[0,2,3,1]>(kr1) v1 = MatMul(x, wv1) vr1 = Reshape(v1, heads) "
-        "vt1 = Transpose<perm=[0,2,1,3]>(vr1) s1 = MatMul(qt1, kt1) p1 = Softmax(s1) c1 = MatMul(p1, vt1) "
-        "ct1 = Transpose<perm=[0,2,1,3]>(c1) h1 = Reshape(m1, column) cm1 = Mul(ct1, h1) f1 = Reshape(cm1, flat) "
-        "o1 = MatMul(f1, wo1) q2 = MatMul(o1, wq2) qr2 = Reshape(q2, heads) qt2 = Transpose<perm=[0,2,1,3]>(qr2) "
-        "k2 = MatMul(o1, wk2) kr2 = Reshape(k2, heads) kt2 = Transpose<perm=[0,2,3,1]>(kr2) v2 = MatMul(o1, wv2) "
-        "vr2 = Reshape(v2, heads) vt2 = Transpose<perm=[0,2,1,3]>(vr2) s2 = MatMul(qt2, kt2) p2 = Softmax(s2) "
-        "c2 = MatMul(p2, vt2) ct2 = Transpose<perm=[0,2,1,3]>(c2) h2 = Reshape(m2, column) cm2 = Mul(ct2, h2) "
-        "f2 = Reshape(cm2, flat) y = MatMul(f2, wo2)",
+        "flat = Constant<value_ints=[0, 0, 6]>() " + HEADS.format(n=1, x="x", y="z") + HEADS.format(n=2, x="z", y="y"),
         [[0, 1], [2, 3]],
     ),
     "groups of a convolution": (

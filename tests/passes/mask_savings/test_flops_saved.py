@@ -111,7 +111,9 @@ def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) 
 
 
 @pytest.mark.parametrize("adapters", POLICIES)
-@pytest.mark.parametrize("name", [*sorted(path.stem for path in FIXTURES.glob("*.onnx")), *range(30), 100612, 100852])
+@pytest.mark.parametrize(
+    "name", [*sorted(path.stem for path in FIXTURES.glob("*.onnx")), *range(30), 1038, 100612, 100852]
+)
 def test_training_counts_what_the_compiled_file_has(name: str | int, adapters: Policy) -> None:
     """Fixtures, and random networks by their seeds: there is one order of passes, whether a file is written or not."""
     source = network(name).model if isinstance(name, int) else onnx.load(FIXTURES / f"{name}.onnx")

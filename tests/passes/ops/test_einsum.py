@@ -133,10 +133,9 @@ def test_an_attention_of_two_computed_operands_sums_over_the_same_channels() -> 
 def test_products_with_vectors(text: str, signature: str) -> None:
     constants = {"v": random(6), "w": random(6, 4), "w3": random(2, 6, 4)}
     source = model(
-        f"(float[N,5,8] x) => ({signature}) <float[8,6] w1, float[6] shift>",
+        f"(float[N,5,8] x) => ({signature}) <float[8,6] w1, float[6] shift, float[6] keep = {{1.0, 0, 0, 1, 1, 0}}>",
         "p = MatMul(x, w1)\n m = Mul(p, keep)\n s = Add(m, shift)\n" + text,
-        keep=np.array([1.0, 0, 0, 1, 1, 0]),
-        **{name: value for name, value in constants.items() if f" {name})" in text},
+        constants=constants,
     )
     result = compiled(source)
     assert weight(result, "MatMul").shape == (8, 3)

@@ -25,20 +25,18 @@ def source(signature: str, text: str, *, shift: bool = False, opset: int = 17, *
 def test_gather_elements_passes_other_axes_and_picks_rows(shift: bool) -> None:
     index = np.broadcast_to(np.asarray([1, 0, 1]), (2, 6, 5, 3)).copy()  # along the columns, the same in every row
     along = source(
-        "(float[2,4,5,6] x) => (float[2,3,5,3] y)",
+        "(float[2,4,5,6] x) => (float[2,3,5,3] y) <float[3,6,1,1] wb>",
         "p = GatherElements<axis = 3>(s, i)\n y = Conv(p, wb)",
         i=index,
-        wb=random(3, 6, 1, 1, seed=1),
         shift=shift,
     )
     assert weight(compiled(along), "Conv", which=0).shape[0] == 5
     exact(along)
     rows = np.broadcast_to(ROW.reshape(1, 5, 1, 1), (2, 5, 5, 6)).copy()
     picked = source(
-        "(float[2,4,5,6] x) => (float[2,3,5,6] y)",
+        "(float[2,4,5,6] x) => (float[2,3,5,6] y) <float[3,5,1,1] wb>",
         "p = GatherElements<axis = 1>(s, i)\n y = Conv(p, wb)",
         i=rows,
-        wb=random(3, 5, 1, 1, seed=1),
         shift=shift,
     )
     result = compiled(picked)
@@ -59,11 +57,9 @@ def test_gather_elements_of_other_elements_of_each_slice() -> None:
 def test_gather_elements_at_computed_indices() -> None:
     exact(
         source(
-            "(float[2,4,5,6] x, int64[2,6,5,2] i) => (float[2,3,5,2] y)",
+            "(float[2,4,5,6] x, int64[2,6,5,2] i) => (float[2,3,5,2] y) <float[3,6,1,1] wb, int64 low = {0}, "
+            "int64 high = {5}>",
             "c = Clip(i, low, high)\n p = GatherElements<axis = 3>(s, c)\n y = Conv(p, wb)",
-            wb=random(3, 6, 1, 1, seed=1),
-            low=np.asarray(0),
-            high=np.asarray(5),
         )
     )
 
@@ -71,19 +67,17 @@ def test_gather_elements_at_computed_indices() -> None:
 @pytest.mark.parametrize("shift", [False, True])
 def test_gather_nd_passes_the_axes_behind_the_indices(shift: bool) -> None:
     last = source(
-        "(float[2,4,5,6] x) => (float[4,6,3] y)",
+        "(float[2,4,5,6] x) => (float[4,6,3] y) <float[6,3] wb>",
         "t = Transpose<perm = [2,0,3,1]>(s)\n p = GatherND(t, i)\n y = MatMul(p, wb)",
         i=np.asarray([[0, 1], [4, 0], [-1, 1], [2, 0]]),
-        wb=random(6, 3, seed=1),
         shift=shift,
     )
     assert weight(compiled(last), "Conv").shape[0] == 5
     exact(last)
     first = source(
-        "(float[2,4,5,6] x) => (float[5,2,30] y)",
+        "(float[2,4,5,6] x) => (float[5,2,30] y) <int64[3] shape = {5, 2, 30}>",
         "t = Transpose<perm = [1,0,2,3]>(s)\n p = GatherND(t, i)\n y = Reshape(p, shape)",
         i=ROW.reshape(5, 1),
-        shape=np.asarray([5, 2, 30]),
         shift=shift,
     )
     assert weight(narrowed(first), "Conv").shape[0] == 4
@@ -104,12 +98,10 @@ def test_gather_nd_with_batch_axes() -> None:
 @pytest.mark.parametrize("reduction", ["none", "add"])
 def test_scatter_elements_passes_other_axes(reduction: str, shift: bool) -> None:
     network = source(
-        "(float[2,4,5,6] x) => (float[2,3,5,6] y)",
+        "(float[2,4,5,6] x) => (float[2,3,5,6] y) <float[3,6,1,1] wb, float[6,4,1,1] wc>",
         f'b = Conv(x, wc)\n bm = Mul(b, keep)\n p = ScatterElements<axis = 3, reduction = "{reduction}">(s, i, bm)\n'
         "y = Conv(p, wb)",
         i=np.broadcast_to(np.arange(6)[::-1], (2, 6, 5, 6)).copy(),
-        wb=random(3, 6, 1, 1, seed=1),
-        wc=random(6, 4, 1, 1, seed=2),
         shift=shift,
     )
     assert weight(narrowed(network), "Conv", which=0).shape[0] == 5
@@ -120,12 +112,11 @@ def test_scatter_elements_passes_other_axes(reduction: str, shift: bool) -> None
 def test_scatter_nd_into_channels(reduction: str) -> None:
     """Rows of zeros, rows of something computed, and rows that a mask takes away behind."""
     network = source(
-        "(float[2,4,5,6] x) => (float[2,5,6,3] y)",
+        "(float[2,4,5,6] x) => (float[2,5,6,3] y) <float[3,4,1,1] wc>",
         "t = Transpose<perm = [1,0,2,3]>(s)\n b = Conv(x, wc)\n u = Transpose<perm = [1,0,2,3]>(b)\n"
         f'p = ScatterND<reduction = "{reduction}">(t, i, u)\n q = Transpose<perm = [1,2,3,0]>(p)\n y = MatMul(q, wb)',
         i=np.asarray([[4], [1], [-1]]),
         wb=random(6, 3, seed=1) * np.asarray([1, 0, 1, 1, 0, 1]).reshape(6, 1),
-        wc=random(3, 4, 1, 1, seed=2),
         opset=18,
     )
     result = compiled(network)
@@ -136,12 +127,11 @@ def test_scatter_nd_into_channels(reduction: str) -> None:
 
 def test_scatter_nd_of_constants_masks_channels() -> None:
     network = source(
-        "(float[2,4,5,6] x) => (float[2,5,6,3] y)",
+        "(float[2,4,5,6] x) => (float[2,5,6,3] y) <float[6,3] wb>",
         "t = Transpose<perm = [1,0,2,3]>(s)\n p = ScatterND(t, i, u)\n q = Transpose<perm = [1,2,3,0]>(p)\n"
         "y = MatMul(q, wb)",
         i=np.asarray([[4], [1]]),
         u=np.stack([np.zeros((2, 5, 6)), np.full((2, 5, 6), 0.5)]),
-        wb=random(6, 3, seed=1),
     )
     result = compiled(network)
     assert weight(result, "Conv").shape[0] == 3
@@ -152,11 +142,10 @@ def test_scatter_nd_of_constants_masks_channels() -> None:
 def test_scatter_nd_into_single_elements_of_a_batch() -> None:
     places = np.stack(np.meshgrid([0, 1], [1, 5], np.arange(5), indexing="ij"), axis=-1).reshape(-1, 3)
     network = source(
-        "(float[2,4,5,6] x) => (float[2,3,5,6] y)",
+        "(float[2,4,5,6] x) => (float[2,3,5,6] y) <float[3,6,1,1] wb>",
         "p = ScatterND(s, i, u)\n y = Conv(p, wb)",
         i=places,
         u=np.zeros((len(places), 6)),
-        wb=random(3, 6, 1, 1, seed=1),
     )
     result = compiled(network)
     assert weight(result, "Conv", which=0).shape[0] == 3
@@ -166,22 +155,17 @@ def test_scatter_nd_into_single_elements_of_a_batch() -> None:
 
 def test_compress_and_one_hot() -> None:
     network = source(
-        "(float[N,4,5,6] x) => (float[N,3,5,6] y)",
+        "(float[N,4,5,6] x) => (float[N,3,5,6] y) <float[3,4,1,1] wb>",
         "p = Compress<axis = 1>(s, c)\n y = Conv(p, wb)",
         c=np.asarray([True, False, True, True, True, False]),
-        wb=random(3, 4, 1, 1, seed=1),
     )
     compiled(network)
     exact(network)
     codes = source(
-        "(float[N,4,5,6] x) => (float[N,2,5,6,3] y)",
+        "(float[N,4,5,6] x) => (float[N,2,5,6,3] y) <int64 zero = {0}, int64 two = {2}, int64 depth = {3}, "
+        "float[2] values = {0.0, 1.0}, int64[2] pick = {0, 3}>",
         "c = Cast<to = 7>(s)\n k = Clip(c, zero, two)\n h = OneHot(k, depth, values)\n t = Gather<axis = 1>(h, pick)\n"
         "y = Relu(t)",
-        zero=np.asarray(0),
-        two=np.asarray(2),
-        depth=np.asarray(3),
-        values=np.asarray([0.0, 1.0]),
-        pick=np.asarray([0, 3]),
     )
     assert weight(compiled(codes), "Conv").shape[0] == 2
     exact(codes)

@@ -36,15 +36,13 @@ def excited(opset: int = 17, *, strides: int = 1, depth: int = 1) -> onnx.ModelP
         y = Conv (m, last)
     """
     return model(
-        "(float[N,3,H,W] x) => (float[N,2,P,Q] y)",
+        f"(float[N,3,H,W] x) => (float[N,2,P,Q] y) <float[4,{CHANNELS},1,1] squeeze, "
+        f"float[{CHANNELS},4,1,1] excite, float[2,{CHANNELS},1,1] last>",
         body,
         opset=opset,
         w=random(CHANNELS, 3, 5, 5) / 5,
         keep=KEEP,
         shift=random(1, CHANNELS, 1, 1, seed=1),
-        squeeze=random(4, CHANNELS, 1, 1, seed=3),
-        excite=random(CHANNELS, 4, 1, 1, seed=4),
-        last=random(2, CHANNELS, 1, 1, seed=5),
         **{f"v{i}": random(CHANNELS, 1, 3, 3, seed=6 + i) for i in range(depth)},
     )
 

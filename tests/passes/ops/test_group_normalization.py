@@ -13,17 +13,14 @@ N, GROUPS = 24, 4
 def network(before: Array, shift: Array, after: Array, groups: int = GROUPS) -> object:
     """Masked and shifted channels, normalised in groups, masked again."""
     return model(
-        "(float[B,3,H,W] x) => (float[B,5,H,W] o)",
+        f"(float[B,3,H,W] x) => (float[B,5,H,W] o) <float[{N},3,1,1] w, float[{N}] scale, float[{N}] bias, "
+        f"float[5,{N},3,3] w2>",
         f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  g = GroupNormalization<num_groups={groups}>(a, scale, bias)"
         "  j = Mul(g, k2)  r = Tanh(j)  o = Conv<pads=[1,1,1,1]>(r, w2)",
         21,
-        w=random(N, 3, 1, 1),
         k=before.astype(np.float32).reshape(1, N, 1, 1),
         k2=after.astype(np.float32).reshape(1, N, 1, 1),
         shift=shift.astype(np.float32).reshape(1, N, 1, 1),
-        scale=random(N, seed=1),
-        bias=random(N, seed=2),
-        w2=random(5, N, 3, 3, seed=3),
     )
 
 
@@ -52,13 +49,10 @@ def test_read_behind_they_are_put_back() -> None:
 
 def test_one_group_of_zeros_is_one_channel_more() -> None:
     source = model(
-        "(float[B,3,H,W] x) => (float[B,5,H,W] o)",
+        f"(float[B,3,H,W] x) => (float[B,5,H,W] o) <float[{N},3,1,1] w, float[{N}] scale, float[{N}] bias, "
+        f"float[5,{N},1,1] w2>",
         "c = Conv(x, w)  m = Mul(c, k)  g = GroupNormalization<num_groups=1>(m, scale, bias)  o = Conv(g, w2)",
         21,
-        w=random(N, 3, 1, 1),
         k=EVEN.astype(np.float32).reshape(1, N, 1, 1),
-        scale=random(N, seed=1),
-        bias=random(N, seed=2),
-        w2=random(5, N, 1, 1, seed=3),
     )
     assert weight(compiled(source), "Conv", which=1).shape[1] == N // 2 + 1

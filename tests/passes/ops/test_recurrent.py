@@ -12,6 +12,7 @@ from passes import shrink
 from tests.generators.check import assert_same_function
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
+SIGNATURE = "(float[T,B,6] x) => (float[A,C,D,E] y)"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 CANDIDATE = {"LSTM": 3, "GRU": 2, "RNN": 0}
 KEEP = np.array([1, 0, 1, 1, 0, 0], np.float32)
@@ -32,7 +33,7 @@ def network(
     weights: dict[str, Array] | None = None,
     read: str = "y = Identity(h)",
     outputs: str = "h",
-    signature: str = "(float[T,B,6] x) => (float[A,C,D,E] y)",
+    signature: str = SIGNATURE,
 ) -> onnx.ModelProto:
     g = GATES[op]
     attributes = f"hidden_size = {units}" + (f", {attributes}" if attributes else "")
@@ -105,12 +106,6 @@ def test_features_that_all_units_ignore_are_not_computed() -> None:
     assert weight(result, "LSTM").shape == (1, 20, 4)
 
 
-def with_states(op: str) -> tuple[str, str]:
-    """Operands behind the bias, and the inputs that they are."""
-    names = {"LSTM": ("s", "c0", "p"), "GRU": ("s",), "RNN": ("s",)}[op]
-    return ", , " + ", ".join(names), names[0]
-
-
 @pytest.mark.parametrize("op", GATES)
 def test_units_that_nothing_depends_on(op: str) -> None:
     """Unread, and no other unit is fed by them: gone with their rows, columns, biases, states and peepholes."""
@@ -142,18 +137,12 @@ def test_units_that_nothing_depends_on(op: str) -> None:
 def test_units_that_are_zero_at_all_times(op: str, fed: bool) -> None:
     """A candidate without weights leaves the state at zero, unless another unit feeds it."""
     g, units = GATES[op], 5
-    w = (random(1, g * units, 6) * 0.5).reshape(1, g, units, 6)
-    r = (random(1, g * units, units, seed=1) * 0.5).reshape(1, g, units, units)
-    b = (random(1, 2 * g * units, seed=2) * 0.3).reshape(1, 2, g, units)
-    for array in (w, r):
-        array[:, CANDIDATE[op], [1, 3]] = 0
-    b[:, :, CANDIDATE[op], [1, 3]] = 0
+    weights = fed_nothing(op) | {"v": random(units, 3)}
+    r = weights["r"].reshape(1, g, units, units)
     r[:, CANDIDATE[op], 1, 3] = 0.5  # a zero unit feeds a zero unit
     if fed:
         r[:, CANDIDATE[op], 3, 0] = 0.5
-    weights = {"w": w.reshape(1, -1, 6), "r": r.reshape(1, -1, units), "b": b.reshape(1, -1), "v": random(units, 3)}
-    source = network(op, weights=weights, read="y = MatMul(h, v)", signature="(float[T,B,6] x) => (float[A,C,D,3] y)")
-    result = compiled(source)
+    result = compiled(network(op, weights=weights, read="y = MatMul(h, v)", signature=SIGNATURE.replace("E]", "3]")))
     kept = 5 if fed else 3
     assert weight(result, op, 2).shape == (1, kept * g, kept)
 
@@ -164,7 +153,7 @@ def fed_nothing(op: str) -> dict[str, Array]:
     for array in (w, r):
         array[:, CANDIDATE[op], [1, 3]] = 0
     b[:, :, CANDIDATE[op], [1, 3]] = 0
-    return {"w": w.reshape(1, -1, 6), "r": r.reshape(1, -1, 5), "b": b.reshape(1, -1)}
+    return {"w": w.reshape(1, -1, 6), "r": r.reshape(1, -1, 5), "b": b.reshape(1, -1) * 0.3}
 
 
 @pytest.mark.parametrize("op", GATES)

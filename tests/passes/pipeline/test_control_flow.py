@@ -332,9 +332,9 @@ def test_amounts_and_places_from_outside(body: str) -> None:
             y = If (q) <then_branch = yes () => (float[1,8,h,w] t) {{ {body} }},
                         else_branch = no () => (float[1,8,h,w] u) {{ u = Neg(b) }}>
         }}""",
+        constants=values,
         w=random(8, 3, 1, 1),
         twenty=np.array([20.0]),
-        **{name: array for name, array in values.items() if name in body},
     )
     x = random(1, 3, 5, 5, seed=2)
     check(source, cases=[{"x": x, "q": np.array(q)} for q in (True, False)])

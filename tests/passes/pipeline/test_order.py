@@ -13,7 +13,7 @@ from passes.errors import GraphError
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks
-from tests.passes.text import compiled, model, operators
+from tests.passes.text import compiled, model
 
 
 def small() -> onnx.ModelProto:
@@ -24,11 +24,6 @@ def small() -> onnx.ModelProto:
     )
 
 
-def test_same_input_same_bytes() -> None:
-    first, second = (shrink(small()).model.SerializeToString(deterministic=True) for _ in range(2))
-    assert first == second
-
-
 def test_each_pass_is_told_before_it_runs_and_measured_behind_it() -> None:
     told: list[str] = []
     report = shrink(small(), watch=told.append).report
@@ -37,19 +32,6 @@ def test_each_pass_is_told_before_it_runs_and_measured_behind_it() -> None:
     assert list(report.sizes) == ["source", "prepare", "facts", "nested", "layout", "rewrite", "clean"]
     assert report.sizes["source"] == (4, 4 * 27 + 8 + 4)
     assert report.sizes["clean"] == (3, 3 * 27 + 6)
-
-
-def test_what_the_model_says_of_itself_stays() -> None:
-    source = small()
-    source.producer_name, source.doc_string, source.model_version = "someone", "words", 7
-    source.metadata_props.add(key="labels", value="a,b")
-    source.graph.doc_string = "more words"
-    result = shrink(source).model
-    assert result.producer_name == "someone" and result.doc_string == "words" and result.model_version == 7
-    assert result.metadata_props[0].value == "a,b" and result.graph.doc_string == "more words"
-    assert result.ir_version == source.ir_version
-    assert list(result.graph.input) == list(source.graph.input)
-    assert list(result.graph.output) == list(source.graph.output)
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
@@ -86,35 +68,15 @@ def test_two_writers_of_one_name_are_named() -> None:
         shrink(source)
 
 
-def test_a_subgraph_that_reads_an_outer_tensor_finds_it_whole() -> None:
-    then = onnx.parser.parse_graph("then () => (float[N,4] a) { a = Mul(h, two) }")
-    other = onnx.parser.parse_graph("other () => (float[N,4] b) { b = Relu(h) }")
-    source = model(
-        "(float[N,3] x, bool[1] c) => (float[N,2] y)"
-        " <float[3,4] w, float[4,2] v, float[4] k = {1, 0, 1, 1}, float two = {2.0}>",
-        "p = MatMul(x, w)\n h = Mul(p, k)\n i = Identity(h)\n y = MatMul(i, v)",
-    )
-    node = source.graph.node[2]
-    node.op_type = "If"
-    node.input[0] = "c"
-    node.attribute.append(onnx.helper.make_attribute("then_branch", then))
-    node.attribute.append(onnx.helper.make_attribute("else_branch", other))
-    result = compiled(source)
-    assert "If" in operators(result)
-
-
 def test_operators_of_an_unknown_domain_are_left_alone_and_seen_whole() -> None:
     source = model(
         "(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4,2] v, float[4] k = {1, 0, 1, 1}>",
-        "p = MatMul(x, w)\n h = Mul(p, k)\n o = Relu(h)\n y = MatMul(o, v)",
+        "p = MatMul(x, w)\n h = Mul(p, k)\n o = com.example.Swirl(h)\n y = MatMul(o, v)",
+        checked=False,
     )
-    source.graph.node[2].op_type, source.graph.node[2].domain = "Swirl", "com.example"
-    source.opset_import.add(domain="com.example", version=1)
     result = shrink(source)
-    swirl = next(n for n in result.model.graph.node if n.op_type == "Swirl")
-    assert swirl.domain == "com.example"
-    for held in result.report.held:
-        assert held.op == "Swirl"
+    assert [n.domain for n in result.model.graph.node if n.op_type == "Swirl"] == ["com.example"]
+    assert {held.op for held in result.report.held} <= {"Swirl"}
     onnx.checker.check_model(result.model)
 
 

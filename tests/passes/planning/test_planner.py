@@ -83,32 +83,23 @@ def test_an_unpadded_convolution_and_a_matrix_product_take_constants_into_the_bi
     assert weight(result, "MatMul").shape == (2, 2)
 
 
-def test_depthwise_groups_go_whole_and_other_groups_keep_equal_numbers() -> None:
-    body = "a = Conv(x, wa)\n am = Mul(a, m)\n d = Conv<group={g}>(am, wd)\n dm = Mul(d, m2)\n y = Conv(dm, wb)"
-    signature = "(float[N,4,8,8] x) => (float[N,2,6,6] y)"
-    shared = {"wa": random(8, 4, 1, 1), "wb": random(2, 8, 1, 1, seed=1)}
-    depthwise = compiled(
-        model(
-            signature,
-            body.format(g=8),
-            wd=random(8, 1, 3, 3, seed=3),
-            m=mask(1, 1, 1, 0, 1, 1, 1, 1),
-            m2=mask(1, 1, 1, 1, 1, 1, 0, 0),
-            **shared,
-        )
+@pytest.mark.parametrize(
+    ("groups", "m", "m2", "left"),
+    [
+        (8, mask(1, 1, 1, 0, 1, 1, 1, 1), mask(1, 1, 1, 1, 1, 1, 0, 0), (5, 1)),
+        (2, mask(1, 0, 0, 0, 1, 1, 0, 0), mask(1, 1, 1, 0, 1, 0, 0, 0), (6, 2)),
+    ],
+)
+def test_depthwise_groups_go_whole_and_other_groups_keep_equal_numbers(
+    groups: int, m: np.ndarray, m2: np.ndarray, left: tuple[int, int]
+) -> None:
+    source = model(
+        f"(float[N,4,8,8] x) => (float[N,2,6,6] y) <float[8,4,1,1] a, float[8,{8 // groups},3,3] d, float[2,8,1,1] b>",
+        f"p = Conv(x, a)\n pm = Mul(p, m)\n q = Conv<group={groups}>(pm, d)\n qm = Mul(q, m2)\n y = Conv(qm, b)",
+        m=m,
+        m2=m2,
     )
-    assert weight(depthwise, "Conv", which=1).shape == (5, 1, 3, 3)
-    grouped = compiled(
-        model(
-            signature,
-            body.format(g=2),
-            wd=random(8, 4, 3, 3, seed=3),
-            m=mask(1, 0, 0, 0, 1, 1, 0, 0),
-            m2=mask(1, 1, 1, 0, 1, 0, 0, 0),
-            **shared,
-        )
-    )
-    assert weight(grouped, "Conv", which=1).shape == (6, 2, 3, 3)
+    assert weight(compiled(source), "Conv", which=1).shape == (*left, 3, 3)
 
 
 def test_a_branch_that_is_constant_altogether_disappears() -> None:
@@ -160,13 +151,11 @@ def test_shapes_read_at_run_time_keep_speaking_of_the_original_sizes() -> None:
 def test_places_that_a_reshape_merges_with_an_open_batch_count_for_each_example() -> None:
     def network(batch: str) -> onnx.ModelProto:
         return model(
-            f"(float[{batch},49,64] x) => (float[{batch},49,32] y) <float[64,32] wa, float[64,32] wb>",
+            f"(float[{batch},49,64] x) => (float[{batch},49,32] y) <float[64,32] wa, float[64,32] wb, "
+            "int64[2] rows = {-1, 32}, int64[2] long = {-1, 64}, int64[3] back = {-1, 49, 32}>",
             "a = MatMul(x, wa)  m = Mul(a, k)  f = Reshape(m, rows)  o = Reshape(x, long)  b = MatMul(o, wb)"
             "  s = Add(f, b)  e = Erf(s)  y = Reshape(e, back)",
             k=(np.arange(32) % 2).astype(np.float32),
-            rows=np.asarray([-1, 32]),
-            long=np.asarray([-1, 64]),
-            back=np.asarray([-1, 49, 32]),
         )
 
     assert operators(compiled(network("B"))) == operators(compiled(network("1")))

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import onnx
 import pytest
 
-from tests.passes.text import compiled, model, operators, random
+from tests.passes.text import compiled, model, operators
 
-WEIGHTS = {
-    "w": random(4, 3, 1, 1),
-    "u": random(4, 3, 1, 1, seed=1),
-    "g": random(4, 4, 1, 1, seed=2),
-    "one": random(1, 3, 1, 1, seed=3),
-    "v": random(2, 4, 1, 1, seed=4),
-    "each": random(4, 1, 1, seed=5),
-    "order": np.asarray([2, 0, 3, 1]),
-}
+WEIGHTS = {"w": (4, 3, 1, 1), "u": (4, 3, 1, 1), "g": (4, 4, 1, 1), "one": (1, 3, 1, 1), "v": (2, 4, 1, 1)}
+WEIGHTS |= {"each": (4, 1, 1), "order": np.asarray([2, 0, 3, 1])}
 
 
 def ordered(body: str, more: str = "", given: str = "") -> onnx.ModelProto:
     """Channels `o` in another order than those of `a`, which is an output and stays as it is."""
     body = f"a = Conv(x, w) o = Gather<axis=1>(a, order) {body} y = Conv(m, v)"
-    used = {name: value for name, value in WEIGHTS.items() if re.search(rf"\b{name}\)", body)}
-    return model(
-        f"(float[N,3,5,5] x{given}) => (float[N,2,5,5] y, float[N,4,5,5] a{more})",
-        body,
-        **used,
-    )
+    signature = f"(float[N,3,5,5] x{given}) => (float[N,2,5,5] y, float[N,4,5,5] a{more})"
+    return model(signature, body, constants=WEIGHTS)
 
 
 @pytest.mark.parametrize(

@@ -52,29 +52,19 @@ def test_others_stay(body: str) -> None:
     assert operators(compiled(source)) == [node.op_type for node in source.graph.node]
 
 
-def test_both_may_be_spread() -> None:
-    source = model("(float[1,4] x, float[3,1] g) => (float[3,4] y)", "m = Mul(x, g) y = Add(x, m)")
-    assert operators(compiled(source)) == ["Add", "Mul"]
-
-
-def test_a_gate_as_large_as_the_product_stays() -> None:
-    source = model("(float[1,4] x, float[3,4] g) => (float[3,4] y)", "m = Mul(x, g) y = Add(x, m)")
-    assert operators(compiled(source)) == ["Mul", "Add"]
-
-
-def test_integers_stay() -> None:
-    source = model("(int64[3,4] x, int64[1,4] g) => (int64[3,4] y)", "m = Mul(x, g) y = Add(x, m)")
-    assert operators(compiled(source)) == ["Mul", "Add"]
+@pytest.mark.parametrize(
+    ("signature", "first"),
+    [
+        ("(float[1,4] x, float[3,1] g) => (float[3,4] y)", "Add"),  # both may be spread
+        ("(float16[2,4,3,3] x, float16[2,4,1,1] g) => (float16[2,4,3,3] y)", "Add"),
+        ("(float[1,4] x, float[3,4] g) => (float[3,4] y)", "Mul"),  # the gate is as large as the product
+        ("(int64[3,4] x, int64[1,4] g) => (int64[3,4] y)", "Mul"),
+    ],
+)
+def test_of_inputs(signature: str, first: str) -> None:
+    assert operators(compiled(model(signature, "m = Mul(x, g) y = Add(x, m)")))[0] == first
 
 
 def test_the_product_is_an_output_too() -> None:
     source = block(f"{POOLED} y = Add(c, m)", "(float[N,3,H,W] x) => (float[N,4,H,W] y, float[N,4,H,W] m)")
     assert operators(compiled(source))[-2:] == ["Mul", "Add"]
-
-
-def test_in_half_precision() -> None:
-    source = model(
-        "(float16[2,4,3,3] x, float16[2,4,1,1] g) => (float16[2,4,3,3] y)",
-        "m = Mul(x, g) y = Add(x, m)",
-    )
-    assert operators(compiled(source)) == ["Add", "Mul"]

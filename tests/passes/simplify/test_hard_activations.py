@@ -14,7 +14,7 @@ from tests.generators.running import Runner
 from tests.passes.text import compiled, model, operators, random
 
 SIGNATURE = "(float[N,3,8,8] x) => (float[N,4,8,8] y)"
-NUMBERS = {name: np.array(value) for name, value in {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0}.items()}
+NUMBERS = {"zero": 0.0, "two": 2.0, "three": 3.0, "six": 6.0, "sixth": 1 / 6, "third": 1 / 3, "large": 1.5 * 2**23}
 
 SPELLED = {
     "Add, Clip, Mul, Div": "a = Add(c, three)\n d = Clip(a, zero, six)\n m = Mul(c, d)\n y = Div(m, six)",
@@ -28,13 +28,8 @@ SPELLED = {
 
 def spelled(body: str, opset: int = 17, signature: str = SIGNATURE, **weights: np.ndarray) -> onnx.ModelProto:
     """A convolution, and what is made of its output `c`."""
-    numbers = {**NUMBERS, "sixth": np.array(1 / 6), **weights}
-    used = {
-        name: value
-        for name, value in numbers.items()
-        if name in body.replace("(", " ").replace(",", " ").replace(")", " ").split()
-    }
-    return model(signature, f"c = Conv(x, w)\n {body}", opset, w=random(4, 3, 1, 1, seed=1) * 4, **used)
+    given = {"w": random(4, 3, 1, 1, seed=1) * 4, **weights}
+    return model(signature, f"c = Conv(x, w)\n {body}", opset, constants=NUMBERS, **given)
 
 
 @pytest.mark.parametrize("body", SPELLED.values(), ids=SPELLED)
@@ -66,44 +61,35 @@ def test_where_the_opset_cannot_be_raised_it_is_two() -> None:
     assert not result.report.notes
 
 
-def test_bounds_are_attributes_before_opset_11() -> None:
-    body = "a = Add(c, three)\n d = Clip<min=0.0, max=6.0>(a)\n m = Mul(c, d)\n y = Div(m, six)"
-    assert operators(compiled(spelled(body, opset=10))) == ["Conv", "HardSigmoid", "Mul"]
-    clipped = compiled(spelled("r = Relu(c)\n d = Clip<max=6.0>(r)\n y = Clip<min=2.0>(d)", opset=10))
-    assert operators(clipped) == ["Conv", "Clip"]
+GATE = "a = Add(c, three)\n d = Clip(a, zero, six)"
+ROWS_OF = {
+    # a gate is a clip of the convolution; of what no weights make it is a hard sigmoid
+    f"{GATE}\n y = Div(d, six)": "Conv Clip",
+    "y = HardSigmoid<alpha=0.3>(c)": "Conv Clip",
+    "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)": "Conv Exp HardSigmoid",
+    # as the networks of PP-OCRv4 have a learned scale and shift behind each activation
+    f"{GATE}\n m = Mul(c, d)\n h = Div(m, six)\n s = Mul(h, two)\n y = Add(s, three)": "Conv HardSwish Mul Add",
+    # a row takes no more operators than its ramp
+    "r = Relu(c)\n d = Min(r, six)\n y = Max(d, two)": "Conv Clip",
+    "r = Max(c, zero)\n y = Relu(r)": "Conv Relu",
+    "m = Exp(c)\n a = Mul(m, two)\n b = Mul(a, three)\n y = Mul(b, six)": "Conv Exp Mul",
+    "e = Exp(c)\n a = Sub(e, two)\n n = Sub(a, three)\n y = Clip(n, zero, six)": "Conv Exp Add Clip",
+    "e = Exp(c)\n a = Mul(e, two)\n y = Div(a, two)": "Conv Exp",
+    "e = Exp(c)\n m = Mul(e, c)\n a = Mul(m, two)\n y = Add(a, three)": "Conv Exp Mul Mul Add",
+    "r = Clip(c, six, two)\n y = Mul(r, three)": "Conv Clip Mul",  # bounds that cross stay
+}
+OF_OPSET_10 = {
+    "a = Add(c, three)\n d = Clip<min=0.0, max=6.0>(a)\n m = Mul(c, d)\n y = Div(m, six)": "Conv HardSigmoid Mul",
+    "r = Relu(c)\n d = Clip<max=6.0>(r)\n y = Clip<min=2.0>(d)": "Conv Clip",
+}
 
 
 @pytest.mark.parametrize(
-    "body", ["a = Add(c, three)\n d = Clip(a, zero, six)\n y = Div(d, six)", "y = HardSigmoid<alpha=0.3>(c)"]
+    ("opset", "body", "expected"),
+    [(opset, *row) for opset, rows in ((17, ROWS_OF), (10, OF_OPSET_10)) for row in rows.items()],
 )
-def test_a_gate_is_a_clip_of_the_convolution(body: str) -> None:
-    assert operators(compiled(spelled(body))) == ["Conv", "Clip"]
-
-
-def test_a_gate_of_what_no_weights_make_is_a_hard_sigmoid() -> None:
-    body = "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)"
-    assert operators(compiled(spelled(body))) == ["Conv", "Exp", "HardSigmoid"]
-
-
-def test_a_learned_scale_and_shift_behind_take_the_factor() -> None:
-    """The networks of PP-OCRv4 have one behind each activation."""
-    body = f"{SPELLED['Add, Clip, Mul, Div'].replace('y =', 'h =')}\n s = Mul(h, two)\n y = Add(s, three)"
-    assert operators(compiled(spelled(body))) == ["Conv", "HardSwish", "Mul", "Add"]
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    {
-        "r = Relu(c)\n d = Min(r, six)\n y = Max(d, two)": ["Conv", "Clip"],
-        "r = Max(c, zero)\n y = Relu(r)": ["Conv", "Relu"],
-        "m = Exp(c)\n a = Mul(m, two)\n b = Mul(a, three)\n y = Mul(b, six)": ["Conv", "Exp", "Mul"],
-        "e = Exp(c)\n a = Sub(e, two)\n n = Sub(a, three)\n y = Clip(n, zero, six)": ["Conv", "Exp", "Add", "Clip"],
-        "e = Exp(c)\n a = Mul(e, two)\n y = Div(a, two)": ["Conv", "Exp"],
-        "e = Exp(c)\n m = Mul(e, c)\n a = Mul(m, two)\n y = Add(a, three)": ["Conv", "Exp", "Mul", "Mul", "Add"],
-    }.items(),
-)
-def test_a_row_takes_no_more_operators_than_its_ramp(body: str, expected: list[str]) -> None:
-    assert operators(compiled(spelled(body))) == expected
+def test_what_becomes_of_a_row(opset: int, body: str, expected: str) -> None:
+    assert operators(compiled(spelled(body, opset))) == expected.split()
 
 
 def test_what_is_read_elsewhere_stays() -> None:
@@ -138,10 +124,6 @@ def test_a_constant_of_higher_rank_adds_axes() -> None:
     assert [d.dim_value for d in compiled(source).model.graph.output[0].type.tensor_type.shape.dim][2:] == [4, 8, 8]
 
 
-def test_bounds_that_cross_stay() -> None:
-    assert operators(compiled(spelled("r = Clip(c, six, two)\n y = Mul(r, three)"))) == ["Conv", "Clip", "Mul"]
-
-
 def test_double_precision_keeps_its_row() -> None:
     """ONNX Runtime has a HardSigmoid for single precision only."""
     source = model(
@@ -149,8 +131,8 @@ def test_double_precision_keeps_its_row() -> None:
         "e = Exp(x)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)",
         checked=False,
     )
-    for name, value in {"zero": 0.0, "three": 3.0, "six": 6.0}.items():
-        source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float64), name))
+    for name in ("zero", "three", "six"):
+        source.graph.initializer.append(onnx.numpy_helper.from_array(np.array(NUMBERS[name]), name))
     assert operators(compiled(source)) == ["Exp", "Add", "Clip", "Div"]
 
 
@@ -255,15 +237,11 @@ def test_numbers_that_single_precision_does_not_have_stay_apart(body: str, numbe
 @pytest.mark.parametrize("front", ["a = Identity(x)", "a = Conv(x, w)", "m = MatMul(x, w)\n a = Add(m, two)"])
 def test_what_rounds_to_whole_numbers_stays(front: str) -> None:
     """A large number that is added and taken away again: what is smaller than one step of it is gone."""
-    square = {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)} if "w" in front else {}
     shape = "N,4,1,1" if "Conv" in front else "N,4"
     source = model(
         f"(float[{shape}] x) => (float[{shape}] y)",
         f"{front}\n b = Mul(a, third)\n c = Add(b, large)\n d = Sub(c, large)\n y = Mul(d, three)",
-        large=np.array(1.5 * 2**23),
-        third=np.array(1 / 3),
-        **{name: NUMBERS[name] for name in ("two", "three") if name in f"{front} three"},
-        **square,
+        constants=NUMBERS | {"w": np.eye(4).reshape(4, 4, 1, 1) if "Conv" in front else np.eye(4)},
     )
     x = np.float32([0.4, 1.2, -1.9, 3.3]).reshape(1, 4, *[1] * (shape.count(",") - 1))
     result = compiled(source).model

@@ -27,9 +27,7 @@ def embedding(
     w = random(classes.size, 4) if w is None else w
     outputs = f"float[{shape[:-1]}{w.shape[-1]}] y"
     nodes = f"e = {compare} c = Cast<to=1>(e) {body}"
-    more = {"classes": classes, "w": w, **more}
-    used = {k: v for k, v in more.items() if f"{k})" in nodes or f"{k}," in nodes}
-    return model(f"({classes.dtype}[{shape}] x) => ({outputs})", nodes, opset, **used)
+    return model(f"({classes.dtype}[{shape}] x) => ({outputs})", nodes, opset, classes=classes, w=w, **more)
 
 
 def outputs(model: onnx.ModelProto, tokens: Array) -> Array:

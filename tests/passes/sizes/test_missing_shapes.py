@@ -41,10 +41,9 @@ WEIGHTS = {
     "first": np.array([0]),
     "v": random(512, CLASSES, seed=1) / 16,
     "b": random(CLASSES, seed=2),
-    "keep": np.arange(CLASSES) < CLASSES // 3,
+    "keep": (np.arange(CLASSES) < CLASSES // 3).astype(np.float32),
     "classes": np.array([CLASSES]),
 }
-WEIGHTS["keep"] = WEIGHTS["keep"].astype(np.float32)
 
 
 @pytest.mark.parametrize("batch", ["1", "N"])
@@ -75,16 +74,10 @@ def test_a_mask_after_a_computed_expand(opset: int) -> None:
         t = Add (a, s)
         y = MatMul (t, v)
     """
-    if opset < 13:
-        body = body.replace("ReduceSum (k, axes0)", "ReduceSum<axes=[0], keepdims=0> (k)")
-    else:
-        body = body.replace("ReduceSum (k, axes0)", "ReduceSum<keepdims=0> (k, first)")
+    summed = "ReduceSum<axes=[0], keepdims=0> (k)" if opset < 13 else "ReduceSum<keepdims=0> (k, first)"
     constants = {"w": random(4, 4), "v": random(4, 2, seed=1), "row": random(4, seed=2)}
     constants |= {"first": np.array([0]), "four": np.array([4]), "keep": np.array([1.0, 0, 0, 1])}
-    if opset < 13:
-        del constants["first"]
-        constants["first"] = np.array([0])
-    source = model("(float[N,4] x) => (float[N,2] y)", body, opset=opset, **constants)
+    source = model("(float[N,4] x) => (float[N,2] y)", body.replace("ReduceSum (k, axes0)", summed), opset, **constants)
     shapes = {t.name: t.shape for n in prepared(source).nodes for t in n.outputs}
     assert shapes["k"] == [None, "N", 4] or (len(shapes["k"]) == 3 and shapes["k"][2] == 4)
     exact(source, N=(1, 3))

@@ -24,12 +24,10 @@ def gated(gates: int, *, live: bool = True) -> onnx.ModelProto:
         names += [f"r{i}", f"c{i + 1}"]
     lines.append(f"m = Mul(c{gates}, keep)\n y = Conv(m, w2, b2)")
     return model(
-        "(float[N,3,6,5] x) => (float[N,2,6,5] y) <float[2] b2, int64[2] axes = {2, 3}>",
+        "(float[N,3,6,5] x) => (float[N,2,6,5] y) <float[2] b2, int64[2] axes = {2, 3}, "
+        f"float[{CHANNELS},3,1,1] w, float[{CHANNELS},{CHANNELS},1,1] wg, float[{CHANNELS}] bg, "
+        f"float[2,{CHANNELS},1,1] w2>",
         "\n".join(lines),
-        w=random(CHANNELS, 3, 1, 1, seed=1),
-        wg=random(CHANNELS, CHANNELS, 1, 1, seed=2),
-        bg=random(CHANNELS, seed=3),
-        w2=random(2, CHANNELS, 1, 1, seed=4),
         shape=np.array([-1, CHANNELS, 1, 1]),
         keep=np.full((1, CHANNELS, 1, 1), float(live)),
     )
@@ -178,11 +176,9 @@ def test_a_reshape_tells_the_runtime_which_size_it_leaves_alone() -> None:
 def test_a_second_output_has_the_sizes_of_the_first() -> None:
     """Of an operator whose own rule tells the sizes of output 0 only."""
     source = model(
-        "(float[N,8] x) => (float[a,b,c] y, bool[a,b,c] m)",
+        "(float[N,8] x) => (float[a,b,c] y, bool[a,b,c] m) <int64[1] zero = {0}, int64[2] rest = {2, 4}>",
         "s = Shape(x)  first = Gather(s, zero)  sizes = Concat <axis = 0> (first, rest)  r = Reshape(x, sizes)"
         "  y, m = Dropout(r)",
-        zero=np.array([0]),
-        rest=np.array([2, 4]),
     )
     (dropout,) = (n for n in checked(source).nodes if n.op == "Dropout")
     assert [t.shape for t in dropout.outputs] == [["N", 2, 4]] * 2
@@ -192,15 +188,12 @@ def test_a_second_output_has_the_sizes_of_the_first() -> None:
 def test_a_window_that_is_larger_than_what_it_slides_over_has_no_negative_size(width: int) -> None:
     """Positions are counted by a division that onnx rounds towards zero."""
     source = model(
-        f"(float[N,{3 * width}] x) => (float[N,2,d] y)",
+        f"(float[N,{3 * width}] x) => (float[N,2,d] y) <int64[1] zero = {{0}}, float[4,3,9] w, float[2,4,1] v>",
         "s = Shape(x)  first = Gather(s, zero)  sizes = Concat <axis = 0> (first, rest)  r = Reshape(x, sizes)"
         "  a = Conv <strides = [4], kernel_shape = [9]> (r, w)  b = Mul(a, keep)  y = Conv(b, v)",
         checked=False,
-        zero=np.array([0]),
         rest=np.array([3, width]),
-        w=(4, 3, 9),
         keep=np.array([1.0, 0, 1, 0]).reshape(4, 1),
-        v=(2, 4, 1),
     )
     sizes = [size for n in checked(source).nodes for t in n.outputs for size in t.shape or ()]
     assert sizes and not any(isinstance(size, int) and size < 0 for size in sizes)

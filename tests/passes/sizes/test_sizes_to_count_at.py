@@ -208,3 +208,9 @@ def test_of_earlier_sizes_those_that_are_open_still_hold() -> None:
     assert still_open(segmentation(), earlier) == {"x": (1, None, 8, 8)}
     assert still_open(fix_sizes(segmentation(), {"x": (None, 3, 5, None)}), earlier) == {"x": (1, None, None, 8)}
     assert still_open(tokens(), earlier) == {}
+
+
+def test_a_product_with_a_tensor_of_unknown_rank_is_counted_by_the_other_operand() -> None:
+    body = "h = Reshape(x, shape)  m = MatMul(h, w)  y = MatMul(w, h)"
+    cost = count(model("(float[N,4] x, int64[r] shape) => (float[a] y)", body, w=random(4, 3), checked=False))
+    assert [node.flops for node in cost.nodes] == [0, 2 * 4 - 1, 2 * 3 - 1]

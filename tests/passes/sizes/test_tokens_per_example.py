@@ -34,3 +34,13 @@ def test_a_batch_and_its_windows() -> None:
     graph = prepared(source)
     found = multiples(graph, dataflow.analyse(graph))
     assert {t.name: repeated(t, found) for t in [*graph.inputs, *graph.outputs]} == {"x": 1, "y": 2}
+
+
+def test_a_size_that_depends_on_data_is_a_usual_one_after_strides_too() -> None:
+    source = model(
+        "(float[N,3,H,W] x, bool[k] rows) => (float[N,4,h,w] y) <float[4,3,3,3] w>",
+        "c = Compress<axis=2> (x, rows)  y = Conv<strides=[2,2], pads=[1,1,1,1]> (c, w)",
+    )
+    graph = prepared(source)
+    found = multiples(graph, dataflow.analyse(graph))
+    assert [repeated(node.outputs[0], found) for node in graph.nodes] == [32 * 224, 16 * 112]

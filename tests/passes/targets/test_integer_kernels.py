@@ -74,9 +74,8 @@ def quantised(body: str, between: str, data: type, few: type, *, image: bool) ->
     text = f"""q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) {body} {between}
     r = QuantizeLinear(m, s, {zero_point}) e = DequantizeLinear(r, s, {zero_point})
     y = {"Conv" if image else "MatMul"}(e, v)"""
-    used = {name: array for name, array in weights.items() if any(f"{c}{name}{e}" in text for c in "( " for e in ",)")}
     size = ("N,6,5,5", "N,3,H,W") if image else ("N,6", "N,3")
-    return model(f"(float[{size[0]}] x) => (float[{size[1]}] y)", text, opset=19, **used)
+    return model(f"(float[{size[0]}] x) => (float[{size[1]}] y)", text, opset=19, constants=weights)
 
 
 def run(source: onnx.ModelProto, data: Array, *, literally: bool = False) -> Array:

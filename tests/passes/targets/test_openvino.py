@@ -13,17 +13,14 @@ from passes.targets import registry
 from passes.targets.openvino.processors import PROCESSORS
 from passes.targets.widths.convolution_shape import ConvolutionShape
 from tests.generators.check import assert_same_function
-from tests.generators.form import assert_well_formed
-from tests.passes.text import mask, model, random
+from tests.passes import text
+from tests.passes.text import compiled, mask, model, random
 
 GATE = "e = Exp(c)\n d = HardSigmoid<alpha=0.3, beta=0.4>(e)\n"
 
 
 def operators(source: onnx.ModelProto, target: str) -> list[str]:
-    result = shrink(source, target=target, align=registry.table(target, "avx512")).model
-    assert_same_function(source, result)
-    assert_well_formed(source, result)
-    return [node.op_type for node in result.graph.node]
+    return text.operators(compiled(source, target, registry.table(target, "avx512")))
 
 
 def gated(opset: int = 17) -> onnx.ModelProto:
@@ -115,8 +112,7 @@ UPSCALED = "a = ConvTranspose<strides=[2,2]>(x, w, b)"
 
 def upscaled(body: str, signature: str = OPEN, filters: int = 4, opset: int = 17, side: int = 2) -> onnx.ModelProto:
     weights = {"w": random(3, filters, side, side), "b": random(filters, seed=1), "k": random(filters, 1, 1, seed=2)}
-    used = {name: value for name, value in weights.items() if f"{name})" in body or f"{name}," in body}
-    return model(signature.format(filters), body, opset, **used)
+    return model(signature.format(filters), body, opset, constants=weights)
 
 
 @pytest.mark.parametrize(

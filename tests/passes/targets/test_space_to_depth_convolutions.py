@@ -14,10 +14,10 @@ from passes.targets.onnxruntime import space_to_depth_convolutions
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators.builder import Network
 from tests.generators.check import assert_same_function
-from tests.generators.form import assert_well_formed
 from tests.generators.networks import network
 from tests.generators.running import required_inputs, with_sizes
-from tests.passes.text import mask, model, random
+from tests.passes import text
+from tests.passes.text import compiled, mask, model, random
 
 AVX512 = RATES["avx512"]
 
@@ -35,11 +35,9 @@ def few(window: str, kernel: tuple[int, int], side: str = "61", batch: str = "1"
 
 def operators(source: onnx.ModelProto) -> list[str]:
     """Those of the model compiled for speed, in order, once it was checked."""
-    result = shrink(source, align=AVX512).model
-    assert_same_function(source, result)
-    assert_well_formed(source, result)
-    assert count(result).flops <= count(source).flops
-    return [node.op_type for node in result.graph.node]
+    result = compiled(source, align=AVX512)
+    assert count(result.model).flops <= count(source).flops
+    return text.operators(result)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from passes import shrink
-from tests.generators.check import assert_same_function
-from tests.generators.form import assert_well_formed
-from tests.passes.text import model, operators
+from tests.passes.text import compiled, model, operators
 
 SIZES = {
     "drop": np.array([-1, 6, 4]),
@@ -22,11 +19,7 @@ SIZES = {
 
 def written(signature: str, body: str, opset: int = 17) -> list[str]:
     """The operators of the compiled model but for activations, once it was checked."""
-    used = {name: values for name, values in SIZES.items() if f"{name})" in body or f"{name}," in body}
-    source = model(signature, body, opset, **used)
-    result = shrink(source)
-    assert_same_function(source, result.model, symbols={"N": (1, 3, 2)})
-    assert_well_formed(source, result.model)
+    result = compiled(model(signature, body, opset, constants=SIZES), N=(1, 3, 2))
     return [op for op in operators(result) if op != "Tanh"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import pytest
@@ -156,39 +158,30 @@ def test_weights_that_the_graph_quantises() -> None:
     assert weight(result, "DequantizeLinear", 0).dtype == np.int8
 
 
-@pytest.mark.parametrize(("rows", "kept"), [(range(4, 12), "blocks"), ((0, 3, 5, 6, 9, 10, 12, 15), "pairs")])
-def test_blocks_of_scales(rows: tuple[int, ...], kept: str) -> None:
-    """Whole blocks go with their scales; where each loses as much the blocks get smaller."""
-    keep = np.zeros(16, np.float32)
-    keep[list(rows)] = 1
-    source = model(
-        "(float[N,16] x) => (float[N,6] y)",
-        "m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = 4>(q, s, z) y = MatMul(m, w)",
+def in_blocks(size: int, keep: Iterable[int]) -> onnx.ModelProto:
+    """A product with a weight of four blocks of rows that each have a scale; these rows are kept."""
+    return model(
+        f"(float[N,{4 * size}] x) => (float[N,6] y)",
+        f"m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = {size}>(q, s, z) y = MatMul(m, w)",
         opset=21,
-        k=keep,
-        q=int8(16, 6),
+        k=np.isin(np.arange(4 * size), [*keep]).astype(np.float32),
+        q=int8(4 * size, 6),
         s=steps(4, 6),
         z=np.zeros((4, 6), np.int8),
     )
-    result = compiled(source)
+
+
+@pytest.mark.parametrize(("rows", "scales"), [(range(4, 12), 2), ((0, 3, 5, 6, 9, 10, 12, 15), 4)])
+def test_blocks_of_scales(rows: Iterable[int], scales: int) -> None:
+    """Whole blocks go with their scales; where each loses as much the blocks get smaller."""
+    result = compiled(in_blocks(4, rows))
     assert weight(result, "DequantizeLinear", 0).shape == (8, 6)
-    assert weight(result, "DequantizeLinear", 1).shape == ((2, 6) if kept == "blocks" else (4, 6))
+    assert weight(result, "DequantizeLinear", 1).shape == (scales, 6)
 
 
 def test_blocks_that_are_cut_unevenly_stay_whole() -> None:
     """One scale for each element would be larger than what goes: the rows are gathered from the whole weight."""
-    keep = np.ones(64, np.float32)
-    keep[[0, 1, 5]] = 0
-    source = model(
-        "(float[N,64] x) => (float[N,6] y)",
-        "m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = 16>(q, s, z) y = MatMul(m, w)",
-        opset=21,
-        k=keep,
-        q=int8(64, 6),
-        s=steps(4, 6),
-        z=np.zeros((4, 6), np.int8),
-    )
-    result = compiled(source)
+    result = compiled(in_blocks(16, {*range(64)} - {0, 1, 5}))
     assert weight(result, "DequantizeLinear", 0).shape == (64, 6)
     assert result.report.after.flops < result.report.before.flops
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
-from maskc.frontend.tensorflow.size_formulas import Formula, Sizes
+from maskc.frontend.tensorflow.size_formulas import Sizes
 from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
+from passes.abstract_values.polynomial import Polynomial
 
 
 @converts("Conv2D", "Conv3D")
@@ -36,7 +37,7 @@ def transposed(graph: Any, node: Any) -> None:
     begins, ends, extras = [], [], []
     for i, axis in enumerate(spatial):
         reach = (graph.get_shape(kernel)[i] - 1) * dilations[i] + 1
-        full = sizes.dimension(x, axis) * Formula.of(strides[i]) + Formula.of(reach - strides[i])
+        full = sizes.dimension(x, axis) * Polynomial.of(strides[i]) + Polynomial.of(reach - strides[i])
         size = None if wanted is None else wanted[axis]
         surplus = None if size is None else (full - size).number
         if surplus is None:

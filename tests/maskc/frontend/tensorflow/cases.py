@@ -127,3 +127,8 @@ def masked_attention(k: Any, ids: Any, layer: Any) -> Any:
 
 def identity(shape: tuple[int, ...], *layers: Callable[[Any], Any]) -> Case:
     return each(shape, *layers, draw=pixels)
+
+
+def unchanged(shape: tuple[int, ...], name: str, *given: float) -> Case:
+    """A layer that hands on what it gets."""
+    return identity(shape, lambda k: getattr(k, name)(*given))

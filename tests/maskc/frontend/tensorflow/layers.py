@@ -22,7 +22,20 @@ from tests.maskc.frontend.tensorflow.cases import (
     pooling,
     recurrent,
     tokens,
+    unchanged,
 )
+
+NOISE = ("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D")
+# By what they are given.
+AUGMENTATION: dict[tuple[float, ...], str] = {
+    (): "AugMix CutMix MixUp RandAugment RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur "
+    "RandomPerspective",
+    (0.2,): "RandomBrightness RandomContrast RandomHue RandomRotation RandomSaturation RandomSharpness RandomZoom",
+    (0.2, 0.2): "RandomShear RandomTranslation",
+    (0.5,): "RandomColorDegeneration RandomGrayscale RandomInvert",
+    (4,): "RandomPosterization",
+    (5, 6): "RandomCrop",
+}
 
 CASES: dict[str, Case] = {
     # Core
@@ -350,37 +363,11 @@ CASES: dict[str, Case] = {
     "STFTSpectrogram": each((200, 1), lambda k: k.STFTSpectrogram(frame_length=32, frame_step=16, fft_length=32)),
     "Pipeline": identity(PICTURE, lambda k: k.Pipeline([k.Rescaling(1 / 255), k.RandomFlip()])),
     # Noise and augmentation, which do nothing at inference
-    "Dropout": each(SEQUENCE, lambda k: k.Dropout(0.5)),
-    "AlphaDropout": each(SEQUENCE, lambda k: k.AlphaDropout(0.5)),
-    "GaussianDropout": each(SEQUENCE, lambda k: k.GaussianDropout(0.5)),
-    "GaussianNoise": each(SEQUENCE, lambda k: k.GaussianNoise(0.5)),
-    "SpatialDropout1D": each(SEQUENCE, lambda k: k.SpatialDropout1D(0.5)),
     "SpatialDropout2D": each(IMAGE, lambda k: k.SpatialDropout2D(0.5)),
     "SpatialDropout3D": each(VOLUME, lambda k: k.SpatialDropout3D(0.5)),
-    "AugMix": identity(PICTURE, lambda k: k.AugMix()),
-    "CutMix": identity(PICTURE, lambda k: k.CutMix()),
-    "MixUp": identity(PICTURE, lambda k: k.MixUp()),
-    "RandAugment": identity(PICTURE, lambda k: k.RandAugment()),
-    "RandomBrightness": identity(PICTURE, lambda k: k.RandomBrightness(0.2)),
-    "RandomColorDegeneration": identity(PICTURE, lambda k: k.RandomColorDegeneration(0.5)),
+    **{name: unchanged(SEQUENCE, name, 0.5) for name in NOISE},
+    **{name: unchanged(PICTURE, name, *given) for given, names in AUGMENTATION.items() for name in names.split()},
     "RandomColorJitter": identity(PICTURE, lambda k: k.RandomColorJitter(brightness_factor=0.1)),
-    "RandomContrast": identity(PICTURE, lambda k: k.RandomContrast(0.2)),
-    "RandomCrop": identity(PICTURE, lambda k: k.RandomCrop(5, 6)),
-    "RandomElasticTransform": identity(PICTURE, lambda k: k.RandomElasticTransform()),
-    "RandomErasing": identity(PICTURE, lambda k: k.RandomErasing()),
-    "RandomFlip": identity(PICTURE, lambda k: k.RandomFlip()),
-    "RandomGaussianBlur": identity(PICTURE, lambda k: k.RandomGaussianBlur()),
-    "RandomGrayscale": identity(PICTURE, lambda k: k.RandomGrayscale(0.5)),
-    "RandomHue": identity(PICTURE, lambda k: k.RandomHue(0.2)),
-    "RandomInvert": identity(PICTURE, lambda k: k.RandomInvert(0.5)),
-    "RandomPerspective": identity(PICTURE, lambda k: k.RandomPerspective()),
-    "RandomPosterization": identity(PICTURE, lambda k: k.RandomPosterization(4)),
-    "RandomRotation": identity(PICTURE, lambda k: k.RandomRotation(0.2)),
-    "RandomSaturation": identity(PICTURE, lambda k: k.RandomSaturation(0.2)),
-    "RandomSharpness": identity(PICTURE, lambda k: k.RandomSharpness(0.2)),
-    "RandomShear": identity(PICTURE, lambda k: k.RandomShear(0.2, 0.2)),
-    "RandomTranslation": identity(PICTURE, lambda k: k.RandomTranslation(0.2, 0.2)),
-    "RandomZoom": identity(PICTURE, lambda k: k.RandomZoom(0.2)),
     "ContrastLimitedAdaptiveHistogramEqualization": each(
         (16, 16, 3), lambda k: k.ContrastLimitedAdaptiveHistogramEqualization(tile_grid_size=(2, 2)), draw=pixels
     ),

@@ -11,7 +11,7 @@ import pytest
 import maskc as api
 from maskc.errors import InputError
 from maskc.frontend import load, read
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, refused, succeeded
 
 pytestmark = pytest.mark.tensorflow
 
@@ -70,8 +70,7 @@ def test_functions_are_named_where_there_is_no_signature(tf: Any, tmp_path: Path
     refused(maskc("flops", tmp_path / "saved", "--signature", "same"), 2, "2 traces of 'same'")
     compiles(tmp_path / "saved", signature="scores")
     options = ("--signature", "scores")
-    done = maskc("compile", tmp_path / "saved", "--output", tmp_path / "small.onnx", "--align", "none", *options)
-    assert done.exit_code == 0, done.stderr
+    succeeded("compile", tmp_path / "saved", "--output", tmp_path / "small.onnx", "--align", "none", *options)
     assert maskc("verify", tmp_path / "saved", tmp_path / "small.onnx", *options).exit_code == 0
     assert "16 → 8" in maskc("diff", tmp_path / "saved", tmp_path / "small.onnx", *options).stdout
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from maskc import frontend
+from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import to_onnx
+from tests.maskc import build
+
 pytestmark = pytest.mark.tensorflow
+
+
+def computed(graph: Any, x: Any) -> Any:
+    """The output of a graph of one input."""
+    (output,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
+    return output
 
 
 def converted(model: Any, **tolerance: float) -> dict[str, int]:
     """Convert a model of one input, compare it with TensorFlow, and count the operators of the graph."""
-    from collections import Counter
-
-    from maskc.frontend.tensorflow.keras import to_onnx
-    from tests.maskc import build
-
     graph = to_onnx(model)
     for batch in (1, 3):
         shape = [batch if axis == 0 else size or 7 for axis, size in enumerate(model.inputs[0].shape)]
         x = np.random.default_rng(batch).normal(size=shape).astype(np.float32)
         expected = np.asarray(model(x, training=False))
-        (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(computed(graph, x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     return Counter(node.op_type for node in graph.graph.node)
 
 
@@ -50,9 +58,6 @@ def test_groups_of_a_convolution(keras: Any, rank: int, layout: str, padding: st
 
 
 def test_a_layer_that_keras_cannot_run_is_named(keras: Any) -> None:
-    from maskc.errors import InputError
-    from maskc.frontend.tensorflow.keras import to_onnx
-
     layer = keras.layers.Lambda(lambda x: x @ keras.ops.ones((5, 2)), output_shape=(2,))
     with pytest.raises(InputError, match=r"layer Lambda: .* 4 and 5"):
         to_onnx(keras.Sequential([keras.Input((4,)), layer]))
@@ -148,28 +153,21 @@ def test_attention_has_no_computed_shapes(keras: Any) -> None:
 
 def test_selection_passes_on_what_it_selects(keras: Any) -> None:
     """Infinity in what is not selected."""
-    from maskc.frontend.tensorflow.keras import to_onnx
-    from tests.maskc import build
 
     def call(x: Any) -> Any:
         return keras.ops.where(x[:, :1] > 0, x, 1 / x)
 
     graph = to_onnx(keras.Sequential([keras.Input((3,)), keras.layers.Lambda(call, output_shape=(3,))]))
     x = np.array([[1, 0, 2], [-1, 4, 2]], np.float32)
-    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
-    np.testing.assert_allclose(actual, [[1, 0, 2], [-1, 0.25, 0.5]])
+    np.testing.assert_allclose(computed(graph, x), [[1, 0, 2], [-1, 0.25, 0.5]])
 
 
 @pytest.mark.parametrize("function", ["expm1", "log1p"])
 def test_small_arguments_keep_their_digits(keras: Any, function: str) -> None:
-    from maskc.frontend.tensorflow.keras import to_onnx
-    from tests.maskc import build
-
     x = np.array([[1e-8, -1e-7, 1e-4, 0.3, -0.6, 0.0, 8.0, 80.0]], np.float32)
     layer = keras.layers.Lambda(getattr(keras.ops, function))
     graph = to_onnx(keras.Sequential([keras.Input((8,)), layer]))
-    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
-    np.testing.assert_allclose(actual, getattr(np, function)(x.astype(np.float64)), rtol=2e-6)
+    np.testing.assert_allclose(computed(graph, x), getattr(np, function)(x.astype(np.float64)), rtol=2e-6)
 
 
 def test_padding_before_a_convolution(keras: Any) -> None:
@@ -182,17 +180,12 @@ def test_padding_before_a_convolution(keras: Any) -> None:
 def test_conversions_hold_here_and_nowhere_else(keras: Any) -> None:
     from tf2onnx.handler import tf_op
 
-    from maskc.frontend.tensorflow.keras import to_onnx
-
     model = to_onnx(keras.Sequential([keras.Input((4,)), keras.layers.Activation("gelu")]))
     assert [entry.domain for entry in model.opset_import if entry.domain not in ("", "ai.onnx.ml")] == []
     assert "Erfc" not in tf_op.create_mapping(17, None)
 
 
 def test_an_operator_that_fails_is_named_with_its_layer(keras: Any) -> None:
-    from maskc.errors import InputError
-    from maskc.frontend.tensorflow.keras import to_onnx
-
     layer = keras.layers.Resizing(4, 4, interpolation="area", name="culprit")
     with pytest.raises(InputError, match=r"culprit.*ResizeArea"):
         to_onnx(keras.Sequential([keras.Input((None, None, 3)), layer]))
@@ -206,24 +199,15 @@ def test_reshapes_that_copy_sizes_are_not_merged(keras: Any) -> None:
 
 def test_positions_of_extremes(keras: Any) -> None:
     """Keras looks at the sign bit, so that −0 is less than 0."""
-    from maskc.frontend.tensorflow.keras import to_onnx
-    from tests.maskc import build
-
     layer = keras.layers.Lambda(lambda x: keras.ops.stack([keras.ops.argmax(x, -1), keras.ops.argmin(x, -1)], -1))
     graph = to_onnx(keras.Sequential([keras.Input((3,)), layer]))
     x = np.array([[-0.0, 0.0, -1], [0.0, -0.0, 1], [2, -3, 1], [-np.inf, np.inf, 0]], np.float32)
-    (actual,) = build.run(graph, **{graph.graph.input[0].name: x}).values()
-    np.testing.assert_array_equal(actual, [[1, 2], [2, 1], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(computed(graph, x), [[1, 2], [2, 1], [0, 1], [1, 0]])
 
 
 @pytest.mark.slow
 def test_same_bytes_whatever_order_sets_have(keras: Any, tmp_path: Path) -> None:
     """Loops, with convolutions in one, attention and shared constants, converted here and in another process."""
-    import subprocess
-    import sys
-
-    from maskc import frontend
-
     inputs = keras.Input((6, 8))
     x = keras.layers.Dense(8, activation="gelu")(inputs)
     x = keras.layers.GRU(4, return_sequences=True)(keras.layers.Masking()(x))

@@ -15,7 +15,7 @@ from maskc import progress
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
 from maskc.train.selection.ranking import grouped, uncoupled
-from tests.maskc.train.networks import depthwise, mlp, plain, residual
+from tests.maskc.train.networks import depthwise, mlp, plain, residual, thinned, trained
 
 pytestmark = pytest.mark.tensorflow
 
@@ -24,22 +24,10 @@ def masks(model: Any) -> dict[str, Any]:
     return {layer.name: layer.mask for layer in model.layers if isinstance(layer, MaskLayer)}
 
 
-def trained(model: Any) -> Any:
-    """Gives every weight but masks a value that no training would leave at zero."""
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if not isinstance(layer, MaskLayer):
-            layer.set_weights([rng.uniform(0.1, 1.0, value.shape) for value in layer.get_weights()])
-    return model
-
-
 @pytest.mark.parametrize("build", [mlp, plain, residual, depthwise])
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: float) -> None:
-    model = build()
-    rng = np.random.default_rng(5)
-    for mask in masks(model).values():
-        mask.assign(rng.random(mask.shape[0]) >= share)
+    model = thinned(build(), share, seed=5)
     cost = computational_cost(model)
     flops, gradient = cost.flops(), cost.gradient()
     assert gradient.keys() == masks(model).keys()
@@ -55,28 +43,20 @@ def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: floa
 @pytest.mark.parametrize("build", [mlp, plain, depthwise])
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
 def test_flops_are_the_compiled_models(build: Any, share: float) -> None:
-    model = trained(build())
-    rng = np.random.default_rng(6)
-    for mask in masks(model).values():
-        mask.assign(rng.random(mask.shape[0]) >= share)
+    model = thinned(trained(build()), share, seed=6)
     assert computational_cost(model).flops() == passes.shrink(to_onnx(model)).report.after.flops
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
 def test_flops_are_never_below_the_compiled_models(share: float) -> None:
     """A constant mask right behind a convolution may be folded into its weights when it is exported."""
-    model = trained(residual())
-    rng = np.random.default_rng(6)
-    for mask in masks(model).values():
-        mask.assign(rng.random(mask.shape[0]) >= share)
+    model = thinned(trained(residual()), share, seed=6)
     compiled = passes.shrink(to_onnx(model)).report.after.flops
     assert compiled <= computational_cost(model).flops() <= 1.02 * compiled
 
 
 def test_flops_of_dense_layers_by_hand() -> None:
-    model = mlp(width=6)
-    masks(model)["first"].assign([1, 1, 1, 0, 0, 0])
-    masks(model)["second"].assign([1, 1, 0, 0, 0, 0])
+    model = trained(mlp(width=6), first=[1, 1, 1, 0, 0, 0], second=[1, 1, 0, 0, 0, 0])
 
     def dense(inputs: int, outputs: int) -> int:
         return outputs * (2 * inputs - 1) + outputs
@@ -119,8 +99,7 @@ def test_several_inputs_and_a_dictionary() -> None:
 
 
 def test_the_same_figure_as_the_command(tmp_path: Any) -> None:
-    model = trained(plain())
-    masks(model)["first"].assign([1, 0, 1, 0, 1])
+    model = trained(plain(), first=[1, 0, 1, 0, 1])
     model.export(tmp_path / "model", verbose=False)
     result = maskc.compile(tmp_path / "model", align="none", verify=False)
     assert maskc.flops(result.model).flops == computational_cost(model).flops()
@@ -134,11 +113,7 @@ def single() -> Any:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("build", [single, plain, residual])
 def test_cost_is_a_function_with_a_derivative(build: Any, graph: bool) -> None:
-    model = build()
-    rng = np.random.default_rng(5)
-    for mask in masks(model).values():
-        mask.assign(rng.random(mask.shape[0]) >= 0.4)
-    cost = computational_cost(model)
+    cost = computational_cost(thinned(build(), 0.4, seed=5))
     variables = [layer.mask.value for layer in cost.layers]
 
     def differentiate() -> Any:

@@ -12,7 +12,7 @@ from keras import layers
 
 import maskc
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost, pruned_shape
-from tests.maskc.train.networks import data
+from tests.maskc.train.networks import LOSS, data, masks
 
 pytestmark = pytest.mark.tensorflow
 
@@ -81,15 +81,15 @@ def test_flops_at_the_end_are_the_files(build: Any, tie: Any, target: float, tmp
     optimizer = PruningOptimizer(
         inner, prune_every=2, burn_in=3, flops_target=target, schedule="linear", ramp=4, tie=tie, method="taylor"
     )
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(optimizer, LOSS)
     x, y = data(model, count=32)
     model.fit(x, y, batch_size=4, verbose=0)
     assert optimizer.reached and optimizer.flops is not None and optimizer.flops <= target * full
     model.export(tmp_path / "exported", verbose=False)
     result = maskc.compile(tmp_path / "exported", align="none", verify=False)
     assert result.report.after.flops == maskc.flops(result.model).flops == optimizer.flops
-    masks = [layer.mask.numpy() for layer in model.layers if isinstance(layer, MaskLayer)]
-    assert all(mask.any() for mask in masks) and not all(np.all(mask) for mask in masks)
+    left = masks(model).values()
+    assert all(mask.any() for mask in left) and not all(mask.all() for mask in left)
 
 
 @pytest.mark.parametrize("target", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
@@ -115,7 +115,7 @@ def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: P
     model = network(policy)
     assert computational_cost(model).flops() == computational_cost(network("float32")).flops()
     optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=0.3)
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(optimizer, LOSS)
     x, y = data(model, count=16)
     model.fit(x, y, batch_size=2, verbose=0)
     assert optimizer.reached

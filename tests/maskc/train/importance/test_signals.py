@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers, losses
 
 from maskc.train import MaskLayer, PruningOptimizer
+from tests.maskc.train.networks import LOSS
 
 pytestmark = pytest.mark.tensorflow
 
@@ -41,14 +42,8 @@ def dense() -> Network:
 
 def conv() -> Network:
     head = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3)])
-    return Network(
-        (6, 5, 2),
-        [
-            layers.Conv2D(4, 3, activation="tanh"),
-            layers.Conv2D(5, 2, padding="same", activation="tanh"),
-            head,
-        ],
-    )
+    stages = [layers.Conv2D(4, 3, activation="tanh"), layers.Conv2D(5, 2, padding="same", activation="tanh")]
+    return Network((6, 5, 2), [*stages, head])
 
 
 def sequence() -> Network:
@@ -119,12 +114,11 @@ def test_signal_does_not_depend_on_batch_size_or_reduction() -> None:
 
 def test_signal_is_a_moving_average_over_batches() -> None:
     network, x, y = problem(dense, 12)
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
     batches = [slice(0, 5), slice(5, 10), slice(10, 12)]
     expected = np.zeros(7)
     for batch in batches:
-        expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], loss)[0]
-    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75, flops_target=0), loss)
+        expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], LOSS)[0]
+    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75, flops_target=0), LOSS)
     network.model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected, rtol=1e-5)
 
@@ -138,7 +132,7 @@ def test_several_outputs_and_loss_weights() -> None:
     model = keras.Model(inputs, [head(x) for head in heads])
     rng = np.random.default_rng(0)
     x, a, b = rng.normal(size=(6, 4)), rng.integers(0, 3, 6), rng.normal(size=(6, 1))
-    kinds = [losses.SparseCategoricalCrossentropy(from_logits=True), losses.MeanSquaredError()]
+    kinds = [LOSS, losses.MeanSquaredError()]
     total = np.zeros(5)
     for n in range(6):
         ones = tf.ones(5)
@@ -178,33 +172,23 @@ def test_custom_loop(graph: bool, reduction: Any) -> None:
         np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5, atol=1e-5 * signal.max())
 
 
-@pytest.mark.parametrize("steps_per_execution", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_steps_per_execution(steps_per_execution: int) -> None:
+@pytest.mark.parametrize(
+    ("scale", "batch", "options"),
+    [
+        pytest.param(None, 2, {"steps_per_execution": 1}, marks=pytest.mark.slow),
+        (None, 2, {"steps_per_execution": 3}),
+        (None, 6, {"run_eagerly": True}),
+        (1024.0, 6, {}),
+    ],
+)
+def test_ways_to_execute_and_a_constant_loss_scale(scale: float | None, batch: int, options: dict[str, Any]) -> None:
     network, x, y = problem(dense, 6)
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = brute_force(network, x[4:], y[4:], loss)
-    network.model.compile(pruning(), loss, steps_per_execution=steps_per_execution)
-    network.model.fit(x, y, batch_size=2, shuffle=False, verbose=0)
-    np.testing.assert_allclose(network.masks[1].signal.numpy(), expected[1], rtol=1e-5)
-
-
-def test_run_eagerly() -> None:
-    network, x, y = problem(dense, 6)
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = brute_force(network, x, y, loss)
-    network.model.compile(pruning(), loss, run_eagerly=True)
-    network.model.fit(x, y, batch_size=6, verbose=0)
-    np.testing.assert_allclose(network.masks[1].signal.numpy(), expected[1], rtol=1e-5)
-
-
-def test_constant_loss_scale_leaves_the_signal_alone() -> None:
-    network, x, y = problem(dense, 6)
-    loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    expected = brute_force(network, x, y, loss)
-    inner = keras.optimizers.SGD(0.0, loss_scale_factor=1024.0)
-    network.model.compile(PruningOptimizer(inner, decay=0.0, flops_target=0), loss)
-    network.model.fit(x, y, batch_size=6, verbose=0)
-    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected[0], rtol=1e-5)
+    expected = brute_force(network, x[-batch:], y[-batch:], LOSS)
+    inner = keras.optimizers.SGD(0.0, loss_scale_factor=scale)
+    network.model.compile(PruningOptimizer(inner, decay=0.0, prune_every=FAR, flops_target=0), LOSS, **options)
+    network.model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
+    for layer, signal in zip(network.masks, expected, strict=True):
+        np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +198,8 @@ def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     signals = []
     for scale in (2.0**15,) if method == "fisher" else (1.0, 2.0**15):
         network, x, y = problem(dense, 6)
-        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-        expected = brute_force(network, x, y, loss)
-        network.model.compile(keras.optimizers.LossScaleOptimizer(pruning(method=method), initial_scale=scale), loss)
+        expected = brute_force(network, x, y, LOSS)
+        network.model.compile(keras.optimizers.LossScaleOptimizer(pruning(method=method), initial_scale=scale), LOSS)
         network.model.fit(x, y, batch_size=6, verbose=0)
         signals.append(network.masks[0].signal.numpy())
         assert signals[-1].any()
@@ -232,7 +215,7 @@ def test_mixed_precision_agrees_with_single_precision() -> None:
         keras.config.set_dtype_policy(policy)
         try:
             network, x, y = problem(conv, 8)
-            network.model.compile(pruning(), losses.SparseCategoricalCrossentropy(from_logits=True))
+            network.model.compile(pruning(), LOSS)
             network.model.fit(x, y, batch_size=8, verbose=0)
         finally:
             keras.config.set_dtype_policy("float32")

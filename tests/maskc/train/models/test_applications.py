@@ -19,11 +19,11 @@ from tests.models import networks
 pytestmark = pytest.mark.tensorflow
 
 
-def bottlenecks(activation: str = "hard_swish") -> Any:
+def bottlenecks(activation: str = "hard_swish", blocks: int = 2) -> Any:
     """Inverted bottlenecks with squeeze and excitation, as in MobileNetV3, or with "swish", in EfficientNet."""
     x = inputs = keras.Input((12, 12, 3))
     x = layers.Conv2D(8, 3, padding="same", activation=activation)(x)
-    for _ in range(2):
+    for _ in range(blocks):
         y = layers.BatchNormalization()(layers.Conv2D(24, 1, use_bias=False)(x))
         y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(layers.Activation(activation)(y))
         y = layers.Activation(activation)(layers.BatchNormalization()(y))
@@ -71,10 +71,10 @@ def check(model: Any, path: Any) -> None:
     assert result.report.after.flops == computational_cost(model).flops() < result.report.before.flops
 
 
-@pytest.mark.parametrize("share", [pytest.param(0.1, marks=pytest.mark.slow), 0.5])
-def test_gated_bottlenecks(share: float, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("share", "blocks"), [pytest.param(0.1, 2, marks=pytest.mark.slow), (0.5, 1)])
+def test_gated_bottlenecks(share: float, blocks: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(0)
-    check(pruned(bottlenecks(), share), tmp_path / "exported")
+    check(pruned(bottlenecks(blocks=blocks), share), tmp_path / "exported")
 
 
 @pytest.mark.slow

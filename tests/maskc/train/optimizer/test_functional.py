@@ -70,8 +70,7 @@ class Case:
         return per_example_gradients(self.copied, values, self.ranks, len(self.y), self.reduction)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(("kind", "reduction"), [("dense", "mean"), ("conv", "sum"), ("sequence", "mean")])
 def test_signals_are_those_of_copied_masks(kind: str, reduction: Any) -> None:
     case = Case(kind, reduction)
     gradients = case.expected()

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from maskc.train import PruningOptimizer
-from tests.maskc.train.networks import LOSS, data, masks, mlp, pruned
+from tests.maskc.train.networks import LOSS, data, fit, masks, mlp, pruned
 
 pytestmark = pytest.mark.tensorflow
 
@@ -21,8 +21,7 @@ def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
     model = mlp()
     optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), prune_every=2, decay=0.5, flops_target=0.5, method=method)
     model.compile(optimizer, LOSS, **arguments)
-    x, y = data(model, count=4 * steps)
-    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    fit(model, 0, steps, count=4 * steps)
     return model
 
 
@@ -63,17 +62,13 @@ def test_a_pause_under_xla_changes_nothing(steps_per_execution: int, tmp_path: P
         model.compile(optimizer, LOSS, jit_compile=True, steps_per_execution=steps_per_execution)
         return model
 
-    def fit(model: Any, start: int, stop: int) -> None:
-        x, y = data(model, count=60)
-        model.fit(x[4 * start : 4 * stop], y[4 * start : 4 * stop], batch_size=4, shuffle=False, verbose=0)
-
     straight, paused = fresh(), fresh()
-    fit(straight, 0, 14)
-    fit(paused, 0, 8)
+    fit(straight, 0, 14, count=60)
+    fit(paused, 0, 8, count=60)
     paused.save(tmp_path / "model.keras")
     resumed = keras.models.load_model(tmp_path / "model.keras")
     assert resumed.jit_compile
-    fit(resumed, 8, 14)
+    fit(resumed, 8, 14, count=60)
     steps = {entry.step for entry in straight.optimizer.history}
     assert min(steps) <= 8 < max(steps)
     assert resumed.optimizer.history == straight.optimizer.history

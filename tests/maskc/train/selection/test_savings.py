@@ -36,10 +36,11 @@ def test_resumed() -> None:
         for layer, mask in zip(masked, masks, strict=True):
             layer.mask.assign(mask)
         pruner.at(masks)
-        resumed = Pruner(model, masked, settings, list(history))
-        np.testing.assert_array_equal(resumed._savings.estimates(), pruner._savings.estimates())
-        assert resumed.flops == pruner.flops
         kinds |= pruner._savings._errors.keys()
+        if step % 3 == 0:
+            resumed = Pruner(model, masked, settings, list(history))
+            np.testing.assert_array_equal(resumed._savings.estimates(), pruner._savings.estimates())
+            assert resumed.flops == pruner.flops
     assert len(kinds) > 1
 
 

@@ -29,7 +29,7 @@ def network() -> Any:
 def pruned(optimizer: Any, **options: Any) -> Any:
     model = network()
     settings = {"prune_every": 1, "flops_target": 0.5, "tie": "none", **options}
-    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"])
+    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"], run_eagerly=True)
     model.fit(X, Y, batch_size=16, epochs=3, verbose=0, shuffle=False)
     return model
 
@@ -62,13 +62,11 @@ def test_pruning_goes_on_towards_the_same_flops() -> None:
     model = pruned("adam", prune_every=3, flops_target=0.3)
     assert not model.optimizer.reached
     small = shrink(model, keep_masks=True)
-    small.fit(X, Y, batch_size=16, epochs=20, verbose=0)
+    small.fit(X, Y, batch_size=16, epochs=12, verbose=0)
     first, second = model.optimizer._pruner, small.optimizer._pruner
     assert second.target == first.target and small.optimizer.reached and small.optimizer.flops <= first.target
     scores = [np.asarray(layer.signal) for layer in mask_layers(shrink(model, keep_masks=True))]
-    kept = [np.asarray(layer.signal)[np.asarray(layer.mask) != 0] for layer in mask_layers(model)]
-    for score, expected in zip(scores, kept, strict=True):
-        np.testing.assert_array_equal(score, expected)
+    np.testing.assert_equal(scores, [layer.signal.numpy()[layer.mask.numpy() != 0] for layer in mask_layers(model)])
 
 
 def test_a_model_that_is_not_compiled_stays_so() -> None:

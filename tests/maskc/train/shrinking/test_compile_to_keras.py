@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import maskc, refused, reported, succeeded
 from tests.maskc.train.shrinking.networks import data, made
 from tests.maskc.train.shrinking.test_shrink import chain
 
@@ -25,8 +24,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return path, model
 
 
-def test_a_keras_file(model: tuple[Path, Any], tmp_path: Path) -> None:
-    found = json.loads(maskc("compile", model[0], "-o", tmp_path / "small.keras", "--trust", "--json").stdout)
+def test_a_keras_file(model: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKC_TRUST", "0")  # what the option sets is taken back
+    found = reported("compile", model[0], "-o", tmp_path / "small.keras", "--trust")
     small = keras.models.load_model(tmp_path / "small.keras")
     assert found["after"]["params"] == small.count_params() and found["after"]["flops"] < found["before"]["flops"] / 1.8
     np.testing.assert_allclose(small(data(model[1])), model[1](data(model[1])), rtol=1e-5, atol=1e-5)
@@ -38,7 +38,7 @@ def test_a_saved_model_and_tflite(model: tuple[Path, Any], tmp_path: Path) -> No
     inputs = data(model[1], batch=1)
     expected = np.asarray(model[1](inputs))
     for _ in range(2):  # an earlier one is replaced
-        assert maskc("compile", model[0], "--format", "saved_model", "-o", tmp_path / "saved").exit_code == 0
+        succeeded("compile", model[0], "--format", "saved_model", "-o", tmp_path / "saved")
     (served,) = tf.saved_model.load(tmp_path / "saved").signatures["serve"](tf.constant(inputs)).values()
     np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
     result = maskc("compile", model[0], "-o", tmp_path / "small.tflite")
@@ -58,10 +58,10 @@ def test_quantised_tflite(model: tuple[Path, Any], tmp_path: Path, quantize: str
     np.savez(tmp_path / "data.npz", data(model[1], batch=20))
     given = ["--data", tmp_path / "data.npz"] if quantize == "int8" else []
     output = tmp_path / "small.tflite"
-    found = json.loads(maskc("compile", model[0], "-o", output, "--quantize", quantize, *given, "--json").stdout)
+    found = reported("compile", model[0], "-o", output, "--quantize", quantize, *given)
     assert 1e-7 < found["run"]["error"] < close and found["run"]["after"] > 0
-    single = maskc("compile", model[0], "-o", tmp_path / "single.tflite", "--json").stdout
-    assert output.stat().st_size < 0.8 * json.loads(single)["after"]["bytes"]
+    single = reported("compile", model[0], "-o", tmp_path / "single.tflite")
+    assert output.stat().st_size < 0.8 * single["after"]["bytes"]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from tests.generators.check import assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
 from tests.generators.net import Masks
 from tests.generators.networks import network
-from tests.passes.text import mask, model, random
+from tests.passes.text import compiled, mask, model, random
 
 AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
 ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
@@ -101,9 +101,7 @@ def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> 
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
         ma=live(12, 24),
     )
-    result = shrink(source, align=AVX512)
-    assert widths(result.model) == [16, 96, 16]
-    assert_same_function(source, result.model)
+    assert widths(compiled(source, align=AVX512).model) == [16, 96, 16]
 
 
 def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
@@ -113,9 +111,7 @@ def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
         "b = Conv<pads=[1,1,1,1], group=64>(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
         ma=live(33, 64),
     )
-    result = shrink(source, align=AVX512)
-    assert widths(result.model) == [36, 36, 16]
-    assert_same_function(source, result.model)
+    assert widths(compiled(source, align=AVX512).model) == [36, 36, 16]
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])
@@ -276,8 +272,8 @@ def test_no_plan_is_estimated_to_be_slower_than_without_or_with_all(name: str, c
     found, _ = understood(graph)
     narrow = Timing(PlanSteps(Network(graph), Planner(graph, found).plan()), AVX512).total()
     everything = Timing(PlanSteps(Network(graph), untouched(graph)), AVX512).total()
-    compiled = prepared(shrink(source, align=AVX512).model)
-    time = Timing(PlanSteps(Network(compiled), untouched(compiled)), AVX512).total()
+    small = prepared(shrink(source, align=AVX512).model)
+    time = Timing(PlanSteps(Network(small), untouched(small)), AVX512).total()
     assert time <= 1.001 * min(narrow, everything)
 
 

@@ -1,35 +1,14 @@
-"""Sizes that are known at run time only, and windows that slide over an axis of any size."""
+"""Windows of convolutions and poolings, which slide over axes of static or symbolic size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.polynomial import shifted_quotient
 from passes.abstract_values.shape_rules import Shape
 from passes.graph.tensors import Dim, Index
-
-
-@dataclass(frozen=True)
-class Extent:
-    """The size `(root + shift) // stride` of an axis.
-
-    `root` is the size of a graph input, by its symbol, or that of an axis of a tensor, by name. Sizes after windows
-    have this form again, as `((n + a) // s + b) // t == (n + a + b * s) // (s * t)`, so equal sizes compare equal
-    whatever led to them.
-    """
-
-    root: str | tuple[str, int]
-    stride: int = 1
-    shift: int = 0
-
-    def scaled(self, stride: int, shift: int) -> Extent:
-        """The size `(this + shift) // stride`."""
-        return Extent(self.root, self.stride * stride, self.shift + shift * self.stride)
-
-
-Span = int | Extent | None  # the size of an axis: static, computed, or nothing is known of it
 
 
 @dataclass(frozen=True)
@@ -92,6 +71,23 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
     return [Window(kernel[a], strides[a], dilations[a], pads[a], pads[a + rank], auto) for a in range(rank)]
 
 
+def kernel_windows(weights: Shape, attrs: dict[str, object]) -> list[Window] | None:
+    """The windows of a convolution with weights [.., .., *kernel], None if they are not understood."""
+    kernel = [size for size in weights[2:] if isinstance(size, int)]  # weights may be computed, of sizes not known
+    return spatial_windows(tuple(kernel), attrs) if kernel and len(kernel) == len(weights) - 2 else None
+
+
+def windows_rounded_up(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[Window] | None:
+    """Windows with as many positions as there are with `ceil_mode`: as if more was padded, where that is so.
+
+    None where they are not understood, or the last one may lie in the padding alone, which does not count.
+    """
+    windows = spatial_windows(kernel, {**attrs, "ceil_mode": 0})
+    if windows is None or any(w.after + w.stride > w.reach + 1 for w in windows):
+        return None
+    return [replace(w, after=w.after + w.stride - 1) for w in windows]
+
+
 def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) -> Shape | None:
     """The sizes of [batch, channels, *positions] after windows over a tensor [batch, ..., *spatial].
 
@@ -105,15 +101,8 @@ def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) 
 def _positions(size: Dim, window: Window) -> Dim:
     if size is None:
         return None
-    count = ((Polynomial.of(size) + Polynomial.of(window.shift)) // Polynomial.of(window.stride)).dim
+    count = shifted_quotient(size, window.shift, window.stride)
     return count if isinstance(count, str) or count > 0 else None
-
-
-def slid(span: Span, windows: list[Window] | None, axis: int) -> Extent | None:
-    """The size of an axis of [batch, channels, *spatial] after windows; None if it is static or not known."""
-    if not isinstance(span, Extent) or axis == 0:
-        return span if isinstance(span, Extent) else None
-    return None if windows is None or axis == 1 else span.scaled(windows[axis - 2].stride, windows[axis - 2].shift)
 
 
 def _ints(attrs: dict[str, object], name: str, default: int, count: int) -> list[int]:

@@ -1,0 +1,99 @@
+"""The graph of a model at given input sizes: formulas are evaluated, and what they do not say is inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.polynomial import sizes_at
+from passes.errors import GraphError
+from passes.graph.construct import copied, take_apart
+from passes.graph.subgraphs import bodies, subgraphs
+from passes.graph.tensors import shape_of
+from passes.model import inputs_with_defaults
+from passes.model.inputs import fix_inputs
+from passes.model.onnx_to_graph import imported, inlined
+from passes.model.outline import described_as
+from passes.ops import rules
+from passes.ops.convolutions.convolution import Conv
+from passes.ops.pooling import Pool
+from passes.simplify.constant_folding import fold_constants
+from passes.sizes.prepare import shaped
+
+#: those of each input, by name
+_Sizes = Mapping[str, Sequence[int]]
+
+
+def graph_at(
+    model: onnx.ModelProto, graph: gs.Graph, sizes: _Sizes, *, fits: bool = False, gives_up: bool = False
+) -> gs.Graph:
+    """The graph of a model at these sizes of its inputs; `graph` is that of the model as `shaped` has it, and stays.
+
+    fits: whether the model is known to work at them. gives_up: as for `shaped`. Raises GraphError where the model does
+    not work at them.
+    """
+    light = described_as(model)
+    light.graph.input.extend(model.graph.input)
+    light.graph.value_info.extend(model.graph.value_info)
+    light.graph.node.extend(model.graph.node if model.graph.value_info else ())  # whose notes may be believed
+    light.graph.output.extend(model.graph.output)
+    fix_inputs(light, sizes)
+    _forget_shapes(light.graph.output)
+    has_bodies, values = any(map(subgraphs, graph.nodes)), values_of_symbols(graph, sizes)
+    # what bodies read outside of them is not copied
+    sized = imported(inlined(inputs_with_defaults.opened(model))) if has_bodies else copied(graph)
+    variables = {id(t): t for t in _variables(sized) if isinstance(t, gs.Variable)}.values()
+    for tensor in variables:
+        if tensor.name in sizes and not tensor.inputs:
+            tensor.shape = [*sizes[tensor.name]]
+        elif tensor.shape is not None:
+            tensor.shape = [*sizes_at(tensor.shape, values)]
+    known = fits and not has_bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
+    fold_constants(sized)  # what is computed of sizes
+    try:
+        return shaped(light, sized, known=known, gives_up=gives_up and not has_bodies)
+    except GraphError:
+        take_apart(sized)
+        raise
+
+
+def values_of_symbols(graph: gs.Graph, sizes: _Sizes) -> dict[str, int]:
+    """What the names of open sizes of inputs stand for at these sizes."""
+    return {
+        dim: int(size)
+        for tensor in graph.inputs
+        for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
+        if isinstance(dim, str) and size is not None
+    }
+
+
+def _forget_shapes(outputs: Iterable[onnx.ValueInfoProto]) -> None:
+    """Leave out what is declared of outputs for any size, which need not be true."""
+    for value in outputs:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+
+
+def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """The inputs of a graph, what its nodes write, and the inputs of their bodies."""
+    yield from graph.inputs
+    for node in graph.nodes:
+        yield from node.outputs
+    for body in bodies(graph):
+        yield from body.inputs
+
+
+def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None) -> bool:
+    """Whether all windows fit what they slide over, as far as is known: inference gives others one position.
+
+    values: those of symbols that are left in the graph.
+    """
+    for node in graph.nodes:
+        op = rules(node)
+        windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
+        sizes = sizes_at(shape_of(node.inputs[0]) or (), values or {})[2:] if windows else ()
+        if any(size is not None and size + w.shift < w.stride for w, size in zip(windows or (), sizes, strict=False)):
+            return False
+    return True

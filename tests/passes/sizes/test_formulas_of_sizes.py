@@ -1,0 +1,49 @@
+"""Sizes as formulas over the open sizes of inputs, beside those that ONNX Runtime computes."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from passes.abstract_values.polynomial import Polynomial
+from passes.sizes.prepare import checked
+from tests.generators.running import Runner
+from tests.passes.text import model, random
+
+SIGNATURE = "(float[N,8,H,W] x) => (float[a,b,c,d] y)"
+#: weights of the operators below, by name
+WEIGHTS = {
+    "w": random(8, 3, 3, 2, seed=1),
+    "doubled": np.array([1.0, 1.0, 2.0, 2.0]),
+    "halved": np.array([1.0, 1.0, 0.5, 1.5]),
+    "spatial": np.array([2.0, 3.0]),
+    "repeats": np.array([1, 2, 3, 1]),
+    "q": np.random.default_rng(0).integers(1, 9, (5, 8, 3, 3)).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = ConvTranspose<strides=[2,1], dilations=[1,2], pads=[1,0,0,1], output_padding=[1,0]> (x, w)",
+        'y = ConvTranspose<strides=[2,2], auto_pad="SAME_UPPER"> (x, w)',
+        "y = DepthToSpace<blocksize=2> (x)",
+        "y = SpaceToDepth<blocksize=2> (x)",
+        "y = Tile (x, repeats)",
+        "y = Resize (x, , doubled)",
+        "y = Resize (x, , halved)",
+        "y = Resize<axes=[3,2]> (x, , spatial)",
+        "y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1> (x)",
+        "y = AveragePool<kernel_shape=[3,2], strides=[2,2], pads=[1,0,1,0], ceil_mode=1> (x)",
+        "q8, s, z = DynamicQuantizeLinear (x)  i = ConvInteger<strides=[2,1]> (q8, q, z)  y = Cast<to=1> (i)",
+    ],
+)
+def test_a_size_is_what_the_runtime_computes(body: str) -> None:
+    read = {name: array for name, array in WEIGHTS.items() if re.search(rf"\b{name}\b", body)}
+    source = model(SIGNATURE, body, opset=18, **read)
+    shape = checked(source).outputs[0].shape
+    for sizes in ({"N": 1, "H": 8, "W": 8}, {"N": 2, "H": 10, "W": 14}, {"N": 3, "H": 6, "W": 12}):
+        given = {"x": np.zeros((sizes["N"], 8, sizes["H"], sizes["W"]), np.float32)}
+        assert tuple(Polynomial.of(dim).at(sizes) for dim in shape or ()) == Runner(source)(given)[0].shape

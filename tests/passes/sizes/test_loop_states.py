@@ -1,0 +1,53 @@
+"""Shapes of the states of loops, and FLOPs of what follows."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes import count
+from passes.model.declarations import is_made_up
+from passes.sizes.prepare import checked
+from tests.passes.text import model
+
+#: the state as it is declared, what a round makes of it, and which sizes are known after the loop
+ROUNDS = [
+    ("float[N,4] s", "t = MatMul(s, square)", ("N", 4)),
+    ("float[?,?] s", "t = MatMul(x, square)", ("N", 4)),
+    ("float[?,4] s", "t = MatMul(s, square)", (None, 4)),
+    ("float[3,4] s", "t = MatMul(s, square)", ()),
+    ("float[N,4] s", "t = Concat<axis=0>(s, s)", ()),
+    ("float[N,4] s", "t = MatMul(s, wide)", ()),
+]
+
+
+@pytest.mark.parametrize(("state", "body", "known"), ROUNDS)
+def test_a_state_has_the_shape_that_every_round_hands_on(
+    state: str, body: str, known: tuple[str | int | None, ...]
+) -> None:
+    source = model(
+        f"""(float[N,4] x, int64 n) => (float[a,b] y) <float[4,4] square, float[4,5] wide, bool true = {{1}}> {{
+            y = Loop (n, , x) <body = round (int64 i, bool c, {state}) => (bool again, float t) {{
+                again = Identity(true)
+                {body}
+            }}>
+        }}""",
+        None,
+        checked=False,
+    )
+    (output,) = checked(source).outputs
+    assert tuple(None if is_made_up(dim) else dim for dim in output.shape or ()) == known
+
+
+def test_what_follows_a_loop_is_counted_at_the_sizes_of_its_state() -> None:
+    source = model(
+        """(float[N,T,4] x, int64 n) => (float[N,T,3] y) <float[4,4] square, float[4,3] w, bool true = {1}> {
+            s0 = Loop (n, , x) <body = round (int64 i, bool c, float[N,T,4] s) => (bool again, float[N,T,4] t) {
+                again = Identity(true)
+                t = MatMul(s, square)
+            }>
+            y = MatMul(s0, w)
+        }""",
+        None,
+    )
+    cost = count(source, at={"x": (2, 5, 4)})
+    assert cost.flops == 10 * 4 * 7 + 10 * 3 * 7 and not cost.at.unknown
