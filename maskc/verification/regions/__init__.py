@@ -1,1 +1,1 @@
-"""Boundaries and claims by which two models are the same function, region by region: what `recheck` then proves."""
+"""Proof by regions: two models are cut at tensors that correspond, and each piece is compared on its own."""

@@ -1,4 +1,4 @@
-"""What a run shows of a model's tensors: their spread, prints of their slices, and slices that look constant."""
+"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that look constant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Graph, Seen, stream
+from maskc.verification.regions.boundaries import Seen
+from maskc.verification.regions.graph import Array, Graph, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48

@@ -9,20 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import (
-    MOST,
-    Array,
-    Boundary,
-    Checker,
-    Claims,
-    Graph,
-    Judgement,
-    Region,
-    Slices,
-    proved,
-    whole,
-)
+from maskc.verification.regions.boundaries import Boundary, Claims, Region, Slices
+from maskc.verification.regions.checker import MOST, Checker, proved, whole
 from maskc.verification.regions.correspondence import Correspondence, by_name
+from maskc.verification.regions.graph import Array, Graph
+from maskc.verification.regions.judgement import Judgement
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 
@@ -305,7 +296,7 @@ class _Search:
                     brief = self.checker.check([grown], briefly=True)[target]
                 except Exception:  # of any kind that ONNX Runtime has
                     continue
-                if not brief.agrees or brief.refuted:
+                if brief.error >= MOST or brief.refuted:
                     continue
                 self._run([grown])
             if self._agrees(target, small) and not self.judged[key].refuted:
