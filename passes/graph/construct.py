@@ -75,7 +75,9 @@ def copied(graph: gs.Graph) -> gs.Graph:
 
     def own(tensor: gs.Tensor) -> gs.Tensor:
         if id(tensor) not in tensors:
-            tensors[id(tensor)] = filled_at_once(object.__new__(type(tensor)), **vars(tensor))
+            # quantised weights are made of other constants
+            fields = {key: own(value) if isinstance(value, gs.Tensor) else value for key, value in vars(tensor).items()}
+            tensors[id(tensor)] = filled_at_once(object.__new__(type(tensor)), **fields)
         return tensors[id(tensor)]
 
     inputs, outputs = ([own(t) for t in ends] for ends in (graph.inputs, graph.outputs))
