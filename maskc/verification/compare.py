@@ -45,7 +45,8 @@ from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.regions.boundaries import Slices
-from maskc.verification.regions.search import Proof
+from maskc.verification.regions.hidden_differences import first_failure
+from maskc.verification.regions.search import Failure, Proof
 from maskc.verification.rounded_weights import RoundedWeights
 from maskc.verification.rounding import Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
@@ -197,16 +198,17 @@ def _compare_on(
     found.notes += notes_on(data)
     found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
     given = options.rtol is not None or bool(options.atol)
-    proof = None if given else _compare_inside(feeds, models, options, found)
-    sample = _compare_outputs(data, expected, actual, models, options, proof, found)
+    proof, failure = (None, None) if given else _compare_inside(feeds, models, options, found)
+    agreeing = None if failure is not None else proof
+    sample = _compare_outputs(data, expected, actual, models, options, agreeing, found)
     if given and found.reasons:
-        proof = _compare_inside(feeds, models, options, found)
+        proof, failure = _compare_inside(feeds, models, options, found)
     if found.reasons:
         first, *others = found.reasons
         why = where_odd(models.reference, sample or data[0])
         found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
         if options.dump is not None:
-            found.notes.append(_dumped(options.dump, proof, sample or data[0]))
+            found.notes.append(_dumped(options.dump, proof, failure, sample or data[0]))
     # What cannot be run on these data has failed above.
     with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
         if found.provider == "cuda" or found.provider == "tensorrt":
@@ -216,15 +218,17 @@ def _compare_on(
             found.latency = latency.measure(before, after, data[0].inputs, found.provider)
 
 
-def _compare_inside(feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found) -> Proof | None:
-    """Compare region by region, as far as that can be; None if it cannot."""
+def _compare_inside(
+    feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found
+) -> tuple[Proof | None, Failure | None]:
+    """Compare region by region, as far as that can be, and say what fails first."""
     try:
         proof = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
     except UnavailableError as error:
         found.undecided.append(str(error))
-        return None
+        return None, None
     found.regions = summary(proof)
-    failure = proof.first()
+    failure = first_failure(proof)
     if failure is not None and failure.ran:
         found.parting = difference(proof, failure)
         found.reasons.insert(0, str(found.parting))
@@ -232,7 +236,7 @@ def _compare_inside(feeds: Sequence[Inputs], models: Models, options: VerifyOpti
         where = "some tensor" if failure is None else f"'{failure.region.target}'"
         why = "" if failure is None else f": {failure.judgement.why}"
         found.undecided.append(f"What computes {where} could not be compared{why}.")
-    return proof
+    return proof, failure
 
 
 def _compare_outputs(
@@ -270,9 +274,8 @@ def _compare_outputs(
     return result.sample
 
 
-def _dumped(directory: Path, proof: Proof | None, sample: Sample) -> str:
+def _dumped(directory: Path, proof: Proof | None, failure: Failure | None, sample: Sample) -> str:
     """Write the region that fails, or the inputs on which outputs differ, and say so."""
-    failure = None if proof is None else proof.first()
     try:
         if proof is not None and failure is not None and failure.ran:
             written = save_failing_case.write(directory, proof.checker, failure.region)

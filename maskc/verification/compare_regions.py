@@ -119,6 +119,8 @@ def difference(
     maker = checker.source.maker.get(region.boundary.source)
     twin = None if maker is None else checker.source.nodes[maker]
     axis, channel = judgement.at or (None, None)
+    if axis is not None and axis in region.boundary.slices:
+        channel = int(region.boundary.slices[axis][channel])
     return FirstDifference(
         tensor=region.target,
         node=name_of(node),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import onnx_graphsurgeon as gs
@@ -69,15 +69,23 @@ def _unconnected(
     return made
 
 
+class Composed(gs.Constant):
+    """A constant that is computed of others when it is read."""
+
+    def copied(self, own: Callable[[gs.Constant], gs.Constant]) -> Composed:
+        """The same of copies of these others, which `own` makes."""
+        raise NotImplementedError
+
+
 def copied(graph: gs.Graph) -> gs.Graph:
     """A graph of the same nodes, without subgraphs, on tensors of its own, which share the values of constants."""
     tensors: dict[int, gs.Tensor] = {}
 
-    def own(tensor: gs.Tensor) -> gs.Tensor:
+    def own(tensor: Any) -> Any:
         if id(tensor) not in tensors:
-            # quantised weights are made of other constants
-            fields = {key: own(value) if isinstance(value, gs.Tensor) else value for key, value in vars(tensor).items()}
-            tensors[id(tensor)] = filled_at_once(object.__new__(type(tensor)), **fields)
+            composed = isinstance(tensor, Composed)
+            made = tensor.copied(own) if composed else filled_at_once(object.__new__(type(tensor)), **vars(tensor))
+            tensors[id(tensor)] = made
         return tensors[id(tensor)]
 
     inputs, outputs = ([own(t) for t in ends] for ends in (graph.inputs, graph.outputs))

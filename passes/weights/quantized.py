@@ -9,14 +9,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from passes.graph.construct import constant, variable
+from passes.graph.construct import Composed, constant, variable
 from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, values_of
 from passes.weights.streaming import Picked, moved
 
 
-class Quantized(gs.Constant):
+class Quantized(Composed):
     """`(stored - zero) · scale`, an initializer whose values are computed when they are asked for, and not kept.
 
     `stored` is of an integer type; `scale` and `zero` (None: 0) hold one element, or one for each index along `axis`,
@@ -38,6 +38,11 @@ class Quantized(gs.Constant):
         self.axis = int(self.attrs.get("axis", 1)) % max(rank, 1)  # type: ignore[call-overload]
         self.block = int(self.attrs.get("block_size", 0))  # type: ignore[call-overload]
         super().__init__(name, _Values(self))
+
+    def copied(self, own: Callable[[gs.Constant], gs.Constant]) -> Quantized:
+        """The same weight of copies of what is stored."""
+        zero = None if self.zero is None else own(self.zero)
+        return Quantized(self.name, own(self.stored), own(self.scale), zero, self.attrs)
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -28,7 +28,6 @@ CLAIMED = 4.0  # times as many where constants are claimed, which were rounded t
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 STEP = 1 / 8  # largest step, relative to the scale
 MOST = 1e-2  # no error of that size is one of rounding
-AMPLIFIED = (1, 1e2, 1e4, 1e8, 1e12)  # times an error that shows whether a result is flat
 MOVE = 4096.0  # roundings by which tensors are moved to measure a condition
 CONDITION = 16.0  # largest condition that is believed of a region that took boundaries in
 
@@ -258,57 +257,6 @@ class Checker:
             step = np.nan_to_num(np.abs(region.boundary.cut(array).astype(np.float64) - want), posinf=0.0)
             moved = np.maximum(moved, step.max(axis=others(step, axis), initial=0, keepdims=True) / unit)
         return moved
-
-    def shows(self, failing: Region, regions: Sequence[Region]) -> bool:
-        """Whether what is off at a boundary would show where regions took it in; if it does not matter there, it may.
-
-        A result that moves only with far more of it is flat, and says nothing. Raises what ONNX Runtime does.
-        """
-        target, flat = failing.target, False
-        maker = self.compiled.maker[target]
-        for region in [region for region in regions if maker in region.compiled]:
-            dtype = self.types[failing.boundary.source]
-            if dtype not in UNIT and dtype not in (np.int32, np.int64):
-                continue
-            types = {name: self.types[self.boundaries[name].source] for name in region.compiled_reads}
-            part = session(self.compiled.part(region.compiled, types, [region.target], {target: dtype}, "Add"), 0)
-            for turn in range(2):
-                want, got = self._results(failing, turn)
-                if want.shape != got.shape:
-                    return True
-                held = {name: self.boundaries[name] for name in types}
-                feeds = {f"{n}·": np.asarray(b.cut(self.fresh(b.source, turn)), order="C") for n, b in held.items()}
-                (before,) = part.run([region.target], feeds | {f"{target}·by": np.zeros_like(got)})
-                for times in AMPLIFIED if dtype in UNIT else AMPLIFIED[:2]:
-                    with np.errstate(all="ignore"):
-                        off = ((got - want) * times).astype(dtype)
-                    (after,) = part.run([region.target], feeds | {f"{target}·by": off})
-                    if self._apart(region, before, after):
-                        if times == 1:
-                            return True
-                        flat = True
-        return not flat
-
-    def _results(self, region: Region, turn: int) -> tuple[Array, Array]:
-        """What both sides of a region make of the values of a turn."""
-        name, held = region.boundary.source, {n: self.boundaries[n] for n in region.compiled_reads}
-        want = self.fresh(name, turn)
-        if region.source:
-            part = session(self.source.part(region.source, {n: self.types[n] for n in region.source_reads}, [name]), 0)
-            (want,) = part.run([name], {f"{n}·": self.fresh(n, turn) for n in region.source_reads})
-        types = {n: self.types[b.source] for n, b in held.items()}
-        part = session(self.compiled.part(region.compiled, types, [region.target]), 0)
-        feeds = {f"{n}·": np.asarray(b.cut(self.fresh(b.source, turn)), order="C") for n, b in held.items()}
-        (got,) = part.run([region.target], feeds)
-        return region.boundary.cut(want), got
-
-    def _apart(self, region: Region, before: Array, after: Array) -> bool:
-        """Whether two results of a region differ by more than is allowed."""
-        if before.dtype not in UNIT:
-            return not np.array_equal(before, after)
-        one, two = (np.nan_to_num(array.astype(np.float64)) for array in (before, after))
-        axis = next(iter(region.boundary.slices), None if one.ndim < 2 else 2 if one.ndim == 3 else 1)
-        return bool((np.abs(one - two) > self.allowed(region) * scales(np.abs(one), axis)).any())
 
     def _factor(self, name: str, turn: int, rng: np.random.Generator) -> Array:
         """Numbers by which the elements of a tensor move by `MOVE` roundings up or down."""

@@ -68,18 +68,17 @@ class Graph:
         leaves: Mapping[str, np.dtype[Any]],
         outputs: Sequence[str],
         moved: Mapping[str, np.dtype[Any]] | None = None,
-        how: str = "Mul",
     ) -> ModelProto:
         """A model of these nodes in which leaves are inputs, named `leaf·`; they may be computed here as well.
 
-        moved: tensors of which an operator (`how`) makes others, with another input, `tensor·by`, before they are read.
+        moved: tensors that are multiplied by another input, `tensor·by`, before they are read.
         """
         graph, moved = onnx.GraphProto(name="part"), moved or {}
         names = {leaf: f"{leaf}·" for leaf in leaves}
 
         def move(name: str, value: str) -> None:
             graph.input.append(helper.make_tensor_value_info(f"{name}·by", NUMPY[moved[name]], None))
-            graph.node.add(op_type=how, input=[value, f"{name}·by"], output=[f"{name}·moved"])
+            graph.node.add(op_type="Mul", input=[value, f"{name}·by"], output=[f"{name}·moved"])
             names[name] = f"{name}·moved"
 
         for leaf in leaves:

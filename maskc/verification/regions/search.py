@@ -245,7 +245,6 @@ class _Search:
         With it go those that follow from it and do not hold what the source's tensor of their name does, either.
         """
         kept = dict(self.checker.boundaries)
-        region = self.checker.region(target)
         self._discard(target)
         todo = [reader.target for reader in readers[target]]
         if any(name in failing for name in todo) and not small:
@@ -264,19 +263,7 @@ class _Search:
             if not self._agrees(name, small) and not self._grow(self.checker.region(name), small):
                 self.checker.boundaries = kept
                 return False
-        grown = [self.checker.region(name) for name in asked]
-        self.checker.boundaries, dropped = kept, self.checker.boundaries
-        if not self._shows(region, grown):
-            return False
-        self.checker.boundaries = dropped
         return True
-
-    def _shows(self, failing: Region, regions: Sequence[Region]) -> bool:
-        """Whether an error at a boundary would show in these regions, which took it in."""
-        try:
-            return self.checker.shows(failing, regions)
-        except Exception:  # of any kind that ONNX Runtime has
-            return False
 
     def _discard(self, name: str) -> None:
         """Let a tensor be no boundary, and none that a region ends at."""

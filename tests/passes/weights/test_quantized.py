@@ -8,6 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from passes.graph.construct import copied, take_apart
+from passes.graph.tensors import values_of
+from passes.sizes.prepare import prepared
+from passes.weights.quantized import Quantized
 from tests.generators.check import check
 from tests.passes.text import Array, compiled, mask, model, operators, random, weight
 
@@ -227,3 +231,14 @@ def test_mask_helper_is_per_channel() -> None:
     )
     result = check(source)
     assert weight(result, "QuantizeLinear", 1).shape == (5,)  # type: ignore[arg-type]
+
+
+
+def test_a_copy_of_a_graph_keeps_its_weights_when_the_graph_is_freed() -> None:
+    q = int8(8, 12)
+    source = model("(float[N,8] x) => (float[N,12] y)", "w = DequantizeLinear(q, s) y = MatMul(x, w)", q=q, s=steps())
+    graph = prepared(source)
+    copy = copied(graph)
+    take_apart(graph)
+    (weights,) = (tensor for tensor in copy.tensors().values() if isinstance(tensor, Quantized))
+    np.testing.assert_allclose(values_of(weights), q * steps(), rtol=1e-6)

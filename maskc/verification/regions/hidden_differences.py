@@ -1,0 +1,216 @@
+"""Differences of tensors inside regions: those that a result hides, and the first of those that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnxruntime import InferenceSession
+
+from maskc.verification.regions.boundaries import Boundary, Region, Slices
+from maskc.verification.regions.checker import UNIT, Checker
+from maskc.verification.regions.graph import Array, session
+from maskc.verification.regions.judgement import Judgement
+from maskc.verification.regions.search import Failure, Proof
+
+# A difference is made so many times as large, to see whether the result depends on it at all.
+# Turns in which values are random, sparse and tiny.
+_TURNS = 3
+_TIMES = (1e2, 1e4, 1e8, 1e12)
+# Nearest slices are looked for in tensors of at most so many comparisons.
+_MOST_COMPARED = 1 << 26
+# What rounding at that size does so many times over is no dependence.
+_ROUNDING = 64.0
+# No number is made larger: its square is finite.
+_LARGEST = {2: 2e2, 4: 1e18, 8: 1e150}
+
+
+def first_failure(proof: Proof) -> Failure | None:
+    """The first tensor that is not what it should be: of the regions that fail, or inside those that agree."""
+    if proof.complete:
+        return _hidden(proof)
+    failure = proof.first()
+    return failure if failure is None or not failure.ran else _narrowed(proof.checker, failure)
+
+
+def _hidden(proof: Proof) -> Failure | None:
+    """The first tensor inside a region that is not what the source has by its name, though the region agrees.
+
+    That is right where the result says so: with the source's values in its place the result would be another, as where
+    a scale has moved, or however large the difference were it would be the same, as where a mask follows.
+    """
+    checker = proof.checker
+    regions = [checker.region(name) for name in proof.proved & proof.judged.keys()]
+    for region in sorted(regions, key=lambda region: checker.compiled.maker.get(region.target, -1)):
+        for name in _inner(checker, region):
+            for pair in _pairs(checker, region, name):
+                if pair.is_hidden():
+                    return pair.failure()
+    return None
+
+
+def _narrowed(checker: Checker, failure: Failure) -> Failure:
+    """The failure, or one of the first tensor inside its region that differs and makes the result differ."""
+    for name in _inner(checker, failure.region):
+        for pair in _pairs(checker, failure.region, name):
+            if pair.apart(pair.want) > 1:
+                return pair.failure()
+    return failure
+
+
+def _inner(checker: Checker, region: Region) -> Iterator[str]:
+    """Tensors that both sides compute on the way, in order."""
+    twins = {name for index in region.source for name in checker.source.nodes[index].output}
+    for index in region.compiled:
+        for name in checker.compiled.nodes[index].output:
+            if name in twins and name in checker.seen and name not in (region.target, region.boundary.source):
+                yield name
+
+
+def _pairs(checker: Checker, region: Region, name: str) -> Iterator[_Pair]:
+    """What both sides have inside a region where that is not the same, in a few turns."""
+    nodes, leaves = checker.compiled.closure(region.target, {*region.compiled_reads, name})
+    if name not in leaves:
+        return
+    held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
+    types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
+    wanted = session(checker.source.part(region.source, {n: checker.types[n] for n in region.source_reads}, [name]), 1)
+    made = session(checker.compiled.part(region.compiled, types, [name]), 1)
+    rest = checker.compiled.part(nodes, {n: types.get(n, checker.types[name]) for n in leaves}, [region.target])
+    after: InferenceSession | None = None
+    allowed, inside = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
+    for turn in range(_TURNS):
+        values = {n: checker.fresh(n, turn) for n in {*region.source_reads, *(b.source for b in held.values())}}
+        fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
+        (want,) = wanted.run([name], {f"{n}·": values[n] for n in region.source_reads})
+        (got,) = made.run([name], fed)
+        if got.dtype != want.dtype or got.dtype.kind not in "fiu":
+            return
+        aligned = [(_beyond_rounding(cut, got, inside), cut, slices) for cut, slices in _aligned(checker, want, got)]
+        if not aligned:
+            return
+        off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
+        if off.any():
+            after = after or session(rest, 1)
+            given = {key: array for key, array in fed.items() if key[:-1] in leaves}
+            yield _Pair(checker, region, name, slices, want, got, off, allowed, after, given)
+
+
+@dataclass
+class _Pair:
+    """A tensor inside a region as the source has it and as it is, what of that is no rounding, and what reads it."""
+
+    checker: Checker
+    region: Region
+    name: str
+    slices: Slices
+    want: Array
+    got: Array
+    off: Array
+    allowed: float
+    after: InferenceSession
+    fed: Mapping[str, Array]
+
+    def __post_init__(self) -> None:
+        self.base = self.result(self.got)
+
+    def result(self, array: Array) -> Array:
+        """What the compiled model makes of other values of the tensor."""
+        return np.asarray(self.after.run([self.region.target], {**self.fed, f"{self.name}·": array})[0])
+
+    def apart(self, array: Array) -> float:
+        """How far that is from what it makes of its own, in units of what rounding may do."""
+        return _apart(self.base, self.result(array), self.allowed)
+
+    def is_hidden(self) -> bool:
+        """Whether the result is the same with what the source has, and another if that were farther away."""
+        if self.apart(self.want) > 1:
+            return False
+        rng = np.random.default_rng(0)
+        kind = self.got.dtype
+        for times in _TIMES:
+            with np.errstate(all="ignore"):
+                far = _cast(self.got + times * self.off, kind)
+                near = _cast(far * (1 + 4 * UNIT.get(kind, 0.0) * rng.choice((-1, 1), far.shape)), kind)
+            moved = self.result(far)
+            if not np.isfinite(moved.astype(np.float64)).all():
+                return False
+            rounding = _apart(moved, self.result(near), self.allowed)
+            if _apart(self.base, moved, self.allowed) > 1 + _ROUNDING * rounding:
+                return True
+        return False
+
+    def failure(self) -> Failure:
+        """The tensor and its worst channel."""
+        size = np.abs(self.off)
+        error = float(size.max() / (np.abs(self.want.astype(np.float64)).max() or 1.0))
+        axis = next(iter(self.slices), min(1, size.ndim - 1))
+        others = tuple(a for a in range(size.ndim) if a != axis)
+        at = (axis, int(size.max(axis=others).argmax())) if size.ndim else None
+        place = _region(self.checker, self.region, self.name, self.slices)
+        return Failure(place, Judgement(error, self.checker.allowed(place), at))
+
+
+def _region(checker: Checker, region: Region, name: str, slices: Slices) -> Region:
+    """What of a region computes a tensor inside it."""
+    nodes, reads = checker.compiled.closure(name, region.compiled_reads)
+    twins, needed = checker.source.closure(name, region.source_reads)
+    return Region(name, Boundary(name, slices), tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+
+
+def _beyond_rounding(want: Array, got: Array, allowed: float) -> Array:
+    """The difference, where it is more than rounding."""
+    one, two = want.astype(np.float64), got.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        off = np.where(np.isfinite(one) & np.isfinite(two), two - one, 0)
+    if want.dtype.kind == "f":
+        off[np.abs(off) <= 2 * allowed * max(float(np.abs(one[np.isfinite(one)]).max(initial=0)), 1e-30)] = 0
+    elif np.abs(off).max(initial=0) <= 1 and (off != 0).mean() <= 0.02:
+        off[...] = 0
+    return off
+
+
+def _apart(one: Array, other: Array, allowed: float) -> float:
+    """How far two results are apart, in units of what rounding may do."""
+    if not one.size:
+        return 0.0
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    if one.dtype.kind != "f":
+        return max(float((a != b).mean()) / 0.02, float(np.abs(a - b).max()) / 1.5)
+    return float(np.abs(a - b).max() / (allowed * (float(np.abs(a).max()) or 1.0)))
+
+
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Numbers in a type, clipped to what it can hold."""
+    if dtype.kind == "f":
+        most = _LARGEST[dtype.itemsize]
+        return np.clip(array, -most, most).astype(dtype)
+    info = np.iinfo(dtype)
+    return (
+        np.clip(np.rint(array), float(info.min), float(info.max))
+        .astype(np.int64)
+        .clip(info.min, info.max)
+        .astype(dtype)
+    )
+
+
+def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Array, Slices]]:
+    """A tensor cut to the shape of another: in slices that boundaries of these sizes hold, and in the nearest."""
+    if whole.shape == part.shape:
+        yield whole, {}
+        return
+    axes = [axis for axis, (n, m) in enumerate(zip(whole.shape, part.shape, strict=False)) if n != m]
+    if whole.ndim != part.ndim or len(axes) != 1 or not whole.size or not part.size:
+        return
+    (axis,) = axes
+    size, left = whole.shape[axis], part.shape[axis]
+    known = {index.tobytes(): index for b in checker.boundaries.values() for index in b.slices.values()}
+    for index in known.values():
+        if len(index) == left and index.max(initial=0) < size:
+            yield np.take(whole, index, axis), {axis: index}
+    rows, wanted = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(np.float64) for a in (whole, part))
+    if size * left * rows.shape[1] <= _MOST_COMPARED:
+        index = np.array([np.nan_to_num(np.abs(rows - row)).sum(axis=1).argmin() for row in wanted])
+        yield np.take(whole, index, axis), {axis: index}
