@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,19 @@ def _hidden(proof: Proof) -> Failure | None:
 
 
 def _narrowed(checker: Checker, failure: Failure) -> Failure:
-    """The failure, or one of the first tensor inside its region that differs and makes the result differ."""
+    """The failure, or one of the first tensor before it that makes the result differ.
+
+    That is one that the region reads and that holds another tensor of the source than that of its name, which the
+    source's side computes on the way, or one inside the region.
+    """
+    for name in sorted(failure.region.compiled_reads, key=lambda name: checker.compiled.maker.get(name, -1)):
+        other = checker.boundaries[name].source
+        if other != name and checker.source.maker.get(name) in failure.region.source:
+            nodes, reads = checker.compiled.closure(name, checker.boundaries.keys() - {name})
+            twins, needed = checker.source.closure(name, {checker.boundaries[read].source for read in reads})
+            boundary = Boundary(name, checker.boundaries[name].slices)
+            place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+            return Failure(place, Judgement(math.inf, why=f"it is what '{other}' of the source is"))
     for name in _inner(checker, failure.region):
         for pair in _pairs(checker, failure.region, name):
             if pair.apart(pair.want) > 1:
