@@ -112,7 +112,7 @@ def test_more_flat_networks_and_their_mutants() -> None:
 
 @pytest.mark.release
 def test_many_flat_networks_and_their_mutants() -> None:
-    judged(range(10_000, 11_000), 1000)
+    judged(range(10_000, 11_000), 150)
 
 
 def judged(seeds: range, broken: int) -> None:
