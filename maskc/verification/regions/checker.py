@@ -41,7 +41,7 @@ STEPPING = frozenset(
 RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 # Operators that ONNX Runtime computes by approximations, which are off by so many roundings.
 APPROXIMATED = frozenset({"BiasGelu", "FastGelu", "GRU", "LSTM", "QuickGelu"})
-APPROXIMATION = 256.0
+APPROXIMATION = 1024.0
 
 
 class Checker:
@@ -144,14 +144,15 @@ class Checker:
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
-        result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers do so at each
-        step, and what was rounded when it was claimed to be constant counts more.
+        result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Half precision is summed in
+        single. Recurrent layers sum at each step; what was rounded when it was claimed to be constant counts more.
         """
         constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
-        roundings = 1.0 + len(region.source) + len(region.compiled)
+        nodes = [self.source.nodes[index] for index in region.source]
+        nodes = [node for node in nodes if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads}
-        for index in region.source:
-            node = self.source.nodes[index]
+        sums = 0.0
+        for node in nodes:
             names.update(node.output)
             sizes = [self._size(name) for name in node.input[:2] if name]
             result = max([1, *(self._size(name) for name in node.output if name in self.seen)])
@@ -162,15 +163,16 @@ class Checker:
             if (
                 sparse
                 and first is not None
-                and node.input[0] in region.source_reads
                 and first.low <= 0
                 and not constants
+                and node.input[0] in region.source_reads
             ):
                 terms = max(1.0, terms / SPARSE)
             times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
-            roundings += times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
-        roundings *= CLAIMED if any(c.any() for c in constants) else 1.0
-        return ROUNDINGS * roundings * max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
+            sums += times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
+        unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
+        steps = (1 + len(nodes) + len(region.compiled)) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
 
     def _size(self, name: str) -> int:
         dims = self.source.constants[name].dims if name in self.source.constants else None

@@ -106,6 +106,8 @@ class _Search:
         self.judged: dict[Key, Judgement] = {}
         self.versions: dict[str, int] = {}
         self.settled: set[str] = set()
+        #: claims on tensors of which some did not hold, as they were
+        self.refuted: dict[str, Claims] = {}
         self.outputs = set(checker.compiled.outputs)
         self.position = checker.compiled.maker
 
@@ -180,6 +182,7 @@ class _Search:
             if not refuted or name not in self.checker.claims:
                 continue
             left = {}
+            self.refuted.setdefault(name, self.checker.claims[name])
             for axis, (slices, constants) in self.checker.claims[name].items():
                 keep = ~np.isin(slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
@@ -210,6 +213,9 @@ class _Search:
             # a small error is a weight that is not quite right, and must not get lost in a larger region
             small = self.judged[self._key(region)].error < MOST
             reading = [reader.target for reader in readers[target]]
+            if self._agrees_where_dead(region):
+                self.settled.add(target)
+                continue
             if not self._another(target, reading, small) and not self._grow(region, small):
                 self.settled.add(target)
                 if target in self.outputs or not self._drops(target, readers, failing, small):
@@ -217,6 +223,29 @@ class _Search:
                 touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
         return bool(touched)
+
+    def _agrees_where_dead(self, region: Region) -> bool:
+        """Whether a region that fails agrees where slices that the compiled model stores were constant, but are not.
+
+        Units may be dead in the run. What was removed is not asked about: the compiler may know more of it.
+        """
+        dead: dict[str, Claims] = {}
+        for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
+            for axis, (slices, constants) in self.refuted.get(boundary.source, {}).items():
+                stored = (
+                    np.isin(slices, boundary.slices[axis]) if axis in boundary.slices else np.ones(len(slices), bool)
+                )
+                if stored.any():
+                    dead[boundary.source] = {axis: (slices[stored], constants[stored])}
+        if not dead:
+            return False
+        held, self.checker.claims = self.checker.claims, self.checker.claims | dead
+        try:
+            return self.checker.check([region])[region.target].agrees
+        except Exception:  # of any kind that ONNX Runtime has
+            return False
+        finally:
+            self.checker.claims = held
 
     def _another(self, target: str, readers: Sequence[str], small: bool) -> bool:
         """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""

@@ -58,8 +58,9 @@ def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return build.changed(model, stored, lambda w: 3 * w)
 
 
-@pytest.mark.parametrize(("weight", "node"), [("w1", "first"), ("w2", "second")])
-@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize(
+    ("weight", "node", "dead"), [("w1", "first", False), ("w2", "second", False), ("w1", "first", True)]
+)
 def test_a_fault_that_no_output_shows_is_refused(weight: str, node: str, dead: bool) -> None:
     """Behind scores that are all but equal, or units that are dead on all data."""
     source = scores(1e-12, dead=dead)

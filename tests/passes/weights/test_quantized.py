@@ -233,7 +233,6 @@ def test_mask_helper_is_per_channel() -> None:
     assert weight(result, "QuantizeLinear", 1).shape == (5,)  # type: ignore[arg-type]
 
 
-
 def test_a_copy_of_a_graph_keeps_its_weights_when_the_graph_is_freed() -> None:
     q = int8(8, 12)
     source = model("(float[N,8] x) => (float[N,12] y)", "w = DequantizeLinear(q, s) y = MatMul(x, w)", q=q, s=steps())
