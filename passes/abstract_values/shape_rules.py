@@ -97,7 +97,9 @@ class ElementRule:
 def _unknown(tensor: gs.Tensor) -> Elements | None:
     """Elements of which nothing is known, where it is known how many there are."""
     shape = static_shape(tensor)
-    return np.full(shape, None, object) if shape is not None and math.prod(shape) <= LONGEST else None
+    if shape is None or min(shape, default=0) < 0 or math.prod(shape) > LONGEST:
+        return None
+    return np.full(shape, None, object)
 
 
 def polynomials(elements: Elements) -> Elements:

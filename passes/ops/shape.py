@@ -303,7 +303,8 @@ class ConstantOfShape(SizeRule, Generated):
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
         wanted = vectors.of(node.inputs[0])
-        return None if wanted is None or wanted.ndim != 1 else vectors.wanted(wanted)
+        sizes = None if wanted is None or wanted.ndim != 1 else vectors.wanted(wanted)
+        return None if sizes is None or any(isinstance(size, int) and size < 0 for size in sizes) else sizes
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         tensor = node.attrs.get("value")

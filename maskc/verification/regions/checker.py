@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 from onnx import NodeProto, TensorProto
 
 from maskc.verification.regions.boundaries import SPARSE, Boundary, Claims, Region, Seen, fresh, signs
 from maskc.verification.regions.graph import CHUNK, RANDOM, Array, Graph, bodies, same_constants, same_node, session
 from maskc.verification.regions.judgement import Judgement, others, scales, worst
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 ROUNDINGS = 4.0  # of each node, beside those of its sum
 CLAIMED = 4.0  # times as many where constants are claimed, which were rounded themselves, and alike
@@ -59,7 +62,7 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed = seen, seed
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
-        self._moving: dict[str, onnxruntime.InferenceSession] = {}
+        self._moving: dict[str, InferenceSession] = {}
 
     def region(self, target: str) -> Region:
         """The region of a boundary."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx.inliner
-import onnxruntime
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+
+from maskc.frontend.import_onnxruntime import import_onnxruntime
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -181,19 +185,20 @@ def _elements(tensor: TensorProto) -> bytes:
     return b"%d %s " % (tensor.data_type, str(array.shape).encode()) + array.tobytes()
 
 
-def session(model: ModelProto, elements: int) -> onnxruntime.InferenceSession:
+def session(model: ModelProto, elements: int) -> InferenceSession:
     """The model in ONNX Runtime on the CPU, each operator as it is written and 8-bit products exact.
 
     elements: how many numbers it reads, about; few do not pay for threads.
     """
-    options = onnxruntime.SessionOptions()
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1 if elements < THREADED else 0
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:

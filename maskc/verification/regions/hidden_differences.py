@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnxruntime import InferenceSession
 
 from maskc.verification.regions.boundaries import Boundary, Region, Slices
 from maskc.verification.regions.checker import UNIT, Checker
 from maskc.verification.regions.graph import Array, session
 from maskc.verification.regions.judgement import Judgement
 from maskc.verification.regions.search import Failure, Proof
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 # A difference is made so many times as large, to see whether the result depends on it at all.
 # Turns in which values are random, sparse and tiny.
