@@ -103,29 +103,37 @@ class Checker:
                 found[region.target].fail("it is random, and not made by the same node")
         run = [r for r in regions if r.target not in same and not found[r.target].why]
         for turns, chunk in self._chunks(run):
-            reads = {name for region in chunk for name in region.source_reads}
-            held = {name for region in chunk for name in region.compiled_reads}
-            twins = list(dict.fromkeys(region.boundary.source for region in chunk if region.source))
-            targets = [region.target for region in chunk]
-            nodes = sorted({index for region in chunk for index in region.source})
-            most = max((self._size(name) for name in reads), default=0)
-            one = session(self.source.part(nodes, {n: self.types[n] for n in reads}, twins), most) if twins else None
-            nodes = sorted({index for region in chunk for index in region.compiled})
-            types = {name: self.types[self.boundaries[name].source] for name in held}
-            two = session(self.compiled.part(nodes, types, targets), most)
-            for turn in range(2) if briefly else turns:
-                values = {name: self.fresh(name, turn) for name in reads | {self.boundaries[c].source for c in held}}
-                feeds = {f"{name}·": values[name] for name in reads}
-                wanted = dict(zip(twins, one.run(twins, feeds), strict=True)) if one else {}
-                feeds = {
-                    f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n in held if (b := self.boundaries[n])
-                }
-                for region, got in zip(chunk, two.run(targets, feeds), strict=True):
-                    name = region.boundary.source
-                    want = wanted[name] if region.source else self.fresh(name, turn)
-                    self._judge(region, want, got, turn, found[region.target], briefly)
+            for turn, region, want, got in self._results(chunk, range(2) if briefly else turns):
+                self._judge(region, want, got, turn, found[region.target], briefly)
             self._moving.clear()
         return found
+
+    def _results(self, chunk: Sequence[Region], turns: range) -> Iterator[tuple[int, Region, Array, Array]]:
+        """What both sides of regions make of the values of each turn, the whole tensor on that of the source."""
+        reads = {name for region in chunk for name in region.source_reads}
+        held = {name: self.boundaries[name] for region in chunk for name in region.compiled_reads}
+        twins = list(dict.fromkeys(region.boundary.source for region in chunk if region.source))
+        targets = [region.target for region in chunk]
+        one, two = self._sessions(chunk, sorted(reads), held, twins)
+        for turn in turns:
+            values = {name: self.fresh(name, turn) for name in reads | {b.source for b in held.values()}}
+            feeds = {f"{name}·": values[name] for name in reads}
+            wanted = dict(zip(twins, one.run(twins, feeds), strict=True)) if one else {}
+            feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
+            for region, got in zip(chunk, two.run(targets, feeds), strict=True):
+                name = region.boundary.source
+                yield turn, region, wanted[name] if region.source else self.fresh(name, turn), got
+
+    def _sessions(
+        self, chunk: Sequence[Region], reads: Sequence[str], held: Mapping[str, Boundary], twins: Sequence[str]
+    ) -> tuple[InferenceSession | None, InferenceSession]:
+        """Both sides of regions in ONNX Runtime; None for one that has nothing to compute."""
+        nodes = sorted({index for region in chunk for index in region.source})
+        most = max((self._size(name) for name in reads), default=0)
+        one = session(self.source.part(nodes, {n: self.types[n] for n in reads}, twins), most) if twins else None
+        nodes = sorted({index for region in chunk for index in region.compiled})
+        types = {name: self.types[boundary.source] for name, boundary in held.items()}
+        return one, session(self.compiled.part(nodes, types, [region.target for region in chunk]), most)
 
     def _chunks(self, regions: Sequence[Region]) -> Iterator[tuple[range, list[Region]]]:
         """Regions with their turns, so many at a time that tensors and weights do not take much memory."""
@@ -153,29 +161,25 @@ class Checker:
         constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
         nodes = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in nodes if not self.source.fixed.issuperset(node.output)]
-        names = {region.boundary.source, *region.source_reads}
-        sums = 0.0
-        for node in nodes:
-            names.update(node.output)
-            sizes = [self._size(name) for name in node.input[:2] if name]
-            result = max([1, *(self._size(name) for name in node.output if name in self.seen)])
-            terms = max([1.0, *(size / result for size in sizes[:1])])
-            if len(sizes) > 1:
-                terms = max(terms, math.sqrt(sizes[0] * sizes[1] / result))
-            first = self.seen.get(node.input[0]) if node.input else None
-            if (
-                sparse
-                and first is not None
-                and first.low <= 0
-                and not constants
-                and node.input[0] in region.source_reads
-            ):
-                terms = max(1.0, terms / SPARSE)
-            times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
-            sums += times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
+        names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
+        drawn = region.source_reads if sparse and not constants else ()
+        sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         steps = (1 + len(nodes) + len(region.compiled)) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
+
+    def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
+        """Roundings of the sums of a node, some of whose operands may be sparse."""
+        sizes = [self._size(name) for name in node.input[:2] if name]
+        result = max([1, *(self._size(name) for name in node.output if name in self.seen)])
+        terms = max([1.0, *(size / result for size in sizes[:1])])
+        if len(sizes) > 1:
+            terms = max(terms, math.sqrt(sizes[0] * sizes[1] / result))
+        first = self.seen.get(node.input[0]) if node.input else None
+        if first is not None and first.low <= 0 and node.input[0] in sparse:
+            terms = max(1.0, terms / SPARSE)
+        times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
+        return times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
 
     def _size(self, name: str) -> int:
         dims = self.source.constants[name].dims if name in self.source.constants else None
@@ -196,12 +200,22 @@ class Checker:
         axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
         steps = any(_steps(node) for node in self._nodes(region))
         if want.dtype.kind != "f":
-            apart = np.not_equal(want, got)
-            few = steps and want.dtype.kind != "O" and apart.mean() <= min(0.02, STEPS * allowed)
-            if not few or (np.abs(want.astype(np.float64) - got.astype(np.float64)) > 1).any():
-                result.fail(f"{apart.sum()} of {want.size} elements differ")
-                result.at = worst(apart, axis)
-            return None
+            return _judge_exact(want, got, axis, min(0.02, STEPS * allowed) if steps else 0.0, result)
+        return self._judge_floats(region, want, got, turn, result, briefly, allowed, axis, steps)
+
+    def _judge_floats(
+        self,
+        region: Region,
+        want: Array,
+        got: Array,
+        turn: int,
+        result: Judgement,
+        briefly: bool,
+        allowed: float,
+        axis: int | None,
+        steps: bool,
+    ) -> None:
+        """Judge numbers of floating point. axis: whose slices have scales; steps: rounding operators are inside."""
         one, two = want.astype(np.float64), got.astype(np.float64)
         if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[np.isfinite(one)]).all():
             return result.fail("its NaNs or infinities are in other places")
@@ -209,7 +223,8 @@ class Checker:
         one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         error, scale = np.abs(one - two), scales(np.abs(one), axis)
         relative = error / scale
-        result.plain = max(result.plain, float(relative.max()) * result.allowed / (allowed or 1.0))
+        share = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
+        result.plain = max(result.plain, float(relative.max()) * share)
         if steps and relative.max() > allowed:
             if (relative > allowed).mean() <= min(0.02, STEPS * allowed) and not (relative > STEP).any():
                 return None
@@ -222,10 +237,7 @@ class Checker:
                 relative = error / np.maximum(scale, largest * np.minimum(known, most))
                 if relative.max() <= allowed:
                     break
-        largest_error = float(relative.max()) * result.allowed / (allowed or 1.0)  # as if all were allowed it
-        if not largest_error <= result.error:
-            result.error = largest_error
-            result.at = worst(relative, axis) if not largest_error <= result.allowed else None
+        result.take(relative * share, axis)
         return None
 
     def _judge_claims(self, region: Region, want: Array, allowed: float, result: Judgement) -> None:
@@ -281,6 +293,15 @@ class Checker:
         held = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices}
         outputs = region.boundary.source, region.target
         return same_node(self.source, region.source[0], self.compiled, region.compiled[0], held, outputs)
+
+
+def _judge_exact(want: Array, got: Array, axis: int | None, share: float, result: Judgement) -> None:
+    """Judge what is not of floating point: at most this share of the elements may be one step off."""
+    apart = np.not_equal(want, got)
+    few = want.dtype.kind != "O" and apart.mean() <= share
+    if not few or (np.abs(want.astype(np.float64) - got.astype(np.float64)) > 1).any():
+        result.fail(f"{apart.sum()} of {want.size} elements differ")
+        result.at = worst(apart, axis)
 
 
 def _steps(node: NodeProto) -> bool:

@@ -139,26 +139,37 @@ def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int
     if source.dtype != tensor.dtype or len(source.shape) != len(tensor.shape):
         return None
     other = [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m]
-    if not other:
-        if source.whole is not None and tensor.whole is not None:
-            return {} if np.array_equal(source.whole, tensor.whole) else None
-        axis = max(source.prints, key=lambda a: source.shape[a], default=None)
-        if axis is None or (axis in tensor.prints and _near(source.prints[axis], tensor.prints[axis])):
-            return {}
-        other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
-    elif len(other) > 1:
+    if not other and _same_values(source, tensor):
+        return {}
+    if len(other) > 1 or (source.whole is not None and not other):
         return None
+    if not other:
+        other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
     for axis in other:
-        one, two = _rows(source, axis), _rows(tensor, axis)
-        if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
-            continue
-        for index in likely:
-            if len(index) == len(two) and index.max(initial=0) < len(one) and _near(one[index], two):
-                return {axis: index}
-        nearest = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
-        if (nearest >= 0).all():
-            return {axis: nearest}
+        index = _slices_along(axis, source, tensor, likely)
+        if index is not None:
+            return {axis: index}
     return None
+
+
+def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> Array | None:
+    """The slices along one axis that a tensor holds; None if it does not."""
+    one, two = _rows(source, axis), _rows(tensor, axis)
+    if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
+        return None
+    for index in likely:
+        if len(index) == len(two) and index.max(initial=0) < len(one) and _near(one[index], two):
+            return index
+    nearest = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
+    return nearest if (nearest >= 0).all() else None
+
+
+def _same_values(source: Tensor, tensor: Tensor) -> bool:
+    """Whether tensors of one shape hold the same, as far as prints tell."""
+    if source.whole is not None and tensor.whole is not None:
+        return np.array_equal(source.whole, tensor.whole)
+    axis = max(source.prints, key=lambda a: source.shape[a], default=None)
+    return axis is None or (axis in tensor.prints and _near(source.prints[axis], tensor.prints[axis]))
 
 
 def _rows(tensor: Tensor, axis: int) -> Array | None:

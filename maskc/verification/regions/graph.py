@@ -213,16 +213,9 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
     at, step = 0, 256
     while at < len(graph.nodes):
         nodes = range(at, min(at + step, len(graph.nodes)))
-        made = [name for i in nodes for name in graph.nodes[i].output if name]
-        leaves = {n: live[n][0].dtype for i in nodes for n in graph.reads[i] if n in live and n not in made}
-        runs = session(graph.part(nodes, leaves, made), max((live[name][0].size for name in leaves), default=0))
-        values = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
-        shown = {
-            name: list(arrays)
-            for name, arrays in zip(made, zip(*values, strict=True), strict=True)
-            if all(isinstance(array, np.ndarray) and array.dtype in NUMPY for array in arrays)
-        }
-        if any(last.get(name, -1) >= nodes.stop for name in made if name not in shown):
+        shown = _run(graph, nodes, live)
+        made = {name for i in nodes for name in graph.nodes[i].output if name}
+        if any(last.get(name, -1) >= nodes.stop for name in made - shown.keys()):
             step *= 2  # what cannot be handed on is read later
             continue
         for name, arrays in shown.items():
@@ -230,6 +223,21 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
         at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1)))
+
+
+def _run(graph: Graph, nodes: range, live: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+    """What these nodes make of tensors that are there, several of each; what numpy has no type for is left out."""
+    made = [name for i in nodes for name in graph.nodes[i].output if name]
+    read = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
+    leaves = {name: live[name][0].dtype for name in sorted(read)}
+    runs = session(graph.part(nodes, leaves, made), max((live[name][0].size for name in leaves), default=0))
+    count = len(next(iter(live.values()), [()]))
+    values = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(count)]
+    return {
+        name: list(arrays)
+        for name, arrays in zip(made, zip(*values, strict=True), strict=True)
+        if all(isinstance(array, np.ndarray) and array.dtype in NUMPY for array in arrays)
+    }
 
 
 def same_constants(one: Graph, other: Graph, name: str) -> bool:

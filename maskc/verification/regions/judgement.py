@@ -35,6 +35,13 @@ class Judgement:
         """Whether both sides agree."""
         return self.error <= self.allowed
 
+    def take(self, error: Array, axis: int | None) -> None:
+        """Note relative errors of elements, and in which slice along the axis the largest is."""
+        largest = float(error.max())
+        if not largest <= self.error:
+            self.error = largest
+            self.at = worst(error, axis) if not largest <= self.allowed else None
+
     def fail(self, why: str) -> None:
         """Note what is no matter of rounding."""
         self.error, self.why = math.inf, why
