@@ -87,22 +87,30 @@ def prove(
     claims: dict[str, Claims] = {
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
-    checker = Checker(source, compiled, {name: Boundary(name) for name in compiled.inputs}, claims, before.seen, seed)
-    search = _Search(checker)
+    inputs = {name: Boundary(name) for name in compiled.inputs}
     if stored is not None:  # what the compiler says mostly does
-        checker.boundaries |= by_name(source, compiled, before, stored)
+        checker = Checker(
+            source, compiled, inputs | by_name(source, compiled, before, stored), dict(claims), before.seen, seed
+        )
+        search = _Search(checker)
         if search.settles():
             return search.proof()
-    search.found = Correspondence(source, compiled, before, observe(compiled, feeds), stored or {})
-    checker.boundaries = {name: Boundary(name) for name in compiled.inputs} | search.found.first
-    search.run()
-    return search.proof()
+    after = observe(compiled, feeds)
+    proofs = []
+    for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
+        found = Correspondence(source, compiled, before, after, said or {})
+        checker = Checker(source, compiled, inputs | found.first, dict(claims), before.seen, seed)
+        search = _Search(checker, found)
+        search.run()
+        proofs.append(search.proof())
+        if proofs[-1].complete:
+            return proofs[-1]
+    return proofs[0]
 
 
 class _Search:
-    def __init__(self, checker: Checker) -> None:
-        self.checker = checker
-        self.found: Correspondence | None = None
+    def __init__(self, checker: Checker, found: Correspondence | None = None) -> None:
+        self.checker, self.found = checker, found
         self.judged: dict[Key, Judgement] = {}
         self.versions: dict[str, int] = {}
         self.settled: set[str] = set()
