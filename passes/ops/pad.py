@@ -33,6 +33,8 @@ class Pad(SizeRule, Movement):
         if pads is None or (operand(node, 3) is not None and int_list(operand(node, 3)) is None):
             return None
         axes = [a % rank for a in int_list(operand(node, 3)) or range(rank)]
+        if len(pads) != 2 * len(axes):  # not valid, as ONNX Runtime will say
+            return None
         amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
         return [amounts.get(a, (0, 0)) for a in range(rank)]
 

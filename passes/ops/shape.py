@@ -355,7 +355,7 @@ class Transpose(SizeRule, Rearrangement, AffineFolding, Reordering):
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
         shape = shape_of(node.inputs[0])
-        return None if shape is None else [shape[axis] for axis in self._perm(node, len(shape))]
+        return None if shape is None or self.contradiction(node) else [shape[a] for a in self._perm(node, len(shape))]
 
     def contradiction(self, node: gs.Node) -> str:
         shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")

@@ -117,13 +117,18 @@ def test_many_flat_networks_and_their_mutants() -> None:
 
 
 def judged(seeds: range, broken: int) -> None:
-    """Assert that networks are verified, and that of the mutants of the first `broken` of them 1% at most are."""
+    """Assert that networks are verified, and that of the mutants of the first `broken` of them 1% at most are.
+
+    Behind units that are dead on all data nothing shows, as docs/verification.md says.
+    """
     missed, count = [], 0
     for seed in seeds:
         ending, source = flat_network(seed)
         compiled = shrink(source).model
         assert api.verify(source, compiled).verdict == "verified", (seed, ending)
-        for kind, wrong in mutants(source, compiled, seed) if seed < seeds.start + broken else ():
+        for kind, wrong in (
+            mutants(source, compiled, seed) if seed < seeds.start + broken and ending != "dead units" else ()
+        ):
             try:
                 verdict = api.verify(source, wrong).verdict
             except api.MaskcError:
