@@ -44,7 +44,7 @@ from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import Pair, compare_outputs
-from maskc.verification.regions.boundaries import Slices
+from maskc.verification.recheck import Slices
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from maskc.verification.rounded_weights import RoundedWeights

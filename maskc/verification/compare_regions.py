@@ -16,9 +16,7 @@ from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification.regions.boundaries import Region, Seen, Slices
-from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.graph import Array, Graph, stream
+from maskc.verification.recheck import Array, Checker, Graph, Region, Seen, Slices, stream
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 

@@ -14,7 +14,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.verification.compare_regions import difference, differs_on
 from maskc.verification.error_statistics import Distance, farthest
 from maskc.verification.inputs import Outputs, Sample
-from maskc.verification.regions.checker import MOST
+from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
 
 # An error so many times as large as another is of another kind.

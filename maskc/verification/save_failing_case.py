@@ -9,9 +9,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification.regions.boundaries import Region, Slices
-from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.graph import NUMPY
+from maskc.verification.recheck import NUMPY, Checker, Region, Slices
 
 
 def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]:

@@ -8,8 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from maskc.verification.regions.boundaries import Boundary, Slices
-from maskc.verification.regions.graph import Array, Graph
+from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.

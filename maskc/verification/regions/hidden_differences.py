@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from maskc.verification.regions.boundaries import Boundary, Region, Slices
-from maskc.verification.regions.checker import UNIT, Checker
-from maskc.verification.regions.graph import Array, session
-from maskc.verification.regions.judgement import Judgement
+from maskc.verification.recheck import UNIT, Array, Boundary, Checker, Judgement, Region, Slices, session
 from maskc.verification.regions.search import Failure, Proof
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 # A difference is made so many times as large, to see whether the result depends on it at all.
 # Turns in which values are random, sparse and tiny.
@@ -67,7 +61,7 @@ def _narrowed(checker: Checker, failure: Failure) -> Failure:
             twins, needed = checker.source.closure(name, {checker.boundaries[read].source for read in reads})
             boundary = Boundary(name, checker.boundaries[name].slices)
             place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
-            return Failure(place, Judgement(math.inf, why=f"it is what '{other}' of the source is"))
+            return Failure(place, Judgement(error=math.inf, why=f"it is what '{other}' of the source is"))
     for name in _inner(checker, failure.region):
         for pair in _pairs(checker, failure.region, name):
             if pair.apart(pair.want) > 1:
@@ -91,10 +85,10 @@ def _pairs(checker: Checker, region: Region, name: str) -> Iterator[_Pair]:
         return
     held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
     types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
-    wanted = session(checker.source.part(region.source, {n: checker.types[n] for n in region.source_reads}, [name]), 1)
-    made = session(checker.compiled.part(region.compiled, types, [name]), 1)
+    wanted = session(checker.source.part(region.source, {n: checker.types[n] for n in region.source_reads}, [name]))
+    made = session(checker.compiled.part(region.compiled, types, [name]))
     rest = checker.compiled.part(nodes, {n: types.get(n, checker.types[name]) for n in leaves}, [region.target])
-    after: InferenceSession | None = None
+    after: Any | None = None
     allowed, inside = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
     for turn in range(_TURNS):
         values = {n: checker.fresh(n, turn) for n in {*region.source_reads, *(b.source for b in held.values())}}
@@ -108,7 +102,7 @@ def _pairs(checker: Checker, region: Region, name: str) -> Iterator[_Pair]:
             return
         off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
         if off.any():
-            after = after or session(rest, 1)
+            after = after or session(rest)
             given = {key: array for key, array in fed.items() if key[:-1] in leaves}
             yield _Pair(checker, region, name, slices, want, got, off, allowed, after, given)
 
@@ -125,7 +119,7 @@ class _Pair:
     got: Array
     off: Array
     allowed: float
-    after: InferenceSession
+    after: Any
     fed: Mapping[str, Array]
 
     def __post_init__(self) -> None:
@@ -165,7 +159,7 @@ class _Pair:
         others = tuple(a for a in range(size.ndim) if a != axis)
         at = (axis, int(size.max(axis=others).argmax())) if size.ndim else None
         place = _region(self.checker, self.region, self.name, self.slices)
-        return Failure(place, Judgement(error, self.checker.allowed(place), at))
+        return Failure(place, Judgement(self.checker.allowed(place), error, at))
 
 
 def _region(checker: Checker, region: Region, name: str, slices: Slices) -> Region:

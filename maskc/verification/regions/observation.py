@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.regions.boundaries import Seen
-from maskc.verification.regions.graph import Array, Graph, stream
+from maskc.verification.recheck import Array, Graph, Seen, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48

@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.regions.boundaries import Boundary, Claims, Region, Slices
-from maskc.verification.regions.checker import MOST, Checker, proved, whole
+from maskc.verification.recheck import MOST, Array, Boundary, Checker, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.correspondence import Correspondence, by_name
-from maskc.verification.regions.graph import Array, Graph
-from maskc.verification.regions.judgement import Judgement
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 
@@ -137,8 +134,8 @@ class _Search:
         """What is proved by what was judged."""
         regions = self._regions()
         judged = {region.target: self.judged[key] for key, region in regions.items() if key in self.judged}
-        done = proved(self.checker, judged)
-        return Proof(self.checker, judged, done, whole(self.checker, done))
+        done = self.checker.proved(judged)
+        return Proof(self.checker, judged, done, self.checker.whole(done))
 
     def _regions(self) -> dict[Key, Region]:
         made = [name for name in self.checker.boundaries if name not in self.checker.compiled.inputs]
@@ -162,11 +159,8 @@ class _Search:
         )
 
     def _judge(self, regions: Sequence[Region]) -> None:
-        alone = [r for r in regions if r.boundary.reads is not None]
-        together = [r for r in regions if r.boundary.reads is None]
-        for batch in [together, *([r] for r in alone)]:
-            if batch:
-                self._run(batch)
+        if regions:
+            self._run(regions)
 
     def _run(self, regions: Sequence[Region]) -> None:
         """Judge regions, by halves where one of them cannot be run."""
@@ -178,7 +172,7 @@ class _Search:
                 self._run(regions[:half])
                 self._run(regions[half:])
                 return
-            found = {regions[0].target: Judgement(float("inf"), why=f"{NOT_RUN}: {in_brief(error)}")}
+            found = {regions[0].target: Judgement(error=float("inf"), why=f"{NOT_RUN}: {in_brief(error)}")}
         for region in regions:
             self.judged[self._key(region)] = found[region.target]
 
@@ -329,14 +323,9 @@ class _Search:
                 continue
             key = self._key(grown)
             if key not in self.judged:
-                try:
-                    brief = self.checker.check([grown], briefly=True)[target]
-                except Exception:  # of any kind that ONNX Runtime has
-                    continue
-                if brief.error >= MOST or brief.refuted:
-                    continue
                 self._run([grown])
-            if self._agrees(target, small) and not self.judged[key].refuted:
+            judgement = self.judged[key]
+            if self._agrees(target, small) and judgement.plain < MOST and not judgement.refuted:
                 return True
         checker.boundaries[target] = original
         return False

@@ -15,7 +15,7 @@ import pytest
 
 import maskc as api
 from maskc.verification.compare_regions import compare_regions
-from maskc.verification.regions.graph import Graph
+from maskc.verification.recheck import Graph
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Proof, prove
 from passes import shrink

@@ -1,0 +1,798 @@
+"""Recheck a certificate: that a compiled ONNX model is the same function as its source. It runs alone:
+
+    python recheck.py model.onnx small.onnx certificate.json [SEED]
+
+It needs numpy, onnx and onnxruntime and nothing of the compiler, which itself searches what this file then checks.
+
+A *boundary* pairs a tensor c of the compiled model with slices of a tensor x of the source: c = x[slices]. A *claim*
+says that a slice of x holds one constant, whatever the inputs are. What lies between boundaries is a *region*. Both of
+its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
+
+Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that constant of random
+values; c is x[slices] if both sides of its region agree and all that it reads is proved. Regions read what comes before
+them, so by induction the outputs agree for all inputs: as far as random values show that a region agrees for all, and
+with each operator as ONNX Runtime has it. What an error of rounding may be follows from the operators, `allowed`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Slices = Mapping[int, Array]  # by axis, those that are held
+Claims = Mapping[int, tuple[Array, Array]]  # by axis, slices and the constant of each
+
+VERSION = 1
+UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
+NUMPY = {
+    np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
+}
+NUMPY[np.dtype(object)] = TensorProto.STRING
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
+RECURRENT = frozenset("GRU LSTM RNN".split())
+# Operators with steps, at which a rounding before them is no rounding after them.
+STEPPING = frozenset(
+    "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
+    "NonMaxSuppression NonZero QuantizeLinear Round Sign TopK Unique".split()
+)
+# Operators that ONNX Runtime computes by approximations, which are off by so many roundings.
+APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
+
+ROUNDINGS = 4.0  # of each node, beside those of its sum
+CLAIMED = 4.0  # times as many where constants are claimed, which were rounded themselves, and alike
+STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
+SHARE = 0.02  # and at most this
+STEP = 1 / 8  # largest step, relative to the scale
+MOST = 1e-2  # no error of that size is one of rounding
+MOVE = 4096.0  # roundings by which tensors are moved to measure a condition
+CONDITION = 16.0  # largest condition that is believed of a region that took boundaries in
+TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a mask of -1e9 is none
+LEAST = 1e-3  # least scale of a slice, relative to the largest
+SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
+WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
+CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
+_POOL = 1 << 20
+_NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
+_ABSENT = np.tile(np.random.default_rng(8).integers(0, SPARSE, _POOL, np.int8) != 0, 2)
+
+
+class Graph:
+    """The nodes of a model without local functions, what makes each tensor, and what each node reads, bodies included.
+
+    folder: where external data are.
+    """
+
+    def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
+        self.model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self.folder, graph = folder, self.model.graph
+        self.nodes: Sequence[NodeProto] = list(graph.node)
+        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = [value.name for value in graph.input if value.name not in self.constants]
+        self.outputs = [value.name for value in graph.output]
+        self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.reads = [list(dict.fromkeys(_reads(node))) for node in self.nodes]
+        #: tensors that are computed of constants alone
+        self.fixed = set(self.constants) | {tensor.values.name for tensor in graph.sparse_initializer}
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            if node.op_type not in RANDOM and self.fixed.issuperset(names):
+                self.fixed.update(name for name in node.output if name)
+
+    def closure(self, target: str, cut: Collection[str]) -> tuple[list[int], set[str]]:
+        """The nodes that make a tensor of what is cut and of inputs, in order, and what they read of both."""
+        seen, leaves = set[int](), set[str]()
+        todo = [self.maker[target]] if target in self.maker else []
+        while todo:
+            index = todo.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            for name in self.reads[index]:
+                if name in cut or (name not in self.maker and name not in self.fixed):
+                    leaves.add(name)
+                elif name in self.maker:
+                    todo.append(self.maker[name])
+        return sorted(seen), leaves
+
+    def part(
+        self,
+        nodes: Iterable[int],
+        leaves: Mapping[str, np.dtype[Any]],
+        outputs: Sequence[str],
+        moved: Mapping[str, np.dtype[Any]] | None = None,
+    ) -> ModelProto:
+        """A model of these nodes in which leaves are inputs, named `leaf·`; they may be computed here as well.
+
+        moved: tensors that are multiplied by another input, `tensor·by`, before they are read.
+        """
+        graph, moved, read = onnx.GraphProto(name="part"), moved or {}, set[str]()
+        names = {leaf: f"{leaf}·" for leaf in leaves}
+
+        def move(name: str, value: str) -> None:
+            graph.input.append(helper.make_tensor_value_info(f"{name}·by", NUMPY[moved[name]], None))
+            graph.node.add(op_type="Mul", input=[value, f"{name}·by"], output=[f"{name}·moved"])
+            names[name] = f"{name}·moved"
+
+        for leaf, dtype in leaves.items():
+            graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], None))
+            if leaf in moved:
+                move(leaf, f"{leaf}·")
+        for index in nodes:
+            graph.node.append(self.nodes[index])
+            _rename(graph.node[-1], names)
+            read.update(name for name in self.reads[index] if name not in leaves)
+            for name in self.nodes[index].output:
+                if name in moved and name not in leaves:
+                    move(name, name)
+        graph.initializer.extend(self.embedded(name) for name in sorted({*read, *outputs} & self.constants.keys()))
+        graph.sparse_initializer.extend(t for t in self.model.graph.sparse_initializer if t.values.name in read)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        model = helper.make_model(graph, opset_imports=self.model.opset_import)
+        model.ir_version = min(self.model.ir_version, 11)
+        return model
+
+    def embedded(self, name: str) -> TensorProto:
+        """An initializer with its data."""
+        tensor = self.constants[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return tensor
+        copy: TensorProto = TensorProto.FromString(tensor.SerializeToString())
+        external_data_helper.load_external_data_for_tensor(copy, str(self.folder or Path()))
+        copy.data_location = TensorProto.DEFAULT
+        del copy.external_data[:]
+        return copy
+
+
+def bodies(node: NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node holds."""
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+
+
+def _own(body: onnx.GraphProto) -> set[str]:
+    """Names of what a body defines itself."""
+    return {each.name for each in (*body.input, *body.initializer)} | {name for n in body.node for name in n.output}
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node reads, those that its bodies take from outside included."""
+    yield from (name for name in node.input if name)
+    for body in bodies(node):
+        own = _own(body)
+        yield from (name for inner in body.node for name in _reads(inner) if name not in own)
+        yield from (value.name for value in body.output if value.name not in own)
+
+
+def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    """Let a node read tensors by other names, in its bodies as well."""
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for body in bodies(node):
+        own = _own(body)
+        outer = {old: new for old, new in names.items() if old not in own}
+        for inner in body.node:
+            _rename(inner, outer)
+        for value in body.output:
+            if value.name in outer:
+                body.node.add(op_type="Identity", input=[outer[value.name]], output=[value.name])
+
+
+def session(model: ModelProto) -> Any:
+    """The model in ONNX Runtime on the CPU, each operator as it is written and 8-bit products exact."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in (
+        ("intra_op.allow_spinning", "0"),
+        ("x64quantprecision", "1"),
+        ("qdq_matmulnbits_accuracy_level", "1"),
+    ):
+        options.add_session_config_entry(f"session.{key}", value)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@dataclass
+class Seen:
+    """A tensor of the source in runs: its shape in each, its spread, and its values if it has integers or few."""
+
+    shapes: list[tuple[int, ...]]
+    dtype: np.dtype[Any]
+    mean: float = 0.0
+    spread: float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+    values: list[Array] | None = None
+
+    @classmethod
+    def of(cls, arrays: list[Array], few: int = 8) -> Seen:
+        """What runs show of a tensor; its values where it has few elements in one axis, or no numbers."""
+        first, shapes = arrays[0], [array.shape for array in arrays]
+        if first.dtype.kind != "f" or ((first.ndim < 2 or few > 8) and first.size <= few):
+            return cls(shapes, first.dtype, values=arrays)
+        some = first.reshape(-1)[:: max(1, first.size >> 16)].astype(np.float64)
+        some = some[np.isfinite(some)]
+        if not some.size:
+            return cls(shapes, first.dtype)
+        low = min(float(np.fmin.reduce(array, axis=None, initial=np.inf)) for array in arrays)
+        high = max(float(np.fmax.reduce(array, axis=None, initial=-np.inf)) for array in arrays)
+        mean, spread = float(some.mean()), float(some.std())
+        return cls(shapes, first.dtype, mean, spread or abs(mean) or 1.0, low, high)
+
+    def fresh(self, name: str, turn: int, seed: int) -> Array:
+        """Random values as seen, or sparse and wider, in turn. Below 0 they are as wide as in no run."""
+        if self.values is not None:
+            return self.values[turn % len(self.values)]
+        rng = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, seed])
+        shape = self.shapes[turn % len(self.shapes)]
+        values = _drawn(_NORMAL, rng, math.prod(shape))
+        values *= self.spread * (WIDE if turn < 0 else 3 if turn % 2 else 1)
+        if turn % 2:
+            values[_drawn(_ABSENT, rng, values.size)] = 0
+        else:
+            values += self.mean
+        if self.low >= 0:
+            np.maximum(np.abs(values), self.low, out=values)
+        elif self.high <= 0:
+            np.minimum(-np.abs(values), self.high, out=values)
+        if self.dtype == np.float16:
+            np.clip(values, -6e4, 6e4, out=values)
+        return values.reshape(shape).astype(self.dtype)
+
+
+def _drawn(pool: Array, rng: np.random.Generator, size: int) -> Array:
+    """So many elements of a pool from a random place on."""
+    start = int(rng.integers(_POOL))
+    return np.resize(pool[start:], size) if size > _POOL else pool[start : start + size].copy()
+
+
+def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
+    """Run a model on each of these inputs, some nodes at a time, and show every tensor, of all inputs together.
+
+    Sequences and what numpy has no type for are not shown. Raises what ONNX Runtime does.
+    """
+    last = {name: i for i, names in enumerate(graph.reads) for name in names}
+    live = {name: [feed[name] for feed in feeds] for name in feeds[0]}
+    for name, arrays in live.items():
+        visit(name, arrays)
+    at, step = 0, 256
+    while at < len(graph.nodes):
+        nodes = range(at, min(at + step, len(graph.nodes)))
+        made = [name for i in nodes for name in graph.nodes[i].output if name]
+        leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
+        runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made))
+        results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
+        shown = {
+            name: list(arrays)
+            for name, arrays in zip(made, zip(*results, strict=True), strict=True)
+            if all(map(_is_array, arrays))
+        }
+        if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
+            step *= 2  # what cannot be handed on is read later
+            continue
+        for name, arrays in shown.items():
+            visit(name, arrays)
+        live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
+        size = sum(array.nbytes for arrays in shown.values() for array in arrays)
+        at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1)))
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype in NUMPY
+
+
+@dataclass
+class Boundary:
+    """A tensor of the compiled model that holds slices of one of the source: all along axes that are not named.
+
+    reads: the tensors of the compiled model at which its region ends, None for all boundaries.
+    """
+
+    source: str
+    slices: Slices = field(default_factory=dict)
+    reads: frozenset[str] | None = None
+
+    def cut(self, array: Array) -> Array:
+        """These slices of the source's tensor."""
+        for axis, index in self.slices.items():
+            array = np.take(array, index, axis)
+        return array
+
+
+@dataclass(frozen=True)
+class Region:
+    """What lies between a boundary and those that it reads, on both sides: indices of nodes, and the tensors read."""
+
+    target: str
+    boundary: Boundary
+    compiled: tuple[int, ...]
+    compiled_reads: frozenset[str]
+    source: tuple[int, ...]
+    source_reads: frozenset[str]
+
+
+@dataclass
+class Judgement:
+    """The largest error of a region and what is allowed, relative to the scale of a slice; `at` is its axis and index.
+
+    refuted: by axis, slices of the source's tensor that are not the constants that they were claimed to be. condition:
+    of slices, relative to their scale, on the last values on which it was measured. plain: the error without regard to
+    it.
+    """
+
+    allowed: float = 0.0
+    error: float = 0.0
+    at: tuple[int, int] | None = None
+    why: str = ""
+    refuted: dict[int, Array] = field(default_factory=dict)
+    condition: Array | None = None
+    plain: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides agree."""
+        return self.error <= self.allowed
+
+    def take(self, error: Array, axis: int | None) -> None:
+        """Note relative errors of elements, and in which slice along the axis the largest is."""
+        largest = float(error.max())
+        if not largest <= self.error:
+            self.error = largest
+            if axis is not None:
+                self.at = axis, int(error.max(axis=others(error, axis)).argmax())
+
+    def fail(self, why: str) -> None:
+        """Note what is no matter of rounding."""
+        self.error, self.why = math.inf, why
+
+
+def others(array: Array, axis: int | None) -> tuple[int, ...]:
+    """All axes but this one."""
+    return tuple(a for a in range(array.ndim) if a != axis)
+
+
+def scales(size: Array, axis: int | None) -> Array:
+    """The scale of each element: its size and the largest of its slice, unless that is far from typical."""
+    largest = size.max(axis=others(size, axis), keepdims=True)
+    rows = size.reshape(1, -1) if axis is None else np.moveaxis(size, axis, 0).reshape(size.shape[axis], -1)
+    rows = rows[:, :: max(1, rows.shape[1] >> 9)]
+    count = (rows > 0).sum(axis=1)
+    quarter = np.sort(np.where(rows > 0, rows, np.inf), axis=1)[np.arange(len(rows)), count // 4 * (count >= 8)]
+    scale = np.minimum(largest, np.where(count >= 8, TYPICAL * quarter, np.inf).reshape(largest.shape))
+    return np.asarray(size + np.maximum(scale, LEAST * (float(scale.max()) or 1.0)))
+
+
+class Checker:
+    """Runs regions of two models on random values of boundaries; tensors of the source are as `seen`."""
+
+    def __init__(
+        self,
+        source: Graph,
+        compiled: Graph,
+        boundaries: dict[str, Boundary],
+        claims: dict[str, Claims],
+        seen: Mapping[str, Seen],
+        seed: int = 0,
+    ) -> None:
+        self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
+        self.seen, self.seed = seen, seed
+        self.types = {name: tensor.dtype for name, tensor in seen.items()}
+
+    def region(self, target: str) -> Region:
+        """The region of a boundary."""
+        boundary, held = self.boundaries[target], self.boundaries
+        nodes, reads = self.compiled.closure(target, held if boundary.reads is None else boundary.reads)
+        ends = {held[name].source for name in (held if boundary.reads is None else reads) if name in held}
+        twins, needed = self.source.closure(boundary.source, ends)
+        if any(held[name].source == boundary.source for name in reads if name in held):
+            twins, needed = [], {boundary.source}  # slices of what is read
+        return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+
+    def fresh(self, name: str, turn: int) -> Array:
+        """Random values of a tensor of the source, in which its claims hold."""
+        values = self.seen[name].fresh(name, turn, self.seed)
+        if self.seen[name].values is not None:
+            return values
+        for axis, (slices, constants) in self.claims.get(name, {}).items():
+            values[(slice(None),) * axis + (slices,)] = constants.reshape(-1, *[1] * (values.ndim - axis - 1))
+        return values
+
+    def turns(self, region: Region) -> range:
+        """The turns in which a region is run: more often where there are few places at which it computes the same."""
+        shape = self.seen[region.boundary.source].shapes[0]
+        places = math.prod(shape) / max(shape, default=1) if math.prod(shape) else 64
+        times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
+        maker = self.compiled.maker.get(region.target)
+        inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
+        took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
+        return range(-times // 2 if took_in else 0, times)
+
+    def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
+        """Judge regions, those that end at all boundaries together. Raises what ONNX Runtime does."""
+        found = {region.target: Judgement(self.allowed(region)) for region in regions}
+        for group in self._groups([region for region in regions if not self._settled(region, found[region.target])]):
+            self._run(group, found)
+        return found
+
+    def _settled(self, region: Region, result: Judgement) -> bool:
+        """Whether no values are needed: one side is the other, or what is random is not."""
+        if region.boundary.source not in self.claims and self.same_nodes(region):
+            return True
+        if any(node.op_type in RANDOM for node in self._nodes(region)):
+            result.fail("it is random, and not made by the same node")
+        return bool(result.why)
+
+    def _groups(self, regions: Sequence[Region]) -> Iterator[list[Region]]:
+        """Regions that are run as often, so many at a time that tensors and weights do not take much memory."""
+        together: dict[range, list[Region]] = {}
+        sizes: dict[range, int] = {}
+        for region in regions:
+            turns = self.turns(region)
+            names = {*region.source_reads, *(n for i in region.source for n in self.source.nodes[i].output)}
+            weights = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()
+            sizes[turns] = sizes.get(turns, 0) + sum(8 * self.size(name) for name in names | weights)
+            if region.boundary.reads is not None:
+                yield [region]
+                continue
+            together.setdefault(turns, []).append(region)
+            if sizes[turns] > CHUNK:
+                yield together.pop(turns)
+                del sizes[turns]
+        yield from together.values()
+
+    def _run(self, group: Sequence[Region], found: Mapping[str, Judgement]) -> None:
+        """Run both sides of regions in each turn and judge what they make of its values."""
+        reads = {name: self.types[name] for region in group for name in region.source_reads}
+        held = {name: self.boundaries[name] for region in group for name in region.compiled_reads}
+        wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
+        targets = [region.target for region in group]
+        nodes = sorted({index for region in group for index in region.source})
+        one = session(self.source.part(nodes, reads, wanted)) if wanted else None
+        nodes = sorted({index for region in group for index in region.compiled})
+        two = session(self.compiled.part(nodes, {n: self.types[b.source] for n, b in held.items()}, targets))
+        for turn in self.turns(group[0]):
+            values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
+            made = dict(zip(wanted, one.run(wanted, {f"{n}·": values[n] for n in reads}), strict=True)) if one else {}
+            feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
+            for region, got in zip(group, two.run(targets, feeds), strict=True):
+                name = region.boundary.source
+                self._judge(
+                    region, made[name] if region.source else self.fresh(name, turn), got, turn, found[region.target]
+                )
+            if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
+                break
+
+    def allowed(self, region: Region, sparse: bool = False) -> float:
+        """Roundings of a region in units of its coarsest type, relative to the scale of a slice.
+
+        Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
+        of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
+        result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Half precision is summed in
+        single. Recurrent layers sum at each step; what was rounded when it was claimed to be constant counts more.
+        """
+        constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
+        nodes = [self.source.nodes[index] for index in region.source]
+        nodes = [node for node in nodes if not self.source.fixed.issuperset(node.output)]
+        names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
+        unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
+        drawn = region.source_reads if sparse and not constants else ()
+        sums = sum(self._sum_roundings(node, drawn) for node in nodes)
+        steps = (1 + len(nodes) + len(region.compiled)) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
+
+    def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
+        """Roundings of the sums of a node, some of whose operands may be sparse."""
+        sizes = [self.size(name) for name in node.input[:2] if name]
+        result = max([1, *(self.size(name) for name in node.output if name in self.seen)])
+        terms = max([1.0, *(size / result for size in sizes[:1])])
+        if len(sizes) > 1:
+            terms = max(terms, math.sqrt(sizes[0] * sizes[1] / result))
+        first = self.seen.get(node.input[0]) if node.input else None
+        if first is not None and first.low <= 0 and node.input[0] in sparse:
+            terms = max(1.0, terms / SPARSE)
+        times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
+        return times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
+
+    def size(self, name: str) -> int:
+        """Elements of a tensor of the source."""
+        if name in self.source.constants:
+            return math.prod(self.source.constants[name].dims)
+        return math.prod(self.seen[name].shapes[0]) if name in self.seen else 1
+
+    def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
+        """Take one turn of a region into account."""
+        allowed = self.allowed(region, sparse=True) if turn % 2 and turn > 0 else result.allowed
+        if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
+            return result.fail("it cannot be compared")
+        if region.source:
+            self._judge_claims(region, want, allowed, result)
+        want = region.boundary.cut(want)
+        if want.shape != got.shape or want.dtype != got.dtype:
+            return result.fail(f"it is {got.dtype} {list(got.shape)} and should be {want.dtype} {list(want.shape)}")
+        if not want.size or np.array_equal(want, got):
+            return None
+        axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
+        share = min(SHARE, STEPS * allowed) if any(map(_steps, self._nodes(region))) else 0.0
+        if want.dtype.kind == "f":
+            return self._judge_floats(region, want, got, turn, result, allowed, axis, share)
+        apart = np.not_equal(want, got)
+        if want.dtype.kind == "O" or apart.mean() > share or np.abs(want - got.astype(np.float64))[apart].max() > 1:
+            result.take(apart.astype(np.float64), axis)
+            result.fail(f"{apart.sum()} of {want.size} elements differ")
+        return None
+
+    def _judge_floats(
+        self,
+        region: Region,
+        want: Array,
+        got: Array,
+        turn: int,
+        result: Judgement,
+        allowed: float,
+        axis: int | None,
+        share: float,
+    ) -> None:
+        """Judge numbers of floating point. axis: whose slices have scales; share: of elements, may be one step off."""
+        one, two = want.astype(np.float64), got.astype(np.float64)
+        if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[np.isfinite(one)]).all():
+            return result.fail("its NaNs or infinities are in other places")
+        finite = np.isfinite(one)  # where the source has no number, any will do
+        one, two = np.where(finite, one, 0), np.where(finite, two, 0)
+        error, scale = np.abs(one - two), scales(np.abs(one), axis)
+        relative = error / scale
+        as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
+        result.plain = max(result.plain, float(relative.max()) * as_all)
+        if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
+            return None
+        if not share and allowed < relative.max() < max(MOST, 16 * allowed):
+            largest = scale.max(axis=others(scale, axis), keepdims=True)
+            most = CONDITION if region.boundary.reads is not None else np.inf
+            for known in (result.condition, None):  # that of another turn often does
+                if known is None:
+                    known = result.condition = self._condition(region, one, turn, axis) / largest
+                relative = error / np.maximum(scale, largest * np.minimum(known, most))
+                if relative.max() <= allowed:
+                    break
+        return result.take(relative * as_all, axis)
+
+    def _judge_claims(self, region: Region, want: Array, allowed: float, result: Judgement) -> None:
+        """Note slices that are not the constants that they are claimed to be."""
+        for axis, (slices, constants) in self.claims.get(region.boundary.source, {}).items():
+            rows = np.moveaxis(want.take(slices, axis), axis, 0).reshape(len(slices), want.size // want.shape[axis])
+            off = np.abs(rows.astype(np.float64) - constants[:, None]).max(axis=1, initial=0)
+            top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
+            wrong = slices[~(off <= allowed * np.maximum(np.abs(constants), top))]
+            if len(wrong):
+                result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
+
+    def _condition(self, region: Region, want: Array, turn: int, axis: int | None) -> Array:
+        """How far each slice of the source's result moves with relative movements of what its region reads and makes.
+
+        To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
+        Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
+        """
+        name = region.boundary.source
+        inner = {n for i in region.source for n in self.source.nodes[i].output if n != name}
+        floats = {n: self.types[n] for n in sorted(inner | region.source_reads) if self.types.get(n) in UNIT}
+        moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
+        if not region.source or not floats:
+            return moved
+        runs = session(self.source.part(region.source, types, [name], floats))
+        feeds = {f"{n}·": self.fresh(n, turn) for n in types}
+        for pattern in range(2):
+            rng = np.random.default_rng([pattern, self.seed])
+            for n, dtype in floats.items():
+                shape = self.seen[n].shapes[turn % len(self.seen[n].shapes)]
+                moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).reshape(shape)
+                feeds[f"{n}·by"] = np.asarray((1 + MOVE * UNIT[dtype] * moves).astype(dtype))
+            (array,) = runs.run([name], feeds)
+            step = np.nan_to_num(np.abs(region.boundary.cut(array).astype(np.float64) - want), posinf=0.0)
+            moved = np.maximum(moved, step.max(axis=others(step, axis), initial=0, keepdims=True))
+        return moved / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
+
+    def _nodes(self, region: Region) -> Iterator[NodeProto]:
+        yield from (self.source.nodes[i] for i in region.source)
+        yield from (self.compiled.nodes[i] for i in region.compiled)
+
+    def same_nodes(self, region: Region) -> bool:
+        """Whether both sides are one node with the same attributes and weights that reads the same."""
+        if len(region.compiled) != 1 or len(region.source) != 1 or region.boundary.slices:
+            return False
+        before, after = self.source.nodes[region.source[0]], self.compiled.nodes[region.compiled[0]]
+        if (before.op_type, before.domain, len(before.input)) != (after.op_type, after.domain, len(after.input)):
+            return False
+        if any(bodies(before)) or sorted(map(_written, before.attribute)) != sorted(map(_written, after.attribute)):
+            return False
+        held = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices}
+        same = (
+            held.get(b, None if b else "") == a or self.same_constants(a, b)
+            for a, b in zip(before.input, after.input, strict=True)
+        )
+        return list(before.output).index(region.boundary.source) == list(after.output).index(region.target) and all(
+            same
+        )
+
+    def same_constants(self, name: str, other: str) -> bool:
+        """Whether initializers of the source and of the compiled model have the same type, sizes and elements."""
+        one, two = self.source.constants.get(name), self.compiled.constants.get(other)
+        if one is None or two is None or TensorProto.EXTERNAL in (one.data_location, two.data_location):
+            return False
+        if one.data_type != two.data_type or one.dims != two.dims:
+            return False
+        return numpy_helper.to_array(one).tobytes() == numpy_helper.to_array(two).tobytes()
+
+    def proved(self, judged: Mapping[str, Judgement]) -> set[str]:
+        """The boundaries that hold by induction over the nodes of both models, in order."""
+        regions = {target: self.region(target) for target in judged}
+        holding = {name for name in self.seen if name not in self.claims}
+        for target in sorted(regions, key=lambda t: self.source.maker.get(regions[t].boundary.source, -1)):
+            region = regions[target]
+            if region.source and not judged[target].refuted and region.source_reads <= holding:
+                holding.add(region.boundary.source)
+        done = set(self.compiled.inputs)
+        for target in sorted(regions, key=lambda t: self.compiled.maker.get(t, -1)):
+            region = regions[target]
+            ends = {self.boundaries[name].source for name in region.compiled_reads if name in self.boundaries}
+            if judged[target].agrees and region.compiled_reads <= done and region.source_reads | ends <= holding:
+                done.add(target)
+        return done
+
+    def whole(self, done: Collection[str]) -> list[str]:
+        """The outputs that are proved to be those of the source, whole."""
+        held = self.boundaries
+        return [
+            name
+            for name in self.compiled.outputs
+            if self.same_constants(name, name) or (name in done and held[name].source == name and not held[name].slices)
+        ]
+
+
+def _written(attribute: AttributeProto) -> bytes:
+    return bytes(attribute.SerializeToString(deterministic=True))
+
+
+def _steps(node: NodeProto) -> bool:
+    if node.op_type == "Cast":
+        return next((a.i for a in node.attribute if a.name == "to"), 0) not in FLOATS
+    return node.op_type in STEPPING or any(_steps(inner) for body in bodies(node) for inner in body.node)
+
+
+class RefusedError(Exception):
+    """A certificate that does not prove that two models are the same function; the message is one sentence."""
+
+
+def digest(model: ModelProto, folder: Path | None = None) -> str:
+    """SHA-256 of a model as it is serialised, followed by what it stores in other files; without these, of its file."""
+    external = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    hashed, graph = hashlib.sha256(), Graph(model, folder) if external else None
+    if graph is not None:  # where the data are is not what they are
+        model = ModelProto.FromString(model.SerializeToString())
+        for tensor in model.graph.initializer:
+            del tensor.external_data[:]
+    hashed.update(model.SerializeToString(deterministic=True))
+    for tensor in external:
+        hashed.update(graph.embedded(tensor.name).raw_data if graph is not None else b"")
+    return hashed.hexdigest()
+
+
+def decoded(document: Mapping[str, Any]) -> Seen:
+    """A tensor of a run as a certificate has it: its values, or what others like them are drawn by."""
+    shape, dtype = tuple(document["shape"]), np.dtype(document["dtype"])
+    if "values" not in document:
+        mean, spread, low, high = (float(document[key]) for key in ("mean", "spread", "low", "high"))
+        return Seen([shape], dtype, mean, spread, low, high)
+    values = document["values"]
+    data = (
+        np.array(values, dtype)
+        if dtype.kind == "O"
+        else np.frombuffer(zlib.decompress(base64.b64decode(values)), dtype)
+    )
+    return Seen([shape], dtype, values=[data.reshape(shape)])
+
+
+def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Array]]:
+    """Inputs on which tensors are seen."""
+    return [{name: seen.fresh(name, 2 * k, seed) for name, seen in each.items()} for k, each in enumerate(inputs)]
+
+
+def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: int | None) -> Checker:
+    """The boundaries and claims of a certificate on tensors as they are in runs of the source."""
+    seen: dict[str, Seen] = {}
+    inputs = [{name: decoded(tensor) for name, tensor in each.items()} for each in document["inputs"]]
+    stream(source, feeds(inputs, document["seed"]), lambda name, arrays: seen.update({name: Seen.of(arrays)}))
+    boundaries = {name: Boundary(name) for name in compiled.inputs}
+    for name, said in document["boundaries"].items():
+        slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
+        reads = frozenset(said["reads"]) if "reads" in said else None
+        boundaries[name] = Boundary(said.get("source", name), slices, reads)
+    claims = {
+        name: {
+            int(axis): (np.array(each["slices"], np.int64), np.array(each["constants"])) for axis, each in axes.items()
+        }
+        for name, axes in document["claims"].items()
+    }
+    return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
+
+
+def _ends(graph: Graph) -> list[list[tuple[str, int]]]:
+    made = graph.model.graph
+    return [
+        sorted((value.name, value.type.tensor_type.elem_type) for value in values if value.name in names)
+        for values, names in ((made.input, graph.inputs), (made.output, graph.outputs))
+    ]
+
+
+def recheck(
+    source: Graph, compiled: Graph, digests: Sequence[str], document: Mapping[str, Any], seed: int | None = None
+) -> Checker:
+    """Prove by what a certificate says, which is believed in nothing, that two models are the same function.
+
+    digests: of both models. seed: of other random values than those of the certificate. Raises `RefusedError`.
+    """
+    if document.get("format") != "maskc certificate" or document.get("version") != VERSION:
+        raise RefusedError(f"It is no certificate of version {VERSION}.")
+    for what, found in zip(("source", "compiled"), digests, strict=True):
+        if document[what]["sha256"] != found:
+            raise RefusedError(f"It is of another {what} model: the SHA-256 is {found}.")
+    if _ends(source) != _ends(compiled):
+        raise RefusedError("The models have other inputs or outputs.")
+    try:
+        checker = _checker(source, compiled, document, seed)
+        made = [name for name in checker.boundaries if name not in compiled.inputs]
+        judged = checker.check([checker.region(name) for name in made])
+        done = checker.proved(judged)
+    except Exception as error:  # of any kind that ONNX Runtime or numpy have of what was altered
+        raise RefusedError(f"What it says cannot be checked ({type(error).__name__}: {error}).") from error
+    for name in sorted(made, key=lambda name: compiled.maker.get(name, -1)):
+        boundary, result, stated = checker.boundaries[name], judged[name], document["boundaries"][name]["allowed"]
+        for axis, index in result.refuted.items():
+            raise RefusedError(
+                f"'{boundary.source}' is not the constant that it is claimed to be: slice {index[0]}, axis {axis}."
+            )
+        if not result.agrees:
+            at = "" if result.at is None else f" in slice {result.at[1]} of axis {result.at[0]}"
+            what = result.why or f"its error is {result.error:.3g} of its scale, and {result.allowed:.3g} is allowed"
+            raise RefusedError(f"'{name}' is not these slices of '{boundary.source}'{at}: {what}.")
+        if not math.isclose(stated, result.allowed, rel_tol=1e-6):
+            raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
+        if name not in done:
+            raise RefusedError(f"'{name}' does not follow from what it reads.")
+    unheld = sorted(checker.claims.keys() - {checker.boundaries[name].source for name in made})
+    missing = sorted(set(compiled.outputs) - set(checker.whole(done)))
+    if unheld or missing:
+        raise RefusedError(f"Nothing proves '{(unheld or missing)[0]}'.")
+    return checker
+
+
+def main() -> int:
+    """Recheck files; 0 if they are the same function, 1 if that is refused."""
+    files = [Path(name) for name in sys.argv[1:4]]
+    models = [onnx.load(path, load_external_data=False) for path in files[:2]]
+    digests = [digest(model, path.parent) for model, path in zip(models, files, strict=False)]
+    source, compiled = (Graph(model, path.parent) for model, path in zip(models, files, strict=False))
+    try:
+        document = json.loads(files[2].read_text("utf-8"))
+        checker = recheck(source, compiled, digests, document, int(sys.argv[4]) if sys.argv[4:] else None)
+    except RefusedError as error:
+        print(f"Refused: {error}")
+        return 1
+    print(f"Proved: {files[1]} is the function of {files[0]}, in {len(checker.boundaries)} regions.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
