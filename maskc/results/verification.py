@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
 
 from maskc.errors import NotEquivalentError, UndecidedError
 from maskc.results.document import Checked, Compared, Document
 
 
+class Certificate(Protocol):
+    """A proof that others can check, with `maskc recheck` or without maskc."""
+
+    def document(self) -> dict[str, Any]:
+        """The proof as data."""
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all. Raises `InputError` when that fails."""
+
+
 @dataclass(frozen=True)
 class Verification(Checked, Compared):
-    """The result of comparing a compiled model with its reference: how it came out, with figures of both."""
+    """The result of comparing a compiled model with its reference: how it came out, with figures of both.
+
+    `certificate` is the proof, None where not all regions were compared and agree.
+    """
+
+    certificate: Certificate | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def raise_if_failed(self) -> None:
         """Raise unless the check passed: `NotEquivalentError`, saying what failed first, or `UndecidedError`."""

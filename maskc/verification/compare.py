@@ -38,6 +38,7 @@ from maskc.runtime.session import (
 )
 from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification import input_output_signature, save_failing_case
+from maskc.verification.certificate import Certificate
 from maskc.verification.compare_regions import compare_regions, difference, summary
 from maskc.verification.error_statistics import Distance
 from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
@@ -83,6 +84,7 @@ class _Found:
     regions: Regions | None = None
     parting: FirstDifference | None = None
     latency: Latency | None = None
+    certificate: Certificate | None = None
 
 
 def compare(
@@ -223,10 +225,11 @@ def _compare_inside(
 ) -> tuple[Proof | None, Failure | None]:
     """Compare region by region, as far as that can be, and say what fails first."""
     try:
-        proof = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
+        certificate = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
     except UnavailableError as error:
         found.undecided.append(str(error))
         return None, None
+    proof = certificate.proof
     found.regions = summary(proof)
     failure = first_failure(proof)
     if failure is not None and failure.ran:
@@ -236,6 +239,8 @@ def _compare_inside(
         where = "some tensor" if failure is None else f"'{failure.region.target}'"
         why = "" if failure is None else f": {failure.judgement.why}"
         found.undecided.append(f"What computes {where} could not be compared{why}.")
+    else:
+        found.certificate = certificate
     return proof, failure
 
 

@@ -16,6 +16,8 @@ from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
+from maskc.verification import recheck
+from maskc.verification.certificate import Certificate, seen_in
 from maskc.verification.recheck import Array, Checker, Graph, Region, Seen, Slices, stream
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
@@ -23,7 +25,7 @@ from passes.errors import in_brief
 
 def compare_regions(
     reference: ModelProto, compiled: ModelProto, feeds: Sequence[Inputs], stored: Mapping[str, Slices] | None, seed: int
-) -> Proof:
+) -> Certificate:
     """Prove the outputs of the compiled model region by region, as far as that goes.
 
     feeds: inputs on which tensors are seen. stored: slices that the compiler says it left, by tensor and axis. Raises
@@ -31,8 +33,10 @@ def compare_regions(
     """
     with progress.stage("Comparing regions"):
         try:
-            source = _graph(reference)
-            return prove(source, _graph(compiled), [_fed(source, reference, each) for each in feeds], stored, seed)
+            source = graph_of(reference)
+            inputs = seen_in([_fed(source, reference, each) for each in feeds])
+            proof = prove(source, graph_of(compiled), recheck.feeds(inputs, seed), stored, seed)
+            return Certificate(proof, inputs, (located(reference), located(compiled)))
         except Exception as error:  # of any kind that ONNX Runtime has
             what = "ONNX Runtime cannot run the models operator by operator"
             if not type(error).__module__.startswith("onnxruntime"):
@@ -79,9 +83,14 @@ class _OnValues(Checker):
         return range(1)
 
 
-def _graph(model: ModelProto) -> Graph:
-    model = in_numpy_types(widened(model) or model)[0]
-    return Graph(from_root(model) if has_external(model) else model, Path(Path.cwd().anchor))
+def graph_of(model: ModelProto) -> Graph:
+    """The graph of a model in types that numpy has."""
+    return Graph(*located(in_numpy_types(widened(model) or model)[0]))
+
+
+def located(model: ModelProto) -> tuple[ModelProto, Path]:
+    """The model and the folder in which its external data are."""
+    return from_root(model) if has_external(model) else model, Path(Path.cwd().anchor)
 
 
 def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:
