@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from maskc.inspection.flops import flops
     from maskc.regression import check as regress
     from maskc.sweeps import sweep
+    from maskc.verification.recheck_models import recheck
     from maskc.verification.verify import verify
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "diff",
     "explain",
     "flops",
+    "recheck",
     "regress",
     "sweep",
     "verify",
@@ -49,6 +51,7 @@ _LAZY = {
     "diff": "maskc.inspection.diff",
     "explain": "maskc.compilation.compile",
     "flops": "maskc.inspection.flops",
+    "recheck": "maskc.verification.recheck_models",
     "regress": "maskc.regression.check",
     "sweep": "maskc.sweeps",
     "verify": "maskc.verification.verify",

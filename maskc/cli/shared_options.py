@@ -64,6 +64,12 @@ Reports = Annotated[
         "--report", metavar="FILE.html|FILE.json", help="Write a report as a page or as data; may be repeated."
     ),
 ]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json", help="Write the proof that both are the same function, which `maskc recheck` checks."
+    ),
+]
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", "-j", metavar="N", help="How many models to compile at a time; by default one per core."),

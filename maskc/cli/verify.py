@@ -36,6 +36,7 @@ def verify(
             metavar="FILE.npz", help="Real data to compare on as well, by input name: a file or a directory of files."
         ),
     ] = None,
+    certificate: shared.Certificate = None,
     report: shared.Reports = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -53,7 +54,9 @@ def verify(
     """
     from maskc.verification.verify import verify_with
 
-    result = verify_with(reference, compiled, reading, options, inputs=inputs, reports=report or ())
+    result = verify_with(
+        reference, compiled, reading, options, inputs=inputs, reports=report or (), certificate=certificate
+    )
     if as_json:
         print_json(result.to_json())
     else:

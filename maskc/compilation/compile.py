@@ -154,12 +154,14 @@ def compile_file(
     output: Path,
     options: CompileOptions | None = None,
     *,
+    certificate: Path | None = None,
     reports: Sequence[Path] = (),
     bench: bool | None = None,
     advises: bool = False,
 ) -> CompileReport:
     """`compile` from path to path. When anything fails, the verification included, nothing is written.
 
+    `certificate` is a file for the proof that both are the same function; where there is none, a warning says so.
     `reports` are files to write the report to, as a page (`.html`) or as data (`.json`). `bench` measures the latency
     of both models for a few seconds; by default where a page is asked for. `advises`: whether to find out what would
     remove channels that are kept, in up to three compilations more; a report does. Raises as `compile` does.
@@ -168,15 +170,17 @@ def compile_file(
     frontend.locate(model)  # what is not there is told before what cannot be written
     files.check(reports)
     files.check_target(output)
-    if any(report.resolve() == output.resolve() for report in reports):
+    beside = [*reports, *([] if certificate is None else [certificate])]
+    if any(path.resolve() == output.resolve() for path in beside):
         raise InputError("The report and the compiled model cannot be the same file.")
     source = options.read(model, stay=True)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
-    for report in reports:
-        files.check_not_read(report, read, "report")
+    for path in beside:
+        files.check_target(path, "report")
+        files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:
             compiled = _compile(source, options, store, compares=True, advises=advises or bool(reports))
@@ -190,11 +194,25 @@ def compile_file(
     detail(f"Written: {output}, {size:,} bytes")
     result = dataclasses.replace(result, after=dataclasses.replace(result.after, bytes=size), output=str(output))
     try:
+        if certificate is not None:
+            result = _certified(result, certificate, read, output)
         for report in reports:
             result.save(report)
     except InputError as error:
         raise InputError(f"{error} The model was written.") from error
     return result
+
+
+def _certified(report: CompileReport, path: Path, read: Sequence[Path], output: Path) -> CompileReport:
+    """Write the certificate of a model that is written; the report has a warning where there is none."""
+    from maskc.verification.certificate import NO_CERTIFICATE
+    from maskc.verification.recheck import read as read_model
+
+    proof = None if report.verification is None else report.verification.certificate
+    if proof is None:
+        return dataclasses.replace(report, warnings=(*report.warnings, f"{path} is not written: {NO_CERTIFICATE}."))
+    proof.save(path, read, read_model(output)[1])
+    return report
 
 
 def default_output(model: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,11 @@ from maskc.results.document import Checked, Compared, Document
 class Certificate(Protocol):
     """A proof that others can check, with `maskc recheck` or without maskc."""
 
-    def document(self) -> dict[str, Any]:
-        """The proof as data."""
+    def document(self, source: Sequence[Path], compiled: Sequence[Path]) -> dict[str, Any]:
+        """The proof as data, for models in these files."""
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all. Raises `InputError` when that fails."""
+    def save(self, path: Path, source: Sequence[Path], compiled: Sequence[Path]) -> None:
+        """Write it as JSON, whole or not at all, for models in these files. Raises `InputError` when that fails."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
@@ -19,6 +18,8 @@ from maskc.verification import recheck
 from maskc.verification.recheck import Boundary, Claims, Seen
 from maskc.verification.regions.search import Proof
 
+# What is said where there is none.
+NO_CERTIFICATE = "not all regions were compared and agree"
 # Inputs of so many elements are written down; of larger ones of real numbers, what others like them are drawn by.
 _FEW = 1 << 14
 
@@ -27,25 +28,23 @@ _FEW = 1 << 14
 class Certificate:
     """That a compiled model is the function of its source, with all that another needs to prove that again.
 
-    inputs: those on which tensors were seen. models: both, before and after, as `digest` takes them.
+    inputs: those on which tensors were seen.
     """
 
     proof: Proof = field(repr=False)
     inputs: Sequence[Mapping[str, Seen]] = field(repr=False)
-    models: tuple[tuple[ModelProto, Path], tuple[ModelProto, Path]] = field(repr=False)
 
-    def document(self) -> dict[str, Any]:
-        """The certificate as data, of the schema in the documentation."""
+    def document(self, source: Sequence[Path], compiled: Sequence[Path]) -> dict[str, Any]:
+        """The certificate as data, of the schema in the documentation, for models in these files."""
         checker = self.proof.checker
         regions = {name: checker.region(name) for name in self.proof.proved & self.proof.judged.keys()}
         sources = {region.boundary.source for region in regions.values()}
-        source, compiled = ({"sha256": recheck.digest(*model)} for model in self.models)
         return {
             "format": "maskc certificate",
             "version": recheck.VERSION,
             "seed": checker.seed,
-            "source": source,
-            "compiled": compiled,
+            "source": {"sha256": recheck.digests(in_order(source))},
+            "compiled": {"sha256": recheck.digests(in_order(compiled))},
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
             "claims": {name: _claims(checker.claims[name]) for name in sorted(sources & checker.claims.keys())},
             "boundaries": {
@@ -54,9 +53,15 @@ class Certificate:
             },
         }
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all. Raises `InputError` when that fails."""
-        write_model_files.write_text(path, json.dumps(self.document()) + "\n", "The certificate")
+    def save(self, path: Path, source: Sequence[Path], compiled: Sequence[Path]) -> None:
+        """Write it as JSON, whole or not at all, for models in these files. Raises `InputError` when that fails."""
+        text = json.dumps(self.document(source, compiled))
+        write_model_files.write_text(path, f"{text}\n", "The certificate")
+
+
+def in_order(files: Sequence[Path]) -> list[Path]:
+    """The file of a model before others that belong to it."""
+    return [*files[:1], *sorted(files[1:])]
 
 
 def seen_in(feeds: Sequence[Inputs]) -> list[dict[str, Seen]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def compare_regions(
             source = graph_of(reference)
             inputs = seen_in([_fed(source, reference, each) for each in feeds])
             proof = prove(source, graph_of(compiled), recheck.feeds(inputs, seed), stored, seed)
-            return Certificate(proof, inputs, (located(reference), located(compiled)))
+            return Certificate(proof, inputs)
         except Exception as error:  # of any kind that ONNX Runtime has
             what = "ONNX Runtime cannot run the models operator by operator"
             if not type(error).__module__.startswith("onnxruntime"):
@@ -85,12 +85,8 @@ class _OnValues(Checker):
 
 def graph_of(model: ModelProto) -> Graph:
     """The graph of a model in types that numpy has."""
-    return Graph(*located(in_numpy_types(widened(model) or model)[0]))
-
-
-def located(model: ModelProto) -> tuple[ModelProto, Path]:
-    """The model and the folder in which its external data are."""
-    return from_root(model) if has_external(model) else model, Path(Path.cwd().anchor)
+    model = in_numpy_types(widened(model) or model)[0]
+    return Graph(from_root(model) if has_external(model) else model, Path(Path.cwd().anchor))
 
 
 def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:
@@ -104,11 +100,15 @@ def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:
 
 
 def summary(proof: Proof) -> Regions:
-    """How much of the compiled model was compared, in how many regions."""
-    checker = proof.checker
+    """How much of the compiled model was proved, in how many regions."""
+    return summary_of(proof.checker, proof.proved & proof.judged.keys())
+
+
+def summary_of(checker: Checker, proved: Iterable[str]) -> Regions:
+    """How much of the compiled model the regions of these boundaries are."""
     graph = checker.compiled
     sizes, checked = [], set[int]()
-    for name in proof.proved & proof.judged.keys():
+    for name in proved:
         nodes = checker.region(name).compiled
         sizes.append(len(nodes))
         checked.update(nodes)

@@ -675,18 +675,13 @@ class RefusedError(Exception):
     """A certificate that does not prove that two models are the same function; the message is one sentence."""
 
 
-def digest(model: ModelProto, folder: Path | None = None) -> str:
-    """SHA-256 of a model as it is serialised, followed by what it stores in other files; without these, of its file."""
-    external = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    hashed, graph = hashlib.sha256(), Graph(model, folder) if external else None
-    if graph is not None:  # where the data are is not what they are
-        model = ModelProto.FromString(model.SerializeToString())
-        for tensor in model.graph.initializer:
-            del tensor.external_data[:]
-    hashed.update(model.SerializeToString(deterministic=True))
-    for tensor in external:
-        hashed.update(graph.embedded(tensor.name).raw_data if graph is not None else b"")
-    return hashed.hexdigest()
+def digests(files: Iterable[Path]) -> list[str]:
+    """SHA-256 of the contents of each of these files."""
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found
 
 
 def decoded(document: Mapping[str, Any]) -> Seen:
@@ -719,12 +714,10 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
         slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
         reads = frozenset(said["reads"]) if "reads" in said else None
         boundaries[name] = Boundary(said.get("source", name), slices, reads)
-    claims = {
-        name: {
-            int(axis): (np.array(each["slices"], np.int64), np.array(each["constants"])) for axis, each in axes.items()
-        }
-        for name, axes in document["claims"].items()
-    }
+    claims: dict[str, Claims] = {}
+    for name, axes in document["claims"].items():
+        held = {int(a): (np.array(each["slices"], np.int64), np.array(each["constants"])) for a, each in axes.items()}
+        claims[name] = held
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
 
@@ -737,17 +730,25 @@ def _ends(graph: Graph) -> list[list[tuple[str, int]]]:
 
 
 def recheck(
-    source: Graph, compiled: Graph, digests: Sequence[str], document: Mapping[str, Any], seed: int | None = None
+    source: tuple[Graph, Sequence[Path]],
+    compiled: tuple[Graph, Sequence[Path]],
+    document: Mapping[str, Any],
+    seed: int | None = None,
 ) -> Checker:
     """Prove by what a certificate says, which is believed in nothing, that two models are the same function.
 
-    digests: of both models. seed: of other random values than those of the certificate. Raises `RefusedError`.
+    source, compiled: the models and their files, that of the weights last. seed: of other random values than those of
+    the certificate. Raises `RefusedError`.
     """
     if document.get("format") != "maskc certificate" or document.get("version") != VERSION:
         raise RefusedError(f"It is no certificate of version {VERSION}.")
-    for what, found in zip(("source", "compiled"), digests, strict=True):
-        if document[what]["sha256"] != found:
-            raise RefusedError(f"It is of another {what} model: the SHA-256 is {found}.")
+    for what, (_, files) in (("source", source), ("compiled", compiled)):
+        if document[what]["sha256"] != digests(files):
+            raise RefusedError(f"It is of another {what} model: the SHA-256 is not that of {files[0].name}.")
+    return _proved(source[0], compiled[0], document, seed)
+
+
+def _proved(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: int | None) -> Checker:
     if _ends(source) != _ends(compiled):
         raise RefusedError("The models have other inputs or outputs.")
     try:
@@ -778,15 +779,21 @@ def recheck(
     return checker
 
 
+def read(path: Path) -> tuple[Graph, list[Path]]:
+    """A model and its files."""
+    model = onnx.load(path, load_external_data=False)
+    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    places = {entry.value for entry in entries if entry.key == "location"}
+    return Graph(model, path.parent), [path, *(path.parent / place for place in sorted(places))]
+
+
 def main() -> int:
     """Recheck files; 0 if they are the same function, 1 if that is refused."""
-    files = [Path(name) for name in sys.argv[1:4]]
-    models = [onnx.load(path, load_external_data=False) for path in files[:2]]
-    digests = [digest(model, path.parent) for model, path in zip(models, files, strict=False)]
-    source, compiled = (Graph(model, path.parent) for model, path in zip(models, files, strict=False))
+    *files, certificate = (Path(name) for name in sys.argv[1:4])
     try:
-        document = json.loads(files[2].read_text("utf-8"))
-        checker = recheck(source, compiled, digests, document, int(sys.argv[4]) if sys.argv[4:] else None)
+        document = json.loads(certificate.read_text("utf-8"))
+        source, compiled = map(read, files)
+        checker = recheck(source, compiled, document, int(sys.argv[4]) if sys.argv[4:] else None)
     except RefusedError as error:
         print(f"Refused: {error}")
         return 1

@@ -23,6 +23,7 @@ from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
 from maskc.verification import input_output_signature
+from maskc.verification.certificate import NO_CERTIFICATE
 from maskc.verification.compare import Models, compare
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
@@ -47,6 +48,7 @@ def verify(
     min_reduction: float | None = None,
     dump: str | os.PathLike[str] | None = None,
     bench: bool = False,
+    certificate: str | os.PathLike[str] | None = None,
     reports: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
     """Compare a compiled model with its reference, both run in one runtime on the same inputs.
@@ -59,8 +61,9 @@ def verify(
     any sizes, these are tried beside others. `at` says at what sizes FLOPs are counted, as for `maskc.flops`. `inputs`
     adds real data, an `.npz` file, a directory of them or arrays by input name, to the `samples` random ones.
     `provider` is `cpu`, `cuda`, `tensorrt` or `auto`, all in ONNX Runtime, or `openvino`. `dump` is a
-    directory for the region in which the models differ, and `bench` measures both models' latency. `reports` are files
-    for a report, whether the models differ or not: a page (`.html`) or data (`.json`).
+    directory for the region in which the models differ, and `bench` measures both models' latency. `certificate` is a
+    file for the proof that both are the same function, which `maskc.recheck` checks; where there is none, a note says
+    so. `reports` are files for a report, whether the models differ or not: a page (`.html`) or data (`.json`).
 
     Returns a result with `.passed` and per-output errors. Raises `InputError` for unusable models or data and
     `UnavailableError` when the comparison cannot be made here.
@@ -80,7 +83,7 @@ def verify(
         dump=None if dump is None else Path(dump),
         bench=bench,
     )
-    return verify_with(reference, compiled, reading, options, inputs=inputs, reports=reports)
+    return verify_with(reference, compiled, reading, options, inputs=inputs, certificate=certificate, reports=reports)
 
 
 def verify_with(
@@ -90,6 +93,7 @@ def verify_with(
     options: VerifyOptions,
     *,
     inputs: str | os.PathLike[str] | Mapping[str, NDArray[Any]] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
     reports: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
     """`verify` with its options as two values: how the models are read, and how they are compared."""
@@ -97,8 +101,10 @@ def verify_with(
     targets = [Path(report) for report in reports]
     files.check(targets)
     sources = [frontend.read(model, signature=reading.signature) for model in (reference, compiled)]
-    given = [Path(item) for item in (masks, inputs) if isinstance(item, (str, os.PathLike))]
-    for path in targets:
+    given = _given(masks, inputs)
+    proof = [] if certificate is None else [Path(certificate)]
+    for path in (*targets, *proof):
+        files.check_target(path, "report")
         files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
     before, after = sources
     renamed, names = input_output_signature.as_in(before.model, after.model)
@@ -119,9 +125,22 @@ def verify_with(
     result = dataclasses.replace(
         result, model=model, output=output, layers=layers(*costs), notes=(*names, *result.notes)
     )
+    for path in proof:
+        if result.certificate is None or names or not all(source.files for source in sources):
+            why = (
+                NO_CERTIFICATE if result.certificate is None else "the models are not files with the same names inside"
+            )
+            result = dataclasses.replace(result, notes=(*result.notes, f"{path} is not written: {why}."))
+        else:
+            result.certificate.save(path, (*sources[0].files, *_given(masks)), sources[1].files)
     for path in targets:
         files.write(result.document(), path)
     return result
+
+
+def _given(*items: object) -> list[Path]:
+    """Those that are files."""
+    return [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
 
 
 def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[Source, Source, dict[str, int]]:

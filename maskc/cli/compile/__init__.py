@@ -42,6 +42,7 @@ def compile(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
     ] = True,
+    certificate: shared.Certificate = None,
     report: shared.Reports = None,
     bench: Annotated[
         bool | None,
@@ -82,8 +83,9 @@ def compile(
     if not verify:
         options = dataclasses.replace(options, verify=None)
     if len(models) > 1:
-        if options.masks or report or bench:
-            raise typer.BadParameter("--masks, --report and --bench are for one model; compile it alone.")
+        if options.masks or report or bench or certificate:
+            alone = "--masks, --certificate, --report and --bench"
+            raise typer.BadParameter(f"{alone} are for one model; compile it alone.")
         from maskc.compilation import batch
 
         outcomes = batch.compile_files(models, output, options, jobs=jobs, rules=rules or ())
@@ -91,7 +93,13 @@ def compile(
     load(rules or ())
     model = models[0]
     result = compile_file(
-        model, output or default_output(model), options, reports=report or (), bench=bench, advises=volume.verbose
+        model,
+        output or default_output(model),
+        options,
+        certificate=certificate,
+        reports=report or (),
+        bench=bench,
+        advises=volume.verbose,
     )
     warn(result.warnings)
     if as_json:
