@@ -717,6 +717,8 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
     claims: dict[str, Claims] = {}
     for name, axes in document["claims"].items():
         held = {int(a): (np.array(each["slices"], np.int64), np.array(each["constants"])) for a, each in axes.items()}
+        if any((np.diff(slices) <= 0).any() for slices, _ in held.values()):
+            raise RefusedError(f"Slices of '{name}' are claimed twice.")
         claims[name] = held
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
@@ -756,6 +758,8 @@ def _proved(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: i
         made = [name for name in checker.boundaries if name not in compiled.inputs]
         judged = checker.check([checker.region(name) for name in made])
         done = checker.proved(judged)
+    except RefusedError:
+        raise
     except Exception as error:  # of any kind that ONNX Runtime or numpy have of what was altered
         raise RefusedError(f"What it says cannot be checked ({type(error).__name__}: {error}).") from error
     for name in sorted(made, key=lambda name: compiled.maker.get(name, -1)):

@@ -36,12 +36,15 @@ class Fuser:
         self._editor, self._rules = editor, rules
 
     def fold(self, affine: Affine) -> bool:
-        """Whether the map could be put into the node before it, whose result nothing else may read."""
+        """Whether the map could be put into the node before it, whose result nothing else may read; it is renamed."""
         producer = self._editor.sole_producer(affine.data)
         if producer is None or rounds(affine.shift, affine.data.dtype):
             return False
         op = self._rules(producer)
-        return isinstance(op, AffineFolding) and op.fold_output_affine(producer, affine, self)
+        folded = isinstance(op, AffineFolding) and op.fold_output_affine(producer, affine, self)
+        if folded:
+            self.rename(affine.data)
+        return folded
 
     def rename(self, tensor: gs.Tensor) -> None:
         """Give a tensor that is another one now a name that the source does not have."""

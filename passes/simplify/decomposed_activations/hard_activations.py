@@ -120,10 +120,12 @@ class _Fusion:
                 if core.operators() == 0:
                     product.inputs[index] = core.data
                 else:
+                    self._fuser.rename(operand)
                     self._write(core, operand, product)
                 if outer.operators() == 0:
                     product.outputs = [output]
                 else:
+                    self._fuser.rename(product.outputs[0])
                     self._write(outer, output, last)
                 return True
         return False
