@@ -74,7 +74,11 @@ class _OnValues(Checker):
         super().__init__(proven.source, proven.compiled, proven.boundaries, proven.claims, seen, proven.seed)
         self._values = values
 
-    def fresh(self, name: str, turn: int) -> Array:
+    def crops(self, region: Region) -> bool:
+        """None: there are the values that there are."""
+        return False
+
+    def fresh(self, name: str, turn: int, crops: bool = False) -> Array:
         """The value of a tensor."""
         return self._values[name] if name in self._values else super().fresh(name, turn)
 

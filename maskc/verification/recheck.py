@@ -23,7 +23,7 @@ import math
 import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
     "NonMaxSuppression NonZero QuantizeLinear Round Sign TopK Unique".split()
 )
+# Operators that compute the same at each place of an image, whatever its size is.
+LOCAL = frozenset(
+    "Abs Add AveragePool BatchNormalization Clip Constant Conv Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity "
+    "LeakyRelu MaxPool Mish Mul Neg PRelu Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh".split()
+)
 # Operators that ONNX Runtime computes by approximations, which are off by so many roundings.
 APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
 
@@ -65,6 +70,7 @@ TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a ma
 LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
 WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
+CROP = 64  # places along each axis of an image that are enough where each is computed alike
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
@@ -232,6 +238,10 @@ class Seen:
         high = max(float(np.fmax.reduce(array, axis=None, initial=-np.inf)) for array in arrays)
         mean, spread = float(some.mean()), float(some.std())
         return cls(shapes, first.dtype, mean, spread or abs(mean) or 1.0, low, high)
+
+    def cropped(self) -> Seen:
+        """The tensor of an image that is as large as it must be."""
+        return replace(self, shapes=[(*shape[:2], *(min(n, CROP) for n in shape[2:])) for shape in self.shapes])
 
     def fresh(self, name: str, turn: int, seed: int) -> Array:
         """Random values as seen, or sparse and wider, in turn. Below 0 they are as wide as in no run."""
@@ -402,10 +412,11 @@ class Checker:
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
-    def fresh(self, name: str, turn: int) -> Array:
+    def fresh(self, name: str, turn: int, crops: bool = False) -> Array:
         """Random values of a tensor of the source, in which its claims hold."""
-        values = self.seen[name].fresh(name, turn, self.seed)
-        if self.seen[name].values is not None:
+        seen = self.seen[name].cropped() if crops else self.seen[name]
+        values = seen.fresh(name, turn, self.seed)
+        if seen.values is not None:
             return values
         for axis, (slices, constants) in self.claims.get(name, {}).items():
             values[(slice(None),) * axis + (slices,)] = constants.reshape(-1, *[1] * (values.ndim - axis - 1))
@@ -421,11 +432,26 @@ class Checker:
         took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
         return range(-times // 2 if took_in else 0, times)
 
+    def crops(self, region: Region) -> bool:
+        """Whether a few places of the images that a region reads show all that it does."""
+        held = [self.boundaries[name] for name in (*region.compiled_reads, region.target)]
+        names = {*region.source_reads, *(boundary.source for boundary in held)}
+        axes = {a for boundary in held for a in boundary.slices} | {a for n in names for a in self.claims.get(n, ())}
+        images = {self.seen[n].shapes[0][2:] for n in names if self.seen[n].values is None} - {(1, 1)}
+        return (
+            axes <= {1}
+            and len(images) <= 2
+            and all(len(size) == 2 and min(size) > CROP for size in images)
+            and all(self.seen[n].values is None and len(self.seen[n].shapes[0]) == 4 for n in names)
+            and all(node.op_type in LOCAL for node in self._nodes(region))
+        )
+
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions, those that end at all boundaries together. Raises what ONNX Runtime does."""
         found = {region.target: Judgement(self.allowed(region)) for region in regions}
-        for group in self._groups([region for region in regions if not self._settled(region, found[region.target])]):
-            self._run(group, found)
+        todo = [region for region in regions if not self._settled(region, found[region.target])]
+        for group, crops in self._groups(todo):
+            self._run(group, crops, found)
         return found
 
     def _settled(self, region: Region, result: Judgement) -> bool:
@@ -436,25 +462,27 @@ class Checker:
             result.fail("it is random, and not made by the same node")
         return bool(result.why)
 
-    def _groups(self, regions: Sequence[Region]) -> Iterator[list[Region]]:
-        """Regions that are run as often, so many at a time that tensors and weights do not take much memory."""
-        together: dict[range, list[Region]] = {}
-        sizes: dict[range, int] = {}
+    def _groups(self, regions: Sequence[Region]) -> Iterator[tuple[list[Region], bool]]:
+        """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""
+        together: dict[tuple[range, bool], list[Region]] = {}
+        sizes: dict[tuple[range, bool], int] = {}
         for region in regions:
-            turns = self.turns(region)
+            key = _, crops = self.turns(region), self.crops(region)
+            if region.boundary.reads is not None:
+                yield [region], crops
+                continue
             names = {*region.source_reads, *(n for i in region.source for n in self.source.nodes[i].output)}
             weights = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()
-            sizes[turns] = sizes.get(turns, 0) + sum(8 * self.size(name) for name in names | weights)
-            if region.boundary.reads is not None:
-                yield [region]
-                continue
-            together.setdefault(turns, []).append(region)
-            if sizes[turns] > CHUNK:
-                yield together.pop(turns)
-                del sizes[turns]
-        yield from together.values()
+            size = sum(8 * self.size(name) for name in (weights if crops else names | weights))
+            sizes[key] = sizes.get(key, 0) + size
+            together.setdefault(key, []).append(region)
+            if sizes[key] > CHUNK:
+                yield together.pop(key), crops
+                del sizes[key]
+        for (_, crops), group in together.items():
+            yield group, crops
 
-    def _run(self, group: Sequence[Region], found: Mapping[str, Judgement]) -> None:
+    def _run(self, group: Sequence[Region], crops: bool, found: Mapping[str, Judgement]) -> None:
         """Run both sides of regions in each turn and judge what they make of its values."""
         reads = {name: self.types[name] for region in group for name in region.source_reads}
         held = {name: self.boundaries[name] for region in group for name in region.compiled_reads}
@@ -465,14 +493,12 @@ class Checker:
         nodes = sorted({index for region in group for index in region.compiled})
         two = session(self.compiled.part(nodes, {n: self.types[b.source] for n, b in held.items()}, targets))
         for turn in self.turns(group[0]):
-            values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
-            made = dict(zip(wanted, one.run(wanted, {f"{n}·": values[n] for n in reads}), strict=True)) if one else {}
+            values = {name: self.fresh(name, turn, crops) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
+            if one is not None:
+                values |= dict(zip(wanted, one.run(wanted, {f"{n}·": values[n] for n in reads}), strict=True))
             for region, got in zip(group, two.run(targets, feeds), strict=True):
-                name = region.boundary.source
-                self._judge(
-                    region, made[name] if region.source else self.fresh(name, turn), got, turn, found[region.target]
-                )
+                self._judge(region, values[region.boundary.source], got, turn, found[region.target])
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
@@ -547,11 +573,13 @@ class Checker:
         share: float,
     ) -> None:
         """Judge numbers of floating point. axis: whose slices have scales; share: of elements, may be one step off."""
-        one, two = want.astype(np.float64), got.astype(np.float64)
-        if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[np.isfinite(one)]).all():
-            return result.fail("its NaNs or infinities are in other places")
-        finite = np.isfinite(one)  # where the source has no number, any will do
-        one, two = np.where(finite, one, 0), np.where(finite, two, 0)
+        wide = np.promote_types(want.dtype, np.float32)
+        one, two = want.astype(wide), got.astype(wide)
+        if not (np.isfinite(one).all() and np.isfinite(two).all()):
+            finite = np.isfinite(one)  # where the source has no number, any will do
+            if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[finite]).all():
+                return result.fail("its NaNs or infinities are in other places")
+            one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         error, scale = np.abs(one - two), scales(np.abs(one), axis)
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
@@ -563,7 +591,7 @@ class Checker:
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
                 if known is None:
-                    known = result.condition = self._condition(region, one, turn, axis) / largest
+                    known = result.condition = self._condition(region, turn, axis) / largest
                 relative = error / np.maximum(scale, largest * np.minimum(known, most))
                 if relative.max() <= allowed:
                     break
@@ -579,7 +607,7 @@ class Checker:
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
-    def _condition(self, region: Region, want: Array, turn: int, axis: int | None) -> Array:
+    def _condition(self, region: Region, turn: int, axis: int | None) -> Array:
         """How far each slice of the source's result moves with relative movements of what its region reads and makes.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
@@ -593,14 +621,17 @@ class Checker:
             return moved
         runs = session(self.source.part(region.source, types, [name], floats))
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
-        for pattern in range(2):
+        want = np.zeros(0)
+        for pattern in range(3):
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
                 shape = self.seen[n].shapes[turn % len(self.seen[n].shapes)]
-                moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).reshape(shape)
+                moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).reshape(shape) if pattern else np.zeros(shape)
                 feeds[f"{n}·by"] = np.asarray((1 + MOVE * UNIT[dtype] * moves).astype(dtype))
             (array,) = runs.run([name], feeds)
-            step = np.nan_to_num(np.abs(region.boundary.cut(array).astype(np.float64) - want), posinf=0.0)
+            array = region.boundary.cut(array).astype(np.float64)
+            want = want if pattern else array
+            step = np.nan_to_num(np.abs(array - want), posinf=0.0)
             moved = np.maximum(moved, step.max(axis=others(step, axis), initial=0, keepdims=True))
         return moved / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
 
