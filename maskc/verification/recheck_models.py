@@ -41,7 +41,7 @@ def recheck(
 
     Example:
         >>> small = verify("model.onnx", "model.onnx", certificate="proof.json")
-        >>> recheck("model.onnx", "model.onnx", "proof.json").regions > 0
+        >>> recheck("model.onnx", "model.onnx", "proof.json").count > 0
         True
     """
     import_onnxruntime()

@@ -41,10 +41,9 @@ def _hidden(proof: Proof) -> Failure | None:
     checker = proof.checker
     regions = [checker.region(name) for name in proof.proved & proof.judged.keys()]
     for region in sorted(regions, key=lambda region: checker.compiled.maker.get(region.target, -1)):
-        for name in _inner(checker, region):
-            for pair in _pairs(checker, region, name):
-                if pair.is_hidden():
-                    return pair.failure()
+        for pair in _pairs(checker, region):
+            if pair.is_hidden():
+                return pair.failure()
     return None
 
 
@@ -62,10 +61,9 @@ def _narrowed(checker: Checker, failure: Failure) -> Failure:
             boundary = Boundary(name, checker.boundaries[name].slices)
             place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
             return Failure(place, Judgement(error=math.inf, why=f"it is what '{other}' of the source is"))
-    for name in _inner(checker, failure.region):
-        for pair in _pairs(checker, failure.region, name):
-            if pair.apart(pair.want) > 1:
-                return pair.failure()
+    for pair in _pairs(checker, failure.region):
+        if pair.apart(pair.want) > 1:
+            return pair.failure()
     return failure
 
 
@@ -78,33 +76,36 @@ def _inner(checker: Checker, region: Region) -> Iterator[str]:
                 yield name
 
 
-def _pairs(checker: Checker, region: Region, name: str) -> Iterator[_Pair]:
-    """What both sides have inside a region where that is not the same, in a few turns."""
-    nodes, leaves = checker.compiled.closure(region.target, {*region.compiled_reads, name})
-    if name not in leaves:
+def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
+    """What both sides have inside a region where that is not the same, in order, in a few turns."""
+    names = [name for name in _inner(checker, region) if checker.types[name].kind in "fiu"]
+    if not names:
         return
     held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
     types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
-    wanted = session(checker.source.part(region.source, {n: checker.types[n] for n in region.source_reads}, [name]))
-    made = session(checker.compiled.part(region.compiled, types, [name]))
-    rest = checker.compiled.part(nodes, {n: types.get(n, checker.types[name]) for n in leaves}, [region.target])
-    after: Any | None = None
-    allowed, inside = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
+    sources = {n: checker.types[n] for n in region.source_reads}
+    wanted = session(checker.source.part(region.source, sources, names))
+    made = session(checker.compiled.part(region.compiled, types, names))
+    crops, runs = checker.crops(region), []
     for turn in range(_TURNS):
-        values = {n: checker.fresh(n, turn) for n in {*region.source_reads, *(b.source for b in held.values())}}
+        values = {n: checker.fresh(n, turn, crops) for n in {*sources, *(b.source for b in held.values())}}
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
-        (want,) = wanted.run([name], {f"{n}·": values[n] for n in region.source_reads})
-        (got,) = made.run([name], fed)
-        if got.dtype != want.dtype or got.dtype.kind not in "fiu":
-            return
-        aligned = [(_beyond_rounding(cut, got, inside), cut, slices) for cut, slices in _aligned(checker, want, got)]
-        if not aligned:
-            return
-        off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
-        if off.any():
-            after = after or session(rest)
-            given = {key: array for key, array in fed.items() if key[:-1] in leaves}
-            yield _Pair(checker, region, name, slices, want, got, off, allowed, after, given)
+        runs.append((wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))
+    for k, name in enumerate(names):
+        nodes, leaves = checker.compiled.closure(region.target, {*region.compiled_reads, name})
+        allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
+        after: Any | None = None
+        for before, results, fed in runs if name in leaves else ():
+            want, got = before[k], results[k]
+            aligned = [(_beyond_rounding(cut, got, allowed[1]), cut, s) for cut, s in _aligned(checker, want, got)]
+            if got.dtype != want.dtype or not aligned:
+                break
+            off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
+            if off.any():
+                rest = {n: types.get(n, checker.types[name]) for n in leaves}
+                after = after or session(checker.compiled.part(nodes, rest, [region.target]))
+                given = {key: array for key, array in fed.items() if key[:-1] in leaves}
+                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], after, given)
 
 
 @dataclass

@@ -1,0 +1,234 @@
+"""Certificates: written by compile and verify, checked by maskc and by recheck.py alone, refused when altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import maskc
+from maskc.errors import InputError, NotEquivalentError
+from maskc.verification import recheck
+from tests.maskc import command
+
+FIXTURES = Path(__file__).parents[3] / "fixtures"
+NAMES = ("cnn", "masknet", "mlp", "mobilenet", "resnet", "transformer", "unet")
+SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-1.json").read_text())
+
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def proof(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, what it compiles to, and the certificate."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copy(FIXTURES / f"{request.param}.onnx", folder / "model.onnx")
+    certified(folder)
+    return folder
+
+
+def certified(folder: Path, *options: str) -> None:
+    files = ["-o", str(folder / "small.onnx"), "--certificate", str(folder / "proof.json")]
+    done = command.maskc("compile", folder / "model.onnx", *files, *options)
+    assert done.exit_code == 0, done.output
+
+
+def paths(folder: Path) -> list[Path]:
+    return [folder / name for name in ("model.onnx", "small.onnx", "proof.json")]
+
+
+def refusal(folder: Path, document: Document) -> str | None:
+    """Why a certificate is refused; None if it is not."""
+    try:
+        recheck.recheck(recheck.read(folder / "model.onnx"), recheck.read(folder / "small.onnx"), document)
+    except recheck.RefusedError as error:
+        return str(error)
+    return None
+
+
+def test_it_is_accepted_with_its_own_values_and_with_others(proof: Path) -> None:
+    for seed in (None, 1, 2):
+        found = maskc.recheck(*paths(proof), seed=seed)
+        assert found.count > 0 and not found.unchecked
+
+
+def test_it_is_as_the_schema_says(proof: Path) -> None:
+    jsonschema.validate(json.loads((proof / "proof.json").read_text()), SCHEMA)
+
+
+def test_the_file_alone_needs_nothing_of_maskc(proof: Path) -> None:
+    alone = shutil.copy(recheck.__file__, proof / "alone.py")
+    before = "import sys; sys.modules['maskc'] = sys.modules['passes'] = None; import runpy; runpy.run_path"
+    code = f"{before}(sys.argv.pop(1), run_name='__main__')"
+    words = [sys.executable, "-c", code, str(alone), *map(str, paths(proof))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("Proved: "), done.stdout + done.stderr
+    swapped = [str(path) for path in (proof / "small.onnx", proof / "model.onnx", proof / "proof.json")]
+    done = subprocess.run([*words[:4], *swapped], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout.startswith("Refused: ")
+
+
+def slices(document: Document, random: Random) -> Iterator[list[int]]:
+    cut = [said["slices"] for said in document["boundaries"].values() if "slices" in said]
+    if cut:
+        axes = random.choice(cut)
+        yield axes[random.choice(list(axes))]
+
+
+def claims(document: Document, random: Random) -> Iterator[Document]:
+    if document["claims"]:
+        axes = document["claims"][random.choice(list(document["claims"]))]
+        yield axes[random.choice(list(axes))]
+
+
+def boundary(document: Document, random: Random) -> Document:
+    found: Document = document["boundaries"][random.choice(list(document["boundaries"]))]
+    return found
+
+
+def another_slice(document: Document, random: Random) -> bool:
+    for index in slices(document, random):
+        place = random.randrange(len(index))
+        index[place] += 1 if place + 1 == len(index) or index[place + 1] != index[place] + 1 else -1
+        return min(index) >= 0
+    return False
+
+
+def swapped_slices(document: Document, random: Random) -> bool:
+    for index in slices(document, random):
+        if len(index) > 1:
+            one, two = random.sample(range(len(index)), 2)
+            index[one], index[two] = index[two], index[one]
+            return True
+    return False
+
+
+def another_constant(document: Document, random: Random) -> bool:
+    for claim in claims(document, random):
+        claim["constants"][random.randrange(len(claim["constants"]))] += 0.01
+        return True
+    return False
+
+
+def another_claim(document: Document, random: Random) -> bool:
+    for claim in claims(document, random):
+        claim["slices"][random.randrange(len(claim["slices"]))] += 1
+        return True
+    return False
+
+
+def a_wider_bound(document: Document, random: Random) -> bool:
+    boundary(document, random)["allowed"] *= 10
+    return True
+
+
+def another_source(document: Document, random: Random) -> bool:
+    name, other = random.sample(list(document["boundaries"]), 2)
+    document["boundaries"][name]["source"] = document["boundaries"][other].get("source", other)
+    return True
+
+
+def a_boundary_less(document: Document, random: Random) -> bool:
+    del document["boundaries"][list(document["boundaries"])[-1]]
+    return True
+
+
+def another_hash(document: Document, random: Random) -> bool:
+    document[random.choice(["source", "compiled"])]["sha256"][0] = "0" * 64
+    return True
+
+
+def another_version(document: Document, random: Random) -> bool:
+    document["version"] += 1
+    return True
+
+
+ALTERATIONS: tuple[Callable[[Document, Random], bool], ...] = (
+    another_slice,
+    swapped_slices,
+    another_constant,
+    another_claim,
+    a_wider_bound,
+    another_source,
+    a_boundary_less,
+    another_hash,
+    another_version,
+)
+
+
+@pytest.mark.parametrize("alter", ALTERATIONS, ids=lambda alter: alter.__name__)
+def test_what_is_altered_is_refused(proof: Path, alter: Callable[[Document, Random], bool]) -> None:
+    text = (proof / "proof.json").read_text()
+    for seed in range(4):
+        document = json.loads(text)
+        if alter(document, Random(seed)) and document != json.loads(text):
+            assert refusal(proof, document) is not None, (alter.__name__, seed)
+
+
+def test_a_wrong_weight_is_named_by_its_channel(proof: Path, tmp_path: Path) -> None:
+    model = onnx.load(proof / "small.onnx")
+    floats = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    weight = numpy_helper.to_array(floats[0]).copy()
+    weight[np.unravel_index(np.abs(weight).argmax(), weight.shape)] *= 1.01
+    floats[0].CopyFrom(numpy_helper.from_array(weight, floats[0].name))
+    onnx.save(model, tmp_path / "small.onnx")
+    shutil.copy(proof / "model.onnx", tmp_path / "model.onnx")
+    document = json.loads((proof / "proof.json").read_text())
+    document["compiled"]["sha256"] = [hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()]
+    why = refusal(tmp_path, document)
+    assert why is not None and "is not these slices of" in why
+
+
+def test_masks_are_those_of_the_compilation(tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "sklearn.onnx", tmp_path / "model.onnx")
+    masks = str(shutil.copy(FIXTURES / "sklearn.masks.npz", tmp_path / "masks.npz"))
+    certified(tmp_path, "--masks", masks)
+    assert maskc.recheck(*paths(tmp_path), masks=masks).count > 0
+    with pytest.raises(NotEquivalentError, match=r"another source model.*model\.onnx"):
+        maskc.recheck(*paths(tmp_path))
+
+
+def test_weights_in_other_files_are_hashed_and_read(tmp_path: Path) -> None:
+    model = onnx.load(FIXTURES / "cnn.onnx")
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=512)
+    certified(tmp_path)
+    assert maskc.recheck(*paths(tmp_path)).count > 0
+    data = tmp_path / "model.data"
+    data.write_bytes(data.read_bytes()[:-4] + b"\1\2\3\4")
+    with pytest.raises(NotEquivalentError, match="another source model"):
+        maskc.recheck(*paths(tmp_path))
+
+
+def test_verify_writes_one_as_well_where_the_models_agree(tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "cnn.onnx", tmp_path / "model.onnx")
+    certified(tmp_path)
+    model, small, certificate = map(str, paths(tmp_path))
+    Path(certificate).unlink()
+    assert maskc.verify(model, small, certificate=certificate, samples=2).certificate is not None
+    assert maskc.recheck(model, small, certificate).count > 0
+    Path(certificate).unlink()
+    result = maskc.verify(model, str(FIXTURES / "cnn.onnx"), certificate=certificate, samples=2)
+    assert result.passed
+    other = maskc.verify(model, str(FIXTURES / "unet.onnx"), certificate=str(tmp_path / "none.json"), samples=2)
+    assert not other.passed and not (tmp_path / "none.json").exists()
+    assert "none.json is not written: " in other.notes[-1]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
+def test_what_is_no_certificate_is_told_so(tmp_path: Path, text: str) -> None:
+    shutil.copy(FIXTURES / "cnn.onnx", tmp_path / "model.onnx")
+    (tmp_path / "proof.json").write_text(text, "latin-1")
+    with pytest.raises(InputError, match="is no certificate"):
+        maskc.recheck(tmp_path / "model.onnx", tmp_path / "model.onnx", tmp_path / "proof.json")
