@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from maskc.inspection.flops import flops
     from maskc.regression import check as regress
     from maskc.sweeps import sweep
-    from maskc.verification.recheck_models import recheck
-    from maskc.verification.verify import verify
+    from maskc.verification.verify import recheck, verify
 
 __all__ = [
     "InputError",
@@ -51,7 +50,7 @@ _LAZY = {
     "diff": "maskc.inspection.diff",
     "explain": "maskc.compilation.compile",
     "flops": "maskc.inspection.flops",
-    "recheck": "maskc.verification.recheck_models",
+    "recheck": "maskc.verification.verify",
     "regress": "maskc.regression.check",
     "sweep": "maskc.sweeps",
     "verify": "maskc.verification.verify",

@@ -1,4 +1,4 @@
-"""`maskc verify`."""
+"""`maskc verify`, and `maskc recheck`, which follows a certificate that it wrote."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maskc.cli import shared_options as shared
-from maskc.cli.command import command
+from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_error, print_json, volume
 from maskc.errors import NotEquivalentError, UndecidedError
 from maskc.inspection.options import ReadOptions
@@ -68,3 +68,47 @@ def verify(
         if as_json or volume.quiet:
             print_error(f"Error: {(*result.reasons, *result.undecided)[0]}")
         raise typer.Exit(NotEquivalentError.exit_code if result.reasons else UndecidedError.exit_code)
+
+
+@command()
+def recheck(
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="The reference: an .onnx, .keras or .h5 file or a SavedModel directory.",
+            show_default=False,
+        ),
+    ],
+    compiled: Annotated[
+        Path, typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False)
+    ],
+    certificate: Annotated[
+        Path, typer.Argument(metavar="CERTIFICATE", help="What --certificate wrote.", show_default=False)
+    ],
+    reading: Annotated[ReadOptions, Without("at")],
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of random values; by default that of the certificate.")
+    ] = None,
+) -> None:
+    """Prove again, by a certificate, that two models are the same function.
+
+    Nothing in the certificate is believed: the models are cut where it says,
+    both sides of each region are run on random values, and each claim and
+    each bound is checked. The exit code is 1 where that is refused. The file
+    maskc/verification/recheck.py does the same without maskc, for ONNX files.
+
+    Example: maskc recheck model.onnx small.onnx proof.json
+    """
+    from maskc.verification.verify import recheck as run
+
+    result = run(
+        reference,
+        compiled,
+        certificate,
+        signature=reading.signature,
+        masks=reading.mask_file,
+        shapes=reading.shapes,
+        seed=seed,
+    )
+    console().print(f"Proved: {compiled} is the function of {reference}. {result}", markup=False, soft_wrap=True)

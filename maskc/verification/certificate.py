@@ -1,4 +1,4 @@
-"""Certificates: what a proof found, written so that `recheck`, here or alone, can follow it without believing it."""
+"""Certificates: what a proof found, written so that it can be followed without believing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
-from maskc.verification import recheck
+from maskc.verification import recheck as checking
 from maskc.verification.recheck import Boundary, Claims, Seen
 from maskc.verification.regions.search import Proof
 
@@ -41,10 +41,10 @@ class Certificate:
         sources = {region.boundary.source for region in regions.values()}
         return {
             "format": "maskc certificate",
-            "version": recheck.VERSION,
+            "version": checking.VERSION,
             "seed": checker.seed,
-            "source": {"sha256": recheck.digests(in_order(source))},
-            "compiled": {"sha256": recheck.digests(in_order(compiled))},
+            "source": {"sha256": checking.digests(in_order(source))},
+            "compiled": {"sha256": checking.digests(in_order(compiled))},
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
             "claims": {name: _claims(checker.claims[name]) for name in sorted(sources & checker.claims.keys())},
             "boundaries": {

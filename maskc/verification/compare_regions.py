@@ -18,7 +18,8 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import Array, Checker, Graph, Region, Seen, Slices, stream
+from maskc.verification.recheck import Array, Graph, Region, Seen, Slices, stream
+from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 
@@ -78,7 +79,7 @@ class _OnValues(Checker):
         """None: there are the values that there are."""
         return False
 
-    def fresh(self, name: str, turn: int, crops: bool = False) -> Array:
+    def fresh(self, name: str, turn: int) -> Array:
         """The value of a tensor."""
         return self._values[name] if name in self._values else super().fresh(name, turn)
 
@@ -108,7 +109,7 @@ def summary(proof: Proof) -> Regions:
     return summary_of(proof.checker, proof.proved & proof.judged.keys())
 
 
-def summary_of(checker: Checker, proved: Iterable[str]) -> Regions:
+def summary_of(checker: recheck.Checker, proved: Iterable[str]) -> Regions:
     """How much of the compiled model the regions of these boundaries are."""
     graph = checker.compiled
     sizes, checked = [], set[int]()

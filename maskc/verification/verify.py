@@ -1,8 +1,9 @@
-"""`maskc.verify`: both models read, at the sizes asked for, compared and reported."""
+"""`maskc.verify`: two models read, at the sizes asked for, compared and reported; and `maskc.recheck`."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,21 +11,25 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from maskc import frontend
-from maskc.errors import telling
+from maskc import frontend, progress
+from maskc.errors import InputError, NotEquivalentError, telling
 from maskc.frontend import Source
+from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import apply_masks
 from maskc.inspection.flops import count_both
 from maskc.inspection.options import ReadOptions
 from maskc.report import files
 from maskc.results.layers import layers
+from maskc.results.measurements import Regions
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
 from maskc.verification import input_output_signature
-from maskc.verification.certificate import NO_CERTIFICATE
+from maskc.verification import recheck as checking
+from maskc.verification.certificate import NO_CERTIFICATE, in_order
 from maskc.verification.compare import Models, compare
+from maskc.verification.compare_regions import graph_of, summary_of
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
 from passes.sizes.sizes_to_count_at import Sizes
@@ -160,3 +165,54 @@ def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[
 def _asked(port: random_inputs.Port, sizes: Sequence[int | str | None]) -> list[int | str | None]:
     """Of the sizes given for an input, those of its symbolic dimensions."""
     return [size for dim, size in zip(port.type.shape or (), sizes, strict=False) if not isinstance(dim, int)]
+
+
+@telling()
+def recheck(
+    reference: str | os.PathLike[str],
+    compiled: str | os.PathLike[str],
+    certificate: str | os.PathLike[str],
+    *,
+    signature: str | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    shapes: Shapes | None = None,
+    seed: int | None = None,
+) -> Regions:
+    """Prove once more that two models are the same function, as the certificate of a compilation says.
+
+    Nothing that the certificate says is believed: both sides of each region are run on random values, by `seed` on
+    others than those of the certificate. `signature`, `masks` and `shapes` are as they were for `maskc.compile`.
+
+    Returns how much was compared, in how many regions. Raises `NotEquivalentError` for models, slices, claims or bounds
+    that are not as the certificate says, and `InputError` for what is no certificate or no model.
+
+    Example:
+        >>> small = verify("model.onnx", "model.onnx", certificate="proof.json")
+        >>> recheck("model.onnx", "model.onnx", "proof.json").count > 0
+        True
+    """
+    import_onnxruntime()
+    document = _certificate(Path(certificate))
+    reading = ReadOptions(masks=masks, shapes=shapes, signature=signature)
+    before, after = reading.read(Path(reference), stay=True), frontend.read(Path(compiled), stay=True)
+    model = before.model if masks is None else apply_masks(before.model, masks)
+    read = (*before.files, *((Path(masks),) if masks is not None else ()))
+    models = (graph_of(model), in_order(read)), (graph_of(after.model), in_order(after.files))
+    try:
+        with progress.stage("Comparing regions"):
+            checker = checking.recheck(*models, document, seed)
+    except checking.RefusedError as error:
+        raise NotEquivalentError(f"The certificate is refused. {error}") from error
+    return summary_of(checker, checker.boundaries.keys() - set(checker.compiled.inputs))
+
+
+def _certificate(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"The certificate {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no certificate: it is not JSON.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} is no certificate: it is not an object of JSON.")
+    return document

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import UNIT, Array, Boundary, Checker, Judgement, Region, Slices, session
+from maskc.verification.recheck import UNIT, Array, Boundary, Judgement, Region, Slices, session
+from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
 
 # A difference is made so many times as large, to see whether the result depends on it at all.
@@ -86,9 +87,9 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     sources = {n: checker.types[n] for n in region.source_reads}
     wanted = session(checker.source.part(region.source, sources, names))
     made = session(checker.compiled.part(region.compiled, types, names))
-    crops, runs = checker.crops(region), []
+    drawing, runs = checker.cropped() if checker.crops(region) else checker, []
     for turn in range(_TURNS):
-        values = {n: checker.fresh(n, turn, crops) for n in {*sources, *(b.source for b in held.values())}}
+        values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
         runs.append((wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))
     for k, name in enumerate(names):

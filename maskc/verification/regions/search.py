@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import MOST, Array, Boundary, Checker, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import Correspondence, by_name
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
