@@ -12,7 +12,6 @@ from maskc import progress
 from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import has_external, name_of, type_of
 from maskc.results.measurements import FirstDifference, Regions
-from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
@@ -90,7 +89,7 @@ class _OnValues(Checker):
 
 def graph_of(model: ModelProto) -> Graph:
     """The graph of a model in types that numpy has."""
-    model = in_numpy_types(widened(model) or model)[0]
+    model = in_numpy_types(model)[0]
     return Graph(from_root(model) if has_external(model) else model, Path(Path.cwd().anchor))
 
 

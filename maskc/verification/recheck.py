@@ -42,6 +42,9 @@ NUMPY = {
     np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
 }
 NUMPY[np.dtype(object)] = TensorProto.STRING
+#: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
+NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
@@ -74,11 +77,11 @@ _ABSENT = np.tile(np.random.default_rng(8).integers(0, SPARSE, _POOL, np.int8) !
 class Graph:
     """The nodes of a model without local functions, what makes each tensor, and what each node reads, bodies included.
 
-    folder: where external data are.
+    Half precision is computed in single, so that only what is stored is rounded to it. folder: where external data are.
     """
 
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
-        self.model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self.model, self.coarse = widened(onnx.inliner.inline_local_functions(model) if model.functions else model)
         self.folder, graph = folder, self.model.graph
         self.nodes: Sequence[NodeProto] = list(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
@@ -149,7 +152,9 @@ class Graph:
 
     def embedded(self, name: str) -> TensorProto:
         """An initializer with its data."""
-        tensor = self.constants[name]
+        return _wide(self._loaded(self.constants[name]))
+
+    def _loaded(self, tensor: TensorProto) -> TensorProto:
         if tensor.data_location != TensorProto.EXTERNAL:
             return tensor
         copy: TensorProto = TensorProto.FromString(tensor.SerializeToString())
@@ -157,6 +162,49 @@ class Graph:
         copy.data_location = TensorProto.DEFAULT
         del copy.external_data[:]
         return copy
+
+
+def widened(model: ModelProto) -> tuple[ModelProto, float]:
+    """The model with all but its own initializers in single precision, and the coarsest unit roundoff that it had."""
+    units = [NARROW[kind] for kind in _types(model.graph) if kind in NARROW]
+    if not units:
+        return model, 0.0
+    copy: ModelProto = ModelProto.FromString(model.SerializeToString())
+
+    def widen(graph: onnx.GraphProto) -> None:
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in NARROW:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in TYPED and attribute.i in NARROW:
+                    attribute.i = TensorProto.FLOAT
+                if attribute.t.data_type in NARROW:
+                    attribute.t.CopyFrom(_wide(attribute.t))
+            for body in bodies(node):
+                widen(body)
+                for tensor in body.initializer:
+                    tensor.CopyFrom(_wide(tensor))
+
+    widen(copy.graph)
+    return copy, max(units)
+
+
+def _types(graph: onnx.GraphProto) -> Iterator[int]:
+    """Element types of what a graph declares, stores and casts to."""
+    yield from (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info))
+    yield from (tensor.data_type for tensor in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.i if attribute.name in TYPED else attribute.t.data_type
+        for body in bodies(node):
+            yield from _types(body)
+
+
+def _wide(tensor: TensorProto) -> TensorProto:
+    if tensor.data_type not in NARROW:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 def bodies(node: NodeProto) -> Iterator[onnx.GraphProto]:
@@ -455,17 +503,21 @@ class Checker:
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
-        result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Half precision is summed in
-        single. Recurrent layers sum at each step; what was rounded when it was claimed to be constant counts more.
+        result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
+        step; what was rounded when it was claimed to be constant counts more, and what is stored in half precision is
+        rounded to that.
         """
         constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
-        nodes = [self.source.nodes[index] for index in region.source]
-        nodes = [node for node in nodes if not self.source.fixed.issuperset(node.output)]
+        made = [self.source.nodes[index] for index in region.source]
+        nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and not constants else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         steps = max(1, len(nodes) + len(region.compiled) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        folded = sum(node.op_type != "Constant" for node in made) - len(nodes)
+        if constants or len(nodes) + folded + len(region.compiled) > 2:  # what was computed of constants is stored so
+            steps += (1 + folded) * self.source.coarse
         return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
