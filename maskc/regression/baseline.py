@@ -20,7 +20,6 @@ from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed, read_object
 from maskc.results.totals import Figures
 from passes.graph.tensors import MOST_SLICES
-from passes.sizes.cost_values import Cost
 
 SCHEMA = 1
 
@@ -48,8 +47,8 @@ class Counts:
     params: int
 
     @classmethod
-    def of(cls, counted: Cost | Figures) -> Counts:
-        """The counts of a model, or of the figures of its file."""
+    def of(cls, counted: Figures) -> Counts:
+        """The counts among the figures of a file."""
         return cls(counted.flops, counted.macs, counted.params)
 
 
@@ -68,8 +67,7 @@ class Entry:
     `sha256` is that of the model's files and its masks, `verified` whether it was compared with the compiled model.
     `removed` are the masked channels that went and `held` those that stayed, by `tensor@axis`, written as `0-3, 7`.
     `widths` are the channels that each layer of the compiled model writes and `layer_flops` its FLOPs, by the name of
-    the node. `at` are the sizes that FLOPs were counted at, by input, written as `1x224x224x3`; None in a file of
-    earlier, when open sizes counted as 1.
+    the node. `at` are the sizes that FLOPs were counted at, by input, written as `1x224x224x3`.
     """
 
     maskc: str
@@ -83,12 +81,12 @@ class Entry:
     held: dict[str, str]
     widths: dict[str, int]
     layer_flops: dict[str, int]
-    at: dict[str, str] | None = None
+    at: dict[str, str]
 
     @property
-    def sizes(self) -> dict[str, tuple[int, ...]] | None:
+    def sizes(self) -> dict[str, tuple[int, ...]]:
         """The sizes that `at` lists. Raises ValueError where it lists none."""
-        return None if self.at is None else {name: sizes(text) for name, text in self.at.items()}
+        return {name: sizes(text) for name, text in self.at.items()}
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def read(path: Path) -> Baseline:
         for entry in models.values():
             for text in (*entry.removed.values(), *entry.held.values()):
                 _ranges(text)
-            for text in (entry.at or {}).values():
+            for text in entry.at.values():
                 sizes(text)
         return Baseline(path, models)
     except ValueError as error:

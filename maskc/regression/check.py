@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from onnx import ModelProto
-
 from maskc import frontend, progress
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
@@ -22,10 +20,8 @@ from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
-from maskc.results.layers import Layer, layers
 from passes.adapters.placement import Policy
 from passes.sizes.sizes_to_count_at import Sizes, still_open
-from passes.sizes.sum_over_nodes import count_as_one
 
 
 @dataclass(frozen=True)
@@ -174,13 +170,9 @@ class _Task:
         source = fixed(frontend.read(self.file), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)
-        known = {} if entry is None else entry.sizes or {}
-        at = self.at or still_open(source.model, known)
+        at = self.at or still_open(source.model, {} if entry is None else entry.sizes)
         compiled = compile(source, masks, at=at, adapters=policy, align="none")
-        now = _entry(compiled.report, self.options, source, masks)
-        if self.compare and entry is not None and entry.at is None:
-            now = _counted_as_then(now, source, compiled.model)
-        return now, compiled.report
+        return _entry(compiled.report, self.options, source, masks), compiled.report
 
     def ended(self, found: Outcome | MaskcError) -> Outcome:
         """The outcome of a run that may have ended with an error."""
@@ -227,22 +219,6 @@ def _entry(report: CompileReport, options: Options, source: Source, masks: Path 
             for layer in report.layers
             if layer.width_after is not None
         },
-        layer_flops=_layer_flops(report.layers),
+        layer_flops={layer.name_after or layer.name: layer.flops_after for layer in report.layers if layer.flops_after},
         at=written(report.before.at),
     )
-
-
-def _counted_as_then(now: Entry, source: Source, compiled: ModelProto) -> Entry:
-    """The entry with open sizes counted as 1, as they were where a baseline does not say at which they were counted."""
-    before, after = count_as_one(source.model), count_as_one(compiled)
-    return dataclasses.replace(
-        now,
-        before=Counts.of(before),
-        after=Counts.of(after),
-        layer_flops=_layer_flops(layers(before, after)),
-        at=written(before.at),
-    )
-
-
-def _layer_flops(found: Sequence[Layer]) -> dict[str, int]:
-    return {layer.name_after or layer.name: layer.flops_after for layer in found if layer.flops_after}

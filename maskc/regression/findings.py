@@ -13,7 +13,7 @@ import numpy as np
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
-from maskc.report.wording import codes_line, counted_at, distinct, held_lines, ranges, sizes_in_brief, written
+from maskc.report.wording import codes_line, counted_at, distinct, held_lines, ranges, sizes_in_brief
 from passes.planning.explanation import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
@@ -170,22 +170,16 @@ def _width(before: int | None, now: int | None) -> str:
 
 def notes(before: Entry | None, now: Entry, report: CompileReport) -> Iterator[str]:
     """Remarks on an entry that are no regressions; `report` is that of the compilation."""
-    sizes = report.before.at
-    if sizes.unknown or sizes.loops:
-        yield f"{counted_at(sizes)}."
+    if report.before.at.unknown or report.before.at.loops:
+        yield f"{counted_at(report.before.at)}."
     if before is None:
         return
-    if now.at != written(sizes):
-        yield (
-            "The baseline does not say at which sizes FLOPs were counted, so those that are open count as 1, as they "
-            f"did then; --update counts at {sizes_in_brief(sizes)}."
-        )
-    elif before.at is not None and before.at != now.at:
-        old, new = (distinct((entry.at or {}).values()) for entry in (before, now))
+    if before.at != now.at:
+        old, new = (distinct(entry.at.values()) for entry in (before, now))
         yield f"FLOPs are counted at {new}, and in the baseline at {old}."
     if now.after.flops < before.after.flops:
         fell = f"FLOPs fell from {before.after.flops:,} to {now.after.flops:,}"
-        yield f"{fell} at {distinct((now.at or {}).values())}; keep that with --update."
+        yield f"{fell} at {distinct(now.at.values())}; keep that with --update."
     names = _other_names(before, now)
     if names:
         old, new = next(iter(names.items()))

@@ -16,7 +16,7 @@ from passes.ops import rules
 from passes.ops.movement import Movement
 from passes.sizes.cost_values import Cost, NodeCost
 from passes.sizes.prepare import shaped
-from passes.sizes.sizes_to_count_at import Sizes, as_one, at_sizes
+from passes.sizes.sizes_to_count_at import Sizes, at_sizes
 
 
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:
@@ -40,12 +40,6 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     if graph is None:
         take_apart(own)
     return cost
-
-
-def count_as_one(model: onnx.ModelProto) -> Cost:
-    """Cost of a model with 1 for every size that it leaves open. Raises GraphError as `count` does."""
-    graph = shaped(model)
-    return replace(of_graph(graph), at=as_one(model, graph))
 
 
 def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False) -> Cost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 import passes
 from maskc.regression import baseline
-from passes.sizes.sum_over_nodes import count_as_one
 from tests.maskc import build
 from tests.maskc.command import refused
 from tests.maskc.regression.edits import check, edit
@@ -46,27 +44,3 @@ def test_the_baseline_holds_the_sizes_and_later_checks_count_at_them(
     edit(tmp_path / "m.onnx", lambda model: model.CopyFrom(passes.fix_sizes(model, {"image": (1, 3, 10, 10)})))
     result = check()
     assert "FLOPs are counted at 1x3x10x10, and in the baseline at 2x3x10x20." in result.stdout
-
-
-def test_a_baseline_without_sizes_still_works_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    build.save(images(), Path("m.onnx"))
-    build.save(build.mlp(), Path("batch.onnx"))
-    assert check("--update", "m.onnx", "batch.onnx").exit_code == 0
-    old = json.loads(Path("flops.json").read_text())
-    for key, model in old["models"].items():
-        del model["at"]
-        cost = count_as_one(passes.shrink(onnx.load(key)).model)
-        model["after"]["flops"] = cost.flops
-        model["layer_flops"] = {node.name: node.flops for node in cost.nodes if node.macs}
-    Path("flops.json").write_text(json.dumps(old))
-    result = check()
-    assert result.exit_code == 0 and "1x3x1x1" in result.stdout, result.stdout
-    assert result.stdout.count("The baseline does not say at which sizes FLOPs were counted") == 1  # the batch is one
-    assert "m.onnx: note: " in result.stdout and "--update counts at 1x3x224x224." in result.stdout
-    edit(
-        tmp_path / "m.onnx", lambda model: model.graph.initializer[2].CopyFrom(build.constant("mask", [[[[1.0]]] * 8]))
-    )
-    assert "FLOPs rose from" in check().stdout
-    assert check("--update").exit_code == 0
-    assert entry().at == {"image": "1x3x224x224"} and entry("batch.onnx").at == {"x": "1x8"}

@@ -11,8 +11,9 @@ import pytest
 from passes import count, fix_sizes, shrink
 from passes.errors import SizeError
 from passes.mask_savings.compiled_cost import compiled_cost
+from passes.sizes.prepare import shaped
 from passes.sizes.sizes_to_count_at import IMAGE, TOKENS, still_open
-from passes.sizes.sum_over_nodes import count_as_one
+from passes.sizes.sum_over_nodes import of_graph
 from tests.generators import architectures
 from tests.generators.net import Masks, Net
 from tests.generators.networks import network
@@ -43,7 +44,7 @@ def tokens() -> onnx.ModelProto:
 def test_usual_sizes_are_chosen_and_said(source: onnx.ModelProto, sizes: tuple[int, ...]) -> None:
     cost = count(source)
     assert cost.at.sizes == {"x": sizes} and "N" in cost.at.open and not cost.at.unknown
-    assert cost.flops == count(fix_sizes(source, {"x": sizes})).flops > 100 * count_as_one(source).flops
+    assert cost.flops == count(fix_sizes(source, {"x": sizes})).flops > 100 * of_graph(shaped(source)).flops
 
 
 def test_the_sizes_asked_for_are_counted_at_and_the_others_chosen() -> None:
@@ -176,7 +177,7 @@ def test_a_batch_that_is_merged_with_tokens_counts_all_of_them() -> None:
     """As long as the batch is open the number of rows is not known, and counted as one."""
     body = "r = Reshape(x, s) y = MatMul(r, w)"
     source = model("(float[N,16,4] x) => (float[M,6] y)", body, s=np.array([-1, 4]), w=random(4, 6))
-    assert count(source).flops == 16 * 6 * (2 * 4 - 1) == 16 * count_as_one(source).flops
+    assert count(source).flops == 16 * 6 * (2 * 4 - 1) == 16 * of_graph(shaped(source)).flops
 
 
 def test_sizes_that_depend_on_data_are_told() -> None:
@@ -200,7 +201,7 @@ def test_compiling_counts_source_and_result_at_the_same_sizes_and_fixes_none() -
 def test_a_batch_alone_that_is_open_counts_as_it_did() -> None:
     body = "a = Conv(x, v) y = Conv(a, w)"
     source = model("(float[N,3,9,9] x) => (float[N,4,5,5] y)", body, v=random(8, 3, 3, 3), w=random(4, 8, 3, 3))
-    assert count(source).flops == count_as_one(source).flops
+    assert count(source).flops == of_graph(shaped(source)).flops
 
 
 def test_of_earlier_sizes_those_that_are_open_still_hold() -> None:
