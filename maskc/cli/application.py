@@ -72,7 +72,8 @@ class _Command(TyperGroup):
             code = _fail(str(error), error.exit_code, error, words)
         except Exception as error:
             if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
-                _give_up_stdout()
+                # what is still to be printed, which the interpreter tries again when it ends, goes nowhere
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
@@ -83,11 +84,6 @@ class _Command(TyperGroup):
 
 # What a system says of a file that takes no more, behind a redirected stdout for instance.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-
-def _give_up_stdout() -> None:
-    """Let what is still to be printed, which the interpreter tries again when it ends, go nowhere."""
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,11 +29,6 @@ def _bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
     if not entry.filename.endswith(".npy"):
         return entry.file_size
     with archive.open(entry) as file:
-        shape, dtype = _header(file)
+        version = npy.read_magic(file)
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     return max(entry.file_size, math.prod(shape) * dtype.itemsize)
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = npy.read_magic(file)
-    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-    return shape, dtype

@@ -159,20 +159,16 @@ class _Task:
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
-        now, report = self._measured(entry)
-        found = findings(entry if self.compare else None, now, report, self.limits)
-        told = (*report.warnings, *notes(entry if self.compare else None, now, report))
-        return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
-
-    def _measured(self, entry: Entry | None) -> tuple[Entry, CompileReport]:
-        """Compile and verify the model. Raises as `maskc.compile` does."""
         assert self.options is not None
         source = fixed(frontend.read(self.file), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)
         at = self.at or still_open(source.model, {} if entry is None else entry.sizes)
         compiled = compile(source, masks, at=at, adapters=policy, align="none")
-        return _entry(compiled.report, self.options, source, masks), compiled.report
+        now, report = _entry(compiled.report, self.options, source, masks), compiled.report
+        found = findings(entry if self.compare else None, now, report, self.limits)
+        told = (*report.warnings, *notes(entry if self.compare else None, now, report))
+        return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
 
     def ended(self, found: Outcome | MaskcError) -> Outcome:
         """The outcome of a run that may have ended with an error."""

@@ -52,15 +52,6 @@ class Limits:
 
 def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
     """The regressions from `before` (None: nothing to compare with) to `now`, which `report` is about."""
-    yield from _reduction(report, limits)
-    if before is not None:
-        before = _under_new_names(before, now)
-        yield from _equivalence(before, now, report)
-        yield from _channels(before, now, report)
-        yield from _flops(before, now, report, limits)
-
-
-def _reduction(report: CompileReport, limits: Limits) -> Iterator[Finding]:
     if limits.min_reduction is not None and report.reduction < limits.min_reduction:
         yield Finding(
             "reduction",
@@ -68,11 +59,19 @@ def _reduction(report: CompileReport, limits: Limits) -> Iterator[Finding]:
             f"{limits.min_reduction:g}× was asked for.",
             (*held_lines(report.held), *codes_line(report.held)),
         )
-
-
-def _equivalence(before: Entry, now: Entry, report: CompileReport) -> Iterator[Finding]:
-    if before.verified and not now.verified:
-        yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
+    if before is not None:
+        names = _other_names(before, now)
+        widths, flops = (
+            {names.get(name, name): value for name, value in values.items()}
+            for values in (before.widths, before.layer_flops)
+        )
+        before = dataclasses.replace(before, widths=widths, layer_flops=flops)
+        if before.verified and not now.verified:
+            yield Finding(
+                "equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings
+            )
+        yield from _channels(before, now, report)
+        yield from _flops(before, now, report, limits)
 
 
 def _channels(before: Entry, now: Entry, report: CompileReport) -> Iterator[Finding]:
@@ -94,16 +93,6 @@ def _other_names(before: Entry, now: Entry) -> dict[str, str]:
     old = [name for name in before.layer_flops if name not in now.layer_flops]
     new = [name for name in now.layer_flops if name not in before.layer_flops]
     return dict(zip(old, new, strict=True)) if len(old) == len(new) else {}
-
-
-def _under_new_names(before: Entry, now: Entry) -> Entry:
-    """The entry with the names that its layers have now."""
-    names = _other_names(before, now)
-    widths, flops = (
-        {names.get(name, name): value for name, value in values.items()}
-        for values in (before.widths, before.layer_flops)
-    )
-    return dataclasses.replace(before, widths=widths, layer_flops=flops)
 
 
 def _no_longer_removed(before: Entry, now: Entry, report: CompileReport) -> Iterator[Held]:

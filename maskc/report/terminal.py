@@ -54,12 +54,12 @@ def console(quiet: bool = False) -> Console:
     return plain if plain.is_terminal else VisibleConsole(quiet=quiet, width=max(plain.width, PIPE_WIDTH))
 
 
-def table(name: str, *figures: str, no_wrap: bool = False) -> Table:
+def table(name: str, *figures: str) -> Table:
     """A table without lines: names in the first column, which may break, and figures at the right of the others."""
     made = Table(box=None, pad_edge=False)
     made.add_column(name, overflow="fold")
     for title in figures:
-        made.add_column(title, justify="right", no_wrap=no_wrap)
+        made.add_column(title, justify="right")
     return made
 
 
@@ -307,13 +307,9 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
             allowed,
             "-" if output.ulps is None else f"{output.ulps:.3g}",
             "-" if output.top1 is None else f"{output.top1:.1%}",
-            _agreement(output.passed),
+            Text("ok", style="green") if output.passed else Text("differs", style="red"),
         )
     return table
-
-
-def _agreement(passed: bool) -> Text:
-    return Text("ok", style="green") if passed else Text("differs", style="red")
 
 
 def _latency(latency: Latency) -> str:

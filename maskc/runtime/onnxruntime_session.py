@@ -200,7 +200,10 @@ def _load(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> tu
 def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> Any:
     stored = sum(tensor_bytes(tensor) for tensor in all_tensors(model))
     if has_external(model):
-        model = _mapped(model, options)
+        # weights that are in files are mapped into memory, and not copied
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", Path.cwd().anchor)
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        model = from_root(model)
         stored = 0
     with tempfile.TemporaryDirectory() as directory:
         try:
@@ -233,13 +236,6 @@ def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[An
         if len(providers) == 1:
             raise
         return _on_providers(ort, model, options, providers[1:])
-
-
-def _mapped(model: ModelProto, options: Any) -> ModelProto:
-    """The model as ONNX Runtime takes it whose weights are in files: it maps them into memory and copies none."""
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", Path.cwd().anchor)
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return from_root(model)
 
 
 def from_root(model: ModelProto) -> ModelProto:

@@ -77,11 +77,6 @@ def canonical(name: str) -> str:
     return str(found)
 
 
-def random_scores(seed: int, index: int, channels: int) -> Any:
-    """Returns the scores of the method "random" for mask number `index`: float32, of shape `(channels,)`."""
-    return tf.random.stateless_uniform((channels,), seed=(seed, index))
-
-
 def update_scores(
     layers: Sequence[Any],
     method: Method,
@@ -103,13 +98,13 @@ def update_scores(
     """
     if method.reads == "nothing":
         for number, layer in enumerate(layers):
-            layer.signal.assign(random_scores(seed, number, layer.signal.shape[0]))
+            layer.signal.assign(tf.random.stateless_uniform(layer.signal.shape, seed=(seed, number)))
         return
     statistics = gradients() if method.reads == "gradients" else activations()
     present = [(layer, value) for layer, value in zip(layers, statistics, strict=True) if value is not None]
     means = mean_over_replicas([value for _, value in present])
     for (layer, _), mean in zip(present, means, strict=True):
-        layer.signal.assign(decayed(layer.signal, mean, decay))
+        layer.signal.assign(decay * layer.signal + (1 - decay) * mean)
 
 
 def mean_over_replicas(values: Sequence[Any]) -> Sequence[Any]:
@@ -227,11 +222,6 @@ def check_decay(decay: Any) -> None:
     """Raises InputError if `decay` is not one of a moving average."""
     if not is_number(decay) or not 0 <= decay < 1:
         raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
-
-
-def decayed(score: Any, statistic: Any, decay: Any) -> Any:
-    """Returns the moving average of an importance score after a batch; each has the shape `(channels,)`."""
-    return decay * score + (1 - decay) * statistic
 
 
 def is_number(value: Any) -> bool:

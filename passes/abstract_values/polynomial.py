@@ -44,7 +44,7 @@ class Polynomial:
         """A constant, or the symbol of this name; an `Expression` is what it stands for."""
         if isinstance(dim, Expression):
             return dim.polynomial
-        return _symbol(dim) if isinstance(dim, str) else _constant(int(dim))
+        return Polynomial((((dim,), 1),)) if isinstance(dim, str) else _constant(int(dim))
 
     @property
     def number(self) -> int | None:
@@ -214,10 +214,6 @@ def sizes_at(shape: Iterable[Dim], values: Mapping[str, int]) -> list[int | None
 @functools.lru_cache(1024)
 def _constant(number: int) -> Polynomial:
     return Polynomial((((), number),) if number else ())
-
-
-def _symbol(name: str) -> Polynomial:
-    return Polynomial((((name,), 1),))
 
 
 def _opaque(operation: str, one: Polynomial, other: Polynomial) -> Polynomial:

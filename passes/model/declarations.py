@@ -44,16 +44,6 @@ def is_name(text: str | None) -> bool:
     return any(c.isalnum() for c in text or "")
 
 
-def set_size(proto: onnx.TensorShapeProto.Dimension, dim: Dim) -> None:
-    """Let a dimension be this one; open where it is more than a file can say."""
-    if not isinstance(dim, int):
-        proto.dim_param = dim or ""
-    elif dim < 2**63:
-        proto.dim_value = dim
-    else:
-        proto.Clear()
-
-
 def annotated(model: onnx.ModelProto) -> set[str]:
     """Tensors noted in the model that an operator writes which onnx does not know."""
     noted = {v.name for v in model.graph.value_info}
@@ -126,7 +116,13 @@ def declare(value: onnx.ValueInfoProto, dims: Sequence[Dim]) -> None:
     del shape.dim[:]
     shape.SetInParent()
     for dim in dims:
-        set_size(shape.dim.add(), dim)
+        proto = shape.dim.add()
+        if not isinstance(dim, int):
+            proto.dim_param = dim or ""
+        elif dim < 2**63:
+            proto.dim_value = dim
+        else:
+            proto.Clear()
 
 
 def contradict(declared: Sequence[Dim] | None, dims: Sequence[Dim] | None, opened: Collection[str] = ()) -> bool:

@@ -47,7 +47,12 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
     model = described_as(source)
     model.ClearField("training_info")  # which names weights
     model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
-    _raise_opset(model, graph.opset)
+    # the model imports the opset that the graph has now, in a version of the format that knows it
+    for said in model.opset_import:
+        if said.domain in STANDARD_DOMAINS and said.version < graph.opset:
+            said.version = graph.opset
+            least: int = onnx.helper.find_min_ir_version_for([said], ignore_unknown=True)
+            model.ir_version = max(model.ir_version, least)
     _declare_ends(model, graph, source)
     constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
     for tensor in constants.values():
@@ -82,15 +87,6 @@ def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str])
     # inference takes every open size for changed, also where the scale is 1; runtimes read the note
     resized = isinstance(rules(node), Resize) and bool(opened.intersection(node.outputs[0].shape or ()))
     return [node.outputs[0]] if resized else []
-
-
-def _raise_opset(model: onnx.ModelProto, opset: int) -> None:
-    """Let the model import the opset that the graph has now, in a version of the format that knows it."""
-    for said in model.opset_import:
-        if said.domain in STANDARD_DOMAINS and said.version < opset:
-            said.version = opset
-            least: int = onnx.helper.find_min_ir_version_for([said], ignore_unknown=True)
-            model.ir_version = max(model.ir_version, least)
 
 
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:

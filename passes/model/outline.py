@@ -27,17 +27,12 @@ def outline(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs.extend(given)
     weights = [(node.output[0], node.attribute[0].t) for node in constants]
     for tensor in model.graph.initializer:
-        if not is_weight(tensor):
+        if math.prod(tensor.dims) <= SHAPE_DATA and tensor.data_location != onnx.TensorProto.EXTERNAL:
             light.graph.initializer.add().CopyFrom(tensor)
         elif all(value.name != tensor.name for value in given):
             weights.append((tensor.name, tensor))
     inputs.extend(onnx.helper.make_tensor_value_info(name, t.data_type, t.dims) for name, t in weights)
     return light
-
-
-def is_weight(tensor: onnx.TensorProto) -> bool:
-    """Whether shape inference has no use for the elements of an initializer or constant."""
-    return math.prod(tensor.dims) > SHAPE_DATA or bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def large_constants(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -33,7 +33,7 @@ def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
         return False
     change = all_or_none(
         [
-            _rewrite(node, editor)
+            _REWRITES[node.op](node, editor) if node.op in _REWRITES else None
             for scope in with_bodies(graph)
             for editor in [GraphEditor(scope)]
             for node in scope.nodes
@@ -46,11 +46,6 @@ def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
     for scope in with_bodies(graph):
         scope.opset = opset
     return True
-
-
-def _rewrite(node: gs.Node, editor: GraphEditor) -> Change | None:
-    """What makes the node mean the same in a later opset; None where nothing does."""
-    return _REWRITES[node.op](node, editor) if node.op in _REWRITES else None
 
 
 def _means_the_same(node: gs.Node, old: int, new: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -40,7 +40,10 @@ def graph_at(
     light.graph.node.extend(model.graph.node if model.graph.value_info else ())  # whose notes may be believed
     light.graph.output.extend(model.graph.output)
     fix_inputs(light, sizes)
-    _forget_shapes(light.graph.output)
+    # what is declared of outputs for any size need not be true
+    for value in light.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     has_bodies, values = any(map(subgraphs, graph.nodes)), values_of_symbols(graph, sizes)
     # what bodies read outside of them is not copied
     sized = imported(inlined(inputs_with_defaults.opened(model))) if has_bodies else copied(graph)
@@ -67,13 +70,6 @@ def values_of_symbols(graph: gs.Graph, sizes: _Sizes) -> dict[str, int]:
         for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
         if isinstance(dim, str) and size is not None
     }
-
-
-def _forget_shapes(outputs: Iterable[onnx.ValueInfoProto]) -> None:
-    """Leave out what is declared of outputs for any size, which need not be true."""
-    for value in outputs:
-        if value.type.HasField("tensor_type"):
-            value.type.tensor_type.ClearField("shape")
 
 
 def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:

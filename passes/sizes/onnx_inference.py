@@ -260,14 +260,9 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
         for name in node.output:
             if name in declared and name not in told:
                 declared[name].ClearField("shape")
-    for body in bodies_of(graph):
-        _forget_declared(body)
-
-
-def bodies_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that nodes of this one hold."""
     # asking whether there are attributes takes less than going through none
-    return (a.g for n in graph.node if n.attribute for a in n.attribute if a.type == onnx.AttributeProto.GRAPH)
+    for body in (a.g for n in graph.node if n.attribute for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
+        _forget_declared(body)
 
 
 def _put_stand_ins(graph: onnx.GraphProto) -> bool:

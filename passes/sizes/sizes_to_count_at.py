@@ -132,13 +132,8 @@ def _put(inputs: _Open, chosen: Mapping[str, int]) -> dict[str, tuple[int, ...]]
     return {name: tuple(chosen[d] if isinstance(d, str) else d for d in dims) for name, dims in inputs.items()}
 
 
-def _symbols(graph: gs.Graph) -> set[str]:
-    """The names of open sizes of inputs."""
-    return {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
-
-
 def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> CountedAt:
-    ones = _symbols(graph)
+    ones = {d for t in graph.inputs for d in t.shape or () if isinstance(d, str)}
     scopes = [*with_bodies(graph)]
     nodes = [node for scope in scopes for node in scope.nodes]
     variables = [*(t for scope in scopes for t in scope.inputs), *(t for node in nodes for t in node.outputs)]

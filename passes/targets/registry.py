@@ -19,11 +19,9 @@ DEFAULT = "any"
 class Kind(Protocol):
     """What the `target.py` of a folder offers.
 
-    TITLE: what sentences call it. TABLES: what widths go by, for each processor; one that is alone is for all. make:
-    the target with these widths.
+    TABLES: what widths go by, for each processor; one that is alone is for all. make: the target with these widths.
     """
 
-    TITLE: str
     TABLES: Mapping[str, Rates | Lines]
 
     def make(self, align: Align | None) -> Target: ...

@@ -69,7 +69,16 @@ class TensorFlowModel:
         """
         source = self if self._wide is None else dataclasses.replace(self, owner=None, function=self._wide)
         model = _convert(source, rearranged)
-        _declare_outputs(model, dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False)))
+        # ONNX asks for a shape of outputs, which tf2onnx may have lost
+        declared = dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False))
+        for value in model.graph.output:
+            tensor, shape = value.type.tensor_type, declared.get(value.name)
+            if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
+                tensor.shape.SetInParent()
+                for size in shape:
+                    dim = tensor.shape.dim.add()
+                    if size is not None:
+                        dim.dim_value = size
         _name_unknown(model)
         foreign = _foreign_operators(model)
         if foreign:
@@ -202,18 +211,6 @@ def _advice(operators: str) -> str:
         "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
         "at work in what Keras's export writes: give the .keras file, or export the model without them."
     )
-
-
-def _declare_outputs(model: ModelProto, declared: Mapping[str, Any]) -> None:
-    """Give outputs the `tf.TensorShape` that the function declares, where tf2onnx lost it: ONNX asks for one."""
-    for value in model.graph.output:
-        tensor, shape = value.type.tensor_type, declared.get(value.name)
-        if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
-            tensor.shape.SetInParent()
-            for size in shape:
-                dim = tensor.shape.dim.add()
-                if size is not None:
-                    dim.dim_value = size
 
 
 def _name_unknown(model: ModelProto) -> None:

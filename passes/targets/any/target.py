@@ -13,8 +13,6 @@ from passes.targets.openvino import channel_orders
 from passes.targets.openvino.processors import PROCESSORS
 from passes.targets.widths.channel_multiples import Align
 
-TITLE = "any runtime"
-
 #: widths by the rates of ONNX Runtime, as no wider layer is faster in OpenVINO, and plans by those of both
 TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
 

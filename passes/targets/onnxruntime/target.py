@@ -20,7 +20,6 @@ from passes.targets.widths import fusions
 from passes.targets.widths.channel_multiples import Align
 from passes.targets.widths.rates import Rates
 
-TITLE = "ONNX Runtime on CPUs"
 TABLES = RATES
 
 

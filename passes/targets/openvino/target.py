@@ -16,7 +16,6 @@ from passes.targets.widths import fusions
 from passes.targets.widths.channel_multiples import Align
 from passes.targets.widths.rates import Rates
 
-TITLE = "OpenVINO on CPUs"
 TABLES = PROCESSORS
 
 

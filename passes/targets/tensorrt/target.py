@@ -5,8 +5,6 @@ from __future__ import annotations
 from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.target import OnnxRuntime
 
-TITLE = "TensorRT"
-
 #: the same tensor cores; not measured
 TABLES = CUDA
 

@@ -116,7 +116,8 @@ class Timing:
             time += sum(self._restoring(delivery.elements, delivery.pieces) for delivery in step.adapters)
         if step.maps:
             elements = step.output.elements(gains)
-            time += self._adding(step, elements) + (self._reorder(elements) if runs_blocked else 0.0)
+            each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
+            time += self.rates.ns_per_node + elements * each + (self._reorder(elements) if runs_blocked else 0.0)
         reordered = []
         reads_blocked = runs_blocked and self._reads_blocks(step, gains)
         for port in step.inputs:
@@ -142,10 +143,6 @@ class Timing:
         rates = self.rates
         each = rates.ns_per_adapted_element + pieces * rates.ns_per_gathered_piece
         return _NODES_OF_ADAPTER * rates.ns_per_node + elements * each
-
-    def _adding(self, step: Step, elements: float) -> float:
-        each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
-        return self.rates.ns_per_node + elements * each
 
     def _reorder(self, elements: float) -> float:
         return self.rates.ns_per_node + elements * self.rates.ns_per_reordered_element

@@ -18,9 +18,8 @@ def test_each_folder_of_a_target_is_one_and_the_default_is_first() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_a_target_has_a_title_tables_and_makes_a_target(name: str) -> None:
+def test_a_target_has_tables_and_makes_a_target(name: str) -> None:
     kind = registry.kind(name)
-    assert kind.TITLE
     assert set(kind.TABLES) <= set(registry.processors(name)) <= set(registry.processors("any"))
     for align in (None, 8, "all", *kind.TABLES.values()):
         assert kind.make(align).align == align  # type: ignore[attr-defined, arg-type]

@@ -63,17 +63,12 @@ def _einsum_dense(layer: Any, place: Place) -> Narrowed | None:
     return result
 
 
-def _pads(layer: Any) -> bool:
-    """Whether it reads zeros around its input."""
-    return layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
-
-
 def _convolution(layer: Any, place: Place) -> Narrowed:
     if layer.groups > 1:
         return _grouped(layer, place)
     kernel = np.asarray(layer.kernel)
     given, taken = _given(layer, place), stored(place)
-    if _pads(layer):  # at borders they count for less
+    if layer.padding != "valid" and any(size > 1 for size in layer.kernel_size):  # at borders they count for less
         taken = taken | known(place.call.inputs[0]).nonzero
     sums = kernel.reshape(-1, *kernel.shape[-2:]).sum(0, dtype=np.float64).astype(kernel.dtype)
     return _contraction(place, given, taken, sums, {"filters": int(given.sum())}, layer.use_bias)
