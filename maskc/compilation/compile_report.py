@@ -42,11 +42,6 @@ class CompileReport(Compared):
         return self.verification is not None and self.verification.passed
 
     @property
-    def flops_reduction(self) -> float:
-        """FLOPs before over FLOPs after."""
-        return self.reduction
-
-    @property
     def channels_masked(self) -> int:
         """Masked channels, counted once per tensor axis."""
         return sum(axis.masked for axis in self.masked)
@@ -59,21 +54,9 @@ class CompileReport(Compared):
     def document(self) -> Document:
         """The report of `maskc compile`."""
         held = sum(len(held.channels) for held in self.held)
-        return Document.of(
-            "compile",
-            self,
-            maskc=self.maskc,
-            date=self.date,
-            channels=Channels(self.channels_masked, self.channels_removed, held),
-            masked=self.masked,
-            held=self.held,
-            widths=self.widths,
-            kept_for_speed=self.kept_for_speed,
-            verification=None if self.verification is None else self.verification.checked(),
-            seconds=self.seconds,
-            notes=self.notes,
-            warnings=self.warnings,
-        )
+        channels = Channels(self.channels_masked, self.channels_removed, held)
+        checked = None if self.verification is None else self.verification.checked()
+        return Document.of("compile", self, channels=channels, verification=checked)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as a page or as data, by the ending of the name: `.html` or `.json`.

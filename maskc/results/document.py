@@ -6,7 +6,7 @@ docs/report_schema.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from maskc.results.environment import __version__, loaded_versions, machine, now
@@ -138,15 +138,6 @@ class Document:
 
     @classmethod
     def of(cls, command: Literal["compile", "verify"], result: Compared, **more: Any) -> Document:
-        """The report of a result, with `more` that only this command says."""
-        return cls(
-            command=command,
-            model=result.model,
-            output=result.output,
-            before=result.before,
-            after=result.after,
-            reduction=result.reduction,
-            layers=result.layers,
-            latency=result.latency,
-            **more,
-        )
+        """The report of a result: what both have, and `more` that this command says."""
+        shared = {item.name: getattr(result, item.name) for item in fields(cls) if hasattr(result, item.name)}
+        return cls(command=command, **shared | more)

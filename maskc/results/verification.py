@@ -44,7 +44,7 @@ class Verification(Checked, Compared):
     def document(self) -> Document:
         """The report of `maskc verify`."""
         # Its notes are on how the comparison was made, and stand there.
-        return Document.of("verify", self, verification=self.checked())
+        return Document.of("verify", self, verification=self.checked(), notes=())
 
     def checked(self) -> Checked:
         """The comparison without the figures and the latency, which stand elsewhere in the document."""

@@ -13,16 +13,8 @@ from onnx import ModelProto, TensorProto
 from maskc.frontend.graph_queries import all_nodes, all_tensors
 
 _PRODUCTS = frozenset(
-    (
-        "ConvInteger",
-        "DynamicQuantizeMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "QAttention",
-        "QGemm",
-        "QLinearConv",
-        "QLinearMatMul",
-    )
+    "ConvInteger DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat QAttention QGemm QLinearConv "
+    "QLinearMatMul".split()
 )
 
 

@@ -112,7 +112,7 @@ def test_names_are_not_read_as_markup(report: CompileReport) -> None:
 
 
 def test_everything_gone_is_no_division_by_zero(report: CompileReport) -> None:
-    assert report.flops_reduction == math.inf
+    assert report.reduction == math.inf
     told = report.to_json()
     assert told["reduction"] is None
     json.dumps(told, allow_nan=False)
