@@ -207,14 +207,7 @@ def _border(s: _Subject) -> str:
 
 
 def _epsilon(s: _Subject) -> str:
-    normal = {
-        "BatchNormalization",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "GroupNormalization",
-        "RMSNormalization",
-        "SimplifiedLayerNormalization",
-    }
+    normal = {f"{kind}Normalization" for kind in "Batch Instance Layer Group RMS SimplifiedLayer".split()}
     node = s.pick(n for n in s.nodes if n.op_type in normal)
     old = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
     for attribute in [a for a in node.attribute if a.name == "epsilon"]:

@@ -39,15 +39,13 @@ def test_a_missing_path(tmp_path: Path) -> None:
     )  # nor does the place for the output
 
 
-def test_an_empty_directory(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    compile_refused(tmp_path / "empty", "is empty")
-
-
-def test_a_directory_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("nothing")
-    compile_refused(tmp_path / "other", "holds no model")
+def test_a_directory_that_is_not_one_model(tmp_path: Path) -> None:
+    compile_refused(tmp_path, "is empty")
+    (tmp_path / "notes.txt").write_text("nothing")
+    compile_refused(tmp_path, "holds no model")
+    for name in ("a.onnx", "b.onnx"):
+        build.save(build.mlp(), tmp_path / name)
+    compile_refused(tmp_path, "several models", "a.onnx, b.onnx")
 
 
 def test_the_root_of_the_file_system() -> None:
@@ -68,26 +66,20 @@ def test_a_file_in_place_of_a_directory(source: Path) -> None:
     refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
 
 
-def test_a_directory_with_several_models(tmp_path: Path) -> None:
-    (tmp_path / "many").mkdir()
-    for name in ("a.onnx", "b.onnx"):
-        build.save(build.mlp(), tmp_path / "many" / name)
-    compile_refused(tmp_path / "many", "several models", "a.onnx, b.onnx")
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    source = tmp_path / "m.onnx"
-    source.touch()
-    compile_refused(source, "is empty")
-
-
 @pytest.mark.parametrize(
-    "content", [b"this is not a model\n", bytes(range(256)), b"\x08\x08"], ids=["text", "bytes", "stub"]
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"this is not a model\n", "not an ONNX file"),
+        (bytes(range(256)), "not an ONNX file"),
+        (b"\x08\x08", "not an ONNX file"),
+    ],
+    ids=["nothing", "text", "bytes", "stub"],
 )
-def test_a_file_that_is_not_onnx(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_onnx(tmp_path: Path, content: bytes, words: str) -> None:
     source = tmp_path / "m.onnx"
     source.write_bytes(content)
-    compile_refused(source, "not an ONNX file")
+    compile_refused(source, words)
 
 
 def test_half_an_onnx_file(source: Path) -> None:

@@ -116,14 +116,15 @@ def test_same_input_same_bytes_in_any_process(mlp: Path) -> None:
 def test_keeps_what_the_model_says_about_itself(tmp_path: Path) -> None:
     built = build.mlp()
     built.producer_name, built.doc_string, built.model_version = "maker", "what it is for", 7
+    built.domain, built.graph.doc_string = "a.domain", "about the graph"
     built.metadata_props.add(key="license", value="Apache-2.0")
     source = build.save(built, tmp_path / "m.onnx")
     succeeded("compile", source)
     compiled = onnx.load(tmp_path / "m.compiled.onnx")
     assert (compiled.ir_version, compiled.opset_import[0].version) == (8, 17)
-    said = (compiled.producer_name, compiled.doc_string, compiled.model_version)
-    assert said == ("maker", "what it is for", 7)
-    assert [(entry.key, entry.value) for entry in compiled.metadata_props] == [("license", "Apache-2.0")]
+    for name in ("producer_name", "doc_string", "model_version", "domain", "metadata_props"):
+        assert getattr(compiled, name) == getattr(built, name), name
+    assert (compiled.graph.doc_string, compiled.graph.name) == (built.graph.doc_string, built.graph.name)
     for side in ("input", "output"):
         assert list(getattr(compiled.graph, side)) == list(getattr(built.graph, side))
 
@@ -148,19 +149,12 @@ def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("broken_compiler")
 def test_a_failed_verification_writes_nothing(mlp: Path) -> None:
-    report = mlp.parent / "report.json"
-    result = maskc("compile", mlp, "--report", report)
-    refused(result, 1, "tensor 'b', computed by Add 'b'", "above the tolerance", "Nothing was written")
-    assert files(mlp.parent) == ["mlp.onnx"]
-
-
-@pytest.mark.usefixtures("broken_compiler")
-def test_a_failed_compile_keeps_the_file_that_is_there(mlp: Path) -> None:
-    target = mlp.with_name("mlp.compiled.onnx")
-    target.write_bytes(b"what was there")
-    assert maskc("compile", mlp).exit_code == 1
-    assert target.read_bytes() == b"what was there"
-    assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]
+    for there in (["mlp.onnx"], ["mlp.compiled.onnx", "mlp.onnx"]):
+        result = maskc("compile", mlp, "--report", mlp.parent / "report.json")
+        refused(result, 1, "tensor 'b', computed by Add 'b'", "above the tolerance", "Nothing was written")
+        assert files(mlp.parent) == there
+        mlp.with_name("mlp.compiled.onnx").write_bytes(b"what was there")
+    assert mlp.with_name("mlp.compiled.onnx").read_bytes() == b"what was there"
 
 
 def test_a_write_that_breaks_off_keeps_the_file_that_is_there(mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,8 +176,6 @@ def test_never_overwrites_the_input(mlp: Path) -> None:
     link.symlink_to(mlp)
     for target in (mlp, link, mlp.parent / "." / "mlp.onnx"):
         refused(maskc("compile", mlp, "-o", target), 2, "input itself")
-    (mlp.parent / "link.json").symlink_to(mlp)
-    refused(maskc("compile", mlp, "--report", mlp.parent / "link.json"), 2, "input itself")
     assert mlp.read_bytes() == before
 
 
@@ -204,7 +196,6 @@ def test_never_overwrites_the_masks(mlp: Path) -> None:
 def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None:
     refused(maskc("compile", mlp, "-o", mlp.parent), 2, "is a directory")
     refused(maskc("compile", mlp, "-o", mlp.parent / "no" / "m.onnx"), 2, "does not exist")
-    refused(maskc("compile", mlp, "--report", mlp.parent / "no" / "r.json"), 2, "does not exist")
     both = mlp.parent / "both.json"
     refused(maskc("compile", mlp, "-o", both, "--report", both), 2, "same file")
     assert files(mlp.parent) == ["mlp.onnx"]
@@ -289,11 +280,6 @@ def test_compile_raises_when_the_verification_fails() -> None:
 def test_compile_verifies_unless_it_is_not_to(mlp: Path) -> None:
     assert api.compile(build.mlp(), verify=False).report.verification is None
     assert reported("compile", mlp, "--no-verify")["verification"] is None
-
-
-def test_a_compiled_model_was_verified() -> None:
-    checked = api.compile(build.mlp()).report.verification
-    assert checked is not None and checked.passed and checked.samples == 3
 
 
 def test_flops_counts_the_model_as_it_stands() -> None:

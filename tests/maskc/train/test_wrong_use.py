@@ -70,14 +70,9 @@ def test_wrapping_a_wrapper(inner: Any) -> None:
         PruningOptimizer(inner(), flops_target=0)
 
 
-def test_no_mask_in_the_model() -> None:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    with pytest.raises(InputError, match="MaskLayer"):
-        fit(model, PruningOptimizer("sgd", flops_target=0))
-
-
-def test_all_masks_frozen() -> None:
-    model = mlp()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_no_mask_to_prune(frozen: bool) -> None:
+    model = mlp() if frozen else keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     for layer in model.layers:
         layer.trainable = not isinstance(layer, MaskLayer)
     with pytest.raises(InputError, match="MaskLayer"):

@@ -267,27 +267,19 @@ def test_second_output_of_dropout_as_output_of_the_graph() -> None:
     at_every_price(graph(text, keep=np.array([1, 0, 1, 1.0]).reshape(4, 1), w=w))
 
 
-@pytest.mark.parametrize("ratio", ["", "half"])
-def test_a_dropout_that_the_caller_may_train_with_stays(ratio: str) -> None:
+@pytest.mark.parametrize(
+    ("operands", "stays"), [("a, half, training", True), ("a, , training", True), ("a, half, never", False)]
+)
+def test_a_dropout_stays_where_the_caller_may_train_with_it(operands: str, stays: bool) -> None:
     text = f"""(float[3,4] x, bool training) => (float[3,2] y) {{
         a = Mul(x, keep)
-        b = Dropout({"a, half, training" if ratio else "a, , training"})
+        b = Dropout({operands})
         y = MatMul(b, w)
     }}"""
-    constants = {"keep": np.array([1, 0, 1, 1.0]), "w": (4, 2)} | ({"half": np.array(0.5)} if ratio else {})
-    built = graph(text, **constants)
-    assert "Dropout" in {node.op_type for node in shrink(built).model.graph.node}
-
-
-def test_a_dropout_that_is_never_trained_with_goes() -> None:
-    text = """(float[3,4] x) => (float[3,2] y) {
-        a = Mul(x, keep)
-        b = Dropout(a, half, never)
-        y = MatMul(b, w)
-    }"""
-    never = {"half": np.array(0.5), "never": np.array(False)}
-    built = graph(text, keep=np.array([1, 0, 1, 1.0]), w=(4, 2), **never)
-    assert "Dropout" not in {node.op_type for node in shrink(built).model.graph.node}
+    constants = {"half": np.array(0.5), "never": np.array(False)}
+    read = {name: value for name, value in constants.items() if name in operands}
+    built = graph(text, keep=np.array([1, 0, 1, 1.0]), w=(4, 2), **read)
+    assert ("Dropout" in {node.op_type for node in shrink(built).model.graph.node}) == stays
 
 
 @pytest.mark.parametrize("axis", [1, 2])

@@ -141,19 +141,6 @@ def test_a_sparse_constant_is_read() -> None:
     assert removed(source) == 4
 
 
-def test_what_a_model_says_of_itself_stays() -> None:
-    source = perceptron()
-    helper.set_model_props(source, {"author": "somebody"})
-    source.doc_string, source.graph.doc_string, source.producer_name = "about", "about the graph", "a producer"
-    source.domain, source.model_version = "a.domain", 7
-    compiled = check(source).model
-    assert compiled.metadata_props == source.metadata_props
-    for name in ("doc_string", "producer_name", "domain", "model_version", "ir_version"):
-        assert getattr(compiled, name) == getattr(source, name), name
-    assert compiled.graph.doc_string == source.graph.doc_string
-    assert compiled.graph.name == source.graph.name
-
-
 def test_stale_shapes_of_removed_tensors() -> None:
     source = perceptron(outputs="float[N,3] y", noted="<float[N,8] a, float[N,8] d>")
     assert removed(source)

@@ -31,18 +31,7 @@ from tests.passes.text import compiled, mask, model, random
 
 AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
 ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
-NETWORKS = (
-    "resnet",
-    "resnext",
-    "mobilenet",
-    "mobilenet3",
-    "shufflenet",
-    "densenet",
-    "inception",
-    "yolo",
-    "vit",
-    "quantised",
-)
+NETWORKS = "resnet resnext mobilenet mobilenet3 shufflenet densenet inception yolo vit quantised".split()
 
 
 def live(count_: int, size: int) -> np.ndarray:
