@@ -39,12 +39,14 @@ class Published:
         larger = tuple(s if f else s + m for s, f, m in zip(self.sizes, fixed, more, strict=True))
         return [self.sizes, larger]
 
-    def find(self) -> Path | None:
-        """The file, None where the package or this version of it does not have it."""
+    def load(self) -> onnx.ModelProto:
+        """The model; the test is skipped where the package or this version of it does not have it."""
         spec = importlib.util.find_spec(self.package)
         folders = spec.submodule_search_locations if spec is not None else None
         path = Path(folders[0]) / self.file if folders else None
-        return path if path is not None and path.exists() else None
+        if path is None or not path.exists():
+            pytest.skip(f"no {self.file} of the package {self.package} is installed")
+        return onnx.load(path)
 
 
 MODELS = (
@@ -59,10 +61,7 @@ MODELS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("published", MODELS, ids=lambda p: Path(p.file).stem)
 def test_random_masks_behind_every_layer(published: Published) -> None:
-    path = published.find()
-    if path is None:
-        pytest.skip(f"no {published.file} of the package {published.package} is installed")
-    source = onnx.load(path)
+    source = published.load()
     (info,) = required_inputs(source)
     ranges = {info.name: (0, 256)}
     masked, kept = mask_layers(source, seed=1)
@@ -93,10 +92,7 @@ def test_random_masks_behind_every_layer(published: Published) -> None:
 @pytest.mark.parametrize("opened", [True, False], ids=["open", "fixed"])
 @pytest.mark.parametrize("published", MODELS, ids=lambda p: Path(p.file).stem)
 def test_the_same_function_in_openvino(published: Published, opened: bool) -> None:
-    path = published.find()
-    if path is None:
-        pytest.skip(f"no {published.file} of the package {published.package} is installed")
-    source = onnx.load(path)
+    source = published.load()
     (info,) = required_inputs(source)
     sizes = published.several(info) if opened else [published.sizes]
     cases = [random_feeds(fix_sizes(source, {info.name: s}), 0, ranges={info.name: (0, 256)}) for s in sizes]
@@ -120,10 +116,7 @@ CRNN = Published("ddddocr", "common_old.onnx", (1, 1, 64, 160), 1.0, 1.0)
 @pytest.mark.parametrize("open_width", [True, False])
 def test_a_mask_after_the_last_product_of_a_text_recogniser(open_width: bool) -> None:
     """It reads a computed Reshape, and the output is declared as a matrix where it has three axes."""
-    path = CRNN.find()
-    if path is None:
-        pytest.skip(f"no {CRNN.file} of the package {CRNN.package} is installed")
-    source = onnx.load(path)
+    source = CRNN.load()
     keep = np.random.default_rng(0).random(8210) < 0.5
     source.graph.initializer.append(onnx.numpy_helper.from_array(keep.astype(np.float32), "keep"))
     last = source.graph.node.pop()

@@ -46,12 +46,6 @@ def test_each_way_to_choose(source: Path) -> None:
     assert compiled(source, "--align-for", "cuda") == [32, 60]
 
 
-def test_the_same_bytes_each_time(source: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        api.compile(source, align_for="avx512").save(tmp_path / f"{name}.onnx")
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-
-
 def test_terminal_and_data_say_what_stays(source: Path) -> None:
     out = source.with_name("out.onnx")
     told = maskc("compile", source, "-o", out, "--align", "8").stdout

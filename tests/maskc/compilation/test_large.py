@@ -62,6 +62,11 @@ def scattered(built: ModelProto, directory: Path) -> Path:
     return build.save(copy, directory / "m.onnx")
 
 
+@pytest.fixture
+def source(tmp_path: Path, staying: None) -> Path:
+    return scattered(build.mlp(hidden=64), tmp_path)
+
+
 def test_memory_is_bounded_whatever_the_size_of_the_model(tmp_path: Path) -> None:
     made = large.transformer(tmp_path / "m.onnx", 0.4)
     size = (tmp_path / "weights").stat().st_size
@@ -94,9 +99,7 @@ def test_weights_in_files_make_the_model_that_those_inside_make(tmp_path: Path) 
     assert any(t.data_location == TensorProto.EXTERNAL for t in inside.graph.initializer)
 
 
-@pytest.mark.usefixtures("staying")
-def test_the_same_bytes_each_time_and_old_ones_go(tmp_path: Path) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
+def test_the_same_bytes_each_time_and_old_ones_go(source: Path, tmp_path: Path) -> None:
     outputs = []
     for _ in range(2):
         compile_file(source, tmp_path / "out.onnx", CompileOptions(verify=None))
@@ -119,9 +122,8 @@ def test_masks_of_a_file_and_sizes_go_with_weights_in_files(tmp_path: Path) -> N
     assert "Verified: the outputs match" in result.stdout
 
 
-@pytest.mark.usefixtures("staying")
+@pytest.mark.usefixtures("source")
 def test_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scattered(build.mlp(hidden=64), tmp_path)
     monkeypatch.chdir(tmp_path / "inner")
     assert maskc("compile", "../m.onnx", "-o", "../out.onnx").exit_code == 0
     monkeypatch.chdir(tmp_path)
@@ -129,9 +131,7 @@ def test_the_working_directory_does_not_matter(tmp_path: Path, monkeypatch: pyte
     assert weights(tmp_path / "out.onnx") == weights(tmp_path / "other.onnx")
 
 
-@pytest.mark.usefixtures("staying")
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
+def test_a_full_disk_leaves_what_was_there(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out.onnx").write_bytes(b"what was there")
     before = files(tmp_path)
 
@@ -143,9 +143,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert files(tmp_path) == before and (tmp_path / "out.onnx").read_bytes() == b"what was there"
 
 
-@pytest.mark.usefixtures("staying")
-def test_a_file_that_ends_before_its_tensors(tmp_path: Path) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
+def test_a_file_that_ends_before_its_tensors(source: Path, tmp_path: Path) -> None:
     file = tmp_path / "inner" / "more weights"
     os.truncate(file, file.stat().st_size - 1)
     refused(maskc("compile", source), 2, "end beyond the end of", "more weights", "truncated")
@@ -153,31 +151,27 @@ def test_a_file_that_ends_before_its_tensors(tmp_path: Path) -> None:
     refused(maskc("compile", source), 2, "is missing", "more weights")
 
 
-@pytest.mark.usefixtures("staying")
-def test_a_length_that_is_not_that_of_the_shape(tmp_path: Path) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
-    light = onnx.load(source, load_external_data=False)
-    tensor = next(t for t in light.graph.initializer if len(t.external_data) == 3)
-    tensor.external_data[2].value = "12"
-    build.save(light, source)
-    refused(maskc("compile", source), 2, f"'{tensor.name}' are 12 bytes", "its shape needs")
-
-
-@pytest.mark.usefixtures("staying")
-@pytest.mark.parametrize(("key", "value"), [("offset", "-8"), ("offset", "1e3"), ("length", "all")])
-def test_a_place_that_is_no_number(tmp_path: Path, key: str, value: str) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("offset", "-8", ("'-8'", "offset")),
+        ("offset", "1e3", ("'1e3'", "offset")),
+        ("length", "all", ("'all'", "length")),
+        ("length", "12", (" are 12 bytes", "its shape needs")),
+    ],
+)
+def test_a_place_that_is_no_number_or_not_that_of_the_shape(
+    source: Path, key: str, value: str, words: tuple[str, str]
+) -> None:
     light = onnx.load(source, load_external_data=False)
     tensor = next(t for t in light.graph.initializer if len(t.external_data) == 3)
     next(entry for entry in tensor.external_data if entry.key == key).value = value
     build.save(light, source)
-    refused(maskc("compile", source), 2, f"'{tensor.name}'", f"'{value}'", key)
+    refused(maskc("compile", source), 2, f"'{tensor.name}'", *words)
 
 
-@pytest.mark.usefixtures("staying")
-def test_a_length_of_0_is_none(tmp_path: Path) -> None:
+def test_a_length_of_0_is_none(source: Path, tmp_path: Path) -> None:
     """So ONNX and ONNX Runtime read it."""
-    source = scattered(build.mlp(hidden=64), tmp_path)
     light = onnx.load(source, load_external_data=False)
     for tensor in light.graph.initializer:
         for entry in tensor.external_data:
@@ -201,9 +195,7 @@ def test_files_that_are_read_never_go(tmp_path: Path) -> None:
     assert data in files(tmp_path)
 
 
-@pytest.mark.usefixtures("staying")
-def test_a_file_that_goes_away_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
+def test_a_file_that_goes_away_meanwhile(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = frontend.read
 
     def gone(*arguments: object, **options: object) -> frontend.Source:

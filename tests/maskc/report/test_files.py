@@ -85,16 +85,12 @@ def test_a_compilation_with_verification_and_latency(mlp: Path, tmp_path: Path) 
     assert counted["equal"] + sum(counted["counts"]) == 4 * (1 + 2 + 5)
 
 
-def test_a_compilation_without_either(mlp: Path, tmp_path: Path) -> None:
+def test_a_compilation_without_verification_and_with_or_without_latency(mlp: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.json"
     assert maskc("compile", mlp, "--report", file, "--no-verify").exit_code == 0
     told = valid(file)
     assert told["verification"] is None and told["latency"] is None
     assert "onnxruntime" not in told["versions"] or told["channels"]["removed"] == 8
-
-
-def test_latency_without_verification(mlp: Path, tmp_path: Path) -> None:
-    file = tmp_path / "r.json"
     assert maskc("compile", mlp, "--report", file, "--no-verify", "--bench").exit_code == 0
     told = valid(file)
     assert told["verification"] is None and told["latency"]["runs"] >= 3
@@ -268,14 +264,18 @@ def test_the_package_has_what_pages_and_schemas_are_made_of() -> None:
 # Statistics.
 
 
+def add(statistics: Statistics, wanted: np.ndarray, got: np.ndarray) -> None:
+    error = distance(wanted, got)
+    assert error is not None
+    statistics.add(error, wanted, got)
+
+
 def test_the_histogram_counts_every_element_by_its_magnitude() -> None:
     statistics = Statistics()
     wanted = np.array([[1.0, 2.0, 4.0, 0.0, np.inf]])
     got = wanted + np.array([[0.0, 4e-3 * 1.5, 4e-7 * 1.5, 4e-7 * 1.5, 0.0]])
     for scale in (1.0, 100.0):  # relative to each sample's own scale
-        error = distance(scale * wanted, scale * got)
-        assert error is not None
-        statistics.add(error, scale * wanted, scale * got)
+        add(statistics, scale * wanted, scale * got)
     found = statistics.histogram
     assert found is not None and found.equal == 2
     filled = {found.start + i * found.step: count for i, count in enumerate(found.counts) if count}
@@ -287,22 +287,15 @@ def test_histograms_of_what_is_equal_and_of_what_must_be() -> None:
     statistics = Statistics()
     assert statistics.histogram is None
     same = np.ones((2, 3), np.float32)
-    error = distance(same, same)
-    assert error is not None
-    statistics.add(error, same, same)
+    add(statistics, same, same)
     assert statistics.histogram is not None and statistics.histogram.counts == () and statistics.histogram.equal == 6
     integers = Statistics()
-    error = distance(np.arange(3), np.arange(3))
-    assert error is not None
-    integers.add(error, np.arange(3), np.arange(3))
+    add(integers, np.arange(3), np.arange(3))
     assert integers.histogram is None
 
 
 def test_errors_of_an_output_that_should_be_zero_are_in_the_last_bin() -> None:
     statistics = Statistics()
-    wanted, got = np.zeros(2), np.array([0.0, 1e-30])
-    error = distance(wanted, got)
-    assert error is not None
-    statistics.add(error, wanted, got)
+    add(statistics, np.zeros(2), np.array([0.0, 1e-30]))
     found = statistics.histogram
     assert found is not None and found.counts == (1,) and found.start + found.step == 2.0

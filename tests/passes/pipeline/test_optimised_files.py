@@ -108,11 +108,9 @@ def test_architectures(architecture: Callable[[Net], None], opset: int, level: s
 @levels
 @pytest.mark.parametrize("published", MODELS, ids=lambda p: Path(p.file).stem)
 def test_published_models(published: Published, level: str, tmp_path: Path) -> None:
-    path = published.find()
-    if path is None:
-        pytest.skip(f"no {published.file} of the package {published.package} is installed")
-    (info,) = required_inputs(onnx.load(path))
-    fixed = fix_sizes(onnx.load(path), {info.name: published.sizes})
+    found = published.load()
+    (info,) = required_inputs(found)
+    fixed = fix_sizes(found, {info.name: published.sizes})
     source, _ = mask_layers(fixed, seed=1)
-    made = compare(source, level, tmp_path, "always" if path.stem == CLOSE else "auto")
+    made = compare(source, level, tmp_path, "always" if Path(published.file).stem == CLOSE else "auto")
     assert_same_function(source, made, cases=[random_feeds(fixed, 0, ranges={info.name: (0, 256)})])

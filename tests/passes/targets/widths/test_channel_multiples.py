@@ -207,12 +207,6 @@ def test_says_which_layers_keep_channels_and_why() -> None:
     assert_explained(report)
 
 
-def test_a_multiple_is_given_as_the_reason() -> None:
-    (first, second) = shrink(chain(31, 57), align=8).report.widths
-    assert first.reason == "kept for a channel count of 32, a multiple of 8"
-    assert second.reason == "kept for a channel count of 64, a multiple of 8"
-
-
 def test_nothing_is_kept_or_said_where_nothing_is_masked() -> None:
     source = chain(64, 64)
     for align in ALIGNS:
