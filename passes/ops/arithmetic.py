@@ -204,6 +204,8 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
 class Where(Elementwise):
     """A known condition decides which of the two others counts."""
 
+    may_overflow = False
+
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         condition, chosen, other = node.inputs
         truth = values_of(condition) if is_constant(condition) else np.array([False, True])

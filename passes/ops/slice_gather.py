@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.polynomial import Polynomial, maximum
 from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.shape_rules import ShapeVectors, SizeRule
 from passes.abstract_values.slices import Demands, Link, Sets
@@ -31,6 +33,7 @@ from passes.ops.shape import is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
+Bound = TypeVar("Bound", int, int | None)
 _END = 2**31 - 1  # where exporters let a slice end that goes on to the last
 
 
@@ -41,22 +44,35 @@ class Slice(SizeRule, Movement):
     only_picks = True
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
-        shape, bounds = shape_of(node.inputs[0]), [vectors.of(t) if t.name else None for t in node.inputs[1:]]
+        shape = shape_of(node.inputs[0])
         if shape is None:
             return None
+        chosen: Mapping[int, tuple[int | None, int | None, int | None]] | None
         if "starts" in node.attrs:
-            taken = self._ranges(node)
-        elif any(x is None or x.dtype == object for x, t in zip(bounds, node.inputs[1:], strict=True) if t.name):
-            return [None] * len(shape)
+            chosen = self._ranges(node)
         else:
-            taken = ranges(len(shape), *([None if x is None else x.tolist() for x in bounds]))
+            bounds = {index: vectors.numbers(tensor) for index, tensor in present(node.inputs) if index > 0}
+            axes = [axis for axis in bounds.get(3) or () if axis is not None]
+            if None in bounds.values() or len(axes) < len(bounds.get(3) or ()):
+                return [None] * len(shape)
+            chosen = ranges(len(shape), bounds[1], bounds[2], axes or None, bounds.get(4))
         return (
-            None if taken is None else [sliced(shape, a, *taken[a]) if a in taken else d for a, d in enumerate(shape)]
+            None
+            if chosen is None
+            else [sliced(shape, a, *chosen[a]) if a in chosen else d for a, d in enumerate(shape)]
         )
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        ranges = self._ranges(node)
-        return axis if ranges is not None and axis not in ranges and index == 0 else None
+        return axis if index == 0 and axis in self._whole(node) else None
+
+    def _whole(self, node: gs.Node) -> set[int]:
+        """The axes that no bounds are given for."""
+        rank, axes = len(shape_of(node.inputs[0]) or ()), operand(node, 3)
+        if "starts" in node.attrs:
+            named = node.attrs.get("axes") or range(len(node.attrs["starts"]))
+        else:
+            named = range(size_of(node.inputs[1], 0) or rank) if axes is None else int_list(axes)
+        return set() if named is None else {*range(rank)} - {a % rank for a in named}
 
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -89,16 +105,12 @@ class Slice(SizeRule, Movement):
         return node.inputs[0] if all(keeps_axis(shape, axis, *bounds) for axis, bounds in ranges.items()) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        ranges = self._ranges(node)
-        if ranges is None:
-            return []
-        rank = len(shape_of(node.inputs[0]) or ())
-        found = same_axis(node, facts, [(a, a) for a in range(rank) if a not in ranges])
-        for axis, (start, end, step) in ranges.items():
+        found = same_axis(node, facts, [(a, a) for a in sorted(self._whole(node))])
+        for axis, (start, end, step) in (self._ranges(node) or {}).items():
             size = facts.size(node.inputs[0], axis)
-            if size is None or step < 0:
+            if size is None:
                 continue
-            source = np.arange(size)[max(start, -size) : end : step]
+            source = np.asarray(taken(size, start, end, step), np.int64)
             if source.size and source.size == facts.size(node.outputs[0], axis):
                 found.append(Link(0, axis, 0, axis, source))
         return found
@@ -129,11 +141,11 @@ class Slice(SizeRule, Movement):
 
 def ranges(
     rank: int,
-    starts: Sequence[int] | None,
-    ends: Sequence[int] | None,
+    starts: Sequence[Bound] | None,
+    ends: Sequence[Bound] | None,
     axes: Sequence[int] | None = None,
-    steps: Sequence[int] | None = None,
-) -> dict[int, tuple[int, int, int]] | None:
+    steps: Sequence[Bound] | None = None,
+) -> dict[int, tuple[Bound, Bound, Bound]] | None:
     """By axis, from the front, the start, end and step of a Slice with these operands; None where they say nothing."""
     if starts is None or ends is None or not rank:
         return None
@@ -142,6 +154,11 @@ def ranges(
     if not len(set(axes)) == len(axes) == len(starts) == len(ends) == len(steps):
         return None  # of an axis that is given twice nobody says which counts
     return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
+def taken(size: int, start: int, end: int, step: int) -> range:
+    """The indices that a Slice takes of an axis: as in Python, but one that begins before the first takes that one."""
+    return range(*slice(max(start, -size), end, step).indices(size))
 
 
 def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int) -> bool:
@@ -157,12 +174,37 @@ def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int)
     return end >= _END or (is_static(others) and end * product(others) >= MOST_ELEMENTS)
 
 
-def sliced(shape: Sizes, axis: int, start: int, end: int, step: int) -> Dim:
-    """The size of an axis after this range is taken; None where it is not known."""
+def sliced(shape: Sizes, axis: int, start: int | None, end: int | None, step: int | None) -> Dim:
+    """The size of an axis after this range, whose bounds may be unknown, is taken; None where it is not known.
+
+    Of an axis of open size n all that is not max(n - k, 0) for a number k is made of those, so that the parts of a
+    whole add up to it.
+    """
     size = shape[axis]
+    if size is None or start is None or end is None or step is None:
+        return None
     if isinstance(size, int):
-        return len(range(*slice(start, end, step).indices(size)))
-    return size if keeps_axis(shape, axis, start, end, step) else None
+        return len(taken(size, start, end, step))
+    if keeps_axis(shape, axis, start, end, step):
+        return size
+    whole = Polynomial.of(size)
+
+    def beyond(first: int) -> Polynomial:
+        return maximum(whole - Polynomial.of(first), Polynomial()) if first else whole
+
+    if step < 0:
+        length = whole if start in (-1, _END) and end <= -_END else None
+    elif start >= 0 > end:
+        length = beyond(start - end)
+    elif start < 0 <= end:
+        length = whole - beyond(-start) if end >= _END else None
+    elif start >= end:
+        length = Polynomial()
+    elif start >= 0:
+        length = beyond(start) - (Polynomial() if end >= _END else beyond(end))
+    else:
+        length = beyond(-end) - beyond(-start)
+    return None if length is None else ((length + Polynomial.of(abs(step) - 1)) // Polynomial.of(abs(step))).dim
 
 
 @register("Gather")

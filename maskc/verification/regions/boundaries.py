@@ -81,6 +81,7 @@ class Region:
     source_reads: frozenset[str]
 
 
+@np.errstate(over="ignore")  # a border may be the lowest number there is
 def fresh(name: str, seen: Seen, claims: Claims, turn: int, seed: int) -> Array:
     """Random values of a tensor of the source, in which its claims hold: as seen, or sparse and wider, in turn.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.polynomial import Polynomial
@@ -9,11 +10,10 @@ from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, times
 from passes.abstract_values.windows import Window, kernel_windows
 from passes.graph.editor import Change
-from passes.graph.tensors import Dim, operand, product, shape_of, volume
+from passes.graph.tensors import Array, Dim, operand, product, shape_of, volume
 from passes.ops.base import register
 from passes.ops.convolutions.channel_groups import group_size
 from passes.ops.convolutions.convolution import Convolution
-from passes.rewriting.channel_facts import Facts
 from passes.rewriting.weight_scaling import Fuser
 
 
@@ -22,6 +22,11 @@ class ConvTranspose(SizeRule, Convolution):
     """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
 
     channel_axes = (1, 0)
+
+    def by_output(self, weights: Array, groups: int) -> Array:
+        rows, columns, *kernel = weights.shape
+        grouped = weights.reshape(groups, rows // groups, columns, *kernel)
+        return np.swapaxes(grouped, 1, 2).reshape(groups * columns, rows // groups, *kernel)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         data, weights = shape_of(node.inputs[0]), shape_of(node.inputs[1]) or ()
@@ -36,9 +41,6 @@ class ConvTranspose(SizeRule, Convolution):
 
     def fold_input_affine(self, node: gs.Node, index: int, affine: Affine, fuser: Fuser) -> Change | None:
         return super().fold_input_affine(node, index, affine, fuser) if group_size(node) == 1 else None
-
-    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        return group_size(node) == 1 and super().understood_shapes(node, facts)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Every input element meets out / group · kernel weights; the bias adds one per output element."""

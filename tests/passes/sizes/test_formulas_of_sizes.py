@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import numpy as np
 import pytest
 
 from passes.abstract_values.polynomial import Polynomial
+from passes.ops.slice_gather import sliced, taken
 from passes.sizes.prepare import checked
 from tests.generators.running import Runner
 from tests.passes.text import model, random
@@ -47,3 +49,23 @@ def test_a_size_is_what_the_runtime_computes(body: str) -> None:
     for sizes in ({"N": 1, "H": 8, "W": 8}, {"N": 2, "H": 10, "W": 14}, {"N": 3, "H": 6, "W": 12}):
         given = {"x": np.zeros((sizes["N"], 8, sizes["H"], sizes["W"]), np.float32)}
         assert tuple(Polynomial.of(dim).at(sizes) for dim in shape or ()) == Runner(source)(given)[0].shape
+
+
+def test_a_part_of_an_open_axis_has_the_size_that_a_slice_leaves() -> None:
+    bounds, end = range(-4, 5), 2**63 - 1
+    for start, stop, step in product([*bounds, end], [*bounds, end, -end], (1, 2, 3, -1, -2)):
+        formula = sliced(["n"], 0, start, stop, step)
+        for n in range(9) if formula is not None else ():
+            assert Polynomial.of(formula).at({"n": n}) == len(taken(n, start, stop, step)), (start, stop, step, n)
+
+
+def test_the_parts_of_a_rolled_axis_add_up_to_it() -> None:
+    source = model(
+        SIGNATURE,
+        "a = Slice (x, start, end, axis)  b = Slice (x, first, start, axis)  y = Concat<axis=2> (a, b)",
+        start=np.array([-2]),
+        first=np.array([0]),
+        end=np.array([2**63 - 1]),
+        axis=np.array([2]),
+    )
+    assert checked(source).outputs[0].shape == ["N", 8, "H", "W"]
