@@ -72,7 +72,7 @@ class Slice(SizeRule, Movement):
             named = node.attrs.get("axes") or range(len(node.attrs["starts"]))
         else:
             named = range(size_of(node.inputs[1], 0) or rank) if axes is None else int_list(axes)
-        return set() if named is None else {*range(rank)} - {a % rank for a in named}
+        return set() if named is None or not rank else {*range(rank)} - {a % rank for a in named}
 
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())

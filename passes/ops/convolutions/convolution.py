@@ -176,30 +176,27 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             value = value + constant.value.reshape(-1, *[1] * len(result.index))
         yield 0, 1, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), result.index)
 
-    def windows(self, node: gs.Node) -> list[Window] | None:
-        """The windows over the spatial axes, None if they are not understood."""
-        return None
+    def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
+        """Windows, and these maps of the input as they lie under them; None if that is not understood."""
+        raise NotImplementedError
 
     def convolved(self, node: gs.Node, facts: Facts, known: ConstantMap, outputs: Mask) -> ConstantMap | None:
         """What known input channels add to these output channels, without the bias; 0 in the others. float64.
 
         None where the windows or the sizes are not understood.
         """
-        over = self.windows(node)
-        if over is None:
-            return None
         groups, weights = group_size(node), self.weights(node, facts)
         asked, inputs = outputs.reshape(groups, -1).any(axis=1), known.mask.size // groups  # of which groups
         used = known.mask if groups == 1 else np.repeat(asked, inputs)
         values = known.cleared()[used].astype(np.float64)
         weights = weights[np.ix_(outputs, used)] if groups == 1 else weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
-        sliding = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))])
-        found = sliding.over(ConstantMap(used[used], values, known.index), 0.0)
+        sliding = self.sliding(node, facts, ConstantMap(used[used], values, known.index))
+        found = None if sliding is None else sliding[0].over(sliding[1], 0.0)
         if found is None:
             return None
         index, windows = found  # [in, 1, tuples..., kernel...]
-        tuples = windows.shape[1 : 2 + len(over)]
+        tuples = windows.shape[1 : 1 + len(index)]
         windows = windows.reshape(len(values), math.prod(tuples), -1)  # [in, tuples, kernel]
         value = np.zeros((outputs.size, math.prod(tuples)))
         if groups == 1:
@@ -289,10 +286,11 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, removable: Mask) -> bool:
         """Whether one added map takes the place of the uneven channels. `removable`: all that need not be read then."""
-        over, maps = self.windows(node), facts.constant_map[node.inputs[0].name][1]
-        if not uneven.any() or over is None or not facts.adds_maps:
+        maps = facts.constant_map[node.inputs[0].name][1]
+        sliding = self.sliding(node, facts, maps) if uneven.any() and facts.adds_maps else None
+        if sliding is None:
             return False
-        places = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
+        places = sliding[0].places(sliding[1])
         made_of = Absorbed(
             facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, math.prod(self._kernel(node))
         )
@@ -468,7 +466,13 @@ class Conv(SizeRule, Convolution):
     foldable = True
 
     def windows(self, node: gs.Node) -> list[Window] | None:
+        """The windows over the spatial axes, None if they are not understood."""
         return kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
+
+    def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
+        over = self.windows(node)
+        sizes = [facts.dim(node.inputs[0], a + 2) for a in range(len(over or ()))]
+        return None if over is None else (Sliding(over, sizes), known)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[1])

@@ -97,3 +97,26 @@ def test_a_grouped_transposed_convolution_loses_the_same_number_in_every_group(g
     result = compiled(source)
     assert weight(result, "ConvTranspose").shape == (8 if shift else 4, 8 // group, 2, 2)
     exact(source)
+
+
+TRANSPOSED = {
+    "border of its own": ("kernel_shape=[3,3], strides=[2,1], pads=[1,0,2,1], output_padding=[1,0]", (3, 3)),
+    "gaps": ("kernel_shape=[2,2], strides=[3,2]", (2, 2)),
+    "dilated": ("kernel_shape=[3,2], strides=[2,1], dilations=[2,3]", (3, 2)),
+}
+
+
+@pytest.mark.parametrize(("form", "kernel"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_constants_become_a_map_in_a_transposed_convolution(form: str, kernel: tuple[int, int]) -> None:
+    """Windows that overlap, or leave gaps, do not add the same everywhere, and no channel has to be there for that."""
+    source = model(
+        f"""(float[N,3,5,4] x) => (float[N,4,h,w] y)
+            <float[8,3,1,1] wa, float[8,1,{kernel[0]},{kernel[1]}] wt, float[8] bt, float[4,8,5,5] wb>""",
+        f"""a = Conv(x, wa) m = Mul(a, keep) s = Add(m, shift)
+            t = ConvTranspose<group=8, {form}>(s, wt, bt) r = Relu(t) y = Conv<pads=[2,2,2,2]>(r, wb)""",
+        13,
+        keep=KEEP.reshape(1, 8, 1, 1),
+        shift=random(8, 1, 1, seed=2),
+    )
+    assert weight(compiled(source), "ConvTranspose").shape[0] == 4
+    exact(source, N=(1, 2))
