@@ -38,13 +38,11 @@ class ShapeVectors:
         computed = self._computed.get(id(tensor))
         return None if computed is None else computed[1]
 
-    def numbers(self, tensor: gs.Tensor) -> list[int | None] | None:
+    def listed(self, tensor: gs.Tensor) -> list[Polynomial | None] | None:
         """The elements of a vector, None for those that are not known; None where even their number is not."""
         elements = self.of(tensor)
         elements = _unknown(tensor) if elements is None else elements
-        if elements is None or elements.ndim != 1:
-            return None
-        return [None if each is None else each.number for each in polynomials(elements)]
+        return None if elements is None or elements.ndim != 1 else [*polynomials(elements)]
 
     def of_parts(self, tensors: Sequence[gs.Tensor]) -> list[Elements | None]:
         """The elements of several, all unknown of one that is not followed where others are."""

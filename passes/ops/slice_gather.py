@@ -33,7 +33,8 @@ from passes.ops.shape import is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
-Bound = TypeVar("Bound", int, int | None)
+Bound = int | Polynomial | None
+AnyBound = TypeVar("AnyBound", int, Bound)
 _END = 2**31 - 1  # where exporters let a slice end that goes on to the last
 
 
@@ -47,20 +48,18 @@ class Slice(SizeRule, Movement):
         shape = shape_of(node.inputs[0])
         if shape is None:
             return None
-        chosen: Mapping[int, tuple[int | None, int | None, int | None]] | None
+        chosen: Mapping[int, tuple[Bound, Bound, Bound]] | None
         if "starts" in node.attrs:
             chosen = self._ranges(node)
         else:
-            bounds = {index: vectors.numbers(tensor) for index, tensor in present(node.inputs) if index > 0}
-            axes = [axis for axis in bounds.get(3) or () if axis is not None]
+            bounds = {index: _bounds(tensor, vectors) for index, tensor in present(node.inputs) if index > 0}
+            axes = [axis for axis in bounds.get(3) or () if isinstance(axis, int)]
             if None in bounds.values() or len(axes) < len(bounds.get(3) or ()):
                 return [None] * len(shape)
             chosen = ranges(len(shape), bounds[1], bounds[2], axes or None, bounds.get(4))
-        return (
-            None
-            if chosen is None
-            else [sliced(shape, a, *chosen[a]) if a in chosen else d for a, d in enumerate(shape)]
-        )
+        if chosen is None:
+            return None
+        return [sliced(shape, a, *chosen[a]) if a in chosen else d for a, d in enumerate(shape)]
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return axis if index == 0 and axis in self._whole(node) else None
@@ -139,13 +138,19 @@ class Slice(SizeRule, Movement):
         rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
 
 
+def _bounds(tensor: gs.Tensor, vectors: ShapeVectors) -> list[Bound] | None:
+    """The elements of one operand of a Slice; None where not even their number is known."""
+    elements = vectors.listed(tensor)
+    return None if elements is None else [p if p is None or p.number is None else p.number for p in elements]
+
+
 def ranges(
     rank: int,
-    starts: Sequence[Bound] | None,
-    ends: Sequence[Bound] | None,
+    starts: Sequence[AnyBound] | None,
+    ends: Sequence[AnyBound] | None,
     axes: Sequence[int] | None = None,
-    steps: Sequence[Bound] | None = None,
-) -> dict[int, tuple[Bound, Bound, Bound]] | None:
+    steps: Sequence[AnyBound] | None = None,
+) -> dict[int, tuple[AnyBound, AnyBound, AnyBound]] | None:
     """By axis, from the front, the start, end and step of a Slice with these operands; None where they say nothing."""
     if starts is None or ends is None or not rank:
         return None
@@ -174,15 +179,18 @@ def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int)
     return end >= _END or (is_static(others) and end * product(others) >= MOST_ELEMENTS)
 
 
-def sliced(shape: Sizes, axis: int, start: int | None, end: int | None, step: int | None) -> Dim:
+def sliced(shape: Sizes, axis: int, start: Bound, end: Bound, step: Bound) -> Dim:
     """The size of an axis after this range, whose bounds may be unknown, is taken; None where it is not known.
 
     Of an axis of open size n all that is not max(n - k, 0) for a number k is made of those, so that the parts of a
     whole add up to it.
     """
     size = shape[axis]
-    if size is None or start is None or end is None or step is None:
+    if size is None or not isinstance(start, int) or not isinstance(step, int):
         return None
+    if not isinstance(end, int):
+        inside = end is not None and end.is_natural and (Polynomial.of(size) - end).is_natural
+        return end.dim if end is not None and inside and (start, step) == (0, 1) else None
     if isinstance(size, int):
         return len(taken(size, start, end, step))
     if keeps_axis(shape, axis, start, end, step):

@@ -22,8 +22,22 @@ WEIGHTS = {
     "halved": np.array([1.0, 1.0, 0.5, 1.5]),
     "spatial": np.array([2.0, 3.0]),
     "repeats": np.array([1, 2, 3, 1]),
+    "rows": np.array([2]),
+    "columns": np.array([3]),
+    "four": np.array([4]),
+    "start": np.array([0]),
+    "before": np.zeros(6, np.int64),
+    "one": np.array([1]),
+    "eight": np.array([8]),
+    "rest": np.array([-1]),
     "q": np.random.default_rng(0).integers(1, 9, (5, 8, 3, 3)).astype(np.uint8),
 }
+PADDED = """
+    sizes = Shape (x)  height = Gather (sizes, rows)  width = Gather (sizes, columns)
+    h = Mod (height, four)  h1 = Sub (four, h)  below = Mod (h1, four)
+    w0 = Mod<fmod=1> (width, four)  w1 = Sub (four, w0)  beside = Mod (w1, four)
+    around = Concat<axis=0> (before, below, beside)
+"""
 
 
 @pytest.mark.parametrize(
@@ -39,6 +53,11 @@ WEIGHTS = {
         "y = Resize<axes=[3,2]> (x, , spatial)",
         "y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1> (x)",
         "y = AveragePool<kernel_shape=[3,2], strides=[2,2], pads=[1,0,1,0], ceil_mode=1> (x)",
+        # rows and columns are padded to a multiple of four, as before windows, and cut to what they were
+        f"{PADDED} y = Pad (x, around)",
+        f"{PADDED} p = Pad (x, around) y = Slice (p, start, height, rows)",
+        f"{PADDED} p = Pad (x, around)  padded = Shape (p)  m = Gather (padded, rows)  g = Div (m, four) "
+        "split = Concat<axis=0> (one, eight, g, rest)  y = Reshape (p, split)",
         "q8, s, z = DynamicQuantizeLinear (x)  i = ConvInteger<strides=[2,1]> (q8, q, z)  y = Cast<to=1> (i)",
     ],
 )
