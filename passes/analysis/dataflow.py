@@ -41,6 +41,7 @@ def analyse(
     return facts
 
 
+@np.errstate(all="ignore")  # what overflows, or is no number, is not kept
 def _forward(graph: gs.Graph, facts: Facts) -> None:
     for node in graph.nodes:
         op = rules(node)

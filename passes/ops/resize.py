@@ -25,6 +25,8 @@ _LARGEST_DENOMINATOR = 64
 class Resize(SizeRule, Linked):
     """Slices of an axis that keeps its size pass through."""
 
+    may_overflow = False
+
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, axes = shape_of(node.inputs[0]), node.attrs.get("axes")
         if axes is None or before is None:
