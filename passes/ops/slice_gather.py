@@ -15,7 +15,6 @@ from passes.abstract_values.shape_rules import ShapeVectors, SizeRule
 from passes.abstract_values.slices import Demands, Link, Sets
 from passes.graph.tensors import (
     MOST_ELEMENTS,
-    Array,
     Dim,
     Index,
     int_list,
@@ -83,18 +82,6 @@ class Slice(SizeRule, Movement):
 
     def contradiction(self, node: gs.Node) -> str:
         return "its step is 0" if 0 in (int_list(operand(node, 4)) or ()) else ""
-
-    def settled(self, node: gs.Node) -> dict[int, Array]:
-        """Operands, by index, without the axes of open size that stay whole, which inference does not see."""
-        shape, ranges = shape_of(node.inputs[0]), None if "starts" in node.attrs else self._ranges(node)
-        if shape is None or ranges is None:
-            return {}
-        whole = {a for a, r in ranges.items() if not is_static([shape[a]]) and keeps_axis(shape, a, *r)}
-        kept = [(a, *r) for a, r in ranges.items() if a not in whole]
-        if not whole or not kept:
-            return {}
-        axes, starts, ends, steps = np.asarray(kept, np.int64).T
-        return {1: starts, 2: ends, 3: axes} | ({4: steps} if operand(node, 4) is not None else {})
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         """All axes are whole."""
