@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, agreed
-from passes.graph.subgraphs import Body, subgraphs
+from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import is_constant, operand, shape_of, size_of, values_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
@@ -34,10 +34,6 @@ class ControlFlow(Op):
 
     def never_ends(self, node: gs.Node) -> bool:
         """Whether it is known beforehand that the subgraph is run again without end."""
-        return False
-
-    def forget_misdeclared(self, node: gs.Node) -> bool:
-        """Declare no shape for what enters the subgraph with another rank than it declares; whether there was any."""
         return False
 
 
@@ -77,18 +73,6 @@ class Rounds(ControlFlow):
             axis = self.scan_axis(node, "scan_input_axes", number, rank)
             found |= {(inner, a - (a > axis)): k for a, k in _known(node.inputs[outer], facts).items() if a != axis}
         return {(i, a): k for (i, a), k in found.items() if size_of(body.inputs[i], a) == k.mask.size}
-
-    def forget_misdeclared(self, node: gs.Node) -> bool:
-        body = subgraphs(node)[0]
-        ports, found = self.ports(node, body), False
-        for (outer, inner), (_, out) in zip(ports.enter, ports.leave, strict=True):
-            entered = body.inputs[inner]
-            given, declared = shape_of(node.inputs[outer]), shape_of(entered)
-            if given is not None and declared is not None and len(given) != len(declared):
-                assert isinstance(entered, gs.Variable) and isinstance(body, Body)
-                entered.shape = body.declared[out] = None
-                found = True
-        return found
 
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
         ports = self.ports(node, body)

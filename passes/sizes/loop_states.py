@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.shape_rules import Shape
-from passes.graph.subgraphs import subgraphs, with_bodies
+from passes.graph.subgraphs import Body, subgraphs, with_bodies
 from passes.graph.tensors import Dim, shape_of
 from passes.model.declarations import is_made_up
 from passes.ops import rules
@@ -18,12 +18,15 @@ from passes.ops.control_flow import Rounds
 class Suppositions:
     """Sizes that the bodies of loops do not declare of their states, supposed to be those of the first round.
 
+    So is all of a shape that is declared with another rank than the first round is given.
+
     What a round hands on under all of them confirms them, by induction, or else refutes some.
     """
 
     def __init__(self) -> None:
-        self._supposed: dict[int, set[int]] = {}  # axes, by the tensor that enters a round
-        self._refuted: set[tuple[int, int | None]] = set()  # the same, None for the rank
+        # axes, and None for the rank, by the tensor that enters a round
+        self._supposed: dict[int, set[int | None]] = {}
+        self._refuted: dict[int, set[int | None]] = {}
 
     def revised(self, graph: gs.Graph) -> bool:
         """Take back what is refuted, or else suppose more; whether shapes must be inferred again."""
@@ -32,37 +35,40 @@ class Suppositions:
         return sum(map(self._takes_back, states)) > 0 or sum(map(self._supposes, states)) > 0
 
     def _takes_back(self, state: _State) -> bool:
-        entered, left, axes = state.entered, shape_of(state.left), self._supposed.get(id(state.entered))
-        if axes is None:
-            return False
+        entered, left, supposed = state.entered, shape_of(state.left), self._supposed.get(id(state.entered), set())
         shape = entered.shape or ()
-        if left is None or len(left) != len(shape):
-            entered.shape = None
-            del self._supposed[id(entered)]
-            self._refuted.add((id(entered), None))
-            return True
-        wrong = {axis for axis in axes if left[axis] != shape[axis]}
-        self._refuted |= {(id(entered), axis) for axis in wrong}
-        axes -= wrong
-        entered.shape = [None if axis in wrong else dim for axis, dim in enumerate(shape)]
-        return bool(wrong)
+        alike = left is not None and len(left) == len(shape)
+        kept = {axis for axis, size in enumerate(left or ()) if size == shape[axis]} | {None} if alike else set()
+        wrong = supposed - kept
+        if not wrong:
+            return False
+        supposed -= wrong
+        self._refuted.setdefault(id(entered), set()).update(wrong)
+        entered.shape = None if None in wrong else [None if axis in wrong else dim for axis, dim in enumerate(shape)]
+        return True
 
     def _supposes(self, state: _State) -> bool:
-        entered, first = state.entered, shape_of(state.given)
-        if first is None or (id(entered), None) in self._refuted:
+        entered, first, refuted = state.entered, shape_of(state.given), self._refuted.get(id(state.entered), set())
+        if first is None or None in refuted:
             return False
-        shape: list[Dim] = [None] * len(first) if entered.shape is None else [*entered.shape]
-        if len(shape) != len(first):
-            return False
-        told = {
-            axis
-            for axis, (dim, known) in enumerate(zip(shape, first, strict=True))
-            if (dim is None or is_made_up(dim)) and not (known is None or is_made_up(known))
-        } - {axis for tensor, axis in self._refuted if tensor == id(entered)}
-        new = entered.shape is None or bool(told)
-        self._supposed.setdefault(id(entered), set()).update(told)
-        entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
-        return new
+        told: set[int | None] = set()
+        shape: list[Dim] = [None] * len(first)
+        if entered.shape is not None and len(entered.shape) == len(first):
+            shape = [*entered.shape]
+        else:
+            state.body.declared[state.place] = None
+            told.add(None)
+        told |= {
+            axis for axis, (dim, known) in enumerate(zip(shape, first, strict=True)) if _tells(known, dim)
+        } - refuted
+        if told:
+            self._supposed.setdefault(id(entered), set()).update(told)
+            entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
+        return bool(told)
+
+
+def _tells(known: Dim, dim: Dim) -> bool:
+    return is_made_up(dim) and not is_made_up(known)
 
 
 @dataclass(frozen=True)
@@ -71,17 +77,22 @@ class _State:
 
     given: gs.Tensor
     entered: gs.Variable
-    left: gs.Tensor
+    body: Body
+    place: int  # among the outputs of the body
     output: gs.Tensor
+
+    @property
+    def left(self) -> gs.Tensor:
+        return self.body.outputs[self.place]
 
 
 def _states(node: gs.Node, op: Rounds) -> Iterator[_State]:
     (body,) = subgraphs(node)
     ports = op.ports(node, body)
-    for (given, inner), (outer, left) in zip(ports.enter, ports.leave, strict=True):
+    for (given, inner), (outer, place) in zip(ports.enter, ports.leave, strict=True):
         entered = body.inputs[inner]
-        assert isinstance(entered, gs.Variable)
-        yield _State(node.inputs[given], entered, body.outputs[left], node.outputs[outer])
+        assert isinstance(entered, gs.Variable) and isinstance(body, Body)
+        yield _State(node.inputs[given], entered, body, place, node.outputs[outer])
 
 
 def state_shapes(node: gs.Node, op: Rounds) -> Iterator[tuple[gs.Tensor, Shape]]:

@@ -82,22 +82,13 @@ def shaped(
             check(graph, model)
         changed = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
         changed |= inline_taken_branches(graph)
-        if _forget_misdeclared(graph):
-            sweep.seed()
-        elif not changed:
+        if not changed:
             break
     check_noted(model, graph)
     _check_nodes(graph)
     if not sweep.fits:
         check(graph, model)
     return graph
-
-
-def _forget_misdeclared(graph: gs.Graph) -> bool:
-    """Forget what subgraphs declare of tensors that enter them with another rank; whether there were any."""
-    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
-    branching = [(node, op) for node in nodes if isinstance(op := rules(node), ControlFlow)]
-    return sum(op.forget_misdeclared(node) for node, op in branching) > 0
 
 
 def _check_nodes(graph: gs.Graph) -> None:
