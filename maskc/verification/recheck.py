@@ -283,6 +283,7 @@ class Seen:
         mean, spread = float(some.mean()), float(some.std())
         return cls(shapes, first.dtype, mean, spread or abs(mean) or 1.0, low, high)
 
+    @np.errstate(over="ignore")  # a border may be the lowest number there is
     def fresh(self, name: str, turn: int, seed: int) -> Array:
         """Random values as seen, or sparse and wider, in turn. Below 0 they are as wide as in no run."""
         if self.values is not None:

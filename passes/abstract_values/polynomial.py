@@ -53,10 +53,13 @@ class Polynomial:
             return 0
         return self.terms[0][1] if not self.terms[0][0] and len(self.terms) == 1 else None
 
-    @property
+    @functools.cached_property
     def is_natural(self) -> bool:
-        """Whether nothing is subtracted, so that it is not below zero where the symbols are not."""
-        return all(coefficient > 0 for _, coefficient in self.terms)
+        """Whether it is seen not to be below zero where symbols are not: a sum of such, or what a division leaves."""
+        if all(math.prod(map(_sign, monomial), start=coefficient) > 0 for monomial, coefficient in self.terms):
+            return True
+        floors = {factor for monomial, _ in self.terms for factor in monomial if _is_floor(factor)}
+        return any(self == rest(*floor.operands) for floor in floors if isinstance(floor, Term))
 
     @property
     def dim(self) -> int | str:
@@ -189,6 +192,11 @@ def product(factors: Iterable[Polynomial]) -> Polynomial:
     return math.prod(factors, start=_constant(1))
 
 
+def rest(dividend: Polynomial, divisor: Polynomial) -> Polynomial:
+    """What division by a positive number leaves: not below zero."""
+    return dividend - dividend // divisor * divisor
+
+
 def maximum(one: Polynomial, other: Polynomial) -> Polynomial:
     """The larger of two."""
     return _opaque("max", *sorted((one, other), key=str))
@@ -224,6 +232,18 @@ def _opaque(operation: str, one: Polynomial, other: Polynomial) -> Polynomial:
     if value is not None:
         return _constant(value)
     return Polynomial((((Term(operation, (one, other)),), 1),))
+
+
+def _sign(factor: Factor) -> int:
+    """1 where a factor is seen not to be below zero, -1 where it is seen not to be above, 0 where neither is."""
+    if isinstance(factor, str):
+        return 1
+    one, other = factor.operands
+    if factor.operation == "max":
+        return int(one.is_natural or other.is_natural)
+    if not other.is_natural or factor.operation == "min":
+        return int(one.is_natural and other.is_natural)
+    return 1 if one.is_natural else -int((-one).is_natural)
 
 
 def _is_floor(factor: Factor) -> bool:

@@ -38,6 +38,12 @@ class ShapeVectors:
         computed = self._computed.get(id(tensor))
         return None if computed is None else computed[1]
 
+    def listed(self, tensor: gs.Tensor) -> list[Polynomial | None] | None:
+        """The elements of a vector, None for those that are not known; None where even their number is not."""
+        elements = self.of(tensor)
+        elements = _unknown(tensor) if elements is None else elements
+        return None if elements is None or elements.ndim != 1 else [*polynomials(elements)]
+
     def of_parts(self, tensors: Sequence[gs.Tensor]) -> list[Elements | None]:
         """The elements of several, all unknown of one that is not followed where others are."""
         found = [self.of(tensor) for tensor in tensors]
@@ -79,7 +85,7 @@ class SizeRule:
 
 
 class ReadRule:
-    """Operators that tell the rank, and sizes, of operands whose shape nothing else tells."""
+    """Operators that tell the rank, or sizes, of operands where nothing else tells them."""
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         """Shapes by the index of the input, None for sizes that the node does not tell."""

@@ -115,3 +115,12 @@ class Link:
 def merge(a: ConstantSlices, b: ConstantSlices) -> ConstantSlices:
     """What either says."""
     return ConstantSlices(a.mask | b.mask, np.where(a.mask, a.value, b.value))
+
+
+def agreed(known: list[ConstantSlices]) -> ConstantSlices:
+    """Slices that all say to be the same constant."""
+    if not known or len({k.mask.size for k in known}) > 1:
+        return ConstantSlices(np.zeros(0, bool), np.zeros(0))
+    first = known[0]
+    same = [k.mask & (k.value == first.value) for k in known]
+    return ConstantSlices(np.asarray(np.logical_and.reduce(same)), first.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,12 +41,13 @@ def analyse(
     return facts
 
 
+@np.errstate(all="ignore")  # what overflows, or is no number, is not kept
 def _forward(graph: gs.Graph, facts: Facts) -> None:
     for node in graph.nodes:
         op = rules(node)
         _keep_constants(node, facts)
         for output, axis, constant_map in op.maps(node, facts):
-            _keep_maps(facts, node.outputs[output], axis, constant_map)
+            _keep_maps(facts, node.outputs[output], axis, constant_map, _finite if op.may_overflow else _given)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)
@@ -73,8 +75,10 @@ def _keep_dependences(node: gs.Node, facts: Facts) -> None:
             facts.dependence[tensor.name, axis] = left
 
 
-def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap) -> None:
-    """Remember maps: what is uniform among them as constants, the rest as they are."""
+def _keep_maps(
+    facts: Facts, tensor: gs.Tensor, axis: int, constant_map: ConstantMap, reliable: Callable[[Array], Mask]
+) -> None:
+    """Remember maps all of whose values are reliable: what is uniform among them as constants, the rest as they are."""
     if facts.size(tensor, axis) is None:
         return
     constant_map = constant_map.compact()
@@ -84,18 +88,19 @@ def _keep_maps(facts: Facts, tensor: gs.Tensor, axis: int, constant_map: Constan
             return
     if constant_map.value[0].size > MOST_PLACES:
         return
-    finite = _finite(constant_map.value)
+    usable = reliable(constant_map.value)
     axes = facts.constant.get(tensor.name, {})
     new = constant_map.mask & ~axes[axis].mask if axis in axes else constant_map.mask
-    if not finite.all():
-        new = new & finite.reshape(len(constant_map.mask), -1).all(axis=1)
+    if not usable.all():
+        new = new & usable.reshape(len(constant_map.mask), -1).all(axis=1)
     uneven = new & constant_map.uneven
     if uneven.any():
         kept = ConstantMap(uneven, constant_map.value, constant_map.index)
         facts.constant_map.setdefault(tensor.name, {})[axis] = kept
-    even = new & ~uneven
+    value = constant_map.value.reshape(len(new), -1)[:, 0]
+    even = new & ~uneven & _finite(value)
     if even.any():
-        first = ConstantSlices(even, constant_map.value.reshape(len(even), -1)[:, 0])
+        first = ConstantSlices(even, value)
         facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
 
 
@@ -122,3 +127,8 @@ def _finite(value: Array) -> Mask:
         return np.isfinite(value)
     except TypeError:  # strings, objects
         return np.zeros(value.shape, bool)
+
+
+def _given(value: Array) -> Mask:
+    """Numbers that were not computed, of which minus infinity at a border is one."""
+    return ~np.isnan(value) if value.dtype.kind == "f" else _finite(value)

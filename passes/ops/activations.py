@@ -54,6 +54,8 @@ class HardSwish(Elementwise):
 class Extremum(ElementRule, Elementwise, ScaleShift):
     """The smallest or the largest of its operands; with one number beside the data, a bound."""
 
+    may_overflow = False
+
     def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
         first, *others = map(vectors.of, node.inputs)
         choose = minimum if node.op == "Min" else maximum

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination
-from passes.abstract_values.polynomial import Polynomial, quotient
+from passes.abstract_values.polynomial import Polynomial, quotient, rest
 from passes.abstract_values.scale_shift import (
     ONE,
     ZERO,
@@ -180,6 +180,18 @@ class Quotient(Arithmetic):
         return _zero_by_one(operands[:1]) if safe else None
 
 
+@register("Mod")
+class Modulo(ElementRule, Elementwise):
+    """What is left over has the sign of the divisor, or with `fmod` that of the dividend."""
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        def left(one: Polynomial, other: Polynomial) -> Polynomial | None:
+            known = (other.number or 0) > 0 and (one.is_natural or not node.attrs.get("fmod", 0))
+            return rest(one, other) if known else None
+
+        return each(left, *map(vectors.of, node.inputs))
+
+
 @register("Pow")
 class Power(Elementwise):
     """Not negative where the exponent is even."""
@@ -203,6 +215,8 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
 @register("Where")
 class Where(Elementwise):
     """A known condition decides which of the two others counts."""
+
+    may_overflow = False
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         condition, chosen, other = node.inputs

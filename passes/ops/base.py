@@ -96,6 +96,8 @@ class Op:
 
     #: FLOPs for each element of the outputs, where `cost` is no formula of the operator's own
     flops_per_element = 1
+    #: whether an element that is written may be infinite, or a run time may find it finite, where none that is read is
+    may_overflow = True
     #: the axis of the outputs along which its width is counted; None where it is not counted
     width_axis: int | None = None
     #: whether the node is replaced by its result when its operands are constant

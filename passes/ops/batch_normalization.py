@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
+from passes.abstract_values.shape_rules import Shape
 from passes.abstract_values.slices import ConstantSlices, Link
 from passes.graph.tensors import Array, is_constant, shape_of, size_of
 from passes.ops.base import register
@@ -41,6 +42,11 @@ class BatchNormalization(PerChannel, ScaleShift):
     """
 
     flops_per_element = 2
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if rank > 1:
+            yield 0, [None, size_of(node.inputs[1], 0), *[None] * (rank - 2)]
 
     def contradiction(self, node: gs.Node) -> str:
         channels = size_of(node.inputs[0], 1)

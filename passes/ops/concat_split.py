@@ -10,7 +10,7 @@ from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, united
-from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets, agreed
 from passes.graph.editor import Change
 from passes.graph.tensors import Index, is_constant, rank_of, shape_of, size_of
 from passes.ops.base import axis_attribute, register
@@ -34,6 +34,15 @@ class Concat(SizeRule, Movement):
         known = [Polynomial.of(size) for size in sizes if size is not None]
         total = sum(known, Polynomial()).dim if len(known) == len(sizes) else None
         return [total if a == axis else united(dims) for a, dims in enumerate(zip(*shapes, strict=True))]
+
+    def parts(self, node: gs.Node) -> list[gs.Tensor]:
+        """The operands without those that are known to hold nothing, such as one part of a roll by zero."""
+        shape = shape_of(node.inputs[0])
+        axis = node.attrs["axis"] % len(shape) if shape else 0
+        return [t for t in node.inputs if size_of(t, axis) != 0] or node.inputs[:1]
+
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        return node.inputs[0] if len(node.inputs) == 1 else None
 
     def moved_operands(self, node: gs.Node) -> int:
         return len(node.inputs)
@@ -63,6 +72,13 @@ class Concat(SizeRule, Movement):
             found.append(Link(index, axis, 0, axis, source))
             start += size
         return found
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        yield from super().constants(node, facts)
+        for axis in sorted({k.output_axis for k in facts.links(node) if k.source is None}):
+            known = [k for t in node.inputs if (k := facts.known(t, axis)) is not None]
+            if len(known) == len(node.inputs):
+                yield 0, axis, agreed(known)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         yield from super().maps(node, facts)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import Constants, ConstantSlices
-from passes.graph.subgraphs import Body, subgraphs
+from passes.abstract_values.slices import Constants, ConstantSlices, agreed
+from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import is_constant, operand, shape_of, size_of, values_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
@@ -35,10 +34,6 @@ class ControlFlow(Op):
 
     def never_ends(self, node: gs.Node) -> bool:
         """Whether it is known beforehand that the subgraph is run again without end."""
-        return False
-
-    def forget_misdeclared(self, node: gs.Node) -> bool:
-        """Declare no shape for what enters the subgraph with another rank than it declares; whether there was any."""
         return False
 
 
@@ -79,18 +74,6 @@ class Rounds(ControlFlow):
             found |= {(inner, a - (a > axis)): k for a, k in _known(node.inputs[outer], facts).items() if a != axis}
         return {(i, a): k for (i, a), k in found.items() if size_of(body.inputs[i], a) == k.mask.size}
 
-    def forget_misdeclared(self, node: gs.Node) -> bool:
-        body = subgraphs(node)[0]
-        ports, found = self.ports(node, body), False
-        for (outer, inner), (_, out) in zip(ports.enter, ports.leave, strict=True):
-            entered = body.inputs[inner]
-            given, declared = shape_of(node.inputs[outer]), shape_of(entered)
-            if given is not None and declared is not None and len(given) != len(declared):
-                assert isinstance(entered, gs.Variable) and isinstance(body, Body)
-                entered.shape = body.declared[out] = None
-                found = True
-        return found
-
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
         ports = self.ports(node, body)
         after = {i: o for (_, i), (_, o) in zip(ports.enter, ports.leave, strict=True)}
@@ -98,7 +81,7 @@ class Rounds(ControlFlow):
         for (index, axis), known in given.items():
             if index in after:
                 later = inside.known(body.outputs[after[index]], axis)
-                known = _agreed([known, later]) if later is not None else _agreed([])
+                known = agreed([known, later]) if later is not None else agreed([])
             if known.mask.any():
                 found[index, axis] = known
         return found
@@ -181,7 +164,7 @@ class If(ControlFlow):
         for output, tensor in enumerate(node.outputs):
             for axis in range(len(shape_of(tensor) or ())):
                 known = [inside.known(body.outputs[output], axis) for body, inside in branches]
-                both = _agreed([k for k in known if k is not None])
+                both = agreed([k for k in known if k is not None])
                 if len(known) == 2 and None not in known and both.mask.size == facts.size(tensor, axis):
                     yield output, axis, both
 
@@ -190,12 +173,3 @@ def _known(tensor: gs.Tensor, facts: Facts) -> dict[int, ConstantSlices]:
     """What is known of a tensor, by axis."""
     axes = range(len(shape_of(tensor) or ()))
     return {axis: known for axis in axes if (known := facts.known(tensor, axis)) is not None and known.mask.any()}
-
-
-def _agreed(known: list[ConstantSlices]) -> ConstantSlices:
-    """Slices that all say to be the same constant."""
-    if not known or len({k.mask.size for k in known}) > 1:
-        return ConstantSlices(np.zeros(0, bool), np.zeros(0))
-    first = known[0]
-    same = [k.mask & (k.value == first.value) for k in known]
-    return ConstantSlices(np.asarray(np.logical_and.reduce(same)), first.value)

@@ -65,8 +65,11 @@ class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
         return broadcast([shape_of(tensor) for _, tensor in present(node.inputs)])
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
-        """The one operand of unknown shape, where it alone has as many axes as the output."""
+        """The only operand, or the one of unknown shape where it alone has as many axes as the output."""
         after, operands = shape_of(node.outputs[0]), present(node.inputs)
+        if len(operands) == 1 and after is not None:
+            yield operands[0][0], after
+            return
         others = [shape for _, tensor in operands if (shape := shape_of(tensor)) is not None]
         if after is None or len(others) != len(operands) - 1 or any(len(shape) >= len(after) for shape in others):
             return
@@ -344,7 +347,7 @@ register(
     *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
-    *"Mod Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
+    *"Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),
     *"Or Xor BitShift BitwiseAnd BitwiseOr BitwiseXor BitwiseNot".split(),
 )(Elementwise)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,20 +11,21 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
-from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, picked
+from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, picked
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, size_of
+from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
 from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
 
 
-class Movement(ElementRule, Linked, DependenceTransfer):
+class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
     """No arithmetic, no FLOPs."""
 
     flops_per_element = 0
     foldable = True
+    may_overflow = False
     #: whether every element of the outputs is one of input 0
     only_picks = False
     reason = kept_reasons.EACH_BY_ITSELF
@@ -49,6 +50,14 @@ class Movement(ElementRule, Linked, DependenceTransfer):
     def moved_operands(self, node: gs.Node) -> int:
         """How many of the first operands hold the elements that are moved."""
         return 1
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        """Those of axes that stay as they are."""
+        for index, tensor in enumerate(node.inputs[: self.moved_operands(node)]):
+            after = [(k, a, size) for k, t in enumerate(node.outputs) for a, size in enumerate(shape_of(t) or ())]
+            if tensor.shape is not None:
+                sizes = {self.along(node, index, output, axis): size for output, axis, size in after}
+                yield index, [sizes.get(axis) for axis in range(len(tensor.shape))]
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """An axis that stays as it is keeps what is known of its slices."""

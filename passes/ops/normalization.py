@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons, linear_dependence
+from passes.abstract_values.shape_rules import ReadRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
 from passes.graph.tensors import Array, Dim, Mask, is_constant, numpy_dtype, operand, present, shape_of, volume
 from passes.ops.base import UNKNOWN, Op, axis_attribute, register
@@ -82,8 +83,13 @@ class Normalization(AlongAxes, DependenceTransfer):
         raise NotImplementedError
 
 
-class NormalizationFromAxis(Normalization):
+class NormalizationFromAxis(ReadRule, Normalization):
     """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        rank, scale = len(shape_of(node.inputs[0]) or ()), shape_of(node.inputs[1]) or ()
+        if rank >= len(scale):
+            yield 0, [*[None] * (rank - len(scale)), *(None if size == 1 else size for size in scale)]
 
     def form(self, node: gs.Node) -> Op:
         given = len(node.inputs) > 1 and all(t.name for t in node.inputs[:2])

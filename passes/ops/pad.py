@@ -21,7 +21,10 @@ from passes.rewriting.lower_ops import Rewriter
 
 @register("Pad")
 class Pad(SizeRule, Movement):
-    """Amounts are constant, or computed and zero on some axes; padding an axis with a constant adds constant slices."""
+    """Amounts are constant, or computed and zero on some axes; padding with a constant adds constant slices.
+
+    Amounts below zero cut slices off.
+    """
 
     reason = kept_reasons.EACH_BY_ITSELF
 
@@ -85,12 +88,14 @@ class Pad(SizeRule, Movement):
         found = same_axis(node, facts, [(a, a) for a, p in enumerate(amounts) if p == (0, 0)])
         for axis, (before, after) in enumerate(self._pads(node) or ()):
             size = facts.size(node.inputs[0], axis)
-            if size is None or (before, after) == (0, 0) or min(before, after) < 0 or self._value(node, facts) is None:
+            if size is None or (before, after) == (0, 0) or self._value(node, facts) is None:
                 continue
             if before + size + after > MOST_SLICES:
                 continue
-            source = np.concatenate([np.full(before, -1), np.arange(size), np.full(after, -1)]).astype(np.int64)
-            found.append(Link(0, axis, 0, axis, source))
+            source = np.arange(-before, size + after)
+            inside = (source >= 0) & (source < size)
+            if inside.any():
+                found.append(Link(0, axis, 0, axis, np.where(inside, source, -1)))
         return found
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
@@ -104,7 +109,7 @@ class Pad(SizeRule, Movement):
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         amounts = self._amounts(node, facts)
-        elsewhere = any(p != (0, 0) for a, p in enumerate(amounts) if a != link.input_axis)
+        elsewhere = any(p is None or max(p) > 0 for a, p in enumerate(amounts) if a != link.input_axis)
         constant_mode = node.attrs.get("mode", "constant") == "constant"
         if elsewhere and constant_mode:  # a border of another value makes the slice uneven
             value = self._value(node, facts)
@@ -163,9 +168,11 @@ class Pad(SizeRule, Movement):
             return
         amounts = []
         for axis, (before, after) in enumerate(pads):
-            stored = rewriter.stored(rewriter.before.outputs[0], axis)
+            stored, required = rewriter.stored(rewriter.before.outputs[0], axis), rewriter.required(node, 0, axis)
+            if required is not None:
+                before, after = max(before, 0), max(after, 0)  # what would be cut off is not there
             if stored is not None and (before, after) != (0, 0):
-                before, after = int(stored[:before].sum()), int(stored[len(stored) - after :].sum())
+                before, after = int(stored[: max(before, 0)].sum()), int(stored[len(stored) - max(after, 0) :].sum())
             amounts.append((before, after))
         if amounts == pads:
             return

@@ -90,6 +90,13 @@ class Pool(SizeRule, Linked, Reordering):
 class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
+    may_overflow = False
+
+    def windows(self, node: gs.Node) -> list[Window] | None:
+        if node.attrs.get("ceil_mode", 0) and "kernel_shape" in node.attrs:
+            return windows_rounded_up(tuple(node.attrs["kernel_shape"]), node.attrs)
+        return super().windows(node)
+
     def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, float("-inf")) if known.value.dtype.kind == "f" else None
         return None if found is None else ConstantMap(known.mask, found[1].max(axis=sliding.inner), found[0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -27,6 +25,8 @@ _LARGEST_DENOMINATOR = 64
 class Resize(SizeRule, Linked):
     """Slices of an axis that keeps its size pass through."""
 
+    may_overflow = False
+
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, axes = shape_of(node.inputs[0]), node.attrs.get("axes")
         if axes is None or before is None:
@@ -37,7 +37,7 @@ class Resize(SizeRule, Linked):
 
     def _resized(self, node: gs.Node, vectors: ShapeVectors, before: Shape | None) -> Shape | None:
         """The new sizes of the axes that are resized."""
-        wanted, scales = operand(node, 3), self._scales(node) or ()
+        wanted, scales = operand(node, 3), _floats(self._scales(node)) or ()
         if wanted is not None and str(node.attrs.get("keep_aspect_ratio_policy", "stretch")) == "stretch":
             elements = vectors.of(wanted)
             return None if elements is None else vectors.wanted(elements)
@@ -48,19 +48,22 @@ class Resize(SizeRule, Linked):
     reason = kept_reasons.EACH_BY_ITSELF
 
     def contradiction(self, node: gs.Node) -> str:
-        odd = next((scale for scale in self._scales(node) or () if not scale > 0), None)
+        odd = next((scale for scale in _floats(self._scales(node)) or () if not scale > 0), None)
         return "" if odd is None or operand(node, 3) is not None else f"its scale {odd:g} is not above 0"
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())
-        named = node.attrs.get("axes")
-        resized = list(range(rank)) if named is None else [a % rank for a in named]
-        still = [i for i, axis in enumerate(resized) if self._stays(node, facts, i, axis)]
-        kept = [a for a in range(rank) if a not in resized] + ([] if named else [resized[i] for i in still])
-        return same_axis(node, facts, [(a, a) for a in sorted(kept)])
+        resized = self._axes(node, rank)
+        changed = {axis for i, axis in enumerate(resized) if not self._stays(node, facts, i)}
+        return same_axis(node, facts, [(a, a) for a in range(rank) if a not in changed])
 
-    def _stays(self, node: gs.Node, facts: Facts, position: int, axis: int) -> bool:
-        """Whether the axis, `position` among those resized, is copied as it is."""
+    @staticmethod
+    def _axes(node: gs.Node, rank: int) -> list[int]:
+        """The axes that scales and sizes speak of."""
+        return [axis % rank for axis in node.attrs.get("axes") or range(rank)]
+
+    def _stays(self, node: gs.Node, facts: Facts, position: int) -> bool:
+        """Whether an axis, `position` among those resized, is copied as it is if it keeps its size."""
         if self._crops(node):
             region = _floats(operand(node, 1))
             if region is None or (region[position], region[len(region) // 2 + position]) != (0, 1):
@@ -69,13 +72,13 @@ class Resize(SizeRule, Linked):
             return False
         if operand(node, 3) is not None:  # the scale is the quotient of the sizes
             return True
-        scales = self._scales(node)
-        return scales is not None and scales[position] == 1
+        scales = facts.known(self._scales(node), 0)  # computed ones may be known along some axes
+        return scales is not None and bool(scales.mask[position] and scales.value[position] == 1)
 
     @staticmethod
-    def _scales(node: gs.Node) -> Sequence[float] | None:
-        """By what each axis is scaled; None where that is not known."""
-        return node.attrs.get("scales") or _floats(operand(node, min(len(node.inputs) - 1, 2)))
+    def _scales(node: gs.Node) -> gs.Tensor:
+        """By what each axis is scaled; Upsample and the first Resize have no region before it."""
+        return node.inputs[min(len(node.inputs) - 1, 2)]
 
     @staticmethod
     def _crops(node: gs.Node) -> bool:
@@ -116,8 +119,9 @@ class Resize(SizeRule, Linked):
         return plain and (where, which) in {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")}
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        if operand(node, 3) is not None and "axes" not in node.attrs:
-            rewriter.set_shape_operand(node, 3, one_is_inferred=False)
+        if operand(node, 3) is not None:
+            axes = self._axes(node, len(rewriter.shape(node.outputs[0])))
+            rewriter.set_shape_operand(node, 3, one_is_inferred=False, axes=axes)
 
 
 def _floats(tensor: gs.Tensor | None) -> list[float] | None:

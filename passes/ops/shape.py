@@ -6,17 +6,24 @@ operands are given the stored sizes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.element_order import Arrangement, reshaped, transposed
-from passes.abstract_values.polynomial import Polynomial, product, quotient
+from passes.abstract_values.polynomial import Polynomial, known, product, quotient
 from passes.abstract_values.reshape_groups import matched_groups
 from passes.abstract_values.scale_shift import Affine
-from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, SizeRule, broadcast, polynomials
+from passes.abstract_values.shape_rules import (
+    ElementRule,
+    Elements,
+    ShapeVectors,
+    SizeRule,
+    broadcast,
+    polynomials,
+)
 from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
@@ -74,6 +81,14 @@ class Reshape(SizeRule, Repeating, Rearrangement):
             left = quotient(product(Polynomial.of(size) for size in before if size is not None), rest)
             dims[dims.index(None)] = None if left is None else left.dim
         return dims
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Sizes]]:
+        """Each size as the elements after it divided by the others before, so the only one that nothing else tells."""
+        before, after = known(shape_of(node.inputs[0])), known(shape_of(node.outputs[0]))
+        if before is not None and after is not None:
+            others = (product(before[:axis] + before[axis + 1 :]) for axis in range(len(before)))
+            sizes = [quotient(product(after), rest) for rest in others]
+            yield 0, [None if size is None else size.dim for size in sizes]
 
     def contradiction(self, node: gs.Node) -> str:
         sizes = shape_of(node.inputs[1]) if node.op == "Reshape" else None

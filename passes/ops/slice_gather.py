@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.polynomial import Polynomial, maximum
 from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.shape_rules import ShapeVectors, SizeRule
 from passes.abstract_values.slices import Demands, Link, Sets
 from passes.graph.tensors import (
     MOST_ELEMENTS,
-    Array,
     Dim,
     Index,
     int_list,
@@ -31,6 +32,8 @@ from passes.ops.shape import is_static
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
+Bound = int | Polynomial | None
+AnyBound = TypeVar("AnyBound", int, Bound)
 _END = 2**31 - 1  # where exporters let a slice end that goes on to the last
 
 
@@ -41,22 +44,33 @@ class Slice(SizeRule, Movement):
     only_picks = True
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
-        shape, bounds = shape_of(node.inputs[0]), [vectors.of(t) if t.name else None for t in node.inputs[1:]]
+        shape = shape_of(node.inputs[0])
         if shape is None:
             return None
+        chosen: Mapping[int, tuple[Bound, Bound, Bound]] | None
         if "starts" in node.attrs:
-            taken = self._ranges(node)
-        elif any(x is None or x.dtype == object for x, t in zip(bounds, node.inputs[1:], strict=True) if t.name):
-            return [None] * len(shape)
+            chosen = self._ranges(node)
         else:
-            taken = ranges(len(shape), *([None if x is None else x.tolist() for x in bounds]))
-        return (
-            None if taken is None else [sliced(shape, a, *taken[a]) if a in taken else d for a, d in enumerate(shape)]
-        )
+            bounds = {index: _bounds(tensor, vectors) for index, tensor in present(node.inputs) if index > 0}
+            axes = [axis for axis in bounds.get(3) or () if isinstance(axis, int)]
+            if None in bounds.values() or len(axes) < len(bounds.get(3) or ()):
+                return [None] * len(shape)
+            chosen = ranges(len(shape), bounds[1], bounds[2], axes or None, bounds.get(4))
+        if chosen is None:
+            return None
+        return [sliced(shape, a, *chosen[a]) if a in chosen else d for a, d in enumerate(shape)]
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        ranges = self._ranges(node)
-        return axis if ranges is not None and axis not in ranges and index == 0 else None
+        return axis if index == 0 and axis in self._whole(node) else None
+
+    def _whole(self, node: gs.Node) -> set[int]:
+        """The axes that no bounds are given for."""
+        rank, axes = len(shape_of(node.inputs[0]) or ()), operand(node, 3)
+        if "starts" in node.attrs:
+            named = node.attrs.get("axes") or range(len(node.attrs["starts"]))
+        else:
+            named = range(size_of(node.inputs[1], 0) or rank) if axes is None else int_list(axes)
+        return set() if named is None or not rank else {*range(rank)} - {a % rank for a in named}
 
     def _ranges(self, node: gs.Node) -> dict[int, tuple[int, int, int]] | None:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -69,18 +83,6 @@ class Slice(SizeRule, Movement):
     def contradiction(self, node: gs.Node) -> str:
         return "its step is 0" if 0 in (int_list(operand(node, 4)) or ()) else ""
 
-    def settled(self, node: gs.Node) -> dict[int, Array]:
-        """Operands, by index, without the axes of open size that stay whole, which inference does not see."""
-        shape, ranges = shape_of(node.inputs[0]), None if "starts" in node.attrs else self._ranges(node)
-        if shape is None or ranges is None:
-            return {}
-        whole = {a for a, r in ranges.items() if not is_static([shape[a]]) and keeps_axis(shape, a, *r)}
-        kept = [(a, *r) for a, r in ranges.items() if a not in whole]
-        if not whole or not kept:
-            return {}
-        axes, starts, ends, steps = np.asarray(kept, np.int64).T
-        return {1: starts, 2: ends, 3: axes} | ({4: steps} if operand(node, 4) is not None else {})
-
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         """All axes are whole."""
         shape, ranges = shape_of(node.inputs[0]), self._ranges(node)
@@ -89,16 +91,12 @@ class Slice(SizeRule, Movement):
         return node.inputs[0] if all(keeps_axis(shape, axis, *bounds) for axis, bounds in ranges.items()) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        ranges = self._ranges(node)
-        if ranges is None:
-            return []
-        rank = len(shape_of(node.inputs[0]) or ())
-        found = same_axis(node, facts, [(a, a) for a in range(rank) if a not in ranges])
-        for axis, (start, end, step) in ranges.items():
+        found = same_axis(node, facts, [(a, a) for a in sorted(self._whole(node))])
+        for axis, (start, end, step) in (self._ranges(node) or {}).items():
             size = facts.size(node.inputs[0], axis)
-            if size is None or step < 0:
+            if size is None:
                 continue
-            source = np.arange(size)[max(start, -size) : end : step]
+            source = np.asarray(taken(size, start, end, step), np.int64)
             if source.size and source.size == facts.size(node.outputs[0], axis):
                 found.append(Link(0, axis, 0, axis, source))
         return found
@@ -127,13 +125,19 @@ class Slice(SizeRule, Movement):
         rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
 
 
+def _bounds(tensor: gs.Tensor, vectors: ShapeVectors) -> list[Bound] | None:
+    """The elements of one operand of a Slice; None where not even their number is known."""
+    elements = vectors.listed(tensor)
+    return None if elements is None else [p if p is None or p.number is None else p.number for p in elements]
+
+
 def ranges(
     rank: int,
-    starts: Sequence[int] | None,
-    ends: Sequence[int] | None,
+    starts: Sequence[AnyBound] | None,
+    ends: Sequence[AnyBound] | None,
     axes: Sequence[int] | None = None,
-    steps: Sequence[int] | None = None,
-) -> dict[int, tuple[int, int, int]] | None:
+    steps: Sequence[AnyBound] | None = None,
+) -> dict[int, tuple[AnyBound, AnyBound, AnyBound]] | None:
     """By axis, from the front, the start, end and step of a Slice with these operands; None where they say nothing."""
     if starts is None or ends is None or not rank:
         return None
@@ -142,6 +146,11 @@ def ranges(
     if not len(set(axes)) == len(axes) == len(starts) == len(ends) == len(steps):
         return None  # of an axis that is given twice nobody says which counts
     return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
+def taken(size: int, start: int, end: int, step: int) -> range:
+    """The indices that a Slice takes of an axis: as in Python, but one that begins before the first takes that one."""
+    return range(*slice(max(start, -size), end, step).indices(size))
 
 
 def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int) -> bool:
@@ -157,12 +166,40 @@ def keeps_axis(shape: Sequence[Dim], axis: int, start: int, end: int, step: int)
     return end >= _END or (is_static(others) and end * product(others) >= MOST_ELEMENTS)
 
 
-def sliced(shape: Sizes, axis: int, start: int, end: int, step: int) -> Dim:
-    """The size of an axis after this range is taken; None where it is not known."""
+def sliced(shape: Sizes, axis: int, start: Bound, end: Bound, step: Bound) -> Dim:
+    """The size of an axis after this range, whose bounds may be unknown, is taken; None where it is not known.
+
+    Of an axis of open size n all that is not max(n - k, 0) for a number k is made of those, so that the parts of a
+    whole add up to it.
+    """
     size = shape[axis]
+    if size is None or not isinstance(start, int) or not isinstance(step, int):
+        return None
+    if not isinstance(end, int):
+        inside = end is not None and end.is_natural and (Polynomial.of(size) - end).is_natural
+        return end.dim if end is not None and inside and (start, step) == (0, 1) else None
     if isinstance(size, int):
-        return len(range(*slice(start, end, step).indices(size)))
-    return size if keeps_axis(shape, axis, start, end, step) else None
+        return len(taken(size, start, end, step))
+    if keeps_axis(shape, axis, start, end, step):
+        return size
+    whole = Polynomial.of(size)
+
+    def beyond(first: int) -> Polynomial:
+        return maximum(whole - Polynomial.of(first), Polynomial()) if first else whole
+
+    if step < 0:
+        length = whole if start in (-1, _END) and end <= -_END else None
+    elif start >= 0 > end:
+        length = beyond(start - end)
+    elif start < 0 <= end:
+        length = whole - beyond(-start) if end >= _END else None
+    elif start >= end:
+        length = Polynomial()
+    elif start >= 0:
+        length = beyond(start) - (Polynomial() if end >= _END else beyond(end))
+    else:
+        length = beyond(-end) - beyond(-start)
+    return None if length is None else ((length + Polynomial.of(abs(step) - 1)) // Polynomial.of(abs(step))).dim
 
 
 @register("Gather")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -192,14 +192,19 @@ class Rewriter:
         self.editor.emit(op, inputs, output, name, before=self._next, after=node if self._next is None else None)
         self._next = output.inputs[0]
 
-    def set_shape_operand(self, node: gs.Node, index: int, *, one_is_inferred: bool) -> None:
-        """Give the operand that names the output's sizes the stored ones; `one_is_inferred`: -1 stands for any size."""
+    def set_shape_operand(
+        self, node: gs.Node, index: int, *, one_is_inferred: bool, axes: Sequence[int] | None = None
+    ) -> None:
+        """Give the operand that names the output's sizes the stored ones.
+
+        one_is_inferred: -1 stands for any size. axes: those that it names, if not all.
+        """
         output = node.outputs[0]
-        shape = self.shape(output)
-        changed = np.asarray([not self.is_whole(output, a) for a in range(len(shape))])
+        axes = range(len(self.shape(output))) if axes is None else axes
+        changed = np.asarray([not self.is_whole(output, a) for a in axes])
         if not changed.any():
             return
-        counts = [self.stored_count(output, a) for a in range(len(shape))]
+        counts = [self.stored_count(output, a) for a in axes]
         operand = node.inputs[index]
         unknown = [a for a, c in enumerate(counts) if c is None]
         if one_is_inferred and len(unknown) <= 1:
@@ -209,10 +214,10 @@ class Rewriter:
         sizes = np.asarray([c if ch else 0 for c, ch in zip(counts, changed, strict=True)], np.int64)
         if is_constant(operand):
             new = values_of(operand).astype(np.int64).reshape(-1)
-            padded = np.ones(len(shape), np.int64)
-            padded[len(shape) - len(new) :] = new
+            padded = np.ones(len(axes), np.int64)
+            padded[len(axes) - len(new) :] = new
             self.set_input(node, index, self.constant("shape", np.where(changed, sizes, padded)))
             return
-        patched = self.editor.variable(f"{operand.name}_stored", np.dtype(np.int64), [len(shape)])
+        patched = self.editor.variable(f"{operand.name}_stored", np.dtype(np.int64), [len(axes)])
         inputs = [self.constant("changed", changed), self.constant("sizes", sizes), operand]
         self.set_input(node, index, self.editor.emit("Where", inputs, patched, f"{operand.name}_sizes"))

@@ -17,7 +17,6 @@ from passes.ops import rules
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Constant, Measuring, Reshape, Shape
-from passes.ops.slice_gather import Slice
 from passes.simplify import fold_weight_computations
 from passes.simplify.dead_code import drop_unused
 from passes.weights.quantized import Quantized
@@ -158,9 +157,7 @@ def settle_operands(graph: gs.Graph) -> bool:
     editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
         op = rules(node)
-        if not isinstance(op, (Reshape, Slice)):
-            continue
-        found = op.settled(node)
+        found = op.settled(node) if isinstance(op, Reshape) else {}
         for index, values in found.items():
             constant = editor.constant(f"{node.outputs[0].name}_sizes", values)
             if index < len(node.inputs):

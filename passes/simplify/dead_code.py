@@ -9,19 +9,24 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import become, drop_erased, erase, erase_keeping_input, erase_keeping_output, replace_tensor
 from passes.graph.subgraphs import captured, subgraphs
 from passes.ops import rules
+from passes.ops.concat_split import Concat
 from passes.ops.shape import Reshape
 
 
 def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
     """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero.
 
-    Nodes that read an initializer named in `keep` stay. shapes: also those that give it the shape that it has.
+    Before them go the parts of a Concat that hold nothing. Nodes that read an initializer named in `keep` stay. shapes:
+    also those that give it the shape that it has.
     """
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
     inside = {name for node in graph.nodes for body in subgraphs(node) for name in _named_outside(body)}
     for node in list(graph.nodes):
+        op = rules(node)
+        if isinstance(op, Concat) and len(parts := op.parts(node)) < len(node.inputs):
+            node.inputs = parts
         source = _passed_on(node, shapes=shapes)
         if source is None or any(id(t) in outputs for t in node.outputs[1:]):
             continue

@@ -22,6 +22,7 @@ from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
+from passes.sizes.loop_states import Suppositions
 from passes.sizes.onnx_inference import annotate_node, check, name_inputs
 from passes.sizes.sweep import Sweep
 
@@ -66,33 +67,28 @@ def shaped(
     graph = imported(model) if graph is None else graph
     decompose(graph, annotate_node)
     name_inputs(graph)
-    sweep = Sweep(graph, model)
+    sweep, states = Sweep(graph, model), Suppositions()
     if not known:
         sweep.seed(gives_up=gives_up)
     while True:
         sweep.run()
+        if not known and states.revised(graph):
+            sweep = Sweep(graph, model)
+            sweep.seed(gives_up=gives_up)
+            continue
         _check_sizes(graph.nodes, graph.inputs)
         if not sweep.fits and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph)
             check(graph, model)
         changed = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
         changed |= inline_taken_branches(graph)
-        if _forget_misdeclared(graph):
-            sweep.seed()
-        elif not changed:
+        if not changed:
             break
     check_noted(model, graph)
     _check_nodes(graph)
     if not sweep.fits:
         check(graph, model)
     return graph
-
-
-def _forget_misdeclared(graph: gs.Graph) -> bool:
-    """Forget what subgraphs declare of tensors that enter them with another rank; whether there were any."""
-    nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
-    branching = [(node, op) for node in nodes if isinstance(op := rules(node), ControlFlow)]
-    return sum(op.forget_misdeclared(node) for node, op in branching) > 0
 
 
 def _check_nodes(graph: gs.Graph) -> None:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.shape_rules import LONGEST, ElementRule, Elements, ReadRule, ShapeVectors, SizeRule, settled
 from passes.errors import GraphError
 from passes.graph.subgraphs import captured, subgraphs, with_bodies
-from passes.graph.tensors import numpy_dtype, rank_of, static_shape
+from passes.graph.tensors import Dim, numpy_dtype, rank_of, static_shape
 from passes.model.declarations import is_made_up
 from passes.ops import rules
 from passes.ops.control_flow import Rounds
@@ -52,16 +52,21 @@ class Sweep:
             self._sweep(self._graph.nodes)
 
     def _look_back(self) -> bool:
-        """Refine operands of unknown rank by what reads them; whether there were any."""
+        """Refine operands of unknown rank or size by what reads them; whether there were any."""
         self._changed = set()
-        lacking = {id(t) for node in self._graph.nodes for t in node.outputs if t.name and t.shape is None}
+        lacking = {id(t) for node in self._graph.nodes for t in node.outputs if t.name and not self._is_sized(t)}
         for node in reversed(self._graph.nodes) if lacking else ():
             op = rules(node) if any(id(t) in lacking for t in node.inputs) else None
             if not isinstance(op, ReadRule):
                 continue
             for index, dims in op.read_sizes(node):
-                if node.inputs[index].shape is None and id(node.inputs[index]) in lacking:
-                    self._refine(node.inputs[index], dims)
+                tensor = node.inputs[index]
+                before = [None] * len(dims) if tensor.shape is None else tensor.shape
+                if id(tensor) in lacking and len(before) == len(dims):
+                    self._refine(
+                        tensor,
+                        [d if self._lacks(b) and not self._lacks(d) else b for b, d in zip(before, dims, strict=True)],
+                    )
         return bool(self._changed)
 
     def _sweep(self, nodes: Sequence[gs.Node]) -> None:
@@ -103,9 +108,13 @@ class Sweep:
     def _is_finished(self, tensor: gs.Tensor) -> bool:
         if not tensor.name:
             return True
-        if tensor.dtype is None or tensor.shape is None:
-            return False
-        return not any(is_made_up(dim, self._given) for dim in tensor.shape)
+        return tensor.dtype is not None and self._is_sized(tensor)
+
+    def _is_sized(self, tensor: gs.Tensor) -> bool:
+        return tensor.shape is not None and not any(map(self._lacks, tensor.shape))
+
+    def _lacks(self, dim: Dim) -> bool:
+        return is_made_up(dim, self._given)
 
     def _refine(self, tensor: gs.Tensor, dims: Sequence[int | str | None] | None) -> None:
         if refine(tensor, dims):

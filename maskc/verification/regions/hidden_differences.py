@@ -223,5 +223,6 @@ def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Arra
             yield np.take(whole, index, axis), {axis: index}
     rows, wanted = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(np.float64) for a in (whole, part))
     if size * left * rows.shape[1] <= _MOST_COMPARED:
-        index = np.array([np.nan_to_num(np.abs(rows - row)).sum(axis=1).argmin() for row in wanted])
+        with np.errstate(invalid="ignore"):  # a border may be infinite
+            index = np.array([np.nan_to_num(np.abs(rows - row)).sum(axis=1).argmin() for row in wanted])
         yield np.take(whole, index, axis), {axis: index}

@@ -22,8 +22,13 @@ from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 @register("MatMul")
-class MatMul(Contraction, AffineFolding):
+class MatMul(ReadRule, Contraction, AffineFolding):
     """numpy.matmul."""
+
+    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
+        data, weight = (shape_of(t) for t in node.inputs)
+        if data and weight:
+            yield 0, [*[None] * (len(data) - 1), weight[max(len(weight) - 2, 0)]]
 
     def terms(self, node: gs.Node) -> Terms | None:
         """[..., m, k] · [..., k, n], batched over the leading axes; a vector has the letter k alone."""

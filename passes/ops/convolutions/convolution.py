@@ -53,23 +53,16 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
         if weights is not None and len(weights) > 1:
-            taken = weights[self.channel_axes[1]]
-            groups = group_size(node) if self.channel_axes == (0, 1) else 1
-            yield 0, [None, taken * groups if isinstance(taken, int) else None, *[None] * (len(weights) - 2)]
+            yield 0, [None, self.channels(node)[1], *[None] * (len(weights) - 2)]
 
     def contradiction(self, node: gs.Node) -> str:
         data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
-        channels, taken = size_of(data, 1), size_of(weight, self.channel_axes[1])
-        out, groups = size_of(weight, self.channel_axes[0]), group_size(node)
+        channels, (out, taken) = size_of(data, 1), self.channels(node)
         shape, read = shape_of(weight), shape_of(data)
         if shape is not None and (len(shape) < 3 or (read is not None and len(read) != len(shape))):
             return f"its weights have shape {list(shape)}, and must have as many axes as its input, and 3 at least"
         if taken is None or out is None:
             return ""
-        if self.channel_axes == (0, 1):
-            taken *= groups
-        else:
-            out *= groups
         if channels not in (None, taken):
             return f"its input has {channels} channels and its weights are for {taken}"
         if bias is not None and size_of(bias, 0) not in (None, out):
@@ -78,22 +71,35 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
         """Whether the weights are an initializer and the channel counts are static."""
-        weights, (out, read) = node.inputs[1], self.channel_axes
-        if not is_constant(weights) or len(shape_of(weights) or ()) < 3:
+        if not is_constant(node.inputs[1]) or len(shape_of(node.inputs[1]) or ()) < 3:
             return False
-        sizes = facts.size(node.outputs[0], 1), facts.size(node.inputs[0], 1)
-        return sizes == (weights.shape[out], weights.shape[read] * group_size(node))
+        return self.channels(node) == (facts.size(node.outputs[0], 1), facts.size(node.inputs[0], 1))
+
+    def channels(self, node: gs.Node) -> tuple[int | None, int | None]:
+        """How many channels are written and read, by the weights."""
+        sizes = [size_of(node.inputs[1], axis) for axis in (0, 1)]
+        written, read = self.channel_axes
+        if sizes[1] is not None:
+            sizes[1] *= group_size(node)
+        return sizes[written], sizes[read]
+
+    #: axes of the weights on disk that run along the output and the input channels; the second is that of one group
+    channel_axes = (0, 1)
+
+    def by_output(self, weights: Array, groups: int) -> Array:
+        """Weights on disk as [out, in / group, *kernel], and back."""
+        return weights
 
     def weights(self, node: gs.Node, facts: Facts) -> Array:
         """The weights as [out, in / group, *kernel]."""
-        return np.moveaxis(facts.value(node.inputs[1]), self.channel_axes, (0, 1))
+        return self.by_output(facts.value(node.inputs[1]), group_size(node))
 
     def nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
         """Whether output channel m depends on channel j of its group: [out, in / group]."""
-        return facts.nonzero(node.inputs[1], self.channel_axes)
-
-    #: axes of the weights on disk that run along the output and the input channels
-    channel_axes = (0, 1)
+        groups = group_size(node)
+        if groups == 1:
+            return facts.nonzero(node.inputs[1], self.channel_axes)
+        return Nonzero.of(self.by_output(facts.nonzero(node.inputs[1], (0, 1)).matrix, groups))
 
     def spreads_evenly(self, node: gs.Node) -> bool:
         """Whether a constant channel adds the same to every position of the output."""
@@ -170,30 +176,27 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             value = value + constant.value.reshape(-1, *[1] * len(result.index))
         yield 0, 1, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), result.index)
 
-    def windows(self, node: gs.Node) -> list[Window] | None:
-        """The windows over the spatial axes, None if they are not understood."""
-        return None
+    def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
+        """Windows, and these maps of the input as they lie under them; None if that is not understood."""
+        raise NotImplementedError
 
     def convolved(self, node: gs.Node, facts: Facts, known: ConstantMap, outputs: Mask) -> ConstantMap | None:
         """What known input channels add to these output channels, without the bias; 0 in the others. float64.
 
         None where the windows or the sizes are not understood.
         """
-        over = self.windows(node)
-        if over is None:
-            return None
         groups, weights = group_size(node), self.weights(node, facts)
         asked, inputs = outputs.reshape(groups, -1).any(axis=1), known.mask.size // groups  # of which groups
         used = known.mask if groups == 1 else np.repeat(asked, inputs)
         values = known.cleared()[used].astype(np.float64)
         weights = weights[np.ix_(outputs, used)] if groups == 1 else weights[outputs]
         weights = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
-        sliding = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))])
-        found = sliding.over(ConstantMap(used[used], values, known.index), 0.0)
+        sliding = self.sliding(node, facts, ConstantMap(used[used], values, known.index))
+        found = None if sliding is None else sliding[0].over(sliding[1], 0.0)
         if found is None:
             return None
         index, windows = found  # [in, 1, tuples..., kernel...]
-        tuples = windows.shape[1 : 2 + len(over)]
+        tuples = windows.shape[1 : 1 + len(index)]
         windows = windows.reshape(len(values), math.prod(tuples), -1)  # [in, tuples, kernel]
         value = np.zeros((outputs.size, math.prod(tuples)))
         if groups == 1:
@@ -283,10 +286,11 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     def _adds_map(self, node: gs.Node, facts: Facts, uneven: Mask, removable: Mask) -> bool:
         """Whether one added map takes the place of the uneven channels. `removable`: all that need not be read then."""
-        over, maps = self.windows(node), facts.constant_map[node.inputs[0].name][1]
-        if not uneven.any() or over is None or not facts.adds_maps:
+        maps = facts.constant_map[node.inputs[0].name][1]
+        sliding = self.sliding(node, facts, maps) if uneven.any() and facts.adds_maps else None
+        if sliding is None:
             return False
-        places = Sliding(over, [facts.dim(node.inputs[0], a + 2) for a in range(len(over))]).places(maps)
+        places = sliding[0].places(sliding[1])
         made_of = Absorbed(
             facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, math.prod(self._kernel(node))
         )
@@ -324,14 +328,18 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             self._add_bias(node, rewriter, self._shift(before, facts, shift)[outputs])
         constant = known if meets_border and maps is None else None
         if (groups := group_size(before)) > 1:
-            node.attrs["group"] = int(outputs.reshape(groups, -1).any(axis=1).sum())
-            cut = rewriter.moved(before.inputs[1], lambda w: cut_groups(w, outputs, inputs, groups))
+            kept = int(outputs.reshape(groups, -1).any(axis=1).sum())
+            node.attrs["group"] = kept
+            cut = rewriter.moved(
+                before.inputs[1],
+                lambda w: self.by_output(cut_groups(self.by_output(w, groups), outputs, inputs, groups), kept),
+            )
         elif dependence is None and constant is None:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
             weights = _fold_dependent(self.weights(before, facts), dependence)
             weights = weights if constant is None else _fold_into_constant(weights, shift, inputs, constant)
-            weights = np.moveaxis(weights[np.ix_(outputs, inputs)], (0, 1), self.channel_axes)
+            weights = self.by_output(weights[np.ix_(outputs, inputs)], 1)
             cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
         rewriter.set_input(node, 1, cut)
 
@@ -458,7 +466,13 @@ class Conv(SizeRule, Convolution):
     foldable = True
 
     def windows(self, node: gs.Node) -> list[Window] | None:
+        """The windows over the spatial axes, None if they are not understood."""
         return kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
+
+    def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
+        over = self.windows(node)
+        sizes = [facts.dim(node.inputs[0], a + 2) for a in range(len(over or ()))]
+        return None if over is None else (Sliding(over, sizes), known)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[1])

@@ -140,10 +140,13 @@ def resize(b: Builder, v: Value) -> Value | None:
     if b.opset < 11:
         return b.op("Resize", [v, scales], shape, 1, mode=mode)
     empty = b.const(np.zeros(0, np.float32), np.float32, "roi") if b.opset < 13 else ""
-    if v.static and isinstance(v.shape[0], int) and b.flip(0.4):
-        sizes = b.ints([size(d) for d in shape])
+    axes = b.shuffled([1, 2, 3]) if b.opset >= 18 and b.flip(0.5) else None
+    if v.static and (axes or isinstance(v.shape[0], int)) and b.flip(0.4):
+        sizes = b.ints([size(shape[a]) for a in axes or range(4)])
         unused = b.const(np.zeros(0, np.float32), np.float32, "scales") if b.opset < 13 else ""
-        return b.op("Resize", [v, empty, unused, sizes], shape, 1, mode=mode)
+        return b.op("Resize", [v, empty, unused, sizes], shape, 1, mode=mode, axes=axes)
+    if axes:
+        scales = b.const(np.array([1 if a == 1 else 2 for a in axes], np.float32), np.float32, "scales")
     center = b.pick(("asymmetric", "half_pixel", "align_corners")) if mode == "linear" else "asymmetric"
     return b.op(
         "Resize",
@@ -151,6 +154,7 @@ def resize(b: Builder, v: Value) -> Value | None:
         shape,
         1,
         mode=mode,
+        axes=axes,
         coordinate_transformation_mode=center,
         nearest_mode="floor" if mode == "nearest" else None,
     )
@@ -188,6 +192,15 @@ def slices(b: Builder, v: Value) -> Value | None:
     start = b.some(0, n - 1)
     stop = b.some(start + 1, n)
     return b.slice(v, axis, start - n if start and b.flip(0.3) else start, stop if stop < n else 1 << 40)
+
+
+def roll(b: Builder, v: Value) -> Value | None:
+    """A static or an open axis rolled, perhaps by zero, which leaves a part that holds nothing."""
+    axis = v.axis if b.flip(0.4) else b.some(1, v.rank - 1)
+    by = b.some(0, max(size(v.shape[axis]) - 1, 0))
+    bounds = ((-by, 1 << 40), (0, -by)) if by else ((0, 1 << 40), (1 << 40, 1 << 40))
+    parts = [b.slice(v, axis, *bound) for bound in bounds]
+    return b.op("Concat", parts, v.shape, v.axis, axis=axis)
 
 
 def gather(b: Builder, v: Value) -> Value | None:

@@ -49,6 +49,15 @@ def pool(b: Builder, v: Value) -> Value | None:
     )
 
 
+def padded_pool(b: Builder, v: Value) -> Value | None:
+    """The largest of each window, over a border that is never chosen."""
+    if not v.is_image or v.rank > 4 or any(size(d) < 2 for d in v.shape[2:]):
+        return None
+    border = [0, 0, *[1] * (v.rank - 2)]
+    padded = b.pad(v, border, border, "constant", -np.inf)
+    return b.op("MaxPool", [padded], v.shape, 1, kernel_shape=[3] * (v.rank - 2), strides=[1] * (v.rank - 2))
+
+
 def global_pool(b: Builder, v: Value) -> Value | None:
     """Pooling over all positions, mostly followed by dropping the axes of size one."""
     if not v.is_image:

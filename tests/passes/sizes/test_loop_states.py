@@ -13,7 +13,11 @@ from tests.passes.text import model
 ROUNDS = [
     ("float[N,4] s", "t = MatMul(s, square)", ("N", 4)),
     ("float[?,?] s", "t = MatMul(x, square)", ("N", 4)),
-    ("float[?,4] s", "t = MatMul(s, square)", (None, 4)),
+    ("float[?,4] s", "t = MatMul(s, square)", ("N", 4)),
+    ("float[] s", "t = MatMul(s, square)", ("N", 4)),
+    ("float[] s", "t = Concat<axis=0>(s, s)", (None, 4)),
+    ("float[] s", "t = Concat<axis=1>(s, s)", ("N", None)),
+    ("float[] s", "t = Unsqueeze(s, zero)", ()),
     ("float[3,4] s", "t = MatMul(s, square)", ()),
     ("float[N,4] s", "t = Concat<axis=0>(s, s)", ()),
     ("float[N,4] s", "t = MatMul(s, wide)", ()),
@@ -25,7 +29,8 @@ def test_a_state_has_the_shape_that_every_round_hands_on(
     state: str, body: str, known: tuple[str | int | None, ...]
 ) -> None:
     source = model(
-        f"""(float[N,4] x, int64 n) => (float[a,b] y) <float[4,4] square, float[4,5] wide, bool true = {{1}}> {{
+        f"""(float[N,4] x, int64 n) => (float[a,b] y)
+            <float[4,4] square, float[4,5] wide, bool true = {{1}}, int64[1] zero = {{0}}> {{
             y = Loop (n, , x) <body = round (int64 i, bool c, {state}) => (bool again, float t) {{
                 again = Identity(true)
                 {body}

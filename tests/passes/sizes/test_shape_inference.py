@@ -198,3 +198,33 @@ def test_a_window_that_is_larger_than_what_it_slides_over_has_no_negative_size(w
     sizes = [size for n in checked(source).nodes for t in n.outputs for size in t.shape or ()]
     assert sizes and not any(isinstance(size, int) and size < 0 for size in sizes)
     shrink(source)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "r = Reshape (w, image) t = Transpose<perm=[0,3,1,2]> (r) u = Relu (t) y = Conv (u, k)",
+        "r = Reshape (w, image) f = Reshape (r, tokens) y = Relu (f)",
+        "r = Reshape (w, image) y = MatMul (r, v)",
+        "r = Reshape (w, image) y = LayerNormalization (r, s)",
+    ],
+)
+def test_what_reads_the_reassembled_windows_of_an_image_tells_how_wide_they_are(body: str) -> None:
+    """No formula says that windows divide the image, so that nothing before says what is left for the last axis."""
+    source = model(
+        "(float[N,H,W,8] x) => (float[a,b,c] y) <float[3,8,1,1] k, float[8,3] v, float[8] s>",
+        f"""n = Shape<end=1> (x)  h = Shape<start=1, end=2> (x)  w = Shape<start=2, end=3> (x)
+            rows = Div (h, side)  columns = Div (w, side)
+            split = Concat<axis=0> (n, rows, side, columns, side, rest)
+            windows = Reshape (x, split)
+            image = Concat<axis=0> (n, h, w, rest)
+            area = Mul (h, w)
+            tokens = Concat<axis=0> (n, area, eight)
+            {body}""".replace("Reshape (w,", "Reshape (windows,"),
+        18,
+        checked=False,
+        constants={"side": np.array([4]), "rest": np.array([-1]), "eight": np.array([8])},
+    )
+    graph = checked(source)
+    (image,) = (node.outputs[0] for node in graph.nodes if node.outputs[0].name == "r")
+    assert image.shape == ["N", "H", "W", 8]

@@ -1,0 +1,122 @@
+"""Operators that move channels or positions between a masked layer and the next one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.passes.text import compiled, exact, model, random, weight
+
+KEEP = np.array([1, 0, 1, 1, 0, 0, 1, 0], np.float32)  # half of eight channels
+NUMBERS = {
+    "zero": np.array([0]),
+    "one": np.array([1]),
+    "two": np.array([2]),
+    "three": np.array([3]),
+    "last": np.array([-1]),
+    "third_last": np.array([-3]),
+    "end": np.array([2**63 - 1]),
+    "far": np.array([-1000]),
+    "back": np.array([-1]),
+    "plane": np.array([2, 3]),
+    "border": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    "around": np.ones(4, np.int64),
+    "fewer": np.array([0, -1, 0, 0, 0, -2, 0, 0]),
+    "infinite": np.array(-np.inf, np.float32),
+    "doubled": np.array([1, 2, 2], np.float32),
+    "turned": np.array([12, 8, 10]),
+    "each": random(8, 1, 2, 2, seed=3),
+    "pairs": random(8, 2, 2, 2, seed=4),
+}
+
+#: what lies between the layers, and how many channels it hands on
+MOVEMENTS = {
+    "flip": ("p = Slice(m, last, far, one, back)", 8),
+    "flip of a part": ("p = Slice(m, third_last, zero, one, back)", 5),
+    "flip and back": ("f = Slice(m, last, far, one, back) g = Relu(f) p = Slice(g, last, far, one, back)", 8),
+    "roll": ("f = Slice(m, third_last, end, one) g = Slice(m, zero, third_last, one) p = Concat<axis=1>(f, g)", 8),
+    "roll by zero": ("f = Slice(m, zero, end, one) g = Slice(m, end, end, one) p = Concat<axis=1>(f, g)", 8),
+    "roll of open rows": (
+        "f = Slice(m, last, end, two) g = Slice(m, zero, last, two) p = Concat<axis=2>(f, g)",
+        8,
+    ),
+    "roll of open rows by zero": (
+        "f = Slice(m, zero, end, two) g = Slice(m, end, end, two) p = Concat<axis=2>(f, g)",
+        8,
+    ),
+    "computed part of the rows": ("s = Shape<start=3>(x) p = Slice(m, zero, s, two)", 8),
+    "cut by padding": ("p = Pad(m, fewer)", 5),
+    "infinite border": ("q = Pad(m, border, infinite) p = MaxPool<kernel_shape=[3,3], strides=[2,2]>(q)", 8),
+    "infinite border and more": (
+        "q = Pad(m, around, infinite, plane) p = MaxPool<kernel_shape=[5,5], pads=[1,1,1,1], ceil_mode=1>(q)",
+        8,
+    ),
+    "infinite border of a maximum": (
+        "q = Pad(m, border, infinite) r = Max(q, infinite) p = MaxPool<kernel_shape=[3,3]>(r)",
+        8,
+    ),
+    "resize": ('p = Resize<axes=[1,2,3], mode="nearest">(m, , doubled)', 8),
+    "resize to sizes": ('p = Resize<axes=[3,1,2], mode="linear">(m, , , turned)', 8),
+    "depthwise": ("p = ConvTranspose<group=8, strides=[2,2]>(m, each)", 8),
+    "depthwise twice as many": ("p = ConvTranspose<group=8, strides=[2,2]>(m, pairs)", 16),
+}
+
+OPEN = {"N": (1, 2), "H": (4, 7), "W": (6, 5)}
+
+
+@pytest.mark.parametrize(("text", "width"), MOVEMENTS.values(), ids=MOVEMENTS)
+def test_masked_channels_go_before_and_after(text: str, width: int) -> None:
+    source = model(
+        f"(float[N,3,H,W] x) => (float[N,4,h,w] y) <float[8,3,3,3] wa, float[8] ba, float[4,{width},3,3] wb>",
+        f"a = Conv<pads=[1,1,1,1]>(x, wa, ba) b = Relu(a) m = Mul(b, keep) {text} y = Conv<pads=[1,1,1,1]>(p, wb)",
+        21,
+        constants=NUMBERS,
+        keep=KEEP.reshape(1, 8, 1, 1),
+    )
+    result = compiled(source, **OPEN)
+    assert all(axis.removed == axis.masked for axis in result.report.masked)
+    assert weight(result, "Conv", which=0).shape[0] <= 4
+    assert weight(result, "Conv", which=1).shape[1] <= max(width // 2, 1)
+    exact(source, **OPEN)
+
+
+@pytest.mark.parametrize("group", [2, 4])
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_a_grouped_transposed_convolution_loses_the_same_number_in_every_group(group: int, shift: float) -> None:
+    written = np.tile([1, 1, 0], 4).astype(np.float32)
+    source = model(
+        f"""(float[N,3,5,4] x) => (float[N,4,10,8] y)
+            <float[8,3,1,1] wa, float[8,{12 // group},2,2] wt, float[4,12,1,1] wb>""",
+        f"""a = Conv(x, wa) m = Mul(a, keep) s = Add(m, shift)
+            t = ConvTranspose<group={group}, strides=[2,2]>(s, wt) u = Mul(t, written) y = Conv(u, wb)""",
+        13,
+        keep=np.tile([1, 0], 4).reshape(1, 8, 1, 1).astype(np.float32),
+        written=written.reshape(1, 12, 1, 1),
+        shift=np.float32(shift),
+    )
+    result = compiled(source)
+    assert weight(result, "ConvTranspose").shape == (8 if shift else 4, 8 // group, 2, 2)
+    exact(source)
+
+
+TRANSPOSED = {
+    "border of its own": ("kernel_shape=[3,3], strides=[2,1], pads=[1,0,2,1], output_padding=[1,0]", (3, 3)),
+    "gaps": ("kernel_shape=[2,2], strides=[3,2]", (2, 2)),
+    "dilated": ("kernel_shape=[3,2], strides=[2,1], dilations=[2,3]", (3, 2)),
+}
+
+
+@pytest.mark.parametrize(("form", "kernel"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_constants_become_a_map_in_a_transposed_convolution(form: str, kernel: tuple[int, int]) -> None:
+    """Windows that overlap, or leave gaps, do not add the same everywhere, and no channel has to be there for that."""
+    source = model(
+        f"""(float[N,3,5,4] x) => (float[N,4,h,w] y)
+            <float[8,3,1,1] wa, float[8,1,{kernel[0]},{kernel[1]}] wt, float[8] bt, float[4,8,5,5] wb>""",
+        f"""a = Conv(x, wa) m = Mul(a, keep) s = Add(m, shift)
+            t = ConvTranspose<group=8, {form}>(s, wt, bt) r = Relu(t) y = Conv<pads=[2,2,2,2]>(r, wb)""",
+        13,
+        keep=KEEP.reshape(1, 8, 1, 1),
+        shift=random(8, 1, 1, seed=2),
+    )
+    assert weight(compiled(source), "ConvTranspose").shape[0] == 4
+    exact(source, N=(1, 2))
