@@ -99,6 +99,21 @@ REGROUPED = Reason(
     "A Reshape, or an operator between space and depth, makes blocks of the axis, and all blocks must have one size.",
     "Mask entire blocks of the split axis (such as heads), or the same positions in each block.",
 )
+HEADS = Reason(
+    "K209",
+    "has heads of one size, equally many in each group, and those whose keys and values are read",
+    "A fused attention operator has as many channels in each head and as many heads of queries for each of keys. Where "
+    "a mask leaves fewer of some, they are filled up with masked ones. A head stays, too, where the keys and values of "
+    "all tokens are outputs of the model: the caller declares how many heads they have.",
+    "Mask entire heads, equally many in each group, and equally many channels of each.",
+)
+RECURRENT = Reason(
+    "K210",
+    "computes its state from all units of the state before",
+    "A recurrent layer reads every unit of its state at the next step. A mask after the layer hides a unit from what "
+    "follows, and not from the layer itself.",
+    "Mask the state as well: let the recurrent weights of the unit be zero.",
+)
 PADDED_BORDER = Reason(
     "K301",
     "needs a constant channel at its padded border",

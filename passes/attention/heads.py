@@ -19,6 +19,7 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops import rules, traits
+from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.labels import Terms
 from passes.ops.contractions.matmul import Gemm, MatMul
 from passes.ops.movement import Movement
@@ -91,8 +92,8 @@ def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
 
 
 def _is_inner(node: gs.Node) -> bool:
-    """A product of two computed tensors."""
-    return isinstance(rules(node), MatMul | Gemm) and not any(is_constant(t) for t in node.inputs[:2])
+    """A product of two computed tensors, or fused attention."""
+    return isinstance(rules(node), MatMul | Gemm | FusedAttention) and not any(is_constant(t) for t in node.inputs[:2])
 
 
 class _Follower:
@@ -185,6 +186,8 @@ class _Follower:
         op = rules(node)
         if isinstance(op, MatMul | Gemm):
             return self._multiply(node, op, dict(traced))
+        if isinstance(op, FusedAttention):
+            return self._attend(node, op, dict(traced))
         place, tensor = traced[0]
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
@@ -251,6 +254,24 @@ class _Follower:
         self.values.append(kept)
         mean = self.facts.sums_to_one(node.inputs[1 - factor], terms.factors[1 - factor].index("k"))
         self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
+        return True
+
+    def _attend(self, node: gs.Node, op: FusedAttention, traced: dict[int, gs.Tensor]) -> bool:
+        """Fused attention of queries, keys and values [batch, heads, tokens, channels], and nothing else."""
+        heads, found = op.heads(node), {index: self.traces[t.name] for index, t in traced.items()}
+        alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
+        if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(_varies(t.index, 2) for t in found.values()):
+            return False
+        times = {0: 1, 1: heads.queries // heads.keys, 2: heads.queries // heads.keys}
+        channels = {i: _Trace(t.root, np.repeat(t.index[:, :, 0], times[i], axis=1), t.even) for i, t in found.items()}
+        if 0 in found and 1 in found:
+            self._contract(channels[0], channels[1])
+        elif 0 in found or 1 in found:
+            self._read_whole(traced[min(found)].name)
+        if 2 in found:
+            self.values.append(value := channels[2])
+            index = np.broadcast_to(value.index[:, :, None], _example(node.outputs[0]))
+            self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node)))
         return True
 
     def _channels(self, node: gs.Node, terms: Terms, factor: int, letter: str) -> _Trace | None:

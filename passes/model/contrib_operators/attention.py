@@ -35,21 +35,6 @@ def quantized_attention(call: Call) -> Sequence[gs.Tensor]:
     return _self_attention(call, _split(call, projected, sizes, 2), sizes, call.given(5), call.given(8), None)
 
 
-def multi_head_attention(call: Call) -> Sequence[gs.Tensor]:
-    """Attention of queries, keys and values [batch, tokens, size] that are given, with a bias for all three."""
-    given = [call.given(index) for index in range(3)]
-    parts = [x for x in given if x is not None]
-    call.needs(len(parts) == 3 and all(call.rank(x) == 3 for x in parts))
-    call.needs(not any(call.given(index) for index in range(8, len(call.node.inputs))) and not call.wanted(3))
-    sizes, bias = [call.size(x, 2) for x in parts], call.given(3)
-    if bias is not None:
-        parts = [call.op("Add", x, each) for x, each in zip(parts, _split(call, bias, sizes, 0), strict=True)]
-    past = call.given(6), call.given(7)
-    call.needs((past[0] is None) == (past[1] is None))
-    y, k, v = _attention(call, parts, sizes, call.given(4), past, call.given(5), keeps=call.wanted(1) or call.wanted(2))
-    return [y, k, v]
-
-
 def _sizes(call: Call, weights: gs.Tensor) -> Sequence[int]:
     """Numbers of columns for queries, keys and values."""
     return [int(n) for n in call.attrs.get("qkv_hidden_sizes", [call.size(weights, 1) // 3] * 3)]

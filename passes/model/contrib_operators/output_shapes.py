@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Dim, operand, shape_of
+from passes.graph.tensors import Dim, shape_of
 from passes.model.contrib_operators.call import MALFORMED
+from passes.ops.attention.fused import FusedAttention
+from passes.ops.base import rules_of
 
 #: the shapes of the outputs, all of the element type of input 0; fewer where they are not known
 OutputShapes = Callable[[gs.Node], Sequence[Sequence[Dim]]]
@@ -22,21 +24,25 @@ def _product(node: gs.Node) -> Sequence[Sequence[Dim]]:
     return [[*shape[:-1], int(node.attrs["N"])] for shape in _of_input(node)]
 
 
-def _grouped_attention(node: gs.Node) -> Sequence[Sequence[Dim]]:
-    """The result, and the keys and values of all tokens."""
-    query, heads, pairs = shape_of(node.inputs[0]), int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
-    if query is None or not isinstance(query[2], int):
+def _attention(node: gs.Node) -> Sequence[Sequence[Dim]]:
+    """The result, the keys and values of all tokens, and the scores."""
+    op, query = rules_of(str(node.domain), str(node.op)), shape_of(node.inputs[0])
+    if query is None or not isinstance(op, FusedAttention):
         return []
-    parts = heads if operand(node, 1) is not None else heads + 2 * pairs  # all of them may be in one tensor
-    size = query[2] // parts
-    present: list[Dim] = [query[0], pairs, None, size]
-    return [[*query[:2], heads * size], present, present]
+    (queries, keys, channels, values), _ = op.parts(node)
+    batch, tokens = query[:2]
+    caches: list[list[Dim]] = [[batch, keys, None, channels], [batch, keys, None, values]]
+    if {str(node.attrs.get(name, "NONE")) for name in ("k_quant_type", "v_quant_type")} != {"NONE"}:
+        caches = []  # of another type, and perhaps packed
+    return [[batch, tokens, queries * values], *caches, *([[batch, queries, tokens, None]] if caches else [])]
 
 
 #: by the operator in ONNX Runtime's domain
 OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
-    "GroupQueryAttention": _grouped_attention,
+    "DecoderMaskedMultiHeadAttention": _attention,
+    "GroupQueryAttention": _attention,
     "MatMulNBits": _product,
+    "MultiHeadAttention": _attention,
     "RotaryEmbedding": _of_input,
 }
 

@@ -1,4 +1,4 @@
-"""The Attention operator between masked products."""
+"""Fused attention between masked products."""
 
 from __future__ import annotations
 
@@ -45,10 +45,13 @@ def test_an_added_mask_stays(body: str) -> None:
     compiled(attention(body, independent(), mask=", added", signature=", float[T,T] added"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("attrs", [", is_causal=1", ", softcap=2.0"])
-def test_what_it_has_beyond_the_formula_is_left_whole(attrs: str) -> None:
-    result = compiled(attention(THREE, independent(), attrs))  # type: ignore[arg-type]
+@pytest.mark.parametrize("attrs", [", is_causal=1", ", softcap=2.0", ", is_causal=1, scale=0.2"])
+@pytest.mark.parametrize("body", [THREE, FOUR.replace("scale=0.3{attrs}", "softmax_precision=1{attrs}")])
+def test_what_it_has_beyond_the_formula_stays(body: str, attrs: str) -> None:
+    masks = independent()
+    result = compiled(attention(body, masks, attrs))  # type: ignore[arg-type]
     assert "Attention" in operators(result)
+    assert weight(result, "MatMul", which=2).shape[1] == HEADS * masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
 
 
 def test_without_masks_it_stays_as_it_is() -> None:
