@@ -86,6 +86,14 @@ class ReadRule:
         raise NotImplementedError
 
 
+class AgreementRule:
+    """Operators whose operands must have sizes in common."""
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        """Pairs of sizes that are the same, unless one of them is 1."""
+        raise NotImplementedError
+
+
 class ElementRule:
     """Operators that compute with sizes."""
 
@@ -143,6 +151,13 @@ def broadcast(shapes: Sequence[Shape | None]) -> list[Dim] | None:
             raise ValueError(f"sizes {sorted(static)} cannot be broadcast")
         found.append(static.pop() if static else None if len(dims) > 1 else dims.pop() if dims else 1)
     return found
+
+
+def side_by_side(shapes: Sequence[Shape]) -> Iterator[tuple[Dim, Dim]]:
+    """The sizes of the first shape with those of each other, axes aligned at the last."""
+    first, *others = shapes
+    for other in others:
+        yield from zip(reversed(first), reversed(other), strict=False)
 
 
 def times(size: Dim, factor: Dim) -> Dim:

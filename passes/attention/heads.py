@@ -17,7 +17,7 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, numpy_dtype, operand, present, shape_of
+from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops import rules, traits
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.labels import Terms
@@ -282,7 +282,7 @@ class _Follower:
             return None
         taken = np.moveaxis(trace.index, along, -1)
         other = other - (along < other)
-        return _Trace(trace.root, np.take(taken, 0, axis=other), trace.even)
+        return _Trace(trace.root, _once(np.take(taken, 0, axis=other)), trace.even)
 
     def _contract(self, left: _Trace, right: _Trace) -> None:
         """A channel is needed where neither factor is zero."""
@@ -305,8 +305,11 @@ class _Writer:
 
     def run(self) -> frozenset[str]:
         for left, right in self.found.products:
-            if left.index.shape == right.index.shape and _used_once([left, right]):
-                _live_first([left, right], left.root.zero[left.index] | right.root.zero[right.index])
+            if left.index.ndim == right.index.ndim and _used_once([left, right]):
+                dead = left.root.zero[left.index] | right.root.zero[right.index]
+                shared = zip(left.index.shape, right.index.shape, strict=True)
+                axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
+                _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
         aligned = [merge for merge in self.found.merges if self._align_values(merge)]
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
@@ -316,7 +319,8 @@ class _Writer:
             channels, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
                 channels = merge.root.order[merge.index]
-                back = inverse(channels)[merge.index]
+                # what several heads share is there once in each, before and after
+                back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if merge not in aligned:
@@ -355,7 +359,7 @@ class _Writer:
         merges = [m for m in self.found.merges if m.root is merge.root]
         if len(values) != 1 or len(merges) != 1 or merge.tensor.name in self.found.pinned:
             return False
-        if not _used_once(values) or np.unique(merge.index).size < merge.index.size:
+        if not _used_once(values) or np.unique(np.unique(merge.index, return_counts=True)[1]).size > 1:
             return False
         root, index = values[0].root, values[0].index
         if set(np.unique(index)) != set(merge.index):
@@ -384,8 +388,19 @@ def _live_first(traces: list[_Trace], dead: Mask) -> bool:
         return False
     places = np.argsort(dead, axis=-1, kind="stable")
     for trace in traces:
-        trace.root.order[trace.index] = np.take_along_axis(trace.index, places, axis=-1)
+        everywhere = np.broadcast_to(places, trace.index.shape)
+        trace.root.order[trace.index] = np.take_along_axis(trace.index, everywhere, axis=-1)
     return True
+
+
+def _by_group(index: Index, groups: int) -> Index:
+    """Channels [batch, heads, tokens, channels], the same for all tokens, as [batch, groups, heads, channels]."""
+    return _once(index[:, :, 0].reshape(index.shape[0], groups, -1, index.shape[3]))
+
+
+def _once(index: Index) -> Index:
+    """With size 1 along axes that hold the same channels everywhere."""
+    return index[tuple(slice(None) if _varies(index, axis) else slice(1) for axis in range(index.ndim))]
 
 
 def _varying(index: Index) -> tuple[int, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
+from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.shape_rules import AgreementRule, side_by_side
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
-from passes.graph.tensors import Dim, Mask, is_float, operand, product, shape_of, size_of, volume
+from passes.graph.tensors import Dim, Mask, is_float, operand, present, product, shape_of, size_of, volume
 from passes.ops.attention.heads import Heads, Kept, Kind, Place
 from passes.ops.base import UNKNOWN, Op, register
 from passes.ops.softmax_like import Softmax
@@ -19,7 +21,7 @@ from passes.rewriting.lower_ops import Rewriter
 _PARTS: tuple[Kind, Kind, Kind] = ("query", "key", "value")
 
 
-class FusedAttention(Op):
+class FusedAttention(AgreementRule, Op):
     """softmax(scale · Q Kᵀ + mask) V by heads, of which one of keys may serve several of queries.
 
     A subclass says where queries, keys and values lie.
@@ -32,6 +34,8 @@ class FusedAttention(Op):
     past: tuple[int, int]
     added = 3
     by_head: int | None = None
+    #: input: which keys count, [batch, ..., tokens]
+    padding: int | None = None
     #: whether keys may be turned by their positions, which mixes their channels
     turns = False
 
@@ -73,6 +77,18 @@ class FusedAttention(Op):
         others: Sequence[Place] = Place(1, "key", 1, 3), Place(2, "value", 1, 3), Place(3, "scores", 1)
         named = [p for p in others if p.index < len(node.outputs) and node.outputs[p.index].name]
         return Heads(queries, keys, channels, values, inputs, [Place(0, "result", *axes), *named], self.narrows(node))
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        """Of all operands the examples, of what is added to scores or masks them the tokens as well."""
+        given = {i: shape for i, t in present(node.inputs) if (shape := shape_of(t))}
+        (batch, queries), (_, keys) = (_tokens(given[i]) for i in (0, 1 if 1 in given else 0))
+        before = given.get(self.past[0], (None, None, 0, None))[2]
+        total = None if keys is None or before is None else (Polynomial.of(keys) + Polynomial.of(before)).dim
+        scores = batch, self.heads(node).queries, queries, total
+        yield from ((batch, given[i][0]) for i in (1, 2, *self.past) if i in given)
+        yield from side_by_side([scores, given.get(self.added, ())])
+        if self.padding in given:
+            yield from zip((batch, total), (given[self.padding][0], given[self.padding][-1]), strict=True)
 
     # -- what is known and read ------------------------------------------------------------------------------------
 
@@ -172,7 +188,7 @@ class FusedAttention(Op):
     def _tokens(self, node: gs.Node, heads: Heads) -> int:
         """Of how many tokens there are keys, those before included."""
         keys = [shape_of(node.inputs[p.index]) or () for p in heads.inputs if p.kind == "key" and p.inner != 0]
-        return sum(product([shape[2 if len(shape) == 4 else 1]]) for shape in keys)
+        return sum(product(_tokens(shape)[1:]) for shape in keys)
 
 
 @register("Attention")
@@ -238,7 +254,7 @@ class OfOnnxRuntime(FusedAttention):
 class MultiHeadAttention(OfOnnxRuntime):
     """Attention with a bias for queries, keys and values, a mask of keys and a cache of those before."""
 
-    past, bias = (6, 7), 3
+    past, bias, padding = (6, 7), 3, 4
 
     def narrows(self, node: gs.Node) -> bool:
         """With a cache, keys and values have as many channels."""
@@ -253,7 +269,7 @@ class MultiHeadAttention(OfOnnxRuntime):
 class DecoderMaskedMultiHeadAttention(OfOnnxRuntime):
     """Attention of one token with those before it."""
 
-    past, added, bias = (5, 6), 4, 10
+    past, added, bias, padding = (5, 6), 4, 10, 3
 
 
 @register("GroupQueryAttention", domain="com.microsoft")
@@ -272,6 +288,11 @@ class GroupQueryAttention(OfOnnxRuntime):
 def _axes(shape: Sequence[Dim]) -> tuple[int, int]:
     """Of heads and of their channels, in [batch, tokens, channels] or [batch, heads, tokens, channels]."""
     return (2, 2) if len(shape) == 3 else (1, 3)
+
+
+def _tokens(shape: Sequence[Dim]) -> tuple[Dim, Dim]:
+    """The sizes of the batch and of the tokens."""
+    return shape[0], shape[2 if len(shape) == 4 else 1]
 
 
 def _static(size: Dim) -> int:
