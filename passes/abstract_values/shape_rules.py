@@ -78,6 +78,14 @@ class SizeRule:
         raise NotImplementedError
 
 
+class OutputSizesRule:
+    """Operators that tell the shapes of all their outputs, of the element type of input 0."""
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        """The shapes of the first outputs, as many as follow; None for a size that does not."""
+        raise NotImplementedError
+
+
 class ReadRule:
     """Operators that tell the rank, and sizes, of operands whose shape nothing else tells."""
 

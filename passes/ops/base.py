@@ -236,6 +236,6 @@ def rules(node: gs.Node) -> Op:
     return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
 
 
-def rules_of(domain: str, op: str) -> Op:
+def rules_of(domain: str | None, op: str) -> Op:
     """The rules of an operator by name, `UNKNOWN` if there are none."""
     return _RULES.get((domain, op), UNKNOWN)

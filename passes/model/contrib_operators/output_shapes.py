@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.graph.tensors import Dim, shape_of
 from passes.model.contrib_operators.call import MALFORMED
-from passes.ops.attention.fused import FusedAttention
 from passes.ops.base import rules_of
 
 #: the shapes of the outputs, all of the element type of input 0; fewer where they are not known
@@ -24,25 +24,17 @@ def _product(node: gs.Node) -> Sequence[Sequence[Dim]]:
     return [[*shape[:-1], int(node.attrs["N"])] for shape in _of_input(node)]
 
 
-def _attention(node: gs.Node) -> Sequence[Sequence[Dim]]:
-    """The result, the keys and values of all tokens, and the scores."""
-    op, query = rules_of(str(node.domain), str(node.op)), shape_of(node.inputs[0])
-    if query is None or not isinstance(op, FusedAttention):
-        return []
-    (queries, keys, channels, values), _ = op.parts(node)
-    batch, tokens = query[:2]
-    caches: list[list[Dim]] = [[batch, keys, None, channels], [batch, keys, None, values]]
-    if {str(node.attrs.get(name, "NONE")) for name in ("k_quant_type", "v_quant_type")} != {"NONE"}:
-        caches = []  # of another type, and perhaps packed
-    return [[batch, tokens, queries * values], *caches, *([[batch, queries, tokens, None]] if caches else [])]
+def _by_rule(node: gs.Node) -> Sequence[Sequence[Dim]]:
+    op = rules_of(str(node.domain), str(node.op))
+    return op.output_sizes(node) if isinstance(op, OutputSizesRule) else []
 
 
 #: by the operator in ONNX Runtime's domain
 OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
-    "DecoderMaskedMultiHeadAttention": _attention,
-    "GroupQueryAttention": _attention,
+    "DecoderMaskedMultiHeadAttention": _by_rule,
+    "GroupQueryAttention": _by_rule,
     "MatMulNBits": _product,
-    "MultiHeadAttention": _attention,
+    "MultiHeadAttention": _by_rule,
     "RotaryEmbedding": _of_input,
 }
 

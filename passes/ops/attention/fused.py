@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.polynomial import Polynomial
-from passes.abstract_values.shape_rules import AgreementRule, side_by_side
+from passes.abstract_values.shape_rules import AgreementRule, OutputSizesRule, Shape, side_by_side
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Dim, Mask, is_float, operand, present, product, shape_of, size_of, volume
 from passes.ops.attention.heads import Heads, Kept, Kind, Place
@@ -18,10 +18,13 @@ from passes.ops.softmax_like import Softmax
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
+#: what reading a node raises that has another form than its rules know, as nobody checks ONNX Runtime's own
+MALFORMED = (AssertionError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
+
 _PARTS: tuple[Kind, Kind, Kind] = ("query", "key", "value")
 
 
-class FusedAttention(AgreementRule, Op):
+class FusedAttention(AgreementRule, OutputSizesRule, Op):
     """softmax(scale · Q Kᵀ + mask) V by heads, of which one of keys may serve several of queries.
 
     A subclass says where queries, keys and values lie.
@@ -34,6 +37,8 @@ class FusedAttention(AgreementRule, Op):
     past: tuple[int, int]
     added = 3
     by_head: int | None = None
+    #: input: how many tokens there are in caches that have room for more
+    length: int | None = None
     #: input: which keys count, [batch, ..., tokens]
     padding: int | None = None
     #: whether keys may be turned by their positions, which mixes their channels
@@ -57,7 +62,7 @@ class FusedAttention(AgreementRule, Op):
     def form(self, node: gs.Node) -> Op:
         try:
             return self if self.heads(node).fit(node) else UNKNOWN
-        except (IndexError, KeyError, TypeError, ValueError):  # nobody checks ONNX Runtime's own
+        except MALFORMED:
             return UNKNOWN
 
     def heads(self, node: gs.Node) -> Heads:
@@ -81,14 +86,32 @@ class FusedAttention(AgreementRule, Op):
     def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
         """Of all operands the examples, of what is added to scores or masks them the tokens as well."""
         given = {i: shape for i, t in present(node.inputs) if (shape := shape_of(t))}
-        (batch, queries), (_, keys) = (_tokens(given[i]) for i in (0, 1 if 1 in given else 0))
-        before = given.get(self.past[0], (None, None, 0, None))[2]
-        total = None if keys is None or before is None else (Polynomial.of(keys) + Polynomial.of(before)).dim
-        scores = batch, self.heads(node).queries, queries, total
+        batch, queries, total = self._examples_and_tokens(node)
         yield from ((batch, given[i][0]) for i in (1, 2, *self.past) if i in given)
-        yield from side_by_side([scores, given.get(self.added, ())])
+        yield from side_by_side([(batch, self.heads(node).queries, queries, total), given.get(self.added, ())])
         if self.padding in given:
-            yield from zip((batch, total), (given[self.padding][0], given[self.padding][-1]), strict=True)
+            yield from ((batch, given[self.padding][0]), (total, given[self.padding][-1]))
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        try:
+            (queries, keys, channels, values), _ = self.parts(node)
+            batch, tokens, total = self._examples_and_tokens(node)
+        except MALFORMED:
+            return []
+        split = len(shape_of(node.inputs[0]) or ()) == 4
+        result = [batch, queries, tokens, values] if split else [batch, tokens, queries * values]
+        caches: list[Shape] = [[batch, keys, total, channels], [batch, keys, total, values]]
+        return [result, *caches, [batch, queries, tokens, total]]
+
+    def _examples_and_tokens(self, node: gs.Node) -> tuple[Dim, Dim, Dim]:
+        """The sizes of the batch, and of the tokens of queries and of keys."""
+        query, key = (shape_of(t) or () for t in (node.inputs[0], operand(node, 1) or node.inputs[0]))
+        before = operand(node, self.past[0])
+        sizes = [_tokens(key)[1]] if before is None else [_tokens(key)[1], (shape_of(before) or ())[2]]
+        known = [Polynomial.of(size) for size in sizes if size is not None]
+        counted = self.length is None or operand(node, self.length) is None
+        total = sum(known, Polynomial()).dim if counted and len(known) == len(sizes) else None
+        return (*_tokens(query), total)
 
     # -- what is known and read ------------------------------------------------------------------------------------
 
@@ -254,7 +277,7 @@ class OfOnnxRuntime(FusedAttention):
 class MultiHeadAttention(OfOnnxRuntime):
     """Attention with a bias for queries, keys and values, a mask of keys and a cache of those before."""
 
-    past, bias, padding = (6, 7), 3, 4
+    past, bias, padding, length = (6, 7), 3, 4, 8
 
     def narrows(self, node: gs.Node) -> bool:
         """With a cache, keys and values have as many channels."""
@@ -269,7 +292,7 @@ class MultiHeadAttention(OfOnnxRuntime):
 class DecoderMaskedMultiHeadAttention(OfOnnxRuntime):
     """Attention of one token with those before it."""
 
-    past, added, bias, padding = (5, 6), 4, 10, 3
+    past, added, bias, padding, length = (5, 6), 4, 10, 3, 7
 
 
 @register("GroupQueryAttention", domain="com.microsoft")
@@ -277,12 +300,21 @@ class GroupQueryAttention(OfOnnxRuntime):
     """Attention with fewer heads of keys, perhaps turned by their positions, and a cache of those before."""
 
     counts = ("num_heads", "kv_num_heads")
-    past, added, by_head = (3, 4), 10, 11
+    past, added, by_head, length = (3, 4), 10, 11, 5
     turns = True
 
     def form(self, node: gs.Node) -> Op:
-        scales = {str(node.attrs.get(name, "NONE")) for name in ("k_quant_type", "v_quant_type")}
-        return super().form(node) if scales <= {"NONE", "PER_TENSOR"} else UNKNOWN
+        return super().form(node) if self._scales(node) <= {"NONE", "PER_TENSOR"} else UNKNOWN
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        """Numbers of few bits may be packed."""
+        found = super().output_sizes(node)
+        return found if self._scales(node) == {"NONE"} else found[:1]
+
+    @staticmethod
+    def _scales(node: gs.Node) -> set[str]:
+        """How keys and values are quantised in the cache."""
+        return {str(node.attrs.get(name, "NONE")) for name in ("k_quant_type", "v_quant_type")}
 
 
 def _axes(shape: Sequence[Dim]) -> tuple[int, int]:

@@ -1,0 +1,147 @@
+"""Fused attention: heads that are masked after it go from all around it, and it computes the others as before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import count
+from tests.generators.form import assert_explained
+from tests.passes.text import Array, compiled, model, operators, random
+
+SIZE, TOKENS, BEFORE = 16, 3, 4
+
+CACHE = ", float[B,{keys},P,16] pk, float[B,{keys},P,16] pv"
+APART = "q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)"
+TOGETHER = "p = MatMul(x, wp)"
+TURNED = f"{APART}  q1 = {{turn}}<num_heads={{heads}}>(q, {{angles}})  k1 = {{turn}}<num_heads={{keys}}>(k, {{angles}})"
+BY_HEAD = f"""{APART}
+    q1 = Reshape(q, by_head)  k1 = Reshape(k, by_key)  v1 = Reshape(v, by_key)
+    q2 = Transpose<perm=[0,2,1,3]>(q1)  k2 = Transpose<perm=[0,2,1,3]>(k1)  v2 = Transpose<perm=[0,2,1,3]>(v1)"""
+MERGED = "y1 = Transpose<perm=[0,2,1,3]>(y0)  y = Reshape(y1, merged)"
+STANDARD = "Attention<q_num_heads={heads}, kv_num_heads={keys}"
+MANY = "com.microsoft.MultiHeadAttention<num_heads={heads}>"
+GROUPED = "com.microsoft.GroupQueryAttention<num_heads={heads}, kv_num_heads={keys}"
+
+#: by kind: heads of queries for each of keys, further inputs, and the nodes up to the result y
+KINDS: dict[str, tuple[int, str, str]] = {
+    "causal": (1, "", f"{APART}  y = {STANDARD}, is_causal=1>(q, k, v)"),
+    "capped": (1, "", f"{APART}  y = {STANDARD}, softcap=2.0>(q, k, v)"),
+    "groups": (2, "", f"{APART}  y = {STANDARD}>(q, k, v)"),
+    "one group": (4, "", f"{APART}  y = {STANDARD}, is_causal=1>(q, k, v)"),
+    "scores": (2, "", f"{APART}  y, pk, pv, s = {STANDARD}>(q, k, v)"),
+    "mask by head": (1, ", float[1,{heads},3,3] m0", f"{APART}  y = {STANDARD}>(q, k, v, m0)"),
+    "cache": (2, CACHE, f"{APART}  y, k9, v9 = {STANDARD}, is_causal=1>(q, k, v, , pk, pv)"),
+    "axes of heads": (1, "", f"{BY_HEAD}  y0 = Attention<is_causal=1>(q2, k2, v2)  {MERGED}"),
+    "axes of groups": (2, "", f"{BY_HEAD}  y0 = Attention<softcap=1.5>(q2, k2, v2)  {MERGED}"),
+    "turned": (2, "", f"{TURNED}  y = {STANDARD}, is_causal=1>(q1, k1, v)"),
+    "of ONNX Runtime": (1, "", f"{APART}  y = {MANY}(q, k, v)"),
+    "of ONNX Runtime, bias": (1, "", f"{APART}  y = {MANY}(q, k, v, bias)"),
+    "of ONNX Runtime, cache": (1, CACHE, f"{APART}  y, k9, v9 = {MANY}(q, k, v, , , , pk, pv)"),
+    "of ONNX Runtime, turned": (1, "", f"{TURNED}  y = {MANY}(q1, k1, v)"),
+    "grouped": (2, "", f"{APART}  y, k9, v9 = {GROUPED}>(q, k, v, , , lengths, total)"),
+    "grouped, turned": (2, "", f"{APART}  y, k9, v9 = {GROUPED}, do_rotary=1>(q, k, v, , , lengths, total, cos, sin)"),
+    "grouped, sinks": (2, "", f"{APART}  y, k9, v9 = {GROUPED}>(q, k, v, , , lengths, total, , , , , sinks)"),
+    "grouped, together": (
+        2,
+        "",
+        f"{TOGETHER}  y, k9, v9 = {GROUPED}, do_rotary=1>(p, , , , , lengths, total, cos, sin)",
+    ),
+}
+
+
+def network(kind: str, groups: int, mask: Array, by: str = "product") -> onnx.ModelProto:
+    """mask: of the channels after it, which `by` a product or by zero rows of the weights are zero."""
+    times, inputs, body = KINDS[kind]
+    heads, keys = groups * times, groups
+    standard = "com.microsoft" not in body
+    forms = {
+        "heads": heads,
+        "keys": keys,
+        "turn": "RotaryEmbedding" if standard else "com.microsoft.RotaryEmbedding",
+        "angles": "cos, sin, at" if standard else "at, cos, sin",
+    }
+    angles = np.random.default_rng(0).uniform(0, 3, (9, SIZE // 2))
+    widths = {"wq": heads, "wk": keys, "wv": keys, "wp": heads + 2 * keys}
+    given: dict[str, Any] = {name: random(8, n * SIZE, seed=n) for name, n in widths.items()}
+    given |= {"wo": random(heads * SIZE, 5), "bias": random((heads + 2 * keys) * SIZE), "sinks": random(heads)}
+    given |= {"by_head": np.asarray([0, 0, heads, SIZE]), "by_key": np.asarray([0, 0, keys, SIZE])}
+    given |= {"merged": np.asarray([0, 0, heads * SIZE]), "cos": np.cos(angles), "sin": np.sin(angles)}
+    given |= {"at": np.arange(TOKENS)[None], "m": mask.astype(np.float32), "total": np.int32(TOKENS)}
+    given |= {"lengths": np.asarray([TOKENS - 1], np.int32)}
+    given["wo"] = given["wo"] * (mask[:, None] if by == "weights" else 1)
+    after = "g = Mul(y, m)  o = MatMul(g, wo)" if by == "product" and not mask.all() else "o = MatMul(y, wo)"
+    signature = f"(float[B,3,8] x{inputs}) => (float[B,3,5] o)".replace("B", "1").replace("P", "4")
+    text = f"{signature.format(**forms)} {{ {body.format(**forms)}  {after} }}"
+    return model(text, None, 23, constants=given)
+
+
+@pytest.mark.parametrize("by", ["product", "weights"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_groups_go(kind: str, by: str) -> None:
+    """What is left takes as much as the network with fewer."""
+    times = KINDS[kind][0]
+    mask = np.repeat([1, 0, 0, 1] if times < 4 else [1], SIZE * times)
+    result = compiled(network(kind, len(mask) // SIZE // times, mask, by))
+    fewer = network(kind, int(mask.sum()) // SIZE // times, np.ones(int(mask.sum())))
+    assert result.report.after.macs == count(fewer).macs
+    assert all(axis.removed == axis.masked for axis in result.report.masked)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (times, _, _) in KINDS.items() if times > 1])
+def test_a_head_of_each_group_goes(kind: str) -> None:
+    times = KINDS[kind][0]
+    mask = np.tile(np.repeat(np.arange(times) > 0, SIZE), 2)
+    result = compiled(network(kind, 2, mask))
+    assert all(axis.removed == axis.masked for axis in result.report.masked)
+    assert result.report.after.macs < result.report.before.macs
+
+
+def test_heads_that_groups_lose_unequally_stay_and_are_told() -> None:
+    result = compiled(network("groups", 2, np.repeat([1, 0, 1, 1], SIZE)))
+    (held,) = result.report.held
+    assert (held.op, held.code, held.channels) == ("Attention", "K209", tuple(range(SIZE, 2 * SIZE)))
+    assert result.report.after.macs == result.report.before.macs - 3 * SIZE * 5  # of the last product
+
+
+def test_heads_whose_cache_the_caller_has_stay_and_are_told() -> None:
+    source = network("cache", 2, np.repeat([1, 1, 0, 0], SIZE))
+    cache = onnx.helper.make_tensor_value_info("k9", onnx.TensorProto.FLOAT, [1, 2, TOKENS + BEFORE, SIZE])
+    source.graph.output.append(cache)
+    result = compiled(source)
+    (held,) = result.report.held
+    assert (held.op, held.code, len(held.channels)) == ("Attention", "K209", 2 * SIZE)
+
+
+def test_a_mask_has_all_heads_or_one_as_only_the_run_time_tells() -> None:
+    source = network("mask by head", 4, np.repeat([0, 1, 0, 1], SIZE))
+    for size in (1, 4):
+        shape = source.graph.input[1].type.tensor_type.shape
+        shape.dim[1].dim_param = "H"
+        result = compiled(source, H=(size,))
+        assert operators(result).count("Mod") == 1
+        assert all(axis.removed == axis.masked for axis in result.report.masked)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_mask(kind: str, seed: int) -> None:
+    """Of queries, keys, values and results."""
+    rng = np.random.default_rng(seed)
+    groups = int(rng.integers(1, 4))
+    source = network(kind, groups, rng.random(groups * KINDS[kind][0] * SIZE) < 0.5)
+    tensors = {t.name: t for t in source.graph.initializer}
+    for name in sorted({"wq", "wk", "wv", "wp"} & tensors.keys()):
+        values = onnx.numpy_helper.to_array(tensors[name]).copy()
+        channels = values.reshape(8, -1, SIZE)
+        if rng.random() < 0.7:
+            channels[:, rng.random(channels.shape[1]) < 0.4] = 0
+        if rng.random() < 0.7:
+            channels[:, :, rng.random(SIZE) < 0.4] = 0
+        if rng.random() < 0.3:
+            channels[:, rng.random(channels.shape[1:]) < 0.4] = 0
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    assert_explained(compiled(source).report)
