@@ -125,13 +125,15 @@ class Sweep:
             tensor.shape = [self._names.fresh() if dim is None else dim for dim in tensor.shape or ()]
 
     def _refine_all(self, node: gs.Node) -> None:
-        """Refine all outputs by what the operator says of them, whose form may not be known without."""
+        """Write what the operator says of all its outputs, also where its form follows from that, or onnx is wrong."""
         op = rules_of(node.domain, str(node.op))
-        for tensor, dims in zip(
-            node.outputs, op.output_sizes(node) if isinstance(op, OutputSizesRule) else (), strict=False
-        ):
+        told = op.output_sizes(node) if isinstance(op, OutputSizesRule) else ()
+        for tensor, dims in zip(node.outputs, told, strict=False):
             if isinstance(tensor, gs.Variable) and tensor.name:
-                tensor.dtype = tensor.dtype or node.inputs[0].dtype
+                before, tensor.dtype = tensor.shape or (), tensor.dtype or node.inputs[0].dtype
+                if len(before) == len(dims):
+                    tensor.shape = [old if new is None else new for old, new in zip(before, dims, strict=True)]
+                    self._changed.update([id(tensor)] if tensor.shape != before else ())
                 self._refine(tensor, dims)
 
     def _infer(self, node: gs.Node) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from passes import count
 from tests.generators.form import assert_explained
-from tests.passes.text import Array, compiled, model, operators, random
+from tests.passes.text import Array, compiled, model, operators, random, weight
 
 SIZE, TOKENS, BEFORE = 16, 3, 4
 
@@ -145,3 +145,13 @@ def test_any_mask(kind: str, seed: int) -> None:
             channels[:, rng.random(channels.shape[1:]) < 0.4] = 0
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
     assert_explained(compiled(source).report)
+
+
+def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
+    """All new ones are zero, and of those before one channel is read: runtimes are told that it is one."""
+    source = network("cache", 1, np.arange(2 * SIZE) == 0)
+    source.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "T"
+    source.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "T"
+    (values,) = (t for t in source.graph.initializer if t.name == "wv")
+    values.CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, SIZE), np.float32), "wv"))
+    assert weight(compiled(source, T=(1, 3)), "MatMul", which=2).shape == (1, 5)
