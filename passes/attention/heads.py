@@ -116,7 +116,7 @@ class _Follower:
             self._read_whole(name)
         for merge in self.merges:
             merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
-            np.add.at(merge.root.uses, merge.index, 1)
+            merge.root.uses[np.unique(merge.index)] += 1
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
@@ -222,9 +222,10 @@ class _Follower:
         return [trace.index.reshape(shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
-        """One axis that holds the channels by itself is the end, if it is not one of several."""
+        """One axis that holds the channels by itself, once or for several heads, is the end."""
         varying = _varying(trace.index)
-        if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
+        size = self.facts.size(output, varying[0]) if len(varying) == 1 else None
+        if size is not None and size % trace.root.zero.size == 0:
             axis = varying[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
             even = trace.even and output.name not in self.pinned
@@ -262,15 +263,16 @@ class _Follower:
         alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
         if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(_varies(t.index, 2) for t in found.values()):
             return False
-        times = {0: 1, 1: heads.queries // heads.keys, 2: heads.queries // heads.keys}
-        channels = {i: _Trace(t.root, np.repeat(t.index[:, :, 0], times[i], axis=1), t.even) for i, t in found.items()}
+        grouped = {i: _Trace(t.root, _by_group(t.index, heads.keys), t.even) for i, t in found.items()}
         if 0 in found and 1 in found:
-            self._contract(channels[0], channels[1])
+            self._contract(grouped[0], grouped[1])
         elif 0 in found or 1 in found:
             self._read_whole(traced[min(found)].name)
         if 2 in found:
-            self.values.append(value := channels[2])
-            index = np.broadcast_to(value.index[:, :, None], _example(node.outputs[0]))
+            self.values.append(value := grouped[2])
+            batch, *others = _example(node.outputs[0])
+            shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
+            index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
             self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node)))
         return True
 
