@@ -101,10 +101,10 @@ REGROUPED = Reason(
 )
 HEADS = Reason(
     "K209",
-    "has heads of one size, equally many in each group, and those whose keys and values are read",
-    "A fused attention operator has as many channels in each head and as many heads of queries for each of keys. Where "
-    "a mask leaves fewer of some, they are filled up with masked ones. A head stays, too, where the keys and values of "
-    "all tokens are outputs of the model: the caller declares how many heads they have.",
+    "needs heads of one size, and groups of one size",
+    "Fused attention has as many channels in each head, and as many heads of queries for each of keys; a rotary "
+    "embedding turns channels in pairs, the same in all heads. Where a mask leaves fewer of some, masked ones fill them "
+    "up. Heads whose keys and values the caller gets, as a cache with as many heads as it declares, stay as well.",
     "Mask entire heads, equally many in each group, and equally many channels of each.",
 )
 RECURRENT = Reason(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import numpy_dtype
+from passes.graph.tensors import numpy_dtype, shape_of
 from passes.model.contrib_operators.call import Call
 from passes.model.contrib_operators.quantized import scaled_product
 
@@ -87,7 +87,7 @@ def _attention(
         k, v = (call.op("Concat", before, each, axis=2) for before, each in zip(past, (k, v), strict=True))
     transposed = call.op("Transpose", k, perm=[0, 1, 3, 2]) if keeps else k
     causal = _causal(call, q, transposed) if call.attrs.get("unidirectional", 0) else None
-    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q), added))
+    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q, transposed), added))
     return call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2])), k, v
 
 
@@ -102,11 +102,20 @@ def _attend(
     return call.op("MatMul", call.op("Softmax", scores, axis=-1), v)
 
 
-def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
-    """What is added where the mask, [batch, keys] or [batch, queries, keys], is 0 and not 1."""
+def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor | None:
+    """What is added where the mask, [batch, keys] or [batch, queries, keys], is not above 0.
+
+    It may also say how many keys there are: [batch].
+    """
     if mask is None:
         return None
-    call.needs(call.rank(mask) in (2, 3) and mask.dtype == np.int32)
+    call.needs(call.rank(mask) in (1, 2, 3) and mask.dtype == np.int32)
+    if call.rank(mask) == 1:
+        call.needs((shape_of(mask) or ())[0] == (shape_of(q) or (None,))[0])  # else it says where they begin as well
+        places = call.op("Range", call.scalar(0), _size(call, k, 3), call.scalar(1))
+        mask = call.op("Less", call.cast(places, mask), call.op("Unsqueeze", mask, call.ints(1)))
+    else:
+        mask = call.op("Clip", mask, call.number(0, mask), call.number(1, mask))
     for axis in (1, 2) if call.rank(mask) == 2 else (1,):
         mask = call.op("Unsqueeze", mask, call.ints(axis))
     kept = call.cast(mask, q)
@@ -114,9 +123,13 @@ def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
     return call.op("Mul", call.op("Sub", call.number(1.0, q), kept), call.number(filtered, q))
 
 
+def _size(call: Call, x: gs.Tensor, axis: int) -> gs.Tensor:
+    return call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0)
+
+
 def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
     """What is added to the scores of keys after the query; the queries are of the last tokens."""
-    queries, keys = (call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0) for x, axis in ((q, 2), (k, 3)))
+    queries, keys = _size(call, q, 2), _size(call, k, 3)
     zero, one = call.scalar(0), call.scalar(1)
     places = call.op("Range", call.op("Sub", keys, queries), keys, one)
     after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))

@@ -147,6 +147,20 @@ def test_any_mask(kind: str, seed: int) -> None:
     assert_explained(compiled(source).report)
 
 
+@pytest.mark.parametrize("kind", ["turned", "of ONNX Runtime, turned"])
+def test_pairs_that_no_head_needs_go(kind: str) -> None:
+    """With their angles, and from keys too where queries are without them."""
+    source = network(kind, 2, np.ones(2 * KINDS[kind][0] * SIZE))
+    (queries,) = (t for t in source.graph.initializer if t.name == "wq")
+    values = onnx.numpy_helper.to_array(queries).copy()
+    values.reshape(8, -1, SIZE)[:, :, [3, 11, 5, 13, 6]] = 0  # two pairs, and one channel of a third
+    queries.CopyFrom(onnx.numpy_helper.from_array(values, "wq"))
+    result = compiled(source)
+    heads = 2 * KINDS[kind][0]
+    assert [weight(result, "MatMul", which=i).shape[1] for i in range(3)] == [12 * heads, 24, 2 * SIZE]
+    assert [held.channels for held in result.report.held] == [tuple(range(6, heads * SIZE, SIZE))]
+
+
 def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
     """All new ones are zero, and of those before one channel is read: runtimes are told that it is one."""
     source = network("cache", 1, np.arange(2 * SIZE) == 0)

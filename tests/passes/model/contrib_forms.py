@@ -224,9 +224,9 @@ def embedding(rng: Rng) -> Form:
 
 
 def masks(rng: Rng, tokens: int, keys: int) -> Array | None:
-    """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays."""
+    """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays. All above 0 is alike."""
     shape = ((2, keys), (2, tokens, keys))[flag(rng)]
-    mask = rng.integers(0, 2, shape).astype(np.int32)
+    mask = rng.integers(-1, 3, shape).astype(np.int32)
     mask[..., 0] = 1
     return maybe(rng, mask)
 

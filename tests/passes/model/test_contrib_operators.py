@@ -120,6 +120,21 @@ def test_what_is_not_covered_stays(op: str, form: Form) -> None:
     assert decomposed(model).graph.node == model.graph.node
 
 
+@pytest.mark.parametrize("past", [False, True])
+def test_a_mask_of_attention_may_say_how_many_keys_there_are(past: bool) -> None:
+    more = (", float[2,N,2,4,4] before", ", before") if past else ("", "")
+    source = text.model(
+        f"(float[N,3,6] x, int32[N] keys{more[0]}) => (float[N,3,8] y) <float[6,24] w, float[24] b>",
+        f"y, present = com.microsoft.Attention<num_heads=2>(x, w, b, keys{more[1]})",
+    )
+    rng = np.random.default_rng(0)
+    feeds = {"x": floats(rng, 2, 3, 6), "keys": np.asarray([1, 3], np.int32), "before": floats(rng, 2, 2, 2, 4, 4)}
+    given = {value.name: feeds[value.name] for value in source.graph.input}
+    written = decomposed(source)
+    assert not foreign(written)
+    np.testing.assert_allclose(run(written, given)[0], run(source, given)[0], atol=1e-5)
+
+
 def test_rules_of_a_users_own_come_first() -> None:
     model, _ = model_of("QuickGelu", Form([ones(2, 3)]), 17)
     try:
