@@ -103,8 +103,8 @@ HEADS = Reason(
     "K209",
     "needs heads of one size, and groups of one size",
     "Fused attention has as many channels in each head, and as many heads of queries for each of keys; a rotary "
-    "embedding turns channels in pairs, the same in all heads. Where a mask leaves fewer of some, masked ones fill them "
-    "up. Heads whose keys and values the caller gets, as a cache with as many heads as it declares, stay as well.",
+    "embedding turns channels in pairs, the same in all heads. Where a mask leaves fewer of some, masked ones fill up. "
+    "Heads whose keys and values the caller gets, as a cache with as many heads as it declares, stay as well.",
     "Mask entire heads, equally many in each group, and equally many channels of each.",
 )
 RECURRENT = Reason(

@@ -17,14 +17,27 @@ _OPSET = 13
 
 def attention(call: Call) -> Sequence[gs.Tensor]:
     """Queries, keys and values by a weight for all of them, then attention."""
-    x, weights = call.node.inputs[:2]
     call.needs(call.given(6) is None)
+    sizes, parts = _projected(call)
+    return _self_attention(call, parts, sizes, call.given(3), call.given(4), call.given(5))
+
+
+def packed_attention(call: Call) -> Sequence[gs.Tensor]:
+    """The same of examples without padding, by ONNX Runtime's own attention."""
+    _, parts = _projected(call)
+    attrs = {name: call.attrs[name] for name in ("num_heads", "scale") if name in call.attrs}
+    return [call.own("PackedMultiHeadAttention", *parts, None, *map(call.given, (3, 4, 5)), **attrs)]
+
+
+def _projected(call: Call) -> tuple[Sequence[int], Sequence[gs.Tensor]]:
+    """How many columns queries, keys and values have, and these."""
+    x, weights = call.node.inputs[:2]
     sizes, bias = _sizes(call, weights), call.given(2)
     parts = [call.op("MatMul", x, weight) for weight in _split(call, weights, sizes, 1)]
     if bias is not None:
         pairs = zip(parts, _split(call, bias, sizes, 0), strict=True)
         parts = [call.op("Add", part, each) for part, each in pairs]
-    return _self_attention(call, parts, sizes, call.given(3), call.given(4), call.given(5))
+    return sizes, parts
 
 
 def quantized_attention(call: Call) -> Sequence[gs.Tensor]:

@@ -34,6 +34,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "FusedMatMul": fused.matmul,
     "Gelu": activations.gelu,
     "MatMulIntegerToFloat": quantized.matmul_to_float,
+    "PackedAttention": attention.packed_attention,
     "QAttention": attention.quantized_attention,
     "QGemm": quantized.gemm,
     "QLinearAdd": quantized.elementwise("Add"),

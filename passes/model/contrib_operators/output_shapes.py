@@ -35,6 +35,7 @@ OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
     "GroupQueryAttention": _by_rule,
     "MatMulNBits": _product,
     "MultiHeadAttention": _by_rule,
+    "PackedMultiHeadAttention": _by_rule,
     "RotaryEmbedding": _of_input,
 }
 

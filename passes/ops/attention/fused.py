@@ -34,7 +34,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
     #: attributes with the numbers of heads, of queries and of keys
     counts: tuple[str, ...] = ("num_heads",)
     #: inputs: keys and values of tokens before, what is added to the scores, and a number for each head of queries
-    past: tuple[int, int]
+    past: Sequence[int] = ()
     added = 3
     by_head: int | None = None
     #: input: how many tokens there are in caches that have room for more
@@ -68,7 +68,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
     def heads(self, node: gs.Node) -> Heads:
         """The heads of a node; raises ValueError for another form than the rules know."""
         (queries, keys, channels, values), parts = self.parts(node)
-        caches = zip(self.past, _PARTS[1:], strict=True)
+        caches = zip(self.past, _PARTS[1:], strict=False)
         inputs = [*parts, *(Place(i, kind, 1, 3) for i, kind in caches if operand(node, i) is not None)]
         if (scores := operand(node, self.added)) is not None:
             shape = shape_of(scores)
@@ -78,7 +78,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
                 inputs.append(Place(self.added, "scores", len(shape) - 3))
         if self.by_head is not None and operand(node, self.by_head) is not None:
             inputs.append(Place(self.by_head, "scores", 0))
-        axes = (2, 2) if len(shape_of(node.outputs[0]) or ()) == 3 else (1, 3)
+        axes = _axes(shape_of(node.outputs[0]) or ())
         others: Sequence[Place] = Place(1, "key", 1, 3), Place(2, "value", 1, 3), Place(3, "scores", 1)
         named = [p for p in others if p.index < len(node.outputs) and node.outputs[p.index].name]
         return Heads(queries, keys, channels, values, inputs, [Place(0, "result", *axes), *named], self.narrows(node))
@@ -106,7 +106,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
     def _examples_and_tokens(self, node: gs.Node) -> tuple[Dim, Dim, Dim]:
         """The sizes of the batch, and of the tokens of queries and of keys."""
         query, key = (shape_of(t) or () for t in (node.inputs[0], operand(node, 1) or node.inputs[0]))
-        before = operand(node, self.past[0])
+        before = operand(node, self.past[0]) if self.past else None
         sizes = [_tokens(key)[1]] if before is None else [_tokens(key)[1], (shape_of(before) or ())[2]]
         known = [Polynomial.of(size) for size in sizes if size is not None]
         counted = self.length is None or operand(node, self.length) is None
@@ -252,8 +252,8 @@ class OfOnnxRuntime(FusedAttention):
         queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
         q, k, v = (*(shape_of(t) or () for t in node.inputs[:3]), (), ())[:3]
         values = None
-        if len(q) == 5:
-            size, places = _static(q[4]), [Place(0, kind, 2, 4) for kind in _PARTS]
+        if len(q) > 3:
+            size, places = _static(q[-1]), [Place(0, kind, len(q) - 3, len(q) - 1) for kind in _PARTS]
         elif not k:
             size = _part(q[2], queries + 2 * keys)
             places = [
@@ -261,11 +261,11 @@ class OfOnnxRuntime(FusedAttention):
                 for kind, start in zip(_PARTS, (0, queries, queries + keys), strict=True)
             ]
         else:
-            size, places = _part(q[2], queries), [Place(0, "query", 2, 2)]
+            size, places = _part(q[-1], queries), [Place(0, "query", *_axes(q))]
             if len(k) == 5:
                 places += [Place(1, kind, 2, 4) for kind in _PARTS[1:]]
             else:
-                values = _part(v[2], keys) if len(v) == 3 else _static(v[3])
+                values = _part(v[-1], keys) if len(v) < 4 else _static(v[3])
                 places += [Place(1, "key", *_axes(k)), Place(2, "value", *_axes(v))]
         if self.bias is not None and operand(node, self.bias) is not None:
             starts = zip(_PARTS, (0, queries, queries + keys), strict=True)
@@ -317,9 +317,30 @@ class GroupQueryAttention(OfOnnxRuntime):
         return {str(node.attrs.get(name, "NONE")) for name in ("k_quant_type", "v_quant_type")}
 
 
+@register("PackedMultiHeadAttention", domain="com.microsoft")
+class PackedMultiHeadAttention(OfOnnxRuntime):
+    """Attention of examples whose tokens, [tokens, channels], lie one after the other, without padding."""
+
+    bias, added = 3, 6
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        return iter(())
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        try:
+            (queries, _, _, values), _ = self.parts(node)
+        except MALFORMED:
+            return []
+        return [[(shape_of(node.inputs[0]) or (None,))[0], queries * values]]
+
+    def _tokens(self, node: gs.Node, heads: Heads) -> int:
+        """As with padding: where they are told to be is [batch, tokens]."""
+        return product((shape_of(node.inputs[4]) or ())[1:])
+
+
 def _axes(shape: Sequence[Dim]) -> tuple[int, int]:
-    """Of heads and of their channels, in [batch, tokens, channels] or [batch, heads, tokens, channels]."""
-    return (2, 2) if len(shape) == 3 else (1, 3)
+    """Of heads and of their channels, in [.., tokens, channels] or [batch, heads, tokens, channels]."""
+    return (1, 3) if len(shape) == 4 else (len(shape) - 1, len(shape) - 1)
 
 
 def _tokens(shape: Sequence[Dim]) -> tuple[Dim, Dim]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from passes import count
+from passes import count, shrink
 from tests.generators.form import assert_explained
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
@@ -169,3 +169,27 @@ def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
     (values,) = (t for t in source.graph.initializer if t.name == "wv")
     values.CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, SIZE), np.float32), "wv"))
     assert weight(compiled(source, T=(1, 3)), "MatMul", which=2).shape == (1, 5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_heads_of_packed_attention_go(together: bool) -> None:
+    """ONNX Runtime has it for GPUs alone, so that it is not run."""
+
+    def packed(heads: int, mask: Array) -> onnx.ModelProto:
+        product = "p = MatMul(x, w)  q, k, v = Split<axis=1, num_outputs=3>(p)"
+        node = f"{product}  y = com.microsoft.PackedMultiHeadAttention<num_heads={heads}>(q, k, v, b, at, ends)"
+        if together:
+            node = f"y = com.microsoft.PackedAttention<num_heads={heads}>(x, w, b, at, ends)"
+        signature = "(float[N,8] x, int32[B,7] at, int32[E] ends) => (float[N,5] o)"
+        wide = heads * SIZE
+        weights = {"w": random(8, 3 * wide), "b": random(3 * wide), "wo": random(wide, 5), "m": mask.astype(np.float32)}
+        return model(signature, f"{node}  g = Mul(y, m)  o = MatMul(g, wo)", 18, constants=weights)
+
+    result = shrink(packed(4, np.repeat([1, 0, 0, 1], SIZE)))
+    fewer = shrink(packed(2, np.ones(2 * SIZE)))
+    assert (result.report.after.macs, result.report.after.params) == (
+        fewer.report.after.macs,
+        fewer.report.after.params,
+    )
+    assert "PackedMultiHeadAttention" in operators(result)
+    assert all(axis.removed == axis.masked for axis in result.report.masked)
