@@ -85,7 +85,7 @@ def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str])
     # inference takes every open size for changed, also where the scale is 1; runtimes read the note
     resized = isinstance(rules(node), Resize) and bool(opened.intersection(node.outputs[0].shape or ()))
     # where the sizes of values are computed, inference takes what Attention makes of them to be as wide as the queries
-    computed = isinstance(rules(node), Reshape | Expand) and not is_constant(node.inputs[1])
+    computed = isinstance(rules(node), Reshape | Expand) and not all(map(is_constant, node.inputs[1:]))
     read = computed and any(isinstance(rules(reader), OutputSizesRule) for reader in node.outputs[0].outputs)
     return [node.outputs[0]] if resized or read else []
 
