@@ -273,7 +273,7 @@ class _Follower:
             batch, *others = _example(node.outputs[0])
             shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
             index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
-            self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node)))
+            self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node, self.facts)))
         return True
 
     def _channels(self, node: gs.Node, terms: Terms, factor: int, letter: str) -> _Trace | None:

@@ -204,6 +204,9 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
 class Where(Elementwise):
     """A known condition decides which of the two others counts."""
 
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return min(map(facts.lowest, node.inputs[1:]))
+
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         condition, chosen, other = node.inputs
         truth = values_of(condition) if is_constant(condition) else np.array([False, True])

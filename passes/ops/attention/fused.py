@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -55,9 +56,13 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
         """Whether its heads may have fewer channels, of queries and keys, or of values."""
         return True
 
-    def averages(self, node: gs.Node) -> bool:
-        """Whether the weights of every query add up to one, so that a constant of all values is one of the result."""
-        raise NotImplementedError
+    def averages(self, node: gs.Node, facts: Facts) -> bool:
+        """Whether the weights of every query add up to one, so that a constant of all values is one of the result.
+
+        A query that infinities keep from all keys has none.
+        """
+        added = operand(node, self.added)
+        return added is None or facts.lowest(added) > -math.inf
 
     def form(self, node: gs.Node) -> Op:
         try:
@@ -118,7 +123,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         heads = self.heads(node)
         value, key = (heads.known(node, facts, kind) for kind in ("value", "key"))
-        if self._is_cached(node) or not self.averages(node):
+        if self._is_cached(node) or not self.averages(node, facts):
             value = value.only(0)
         times = heads.queries // heads.keys
         result = ConstantSlices(np.repeat(value.mask, times, axis=0), np.repeat(value.value, times, axis=0))
@@ -221,9 +226,10 @@ class Attention(FusedAttention):
     counts = ("q_num_heads", "kv_num_heads")
     past = (4, 5)
 
-    def averages(self, node: gs.Node) -> bool:
-        mask = operand(node, 3)
-        return operand(node, 6) is None and (mask is None or is_float(mask))
+    def averages(self, node: gs.Node, facts: Facts) -> bool:
+        """Not where a mask of truth values, or of lengths, may keep a query from all keys."""
+        plain = operand(node, 6) is None and (operand(node, 3) is None or is_float(node.inputs[3]))
+        return plain and super().averages(node, facts)
 
     def parts(self, node: gs.Node) -> tuple[tuple[int, int, int, int], list[Place]]:
         q, k, v = (shape_of(t) or () for t in node.inputs[:3])
@@ -245,7 +251,7 @@ class OfOnnxRuntime(FusedAttention):
     def narrows(self, node: gs.Node) -> bool:
         return False
 
-    def averages(self, node: gs.Node) -> bool:
+    def averages(self, node: gs.Node, facts: Facts) -> bool:
         return False
 
     def parts(self, node: gs.Node) -> tuple[tuple[int, int, int, int], list[Place]]:
@@ -284,8 +290,9 @@ class MultiHeadAttention(OfOnnxRuntime):
         flat = len(node.inputs) > 2 and all(len(shape_of(t) or ()) == 3 for t in node.inputs[:3])
         return flat and not self._is_cached(node) and all(t.is_empty() for t in node.outputs[1:3])
 
-    def averages(self, node: gs.Node) -> bool:
-        return all(len(shape_of(t) or ()) == 3 for t in node.inputs[:3])
+    def averages(self, node: gs.Node, facts: Facts) -> bool:
+        flat = all(len(shape_of(t) or ()) == 3 for t in node.inputs[:3])  # else it adds no bias to keys and values
+        return flat and FusedAttention.averages(self, node, facts)
 
 
 @register("DecoderMaskedMultiHeadAttention", domain="com.microsoft")

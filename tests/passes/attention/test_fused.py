@@ -171,6 +171,27 @@ def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
     assert weight(compiled(source, T=(1, 3)), "MatMul", which=2).shape == (1, 5)
 
 
+@pytest.mark.parametrize("low", [-np.inf, -1e4])
+def test_a_query_that_is_kept_from_all_keys_has_no_mean_of_values(low: float) -> None:
+    """So that what is constant of all values is not always that of the result."""
+    source = model(
+        "(float[2,3,8] x, bool[3,3] keep) => (float[2,3,5] o)",
+        """q = MatMul(x, wq)  k = MatMul(x, wk)  v0 = MatMul(x, wv)  v1 = Mul(v0, m)  v = Add(v1, b)
+        a = Where(keep, zero, low)  y = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v, a)  o = MatMul(y, wo)""",
+        23,
+        constants={
+            "m": np.repeat([0.0, 1.0], SIZE),
+            "b": random(2 * SIZE),
+            "zero": np.float32(0),
+            "low": np.float32(low),
+        }
+        | {name: random(8, 2 * SIZE, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))}
+        | {"wo": random(2 * SIZE, 5)},
+    )
+    halved = weight(compiled(source), "MatMul", which=0).shape[1] == SIZE
+    assert halved == np.isfinite(low)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_heads_of_packed_attention_go(together: bool) -> None:
     """ONNX Runtime has it for GPUs alone, so that it is not run."""
