@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -64,6 +64,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
         added = operand(node, self.added)
         return added is None or facts.lowest(added) > -math.inf
 
+    def apart(self, node: gs.Node) -> Collection[int]:
+        """Inputs with keys and values that are not added to others, but lie beside them."""
+        return self.past
+
     def form(self, node: gs.Node) -> Op:
         try:
             return self if self.heads(node).fit(node) else UNKNOWN
@@ -79,7 +83,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
             shape = shape_of(scores)
             if shape is None:
                 raise ValueError("the rank of what is added to the scores is not known")
-            if len(shape) >= 3 and isinstance(shape[-3], int) and shape[-3] != 1:
+            if len(shape) >= 3 and size_of(scores, -3) not in (None, 1):
                 inputs.append(Place(self.added, "scores", len(shape) - 3))
         if self.by_head is not None and operand(node, self.by_head) is not None:
             inputs.append(Place(self.by_head, "scores", 0))
@@ -122,8 +126,8 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         heads = self.heads(node)
-        value, key = (heads.known(node, facts, kind) for kind in ("value", "key"))
-        if self._is_cached(node) or not self.averages(node, facts):
+        value, key = (heads.known(node, facts, kind, self.apart(node)) for kind in ("value", "key"))
+        if not self.averages(node, facts):
             value = value.only(0)
         times = heads.queries // heads.keys
         result = ConstantSlices(np.repeat(value.mask, times, axis=0), np.repeat(value.value, times, axis=0))
@@ -132,12 +136,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
             known["key"] = key.only(0)
         yield from heads.constants(node, known)
 
-    def _is_cached(self, node: gs.Node) -> bool:
-        return any(operand(node, index) is not None for index in self.past)
-
     def _idle(self, node: gs.Node, facts: Facts, heads: Heads) -> Mask:
         """Channels [heads of keys, channels] that add nothing to any score."""
-        query, key = (heads.known(node, facts, kind).only(0).mask for kind in ("query", "key"))
+        known = (heads.known(node, facts, kind, self.apart(node)) for kind in ("query", "key"))
+        query, key = (each.only(0).mask for each in known)
         return np.asarray((query.reshape(heads.keys, -1, heads.channels).all(axis=1) | key) & heads.narrows)
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
@@ -173,9 +175,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
                 node.attrs[name] = int(left.sum())
         if not kept["key"][keys].all() and not node.attrs.get("scale", 0):
             node.attrs["scale"] = float(heads.channels) ** -0.5
-        shape = () if (scores := operand(before, self.added)) is None else rewriter.shape(scores)
-        if len(shape) >= 3 and not isinstance(shape[-3], int) and not queries.all():
-            self._pick(node, queries, len(shape) - 3, rewriter)
+        scores = operand(before, self.added)
+        axis = -1 if scores is None else len(rewriter.shape(scores)) - 3
+        if scores is not None and axis >= 0 and size_of(scores, axis) is None and not queries.all():
+            self._pick(node, queries, axis, rewriter)
 
     def _pick(self, node: gs.Node, left: Mask, axis: int, rewriter: Rewriter) -> None:
         """Pick the heads that are left of what is added to the scores, where only the run time tells if it has any."""
@@ -254,6 +257,11 @@ class OfOnnxRuntime(FusedAttention):
     def averages(self, node: gs.Node, facts: Facts) -> bool:
         return False
 
+    def apart(self, node: gs.Node) -> Collection[int]:
+        """Keys and values that are given by head get no bias."""
+        by_head = any(len(shape_of(t) or ()) == 4 for t in node.inputs[1:3])
+        return (*self.past, self.bias) if by_head and self.bias is not None else self.past
+
     def parts(self, node: gs.Node) -> tuple[tuple[int, int, int, int], list[Place]]:
         queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
         q, k, v = (*(shape_of(t) or () for t in node.inputs[:3]), (), ())[:3]
@@ -288,11 +296,10 @@ class MultiHeadAttention(OfOnnxRuntime):
     def narrows(self, node: gs.Node) -> bool:
         """With a cache, keys and values have as many channels."""
         flat = len(node.inputs) > 2 and all(len(shape_of(t) or ()) == 3 for t in node.inputs[:3])
-        return flat and not self._is_cached(node) and all(t.is_empty() for t in node.outputs[1:3])
+        alone = all(operand(node, index) is None for index in self.past)
+        return flat and alone and all(t.is_empty() for t in node.outputs[1:3])
 
-    def averages(self, node: gs.Node, facts: Facts) -> bool:
-        flat = all(len(shape_of(t) or ()) == 3 for t in node.inputs[:3])  # else it adds no bias to keys and values
-        return flat and FusedAttention.averages(self, node, facts)
+    averages = FusedAttention.averages
 
 
 @register("DecoderMaskedMultiHeadAttention", domain="com.microsoft")

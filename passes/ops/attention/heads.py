@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -176,14 +176,17 @@ class Heads:
                 found.setdefault((place.index, axis), np.zeros(size, bool))[place.start :][: part.size] |= part
         return found
 
-    def known(self, node: gs.Node, facts: Facts, kind: Kind) -> ConstantSlices:
+    def known(self, node: gs.Node, facts: Facts, kind: Kind, apart: Collection[int] = ()) -> ConstantSlices:
         """Which channels of the heads are constant in all operands of a kind; the value is the sum of theirs.
 
-        Where these are not added but one beside the other, only zeros are the values of all.
+        Where operands `apart` are not added to the others, only zeros are constants of all.
         """
-        found = [p.known(node.inputs[p.index], facts, self.shape(kind)) for p in self.inputs if p.kind == kind]
-        mask = np.logical_and.reduce([each.mask for each in found])
-        return ConstantSlices(mask, np.add.reduce([each.value for each in found]))
+        shape = self.shape(kind)
+        found = {p.index: p.known(node.inputs[p.index], facts, shape) for p in self.inputs if p.kind == kind}
+        mask = np.logical_and.reduce([each.mask for each in found.values()])
+        total = np.add.reduce([each.value for index, each in found.items() if index not in apart])
+        others = [each.only(0).mask & (total == 0) for index, each in found.items() if index in apart]
+        return ConstantSlices(np.logical_and.reduce([mask, *others]), total)
 
     def constants(self, node: gs.Node, known: Mapping[Kind, ConstantSlices]) -> Constants:
         """What is known of the outputs, where this is known of the channels of each kind."""

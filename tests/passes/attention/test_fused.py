@@ -192,6 +192,20 @@ def test_a_query_that_is_kept_from_all_keys_has_no_mean_of_values(low: float) ->
     assert halved == np.isfinite(low)
 
 
+def test_values_and_those_before_are_no_sum() -> None:
+    """New ones that are 1, and ones before that are -1."""
+    source = network("cache", 2, np.ones(4 * SIZE))
+    weights = {t.name: t for t in source.graph.initializer}
+    weights["wv"].CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, 2 * SIZE), np.float32), "wv"))
+    source.graph.node[2].output[0] = "v0"
+    source.graph.node.insert(3, onnx.helper.make_node("Add", ["v0", "one"], ["v"]))
+    source.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2 * SIZE, np.float32), "one"))
+    before = np.full((1, 2, BEFORE, SIZE), -1, np.float32)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(before, "pv"))
+    del source.graph.input[2]
+    compiled(source)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_heads_of_packed_attention_go(together: bool) -> None:
     """ONNX Runtime has it for GPUs alone, so that it is not run."""
