@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +42,9 @@ class InnerSizes(Protocol):
 
     def windows_fit(self, sizes: Mapping[str, int]) -> bool:
         """Whether each window fits its input."""
+
+    def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
+        """The sizes, changed where operands inside must have some in common, but for those to `keep`."""
 
 
 def plan(
@@ -82,9 +85,10 @@ class _Search:
         wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), _CEILINGS)
         attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._candidates())]
         for most, candidates in attempts:
-            for sizes, ceiling in candidates:
-                if self._accepts(sizes, ceiling, most):
-                    return sizes, ceiling
+            for candidate, ceiling in candidates:
+                for sizes in self._agreeing(candidate, asked):
+                    if self._accepts(sizes, ceiling, most):
+                        return sizes, ceiling
         raise NotComparableError(
             f"No random input was found that the reference accepts ({str(self._failure).rstrip('.')}). "
             "Give real data with --inputs."
@@ -94,7 +98,7 @@ class _Search:
         """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""
         accepted: list[Mapping[str, int]] = []
         for batch in _BATCHES if self._batches else ():
-            candidate = {**sizes, **dict.fromkeys(self._batches, batch)}
+            candidate = self._agreeing({**sizes, **dict.fromkeys(self._batches, batch)})[0]
             if candidate not in (sizes, *accepted) and self._accepts(candidate, ceiling, _MANY_INSIDE):
                 accepted.append(candidate)
         if self._others:
@@ -107,7 +111,8 @@ class _Search:
         self, least: Mapping[str, int], sizes: Mapping[str, int], known: Sequence[Mapping[str, int]], ceiling: int
     ) -> list[Mapping[str, int]]:
         """The first few that are accepted of sizes which exceed `least` by as much."""
-        candidates = ({**sizes, **{name: least[name] + size for name in self._others}} for size in _MORE_SIZES)
+        changed = ({**sizes, **{name: least[name] + size for name in self._others}} for size in _MORE_SIZES)
+        candidates = (self._agreeing(candidate)[0] for candidate in changed)
         new = (c for c in candidates if c not in known and (self._inside is None or self._inside.windows_fit(c)))
         return [*itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)]
 
@@ -115,6 +120,11 @@ class _Search:
         for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), _CEILINGS):
             for values in itertools.islice(_values(len(self._others)), _MAX_TRIES):
                 yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
+
+    def _agreeing(self, sizes: Mapping[str, int], keep: Collection[str] = ()) -> list[Mapping[str, int]]:
+        """Sizes such that those which operands have in common are the same, where any do, and as they are."""
+        fitting = sizes if self._inside is None else self._inside.agreeing(sizes, keep)
+        return [sizes] if fitting == sizes else [fitting, sizes]
 
     def _accepts(self, sizes: Mapping[str, int], ceiling: int, most: int) -> bool:
         """Whether the model runs at these sizes; at the lowest ceiling, with smaller integers as well."""

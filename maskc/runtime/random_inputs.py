@@ -34,15 +34,16 @@ class Port:
 
     def symbols(self) -> tuple[str, ...]:
         """Names of the sizes that the caller chooses; a first one without a name is the batch."""
+        return tuple(key for key in self.keys() if isinstance(key, str))
+
+    def keys(self) -> tuple[int | str, ...]:
+        """The sizes, or the names of those that the caller chooses."""
         assert self.type.shape is not None
-        return tuple(self._symbol(axis) for axis, dim in enumerate(self.type.shape) if not isinstance(dim, int))
+        return tuple(dim if isinstance(dim, int) else self._symbol(axis) for axis, dim in enumerate(self.type.shape))
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape at the given sizes."""
-        assert self.type.shape is not None
-        return tuple(
-            dim if isinstance(dim, int) else sizes[self._symbol(axis)] for axis, dim in enumerate(self.type.shape)
-        )
+        return tuple(sizes[key] if isinstance(key, str) else key for key in self.keys())
 
     def _symbol(self, axis: int) -> str:
         assert self.type.shape is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import onnx_graphsurgeon as gs
@@ -14,7 +14,7 @@ from passes.abstract_values.polynomial import sizes_at
 from passes.errors import GraphError
 from passes.graph.tensors import shape_of
 from passes.model.outline import outline
-from passes.sizes.graph_at_sizes import values_of_symbols, windows_fit
+from passes.sizes.graph_at_sizes import agreeing, values_of_symbols, windows_fit
 from passes.sizes.prepare import shaped
 
 
@@ -44,6 +44,11 @@ class TensorSizes:
         ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is.
         """
         return windows_fit(self._graph, self._values(sizes))
+
+    def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
+        """The sizes, changed where operands inside must have some in common, but for those to `keep`."""
+        inputs = {port.name: port.keys() for port in self._ports}
+        return agreeing(self._graph, inputs, sizes, keep)
 
     def _values(self, sizes: Mapping[str, int]) -> dict[str, int]:
         return values_of_symbols(self._graph, {port.name: port.shape(sizes) for port in self._ports})

@@ -99,6 +99,21 @@ REGROUPED = Reason(
     "A Reshape, or an operator between space and depth, makes blocks of the axis, and all blocks must have one size.",
     "Mask entire blocks of the split axis (such as heads), or the same positions in each block.",
 )
+HEADS = Reason(
+    "K209",
+    "needs heads of one size, and groups of one size",
+    "Fused attention has as many channels in each head, and as many heads of queries for each of keys; a rotary "
+    "embedding turns channels in pairs, the same in all heads. Where a mask leaves fewer of some, masked ones fill up. "
+    "Heads whose keys and values the caller gets, as a cache with as many heads as it declares, stay as well.",
+    "Mask entire heads, equally many in each group, and equally many channels of each.",
+)
+RECURRENT = Reason(
+    "K210",
+    "computes its state from all units of the state before",
+    "A recurrent layer reads every unit of its state at the next step. A mask after the layer hides a unit from what "
+    "follows, and not from the layer itself.",
+    "Mask the state as well: let the recurrent weights of the unit be zero.",
+)
 PADDED_BORDER = Reason(
     "K301",
     "needs a constant channel at its padded border",

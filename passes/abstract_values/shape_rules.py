@@ -84,11 +84,27 @@ class SizeRule:
         raise NotImplementedError
 
 
+class OutputSizesRule:
+    """Operators that tell the shapes of all their outputs, of the element type of input 0."""
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        """The shapes of the first outputs, as many as follow; None for a size that does not."""
+        raise NotImplementedError
+
+
 class ReadRule:
     """Operators that tell the rank, or sizes, of operands where nothing else tells them."""
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         """Shapes by the index of the input, None for sizes that the node does not tell."""
+        raise NotImplementedError
+
+
+class AgreementRule:
+    """Operators whose operands must have sizes in common."""
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        """Pairs of sizes that are the same, unless one of them is 1."""
         raise NotImplementedError
 
 
@@ -149,6 +165,13 @@ def broadcast(shapes: Sequence[Shape | None]) -> list[Dim] | None:
             raise ValueError(f"sizes {sorted(static)} cannot be broadcast")
         found.append(static.pop() if static else None if len(dims) > 1 else dims.pop() if dims else 1)
     return found
+
+
+def side_by_side(shapes: Sequence[Shape]) -> Iterator[tuple[Dim, Dim]]:
+    """The sizes of the first shape with those of each other, axes aligned at the last."""
+    first, *others = shapes
+    for other in others:
+        yield from zip(reversed(first), reversed(other), strict=False)
 
 
 def times(size: Dim, factor: Dim) -> Dim:

@@ -1,4 +1,4 @@
-"""Exposure of attention heads: decomposed operators, early picks and aligned heads, with the facts of the result."""
+"""Exposure of attention heads: early picks and aligned heads, with the facts of the result."""
 
 from __future__ import annotations
 
@@ -6,37 +6,20 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.attention import heads, split_projections
-from passes.graph.editor import GraphEditor
-from passes.ops import rules
-from passes.ops.traits import Decomposable
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.op_decomposition import Decomposition
 from passes.simplify import dead_code
 
 
 def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
 
-    Afterwards operators are decomposed, parts picked early and heads aligned where channels can then be removed; the
-    function of the graph is the same.
+    Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
+    the same.
     """
     found = dataflow.analyse(graph)
-    if _decompose_operators(graph, found):
-        found = dataflow.analyse(graph)
     if split_projections.hoist(graph, found):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
     made = heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
     return found, made
-
-
-def _decompose_operators(graph: gs.Graph, facts: Facts) -> bool:
-    """Replace every node whose rules say so by the simpler nodes that they give; whether any was."""
-    editor, changed = GraphEditor(graph), False
-    for node in graph.nodes:
-        op = rules(node)
-        if isinstance(op, Decomposable):
-            changed = op.decompose(node, facts, Decomposition(node, editor)) or changed
-    editor.finish()
-    return changed

@@ -17,8 +17,9 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, inverse, is_constant, numpy_dtype, operand, present, shape_of
+from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops import rules, traits
+from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.labels import Terms
 from passes.ops.contractions.matmul import Gemm, MatMul
 from passes.ops.movement import Movement
@@ -91,8 +92,8 @@ def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
 
 
 def _is_inner(node: gs.Node) -> bool:
-    """A product of two computed tensors."""
-    return isinstance(rules(node), MatMul | Gemm) and not any(is_constant(t) for t in node.inputs[:2])
+    """A product of two computed tensors, or fused attention."""
+    return isinstance(rules(node), MatMul | Gemm | FusedAttention) and not any(is_constant(t) for t in node.inputs[:2])
 
 
 class _Follower:
@@ -115,7 +116,7 @@ class _Follower:
             self._read_whole(name)
         for merge in self.merges:
             merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
-            np.add.at(merge.root.uses, merge.index, 1)
+            merge.root.uses[np.unique(merge.index)] += 1
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
@@ -185,6 +186,8 @@ class _Follower:
         op = rules(node)
         if isinstance(op, MatMul | Gemm):
             return self._multiply(node, op, dict(traced))
+        if isinstance(op, FusedAttention):
+            return self._attend(node, op, dict(traced))
         place, tensor = traced[0]
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
@@ -219,9 +222,10 @@ class _Follower:
         return [trace.index.reshape(shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
-        """One axis that holds the channels by itself is the end, if it is not one of several."""
+        """One axis that holds the channels by itself, once or for several heads, is the end."""
         varying = _varying(trace.index)
-        if len(varying) == 1 and self.facts.size(output, varying[0]) == trace.root.zero.size:
+        size = self.facts.size(output, varying[0]) if len(varying) == 1 else None
+        if size is not None and size % trace.root.zero.size == 0:
             axis = varying[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
             even = trace.even and output.name not in self.pinned
@@ -253,6 +257,25 @@ class _Follower:
         self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
         return True
 
+    def _attend(self, node: gs.Node, op: FusedAttention, traced: dict[int, gs.Tensor]) -> bool:
+        """Fused attention of queries, keys and values [batch, heads, tokens, channels], and nothing else."""
+        heads, found = op.heads(node), {index: self.traces[t.name] for index, t in traced.items()}
+        alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
+        if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(_varies(t.index, 2) for t in found.values()):
+            return False
+        grouped = {i: _Trace(t.root, _by_group(t.index, heads.keys), t.even) for i, t in found.items()}
+        if 0 in found and 1 in found:
+            self._contract(grouped[0], grouped[1])
+        elif 0 in found or 1 in found:
+            self._read_whole(traced[min(found)].name)
+        if 2 in found:
+            self.values.append(value := grouped[2])
+            batch, *others = _example(node.outputs[0])
+            shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
+            index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
+            self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node, self.facts)))
+        return True
+
     def _channels(self, node: gs.Node, terms: Terms, factor: int, letter: str) -> _Trace | None:
         """Channels [..., letter] of one factor of a matrix product, where they do not vary along its other axis."""
         trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
@@ -261,7 +284,7 @@ class _Follower:
             return None
         taken = np.moveaxis(trace.index, along, -1)
         other = other - (along < other)
-        return _Trace(trace.root, np.take(taken, 0, axis=other), trace.even)
+        return _Trace(trace.root, _once(np.take(taken, 0, axis=other)), trace.even)
 
     def _contract(self, left: _Trace, right: _Trace) -> None:
         """A channel is needed where neither factor is zero."""
@@ -284,8 +307,11 @@ class _Writer:
 
     def run(self) -> frozenset[str]:
         for left, right in self.found.products:
-            if left.index.shape == right.index.shape and _used_once([left, right]):
-                _live_first([left, right], left.root.zero[left.index] | right.root.zero[right.index])
+            if left.index.ndim == right.index.ndim and _used_once([left, right]):
+                dead = left.root.zero[left.index] | right.root.zero[right.index]
+                shared = zip(left.index.shape, right.index.shape, strict=True)
+                axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
+                _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
         aligned = [merge for merge in self.found.merges if self._align_values(merge)]
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
@@ -295,7 +321,8 @@ class _Writer:
             channels, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
                 channels = merge.root.order[merge.index]
-                back = inverse(channels)[merge.index]
+                # what several heads share is there once in each, before and after
+                back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if merge not in aligned:
@@ -334,7 +361,7 @@ class _Writer:
         merges = [m for m in self.found.merges if m.root is merge.root]
         if len(values) != 1 or len(merges) != 1 or merge.tensor.name in self.found.pinned:
             return False
-        if not _used_once(values) or np.unique(merge.index).size < merge.index.size:
+        if not _used_once(values) or np.unique(np.unique(merge.index, return_counts=True)[1]).size > 1:
             return False
         root, index = values[0].root, values[0].index
         if set(np.unique(index)) != set(merge.index):
@@ -363,8 +390,19 @@ def _live_first(traces: list[_Trace], dead: Mask) -> bool:
         return False
     places = np.argsort(dead, axis=-1, kind="stable")
     for trace in traces:
-        trace.root.order[trace.index] = np.take_along_axis(trace.index, places, axis=-1)
+        everywhere = np.broadcast_to(places, trace.index.shape)
+        trace.root.order[trace.index] = np.take_along_axis(trace.index, everywhere, axis=-1)
     return True
+
+
+def _by_group(index: Index, groups: int) -> Index:
+    """Channels [batch, heads, tokens, channels], the same for all tokens, as [batch, groups, heads, channels]."""
+    return _once(index[:, :, 0].reshape(index.shape[0], groups, -1, index.shape[3]))
+
+
+def _once(index: Index) -> Index:
+    """With size 1 along axes that hold the same channels everywhere."""
+    return index[tuple(slice(None) if _varies(index, axis) else slice(1) for axis in range(index.ndim))]
 
 
 def _varying(index: Index) -> tuple[int, ...]:

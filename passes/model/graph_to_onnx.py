@@ -13,12 +13,14 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.abstract_values.polynomial import Expression
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.graph import construct
 from passes.graph.subgraphs import Body, captured, shared_constants
 from passes.graph.tensors import (
     STANDARD_DOMAINS,
     Dim,
     element_of,
+    is_constant,
     is_sparse,
     is_standard,
     set_stored,
@@ -31,6 +33,7 @@ from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.outline import described_as
 from passes.ops import rules
 from passes.ops.resize import Resize
+from passes.ops.shape import Expand, Reshape
 from passes.weights.external_file import Store
 from passes.weights.streaming import LARGE, Inline, Lazy, raw
 
@@ -86,7 +89,10 @@ def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str])
         return [t for t in node.outputs if t.name in annotations and t.shape is not None]
     # inference takes every open size for changed, also where the scale is 1; runtimes read the note
     resized = isinstance(rules(node), Resize) and bool(opened.intersection(node.outputs[0].shape or ()))
-    return [node.outputs[0]] if resized else []
+    # where the sizes of values are computed, inference takes what Attention makes of them to be as wide as the queries
+    computed = isinstance(rules(node), Reshape | Expand) and not all(map(is_constant, node.inputs[1:]))
+    read = computed and any(isinstance(rules(reader), OutputSizesRule) for reader in node.outputs[0].outputs)
+    return [node.outputs[0]] if resized or read else []
 
 
 def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:

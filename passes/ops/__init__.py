@@ -4,7 +4,6 @@ from passes.abstract_values.slices import ConstantSlices, Demand, Link
 from passes.ops import (  # noqa: F401  (importing a family registers it)
     activations,
     arithmetic,
-    attention,
     batch_normalization,
     concat_split,
     control_flow,
@@ -25,6 +24,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     softmax_like,
     space_to_depth,
 )
+from passes.ops.attention import fused, rotary  # noqa: F401
 from passes.ops.base import UNKNOWN, Linked, Op, register, rules
 from passes.ops.contractions import einsum, matmul  # noqa: F401
 from passes.ops.convolutions import conv_transpose, convolution  # noqa: F401

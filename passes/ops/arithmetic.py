@@ -218,6 +218,9 @@ class Where(Elementwise):
 
     may_overflow = False
 
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        return min(map(facts.lowest, node.inputs[1:]))
+
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         condition, chosen, other = node.inputs
         truth = values_of(condition) if is_constant(condition) else np.array([False, True])

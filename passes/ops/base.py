@@ -94,6 +94,8 @@ class Op:
         """The rules for this form of the operator, where one operator has several that have little in common."""
         return self
 
+    #: why channels are kept that nothing needs
+    reason: kept_reasons.Reason | str = kept_reasons.ALL_CHANNELS
     #: FLOPs for each element of the outputs, where `cost` is no formula of the operator's own
     flops_per_element = 1
     #: whether an element that is written may be infinite, or a run time may find it finite, where none that is read is
@@ -112,7 +114,7 @@ class Linked(Op):
     A subclass states its links; what is read, storable and required follows. Axes without a link are whole.
     """
 
-    reason: kept_reasons.Reason | str = kept_reasons.EACH_BY_ITSELF
+    reason = kept_reasons.EACH_BY_ITSELF
     #: which linked slices, when constant at the input, are the same constant at the output
     preserves: Preserved = "constants"
 
@@ -236,6 +238,6 @@ def rules(node: gs.Node) -> Op:
     return _RULES.get((node.domain, node.op), UNKNOWN).form(node)
 
 
-def rules_of(domain: str, op: str) -> Op:
+def rules_of(domain: str | None, op: str) -> Op:
     """The rules of an operator by name, `UNKNOWN` if there are none."""
     return _RULES.get((domain, op), UNKNOWN)

@@ -14,12 +14,23 @@ from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, refined, whole
 from passes.abstract_values.linear_dependence import Combination
 from passes.abstract_values.row_index import Rows
-from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, SizeRule, broadcast
+from passes.abstract_values.shape_rules import (
+    AgreementRule,
+    ElementRule,
+    Elements,
+    ReadRule,
+    Shape,
+    ShapeVectors,
+    SizeRule,
+    broadcast,
+    side_by_side,
+)
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
 from passes.graph.editor import Change, all_or_none
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import (
     Array,
+    Dim,
     Index,
     Mask,
     inverse,
@@ -37,7 +48,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 
 
-class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
+class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
     """Numpy broadcasting of any number of operands, axes aligned at the last.
 
     A slice of the output is constant when the slices of all operands are, or when one operand decides alone.
@@ -63,6 +74,10 @@ class Elementwise(ReadRule, SizeRule, Linked, DependenceTransfer, Reordering):
         if type(self).align is not Elementwise.align:
             return shape_of(node.inputs[0])
         return broadcast([shape_of(tensor) for _, tensor in present(node.inputs)])
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        if type(self).align is Elementwise.align and node.inputs:
+            yield from side_by_side([shape_of(tensor) or () for _, tensor in present(node.inputs)])
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         """The only operand, or the one of unknown shape where it alone has as many axes as the output."""

@@ -40,6 +40,7 @@ class Recurrent(ReadRule, Op):
     Source: ONNX operator specification, LSTM, GRU and RNN.
     """
 
+    reason = kept_reasons.RECURRENT
     width_axis = -1
     gates = 1
     #: which gate makes the candidate of the new state

@@ -11,7 +11,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
-from passes.ops.base import UNKNOWN, Linked, Op, axis_attribute, register
+from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike
 from passes.ops.traits import Distribution
 from passes.rewriting.channel_facts import Facts
@@ -131,29 +131,6 @@ class DFT(AlongAxes):
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         axes = [int(node.attrs["axis"])] if "axis" in node.attrs else int_list(operand(node, 2))
         return None if axes is None else {*(a % rank for a in axes), rank - 1}
-
-
-@register("RotaryEmbedding")
-class RotaryEmbedding(AlongAxes):
-    """Turns pairs of features by an angle for each position; heads with an axis of their own pass through."""
-
-    foldable = False
-    preserves = "zeros"
-    flops_per_element = 3  # two products and a sum
-
-    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {0, 2, 3} if rank == 4 else None
-
-
-@register("RotaryEmbedding", domain="com.microsoft")
-class RotaryEmbeddingByPosition(RotaryEmbedding):
-    """The same with positions as its second operand, and perhaps the number of heads as an attribute."""
-
-    def form(self, node: gs.Node) -> Op:
-        return self if len(present(node.inputs)) == 4 else UNKNOWN  # nobody checks the form of such operators
-
-    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {0, 2, 3} if rank == 4 and not node.attrs.get("num_heads", 0) else None
 
 
 @register("MeanVarianceNormalization")

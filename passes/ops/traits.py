@@ -9,7 +9,6 @@ from passes.abstract_values.slices import Couples, Dependences
 from passes.graph.tensors import shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.op_decomposition import Decomposition
 
 
 class ScaleShift:
@@ -45,14 +44,6 @@ class CoupledAxes:
 
     def couples(self, node: gs.Node, facts: Facts) -> Couples:
         """Axes of which a slice of one is coupled with slices of the other."""
-        raise NotImplementedError
-
-
-class Decomposable:
-    """Operators that are made of others."""
-
-    def decompose(self, node: gs.Node, facts: Facts, writing: Decomposition) -> bool:
-        """Write the node as simpler ones where that lets channels be removed; whether it was."""
         raise NotImplementedError
 
 

@@ -280,7 +280,7 @@ def plan_graph(
 ) -> GraphPlan:
     """Analyse a prepared graph, shrink its subgraphs in place and plan what it stores itself.
 
-    Afterwards operators are decomposed and heads aligned where that removes channels. around: where a subgraph stands.
+    Afterwards heads are aligned where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
         facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())

@@ -27,11 +27,12 @@ def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
     for index, node in enumerate(graph.nodes):
         if index in plan.computed:
             rewriter.begin(index, node)
+            op = rules(node)  # of the form that was planned
             _fit_inputs(rewriter, node)
             for tensor in captured(node):  # what subgraphs read is whole
                 if not is_constant(tensor) and (whole := _adapted(rewriter, tensor, {}, False)) is not tensor:
                     replace_captured(node, tensor, whole)
-            rules(node).lower(node, rewriter)
+            op.lower(node, rewriter)
     _finish_outputs(graph, rewriter)
     erase(*(node for index, node in enumerate(graph.nodes) if index not in plan.computed))
     _gather_from_shared(rewriter)

@@ -8,9 +8,9 @@ from itertools import chain
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kept_reasons import UNKNOWN_SHAPE
+from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, NO_RULE, UNKNOWN_SHAPE, Reason, in_words
 from passes.graph.tensors import Index, Mask, describe, is_constant, is_float, output_index, present, shape_of
-from passes.ops import rules
+from passes.ops import UNKNOWN, rules
 from passes.ops.arithmetic import Product
 from passes.ops.movement import Movement
 from passes.ops.shape import Measuring
@@ -39,9 +39,12 @@ def explain(
     consumers = {describe(node): node for node in reversed(graph.nodes)}
     for tensor, axis, channels in _masked(graph, facts, made):
         stays = channels & plan.stays(tensor.name, axis, channels.size)
-        removed = int((channels & ~stays).sum())
+        idle = _computed_for_nobody(tensor, axis, channels & ~stays, facts, plan)
+        gone = channels & ~stays
+        for _, _, some in idle:
+            gone[some] = False
         indices = tuple(np.flatnonzero(channels).tolist())
-        masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), removed, indices))
+        masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), int(gone.sum()), indices))
         why = reasons.by_slice.get((tensor.name, axis), np.full(stays.size, -1))
         for number in dict.fromkeys(why[stays].tolist()):
             label, op, code, words = reasons.found[number] if number >= 0 else reasons.otherwise
@@ -51,6 +54,9 @@ def explain(
             for writer, some, other in _writers(consumers.get(label), facts, tensor, axis, channels_of_it):
                 place = tensor.name, axis, tuple(some.tolist())
                 held.append(Held(*place, label, op, words, writer, advice, aligned, code, other))
+        for node, reason, some in idle:
+            label, (code, words) = describe(node), in_words(reason)
+            held.append(Held(tensor.name, axis, tuple(some.tolist()), label, str(node.op), words, code=code))
     for node, axis, channels in _beside_unknown_sizes(graph, facts):
         name, indices = node.outputs[0].name, tuple(np.flatnonzero(channels).tolist())
         masked.append(MaskedAxis(name, axis, channels.size, len(indices), 0, indices))
@@ -101,6 +107,38 @@ def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tu
                     born = known.mask & ~_inherited(node, facts, tensor, axis, known.mask.size)
                     if born.any():
                         yield tensor, axis, born
+
+
+def _computed_for_nobody(
+    tensor: gs.Tensor, axis: int, channels: Mask, facts: Facts, plan: StoragePlan
+) -> list[tuple[gs.Node, Reason | str, Index]]:
+    """Channels that are gone where they are masked, but computed before: by which operator first, and why."""
+    computing, writers = np.full(channels.size, -1), list[tuple[gs.Node, Reason | str]]()
+    waiting = [(tensor, axis, np.flatnonzero(channels), np.flatnonzero(channels))]
+    while waiting:
+        current, a, there, asked = waiting.pop(0)
+        for source, b, place in _sources(current.inputs[0], facts, current, a) if current.inputs and there.size else ():
+            from_here = place[there] >= 0
+            idle = np.zeros(facts.size(source, b) or 0, bool)
+            idle[place[there[from_here]]] = True
+            idle &= ~facts.live(source, b) & ~facts.constant_mask(source, b)
+            from_here[from_here] = idle[place[there[from_here]]]
+            stays = plan.stays(source.name, b, idle.size)
+            if source.inputs and (stays & idle).any():
+                computing[asked[from_here][stays[place[there[from_here]]]]] = len(writers)
+                writers.append((source.inputs[0], _reason_for_idle(source, b, stays & ~idle, facts)))
+            waiting.append((source, b, place[there[from_here]], asked[from_here]))
+    return [(*writers[i], np.flatnonzero(computing == i)) for i in np.unique(computing[computing >= 0])]
+
+
+def _reason_for_idle(tensor: gs.Tensor, axis: int, needed: Mask, facts: Facts) -> Reason | str:
+    """Why more than what is needed is computed: the operator cannot do with less, or it would cost more."""
+    node = tensor.inputs[0]
+    op, output = rules(node), output_index(node, tensor)
+    if op is UNKNOWN or not needed.any():
+        return NO_RULE if op is UNKNOWN else op.reason
+    stored = op.storable_outputs(node, facts, {(output, axis): needed}).get((output, axis))
+    return CHEAPER_COMPUTED if stored is not None and np.array_equal(stored, needed) else op.reason
 
 
 def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.polynomial import sizes_at
+from passes.abstract_values.polynomial import Polynomial, sizes_at
+from passes.abstract_values.shape_rules import AgreementRule
 from passes.errors import GraphError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import bodies, subgraphs
@@ -70,6 +71,35 @@ def values_of_symbols(graph: gs.Graph, sizes: _Sizes) -> dict[str, int]:
         for dim, size in zip(tensor.shape or (), sizes.get(tensor.name, ()), strict=False)
         if isinstance(dim, str) and size is not None
     }
+
+
+def agreeing(
+    graph: gs.Graph, inputs: Mapping[str, Sequence[int | str]], chosen: Mapping[str, int], keep: Collection[str] = ()
+) -> dict[str, int]:
+    """Sizes by key, changed where operands must have some in common, but for those to `keep`.
+
+    inputs: the sizes of the inputs, or their keys.
+    """
+    keys = {
+        dim: key
+        for tensor in graph.inputs
+        for dim, key in zip(tensor.shape or (), inputs.get(tensor.name, ()), strict=False)
+        if isinstance(dim, str)
+    }
+    values = {dim: chosen[key] if isinstance(key, str) else key for dim, key in keys.items()}
+    settled = {dim for dim, key in keys.items() if key in keep or not isinstance(key, str)}
+    for node in graph.nodes if len(settled) < len(keys) else ():
+        op = rules(node)
+        for one, other in op.agreeing(node) if isinstance(op, AgreementRule) else ():
+            before, after = sizes_at((one, other), values)
+            if before == after or not before or not after or 1 in (one, other):
+                continue
+            for dim, asked, size in ((str(other), one, before), (str(one), other, after)):
+                if dim in values and dim not in settled | Polynomial.of(asked or 0).symbols:
+                    values[dim] = size
+                    settled.add(dim)
+                    break
+    return {**chosen, **{key: values[dim] for dim, key in keys.items() if isinstance(key, str)}}
 
 
 def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import captured, with_bodies
 from passes.graph.tensors import (
@@ -101,8 +102,12 @@ def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
     for node in light.graph.node:
         node.name = describe(node)
     declared = {value.name for value in [*light.graph.value_info, *light.graph.output]}
+    # of Attention whose values have a shape that it does not infer, onnx believes that they are like the queries
+    shaped = {id(t) for n in graph.nodes if isinstance(rules(n), OutputSizesRule) for t in n.inputs if t.shape}
     light.graph.value_info.extend(
-        onnx.helper.make_tensor_value_info(tensor.name, element_of(tensor.dtype), None)
+        onnx.helper.make_tensor_value_info(
+            tensor.name, element_of(tensor.dtype), tensor.shape if id(tensor) in shaped else None
+        )
         for node in graph.nodes
         for tensor in node.outputs
         if tensor.name and tensor.name not in declared and tensor.dtype is not None

@@ -1,7 +1,8 @@
 """The sizes that FLOPs are counted at where a model leaves some of its inputs open: those asked for, or usual ones.
 
-Usual is a batch of 1, `IMAGE` for what is open of an input of rank 4, and `TOKENS` for any other axis. Where the model
-does not work at these, every axis but the batch gets one of `OTHERS`, the first at which it does.
+Usual is a batch of 1, `IMAGE` for what is open of an input of rank 4, and `TOKENS` for any other axis, but for sizes
+that operands must have in common. Where the model does not work at these, every axis but the batch gets one of
+`OTHERS`, the first at which it does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from passes.model.inputs import fix_inputs
 from passes.ops import rules
 from passes.ops.movement import Movement
 from passes.sizes.cost_values import CountedAt
-from passes.sizes.graph_at_sizes import graph_at, windows_fit
+from passes.sizes.graph_at_sizes import agreeing, graph_at, windows_fit
 from passes.sizes.tokens_per_example import IMAGE
 
 #: by input name, one entry for each dimension; None for one to choose
@@ -54,7 +55,8 @@ def at_sizes(
     _, names = _inputs(model, {})
     inputs, left = _inputs(model, asked or {})
     failure = ""
-    for chosen in _choices(inputs, left):
+    for choice in _choices(inputs, left):
+        chosen = agreeing(graph, inputs, choice)
         sizes = _put(inputs, chosen)
         if not names:
             return graph, _counted_at(graph, sizes, names)

@@ -10,12 +10,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.shape_rules import LONGEST, ElementRule, Elements, ReadRule, ShapeVectors, SizeRule, settled
+from passes.abstract_values.shape_rules import (
+    LONGEST,
+    ElementRule,
+    Elements,
+    OutputSizesRule,
+    ReadRule,
+    ShapeVectors,
+    SizeRule,
+    settled,
+)
 from passes.errors import GraphError
 from passes.graph.subgraphs import captured, subgraphs, with_bodies
 from passes.graph.tensors import Dim, numpy_dtype, rank_of, static_shape
 from passes.model.declarations import is_made_up
 from passes.ops import rules
+from passes.ops.base import rules_of
 from passes.ops.control_flow import Rounds
 from passes.sizes import onnx_inference
 from passes.sizes.loop_states import state_shapes
@@ -97,6 +107,7 @@ class Sweep:
                 elif dims is None or node.outputs[0].dtype is None or not all(map(self._is_finished, node.outputs[1:])):
                     self._infer(node)
                 self._refine(node.outputs[0], dims)
+                self._refine_all(node)
             for body in bodies:
                 self._sweep(body.nodes)
             for tensor, dims in state_shapes(node, op) if isinstance(op, Rounds) else ():
@@ -121,6 +132,18 @@ class Sweep:
             self._changed.add(id(tensor))
         if isinstance(tensor, gs.Variable) and None in (tensor.shape or ()):
             tensor.shape = [self._names.fresh() if dim is None else dim for dim in tensor.shape or ()]
+
+    def _refine_all(self, node: gs.Node) -> None:
+        """Write what the operator says of all its outputs, also where its form follows from that, or onnx is wrong."""
+        op = rules_of(node.domain, str(node.op))
+        told = op.output_sizes(node) if isinstance(op, OutputSizesRule) else ()
+        for tensor, dims in zip(node.outputs, told, strict=False):
+            if isinstance(tensor, gs.Variable) and tensor.name:
+                before, tensor.dtype = tensor.shape or (), tensor.dtype or node.inputs[0].dtype
+                if len(before) == len(dims):
+                    tensor.shape = [old if new is None else new for old, new in zip(before, dims, strict=True)]
+                    self._changed.update([id(tensor)] if tensor.shape != before else ())
+                self._refine(tensor, dims)
 
     def _infer(self, node: gs.Node) -> None:
         operands = {t.name: x for t in node.inputs if t.name and (x := self.vectors.of(t)) is not None}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import numpy_dtype
+from passes.graph.tensors import numpy_dtype, shape_of
 from passes.model.contrib_operators.call import Call
 from passes.model.contrib_operators.quantized import scaled_product
 
@@ -17,14 +17,27 @@ _OPSET = 13
 
 def attention(call: Call) -> Sequence[gs.Tensor]:
     """Queries, keys and values by a weight for all of them, then attention."""
-    x, weights = call.node.inputs[:2]
     call.needs(call.given(6) is None)
+    sizes, parts = _projected(call)
+    return _self_attention(call, parts, sizes, call.given(3), call.given(4), call.given(5))
+
+
+def packed_attention(call: Call) -> Sequence[gs.Tensor]:
+    """The same of examples without padding, by ONNX Runtime's own attention."""
+    _, parts = _projected(call)
+    attrs = {name: call.attrs[name] for name in ("num_heads", "scale") if name in call.attrs}
+    return [call.own("PackedMultiHeadAttention", *parts, None, *map(call.given, (3, 4, 5)), **attrs)]
+
+
+def _projected(call: Call) -> tuple[Sequence[int], Sequence[gs.Tensor]]:
+    """How many columns queries, keys and values have, and these."""
+    x, weights = call.node.inputs[:2]
     sizes, bias = _sizes(call, weights), call.given(2)
     parts = [call.op("MatMul", x, weight) for weight in _split(call, weights, sizes, 1)]
     if bias is not None:
         pairs = zip(parts, _split(call, bias, sizes, 0), strict=True)
         parts = [call.op("Add", part, each) for part, each in pairs]
-    return _self_attention(call, parts, sizes, call.given(3), call.given(4), call.given(5))
+    return sizes, parts
 
 
 def quantized_attention(call: Call) -> Sequence[gs.Tensor]:
@@ -33,21 +46,6 @@ def quantized_attention(call: Call) -> Sequence[gs.Tensor]:
     projected = scaled_product(call, (x, x_scale, call.given(6)), (weights, scale, call.given(7)), bias)
     sizes = _sizes(call, weights)
     return _self_attention(call, _split(call, projected, sizes, 2), sizes, call.given(5), call.given(8), None)
-
-
-def multi_head_attention(call: Call) -> Sequence[gs.Tensor]:
-    """Attention of queries, keys and values [batch, tokens, size] that are given, with a bias for all three."""
-    given = [call.given(index) for index in range(3)]
-    parts = [x for x in given if x is not None]
-    call.needs(len(parts) == 3 and all(call.rank(x) == 3 for x in parts))
-    call.needs(not any(call.given(index) for index in range(8, len(call.node.inputs))) and not call.wanted(3))
-    sizes, bias = [call.size(x, 2) for x in parts], call.given(3)
-    if bias is not None:
-        parts = [call.op("Add", x, each) for x, each in zip(parts, _split(call, bias, sizes, 0), strict=True)]
-    past = call.given(6), call.given(7)
-    call.needs((past[0] is None) == (past[1] is None))
-    y, k, v = _attention(call, parts, sizes, call.given(4), past, call.given(5), keeps=call.wanted(1) or call.wanted(2))
-    return [y, k, v]
 
 
 def _sizes(call: Call, weights: gs.Tensor) -> Sequence[int]:
@@ -102,7 +100,7 @@ def _attention(
         k, v = (call.op("Concat", before, each, axis=2) for before, each in zip(past, (k, v), strict=True))
     transposed = call.op("Transpose", k, perm=[0, 1, 3, 2]) if keeps else k
     causal = _causal(call, q, transposed) if call.attrs.get("unidirectional", 0) else None
-    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q), added))
+    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q, transposed), added))
     return call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2])), k, v
 
 
@@ -117,11 +115,20 @@ def _attend(
     return call.op("MatMul", call.op("Softmax", scores, axis=-1), v)
 
 
-def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
-    """What is added where the mask, [batch, keys] or [batch, queries, keys], is 0 and not 1."""
+def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor | None:
+    """What is added where the mask, [batch, keys] or [batch, queries, keys], is not above 0.
+
+    It may also say how many keys there are: [batch].
+    """
     if mask is None:
         return None
-    call.needs(call.rank(mask) in (2, 3) and mask.dtype == np.int32)
+    call.needs(call.rank(mask) in (1, 2, 3) and mask.dtype == np.int32)
+    if call.rank(mask) == 1:
+        call.needs((shape_of(mask) or ())[0] == (shape_of(q) or (None,))[0])  # else it says where they begin as well
+        places = call.op("Range", call.scalar(0), _size(call, k, 3), call.scalar(1))
+        mask = call.op("Less", call.cast(places, mask), call.op("Unsqueeze", mask, call.ints(1)))
+    else:
+        mask = call.op("Clip", mask, call.number(0, mask), call.number(1, mask))
     for axis in (1, 2) if call.rank(mask) == 2 else (1,):
         mask = call.op("Unsqueeze", mask, call.ints(axis))
     kept = call.cast(mask, q)
@@ -129,9 +136,13 @@ def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor) -> gs.Tensor | None:
     return call.op("Mul", call.op("Sub", call.number(1.0, q), kept), call.number(filtered, q))
 
 
+def _size(call: Call, x: gs.Tensor, axis: int) -> gs.Tensor:
+    return call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0)
+
+
 def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
     """What is added to the scores of keys after the query; the queries are of the last tokens."""
-    queries, keys = (call.op("Gather", call.op("Shape", x), call.scalar(axis), axis=0) for x, axis in ((q, 2), (k, 3)))
+    queries, keys = _size(call, q, 2), _size(call, k, 3)
     zero, one = call.scalar(0), call.scalar(1)
     places = call.op("Range", call.op("Sub", keys, queries), keys, one)
     after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))

@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.expression_match import Expression, X
 from passes.graph.tensors import Array, element_of, numpy_dtype, operand, present, shape_of
+from passes.ops.base import rules_of
 
 # The first of these has the name of the node: reports, comparisons and baselines know layers by their names.
 _LAYERS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
@@ -93,6 +95,21 @@ class Call:
         self.written.append(node)
         self.needs(_agree(node, schema))
         return made
+
+    def own(self, kind: str, *inputs: gs.Tensor | None, **attrs: object) -> gs.Tensor:
+        """Another operator of the node's domain, of which rules know the shape of what it writes."""
+        output = self._editor.variable(f"{self.node.outputs[0].name}_{kind.lower()}")
+        operands = [construct.omitted() if t is None else t for t in inputs]
+        while operands and operands[-1].is_empty():
+            operands.pop()
+        name = self._editor.names.fresh(self.node.name or kind.lower())
+        node = construct.node(kind, name, attrs, operands, [output], domain=self.node.domain)
+        self.written.append(node)
+        op = rules_of(self.node.domain, kind)
+        told = op.output_sizes(node) if isinstance(op, OutputSizesRule) else ()
+        self.needs(len(told) > 0)
+        output.dtype, output.shape = operands[0].dtype, list(told[0])
+        return output
 
     def cast(self, x: gs.Tensor, like: gs.Tensor) -> gs.Tensor:
         """With the element type of `like`; raises NotCoveredError where that is not known."""

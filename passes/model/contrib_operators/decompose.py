@@ -34,7 +34,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "FusedMatMul": fused.matmul,
     "Gelu": activations.gelu,
     "MatMulIntegerToFloat": quantized.matmul_to_float,
-    "MultiHeadAttention": attention.multi_head_attention,
+    "PackedAttention": attention.packed_attention,
     "QAttention": attention.quantized_attention,
     "QGemm": quantized.gemm,
     "QLinearAdd": quantized.elementwise("Add"),

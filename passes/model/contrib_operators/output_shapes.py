@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Dim, operand, shape_of
+from passes.abstract_values.shape_rules import OutputSizesRule
+from passes.graph.tensors import Dim, shape_of
 from passes.model.contrib_operators.call import MALFORMED
+from passes.ops.base import rules_of
 
 #: the shapes of the outputs, all of the element type of input 0; fewer where they are not known
 OutputShapes = Callable[[gs.Node], Sequence[Sequence[Dim]]]
@@ -22,21 +24,18 @@ def _product(node: gs.Node) -> Sequence[Sequence[Dim]]:
     return [[*shape[:-1], int(node.attrs["N"])] for shape in _of_input(node)]
 
 
-def _grouped_attention(node: gs.Node) -> Sequence[Sequence[Dim]]:
-    """The result, and the keys and values of all tokens."""
-    query, heads, pairs = shape_of(node.inputs[0]), int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
-    if query is None or not isinstance(query[2], int):
-        return []
-    parts = heads if operand(node, 1) is not None else heads + 2 * pairs  # all of them may be in one tensor
-    size = query[2] // parts
-    present: list[Dim] = [query[0], pairs, None, size]
-    return [[*query[:2], heads * size], present, present]
+def _by_rule(node: gs.Node) -> Sequence[Sequence[Dim]]:
+    op = rules_of(str(node.domain), str(node.op))
+    return op.output_sizes(node) if isinstance(op, OutputSizesRule) else []
 
 
 #: by the operator in ONNX Runtime's domain
 OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
-    "GroupQueryAttention": _grouped_attention,
+    "DecoderMaskedMultiHeadAttention": _by_rule,
+    "GroupQueryAttention": _by_rule,
     "MatMulNBits": _product,
+    "MultiHeadAttention": _by_rule,
+    "PackedMultiHeadAttention": _by_rule,
     "RotaryEmbedding": _of_input,
 }
 

@@ -48,6 +48,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
     No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
     """
 
+    reason = kept_reasons.GROUPS
     width_axis = 1
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:

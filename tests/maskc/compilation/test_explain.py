@@ -210,7 +210,7 @@ def test_every_channel_that_stays_is_named_with_something_to_do(name: str) -> No
     nodes = {node.name for node in net.model().graph.node}
     assert sum(len(held.channels) for held in report.held) == report.channels_masked - report.channels_removed
     for held in report.held:
-        assert held.advice, held
+        assert held.advice or held.code in ("K207", "K210"), held  # for which no other way of compiling helps
         assert held.node in nodes or held.op in ("output", "all"), held
         assert not held.written_by or held.written_by in nodes or held.written_by.startswith("the input "), held
 

@@ -224,9 +224,9 @@ def embedding(rng: Rng) -> Form:
 
 
 def masks(rng: Rng, tokens: int, keys: int) -> Array | None:
-    """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays."""
+    """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays. All above 0 is alike."""
     shape = ((2, keys), (2, tokens, keys))[flag(rng)]
-    mask = rng.integers(0, 2, shape).astype(np.int32)
+    mask = rng.integers(-1, 3, shape).astype(np.int32)
     mask[..., 0] = 1
     return maybe(rng, mask)
 
@@ -259,21 +259,6 @@ def quantized_attention(rng: Rng) -> Form:
     return Form(inputs, attrs, (True, past is not None), step=1e-4)
 
 
-def multi_head_attention(rng: Rng) -> Form:
-    attrs, mask, past, added = self_attention(rng)
-    values = int(rng.choice([8, 12])) if past is None else 8
-    keys = 3 if past is not None or attrs["unidirectional"] else int(rng.choice([3, 5]))
-    total = keys + (0 if past is None else 4)
-    if mask is not None:
-        mask = rng.integers(0, 2, (2, total)).astype(np.int32)
-        mask[:, 0] = 1
-    added = None if added is None else floats(rng, 2, 2, 3, total)
-    inputs = [floats(rng, 2, 3, 8), floats(rng, 2, keys, 8), floats(rng, 2, keys, values)]
-    inputs += [maybe(rng, floats(rng, 16 + values)), mask, added]
-    inputs += [None, None] if past is None else [past[0], past[1]]
-    return Form(inputs, attrs, (True, past is not None, past is not None))
-
-
 FORMS: dict[str, Callable[[Rng], Form]] = {
     "Attention": attention,
     "BiasGelu": lambda rng: Form([floats(rng, 2, 3, 4), floats(rng, 4)]),
@@ -286,7 +271,6 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "Gelu": lambda rng: Form([floats(rng, 2, 3, 4)]),
     "LayerNormalization": layer,
     "MatMulIntegerToFloat": matmul_to_float,
-    "MultiHeadAttention": multi_head_attention,
     "QAttention": quantized_attention,
     "QGemm": qgemm,
     "QLinearAdd": qlinear_binary,

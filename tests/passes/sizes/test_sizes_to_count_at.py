@@ -149,9 +149,18 @@ def test_where_the_model_does_not_work_at_the_usual_sizes_others_are_found(
 
 
 def test_where_no_size_is_found_it_says_that_open_ones_count_as_one() -> None:
-    body = "a = Add(x, p) b = Add(x, q) y = Concat<axis=0>(a, b)"
-    source = model("(float[N,S] x) => (float[M,S] y)", body, p=random(1, 5), q=random(1, 5), checked=False)
+    body = "a = Add(x, p) b = Add(x, q) y = Concat<axis=1>(a, b)"
+    source = model("(float[N,S] x) => (float[N,12] y)", body, p=random(1, 5), q=random(1, 7), checked=False)
     assert count(source).at.sizes == {"x": (1, 1)}
+
+
+def test_operands_have_the_sizes_that_they_need_in_common() -> None:
+    """Those of a mask follow from the tokens, whose heads are those of attention."""
+    source = model(
+        "(float[B,S,32] x, float[b,h,s,t] m, float[B,4,P,8] pk, float[B,4,P,8] pv) => (float[B,S,32] y)",
+        "y, k, v = com.microsoft.MultiHeadAttention<num_heads=4>(x, x, x, , , m, pk, pv)",
+    )
+    assert count(source).at.sizes["m"] == (1, 4, 128, 128 + 224)
 
 
 @pytest.mark.parametrize(
