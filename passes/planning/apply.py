@@ -18,7 +18,6 @@ from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.storage_plan import StoragePlan
-from passes.weights.quantized import Quantized
 
 
 def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
@@ -171,9 +170,8 @@ def _gather_from_shared(rewriter: Rewriter) -> None:
     ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
     """
     sizes: dict[str, int] = defaultdict(int)
-    for (name, _), (origin, cut) in rewriter.cuts.items():
-        widened = isinstance(origin, Quantized) and not isinstance(cut, Quantized)
-        sizes[name] += prod(cut.shape) * (8 if widened else 1) if cut.outputs else 0
+    for (name, _), (_, cut) in rewriter.cuts.items():
+        sizes[name] += prod(cut.shape) if cut.outputs else 0
     editor = rewriter.editor
     for (name, cuts), (origin, cut) in rewriter.cuts.items():
         # what still reads all of the initializer keeps it in the file

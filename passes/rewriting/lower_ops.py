@@ -15,8 +15,9 @@ from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+from passes.weights import quantized
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import Lazy, Picked, moved
+from passes.weights.streaming import Lazy, Picked
 
 
 class Rewriter:
@@ -98,11 +99,7 @@ class Rewriter:
     def moved(self, tensor: gs.Tensor, move: Callable[[Array], Array]) -> gs.Constant:
         """A new initializer with elements of this one, in as many bits."""
         assert isinstance(tensor, gs.Constant), tensor.name
-        if isinstance(tensor, Quantized):
-            found = tensor.moved(self.editor.names.fresh(tensor.name), move)
-            if found is not None:
-                return found
-        return self.editor.constant(tensor.name, moved(tensor, move))
+        return quantized.moved_initializer(self.editor, tensor, move)
 
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""
