@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Dim
@@ -14,6 +15,8 @@ class Body(gs.Graph):
 
     #: shapes of its outputs as the model declares them, which computed ones may not be
     declared: list[list[Dim] | None]
+    #: what the model says of it
+    metadata: list[onnx.StringStringEntryProto]
 
 
 def captured(node: gs.Node) -> list[gs.Tensor]:

@@ -20,7 +20,7 @@ from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Mask
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined
+from passes.model.local_functions import inlined
 from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.options import ShrinkOptions

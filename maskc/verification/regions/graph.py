@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
 
 from maskc.frontend.import_onnxruntime import import_onnxruntime
+from passes.model.local_functions import inlined
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -35,7 +35,7 @@ class Graph:
     """
 
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
-        self.model = onnx.inliner.inline_local_functions(model) if model.functions else model
+        self.model = inlined(model)
         self.folder, graph = folder, self.model.graph
         self.nodes: Sequence[NodeProto] = list(graph.node)
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
