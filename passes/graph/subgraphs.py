@@ -74,6 +74,22 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
     return [tensor for key, tensor in found.items() if readers[key] > 1]
 
 
+def mark_shared(graph: gs.Graph) -> None:
+    """Note of initializers that more than one of the graphs read that it is so."""
+    for tensor in shared_constants(graph):
+        vars(tensor)["shared"] = True
+
+
+def mark_as(tensor: gs.Constant, origin: gs.Constant) -> None:
+    """Note of an initializer what is noted of the one that it was cut from."""
+    vars(tensor)["shared"] = vars(origin).get("shared", False)
+
+
+def is_read_by_others(tensor: gs.Constant) -> bool:
+    """Whether more than one node reads an initializer, or several graphs read what it was cut from."""
+    return len(tensor.outputs) > 1 or bool(vars(tensor).get("shared"))
+
+
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
     for value in node.attrs.values() if node.attrs else ():

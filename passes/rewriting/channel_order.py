@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
+from passes.graph.subgraphs import is_read_by_others
 from passes.graph.tensors import SMALL, Index, initializer, is_constant, output_index
 from passes.weights import quantized
 from passes.weights.streaming import Picked
@@ -70,7 +71,7 @@ class Orders:
         tensor = node.inputs[index]
         if not is_constant(tensor) or isinstance(tensor.dtype, int) or quantized.is_dequantized(tensor):
             return None
-        if len(tensor.outputs) > 1 and int(np.prod(tensor.shape)) > SMALL:
+        if is_read_by_others(tensor) and int(np.prod(tensor.shape)) > SMALL:
             return None  # others read it as it is, and it would be stored twice
 
         def change() -> None:

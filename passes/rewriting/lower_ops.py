@@ -12,6 +12,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, become
+from passes.graph.subgraphs import mark_as
 from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
@@ -19,11 +20,14 @@ from passes.weights import quantized
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Lazy, Picked
 
+#: initializers that were cut, in a graph and its subgraphs, and the cuts, by identity and the slices left per axis
+Cuts = dict[tuple[object, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]]
+
 
 class Rewriter:
     """What an operator's `lower` may ask for while its node is rewritten."""
 
-    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan, cuts: Cuts) -> None:
         self.facts = facts
         self.plan = plan
         self.opset: int = graph.opset
@@ -31,8 +35,7 @@ class Rewriter:
         tensors = graph.tensors()
         #: shapes before anything was removed, by name
         self.shapes: dict[str, tuple[Dim, ...]] = {name: shape_of(t) or () for name, t in tensors.items()}
-        #: initializers that were cut, and the cuts, by name and the slices that are left per axis
-        self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
+        self.cuts = cuts
         self.adapters = Adapters(self.editor)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before = construct.node("", "", {}, (), ())
@@ -90,10 +93,12 @@ class Rewriter:
         cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not m.all()}
         if not cuts:
             return tensor
-        key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())
+        origin = tensor.key if isinstance(tensor, Quantized) else id(tensor)
+        key = origin, tuple((a, m.tobytes()) for a, m in cuts.items())
         if key not in self.cuts:
             kept = Picked({a: np.flatnonzero(m) for a, m in cuts.items()})
             self.cuts[key] = tensor, self.moved(tensor, kept)
+            mark_as(self.cuts[key][1], tensor)
         return self.cuts[key][1]
 
     def moved(self, tensor: gs.Tensor, move: Callable[[Array], Array]) -> gs.Constant:

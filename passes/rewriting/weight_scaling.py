@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import ONE, ZERO, Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph.editor import Change, GraphEditor
+from passes.graph.subgraphs import is_read_by_others
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of, values_of
 from passes.weights import quantized
 from passes.weights.quantized import Quantized
@@ -143,7 +144,7 @@ def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
     if not is_constant(weight) or isinstance(weight.dtype, int) or quantized.is_dequantized(weight):
         return False
     # what others read as it is would be stored twice
-    return len(weight.outputs) == 1 or prod(weight.shape) <= SMALL
+    return not is_read_by_others(weight) or prod(weight.shape) <= SMALL
 
 
 def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy | Quantized:
