@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
-from onnx.inliner import inline_local_functions
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes
 from maskc.frontend.graph_queries import all_nodes, copied, has_external, weight_bytes
 from passes.errors import in_brief
 from passes.graph.tensors import STANDARD_DOMAINS
+from passes.model import local_functions
 from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
 from passes.model.outline import outline
 
@@ -219,11 +219,8 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
 
 
 def _inlined(model: ModelProto, what: str) -> ModelProto:
-    if not model.functions:
-        return model
     try:
-        inlined: ModelProto = inline_local_functions(model, convert_version=True)
-        return inlined
+        return local_functions.inline(model)
     except Exception as error:
         raise InputError(f"{what}: its local functions cannot be inlined: {in_brief(error)}.") from error
 

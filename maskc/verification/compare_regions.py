@@ -21,6 +21,7 @@ from maskc.verification.recheck import Array, Graph, Region, Seen, Slices, strea
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
+from passes.model.local_functions import inlined
 
 
 def compare_regions(
@@ -89,7 +90,7 @@ class _OnValues(Checker):
 
 def graph_of(model: ModelProto) -> Graph:
     """The graph of a model in types that numpy has."""
-    model = in_numpy_types(model)[0]
+    model = in_numpy_types(inlined(model))[0]
     return Graph(from_root(model) if has_external(model) else model, Path(Path.cwd().anchor))
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of, stored, values_of
+from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of, values_of
 from passes.ops import rules
 from passes.ops.concat_split import Split
 from passes.ops.shape import Reshape, Transpose
 from passes.ops.slice_gather import Gather
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
-from passes.weights.quantized import Quantized
+from passes.weights import quantized
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Hoist:
         current = self.reshape.inputs[0]
         while (node := self.editor.sole_producer(current)) is not None:
             computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
-            plain = all(not isinstance(t, Quantized) and not isinstance(t.dtype, int) for t in node.inputs)
+            plain = not any(quantized.is_dequantized(t) or isinstance(t.dtype, int) for t in node.inputs)
             if len(computed) != 1 or len(node.outputs) != 1 or not plain:
                 return []
             chain.insert(0, node)
@@ -146,7 +146,7 @@ class _Hoist:
         current = source
         for node in chain:
             inputs = [  # the values themselves are shared; only the part of them is made new
-                self.editor.constant(t.name, stored(t)) if isinstance(t, gs.Constant) else copies.get(t.name, t)
+                quantized.twin(self.editor, t) if isinstance(t, gs.Constant) else copies.get(t.name, t)
                 for t in node.inputs
             ]
             output, name = node.outputs[0], node.name or node.op.lower()

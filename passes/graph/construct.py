@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.util.misc import SynchronizedList
@@ -40,14 +41,22 @@ def node(
     inputs: Sequence[gs.Tensor],
     outputs: Sequence[gs.Tensor],
     domain: str | None = None,
+    said: onnx.NodeProto | None = None,
 ) -> gs.Node:
-    """As `gs.Node`."""
+    """As `gs.Node`. said: what the model says of it that is nothing to compute with."""
     made = _unconnected(op, name, attrs, inputs, outputs, domain)
+    vars(made)["said"] = said
     for tensor in inputs:
         list.append(tensor.outputs, made)
     for tensor in outputs:
         list.append(tensor.inputs, made)
     return made
+
+
+def said_of(node: gs.Node) -> onnx.NodeProto | None:
+    """What the model says of the node that is nothing to compute with."""
+    found: onnx.NodeProto | None = vars(node).get("said")
+    return found
 
 
 def snapshot(node: gs.Node) -> gs.Node:
@@ -91,7 +100,7 @@ def copied(graph: gs.Graph) -> gs.Graph:
     inputs, outputs = ([own(t) for t in ends] for ends in (graph.inputs, graph.outputs))
     made = gs.Graph((), inputs, outputs, graph.name, graph.doc_string, graph.opset)
     made.nodes = [
-        node(n.op, n.name, n.attrs, [own(t) for t in n.inputs], [own(t) for t in n.outputs], n.domain)
+        node(n.op, n.name, n.attrs, [own(t) for t in n.inputs], [own(t) for t in n.outputs], n.domain, said_of(n))
         for n in graph.nodes
     ]
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Dim
@@ -14,6 +15,8 @@ class Body(gs.Graph):
 
     #: shapes of its outputs as the model declares them, which computed ones may not be
     declared: list[list[Dim] | None]
+    #: what the model says of it
+    metadata: list[onnx.StringStringEntryProto]
 
 
 def captured(node: gs.Node) -> list[gs.Tensor]:
@@ -69,6 +72,22 @@ def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
                 readers[id(tensor)] = readers.get(id(tensor), 0) + 1
                 found[id(tensor)] = tensor
     return [tensor for key, tensor in found.items() if readers[key] > 1]
+
+
+def mark_shared(graph: gs.Graph) -> None:
+    """Note of initializers that more than one of the graphs read that it is so."""
+    for tensor in shared_constants(graph):
+        vars(tensor)["shared"] = True
+
+
+def mark_as(tensor: gs.Constant, origin: gs.Constant) -> None:
+    """Note of an initializer what is noted of the one that it was cut from."""
+    vars(tensor)["shared"] = vars(origin).get("shared", False)
+
+
+def is_read_by_others(tensor: gs.Constant) -> bool:
+    """Whether more than one node reads an initializer, or several graphs read what it was cut from."""
+    return len(tensor.outputs) > 1 or bool(vars(tensor).get("shared"))
 
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:

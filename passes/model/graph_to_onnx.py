@@ -27,7 +27,7 @@ from passes.graph.tensors import (
     stored,
     values_of,
 )
-from passes.model import inputs_with_defaults
+from passes.model import descriptions, inputs_with_defaults
 from passes.model.declarations import annotated, declare, dims_of, is_made_up, redeclare, redeclared, symbols
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.outline import described_as
@@ -57,17 +57,22 @@ def exported(graph: gs.Graph, source: onnx.ModelProto, store: Store | None = Non
             least: int = onnx.helper.find_min_ir_version_for([said], ignore_unknown=True)
             model.ir_version = max(model.ir_version, least)
     _declare_ends(model, graph, source)
-    constants = {t.name: t for t in [*_constants(graph), *shared_constants(graph)]}
+    shared = list({id(t): t for t in [*_constants(graph), *shared_constants(graph)]}.values())
+    descriptions.name_back(graph, shared, source)
+    constants = {t.name: t for t in shared}
     for tensor in constants.values():
         _append(model.graph, tensor, store)
         values = stored(tensor)
         if isinstance(values, np.ndarray) and values.nbytes >= LARGE:
             # from now on read where it was written: its memory serves the next one, and new memory takes longest of all
             set_stored(tensor, Stored(model.graph.initializer[-1]))
-    annotations, opened = annotated(source), symbols(source) - {""}
+    annotations, opened, described = annotated(source), symbols(source) - {""}, descriptions.of_values(source)
     for node in graph.nodes:
         add_node(model.graph, node, outside=constants)
-        model.graph.value_info.extend(_noted(t, opened) for t in _not_inferred(node, annotations, opened))
+        noted = {t.name: t for t in _not_inferred(node, annotations, opened)}
+        noted |= {t.name: t for t in node.outputs if t.name in described and t.dtype is not None}
+        model.graph.value_info.extend(_noted(t, opened) for t in noted.values())
+    descriptions.restore(model, source)
     if store is not None:
         store.flush()
     model.ir_version = max(model.ir_version, 4)  # before, initializers had to be inputs, those folded here as well
@@ -147,6 +152,8 @@ def add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | N
         proto.name = node.name
     if node.domain is not None:
         proto.domain = node.domain
+    if (said := construct.said_of(node)) is not None:
+        proto.MergeFrom(said)
     for name, value in node.attrs.items():
         kind = type(value)
         if kind is int:
@@ -169,6 +176,7 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
     proto.name = graph.name
     if graph.doc_string:
         proto.doc_string = graph.doc_string
+    proto.metadata_props.extend(graph.metadata if isinstance(graph, Body) else ())
     declared = _declared if outside is None else _noted
     proto.input.extend(map(declared, graph.inputs))
     proto.output.extend(map(declared, graph.outputs))

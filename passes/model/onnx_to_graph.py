@@ -1,4 +1,4 @@
-"""From a model to a graph; local functions are inlined."""
+"""From a model to a graph."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto
-from onnx.inliner import inline_local_functions
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, omitted, variable
 from passes.graph.name_scopes import captured_names, distinguish
 from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
+from passes.model import descriptions
 from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
 
@@ -76,6 +76,7 @@ class _Scope:
         made = (Body if self._is_body else gs.Graph)((), inputs, outputs, proto.name, proto.doc_string, self._opset)
         if isinstance(made, Body):
             made.declared = [dims_of(value) for value in proto.output]
+            made.metadata = list(proto.metadata_props)
         made.nodes = [self._node(n) for n in proto.node if not self._stores(n)]
         return made
 
@@ -115,9 +116,8 @@ class _Scope:
         entering = captured_names(proto)
         attrs = {attribute.name: self._attribute(attribute, entering) for attribute in proto.attribute}
         inputs, outputs = [self._read(name) for name in proto.input], [self._written(name) for name in proto.output]
-        return node(
-            proto.op_type, proto.name, attrs, inputs, outputs, proto.domain if proto.HasField("domain") else None
-        )
+        domain = proto.domain if proto.HasField("domain") else None
+        return node(proto.op_type, proto.name, attrs, inputs, outputs, domain, descriptions.of_node(proto))
 
     def _attribute(self, proto: AttributeProto, entering: Collection[str]) -> object:
         kind = proto.type
@@ -178,14 +178,3 @@ class Stored(LazyValues):
         if sys.byteorder == "little" and self.dtype.kind in "biuf" and self.stored.HasField("raw_data"):
             return np.frombuffer(self.stored.raw_data, self.dtype).reshape(self.shape)
         return onnx.numpy_helper.to_array(self.stored)
-
-
-def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model without local functions: itself, if it has none. Where they cannot be inlined, calls are left alone."""
-    if not model.functions:
-        return model
-    try:
-        inside: onnx.ModelProto = inline_local_functions(model, convert_version=True)
-    except Exception:  # functions of an opset that cannot be converted to the model's
-        return model
-    return inside

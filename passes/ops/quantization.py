@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,6 +16,7 @@ from passes.graph.tensors import (
     Array,
     Dim,
     Mask,
+    element_of,
     initializer,
     is_constant,
     numpy_dtype,
@@ -32,7 +32,7 @@ from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
-from passes.weights.quantized import Quantized
+from passes.weights.quantized import Quantized, dequantized
 from passes.weights.statistics import Nonzero
 
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
@@ -106,23 +106,16 @@ class Dequantize(Quantization):
 
     def quantized(self, node: gs.Node) -> Quantized | None:
         """The output as a weight that keeps its few bits; None if it is none."""
-        if self.contradiction(node):
+        operands = [t for t in node.inputs if not t.is_empty()]
+        stored = [t for t in operands if is_constant(t) and not isinstance(t.dtype, int)]
+        if len(stored) < len(operands) or self.contradiction(node) or isinstance(stored[0], Quantized):
             return None
-        stored, scale, zero = (operand(node, i) for i in range(3))
-        if stored is None or not _is_plain(stored) or scale is None or not _is_plain(scale):
-            return None
-        if not (zero is None or _is_plain(zero)):
-            return None
-        whole = stored.dtype == np.int32 or stored.dtype.name.lstrip("u") in _FEW_BITS
-        typed = node.attrs.get("output_dtype", 0) == 0
-        return Quantized(node.outputs[0].name, stored, scale, zero, node.attrs) if whole and typed else None
+        few = stored[0].dtype == np.int32 or np.dtype(stored[0].dtype).name.startswith(_FEW_BITS)
+        typed = node.attrs.get("output_dtype", 0) in (0, element_of(stored[1].dtype))
+        return dequantized(node, stored) if few and typed else None
 
 
-def _is_plain(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
-    return is_constant(tensor) and not isinstance(tensor, Quantized) and not isinstance(tensor.dtype, int)
-
-
-_FEW_BITS = {"int2", "int4", "int8", "int16"}
+_FEW_BITS = ("int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16", "float8", "float4")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import onnx
 
 from passes.graph.construct import copied, take_apart
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined
+from passes.model.local_functions import inlined
 from passes.pipeline.order import Shrunk, finish, shrink
 from passes.pipeline.report import Report
 from passes.planning.apply import apply

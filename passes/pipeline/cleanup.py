@@ -12,11 +12,10 @@ from passes.simplify import (
     factor_out_of_sums,
     fold_scale_shift,
     one_hot_to_gather,
-    restore_narrow_dtypes,
 )
 from passes.simplify.decomposed_activations import hard_activations
 from passes.targets.base import Target
-from passes.weights import quantized
+from passes.weights import write_quantized
 
 
 def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
@@ -43,6 +42,5 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
 def store_compactly(graph: gs.Graph, source: onnx.ModelProto | None) -> None:
     """Store each constant once, and weights in as few bits as the source does; a subgraph leaves that to the whole."""
     if source is not None:
-        restore_narrow_dtypes.narrowed(graph, source)
-        quantized.restore(graph)
+        write_quantized.restore(graph)
     constant_folding.share_constants(graph)

@@ -17,10 +17,10 @@ from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
-from passes.graph.subgraphs import subgraphs
+from passes.graph.subgraphs import mark_shared, subgraphs
 from passes.graph.tensors import Mask
 from passes.model.graph_to_onnx import exported
-from passes.model.onnx_to_graph import inlined
+from passes.model.local_functions import inlined
 from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.options import ShrinkOptions
@@ -32,6 +32,7 @@ from passes.planning.explain import explain
 from passes.planning.explanation import Held, MaskedAxis
 from passes.planning.planner import Planner
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Cuts
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
@@ -85,11 +86,12 @@ class Shrunk:
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    speedup: as in `WiderPlan`.
+    cuts: of initializers, made in subgraphs. speedup: as in `WiderPlan`.
     """
 
     facts: Facts
     plan: StoragePlan
+    cuts: Cuts = field(default_factory=dict)
     masked: tuple[MaskedAxis, ...] = ()
     held: tuple[Held, ...] = ()
     widths: tuple[Width, ...] = ()
@@ -249,7 +251,7 @@ def shrink_graph(
     unknown = notes.on_operators(graph)
     found = plan_graph(graph, options, recorder, around)
     with recorder.step("rewrite", graph, traced=True):
-        apply(graph, found.facts, found.plan)
+        apply(graph, found.facts, found.plan, found.cuts, nested=around is not None)
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
@@ -284,10 +286,13 @@ def plan_graph(
     """
     with recorder.step("facts", graph, traced=True):
         facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())
+    cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph, traced=True):
+        if around is None:
+            mark_shared(graph)
         nested = replace(options, align=None, frugal=True)
         bodies = {
-            id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts))
+            id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts, cuts))
             for node in graph.nodes
             for body in subgraphs(node)
         }
@@ -304,7 +309,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
-    found = GraphPlan(facts, chosen.plan, widths=chosen.widths, speedup=chosen.speedup)
+    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup)
     if not options.explains:
         return found
     with recorder.step("explain"):

@@ -10,14 +10,16 @@ from passes.analysis import dataflow
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Cuts
 
 
 @dataclass(frozen=True)
 class Enclosing:
-    """The node that a subgraph belongs to, and the facts of the graph that it stands in."""
+    """The node that a subgraph belongs to, the facts of the graph that it stands in, and cuts made in all of these."""
 
     node: gs.Node
     facts: Facts
+    cuts: Cuts
 
 
 def analyse_body(body: gs.Graph, around: Enclosing, inside: dict[int, Facts] | None = None) -> Facts:

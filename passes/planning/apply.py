@@ -10,20 +10,24 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
-from passes.graph.editor import erase, replace_tensor
-from passes.graph.subgraphs import captured, replace_captured
+from passes.graph.construct import constant
+from passes.graph.editor import GraphEditor, Names, erase
+from passes.graph.subgraphs import captured, replace_captured, with_bodies
 from passes.graph.tensors import MOST_SLICES, SMALL, Array, Dim, Mask, is_constant, numpy_dtype, present, size_of
 from passes.ops import rules
 from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.lower_ops import Rewriter
+from passes.rewriting.lower_ops import Cuts, Rewriter
 from passes.rewriting.storage_plan import StoragePlan
-from passes.weights.quantized import Quantized
 
 
-def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
-    """Rewrite the graph in place. Afterwards every tensor stores exactly what the plan says."""
-    rewriter = Rewriter(graph, facts, plan)
+def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan, cuts: Cuts | None = None, *, nested: bool = False) -> None:
+    """Rewrite the graph in place. Afterwards every tensor stores exactly what the plan says.
+
+    cuts: those that subgraphs made, to which those here are added. nested: whether the graph is such a subgraph.
+    """
+    cuts = {} if cuts is None else cuts
+    rewriter = Rewriter(graph, facts, plan, cuts)
     for index, node in enumerate(graph.nodes):
         if index in plan.computed:
             rewriter.begin(index, node)
@@ -35,8 +39,9 @@ def apply(graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
             op.lower(node, rewriter)
     _finish_outputs(graph, rewriter)
     erase(*(node for index, node in enumerate(graph.nodes) if index not in plan.computed))
-    _gather_from_shared(rewriter)
     rewriter.editor.finish()
+    if not nested:
+        _gather_from_shared(graph, cuts)
     # only now: until here the rules are told the shapes that the tensors had
     whole_outputs = {id(t) for t in graph.outputs}
     for node in graph.nodes:
@@ -166,27 +171,41 @@ def _finish_outputs(graph: gs.Graph, rewriter: Rewriter) -> None:
         graph.outputs[position] = whole
 
 
-def _gather_from_shared(rewriter: Rewriter) -> None:
+def _gather_from_shared(graph: gs.Graph, cuts: Cuts) -> None:
     """Where the cuts of one initializer take more room than it, keep it and let each be gathered from it.
 
     ONNX Runtime does that once, when it loads the model; the file stays as small as it was.
     """
-    sizes: dict[str, int] = defaultdict(int)
-    for (name, _), (origin, cut) in rewriter.cuts.items():
-        widened = isinstance(origin, Quantized) and not isinstance(cut, Quantized)
-        sizes[name] += prod(cut.shape) * (8 if widened else 1) if cut.outputs else 0
-    editor = rewriter.editor
-    for (name, cuts), (origin, cut) in rewriter.cuts.items():
-        # what still reads all of the initializer keeps it in the file
-        if sizes[name] <= max(0 if origin.outputs else prod(origin.shape), SMALL):
-            continue
-        current: gs.Tensor = origin
-        shape: list[Dim] = list(origin.shape)
-        for axis, packed in cuts:
-            index = editor.constant("channels", np.flatnonzero(np.frombuffer(packed, bool)))
-            shape[axis] = index.shape[0]
-            output = editor.variable(f"{name}_cut", cut.dtype, list(shape))
-            current = editor.emit(
-                "Gather", [current, index], output, f"{name}_gather", {"axis": axis}, after=editor.start
-            )
-        replace_tensor(cut, current)
+    sizes: dict[object, int] = defaultdict(int)
+    for (origin_id, _), (_, cut) in cuts.items():
+        sizes[origin_id] += prod(cut.shape) if cut.outputs else 0
+    # what still reads all of the initializer keeps it in the file, and of a vector the indices take more than a cut
+    shared = [
+        (along, origin, cut)
+        for (origin_id, along), (origin, cut) in cuts.items()
+        if sizes[origin_id] > max(0 if origin.outputs else prod(origin.shape), SMALL)
+        and prod(cut.shape) > 2 * sum(cut.shape[axis] for axis, _ in along)
+    ]
+    names, indices = Names(graph), {}
+    for packed in dict.fromkeys(packed for along, _, _ in shared for _, packed in along):
+        indices[packed] = constant(names.fresh("channels"), np.flatnonzero(np.frombuffer(packed, bool)))
+    for scope in with_bodies(graph) if shared else ():
+        editor, read = GraphEditor(scope, names), {id(t) for node in scope.nodes for t in node.inputs}
+        for along, origin, cut in shared:
+            if id(cut) in read:
+                _gather([(axis, indices[packed]) for axis, packed in along], origin, cut, editor)
+        editor.finish()
+
+
+def _gather(along: list[tuple[int, gs.Constant]], origin: gs.Constant, cut: gs.Constant, editor: GraphEditor) -> None:
+    """Let the nodes of one graph read slices that are gathered, by their indices per axis, in place of the cut."""
+    current: gs.Tensor = origin
+    shape: list[Dim] = list(origin.shape)
+    for axis, index in along:
+        shape[axis] = index.shape[0]
+        output = editor.variable(f"{origin.name}_cut", cut.dtype, list(shape))
+        name, attrs = f"{origin.name}_gather", {"axis": axis}
+        current = editor.emit("Gather", [current, index], output, name, attrs, after=editor.start)
+    for node in editor.graph.nodes:
+        if any(t is cut for t in node.inputs):
+            node.inputs = [current if t is cut else t for t in node.inputs]

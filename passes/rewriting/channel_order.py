@@ -8,9 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
+from passes.graph.subgraphs import is_read_by_others
 from passes.graph.tensors import SMALL, Index, initializer, is_constant, output_index
-from passes.weights.quantized import Quantized
-from passes.weights.streaming import Picked, moved
+from passes.weights import quantized
+from passes.weights.streaming import Picked
 
 
 class Reordering:
@@ -68,15 +69,13 @@ class Orders:
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:
         """Let a constant operand be cut or put in order along the axis."""
         tensor = node.inputs[index]
-        if not is_constant(tensor) or isinstance(tensor, Quantized) or isinstance(tensor.dtype, int):
+        if not is_constant(tensor) or isinstance(tensor.dtype, int) or quantized.is_dequantized(tensor):
             return None
-        if len(tensor.outputs) > 1 and int(np.prod(tensor.shape)) > SMALL:
+        if is_read_by_others(tensor) and int(np.prod(tensor.shape)) > SMALL:
             return None  # others read it as it is, and it would be stored twice
 
         def change() -> None:
-            values = moved(
-                initializer(node, index), Picked({axis: order})
-            )  # which another change may have put in order
-            node.inputs[index] = self._editor.constant(tensor.name, values)
+            current = initializer(node, index)  # which another change may have put in order
+            node.inputs[index] = quantized.moved_initializer(self._editor, current, Picked({axis: order}))
 
         return change

@@ -12,17 +12,22 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, become
+from passes.graph.subgraphs import mark_as
 from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+from passes.weights import quantized
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import Lazy, Picked, moved
+from passes.weights.streaming import Lazy, Picked
+
+#: initializers that were cut, in a graph and its subgraphs, and the cuts, by identity and the slices left per axis
+Cuts = dict[tuple[object, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]]
 
 
 class Rewriter:
     """What an operator's `lower` may ask for while its node is rewritten."""
 
-    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan, cuts: Cuts) -> None:
         self.facts = facts
         self.plan = plan
         self.opset: int = graph.opset
@@ -30,8 +35,7 @@ class Rewriter:
         tensors = graph.tensors()
         #: shapes before anything was removed, by name
         self.shapes: dict[str, tuple[Dim, ...]] = {name: shape_of(t) or () for name, t in tensors.items()}
-        #: initializers that were cut, and the cuts, by name and the slices that are left per axis
-        self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
+        self.cuts = cuts
         self.adapters = Adapters(self.editor)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before = construct.node("", "", {}, (), ())
@@ -89,20 +93,18 @@ class Rewriter:
         cuts = {a: m for a, m in sorted(axes.items()) if m is not None and not m.all()}
         if not cuts:
             return tensor
-        key = tensor.name, tuple((a, m.tobytes()) for a, m in cuts.items())
+        origin = tensor.key if isinstance(tensor, Quantized) else id(tensor)
+        key = origin, tuple((a, m.tobytes()) for a, m in cuts.items())
         if key not in self.cuts:
             kept = Picked({a: np.flatnonzero(m) for a, m in cuts.items()})
             self.cuts[key] = tensor, self.moved(tensor, kept)
+            mark_as(self.cuts[key][1], tensor)
         return self.cuts[key][1]
 
     def moved(self, tensor: gs.Tensor, move: Callable[[Array], Array]) -> gs.Constant:
         """A new initializer with elements of this one, in as many bits."""
         assert isinstance(tensor, gs.Constant), tensor.name
-        if isinstance(tensor, Quantized):
-            found = tensor.moved(self.editor.names.fresh(tensor.name), move)
-            if found is not None:
-                return found
-        return self.editor.constant(tensor.name, moved(tensor, move))
+        return quantized.moved_initializer(self.editor, tensor, move)
 
     def shifted(self, tensor: gs.Constant, shift: Array, values: Array) -> gs.Constant:
         """A new initializer with `values`, which are those of this one and `shift` added: in its steps if they fit."""

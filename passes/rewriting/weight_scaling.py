@@ -11,7 +11,9 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import ONE, ZERO, Affine, keeps_shape, limits, rounds, with_constant
 from passes.graph.editor import Change, GraphEditor
+from passes.graph.subgraphs import is_read_by_others
 from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, shape_of, values_of
+from passes.weights import quantized
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
 from passes.weights.streaming import Lazy, lazy, scaled
@@ -127,10 +129,12 @@ class Fuser:
                 return None
         return lambda: self._give(node, scaled, shifted)
 
-    def _give(self, node: gs.Node, weight: Array | Lazy | None, bias: Array | None) -> None:
+    def _give(self, node: gs.Node, weight: Array | Lazy | Quantized | None, bias: Array | None) -> None:
         """Put other weights and another bias in the place of those of the node, where they are given."""
         before = operand(node, 2)
-        if weight is not None:
+        if isinstance(weight, Quantized):
+            node.inputs[1] = quantized.twin(self._editor, weight)
+        elif weight is not None:
             node.inputs[1] = self._editor.constant(node.inputs[1].name, weight)
         if bias is not None:
             constant = self._editor.constant("bias" if before is None else before.name, bias)
@@ -139,15 +143,18 @@ class Fuser:
 
 def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether a node may change its weights."""
-    # a quantised one, scaled, would lie between its steps
-    if not is_constant(weight) or isinstance(weight.dtype, int) or isinstance(weight, Quantized):
+    # what DequantizeLinear makes, scaled, would lie between its steps
+    if not is_constant(weight) or isinstance(weight.dtype, int) or quantized.is_dequantized(weight):
         return False
     # what others read as it is would be stored twice
-    return len(weight.outputs) == 1 or prod(weight.shape) <= SMALL
+    return not is_read_by_others(weight) or prod(weight.shape) <= SMALL
 
 
-def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy:
-    """The weights times factors, in their type; read later if they are elsewhere."""
+def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy | Quantized:
+    """The weights times factors, in their type; read later if they are elsewhere, and in as few bits."""
+    fewer = quantized.scaled(weight, weight.name, factors) if isinstance(weight, Quantized) else None
+    if fewer is not None:
+        return fewer
     narrow = factors.astype(weight.dtype)  # a product in the weights' own type is as exact where factors are of it
     factors = narrow if (narrow == factors).all() else factors
     values = lazy(weight)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.shape_rules import ElementRule, ShapeVectors, settled
-from passes.graph.construct import constant
+from passes.graph.construct import constant, snapshot
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
@@ -19,6 +19,7 @@ from passes.ops.quantization import Dequantize
 from passes.ops.shape import Constant, Measuring, Reshape, Shape
 from passes.simplify import fold_weight_computations
 from passes.simplify.dead_code import drop_unused
+from passes.weights import quantized
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import Lazy
 
@@ -80,12 +81,15 @@ def _constant_results(node: gs.Node, opset: int) -> Results | None:
     value = op.value(node) if isinstance(op, Constant) else _from_sizes(node, opset)
     if value is not None:
         return [value]
+    size = _result_size(node)
+    weight = _computed_in_few_bits(node, opset) if size > SMALL else None
+    if weight is not None:
+        return [weight]
     operands = _constant_operands(node)
     if not operands or subgraphs(node) or op.contradiction(node):
         return None
     # an operand with other readers stays for them, and the result would come on top of it
     room = max(SMALL, sum(math.prod(t.shape) for t in operands if len(t.outputs) == 1))
-    size = _result_size(node)
     if size > room:
         return None
     if any(isinstance(t, Quantized) for t in operands):
@@ -122,6 +126,44 @@ def _constant_operands(node: gs.Node) -> list[gs.Constant]:
     return operands
 
 
+def _computed_in_few_bits(node: gs.Node, opset: int) -> Quantized | None:
+    """The result of arithmetic that takes fewer bits as what it is made of; None for others."""
+    if node.op not in quantized.ARITHMETIC or rules(node).contradiction(node):
+        return None
+    parts: list[quantized.Expression] = []
+    for tensor in node.inputs:
+        part = _spread(tensor, opset)
+        if part is None:
+            return None
+        parts.append(part)
+    only = [t for t in node.inputs if isinstance(t, Quantized)]
+    if len(only) == 1 and all(is_constant(t) for t in node.inputs):
+        found = _still_quantized(node, opset)  # a mask leaves the steps as they are
+        if found is not None:
+            return found
+    return quantized.computed(node, parts)
+
+
+def _spread(tensor: gs.Tensor, opset: int) -> quantized.Expression | None:
+    """An operand of arithmetic that is an initializer, or repeats elements of one; None for others."""
+    if is_constant(tensor):
+        return None if isinstance(tensor.dtype, int) else quantized.expression_of(tensor)
+    producer = tensor.inputs[0] if len(tensor.inputs) == 1 else None
+    if producer is None or not isinstance(rules(producer), Movement) or len(producer.outputs) > 1:
+        return None
+    data, *others = producer.inputs
+    operands = [values_of(t) for t in others if is_constant(t)]
+    part = _spread(data, opset) if len(operands) == len(others) else None
+
+    def move(values: Array) -> Array:
+        results = rules(producer).computed(producer, opset, [values, *operands])
+        if results is None or len(results) != 1:
+            raise ValueError(producer.op)
+        return results[0]
+
+    return None if part is None else quantized.spread(part, move)
+
+
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     """The result of a node that reads one weight of few bits, with as few bits; None where it is not one exactly."""
     operands = [None if t.is_empty() else values_of(t) for t in node.inputs]
@@ -130,8 +172,10 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     if others or len(node.outputs) > 1:
         return None
 
+    step = snapshot(node)  # large results are computed again once the graph is another
+
     def apply(values: Array) -> Array:
-        results = rules(node).computed(node, opset, [values if i == position else x for i, x in enumerate(operands)])
+        results = rules(step).computed(step, opset, [values if i == position else x for i, x in enumerate(operands)])
         if results is None or len(results) != 1:
             raise ValueError(node.op)
         return results[0]

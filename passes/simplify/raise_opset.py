@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx.defs import OpSchema
 
 from passes.graph.editor import Change, GraphEditor, all_or_none
+from passes.graph.opset_versions import Form, means_the_same
 from passes.graph.subgraphs import with_bodies
 from passes.graph.tensors import is_standard, shape_of
 
@@ -51,33 +49,8 @@ def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
 def _means_the_same(node: gs.Node, old: int, new: int) -> bool:
     """Whether the node can stand as it is in the new opset."""
     dropped = any(node.op == op and node.attrs.get(name) == value for (op, name), value in _DROPPED.items())
-    return not dropped and _is_extended(node.op, old, new, len(node.outputs))
-
-
-@cache
-def _is_extended(op: str, old: int, new: int, outputs: int) -> bool:
-    """Whether an operator that writes so many outputs takes in the new opset what it took, and means the same by it.
-
-    It may have gained types, attributes with a default and operands that can be left out.
-    """
-    if not onnx.defs.has(op, old, "") or not onnx.defs.has(op, new, ""):
-        return False  # one of ONNX Runtime's own, or of none of both
-    before, after = onnx.defs.get_schema(op, old, ""), onnx.defs.get_schema(op, new, "")
-    if before.since_version == after.since_version:
-        return True
-    if after.deprecated or outputs > after.max_output or before.max_input > after.max_input:
-        return False
-    gained = after.attributes.keys() - before.attributes.keys()
-    return (
-        after.min_input <= before.min_input
-        and all(_stands_in(after.attributes.get(name), was) for name, was in before.attributes.items())
-        and not any(after.attributes[name].required for name in gained)
-    )
-
-
-def _stands_in(now: OpSchema.Attribute | None, was: OpSchema.Attribute) -> bool:
-    """Whether an attribute is still there, with the same default."""
-    return now is not None and now.type == was.type and now.default_value == was.default_value
+    form = Form(node.op, frozenset(node.attrs), len(node.inputs), len(node.outputs))
+    return not dropped and means_the_same(form, old, new)
 
 
 def _as_operand(attribute: str) -> Callable[[gs.Node, GraphEditor], Change | None]:

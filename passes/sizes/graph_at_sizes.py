@@ -15,7 +15,8 @@ from passes.graph.subgraphs import bodies, subgraphs
 from passes.graph.tensors import shape_of
 from passes.model import inputs_with_defaults
 from passes.model.inputs import fix_inputs
-from passes.model.onnx_to_graph import imported, inlined
+from passes.model.local_functions import inlined
+from passes.model.onnx_to_graph import imported
 from passes.model.outline import described_as
 from passes.ops import rules
 from passes.ops.convolutions.convolution import Conv

@@ -16,7 +16,8 @@ from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
 from passes.model.contrib_operators.decompose import decompose
 from passes.model.declarations import check_noted, written
-from passes.model.onnx_to_graph import imported, inlined
+from passes.model.local_functions import inlined
+from passes.model.onnx_to_graph import imported
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather

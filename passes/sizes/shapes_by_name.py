@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError
 from passes.model import inputs_with_defaults
-from passes.model.onnx_to_graph import imported, inlined
+from passes.model.local_functions import inlined
+from passes.model.onnx_to_graph import imported
 from passes.model.outline import outline
 from passes.sizes.prepare import shaped
 

@@ -234,11 +234,6 @@ def scaled(source: Lazy, factors: Array) -> Lazy:
     return Changed(source, change)
 
 
-def narrowed(source: Lazy, dtype: np.dtype[np.generic]) -> Lazy:
-    """Other values in another type, which holds them all."""
-    return Changed(source, lambda start, stop, block: block, dtype)
-
-
 def patched(source: Lazy, axis: int, places: Index, slices: Array) -> Lazy:
     """Other values with some slices along one axis replaced, by those of an array along its first axis."""
 
@@ -259,8 +254,11 @@ def patched(source: Lazy, axis: int, places: Index, slices: Array) -> Lazy:
 def moved(tensor: gs.Constant, move: Callable[[Array], Array]) -> Array | Lazy:
     """The values of an initializer after their elements were moved or dropped."""
     values = lazy(tensor)
-    if values is not None and values.on_disk and isinstance(move, Picked):
-        return Cut(values, move.picked)
+    if values is not None and values.on_disk:
+        if isinstance(move, Picked):
+            return Cut(values, move.picked)
+        shape = move(np.broadcast_to(np.zeros((), values.dtype), values.shape)).shape
+        return Made(shape, values.dtype, lambda: np.ascontiguousarray(move(np.asarray(values))))
     return np.ascontiguousarray(move(values_of(tensor)))
 
 

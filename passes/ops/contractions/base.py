@@ -43,7 +43,7 @@ from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
-from passes.weights.quantized import Quantized
+from passes.weights.quantized import is_dequantized
 from passes.weights.statistics import Nonzero
 from passes.weights.streaming import contracted, lazy
 
@@ -120,7 +120,7 @@ class Contraction(Op, CoupledAxes, Reordering):
 
     def dependence(self, node: gs.Node, facts: Facts, projection: Projection) -> LinearDependence | None:
         """Slices of the data for which weights of their representatives can stand."""
-        if not projection.is_matrix or isinstance(node.inputs[projection.weights], Quantized):
+        if not projection.is_matrix or is_dequantized(node.inputs[projection.weights]):
             return None
         (label,) = projection.inner
         return facts.dependence.get((node.inputs[projection.data].name, projection.axis(label, projection.data)))

@@ -38,7 +38,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
-from passes.weights.quantized import Quantized
+from passes.weights.quantized import is_dequantized
 from passes.weights.statistics import Nonzero
 
 
@@ -272,14 +272,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
         """Input channels that weights of their representatives can stand for: at a border no shift can."""
         dependence = facts.dependence.get((node.inputs[0].name, 1))
-        if dependence is None or group_size(node) != 1 or isinstance(node.inputs[1], Quantized):
+        if dependence is None or group_size(node) != 1 or is_dequantized(node.inputs[1]):
             return None
         return dependence if self.spreads_evenly(node) or not dependence.shift.any() else None
 
     @staticmethod
     def _representatives(node: gs.Node, known: ConstantSlices, shift: Mask) -> Mask:
         """Of constant channels that borders read less of, those that must be there: one, if it can stand for all."""
-        if group_size(node) > 1 or isinstance(node.inputs[1], Quantized):  # weights that take no others in
+        if group_size(node) > 1 or is_dequantized(node.inputs[1]):  # weights that take no others in
             return shift
         strongest = np.zeros(shift.shape, bool)  # dividing by the largest keeps the folded weights small
         strongest[np.where(shift, np.abs(known.value.astype(np.float64)), 0).argmax()] = True

@@ -56,6 +56,43 @@ def test_masks_inside_a_branch() -> None:
     assert [axis.removed for axis in result.report.masked] == [4]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("agreeing", "stored"), [(True, 0.55), (False, 1.0)])
+def test_weights_that_branches_share(agreeing: bool, stored: float, nested: bool) -> None:
+    """As in a merged decoder: slices that branches agree on are stored once, of others the whole, and all are cut."""
+    rng = np.random.default_rng(0)
+    k = (rng.permutation(64) % 2).astype(np.float32)
+
+    def products(mask: str, tag: str) -> str:
+        return (
+            f"{tag}a = MatMul(x, w) {tag}s = Mul({tag}a, s) {tag}b = Add({tag}s, b) {tag}m = Mul({tag}b, {mask}) "
+            f"{tag}q = DequantizeLinear <axis=1> (q, z) {tag}r = MatMul({tag}m, {tag}q) {tag} = MatMul({tag}r, v)"
+        )
+
+    def branch(name: str, mask: str) -> str:
+        return f"{name} () => (float[N,40] {name}y) {{ {products(mask, name + 'y')} }}"
+
+    inner = f"then_branch = {branch('f', 'k')}, else_branch = {branch('g', 'k')}"
+    other = f"e () => (float[N,40] i) {{ i = If (p) <{inner}> }}" if nested else branch("e", "k" if agreeing else "l")
+    source = graph(
+        f"""(float[N,40] x, bool p) => (float[N,40] y) <float[40,64] w, float[32,40] v, float[64] b> {{
+            y = If (p) <then_branch = {branch("t", "k" if agreeing or not nested else "l")}, else_branch = {other}>
+        }}""",
+        k=k,
+        l=(rng.permutation(64) % 3 > 0).astype(np.float32),
+        s=rng.uniform(0.5, 2, size=64).astype(np.float32),
+        q=rng.integers(-90, 90, size=(64, 32)).astype(np.int8),
+        z=rng.uniform(0.01, 0.02, size=32).astype(np.float32),
+    )
+    result = check(source)
+    assert result.report.after.macs <= 0.8 * result.report.before.macs and not result.report.held
+    before, after = (
+        sum(int(np.prod(t.dims)) for t in m.graph.initializer if len(t.dims) == 2 and t.name != "v")
+        for m in (source, result.model)
+    )
+    assert after <= stored * before
+
+
 def test_masks_around_a_branch() -> None:
     """The branch reads the masked tensor whole, but multiplies what is live."""
     source = graph(

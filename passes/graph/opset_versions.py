@@ -1,0 +1,62 @@
+"""Compatibility of nodes with other opsets: their validity there, and the same meaning."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import onnx
+from onnx.defs import OpSchema
+
+# Before it, operators changed what they compute and kept their signature.
+_OLDEST = 11
+
+
+class Form(NamedTuple):
+    """What a node looks like: its operator, the names of its attributes, and its numbers of inputs and outputs."""
+
+    op: str
+    attributes: frozenset[str]
+    inputs: int
+    outputs: int
+
+
+@cache
+def is_valid(form: Form, opset: int) -> bool:
+    """Whether the opset has such nodes."""
+    schema = _schema(form.op, opset)
+    return (
+        schema is not None
+        and form.attributes <= schema.attributes.keys()
+        and schema.min_input <= form.inputs <= schema.max_input
+        and form.outputs <= schema.max_output
+        # equal parts are what is left out before, and asked for then
+        and not (form.op == "Split" and opset >= 18 and form.inputs == 1 and "num_outputs" not in form.attributes)
+    )
+
+
+@cache
+def means_the_same(form: Form, first: int, second: int) -> bool:
+    """Whether such a node is valid in both opsets, and the later one extends what it meant in the earlier one."""
+    old, new = (_schema(form.op, opset) for opset in sorted((first, second)))
+    if old is None or new is None or not (is_valid(form, first) and is_valid(form, second)):
+        return False
+    if old.since_version == new.since_version:
+        return True
+    gone = old.attributes.keys() - form.attributes - new.attributes.keys()
+    return (
+        min(first, second) >= _OLDEST
+        and not any(old.attributes[name].default_value.type for name in gone)
+        and all(_stands_in(new.attributes[name], was) for name, was in old.attributes.items() if name not in gone)
+        and not any(new.attributes[name].required for name in new.attributes.keys() - old.attributes.keys())
+    )
+
+
+def _schema(op: str, opset: int) -> OpSchema | None:
+    found = onnx.defs.get_schema(op, opset, "") if onnx.defs.has(op, opset, "") else None
+    return None if found is None or found.deprecated else found
+
+
+def _stands_in(now: OpSchema.Attribute, was: OpSchema.Attribute) -> bool:
+    """Whether an attribute has the same default."""
+    return now.type == was.type and now.default_value == was.default_value

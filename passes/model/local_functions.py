@@ -1,0 +1,88 @@
+"""Local functions: inlined, whatever opset of the standard they import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto
+from onnx.inliner import inline_local_functions
+
+from passes.graph.opset_versions import Form, is_valid, means_the_same
+from passes.graph.tensors import STANDARD_DOMAINS, describe
+from passes.model.outline import outline
+
+# From opset 13 on over the one axis, and before over all axes from it on: the same where it is the last.
+_OVER_AXES = ("Hardmax", "LogSoftmax", "Softmax")
+
+
+def inlined(model: ModelProto) -> ModelProto:
+    """A model without local functions: itself, if it has none. Where they cannot be inlined, calls are left alone."""
+    try:
+        return inline(model)
+    except Exception:  # functions that do not fit their calls, or of an opset that cannot be converted to the model's
+        return model
+
+
+def inline(model: ModelProto) -> ModelProto:
+    """As `inlined`. Raises ValueError, or an exception of onnx's own, where they cannot be."""
+    if not model.functions:
+        return model
+    inside: ModelProto = inline_local_functions(_in_its_opset(model), convert_version=True)
+    return inside
+
+
+def _in_its_opset(model: ModelProto) -> ModelProto:
+    """The model, whose functions import its own opset where their nodes mean the same in it.
+
+    onnx converts the rest, and asks for the types of what they write.
+    """
+    opset = _opset_of(model)
+    others = [f for f in model.functions if _opset_of(f) not in (None, opset)]
+    if opset is None or not others:
+        return model
+    model = ModelProto.FromString(model.SerializeToString())
+    converted = False
+    for function in model.functions:
+        own = _opset_of(function)
+        if own in (None, opset):
+            continue
+        changed = [n for n in _standard(function.node) if not _means_the_same(n, own, opset)]
+        for node in changed:
+            if is_valid(_form(node), opset):
+                raise ValueError(
+                    f"`{function.name}` imports opset {own}, in which its node `{describe(node)}` ({node.op_type}) "
+                    f"means something else than in opset {opset}, by which runtimes take it"
+                )
+        converted |= bool(changed)
+        if not changed:
+            next(said for said in function.opset_import if said.domain in STANDARD_DOMAINS).version = opset
+    if converted:
+        known = {value.name for value in model.graph.value_info}
+        found = onnx.shape_inference.infer_shapes(outline(model)).graph.value_info
+        model.graph.value_info.extend(value for value in found if value.name not in known)
+    return model
+
+
+def _opset_of(owner: ModelProto | FunctionProto) -> int | None:
+    return next((said.version for said in owner.opset_import if said.domain in STANDARD_DOMAINS), None)
+
+
+def _standard(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes of the standard, those of bodies included."""
+    for node in nodes:
+        if node.domain in STANDARD_DOMAINS:
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _standard(attribute.g.node)
+
+
+def _means_the_same(node: NodeProto, own: int, opset: int) -> bool:
+    if node.op_type in _OVER_AXES and any(a.name == "axis" and a.i == -1 for a in node.attribute):
+        return True
+    return means_the_same(_form(node), own, opset)
+
+
+def _form(node: NodeProto) -> Form:
+    return Form(node.op_type, frozenset(a.name for a in node.attribute), len(node.input), len(node.output))
