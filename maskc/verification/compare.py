@@ -14,14 +14,14 @@ from pathlib import Path
 from onnx import ModelProto
 
 from maskc import progress
-from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
+from maskc.errors import CrashError, InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
-from maskc.runtime import accepted_sizes, latency, random_inputs
+from maskc.runtime import accepted_sizes, isolation, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless
 from maskc.runtime.integer_products import saturates
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
@@ -167,7 +167,7 @@ def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
                 raise
             # It takes the one and not the other: then something was written that it must not be given.
             found.reasons.append(f"The compiled model cannot be run: {error}")
-        except RunError as error:
+        except (RunError, CrashError) as error:
             found.reasons.append(f"The compiled model cannot be run: {error}")
         return expected, None
 
@@ -222,10 +222,13 @@ def _compare_inside(
     feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found
 ) -> tuple[Proof | None, Failure | None]:
     """Compare region by region, as far as that can be, and say what fails first."""
+    arguments = models.reference, models.compiled, feeds, models.stored, options.seed
     try:
-        proof = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
-    except UnavailableError as error:
-        found.undecided.append(str(error))
+        if isolation.suspected:
+            isolation.isolated(lambda: bool(compare_regions(*arguments)))
+        proof = compare_regions(*arguments)
+    except (UnavailableError, CrashError) as error:
+        found.undecided.append(f"{str(error).rstrip('.')}.")
         return None, None
     found.regions = summary(proof)
     failure = first_failure(proof)

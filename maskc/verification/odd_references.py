@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from maskc.errors import MaskcError, RunError
 from maskc.frontend.graph_queries import all_graphs, array_of, copied
-from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from maskc.runtime.session import load
 from maskc.verification.inputs import Sample
 from passes.model.declarations import dims_of, written
 
@@ -26,7 +26,7 @@ def where_odd(reference: ModelProto, sample: Sample) -> str | None:
         return f"'{weight}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
     names = [name for node in reference.graph.node if node.op_type != "Constant" for name in node.output if name]
     try:
-        inside = OnnxRuntimeSession(exposed(reference, set(names)), optimized=False).run(sample.inputs)
+        inside = load(exposed(reference, set(names)), optimized=False).run(sample.inputs)
     except MaskcError:
         inside = {}
     values = sample.inputs | {name: inside[name] for name in names if name in inside}
@@ -62,7 +62,7 @@ def _only_optimized(reference: ModelProto, sample: Sample) -> str | None:
     """A clause where ONNX Runtime runs the reference as it is written not at all, or to outputs of another shape."""
     because = "without ONNX Runtime's optimizations, which believe the shapes that a model notes"
     try:
-        plain = OnnxRuntimeSession(reference, optimized=False).run(sample.inputs)
+        plain = load(reference, optimized=False).run(sample.inputs)
     except RunError:
         return f"the reference does not run {because}"
     except MaskcError:

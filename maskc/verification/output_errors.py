@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from maskc import progress
-from maskc.errors import RunError
+from maskc.errors import CrashError, RunError
 from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.error_statistics import Distance, Statistics, distance
@@ -95,7 +95,7 @@ def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance) -> Output
     for sample in data:
         try:
             actual = pair.actual(sample.inputs)
-        except RunError as error:
+        except (RunError, CrashError) as error:
             failures.append(f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}")
             stopped = sample
             break

@@ -9,8 +9,8 @@ from onnx import ModelProto
 
 from maskc.errors import RunError, UnavailableError
 from maskc.results.measurements import FirstDifference
-from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.random_inputs import Inputs
+from maskc.runtime.session import Session, load
 from maskc.verification.compare_regions import difference, differs_on
 from maskc.verification.error_statistics import Distance, farthest
 from maskc.verification.inputs import Outputs, Sample
@@ -40,7 +40,7 @@ class Rounding:
         self._proof = proof if proof is not None and proof.complete else None
         #: the first region that differs on data on which outputs do
         self.difference: FirstDifference | None = None
-        self._sessions: list[OnnxRuntimeSession] = []
+        self._sessions: list[Session] = []
         self._errors: dict[int, tuple[float, float, float]] = {}
         self._explained: dict[int, bool] = {}
         self._accepted: list[Sample] = []
@@ -111,7 +111,7 @@ class Rounding:
         if id(sample) not in self._errors:
             try:
                 if not self._sessions:
-                    self._sessions = [OnnxRuntimeSession(model, optimized=False, exact=True) for model in self._models]
+                    self._sessions = [load(model, optimized=False, exact=True) for model in self._models]
                 right, other = (session.run(sample.inputs) for session in self._sessions)
                 errors = (
                     farthest(right, sample.expected),
