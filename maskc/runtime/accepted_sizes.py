@@ -50,9 +50,11 @@ def plan(
     seed: int,
     tried: Mapping[str, int] | None = None,
     inside: InnerSizes | None = None,
+    most: int | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
 
+    It runs once without an error for each that is found, of which there are at most `most`, on Gaussian values.
     `tried` are values for symbols by name, which come first where the model accepts them. The model is not run
     where a tensor `inside` it has too many elements, nor, beside other sizes, where an image is smaller than a window.
 
@@ -60,7 +62,7 @@ def plan(
     """
     search = _Search(inputs, run, seed, inside)
     sizes, ceiling = search.first(tried or {})
-    return Plan((sizes, *search.beside(sizes, ceiling)), ceiling)
+    return Plan(tuple(itertools.islice(itertools.chain([sizes], search.beside(sizes, ceiling)), most)), ceiling)
 
 
 class _Search:
@@ -90,26 +92,26 @@ class _Search:
             "Give real data with --inputs."
         )
 
-    def beside(self, sizes: Mapping[str, int], ceiling: int) -> list[Mapping[str, int]]:
+    def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
         """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""
-        accepted: list[Mapping[str, int]] = []
+        known = [sizes]
         for batch in _BATCHES if self._batches else ():
-            candidate = {**sizes, **dict.fromkeys(self._batches, batch)}
-            if candidate not in (sizes, *accepted) and self._accepts(candidate, ceiling, _MANY_INSIDE):
-                accepted.append(candidate)
+            candidate: Mapping[str, int] = {**sizes, **dict.fromkeys(self._batches, batch)}
+            if candidate not in known and self._accepts(candidate, ceiling, _MANY_INSIDE):
+                known.append(candidate)
+                yield candidate
         if self._others:
-            known = [sizes, *accepted]
-            least = dict.fromkeys(self._others, 0)
-            accepted += self._beyond(least, sizes, known, ceiling) or self._beyond(sizes, sizes, known, ceiling)
-        return accepted
+            more = self._beyond(dict.fromkeys(self._others, 0), sizes, known, ceiling)
+            first = next(more, None)
+            yield from self._beyond(sizes, sizes, known, ceiling) if first is None else itertools.chain([first], more)
 
     def _beyond(
         self, least: Mapping[str, int], sizes: Mapping[str, int], known: Sequence[Mapping[str, int]], ceiling: int
-    ) -> list[Mapping[str, int]]:
+    ) -> Iterator[Mapping[str, int]]:
         """The first few that are accepted of sizes which exceed `least` by as much."""
         candidates = ({**sizes, **{name: least[name] + size for name in self._others}} for size in _MORE_SIZES)
         new = (c for c in candidates if c not in known and (self._inside is None or self._inside.windows_fit(c)))
-        return [*itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)]
+        return itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)
 
     def _candidates(self) -> Iterator[tuple[dict[str, int], int]]:
         for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), _CEILINGS):
