@@ -54,9 +54,9 @@ from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 class Models:
     """What is compared, read already: the reference and the compiled model, with the figures of both.
 
-    `original` is the TensorFlow model that the reference was converted from, None if there is none. `masked`: the
-    reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted. `stored`
-    are the slices that the compiler says it left of tensors, by name and axis, None where none says so.
+    `original` is what the reference was made of, by masks if it is another model: then TensorFlow, if it is from there,
+    is compared with the model as it was converted. `stored` are the slices that the compiler says it left of tensors,
+    by name and axis, None where none says so.
     """
 
     reference: ModelProto
@@ -64,7 +64,6 @@ class Models:
     before: Figures
     after: Figures
     original: Source | None = None
-    masked: bool = False
     stored: Mapping[str, Slices] | None = None
 
 
@@ -241,7 +240,7 @@ def _compare_outputs(
         original = models.original.tensorflow.run
         moving = RoundedWeights(models.reference, found.provider, options.seed)
         run, what = actual.run, "the compiled model"
-        if models.masked:
+        if models.original.model is not models.reference:
             run, what = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
         pairs.append(
             Pair("TensorFlow", lambda sample: original(sample.inputs), run, what, moving.explains, TENSORFLOW_FACTOR)

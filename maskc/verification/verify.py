@@ -111,7 +111,6 @@ def verify_with(
         Figures.from_cost(costs[0], before.bytes),
         Figures.from_cost(costs[1], after.bytes),
         original=before,
-        masked=masks is not None,
     )
     real = {} if inputs is None else {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
     result = compare(models, options, real, sizes)
