@@ -105,9 +105,8 @@ class _Isolated:
             return isolation.isolated(lambda: use(self._load(self._model)), self._runtime)
         except CrashError as error:
             node = self._first_to_crash(use)
-            raise CrashError(
-                f"{error} at {node.op_type} '{name_of(node)}'. Try another version of it, or another --provider."
-            ) from error
+            advice = "Try another version of it, or `maskc verify` with another --provider."
+            raise CrashError(f"{error} at {node.op_type} '{name_of(node)}'. {advice}") from error
 
     def _first_to_crash(self, use: Callable[[Session], Result]) -> NodeProto:
         """The first node with which the model crashes when all that comes after it is left out, by halves."""

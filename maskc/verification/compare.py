@@ -257,14 +257,11 @@ def _compare_outputs(
 
 def _dumped(directory: Path, proof: Proof | None, failure: Failure | None, sample: Sample) -> str:
     """Write the region that fails, or the inputs on which outputs differ, and say so."""
+    failing = (proof.checker, failure.region) if proof is not None and failure is not None and failure.ran else None
     try:
-        if proof is not None and failure is not None and failure.ran:
-            written = save_failing_case.write(directory, proof.checker, failure.region)
-        else:
-            written = save_failing_case.write_inputs(directory, sample.inputs)
+        return f"Written: {', '.join(map(str, save_failing_case.write(directory, sample.inputs, failing)))}."
     except InputError as error:  # must not hide the difference itself
         return str(error)
-    return f"Written: {', '.join(map(str, written))}."
 
 
 def _placement(models: Models, inputs: random_inputs.Inputs, provider: Gpu) -> str:

@@ -15,11 +15,24 @@ from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.graph import NUMPY
 
 
-def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]:
-    """Write `expected.onnx` and `compiled.onnx`, which read tensors of the source, and `input.npz`.
+def write(directory: Path, inputs: Inputs, failing: tuple[Checker, Region] | None) -> tuple[Path, ...]:
+    """Write the sides of a region, `expected.onnx` and `compiled.onnx`, which read tensors of the source, and data.
 
-    Returns the files. Raises `InputError` when they cannot be written.
+    The data are in `input.npz`, alone where no region fails: then inputs on which whole outputs differ. Returns the
+    files. Raises `InputError` when they cannot be written.
     """
+    models, values = ([], inputs) if failing is None else _sides(*failing)
+    names = [*("expected.onnx", "compiled.onnx")[: len(models)], "input.npz"]
+    with write_model_files.written(f"The directory {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, model in zip(names, models, strict=False):
+            write_model_files.write_model(model, directory / name)
+        np.savez(directory / names[-1], **values)  # type: ignore[arg-type]
+    return tuple(directory / name for name in names)
+
+
+def _sides(checker: Checker, region: Region) -> tuple[list[ModelProto], Inputs]:
+    """A model of each side of a region, and values for both."""
     held = {name: checker.boundaries[name] for name in region.compiled_reads}
     sources = sorted({*region.source_reads, *(boundary.source for boundary in held.values())})
     types = {name: checker.types[name] for name in sources}
@@ -39,21 +52,7 @@ def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]
             helper.make_tensor_value_info(input_, NUMPY[array.dtype], array.shape) for input_, array in values.items()
         )
         model.graph.output.append(output)
-    names = ("expected.onnx", "compiled.onnx")
-    with write_model_files.written(f"The directory {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, model in zip(names, (expected, compiled), strict=True):
-            write_model_files.write_model(model, directory / file)
-        np.savez(directory / "input.npz", **values)  # type: ignore[arg-type]
-    return tuple(directory / file for file in (*names, "input.npz"))
-
-
-def write_inputs(directory: Path, inputs: Inputs) -> tuple[Path, ...]:
-    """Write `input.npz`, on which the outputs of whole models differ. Raises `InputError` when that cannot be done."""
-    with write_model_files.written(f"The directory {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
-        np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
-    return (directory / "input.npz",)
+    return [expected, compiled], values
 
 
 def _begin_with(model: ModelProto, leaf: str, source: str, slices: Slices) -> None:
