@@ -115,6 +115,16 @@ def test_a_loop_of_too_many_rounds_is_not_run(tmp_path: Path) -> None:
     )
 
 
+def test_a_signal_ends_what_begins_again_after_a_crash(tmp_path: Path) -> None:
+    again = "from maskc.runtime import isolation; isolation.suspected or os.kill(os.getpid(), signal.SIGSEGV)"
+    stuck = begun(tmp_path, f"{again}; print('again', flush=True); {NATIVE}")
+    assert stuck.stdout is not None and [stuck.stdout.readline() for _ in range(2)] == ["begun\n", "again\n"]
+    stuck.send_signal(signal.SIGINT)
+    _, errors = stuck.communicate(timeout=30)
+    assert (stuck.returncode, errors) == (130, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_it_dies(tmp_path: Path) -> None:
     stuck = begun(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
     _, errors = stuck.communicate(timeout=30)
