@@ -59,9 +59,9 @@ def limit_memory(gigabytes: float) -> None:
     _tell(_MEMORY, str(gigabytes))
 
 
-def repeat_after_crash() -> None:
-    """Have this process started once more if native code ends it: what it does can be done twice."""
-    _tell(_REPEAT, "")
+def repeat_after_crash(repeats: bool) -> None:
+    """Whether this process is started once more if native code ends it: what it does can be done twice."""
+    _tell(_REPEAT, "yes" if repeats else "")
 
 
 def supervised(run: Callable[[], None], told: Callable[[str, int], int]) -> None:
@@ -223,7 +223,7 @@ class _Supervisor:
             elif what == _MEMORY:
                 self._memory = value
             elif what == _REPEAT:
-                self._repeats = True
+                self._repeats = bool(value)
             elif self._signal is None:
                 self._limit, self._deadline = value, time.monotonic() + float(value)
         return bool(data)
