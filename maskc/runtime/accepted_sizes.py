@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.errors import NotComparableError, RunError
 from maskc.runtime.random_inputs import Inputs, Plan, Port, draw, smaller
@@ -16,12 +17,15 @@ _BATCHES = (1, 2, 5)
 
 # What integers that are not known to be indices stay below, the first that is accepted.
 _CEILINGS = (3, 2, 1)
+_INTEGERS = frozenset(kind for name, kind in TensorProto.DataType.items() if "INT" in name)
 
 # Values tried for symbolic sizes other than the batch until the reference accepts one, the last for windows on sound,
 # and then beside it: an odd one, the smallest, and one more; where it accepts none of these, larger by as much.
 _SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
 _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
+# Values of sizes of which one is the sum of two: of what is new and of the past; the others may be heads.
+_SUMMED = (16, 4, 8, 1)
 _MAX_TRIES = 60
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
@@ -76,13 +80,17 @@ class _Search:
         leading = {port.symbols()[0] for port in inputs if port.type.shape and not isinstance(port.type.shape[0], int)}
         self._batches = [symbol for symbol in self._symbols if symbol in leading]
         self._others = [symbol for symbol in self._symbols if symbol not in leading]
+        # what is drawn for other types is the same
+        drawn = any(port.entries is not None or port.type.elem_type in _INTEGERS for port in inputs)
+        self._ceilings = _CEILINGS if drawn else _CEILINGS[:1]
+        self._large: list[tuple[Mapping[str, int], int]] = []
         self._failure: RunError | None = None
 
     def first(self, tried: Mapping[str, int]) -> tuple[Mapping[str, int], int]:
         """The first sizes that are accepted, and the ceiling. Raises `NotComparableError` where there are none."""
         asked = {name: size for name, size in tried.items() if name in self._symbols}
-        wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), _CEILINGS)
-        attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._candidates())]
+        wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), self._ceilings)
+        attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._large)]
         for most, candidates in attempts:
             for sizes, ceiling in candidates:
                 if self._accepts(sizes, ceiling, most):
@@ -114,7 +122,7 @@ class _Search:
         return itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)
 
     def _candidates(self) -> Iterator[tuple[dict[str, int], int]]:
-        for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), _CEILINGS):
+        for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), self._ceilings):
             for values in itertools.islice(_values(len(self._others)), _MAX_TRIES):
                 yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
 
@@ -127,6 +135,7 @@ class _Search:
             text = f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
             return self._failed(RunError(text))
         if elements > most:
+            self._large.append((sizes, ceiling))
             return False
         drawn = draw(self._inputs, sizes, "gaussian", np.random.default_rng(self._seed), ceiling)
         return any(map(self._runs, (drawn, *(smaller(self._inputs, drawn) if ceiling == 1 else ()))))
@@ -145,9 +154,11 @@ class _Search:
 
 
 def _values(count: int) -> Iterator[tuple[int, ...]]:
-    """Sizes for `count` symbols: all alike first, since most are related, then every combination."""
+    """Sizes for `count` symbols: all alike first, since most are related, then one of them a sum, then all others."""
     yield from ((size,) * count for size in _SIZES[: len(_SIZES) if count else 1])
     if count > 1:
+        for size, place in itertools.product(_SUMMED, range(count)):
+            yield tuple(2 * size if index == place else size for index in range(count))
         for values in itertools.product(_SIZES, repeat=count):
             if len(set(values)) > 1:
                 yield values
