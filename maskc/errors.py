@@ -45,6 +45,10 @@ class NotComparableError(InputError):
     """The reference runs on no input that could be made for it, so nothing can be compared (exit code 2)."""
 
 
+class CrashError(NotComparableError):
+    """A runtime crashes at what it is given (exit code 2)."""
+
+
 class PruningWarning(UserWarning):
     """Pruning does not come as far as it was told to, or has nothing to do."""
 

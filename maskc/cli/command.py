@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
 
+from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.shared_options import Debug, Limits, Quiet, Verbose
 from maskc.inspection.option_fields import Option, options_of
@@ -45,7 +46,7 @@ def command(*, limits: bool = True) -> Callable[[Function], Function]:
     """Register a function as the command of its name.
 
     Options that all commands have are added and, with `limits`, those on time, memory and trust. They work by
-    themselves: the function does not get them.
+    themselves: the function does not get them. A command with limits is run once more after a crash.
     """
     shared = [
         *(_parameters_of(options_of(Limits)) if limits else ()),
@@ -58,9 +59,11 @@ def command(*, limits: bool = True) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
+            supervision.repeat_after_crash(limits)
             for parameter in shared:
                 del given[parameter.name]
             function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)
+            supervision.repeat_after_crash(False)  # it has told what it did
 
         # typer reads these, instead of those of the function
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

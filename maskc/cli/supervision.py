@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from maskc import progress
+from maskc.runtime import isolation
 
 #: seconds that a process which is told to end has for it
 GRACE = 0.75
@@ -31,7 +32,7 @@ _SAME = 0.3
 # Seconds between two looks at the memory.
 _LOOK = 0.05
 # What the second process tells the first one, a line each.
-_TIMEOUT, _MEMORY, _MADE, _GONE = "timeout", "memory", "made", "gone"
+_TIMEOUT, _MEMORY, _MADE, _GONE, _REPEAT = "timeout", "memory", "made", "gone", "repeat"
 _TOLD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 #: where the second process tells; None in a process that nobody supervises
@@ -58,28 +59,43 @@ def limit_memory(gigabytes: float) -> None:
     _tell(_MEMORY, str(gigabytes))
 
 
+def repeat_after_crash(repeats: bool) -> None:
+    """Whether this process is started once more if native code ends it: what it does can be done twice."""
+    _tell(_REPEAT, "yes" if repeats else "")
+
+
 def supervised(run: Callable[[], None], told: Callable[[str, int], int]) -> None:
     """Call a function that ends the process in one that this one supervises, and end as that one does.
 
-    `told` is called with a sentence and an exit code where the process ends without a word, or takes too long, and
-    gives the exit code. Where processes cannot be split in two the function is called in this one.
+    After a crash, it is called once more, in a process that isolates what may crash. `told` is called with a sentence
+    and an exit code where the process ends without a word, or takes too long, and gives the exit code. Where processes
+    cannot be split in two the function is called in this one.
     """
     if not is_possible() or threading.active_count() > 1:
         run()
         return
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)  # until somebody hears of them
-    ours, theirs = os.pipe()
-    alive, living = os.pipe()
-    process = os.fork()
-    if process:
+    handlers = {number: signal.getsignal(number) for number in _TOLD}
+    for isolation.suspected in (False, True):
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)  # until somebody hears of them
+        ours, theirs = os.pipe()
+        alive, living = os.pipe()
+        process = os.fork()
+        if not process:
+            os.close(ours)
+            os.close(living)
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            _begin(theirs, alive)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            run()
+            return
         os.close(theirs)
         os.close(alive)
-        sys.exit(_Supervisor(process, ours, unblocked).code(told))
-    os.close(ours)
-    os.close(living)
-    _begin(theirs, alive)
-    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-    run()
+        supervisor = _Supervisor(process, ours, unblocked)
+        code = supervisor.wait()
+        if isolation.suspected or not supervisor.may_repeat(code):
+            sys.exit(supervisor.told(code, told))
 
 
 def _begin(line: int, alive: int) -> None:
@@ -119,9 +135,10 @@ class _Supervisor:
         self._limit = self._timeout = self._memory = self._exceeded = ""
         self._parts: dict[str, None] = {}
         self._heard = b""
+        self._repeats = False
 
-    def code(self, told: Callable[[str, int], int]) -> int:
-        """Wait for its end; returns the exit code to end with."""
+    def wait(self) -> int:
+        """Wait for its end; returns its exit code, less than 0 for a signal."""
         woken, waking = os.pipe()
         os.set_blocking(waking, False)
         signal.set_wakeup_fd(waking)
@@ -135,6 +152,14 @@ class _Supervisor:
         if killed or code < 0:
             for folder in self._parts:
                 shutil.rmtree(folder, ignore_errors=True)
+        return code
+
+    def may_repeat(self, code: int) -> bool:
+        """Whether it ended by a crash of its own and can be done again."""
+        return self._repeats and self._signal is None and isolation.is_crash(code)
+
+    def told(self, code: int, told: Callable[[str, int], int]) -> int:
+        """The exit code to end with, once it is told why where the process cannot have done so."""
         reason = self._reason(code)
         if reason:
             return told(reason, 2)
@@ -197,6 +222,8 @@ class _Supervisor:
                 self._extend(GRACE)
             elif what == _MEMORY:
                 self._memory = value
+            elif what == _REPEAT:
+                self._repeats = bool(value)
             elif self._signal is None:
                 self._limit, self._deadline = value, time.monotonic() + float(value)
         return bool(data)

@@ -380,8 +380,8 @@ def _verified(
     from maskc.verification.compare import Models, compare
 
     assert options.verify is not None
-    compiled, masked = shrunk.model, options.masks is not None
-    models = Models(target, compiled, report.before, report.after, source, masked=masked, stored=_slices(shrunk))
+    compiled = shrunk.model
+    models = Models(target, compiled, report.before, report.after, source, stored=_slices(shrunk))
     try:
         result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:

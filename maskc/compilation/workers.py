@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from maskc.compilation.signal_handling import end_with_parent, uninterrupted, unwinding
 from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend.custom_rules import load
+from maskc.runtime import isolation
 from passes.errors import in_brief
 
 Task = TypeVar("Task")
@@ -35,12 +36,13 @@ def each(
     context = multiprocessing.get_context("spawn")
     waiting = deque(enumerate(tasks))
     running: dict[Connection, tuple[int, SpawnProcess]] = {}
+    suspects: set[int] = set()  # which crashed, and are tried once more
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 index, task = waiting.popleft()
                 mine, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules)))
+                process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules), index in suspects))
                 with uninterrupted():
                     process.start()
                     running[mine] = index, process
@@ -50,6 +52,10 @@ def each(
                 index, process = running.pop(ready)
                 outcome = _received(ready)
                 process.join()
+                if outcome is None and isolation.is_crash(process.exitcode) and index not in suspects:
+                    suspects.add(index)
+                    waiting.append((index, tasks[index]))
+                    continue
                 yield index, outcome if outcome is not None else _died(process)
     finally:
         for _, process in running.values():
@@ -78,7 +84,9 @@ def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:
         return InputError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")
 
 
-def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tuple[Path, ...]) -> None:
+def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tuple[Path, ...], suspected: bool) -> None:
+    isolation.suspected = suspected
+
     def run(task: Any) -> Any:
         load(rules)
         return call(task)

@@ -292,15 +292,21 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
 
 
 def in_plain_terms(model: ModelProto) -> ModelProto:
-    """The model as onnx reads it, where runtimes read more.
+    """The model in terms that onnx and runtimes read alike.
 
-    Sizes that are declared as less than zero are open, and MeanVarianceNormalization has the default of its axes
-    written out, without which onnx cannot infer it. The argument is left untouched, and returned where there is nothing
-    to do.
+    Sizes that are declared as less than zero are open, MeanVarianceNormalization has the default of its axes written
+    out, without which onnx cannot infer it, and outputs of control flow that are left out have names, without which
+    ONNX Runtime crashes at a Loop. The argument is left untouched, and returned where there is nothing to do.
     """
-    if not any(_negative(model)) and not any(map(_lacks_axes, all_nodes(model))):
+    if not any(_negative(model)) and not any(_lacks_axes(n) or _leaves_out(n) for n in all_nodes(model)):
         return model
     result = copied(model)
+    taken = {name for node in all_nodes(result) for name in (*node.input, *node.output)}
+    taken.update(value.name for value in result.graph.input)
+    for node in filter(_leaves_out, all_nodes(result)):
+        for index in (index for index, name in enumerate(node.output) if not name):
+            node.output[index] = fresh(f"{node.name or node.op_type}/left_out", taken)
+            taken.add(node.output[index])
     for dim in _negative(result):
         dim.ClearField("dim_value")
     for node in filter(_lacks_axes, all_nodes(result)):
@@ -318,6 +324,10 @@ def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
 def _lacks_axes(node: NodeProto) -> bool:
     is_standard = node.domain in STANDARD_DOMAINS
     return is_standard and node.op_type == "MeanVarianceNormalization" and not node.attribute
+
+
+def _leaves_out(node: NodeProto) -> bool:
+    return "" in node.output and any(bodies(node))
 
 
 def completed(model: ModelProto) -> ModelProto:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from onnx import TensorProto
 
 from maskc.errors import NotComparableError, RunError
 from maskc.runtime.random_inputs import Inputs, Plan, Port, draw, smaller
@@ -16,12 +17,15 @@ _BATCHES = (1, 2, 5)
 
 # What integers that are not known to be indices stay below, the first that is accepted.
 _CEILINGS = (3, 2, 1)
+_INTEGERS = frozenset(kind for name, kind in TensorProto.DataType.items() if "INT" in name)
 
 # Values tried for symbolic sizes other than the batch until the reference accepts one, the last for windows on sound,
 # and then beside it: an odd one, the smallest, and one more; where it accepts none of these, larger by as much.
 _SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
 _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
+# Values of sizes of which one is the sum of two: of what is new and of the past; the others may be heads.
+_SUMMED = (16, 4, 8, 1)
 _MAX_TRIES = 60
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
@@ -53,9 +57,11 @@ def plan(
     seed: int,
     tried: Mapping[str, int] | None = None,
     inside: InnerSizes | None = None,
+    most: int | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
 
+    It runs once without an error for each that is found, of which there are at most `most`, on Gaussian values.
     `tried` are values for symbols by name, which come first where the model accepts them. The model is not run
     where a tensor `inside` it has too many elements, nor, beside other sizes, where an image is smaller than a window.
 
@@ -63,7 +69,7 @@ def plan(
     """
     search = _Search(inputs, run, seed, inside)
     sizes, ceiling = search.first(tried or {})
-    return Plan((sizes, *search.beside(sizes, ceiling)), ceiling)
+    return Plan(tuple(itertools.islice(itertools.chain([sizes], search.beside(sizes, ceiling)), most)), ceiling)
 
 
 class _Search:
@@ -77,13 +83,17 @@ class _Search:
         leading = {port.symbols()[0] for port in inputs if port.type.shape and not isinstance(port.type.shape[0], int)}
         self._batches = [symbol for symbol in self._symbols if symbol in leading]
         self._others = [symbol for symbol in self._symbols if symbol not in leading]
+        # what is drawn for other types is the same
+        drawn = any(port.entries is not None or port.type.elem_type in _INTEGERS for port in inputs)
+        self._ceilings = _CEILINGS if drawn else _CEILINGS[:1]
+        self._large: list[tuple[Mapping[str, int], int]] = []
         self._failure: RunError | None = None
 
     def first(self, tried: Mapping[str, int]) -> tuple[Mapping[str, int], int]:
         """The first sizes that are accepted, and the ceiling. Raises `NotComparableError` where there are none."""
         asked = {name: size for name, size in tried.items() if name in self._symbols}
-        wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), _CEILINGS)
-        attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._candidates())]
+        wanted = itertools.product([dict.fromkeys(self._symbols, 1) | asked] if asked else (), self._ceilings)
+        attempts = [(_MAX_INSIDE, wanted), (_MANY_INSIDE, self._candidates()), (_MAX_INSIDE, self._large)]
         for most, candidates in attempts:
             for candidate, ceiling in candidates:
                 for sizes in self._agreeing(candidate, asked):
@@ -94,30 +104,30 @@ class _Search:
             "Give real data with --inputs."
         )
 
-    def beside(self, sizes: Mapping[str, int], ceiling: int) -> list[Mapping[str, int]]:
+    def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
         """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""
-        accepted: list[Mapping[str, int]] = []
+        known = [sizes]
         for batch in _BATCHES if self._batches else ():
             candidate = self._agreeing({**sizes, **dict.fromkeys(self._batches, batch)})[0]
-            if candidate not in (sizes, *accepted) and self._accepts(candidate, ceiling, _MANY_INSIDE):
-                accepted.append(candidate)
+            if candidate not in known and self._accepts(candidate, ceiling, _MANY_INSIDE):
+                known.append(candidate)
+                yield candidate
         if self._others:
-            known = [sizes, *accepted]
-            least = dict.fromkeys(self._others, 0)
-            accepted += self._beyond(least, sizes, known, ceiling) or self._beyond(sizes, sizes, known, ceiling)
-        return accepted
+            more = self._beyond(dict.fromkeys(self._others, 0), sizes, known, ceiling)
+            first = next(more, None)
+            yield from self._beyond(sizes, sizes, known, ceiling) if first is None else itertools.chain([first], more)
 
     def _beyond(
         self, least: Mapping[str, int], sizes: Mapping[str, int], known: Sequence[Mapping[str, int]], ceiling: int
-    ) -> list[Mapping[str, int]]:
+    ) -> Iterator[Mapping[str, int]]:
         """The first few that are accepted of sizes which exceed `least` by as much."""
         changed = ({**sizes, **{name: least[name] + size for name in self._others}} for size in _MORE_SIZES)
         candidates = (self._agreeing(candidate)[0] for candidate in changed)
         new = (c for c in candidates if c not in known and (self._inside is None or self._inside.windows_fit(c)))
-        return [*itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)]
+        return itertools.islice((c for c in new if self._accepts(c, ceiling, _MANY_INSIDE)), _EXTRA_SIZES)
 
     def _candidates(self) -> Iterator[tuple[dict[str, int], int]]:
-        for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), _CEILINGS):
+        for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), self._ceilings):
             for values in itertools.islice(_values(len(self._others)), _MAX_TRIES):
                 yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
 
@@ -135,6 +145,7 @@ class _Search:
             text = f"a tensor in it has {elements:,} elements, and up to {_MAX_INSIDE:,} are computed"
             return self._failed(RunError(text))
         if elements > most:
+            self._large.append((sizes, ceiling))
             return False
         drawn = draw(self._inputs, sizes, "gaussian", np.random.default_rng(self._seed), ceiling)
         return any(map(self._runs, (drawn, *(smaller(self._inputs, drawn) if ceiling == 1 else ()))))
@@ -153,9 +164,11 @@ class _Search:
 
 
 def _values(count: int) -> Iterator[tuple[int, ...]]:
-    """Sizes for `count` symbols: all alike first, since most are related, then every combination."""
+    """Sizes for `count` symbols: all alike first, since most are related, then one of them a sum, then all others."""
     yield from ((size,) * count for size in _SIZES[: len(_SIZES) if count else 1])
     if count > 1:
+        for size, place in itertools.product(_SUMMED, range(count)):
+            yield tuple(2 * size if index == place else size for index in range(count))
         for values in itertools.product(_SIZES, repeat=count):
             if len(set(values)) > 1:
                 yield values

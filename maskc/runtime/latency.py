@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc import progress
+from maskc.errors import UnavailableError
 from maskc.results.measurements import Latency
+from maskc.runtime import isolation
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session
 
@@ -33,8 +35,10 @@ def measure(
 ) -> Latency:
     """Time both models on the same data for so many seconds, at least `least` runs of each after some to warm up.
 
-    Raises `RunError` when one of them fails.
+    Raises `RunError` when one of them fails, and `UnavailableError` where they run in processes of their own.
     """
+    if isolation.suspected:
+        raise UnavailableError("Latency is not measured where something has crashed.")
     runs = [partial(session.run, inputs) for session in (before, after)]
     times = in_turns(runs, seconds=seconds, least=least, most=_MOST)
     quartiles = np.percentile(times, (25, 50, 75), axis=0)

@@ -81,7 +81,9 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
     return tuple(found)
 
 
-def generate(inputs: Sequence[Port], planned: Plan, samples: int, seed: int) -> Iterator[tuple[str, Inputs]]:
+def generate(
+    inputs: Sequence[Port], planned: Plan, samples: int, seed: int | Sequence[int]
+) -> Iterator[tuple[str, Inputs]]:
     """Yield samples with a description each; sizes and kinds of values take turns independently."""
     rng = np.random.default_rng(seed)
     count = len(planned.sizes)
@@ -90,8 +92,12 @@ def generate(inputs: Sequence[Port], planned: Plan, samples: int, seed: int) -> 
         kind = KINDS[i % len(KINDS)]
         # Shifted once per period, every kind meets every size even when the two counts share a factor.
         sizes = planned.sizes[(i + i // period) % count]
-        stated = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        yield f"{kind}{f', {stated}' if stated else ''}", draw(inputs, sizes, kind, rng, planned.ceiling)
+        yield label(kind, sizes), draw(inputs, sizes, kind, rng, planned.ceiling)
+
+
+def label(kind: str, sizes: Mapping[str, int]) -> str:
+    """What messages call values of a kind at these sizes."""
+    return ", ".join([kind, *(f"{name} {size}" for name, size in sizes.items())])
 
 
 def smaller(ports: Sequence[Port], inputs: Inputs) -> Iterator[Inputs]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeVar
 
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from maskc.errors import InputError, RunError, UnavailableError
-from maskc.runtime import onnxruntime_session, openvino_session
+from maskc.errors import CrashError, InputError, MaskcError, RunError, UnavailableError
+from maskc.frontend.graph_queries import copied, name_of
+from maskc.runtime import isolation, onnxruntime_session, openvino_session
 from maskc.runtime.nvidia_providers import GPUS
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.openvino_session import OpenVinoSession
 
 Provider = Literal[onnxruntime_session.Provider, "openvino"]
+Result = TypeVar("Result")
 _PROVIDERS: tuple[Provider, ...] = ("cpu", "cuda", "tensorrt", "openvino")
 
 
@@ -44,12 +46,18 @@ def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = Tru
     products without saturation, biases in float as they are.
 
     OpenVINO has no such switch. Operators as they are written are the same function wherever they run, so ONNX Runtime
-    on the CPU takes its place. Raises `RunError` when the runtime refuses the model, and `UnavailableError` when the
-    provider cannot be used here or lacks an operator of the model.
+    on the CPU takes its place. Raises `RunError` when the runtime refuses the model, `UnavailableError` when the
+    provider cannot be used here or lacks an operator of the model, and `CrashError` where a crash is known of.
     """
-    if provider != "openvino":
-        return OnnxRuntimeSession(model, provider, optimized=optimized, exact=exact)
-    return OpenVinoSession(model) if optimized else OnnxRuntimeSession(model, optimized=False)
+
+    def loaded(model: ModelProto) -> Session:
+        if provider != "openvino":
+            return OnnxRuntimeSession(model, provider, optimized=optimized, exact=exact)
+        return OpenVinoSession(model) if optimized else OnnxRuntimeSession(model, optimized=False)
+
+    if isolation.suspected:
+        return _Isolated(model, loaded, runtime_title(provider if optimized else "cpu"))
+    return loaded(model)
 
 
 def strict(session: Session, model: ModelProto, provider: Provider) -> Session:
@@ -61,7 +69,7 @@ def strict(session: Session, model: ModelProto, provider: Provider) -> Session:
     if provider != "openvino":
         return session
     try:
-        return _Strict(session, OnnxRuntimeSession(model, optimized=False))
+        return _Strict(session, load(model, optimized=False))
     except (RunError, UnavailableError):
         return session
 
@@ -76,6 +84,54 @@ class _Strict:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self._judge.run(inputs)
         return self._session.run(inputs)
+
+
+class _Isolated:
+    """A model that a process of its own loads and runs, a new one each time.
+
+    Raises what a session does, and `CrashError`, which names the node.
+    """
+
+    def __init__(self, model: ModelProto, load: Callable[[ModelProto], Session], runtime: str) -> None:
+        self._model, self._load, self._runtime = model, load, runtime
+        self.outputs, self.finest, self.note = self._with(lambda made: (made.outputs, made.finest, made.note))
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """As `Session.run`."""
+        return self._with(lambda session: session.run(inputs))
+
+    def _with(self, use: Callable[[Session], Result]) -> Result:
+        try:
+            return isolation.isolated(lambda: use(self._load(self._model)), self._runtime)
+        except CrashError as error:
+            node = self._first_to_crash(use)
+            advice = "Try another version of it, or `maskc verify` with another --provider."
+            raise CrashError(f"{error} at {node.op_type} '{name_of(node)}'. {advice}") from error
+
+    def _first_to_crash(self, use: Callable[[Session], Result]) -> NodeProto:
+        """The first node with which the model crashes when all that comes after it is left out, by halves."""
+        nodes = self._model.graph.node
+        runs, crashes = 0, len(nodes)
+        while crashes - runs > 1:
+            middle = (runs + crashes) // 2
+            part = _beginning(self._model, middle)
+            try:
+                isolation.isolated(lambda part=part: use(self._load(part)))  # type: ignore[misc]
+                runs = middle
+            except CrashError:
+                crashes = middle
+            except MaskcError:  # which is no crash
+                runs = middle
+        node: NodeProto = nodes[crashes - 1]
+        return node
+
+
+def _beginning(model: ModelProto, count: int) -> ModelProto:
+    """The first nodes of the model, so many, of which the last makes the outputs."""
+    part = copied(model)
+    del part.graph.node[count:], part.graph.output[:]
+    part.graph.output.extend(ValueInfoProto(name=name) for name in part.graph.node[-1].output if name)
+    return part
 
 
 def choose_provider(wanted: str) -> Provider:

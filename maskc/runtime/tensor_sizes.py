@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
@@ -21,22 +22,26 @@ from passes.sizes.prepare import shaped
 class TensorSizes:
     """Answers for sizes by symbol, from the formulas of sizes in the graph.
 
-    `compiled` is the model that is run beside it, in which more sizes may be known, as they have been computed.
+    `compiled` is the model that is run beside it. What is not known of the model may be there, where it was computed.
     """
 
     def __init__(self, model: ModelProto, ports: Sequence[Port], compiled: ModelProto | None = None) -> None:
-        self._compiled = None if compiled is None else TensorSizes(compiled, ports)
         self._ports = ports
+        self._beside = cache(lambda: None if compiled is None else TensorSizes(compiled, ports))
         self._graph = gs.Graph()
         with suppress(GraphError):  # a runtime may take it
             self._graph = shaped(outline(model))
 
     def largest(self, sizes: Mapping[str, int]) -> int:
         """The elements of the largest tensor, sizes that are not known taken as 1."""
-        tensors = (*self._graph.inputs, *(tensor for node in self._graph.nodes for tensor in node.outputs))
-        shapes, values = {shape_of(tensor) or () for tensor in tensors}, self._values(sizes)
-        own = max((_elements(sizes_at(shape, values)) for shape in shapes), default=0)
-        return own if self._compiled is None else max(own, self._compiled.largest(sizes))
+        tensors = [*self._graph.inputs, *(t for node in self._graph.nodes for t in node.outputs if not t.is_empty())]
+        shapes, values = {shape_of(tensor) for tensor in tensors}, self._values(sizes)
+        found = [sizes_at(shape or (), values) for shape in shapes]
+        own = max(map(_elements, found), default=0)
+        if tensors and None not in shapes and not any(None in each for each in found):
+            return own
+        beside = self._beside()
+        return own if beside is None else max(own, beside.largest(sizes))
 
     def windows_fit(self, sizes: Mapping[str, int]) -> bool:
         """Whether each window of a convolution or pooling fits its padded input at least once, as far as is known.

@@ -7,21 +7,21 @@ gives on real data. Where the reference is a TensorFlow model, TensorFlow's own 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto
 
 from maskc import progress
-from maskc.errors import InputError, NotComparableError, RunError, UnavailableError
+from maskc.errors import CrashError, InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
 from maskc.results.totals import Figures
 from maskc.results.verification import Verification
-from maskc.runtime import accepted_sizes, latency, random_inputs
+from maskc.runtime import accepted_sizes, isolation, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless
 from maskc.runtime.integer_products import saturates
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
@@ -40,7 +40,6 @@ from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification import input_output_signature, save_failing_case
 from maskc.verification.certificate import Certificate
 from maskc.verification.compare_regions import compare_regions, difference, summary
-from maskc.verification.error_statistics import Distance
 from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
@@ -48,8 +47,7 @@ from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.recheck import Slices
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
-from maskc.verification.rounded_weights import RoundedWeights
-from maskc.verification.rounding import Rounding
+from maskc.verification.rounding import RoundedWeights, Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 
 
@@ -57,9 +55,9 @@ from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 class Models:
     """What is compared, read already: the reference and the compiled model, with the figures of both.
 
-    `original` is the TensorFlow model that the reference was converted from, None if there is none. `masked`: the
-    reference has masks that the original lacks, so TensorFlow is compared with the model as it was converted. `stored`
-    are the slices that the compiler says it left of tensors, by name and axis, None where none says so.
+    `original` is what the reference was made of, by masks if it is another model: then TensorFlow, if it is from there,
+    is compared with the model as it was converted. `stored` are the slices that the compiler says it left of tensors,
+    by name and axis, None where none says so.
     """
 
     reference: ModelProto
@@ -67,7 +65,6 @@ class Models:
     before: Figures
     after: Figures
     original: Source | None = None
-    masked: bool = False
     stored: Mapping[str, Slices] | None = None
 
 
@@ -101,18 +98,7 @@ def compare(
     found = _Found(input_output_signature.differences(models.reference, models.compiled))
     if not found.reasons:
         found.provider = choose_provider(options.provider)
-        ports = random_inputs.ports(models.reference)
-        if not inputs:
-            accepted_sizes.check_size(ports)  # a runtime may take all memory for such a model
-        expected, actual = _loaded(models, found)
-        if actual is not None:
-            count = options.samples + len(inputs or ())
-            judge = strict(expected, models.reference, found.provider)
-            inside = TensorSizes(models.reference, ports, models.compiled)
-            samples = drawn(ports, inputs or {}, judge, options.samples, options.seed, sizes or {}, inside)
-            data = _run(samples, count)
-            feeds = redrawn(ports, data, judge, options.seed)
-            _compare_on(data, feeds, expected, actual, models, options, found)
+        _compare_on(models, options, inputs or {}, sizes or {}, found)
     equivalent = not found.reasons
     found.notes += _on_rounding(models, found)
     reduction = models.before.reduction_to(models.after)
@@ -152,6 +138,49 @@ def _on_rounding(models: Models, found: _Found) -> list[str]:
     return notes
 
 
+def _compare_on(
+    models: Models, options: VerifyOptions, inputs: Mapping[str, Arrays], sizes: Mapping[str, int], found: _Found
+) -> None:
+    """Compare regions, then whole outputs; measure latency. A tolerance that is given decides alone."""
+    ports = random_inputs.ports(models.reference)
+    if not inputs:
+        accepted_sizes.check_size(ports)  # a runtime may take all memory for such a model
+    expected, actual = _loaded(models, found)
+    if actual is None:
+        return
+    judge = strict(expected, models.reference, found.provider)
+    inside = TensorSizes(models.reference, ports, models.compiled)
+    data = []
+    with progress.stage("Running the reference", options.samples + len(inputs)) as stage:
+        for sample in drawn(ports, inputs, judge, options.samples, options.seed, sizes, inside):
+            data.append(sample)
+            stage.advance(note=sample.label)
+            shapes = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in sample.inputs.items())
+            progress.detail(f"  data: {sample.label}; {shapes}")
+    feeds = redrawn(ports, data, judge, options.seed)
+    found.samples = len(data)
+    found.notes += notes_on(data)
+    found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
+    given = options.rtol is not None or bool(options.atol)
+    proof, failure = (None, None) if given else _compare_inside(feeds, models, options, found)
+    failed = _compare_outputs(data, expected, actual, models, options, None if failure else proof, found)
+    if given and found.reasons:
+        proof, failure = _compare_inside(feeds, models, options, found)
+    if found.reasons:
+        first, *others = found.reasons
+        why = where_odd(models.reference, failed or data[0])
+        found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
+        if options.dump is not None:
+            found.notes.append(_dumped(options.dump, proof, failure, failed or data[0]))
+    # What cannot be run on these data has failed above.
+    with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
+        if found.provider == "cuda" or found.provider == "tensorrt":
+            found.notes.append(_placement(models, data[0].inputs, found.provider))
+        if options.bench:
+            before, after = (load(model, found.provider) for model in (models.reference, models.compiled))
+            found.latency = latency.measure(before, after, data[0].inputs, found.provider)
+
+
 def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
     """Both models; None for a compiled model that cannot be loaded, which is a reason."""
     import_onnxruntime()
@@ -164,70 +193,25 @@ def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
             raise NotComparableError(f"The reference cannot be run: {error}") from error
         try:
             return expected, load(models.compiled, found.provider, exact=True)
-        except UnavailableError as error:
-            if found.provider != "openvino":
+        except (RunError, CrashError, UnavailableError) as error:
+            # Where OpenVINO takes the one and not the other, something was written that it must not be given.
+            if isinstance(error, UnavailableError) and found.provider != "openvino":
                 raise
-            # It takes the one and not the other: then something was written that it must not be given.
-            found.reasons.append(f"The compiled model cannot be run: {error}")
-        except RunError as error:
             found.reasons.append(f"The compiled model cannot be run: {error}")
         return expected, None
-
-
-def _run(samples: Iterable[Sample], count: int) -> list[Sample]:
-    """All samples, each of which the reference has run on when it comes."""
-    found: list[Sample] = []
-    with progress.stage("Running the reference", count) as stage:
-        for sample in samples:
-            found.append(sample)
-            stage.advance(note=sample.label)
-            shapes = ", ".join(f"{name} {'x'.join(map(str, a.shape))}" for name, a in sample.inputs.items())
-            progress.detail(f"  data: {sample.label}; {shapes}")
-    return found
-
-
-def _compare_on(
-    data: Sequence[Sample],
-    feeds: Sequence[Inputs],
-    expected: Session,
-    actual: Session,
-    models: Models,
-    options: VerifyOptions,
-    found: _Found,
-) -> None:
-    """Compare regions, then whole outputs on these data; measure latency. A tolerance that is given decides alone."""
-    found.samples = len(data)
-    found.notes += notes_on(data)
-    found.notes += dict.fromkeys(filter(None, (expected.note, actual.note)))
-    given = options.rtol is not None or bool(options.atol)
-    proof, failure = (None, None) if given else _compare_inside(feeds, models, options, found)
-    agreeing = None if failure is not None else proof
-    sample = _compare_outputs(data, expected, actual, models, options, agreeing, found)
-    if given and found.reasons:
-        proof, failure = _compare_inside(feeds, models, options, found)
-    if found.reasons:
-        first, *others = found.reasons
-        why = where_odd(models.reference, sample or data[0])
-        found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
-        if options.dump is not None:
-            found.notes.append(_dumped(options.dump, proof, failure, sample or data[0]))
-    # What cannot be run on these data has failed above.
-    with contextlib.suppress(RunError) if found.reasons else contextlib.nullcontext():
-        if found.provider == "cuda" or found.provider == "tensorrt":
-            found.notes.append(_placement(models, data[0].inputs, found.provider))
-        if options.bench:
-            before, after = (load(model, found.provider) for model in (models.reference, models.compiled))
-            found.latency = latency.measure(before, after, data[0].inputs, found.provider)
 
 
 def _compare_inside(
     feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found
 ) -> tuple[Proof | None, Failure | None]:
     """Compare region by region, as far as that can be, and say what fails first."""
+    arguments = models.reference, models.compiled, feeds, models.stored, options.seed
     try:
-        certificate = compare_regions(models.reference, models.compiled, feeds, models.stored, options.seed)
-    except UnavailableError as error:
-        found.undecided.append(str(error))
+        if isolation.suspected:
+            isolation.isolated(lambda: bool(compare_regions(*arguments)))
+        certificate = compare_regions(*arguments)
+    except (UnavailableError, CrashError) as error:
+        found.undecided.append(f"{str(error).rstrip('.')}.")
         return None, None
     proof = certificate.proof
     found.regions = summary(proof)
@@ -255,40 +239,34 @@ def _compare_outputs(
 ) -> Sample | None:
     """Compare whole outputs in the runtime, and with the original; returns the first sample that failed."""
     title = runtime_title(found.provider)
-    rounding = Rounding(models.reference, models.compiled, actual.run, proof, title)
+    rounding = Rounding((models.reference, models.compiled), actual.run, proof, title)
     pairs = [Pair(title, lambda sample: sample.expected, actual.run, "the compiled model", rounding.explains)]
     if models.original is not None and models.original.tensorflow is not None:
         original = models.original.tensorflow.run
         moving = RoundedWeights(models.reference, found.provider, options.seed)
         run, what = actual.run, "the compiled model"
-        if models.masked:
+        if models.original.model is not models.reference:
             run, what = load(models.original.model, found.provider).run, "the ONNX model that tf2onnx converted"
-
-        def rounded(name: str, error: Distance, sample: Sample) -> bool:
-            return error.max_abs <= moving.moved(name, error, sample)
-
-        pairs.append(Pair("TensorFlow", lambda sample: original(sample.inputs), run, what, rounded, TENSORFLOW_FACTOR))
-    tolerance = Tolerance.of(models.reference, data[0].expected, options.rtol, options.atol, expected.finest)
-    result = compare_outputs(pairs, data, tolerance)
-    found.outputs = result.errors
-    found.reasons += result.failures
+        pairs.append(
+            Pair("TensorFlow", lambda sample: original(sample.inputs), run, what, moving.explains, TENSORFLOW_FACTOR)
+        )
+    tolerance = Tolerance.of(models.reference, options.rtol, options.atol, expected.finest)
+    found.outputs, failures, failed = compare_outputs(pairs, data, tolerance)
+    found.reasons += failures
     if found.parting is None and rounding.difference is not None:
         found.parting = rounding.difference
         found.reasons.insert(0, str(found.parting))
-    found.notes += rounding.notes(result.sample)
-    return result.sample
+    found.notes += rounding.notes(failed)
+    return failed
 
 
 def _dumped(directory: Path, proof: Proof | None, failure: Failure | None, sample: Sample) -> str:
     """Write the region that fails, or the inputs on which outputs differ, and say so."""
+    failing = (proof.checker, failure.region) if proof is not None and failure is not None and failure.ran else None
     try:
-        if proof is not None and failure is not None and failure.ran:
-            written = save_failing_case.write(directory, proof.checker, failure.region)
-        else:
-            written = save_failing_case.write_inputs(directory, sample.inputs)
+        return f"Written: {', '.join(map(str, save_failing_case.write(directory, sample.inputs, failing)))}."
     except InputError as error:  # must not hide the difference itself
         return str(error)
-    return f"Written: {', '.join(map(str, written))}."
 
 
 def _placement(models: Models, inputs: random_inputs.Inputs, provider: Gpu) -> str:

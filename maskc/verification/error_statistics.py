@@ -69,24 +69,21 @@ class Statistics:
             self._count += wanted.size
             return
         complex_ = wanted.dtype.kind == "c"
-        if not error.max_abs and wanted.dtype not in FOREIGN_FLOATS:  # without copies of what may be large
-            count = int(np.isfinite(wanted).sum())
-            self._count += count
-            self._count_magnitudes(np.zeros(0), error.scale)
-            self._equal += count
-            if not complex_:
-                self.ulps = self.ulps or 0.0
-                self._count_classes(wanted, got)
-            return
-        left, right = (array.astype(np.complex128 if complex_ else np.float64) for array in (wanted, got))
-        finite = np.isfinite(left)
-        errors = np.abs(left[finite] - right[finite])
+        finite = np.isfinite(wanted)
+        errors = np.zeros(int(finite.sum()))
+        if error.max_abs:  # copies of what may be large only where they are needed
+            wide = np.complex128 if complex_ else np.float64
+            values = wanted.astype(wide)[finite]
+            errors = np.abs(values - got.astype(wide)[finite])
         self._sum += float(errors.sum())
         self._count += errors.size
         self._count_magnitudes(errors, error.scale)
         if not complex_:
-            self._count_ulps(left[finite], errors, error.scale, wanted.dtype)
-            self._count_classes(left, right)
+            ulps = _ulps(values, errors, error.scale, wanted.dtype) if error.max_abs else 0.0
+            self.ulps = max(self.ulps or 0.0, ulps)
+            if wanted.ndim == 2 and wanted.shape[1] > 1 and wanted.shape[0]:
+                self._rows += wanted.shape[0]
+                self._same += int((wanted.argmax(1) == got.argmax(1)).sum())
 
     def _count_magnitudes(self, errors: NDArray[Any], scale: float) -> None:
         if self._bins is None:
@@ -97,17 +94,11 @@ class Statistics:
             places = (np.log10(unequal) - np.log10(scale) - _LOWEST) / _STEP
         self._bins += np.bincount(np.clip(places, 0, _BINS - 1).astype(np.int64), minlength=_BINS)
 
-    def _count_ulps(self, wanted: NDArray[Any], errors: NDArray[Any], scale: float, dtype: np.dtype[Any]) -> None:
-        large = np.abs(wanted) >= max(_LARGE_ENOUGH * scale, float(np.finfo(np.float32).tiny))
-        worst = 0.0
-        if large.any():
-            worst = float((errors[large] / _spacing(wanted[large], dtype)).max())
-        self.ulps = max(self.ulps or 0.0, worst)
 
-    def _count_classes(self, wanted: NDArray[Any], got: NDArray[Any]) -> None:
-        if wanted.ndim == 2 and wanted.shape[1] > 1 and wanted.shape[0]:
-            self._rows += wanted.shape[0]
-            self._same += int((wanted.argmax(1) == got.argmax(1)).sum())
+def _ulps(wanted: NDArray[Any], errors: NDArray[Any], scale: float, dtype: np.dtype[Any]) -> float:
+    """The largest error in units in the last place, of values that are large enough."""
+    large = np.abs(wanted) >= max(_LARGE_ENOUGH * scale, float(np.finfo(np.float32).tiny))
+    return float((errors[large] / _spacing(wanted[large], dtype)).max(initial=0.0))
 
 
 def _spacing(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -137,10 +128,6 @@ class Distance:
     scale: float
     exact: bool
 
-    def exceeds(self, share: float) -> bool:
-        """Whether the error is above this share of the scale; of what must be exact, whether there is any."""
-        return self.max_abs > (0.0 if self.exact else share * self.scale)
-
 
 def farthest(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]]) -> float:
     """The largest error of several arrays over their scale; infinite where one is missing or of another shape."""
@@ -164,12 +151,7 @@ def distance(expected: NDArray[Any], actual: NDArray[Any]) -> Distance | None:
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
     left, right = expected.astype(wide), actual.astype(wide)
     finite = np.isfinite(left)
-    if (np.isnan(left) != np.isnan(right)).any() or (finite != np.isfinite(right)).any():
-        return None
-    infinite = np.isinf(left)
-    if infinite.any() and (left[infinite] != right[infinite]).any():
+    if not np.array_equal(np.where(finite, 0, left), np.where(np.isfinite(right), 0, right), equal_nan=True):
         return None
     left, right = left[finite], right[finite]
-    if not left.size:
-        return Distance(0.0, 0.0, False)
-    return Distance(float(np.abs(left - right).max()), float(np.abs(left).max()), False)
+    return Distance(float(np.abs(left - right).max(initial=0)), float(np.abs(left).max(initial=0)), False)

@@ -18,20 +18,16 @@ def as_in(reference: ModelProto, compiled: ModelProto) -> tuple[ModelProto, list
     renamed: dict[str, str] = {}
     notes: list[str] = []
     for what, before, after in _sides(reference, compiled):
-        pairs = list(zip(before, after, strict=False))
-        others = {theirs: ours for ours, theirs in pairs if ours != theirs}
+        others = {theirs: ours for ours, theirs in zip(before, after, strict=False) if ours != theirs}
+        pairs = zip(before.values(), after.values(), strict=False)
         if (
             len(before) != len(after)
             or not {*before}.isdisjoint(others)
-            or not all(
-                _fits(before[ours], after[theirs], what) and _may_be_one(before[ours], after[theirs])
-                for ours, theirs in pairs
-            )
+            or not all(_fits(ours, theirs, what) and _may_be_one(ours, theirs) for ours, theirs in pairs)
         ):
             return compiled, []
         if others:
-            names = listed(dict.fromkeys(others.values())), listed(others)
-            order = f"{names[0]} of the reference with {names[1]}"
+            order = f"{listed(dict.fromkeys(others.values()))} of the reference with {listed(others)}"
             notes.append(f"The {what}s have other names and were compared in their order: {order}.")
         renamed |= others
     if not renamed:
@@ -93,7 +89,7 @@ def _may_be_one(before: TensorType, after: TensorType) -> bool:
     if before.shape is None or after.shape is None:
         return True
     pairs = zip(_sizes(before), _sizes(after), strict=False)
-    return len(before.shape) == len(after.shape) and all(a is None or b is None or a == b for a, b in pairs)
+    return len(before.shape) == len(after.shape) and all(a is None or b in (None, a) for a, b in pairs)
 
 
 def _sizes(type_: TensorType) -> list[int | None]:

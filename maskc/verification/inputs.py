@@ -20,8 +20,8 @@ from maskc.runtime.session import Session
 from maskc.runtime.tensor_sizes import TensorSizes
 from maskc.verification.input_output_signature import listed
 
-# How labels of samples begin at which any network may overflow.
-_EXTREME = ("saturating", "large")
+# How labels of samples begin: what is given, what is drawn first, and that at which any network may overflow.
+_REAL, _GAUSSIAN, _EXTREME = "real data", "gaussian", ("saturating", "large")
 # How often values that the reference overflows on are divided by ten.
 _SHRINKINGS = 3
 
@@ -32,6 +32,20 @@ _MOST_BYTES = 2**31
 _ENOUGH = 512
 
 Arrays = Mapping[str, NDArray[Any]]
+Outputs = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Inputs, a description of them, and what the reference makes of them.
+
+    `shrunk`: the values are smaller than was drawn, because the reference made no numbers of those.
+    """
+
+    label: str
+    inputs: Inputs
+    expected: Outputs
+    shrunk: bool = False
 
 
 def read_inputs(path: Path) -> dict[str, Arrays]:
@@ -39,28 +53,22 @@ def read_inputs(path: Path) -> dict[str, Arrays]:
 
     Raises `InputError` when a file cannot be read, or a directory has none.
     """
-    if path.is_dir():
-        files = sorted(path.glob("*.npz"))
-        if not files:
-            raise InputError(f"The directory {path} has no .npz files.")
-        _check_sizes(files, path)
-        return {f"real data of {file.name}": _read(file) for file in files}
-    if not path.is_file():
-        raise InputError(f"The input file {path} does not exist.")
-    _check_sizes([path], path)
-    return {"real data": _read(path)}
-
-
-def _check_sizes(files: Sequence[Path], path: Path) -> None:
-    """Raise `InputError` where the files hold more than is held at a time."""
+    files = {f"real data of {file.name}": file for file in sorted(path.glob("*.npz"))}
+    if not path.is_dir():
+        files = {"real data": path}
+        if not path.is_file():
+            raise InputError(f"The input file {path} does not exist.")
+    if not files:
+        raise InputError(f"The directory {path} has no .npz files.")
     size = 0
-    for file in files:
+    for file in files.values():
         with contextlib.suppress(Exception):  # of any kind where it is damaged, which reading says better
             size += npz_files.unpacked_bytes(file)
     if size > _MOST_BYTES:
         raise InputError(
             f"The inputs in {path} take {size:,} bytes, and {_MOST_BYTES:,} is the most. Give fewer examples."
         )
+    return {label: _read(file) for label, file in files.items()}
 
 
 def _read(path: Path) -> Arrays:
@@ -81,8 +89,9 @@ def drawn(
 ) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it.
 
-    `tried` are symbolic sizes to try beside those that are found, `inside` is as for `accepted_sizes.plan`. Raises
-    `InputError` when the given data do not fit the reference and `NotComparableError` when no random data does.
+    The first random ones are Gaussian, one of each size that the reference accepts: these are the runs by which it was
+    asked. `tried` are symbolic sizes to try beside those that are found, `inside` is as for `accepted_sizes.plan`.
+    Raises `InputError` when the given data do not fit the reference and `NotComparableError` when no random data does.
     """
     for label, arrays in given.items():
         real = _fitted(ports, arrays, label)
@@ -94,8 +103,13 @@ def drawn(
         if not given:
             raise InputError("There is nothing to compare on: give a number of samples above 0, or real data.")
         return
-    planned = accepted_sizes.plan(ports, expected.run, seed, tried, inside)
-    for label, inputs in random_inputs.generate(ports, planned, count, seed):
+    ran: list[tuple[Inputs, Outputs]] = []
+    planned = accepted_sizes.plan(
+        ports, lambda inputs: ran.append((inputs, expected.run(inputs))), seed, tried, inside, count
+    )
+    for sizes, (inputs, outputs) in zip(planned.sizes, ran, strict=True):
+        yield _finite(Sample(random_inputs.label(_GAUSSIAN, sizes), inputs, outputs), expected)
+    for label, inputs in random_inputs.generate(ports, planned, count - len(ran), [seed, 1]):
         yield _finite(_accepted(ports, label, inputs, expected), expected)
 
 
@@ -177,30 +191,32 @@ def notes_on(data: Sequence[Sample]) -> list[str]:
     return notes
 
 
-def elements(sample: Sample) -> int:
-    """How many numbers the sample has for inputs, at least 1."""
-    return max(1, sum(array.size for array in sample.inputs.values()))
-
-
 def redrawn(
     ports: Sequence[random_inputs.Port], samples: Sequence[Sample], expected: Session, seed: int
 ) -> list[Inputs]:
     """Two inputs on which to see what is inside a model: Gaussian numbers, and indices of any entry that there is.
 
-    They have the sizes of two samples, as unlike as there are and the first not very small, and are these where the
-    reference cannot be run on what was drawn; real data are taken as they are.
+    They have the sizes of two samples, as unlike as there are and the first not very small. They are these where such
+    are real data or Gaussian already, and where the reference cannot be run on what was drawn.
     """
-    real = [sample for sample in samples if sample.label.startswith("real data")][:1]
-    others = [sample for sample in samples if not sample.label.startswith("real data")] or real
-    least = min(_ENOUGH, max(map(elements, others)))
-    first = min((sample for sample in others if elements(sample) >= least), key=elements)
-    second = max(others, key=lambda sample: (_unlike(first, sample), elements(sample) >= least, -elements(sample)))
     entries = {port.name: port.entries for port in ports if port.entries is not None}
-    rng = np.random.default_rng([seed, 1])
-    if real:
-        unlike = max((first, second), key=lambda sample: _unlike(real[0], sample))
-        return [real[0].inputs, _redrawn(unlike, entries, expected, rng)]
-    return [_redrawn(like, entries, expected, rng) for like in (first, second)]
+    real = [sample for sample in samples if sample.label.startswith(_REAL)]
+    others = [sample for sample in samples if sample not in real] or real
+    elements = {sample: sum(array.size for array in sample.inputs.values()) for sample in others}
+    enough = {sample: elements[sample] >= min(_ENOUGH, max(elements.values())) for sample in others}
+    shows = {sample: _shows(sample, entries) for sample in samples}
+    first = real[0] if real else min(filter(enough.__getitem__, others), key=elements.__getitem__)
+    new = {sample: sample is not first and shows[sample] for sample in others}
+    second = max(others, key=lambda sample: (_unlike(first, sample), enough[sample], new[sample], -elements[sample]))
+    rng = np.random.default_rng([seed, 2])
+    taken = ((first, real or shows[first]), (second, new[second]))
+    return [like.inputs if as_it_is else _redrawn(like, entries, expected, rng) for like, as_it_is in taken]
+
+
+def _shows(sample: Sample, entries: Mapping[str, int]) -> bool:
+    """Whether a sample is Gaussian, with any index: some models take 0 alone at some sizes."""
+    some = all(sample.inputs[name].any() for name, count in entries.items() if count > 1)
+    return some and sample.label.startswith(_GAUSSIAN)
 
 
 def _unlike(one: Sample, other: Sample) -> int:
@@ -213,34 +229,12 @@ def _unlike(one: Sample, other: Sample) -> int:
 
 
 def _redrawn(like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator) -> Inputs:
-    inputs = _drawn_again(like.inputs, entries, rng)
-    try:
-        return _finite(Sample(like.label, inputs, expected.run(inputs)), expected).inputs
-    except RunError:
-        return like.inputs
-
-
-def _drawn_again(like: Inputs, entries: Mapping[str, int], rng: np.random.Generator) -> Inputs:
-    inputs: Inputs = {}
-    for name, array in like.items():
+    inputs = dict(like.inputs)
+    for name, array in inputs.items():
         if name in entries:
             inputs[name] = np.asarray(rng.integers(0, entries[name], array.shape), array.dtype)
-        else:
-            inputs[name] = rng.normal(size=array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
-    return inputs
-
-
-Outputs = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Inputs, a description of them, and what the reference makes of them.
-
-    `shrunk`: the values are smaller than was drawn, because the reference made no numbers of those.
-    """
-
-    label: str
-    inputs: Inputs
-    expected: Outputs
-    shrunk: bool = False
+        elif array.dtype.kind == "f":
+            inputs[name] = rng.normal(size=array.shape).astype(array.dtype)
+    with contextlib.suppress(RunError):
+        return _finite(Sample(like.label, inputs, expected.run(inputs)), expected).inputs
+    return like.inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from maskc import progress
-from maskc.errors import RunError
+from maskc.errors import CrashError, RunError
 from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.error_statistics import Distance, Statistics, distance
@@ -36,15 +35,6 @@ class Pair:
     factor: float = 1.0
 
 
-@dataclass(frozen=True)
-class OutputErrors:
-    """Errors per output, sentences about what failed, and the first sample that failed."""
-
-    errors: tuple[OutputError, ...]
-    failures: tuple[str, ...]
-    sample: Sample | None
-
-
 @dataclass
 class _Tally:
     """What is known so far about one output."""
@@ -56,107 +46,84 @@ class _Tally:
     reason: str | None = None
     sample: Sample | None = None
 
+    def result(self, name: str, against: str, atol: float) -> OutputError:
+        """The error of the output of this name."""
+        figures = ("max_abs", "mean_abs", "max_rel", "ulps", "top1", "scale", "histogram")
+        return OutputError(
+            name,
+            against,
+            self.dtype,
+            rtol=self.rtol,
+            atol=atol,
+            explained=self.explained and self.reason is None,
+            passed=self.reason is None,
+            reason=self.reason,
+            **{figure: getattr(self.statistics, figure) for figure in figures},
+        )
 
-def compare_outputs(pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance) -> OutputErrors:
-    """All errors of all pairs, and a sentence for everything that failed."""
+
+def compare_outputs(
+    pairs: Sequence[Pair], data: Sequence[Sample], tolerance: Tolerance
+) -> tuple[tuple[OutputError, ...], list[str], Sample | None]:
+    """All errors of all pairs, a sentence for everything that failed, and the first sample that did."""
     errors: list[OutputError] = []
     failures: list[str] = []
-    first = None
+    samples: list[Sample] = []
     with progress.stage("Comparing", len(pairs) * len(data)) as stage:
         for pair in pairs:
             # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
             blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
-            found = _compare(_counted(pair, stage), data, tolerance)
-            errors += found.errors
-            failures += found.failures
+            tallies: dict[str, _Tally] = {name: _Tally() for name in data[0].expected}
+            stopped: list[Sample] = []
+            for sample in data:
+                stage.advance(note=f"with {pair.against}")
+                try:
+                    actual = pair.actual(sample.inputs)
+                except (RunError, CrashError) as error:
+                    what = f"{pair.actual_name} cannot be run where the reference can"
+                    failures.append(f"With {sample.label}, {what}: {error}")
+                    stopped.append(sample)
+                    break
+                for name, expected in pair.expected(sample).items():
+                    _add(tallies.setdefault(name, _Tally()), name, expected, actual.get(name), sample, tolerance, pair)
+            found = [tally.result(name, pair.against, tolerance.atol) for name, tally in tallies.items()]
+            errors += found
             failures += [
                 f"Output '{error.name}' is not what {pair.against} computes from the reference: {error.reason}{blame}."
-                for error in found.errors
+                for error in found
                 if not error.passed
             ]
-            first = first or found.sample
-    return OutputErrors(tuple(errors), tuple(failures), first)
+            samples += [*(tally.sample for tally in tallies.values() if tally.sample is not None), *stopped]
+    return tuple(errors), failures, samples[0] if samples else None
 
 
-def _counted(pair: Pair, stage: progress.Stage) -> Pair:
-    """The pair, with each run of its model a step of the stage."""
-
-    def run(inputs: Inputs) -> Outputs:
-        stage.advance(note=f"with {pair.against}")
-        return pair.actual(inputs)
-
-    return dataclasses.replace(pair, actual=run)
-
-
-def _compare(pair: Pair, data: Sequence[Sample], tolerance: Tolerance) -> OutputErrors:
-    """The errors of one pair; the failures are of samples on which the model cannot be run."""
-    tallies = {name: _Tally() for name in data[0].expected}
-    failures, stopped = [], None
-    for sample in data:
-        try:
-            actual = pair.actual(sample.inputs)
-        except RunError as error:
-            failures.append(f"With {sample.label}, {pair.actual_name} cannot be run where the reference can: {error}")
-            stopped = sample
-            break
-        for name, expected in pair.expected(sample).items():
-            tally = tallies.setdefault(name, _Tally())
-            tally.rtol = tolerance.relative(name, expected.dtype, pair.factor)
-            if name in actual:
-                _add(tally, name, expected, actual[name], sample, tolerance, pair)
-            else:
-                tally.reason = "it is missing"
-            if tally.reason is not None and tally.sample is None:
-                tally.sample = sample
-    found = tuple(_output_error(name, pair.against, tally, tolerance.atol) for name, tally in tallies.items())
-    failed = [tally.sample for tally in tallies.values() if tally.sample is not None]
-    return OutputErrors(found, tuple(failures), failed[0] if failed else stopped)
-
-
-def _add(tally: _Tally, name: str, wanted: Array, got: Array, sample: Sample, tolerance: Tolerance, pair: Pair) -> None:
+def _add(
+    tally: _Tally, name: str, wanted: Array, got: Array | None, sample: Sample, tolerance: Tolerance, pair: Pair
+) -> None:
     """Take one sample of one output into account."""
-    tally.dtype = str(wanted.dtype)
-    error = distance(wanted, got)
-    if error is None:
-        tally.reason = tally.reason or f"with {sample.label}, {_structural_difference(wanted, got)}"
-        return
-    if error.exact:
-        tally.rtol = 0.0
-    allowed = 0.0 if error.exact else tolerance.atol + tally.rtol * error.scale
-    tally.statistics.add(error, wanted, got)
-    if error.max_abs <= allowed or tally.reason is not None:
-        return
-    if pair.explained(name, error, sample):
-        tally.explained = True
-        return
-    if error.exact:
-        tally.reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
+    tally.dtype, tally.rtol = str(wanted.dtype), tolerance.relative(name, wanted.dtype, pair.factor)
+    reason = ""
+    error = None if got is None else distance(wanted, got)
+    if got is None:
+        reason = "it is missing"
+    elif error is None:
+        reason = f"with {sample.label}, {_structural_difference(wanted, got)}"
     else:
-        tally.reason = (
-            f"with {sample.label}, the error is {error.max_abs:.3g}, above the tolerance of {allowed:.3g} "
-            f"(largest value {error.scale:.3g})"
-        )
-
-
-def _output_error(name: str, against: str, tally: _Tally, atol: float) -> OutputError:
-    numbers = tally.statistics
-    return OutputError(
-        name=name,
-        against=against,
-        dtype=tally.dtype,
-        max_abs=numbers.max_abs,
-        mean_abs=numbers.mean_abs,
-        max_rel=numbers.max_rel,
-        ulps=numbers.ulps,
-        top1=numbers.top1,
-        scale=numbers.scale,
-        rtol=tally.rtol,
-        atol=atol,
-        explained=tally.explained and tally.reason is None,
-        passed=tally.reason is None,
-        reason=tally.reason,
-        histogram=numbers.histogram,
-    )
+        tally.statistics.add(error, wanted, got)
+        tally.rtol = 0.0 if error.exact else tally.rtol
+        allowed = 0.0 if error.exact else tolerance.atol + tally.rtol * error.scale
+        if error.max_abs > allowed and tally.reason is None:
+            if pair.explained(name, error, sample):
+                tally.explained = True
+            elif error.exact:
+                reason = f"with {sample.label}, {error.max_abs:.0f} of {wanted.size} elements differ"
+            else:
+                reason = (
+                    f"with {sample.label}, the error is {error.max_abs:.3g}, above the tolerance of {allowed:.3g} "
+                    f"(largest value {error.scale:.3g})"
+                )
+    if reason and tally.reason is None:
+        tally.reason, tally.sample = reason, sample
 
 
 def _structural_difference(wanted: Array, got: Array) -> str:

@@ -8,63 +8,49 @@ import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
 from maskc.frontend import write_model_files
+from maskc.frontend.graph_queries import rename_tensors
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.recheck import NUMPY, Checker, Region, Slices
 
 
-def write(directory: Path, checker: Checker, region: Region) -> tuple[Path, ...]:
-    """Write `expected.onnx` and `compiled.onnx`, which read tensors of the source, and `input.npz`.
+def write(directory: Path, inputs: Inputs, failing: tuple[Checker, Region] | None) -> tuple[Path, ...]:
+    """Write the sides of a region, `expected.onnx` and `compiled.onnx`, which read tensors of the source, and data.
 
-    Returns the files. Raises `InputError` when they cannot be written.
+    The data are in `input.npz`, alone where no region fails: then inputs on which whole outputs differ. Returns the
+    files. Raises `InputError` when they cannot be written.
     """
+    models, values = ([], inputs) if failing is None else _sides(*failing)
+    names = [*("expected.onnx", "compiled.onnx")[: len(models)], "input.npz"]
+    with write_model_files.written(f"The directory {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, model in zip(names, models, strict=False):
+            write_model_files.write_model(model, directory / name)
+        np.savez(directory / names[-1], **values)  # type: ignore[arg-type]
+    return tuple(directory / name for name in names)
+
+
+def _sides(checker: Checker, region: Region) -> tuple[list[ModelProto], Inputs]:
+    """A model of each side of a region, and values for both."""
     held = {name: checker.boundaries[name] for name in region.compiled_reads}
     sources = sorted({*region.source_reads, *(boundary.source for boundary in held.values())})
     types = {name: checker.types[name] for name in sources}
-    name = region.boundary.source
-    if region.source:
-        expected = checker.source.part(region.source, {n: types[n] for n in region.source_reads}, [name])
-    else:
-        expected = helper.make_model(
-            helper.make_graph([], "part", [], []), opset_imports=checker.source.model.opset_import
-        )
-        expected.ir_version = checker.source.model.ir_version
-    made = name
-    if not region.source:
-        made = f"{name}·"
-    elif name == region.target:  # which is to be the name of what is left of it
-        made = f"{name}·whole"
-        for node in expected.graph.node:
-            for names in (node.input, node.output):
-                names[:] = [made if n == name else n for n in names]
-    _gather(expected, made, region.boundary.slices, region.target, len(expected.graph.node))
-    compiled = checker.compiled.part(
-        region.compiled, {n: checker.types[b.source] for n, b in held.items()}, [region.target]
-    )
+    name, target = region.boundary.source, region.target
+    expected = checker.source.part(region.source, {n: types[n] for n in region.source_reads}, [name])
+    rename_tensors(expected.graph, {target: f"{target}·whole"})  # as it is the name of what is left of it
+    made = f"{name}·" if not region.source else f"{name}·whole" if name == target else name
+    _gather(expected, made, region.boundary.slices, target, len(expected.graph.node))
+    compiled = checker.compiled.part(region.compiled, {n: checker.types[b.source] for n, b in held.items()}, [target])
     for leaf, boundary in held.items():
         _begin_with(compiled, leaf, boundary.source, boundary.slices)
     values = {f"{source}·": checker.fresh(source, 0) for source in sources}
-    kind = NUMPY[checker.types[region.boundary.source]]
+    output = helper.make_tensor_value_info(target, NUMPY[checker.types[name]], None)
     for model in (expected, compiled):
         del model.graph.input[:], model.graph.output[:]
         model.graph.input.extend(
             helper.make_tensor_value_info(input_, NUMPY[array.dtype], array.shape) for input_, array in values.items()
         )
-        model.graph.output.append(helper.make_tensor_value_info(region.target, kind, None))
-    names = ("expected.onnx", "compiled.onnx")
-    with write_model_files.written(f"The directory {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, model in zip(names, (expected, compiled), strict=True):
-            write_model_files.write_model(model, directory / file)
-        np.savez(directory / "input.npz", **values)  # type: ignore[arg-type]
-    return tuple(directory / file for file in (*names, "input.npz"))
-
-
-def write_inputs(directory: Path, inputs: Inputs) -> tuple[Path, ...]:
-    """Write `input.npz`, on which the outputs of whole models differ. Raises `InputError` when that cannot be done."""
-    with write_model_files.written(f"The directory {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
-        np.savez(directory / "input.npz", **inputs)  # type: ignore[arg-type]
-    return (directory / "input.npz",)
+        model.graph.output.append(output)
+    return [expected, compiled], values
 
 
 def _begin_with(model: ModelProto, leaf: str, source: str, slices: Slices) -> None:

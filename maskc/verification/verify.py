@@ -121,8 +121,7 @@ def verify_with(
         after.model,
         Figures.from_cost(costs[0], before.bytes),
         Figures.from_cost(costs[1], after.bytes),
-        original=before,
-        masked=masks is not None,
+        before,
     )
     real = {} if inputs is None else {"real data": inputs} if isinstance(inputs, Mapping) else read_inputs(Path(inputs))
     result = compare(models, options, real, sizes)
@@ -153,18 +152,12 @@ def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[
     at_sizes = fixed(reference, shapes)
     if at_sizes is reference or input_output_signature.differences(reference.model, compiled.model):
         return at_sizes, compiled, {}
-    tried = {
-        symbol: size
-        for port in random_inputs.ports(reference.model)
-        for symbol, size in zip(port.symbols(), _asked(port, (shapes or {}).get(port.name, ())), strict=False)
-        if isinstance(size, int)
-    }
+    tried: dict[str, int] = {}
+    for port in random_inputs.ports(reference.model):
+        given = zip(port.type.shape or (), (shapes or {}).get(port.name, ()), strict=False)
+        asked = (size for dim, size in given if not isinstance(dim, int))
+        tried |= {symbol: size for symbol, size in zip(port.symbols(), asked, strict=False) if isinstance(size, int)}
     return reference, compiled, tried
-
-
-def _asked(port: random_inputs.Port, sizes: Sequence[int | str | None]) -> list[int | str | None]:
-    """Of the sizes given for an input, those of its symbolic dimensions."""
-    return [size for dim, size in zip(port.type.shape or (), sizes, strict=False) if not isinstance(dim, int)]
 
 
 @telling()

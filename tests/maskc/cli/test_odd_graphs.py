@@ -12,6 +12,7 @@ import pytest
 
 import passes
 from maskc.frontend import write_model_files
+from maskc.frontend.graph_queries import rename_tensors
 from tests.maskc import build
 from tests.maskc.command import compile_refused, compiled, maskc, refused, succeeded
 
@@ -49,6 +50,32 @@ def test_a_sparse_initializer(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     wanted, got = (build.run(path, x=x)["y"] for path in (tmp_path / "m.onnx", Path(told["output"])))
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+LOOP = """Loop (rounds, , x) <body = body (int64 i, bool on, float[n,4] s) => (bool still, float[n,4] t, float[n,4] u) {
+    still = Identity(on) t = Sin(s) u = Cos(s)
+}>"""
+BRANCHES = f"""If (yes) <
+    then_branch = then () => (float[?,n,4] b) {{ b, gone = If (yes) <
+        then_branch = inner () => (float[?,n,4] c, float[n,4] e) {{ gone, c = {LOOP} e = Sin(x) }},
+        else_branch = other () => (float[?,n,4] d, float[n,4] f) {{ f, d = {LOOP} }}
+    > }},
+    else_branch = no () => (float[?,n,4] g) {{ gone, g = {LOOP} }}
+>"""
+
+
+@pytest.mark.parametrize(
+    "made", [f"gone, a = {LOOP}", f"a, gone = {LOOP}", f"a = {BRANCHES}"], ids=["state", "collected", "inside"]
+)
+def test_outputs_of_control_flow_may_be_left_out(tmp_path: Path, made: str) -> None:
+    """ONNX Runtime crashes at a Loop without one of its states, and refuses models without another of these outputs."""
+    body = f"total = ReduceMax<keepdims=0>(x) yes = Greater(total, one) {made} m = Mul(a, mask) y = Relu(m)"
+    given = {"rounds": np.array(3), "one": np.array(1.0), "mask": np.array([1.0, 0, 1, 0])}
+    built = build.model("(float[n,4] x) => (float[?,?,4] y)", body, checked=False, **given)
+    if made.startswith("a, gone"):
+        built.graph.output[0].CopyFrom(build.value("y", [None, 4]))
+    rename_tensors(built.graph, {"gone": ""})
+    assert good(built, tmp_path)["verification"]["passed"]
 
 
 def test_training_information_is_left_out(tmp_path: Path) -> None:

@@ -115,12 +115,54 @@ def test_a_loop_of_too_many_rounds_is_not_run(tmp_path: Path) -> None:
     )
 
 
+def test_a_signal_ends_what_begins_again_after_a_crash(tmp_path: Path) -> None:
+    again = "from maskc.runtime import isolation; isolation.suspected or os.kill(os.getpid(), signal.SIGSEGV)"
+    stuck = begun(tmp_path, f"{again}; print('again', flush=True); {NATIVE}")
+    assert stuck.stdout is not None and [stuck.stdout.readline() for _ in range(2)] == ["begun\n", "again\n"]
+    stuck.send_signal(signal.SIGINT)
+    _, errors = stuck.communicate(timeout=30)
+    assert (stuck.returncode, errors) == (130, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_it_dies(tmp_path: Path) -> None:
     stuck = begun(tmp_path, "os.kill(os.getpid(), signal.SIGSEGV)")
     _, errors = stuck.communicate(timeout=30)
     assert stuck.returncode == 2
     assert errors.startswith("Error: The process ended unexpectedly (SIGSEGV)")
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def empty(body: str) -> onnx.ModelProto:
+    """x[0,6] → … → y[5,1,0,4]."""
+    weights = {"w": (1, 16, 6), "r": (1, 16, 4), "flat": np.array([5, 0, 6]), "shape": np.array([5, 1, 0, 4])}
+    return build.model("(float[0,6] x) => (float[5,1,0,4] y)", body, checked=False, **weights)
+
+
+# ONNX Runtime 1.31 ends the process at a recurrent layer without examples, which is then not seen before.
+UNSEEN = "from maskc.runtime import onnxruntime_session\nonnxruntime_session.why_fatal = lambda model: None\n"
+LAYER = "a = Reshape<allowzero=1>(x, flat) b = Relu(a) [rnn] c = LSTM<hidden_size=4>(b, w, r) y = Tanh(c)"
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another"])
+def test_where_the_runtime_crashes_the_node_is_named(tmp_path: Path, others: int) -> None:
+    """The model is written all the same, as the compiler needs no runtime."""
+    (tmp_path / "rules.py").write_text(UNSEEN)
+    models = [build.save(empty(LAYER), tmp_path / "m.onnx"), build.save(build.mlp(), tmp_path / "n.onnx")][: 1 + others]
+    done = process("compile", *models, "--rules", tmp_path / "rules.py")
+    told = " ".join(done.stderr.split())
+    assert done.returncode == 0 and "Not verified: ONNX Runtime crashes (SIGABRT) at LSTM 'rnn'. Try another" in told
+    written = {"m.compiled.onnx", *(["n.compiled.onnx"] if others else [])}
+    assert {file.name for file in tmp_path.iterdir()} >= written
+
+
+@pytest.mark.parametrize(("wrong", "code"), [(0, 2), (1, 1)], ids=["reference", "compiled"])
+def test_a_model_at_which_the_runtime_crashes_is_not_verified(tmp_path: Path, wrong: int, code: int) -> None:
+    """Where it is the compiled one alone, that is a difference."""
+    pair = [build.save(empty(LAYER), tmp_path / "m.onnx"), tmp_path / "n.onnx"]
+    build.save(empty("y = Reshape<allowzero=1>(x, shape)"), pair[1])
+    done = process("verify", *(pair[::-1] if wrong else pair), code=f"{UNSEEN}\nfrom maskc.cli import main\nmain()")
+    assert (done.returncode, "crashes (SIGABRT) at LSTM 'rnn'" in done.stdout + done.stderr) == (code, True)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up there")

@@ -134,6 +134,30 @@ def test_one_size_per_name() -> None:
     assert all(sizes["s"] == 2 * sizes["t"] for sizes in shapes(planned))
 
 
+@pytest.mark.parametrize("heads", [1, 4, 8, 5])
+def test_one_size_may_be_the_sum_of_two(heads: int) -> None:
+    """As of attention that has a past; none is tried twice where nothing is accepted."""
+    shapes = {"new": ("b", "s"), "past": ("b", "p"), "bias": ("c", "h", "s", "t")}
+    ports = [Port(name, random_inputs.TensorType(TensorProto.FLOAT, shape)) for name, shape in shapes.items()]
+    runs: list[tuple[int, ...]] = []
+
+    def run(inputs: Inputs) -> None:
+        runs.append(tuple(size for array in inputs.values() for size in array.shape))
+        if inputs["bias"].shape[1:] != (
+            heads,
+            inputs["new"].shape[1],
+            inputs["new"].shape[1] + inputs["past"].shape[1],
+        ):
+            raise RunError("no")
+
+    if heads == 5:
+        with pytest.raises(NotComparableError):
+            accepted_sizes.plan(ports, run, 0)
+        assert len(set(runs)) == len(runs) < 200
+    else:
+        assert accepted_sizes.plan(ports, run, 0).sizes[0]["h"] == heads
+
+
 def test_every_kind_meets_every_size() -> None:
     ports = random_inputs.ports(build.mlp())
     for count in (1, 2, 3, 5, 6):
