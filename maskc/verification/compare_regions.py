@@ -83,9 +83,9 @@ class _OnValues(Checker):
         """The value of a tensor."""
         return self._values[name] if name in self._values else super().fresh(name, turn)
 
-    def turns(self, region: Region) -> range:
+    def turns(self, region: Region) -> Sequence[int]:
         """One: no turn has other values."""
-        return range(1)
+        return (0,)
 
 
 def graph_of(model: ModelProto) -> Graph:

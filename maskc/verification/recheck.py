@@ -48,6 +48,13 @@ TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
+# Operators that round nothing.
+EXACT = frozenset(
+    "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
+    "Transpose Unsqueeze".split()
+)
+# Operators that may follow the look-up of entries in a table, at each of them alike.
+LOOKUP = frozenset("Add Cast Constant Div Gather Identity Mul Sub".split())
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
@@ -69,6 +76,8 @@ LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
 WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
+ENTRIES = 1 << 13  # of a table that are looked up in one turn
+TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
 _ABSENT = np.tile(np.random.default_rng(8).integers(0, SPARSE, _POOL, np.int8) != 0, 2)
@@ -442,6 +451,12 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed = seen, seed
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
+        #: entries of the tables that tensors are indices of
+        self.tables: dict[str, int] = {}
+        for node in source.nodes:
+            if node.op_type == "Gather" and node.input[0] in source.constants and not any(a.i for a in node.attribute):
+                size = int(source.constants[node.input[0]].dims[0])
+                self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
 
     def region(self, target: str) -> Region:
         """The region of a boundary."""
@@ -455,6 +470,9 @@ class Checker:
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold."""
+        if turn <= TABLES // 2:
+            entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.tables[name]
+            return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
         values = self.seen[name].fresh(name, turn, self.seed)
         if self.seen[name].values is not None:
             return values
@@ -462,15 +480,24 @@ class Checker:
             values[(slice(None),) * axis + (slices,)] = constants.reshape(-1, *[1] * (values.ndim - axis - 1))
         return values
 
-    def turns(self, region: Region) -> range:
-        """The turns in which a region is run: more often where there are few places at which it computes the same."""
+    def turns(self, region: Region) -> Sequence[int]:
+        """The turns in which a region is run: more often where there are few places at which it computes the same.
+
+        What looks up entries of a table looks up all of them.
+        """
         shape = self.seen[region.boundary.source].shapes[0]
         places = math.prod(shape) / max(shape, default=1) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
-        return range(-times // 2 if took_in else 0, times)
+        turns = tuple(range(-times // 2 if took_in else 0, times))
+        names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
+        looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
+        for name in names & self.tables.keys() if looks_up else ():
+            if self.seen[name].shapes[0] and self.types[name].kind in "iu":
+                turns += tuple(range(TABLES, TABLES - (-self.tables[name] // ENTRIES)))
+        return turns
 
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions. Raises what ONNX Runtime does."""
@@ -515,9 +542,12 @@ class Checker:
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and not constants else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
-        steps = max(1, len(nodes) + len(region.compiled) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
-        folded = sum(node.op_type != "Constant" for node in made) - len(nodes)
-        if constants or len(nodes) + folded + len(region.compiled) > 2:  # what was computed of constants is stored so
+        rounding = sum(
+            node.op_type not in EXACT for node in (*nodes, *(self.compiled.nodes[i] for i in region.compiled))
+        )
+        folded = sum(node.op_type not in EXACT for node in made) - sum(node.op_type not in EXACT for node in nodes)
+        steps = max(1, rounding - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        if constants or rounding + folded > 2:  # what was computed of constants is stored so
             steps += (1 + folded) * self.source.coarse
         return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
 

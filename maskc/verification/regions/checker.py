@@ -52,8 +52,8 @@ class Checker(recheck.Checker):
 
     def _groups(self, regions: Sequence[Region]) -> Iterator[tuple[list[Region], bool]]:
         """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""
-        together: dict[tuple[range, bool], list[Region]] = {}
-        sizes: dict[tuple[range, bool], int] = {}
+        together: dict[tuple[Sequence[int], bool], list[Region]] = {}
+        sizes: dict[tuple[Sequence[int], bool], int] = {}
         for region in regions:
             key = _, crops = self.turns(region), self.crops(region)
             if region.boundary.reads is not None:
