@@ -32,7 +32,7 @@ class Rewriter:
         self.shapes: dict[str, tuple[Dim, ...]] = {name: shape_of(t) or () for name, t in tensors.items()}
         #: initializers that were cut, and the cuts, by name and the slices that are left per axis
         self.cuts: dict[tuple[str, tuple[tuple[int, bytes], ...]], tuple[gs.Constant, gs.Constant]] = {}
-        self.adapters = Adapters(self.editor)
+        self.adapters = Adapters(self.editor, plan.absent)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before = construct.node("", "", {}, (), ())
         self._index = -1
