@@ -5,14 +5,14 @@ Constants are restored and data is moved; only linearly dependent slices are com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.linear_dependence import LinearDependence
-from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.polynomial import Expression, Polynomial, Term
 from passes.abstract_values.row_index import Rows
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
@@ -48,18 +48,22 @@ def _is_plain(tensor: gs.Tensor) -> bool:
 
 
 class Adapters:
-    """Builds adapters and remembers them, so that consumers that require the same share one."""
+    """Builds adapters and remembers them, so that consumers that require the same share one.
 
-    def __init__(self, editor: GraphEditor) -> None:
+    absent: names of tensors that are not computed, whose sizes are computed instead where formulas say them.
+    """
+
+    def __init__(self, editor: GraphEditor, absent: Collection[str] = ()) -> None:
         self._editor = editor
         self._made: dict[tuple[object, ...], gs.Tensor] = {}
         graph = editor.graph
         computed = [tensor for node in reversed(graph.nodes) for tensor in node.outputs]
+        computed = sorted(computed, key=lambda t: (t.name not in absent, _is_plain(t)))
         self._sources = {
             dim: (tensor, axis)  # of those that have a size, the last counts: an input, or else the first
-            for tensor in (*sorted(computed, key=_is_plain), *sorted(graph.inputs, key=_is_plain))
+            for tensor in (*computed, *sorted(graph.inputs, key=_is_plain))
             for axis, dim in enumerate(shape_of(tensor) or ())
-            if isinstance(dim, str)
+            if isinstance(dim, str) and not (isinstance(dim, Expression) and tensor.name in absent)
         }
 
     def fit(
@@ -175,11 +179,16 @@ class Adapters:
         """A tensor of these sizes; symbols are read off the graph inputs that have them."""
         if all(isinstance(s, int) for s in sizes):
             return self._editor.ints("sizes", [int(s) for s in sizes])  # type: ignore[arg-type]
-        parts = [
-            self._editor.ints("size", [s]) if isinstance(s, int) else self._axis_size(*self._sources[str(s)])
-            for s in sizes
-        ]
-        return self._node("Concat", parts, "sizes", None, axis=0)
+        return self._node("Concat", [self._size_vector(s) for s in sizes], "sizes", None, axis=0)
+
+    def _size_vector(self, dim: Dim) -> gs.Tensor:
+        """The size of an axis: [1]."""
+        assert dim is not None
+        if isinstance(dim, int):
+            return self._editor.ints("size", [dim])
+        if dim in self._sources:
+            return self._axis_size(*self._sources[dim])
+        return self._once("Reshape", [self._size(dim), self._editor.ints("vector", [1])], "size")
 
     def _axis_size(self, tensor: gs.Tensor, axis: int) -> gs.Tensor:
         """The size that the axis has at run time: [1]."""
@@ -266,9 +275,29 @@ class Adapters:
             return self._number(dim)
         computed = Polynomial.of(dim).as_shifted_quotient
         source, shift, stride = computed if computed is not None and computed[0] in self._sources else (dim, 0, 1)
+        if source not in self._sources:
+            return self._computed(Polynomial.of(dim))
         size = self._once("Squeeze", [self._axis_size(*self._sources[source])], "size_scalar")
         shifted = self._with("Add", size, shift) if shift else size
         return self._with("Div", shifted, stride) if stride > 1 else shifted
+
+    def _computed(self, formula: Polynomial) -> gs.Tensor:
+        """The value of a formula of sizes: []."""
+        total: gs.Tensor | None = None
+        for monomial, coefficient in formula.terms:
+            part = self._number(coefficient)
+            for factor in monomial:
+                value = self._size(factor) if isinstance(factor, str) else self._opaque(factor)
+                part = value if part is self._number(1) else self._once("Mul", [part, value], "product")
+            total = part if total is None else self._once("Add", [total, part], "total")
+        return self._number(0) if total is None else total
+
+    def _opaque(self, term: Term) -> gs.Tensor:
+        one, other = map(self._computed, term.operands)
+        if term.operation != "floordiv":
+            return self._once(term.operation.title(), [one, other], term.operation)
+        rest = self._once("Mod", [one, other], "rest")  # which has the sign of the divisor, so that this rounds down
+        return self._once("Div", [self._once("Sub", [one, rest], "multiple"), other], "quotient")
 
     def _rows(self, rows: Rows) -> gs.Tensor:
         """`_index` for a course: `Rows.table` says how the row follows from the position and the size."""

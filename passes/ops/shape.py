@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.element_order import Arrangement, reshaped, transposed
 from passes.abstract_values.polynomial import Polynomial, known, product, quotient
-from passes.abstract_values.reshape_groups import matched_groups
+from passes.abstract_values.reshape_groups import common_factors, matched_groups
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import (
     ElementRule,
@@ -170,19 +170,19 @@ def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...],
 
     Both sides are cut into the same factors, in row-major order. An input axis all of whose factors lie in one output
     axis is merged into it; an output axis all of whose factors lie in one input axis is split off it. Others have no
-    link, nor has anything where the factors do not fit or a size is not static, or an axis too long to be told apart.
+    link, nor has anything where the factors do not fit, or an axis that is open or too long to be told apart.
     """
-    sizes = [[d for a in axes if isinstance(d := shape[a], int)] for shape, axes in ((before, left), (after, right))]
-    if len(sizes[0]) < len(left) or len(sizes[1]) < len(right):
+    if 0 in (*before, *after):
         return []
-    factors = _common_factors(*sizes)
+    factors = common_factors([before[a] for a in left], [after[b] for b in right])
     if factors is None:
         return []
     links = []
     for i, j in sorted({(f[1], f[2]) for f in factors}):
         inner = [k for k, f in enumerate(factors) if f[1] == i]
         outer = [k for k, f in enumerate(factors) if f[2] == j]
-        if max(before[left[i]], after[right[j]]) > MOST_SLICES:  # type: ignore[operator, type-var]
+        sizes = before[left[i]], after[right[j]]
+        if any(not isinstance(size, int) or size > MOST_SLICES for size in sizes):
             continue
         if set(inner) <= set(outer):
             source = None if inner == outer else _numbered(factors, inner, outer)
@@ -192,27 +192,11 @@ def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...],
     return links
 
 
-def _numbered(factors: list[tuple[int, int, int]], part: list[int], whole: list[int]) -> Index:
+def _numbered(factors: list[tuple[Polynomial, int, int]], part: list[int], whole: list[int]) -> Index:
     """For each index of an axis that is made of the factors `whole`, the index over a part of them."""
-    grid = np.indices([factors[k][0] for k in whole]).reshape(len(whole), -1)
-    return np.asarray(np.ravel_multi_index([grid[whole.index(k)] for k in part], [factors[k][0] for k in part]))
-
-
-def _common_factors(left: list[int], right: list[int]) -> list[tuple[int, int, int]] | None:
-    """Factors (size, left axis, right axis) in order, of which both lists of sizes are products; None without any."""
-    factors = []
-    a, b = list(left), list(right)
-    i = j = 0
-    while i < len(a) and j < len(b):
-        if a[i] == 1 or b[j] == 1:
-            i, j = i + (a[i] == 1), j + (b[j] == 1)
-            continue
-        if a[i] % b[j] and b[j] % a[i]:
-            return None
-        size = min(a[i], b[j])
-        factors.append((size, i, j))
-        a[i], b[j] = a[i] // size, b[j] // size
-    return factors or None
+    sizes = {k: factors[k][0].number or 0 for k in whole}
+    grid = np.indices([*sizes.values()]).reshape(len(whole), -1)
+    return np.asarray(np.ravel_multi_index([grid[whole.index(k)] for k in part], [sizes[k] for k in part]))
 
 
 @register("Expand")

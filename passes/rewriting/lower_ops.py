@@ -36,7 +36,7 @@ class Rewriter:
         #: shapes before anything was removed, by name
         self.shapes: dict[str, tuple[Dim, ...]] = {name: shape_of(t) or () for name, t in tensors.items()}
         self.cuts = cuts
-        self.adapters = Adapters(self.editor)
+        self.adapters = Adapters(self.editor, plan.absent)
         #: the node being rewritten as it was: the same attributes, inputs and outputs, before adapters and slicing
         self.before = construct.node("", "", {}, (), ())
         self._index = -1

@@ -9,8 +9,14 @@ import onnx
 import pytest
 
 from passes import shrink
+from passes.abstract_values.polynomial import Polynomial, maximum, minimum, rest
+from passes.adapters.insertion import Adapters
+from passes.graph.editor import GraphEditor
+from passes.model.graph_to_onnx import exported
+from passes.sizes.prepare import checked
 from tests.generators.check import assert_same_function
-from tests.passes.text import model, random
+from tests.generators.running import Runner
+from tests.passes.text import exact, model, random
 
 SYMBOLS = {"H": (1, 2, 3, 7, 12), "W": (1, 2, 5, 8, 13)}
 
@@ -65,3 +71,34 @@ def test_maps_are_stored_so_that_what_is_picked_lies_together(
     result = shrink(source, target=target).model
     assert_same_function(source, result, symbols=SYMBOLS)
     assert map_nodes(result) == expected
+
+
+def test_a_size_that_only_a_tensor_had_that_is_gone_is_computed() -> None:
+    """All is constant up to the last convolution, so that the map before it is made of sizes alone."""
+    source = model(
+        "(float[N,3,T] x) => (float[N,4,t] y) <float[4,3,1] wa, float[8,4,3] wb, float[4,8,3] wc>",
+        """a = Conv(x, wa) m = Mul(a, none) b = Add(m, shift) r = Resize(b, , doubled)
+            c = Conv<pads=[1,1], strides=[2]>(r, wb) d = Relu(c) y = Conv<pads=[1,1]>(d, wc)""",
+        17,
+        doubled=np.array([1.0, 1.0, 2.0]),
+        none=np.zeros((1, 4, 1)),
+        shift=random(4, 1),
+    )
+    exact(source, N=(1, 2), T=(3, 6))
+
+
+N, T = map(Polynomial.of, ("N", "T"))
+THREE = Polynomial.of(3)
+
+
+@pytest.mark.parametrize("size", [N * T + THREE, T - rest(-T, THREE) + THREE, maximum(T - THREE, minimum(N, THREE))])
+def test_any_formula_is_computed(size: Polynomial) -> None:
+    source = model("(float[N,T] x) => (float[n,t] y)", "y = Relu(x)", 17)
+    graph = checked(source)
+    (output,), editor = graph.outputs, GraphEditor(graph)
+    wanted, fill = {0: np.ones(4, bool)}, np.arange(4, dtype=np.float32)
+    graph.outputs[0] = made = Adapters(editor).create(output, (4, size.dim), 0, wanted, fill, broadcast=False)
+    output.name, made.name = "inner", "y"
+    editor.finish()
+    (found,) = Runner(exported(graph, source))({"x": np.zeros((2, 7), np.float32)})
+    assert found.shape == (4, size.at({"N": 2, "T": 7}))

@@ -120,3 +120,19 @@ def test_constants_become_a_map_in_a_transposed_convolution(form: str, kernel: t
     )
     assert weight(compiled(source), "ConvTranspose").shape[0] == 4
     exact(source, N=(1, 2))
+
+
+def test_blocks_of_channels_become_steps_of_an_open_axis() -> None:
+    """A pixel shuffle of sequences: the sizes are formulas of the number of steps, before and after."""
+    source = model(
+        "(float[N,T,3] x) => (float[N,t,2] y) <float[3,8] wa, float[4,2] wb>",
+        """a = MatMul(x, wa) m = Mul(a, keep) r = Reshape(m, pairs) t = Transpose<perm=[0,1,3,2]>(r)
+            n = Shape<end=1>(x) sizes = Concat<axis=0>(n, rest) s = Reshape(t, sizes) y = MatMul(s, wb)""",
+        17,
+        keep=np.repeat([1.0, 0.0, 0.0, 1.0], 2),
+        pairs=np.array([0, 0, 4, 2]),
+        rest=np.array([-1, 4]),
+    )
+    result = compiled(source, N=(1, 2), T=(3, 5))
+    assert weight(result, "MatMul", which=0).shape[1] == 4 and weight(result, "MatMul", which=1).shape[0] == 2
+    exact(source, N=(1, 2), T=(3, 5))
