@@ -60,6 +60,7 @@ Maps = Iterator[tuple[int, int, "ConstantMap"]]  # output, axis, what is known
 Dependences = Iterator[tuple[int, int, LinearDependence]]  # output, axis, linearly dependent slices
 Place = tuple[gs.Tensor, int]  # tensor, axis
 Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first
+Partitions = Iterator[tuple[Place, list[Index]]]  # divisions of an axis: the class of each slice
 Reads = Iterator[tuple[int, int, Mask]]  # input, axis, slices read; an axis that is not mentioned is read whole
 Sets = dict[tuple[int, int], Mask]  # (output, axis) -> slices; an axis that is not mentioned is whole
 Demands = dict[tuple[int, int], Demand]  # (input, axis) -> demand; an axis that is not mentioned is required whole

@@ -15,7 +15,6 @@ from passes.graph.tensors import Index, Mask, is_constant
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.model.inputs import bind, split
 from passes.ops import Linked, rules, traits
-from passes.ops.convolutions.convolution import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared
@@ -162,7 +161,8 @@ class _Spreading:
         if not isinstance(rules(node), Linked):
             for first, second, index in traits.couples(node, found):
                 self._connect(found, first, second, index)
-            self.parts += [_Part(self._key(found, p), c, [None] * len(c)) for p, c in partitions(node, found)]
+            divisions = traits.partitions(node, found)
+            self.parts += [_Part(self._key(found, p), c, [None] * len(c)) for p, c in divisions]
             return
         # layers that share a constant stay apart
         links = [link for link in found.links(node) if not is_constant(node.inputs[link.input])]

@@ -14,7 +14,7 @@ from passes.graph.tensors import Array, Index, is_constant, shape_of
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.ops import Linked, rules
-from passes.ops.convolutions.convolution import partitions
+from passes.ops.traits import partitions
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared
@@ -91,11 +91,15 @@ def _states(model: onnx.ModelProto, masks: Mapping[str, Array]) -> Iterator[tupl
             if first in states and second in states:
                 yield first, states[second]
                 yield second, states[first]
-        for (tensor, axis), divisions in partitions(node, facts):
-            for index in divisions if (tensor.name, axis) in states else ():
-                total = np.zeros(int(index.max()) + 1, np.int64)
-                np.add.at(total, index, _hash(states[tensor.name, axis]))
-                yield (tensor.name, axis), total[index]
+        # divisions of several axes into as many classes, in order, are into the same: into heads, say
+        divided = [(t.name, a, d, i) for (t, a), ds in partitions(node, facts) for d, i in enumerate(ds)]
+        totals: dict[tuple[int, int], Index] = {}
+        for name, axis, division, index in (part for part in divided if part[:2] in states):
+            total = totals.setdefault((division, int(index.max())), np.zeros(int(index.max()) + 1, np.int64))
+            np.add.at(total, index, _hash(states[name, axis]))
+        for name, axis, division, index in divided:
+            if (name, axis) in states:
+                yield (name, axis), totals[division, int(index.max())][index]
 
 
 def _analysed(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[gs.Graph, Facts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine, ClampedAffine
-from passes.abstract_values.slices import Couples, Dependences
+from passes.abstract_values.slices import Couples, Dependences, Partitions
 from passes.graph.tensors import shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
@@ -46,6 +46,10 @@ class CoupledAxes:
         """Axes of which a slice of one is coupled with slices of the other."""
         raise NotImplementedError
 
+    def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
+        """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions."""
+        return iter(())
+
 
 def affine(node: gs.Node) -> Affine | None:
     """The node as scale and shift, per channel, of one computed operand; None if it is something else."""
@@ -70,3 +74,9 @@ def couples(node: gs.Node, facts: Facts) -> Couples:
             for index, a in op.carries(node, facts, output, axis):
                 if facts.size(node.inputs[index], a) == facts.size(tensor, axis):
                     yield (node.inputs[index], a), (tensor, axis), None
+
+
+def partitions(node: gs.Node, facts: Facts) -> Partitions:
+    """Axes that a node has stored by whole classes of slices, as `CoupledAxes.partitions` says."""
+    op = rules(node)
+    return op.partitions(node, facts) if isinstance(op, CoupledAxes) else iter(())

@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.shape_rules import AgreementRule, OutputSizesRule, Shape, side_by_side
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Partitions, Reads, Sets
 from passes.graph.tensors import Dim, Mask, is_float, operand, present, product, shape_of, size_of, volume
 from passes.ops.attention.heads import Heads, Kept, Kind, Place
 from passes.ops.base import UNKNOWN, Op, register
 from passes.ops.softmax_like import Softmax
+from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -25,7 +26,7 @@ MALFORMED = (AssertionError, IndexError, KeyError, TypeError, ValueError, ZeroDi
 _PARTS: tuple[Kind, Kind, Kind] = ("query", "key", "value")
 
 
-class FusedAttention(AgreementRule, OutputSizesRule, Op):
+class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
     """softmax(scale · Q Kᵀ + mask) V by heads, of which one of keys may serve several of queries.
 
     A subclass says where queries, keys and values lie.
@@ -203,23 +204,58 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op):
         ]
         return [(i, a) for i, a in found if size_of(node.inputs[i], a) == size]
 
+    def couples(self, node: gs.Node, facts: Facts) -> Couples:
+        """Channels of queries with those of keys, of the result with those of values; of all where heads go whole."""
+        heads, found = self.heads(node), {place.kind: (tensor, place) for tensor, place in self._alone(node)}
+        pairs: list[tuple[Kind, Kind]] = [("key", "query"), ("value", "result")]
+        if not heads.narrows and heads.channels == heads.values:
+            pairs.append(("key", "value"))
+        for first, second in pairs if found.keys() >= {*_PARTS, "result"} else ():
+            (one, place), (other, there) = found[first], found[second]
+            shape, times = heads.shape(first), heads.shape(second)[0] // heads.shape(first)[0]
+            channels = np.arange(shape[0] * shape[1]).reshape(shape)
+            if place.is_flat and there.is_flat:
+                yield (one, place.axis), (other, there.axis), np.repeat(channels, times, axis=0).reshape(-1)
+            elif len(place.axes) == len(there.axes):
+                yield (one, place.axes[0]), (other, there.axes[0]), np.repeat(np.arange(shape[0]), times)
+                yield (one, place.axes[1]), (other, there.axes[1]), None
+
+    def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
+        """Groups and heads have one size: groups are removed, or the same heads in each, or the same channels."""
+        heads = self.heads(node)
+        for tensor, place in self._alone(node):
+            count, channels = heads.shape(place.kind)
+            head, channel = np.divmod(np.arange(count * channels), channels)
+            times = count // heads.keys
+            divisions = [head // times, *([head % times] if times > 1 else []), *([channel] if heads.narrows else [])]
+            if place.is_flat:
+                yield (tensor, place.axis), divisions
+
+    def _alone(self, node: gs.Node) -> list[tuple[gs.Tensor, Place]]:
+        """Queries, keys, values and the result, each where its tensor holds nothing else."""
+        heads = self.heads(node)
+        parts = [p for p in heads.inputs if p.kind in _PARTS and p.index < len(_PARTS)]
+        single = [p for p in parts if sum(p.index == other.index for other in parts) == 1]
+        return [*((node.inputs[p.index], p) for p in single), (node.outputs[0], heads.outputs[0])]
+
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Of both products, scaled queries, what is added to the scores, and a softmax."""
-        heads = self.heads(node)
-        mixed = volume(node.outputs[0])
-        scaled = mixed // heads.values * heads.channels
-        tokens = self._tokens(node, heads)
-        scores = mixed // heads.values * tokens
-        added = scores if operand(node, self.added) is not None else 0
-        flops = (
-            scaled + scores * (2 * heads.channels - 1 + Softmax.flops_per_element) + added + mixed * (2 * tokens - 1)
-        )
-        return flops, scaled * tokens + mixed * tokens
+        shape, tokens = shape_of(node.outputs[0]) or (), self._keys(node)
+        rows, mixed = product(shape[:-1]), product(shape)  # rows of the scores
+        if len(shape) != 4:
+            rows *= int(node.attrs[self.counts[0]])
+        scaled = volume(node.inputs[0])
+        if operand(node, 1) is None:  # keys and values lie with them
+            heads = self.heads(node)
+            scaled = scaled * heads.queries // (heads.queries + 2 * heads.keys)
+        each = 2 * scaled - rows + rows * Softmax.flops_per_element + (0 if operand(node, self.added) is None else rows)
+        return scaled + tokens * each + mixed * (2 * tokens - 1), tokens * (scaled + mixed)
 
-    def _tokens(self, node: gs.Node, heads: Heads) -> int:
+    def _keys(self, node: gs.Node) -> int:
         """Of how many tokens there are keys, those before included."""
-        keys = [shape_of(node.inputs[p.index]) or () for p in heads.inputs if p.kind == "key" and p.inner != 0]
-        return sum(product(_tokens(shape)[1:]) for shape in keys)
+        keys = shape_of(operand(node, 1) or node.inputs[0]) or ()
+        before = operand(node, self.past[0]) if self.past else None
+        return product(_tokens(keys)[1:]) + (0 if before is None else product((shape_of(before) or ())[2:3]))
 
 
 @register("Attention")
@@ -347,7 +383,7 @@ class PackedMultiHeadAttention(OfOnnxRuntime):
             return []
         return [[(shape_of(node.inputs[0]) or (None,))[0], queries * values]]
 
-    def _tokens(self, node: gs.Node, heads: Heads) -> int:
+    def _keys(self, node: gs.Node) -> int:
         """As with padding: where they are told to be is [batch, tokens]."""
         return product((shape_of(node.inputs[4]) or ())[1:])
 

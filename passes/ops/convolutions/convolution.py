@@ -13,7 +13,17 @@ from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
-from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Maps, Place, Reads, Sets
+from passes.abstract_values.slices import (
+    Constants,
+    ConstantSlices,
+    Couples,
+    Demand,
+    Demands,
+    Maps,
+    Partitions,
+    Reads,
+    Sets,
+)
 from passes.abstract_values.windows import Window, kernel_windows, positions
 from passes.graph.editor import Change, all_or_none
 from passes.graph.tensors import (
@@ -31,7 +41,7 @@ from passes.graph.tensors import (
     values_of,
     volume,
 )
-from passes.ops.base import Op, register, rules
+from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
 from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
@@ -411,6 +421,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         depthwise = group_size(node) > 1 and axis == 1
         return [(0, 1)] if depthwise else []
 
+    def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
+        """Groups have equally many channels: whole groups are removed, or the same place in each."""
+        groups = group_size(node)
+        for tensor in (node.inputs[0], node.outputs[0]) if groups > 1 else ():
+            size = facts.size(tensor, 1)
+            if size and size > groups:
+                yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
+
     def couples(self, node: gs.Node, facts: Facts) -> Couples:
         """A group of one input channel is that channel; between the channels of larger groups nothing is fixed."""
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
@@ -446,18 +464,6 @@ def _fold_into_constant(weights: Array, shift: Array, inputs: Mask, known: Const
     weights = weights.copy()
     weights[:, representative] = (weights[:, representative] + folded).astype(weights.dtype)
     return weights
-
-
-def partitions(node: gs.Node, facts: Facts) -> Iterator[tuple[Place, list[Index]]]:
-    """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions.
-
-    The groups of a convolution have equally many channels: whole groups are removed, or the same place in each.
-    """
-    groups = group_size(node) if isinstance(rules(node), Convolution) else 1
-    for tensor in (node.inputs[0], node.outputs[0]) if groups > 1 else ():
-        size = facts.size(tensor, 1)
-        if size and size > groups:
-            yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
 
 
 @register("Conv")

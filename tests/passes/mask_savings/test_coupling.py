@@ -98,6 +98,13 @@ CASES = {
         "flat = Constant<value_ints=[0, 0, 6]>() " + HEADS.format(n=1, x="x", y="z") + HEADS.format(n=2, x="z", y="y"),
         [[0, 1], [2, 3]],
     ),
+    "heads of fused attention in groups": (
+        "(float[N,5,4] x, float[8] m1, float[4] m2, float[4] m3) => (float[N,5,3] y)"
+        " <float[4,8] wq, float[4,4] wk, float[4,4] wv, float[8,3] wo>",
+        "q = MatMul(x, wq) qm = Mul(q, m1) k = MatMul(x, wk) km = Mul(k, m2) v = MatMul(x, wv) vm = Mul(v, m3) "
+        "a = Attention<q_num_heads=4, kv_num_heads=2, is_causal=1>(qm, km, vm) y = MatMul(a, wo)",
+        [[0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 0, 1], [2, 2, 3, 3]],
+    ),
     "groups of a convolution": (
         "(float[N,2,6,6] x, float[6] m1) => (float[N,2,4,4] y) <float[6,2,1,1] u, float[8,3,3,3] v, float[2,8,1,1] w>",
         "a = Conv(x, u) t = Transpose<perm=[0,2,3,1]>(a) tm = Mul(t, m1) n = Transpose<perm=[0,3,1,2]>(tm) "
