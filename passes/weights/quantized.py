@@ -144,7 +144,7 @@ def computed(node: gs.Node, parts: Sequence[Expression]) -> Quantized | None:
     operands = tuple(mapped(part, lambda leaf: _broadcast(leaf, shape)) for part in parts)
     result = shortened(Applied(node.op, dict(node.attrs), operands))
     types = [dtype_of_result(result), *(leaf.stored.dtype for leaf in leaves(result))]
-    if plain or any(isinstance(dtype, int) or dtype == object for dtype in types):  # of texts, or of none of numpy's
+    if plain or any(isinstance(dtype, int) or dtype.kind == "O" for dtype in types):  # of texts, or of none of numpy's
         return None
     made = Quantized(node.outputs[0].name, result)
     return made if made.bytes < _bytes(made) else None
