@@ -448,8 +448,8 @@ def test_source_tensor_and_channel_are_named() -> None:
 def test_a_fault_of_a_pass_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     apply = order.apply
 
-    def wrong(graph: Any, *arguments: Any) -> None:
-        apply(graph, *arguments)
+    def wrong(graph: Any, *arguments: Any, **options: Any) -> None:
+        apply(graph, *arguments, **options)
         third = [n for n in graph.nodes if n.op in ("MatMul", "Gemm")][2]
         third.inputs[1].values = third.inputs[1].values * np.float32(1.01)
 
