@@ -24,6 +24,7 @@ from passes.graph.tensors import (
     product,
     shape_of,
     size_of,
+    values_of,
     volume,
 )
 from passes.ops.base import UNKNOWN, Op, register, rules
@@ -32,11 +33,14 @@ from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
+from passes.weights.packed_blocks import PackedBlocks
 from passes.weights.quantized import Quantized, dequantized
 from passes.weights.statistics import Nonzero
 
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
+_IN_BYTES = 4  # the level of accuracy at which it rounds its data to 8 bits
+_FEW = 0.75  # share of the channels: with more of them left an ordinary product is slower
 
 
 class Quantization(PerChannel):
@@ -333,27 +337,72 @@ class MatMulNBits(Op):
     """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
 
     width_axis = -1
+    reason = kept_reasons.NO_BIAS
 
     def form(self, node: gs.Node) -> Op:
-        given = node.attrs.keys() >= {"K", "N"} and all(operand(node, index) is not None for index in range(3))
-        return self if given else UNKNOWN  # nobody checks the form of such operators
+        known = node.attrs.keys() >= {"K", "N", "block_size"}  # nobody checks the form of such operators
+        return self if known and all(operand(node, index) is not None for index in range(3)) else UNKNOWN
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1
+        return {key: mask for key, mask in asked.items() if key == (0, last) and self._is_stored(node)}
+
+    @staticmethod
+    def _is_stored(node: gs.Node) -> bool:
         given = [t for index in _BY_ROW if (t := operand(node, index)) is not None]
-        stored = all(is_constant(t) for t in given) and not node.attrs.get("weight_prepacked", 0)
-        return {key: mask for key, mask in asked.items() if key == (0, last) and stored}
+        return all(is_constant(t) for t in given) and not node.attrs.get("weight_prepacked", 0)
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        """Zeros are not read; in blocks where few go, and another product is slower, or where the data are rounded."""
+        data, size = node.inputs[0], int(node.attrs["block_size"])
+        last = len(shape_of(data) or ()) - 1
+        need = ~facts.zero(data, last)
+        if not self._is_stored(node) or operand(node, 4) is not None or need.size != node.attrs["K"] or not need.any():
+            return {}
+        if node.attrs.get("accuracy_level", 0) < _IN_BYTES and need.mean() <= _FEW:
+            return {(0, last): Demand(need, flexible=True, reason=self.reason)}
+        blocks = np.arange(need.size) // size
+        reason = f"reads its data in blocks of {size} channels, of which all go or none"
+        return {(0, last): Demand(np.isin(blocks, blocks[need]), reason=reason)}
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         before = rewriter.before
-        kept = rewriter.stored(before.outputs[0], len(rewriter.shape(before.outputs[0])) - 1)
-        if kept is None:
+        data, output = before.inputs[0], before.outputs[0]
+        rows = rewriter.stored(output, len(rewriter.shape(output)) - 1)
+        columns = rewriter.required(node, 0, len(rewriter.shape(data)) - 1)
+        if columns is not None and not columns.all():
+            self._cut_columns(node, rewriter, np.ones(node.attrs["N"], bool) if rows is None else rows, columns)
+        elif rows is not None:
+            for index in _BY_ROW:
+                if operand(before, index) is not None:
+                    tensor = initializer(before, index)
+                    rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(rows, tensor.shape[0])}))
+            node.attrs["N"] = int(rows.sum())
+
+    def _cut_columns(self, node: gs.Node, rewriter: Rewriter, rows: Mask, columns: Mask) -> None:
+        """With whole blocks less it is the same operator, with others a product with a weight of as few bits."""
+        before, attrs = rewriter.before, node.attrs
+        bits, size = int(attrs.get("bits", 4)), int(attrs["block_size"])
+        values = [None if operand(before, i) is None else values_of(before.inputs[i]) for i in (1, 2, 3)]
+        packed, scales, zeros = values
+        assert packed is not None and scales is not None
+        weight = PackedBlocks.of(packed, scales, zeros, columns.size, bits, size)
+        bias = None if operand(before, 5) is None else rewriter.slice(before.inputs[5], {0: rows})
+        kept, left, blocks = np.flatnonzero(rows), np.flatnonzero(columns), np.arange(columns.size) // size
+        if np.isin(blocks, blocks[columns])[~columns].any():
+            name = rewriter.editor.names.fresh(before.inputs[1].name)
+            made = weight.weight(name, kept, left, numpy_dtype(before.inputs[0]), rewriter.opset)
+            rewriter.become(node, "MatMul", [node.inputs[0], made])
+            if bias is not None:
+                rewriter.add_after(node, bias)
             return
-        for index in _BY_ROW:
-            if operand(before, index) is not None:
-                tensor = initializer(before, index)
-                rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(kept, tensor.shape[0])}))
-        node.attrs["N"] = int(kept.sum())
+        attrs.update(K=int(columns.sum()), N=int(rows.sum()))
+        for index, (old, new) in enumerate(zip(values, weight.picked(kept, left).packed(bits), strict=True), 1):
+            if old is not None:
+                new = new.reshape(-1) if old.ndim == 1 else new
+                rewriter.set_input(node, index, rewriter.constant(before.inputs[index].name, new.astype(old.dtype)))
+        if bias is not None:
+            rewriter.set_input(node, 5, bias)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out, k = volume(node.outputs[0]), int(node.attrs["K"])

@@ -14,6 +14,7 @@ from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
 from passes.ops import rules
+from passes.ops.concat_split import Concat
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize
 from passes.ops.shape import Constant, Measuring, Reshape, Shape
@@ -165,7 +166,10 @@ def _spread(tensor: gs.Tensor, opset: int) -> quantized.Expression | None:
 
 
 def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
-    """The result of a node that reads one weight of few bits, with as few bits; None where it is not one exactly."""
+    """The result of a node that reads weights of few bits, with as few bits; None where it is not one exactly."""
+    weights = [t for t in node.inputs if isinstance(t, Quantized)]
+    if isinstance(rules(node), Concat) and len(weights) == len(node.inputs):
+        return quantized.joined(node.outputs[0].name, weights, node.attrs["axis"])
     operands = [None if t.is_empty() else values_of(t) for t in node.inputs]
     (position, weight), *others = ((i, t) for i, t in enumerate(node.inputs) if isinstance(t, Quantized))
     name = node.outputs[0].name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from passes.graph import construct
 from passes.graph.construct import Composed, constant, variable
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Dtype, Index, dtype_of, element_of, inverse, stored, values_of
+from passes.graph.tensors import Array, Dtype, dtype_of, element_of, stored
+from passes.weights.leaf import Leaf
 from passes.weights.streaming import Picked, element_bits, moved
 
 #: operators that do the same to each element, and of which weights are made of numbers of fewer bits
@@ -23,100 +24,6 @@ ARITHMETIC = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
 #: what an operand must be to change nothing, where it is the second one
 _NEUTRAL = {"Add": 0, "Div": 1, "Mul": 1, "Sub": 0}
 _ANY_OPSET = 21  # these operators do the same in all
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """An initializer, of which a weight has an element for each of its own.
-
-    `stored`, in the shape `grid`, has as many axes as the weight. Along each, the weight's slices are those of it that
-    `index` says; None: all, in order.
-    """
-
-    stored: gs.Constant
-    grid: tuple[int, ...]
-    index: tuple[Index | None, ...]
-
-    @staticmethod
-    def of(stored: gs.Constant) -> Leaf:
-        """All of an initializer."""
-        shape = tuple(int(d) for d in stored.shape)
-        return Leaf(stored, shape, (None,) * len(shape))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the weight."""
-        return tuple(g if i is None else i.size for g, i in zip(self.grid, self.index, strict=True))
-
-    @property
-    def values(self) -> Array:
-        """The elements, in a shape that broadcasts to that of the weight."""
-        values = values_of(self.stored).reshape(self.grid)
-        for axis, index in enumerate(self.index):
-            values = values if index is None or self.grid[axis] == 1 else np.take(values, index, axis)
-        return values
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether there is one element for each of the weight's."""
-        return all(index is None for index in self.index)
-
-    @property
-    def in_blocks(self) -> bool:
-        """Whether its elements vary along more than one axis."""
-        return sum(size > 1 for size in self.grid) > 1
-
-    def run(self, axis: int) -> int:
-        """How many slices along the axis have the same elements at least, from the first on: 0 where all have."""
-        index = self.index[axis]
-        if self.shape[axis] == 1 or (index is not None and self.grid[axis] == 1):
-            return 0
-        return 1 if index is None else gcd(*(int(c) for c in np.flatnonzero(np.diff(index)) + 1))
-
-    def moved(self, name: str, move: Callable[[Array], Array], shape: tuple[int, ...]) -> Leaf:
-        """As the weight, whose elements are moved or dropped, and which has this shape afterwards, needs it."""
-        if len(values := self.stored.shape) == 0 or prod(values) == 1:
-            return Leaf(self.stored, (1,) * len(shape), tuple(np.zeros(d, np.int64) for d in shape))
-        if self.is_whole:
-            return Leaf.of(constant(f"{name}_quantised", moved(self._in_grid(), move)))
-        return self._picked(move.picked) if isinstance(move, Picked) else self.spread(move)
-
-    def _in_grid(self) -> gs.Constant:
-        """The initializer in the shape of the grid."""
-        same = tuple(self.stored.shape) == self.grid
-        return self.stored if same else constant(self.stored.name, values_of(self.stored).reshape(self.grid))
-
-    def _picked(self, picked: Mapping[int, Index]) -> Leaf:
-        index, left = list(self.index), dict(picked)
-        for axis, kept in picked.items():
-            along = index[axis]
-            if along is not None:
-                first, index[axis] = _distinct(along[kept])
-                left[axis] = along[kept][first]
-        left = {a: k for a, k in left.items() if k.size != self.grid[a] or (k != np.arange(k.size)).any()}
-        stored = constant(self.stored.name, moved(self._in_grid(), Picked(left))) if left else self.stored
-        grid = tuple(left[a].size if a in left else g for a, g in enumerate(self.grid))
-        return Leaf(stored, grid, tuple(index))
-
-    def spread(self, move: Callable[[Array], Array]) -> Leaf:
-        """As `moved`, with slices stored once that are then the same."""
-        numbers = replace(self, stored=constant("", np.arange(prod(self.grid))))
-        places = move(np.broadcast_to(numbers.values, self.shape))  # which element each of the weight's has now
-        index: list[Index | None] = []
-        for axis in range(places.ndim):
-            slices = np.moveaxis(places, axis, 0).reshape(places.shape[axis], -1)
-            same = (slices == slices[:1]).all()  # of most axes, and found faster
-            first, along = _distinct(np.zeros(len(slices)) if same else slices)
-            places = np.take(places, first, axis)
-            index.append(along)
-        return Leaf(constant(self.stored.name, values_of(self.stored).reshape(-1)[places]), places.shape, tuple(index))
-
-
-def _distinct(rows: Array) -> tuple[Index, Index | None]:
-    """Where each row comes for the first time, and which of these each row is; None: they are all distinct."""
-    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return first[order], None if first.size == len(rows) else inverse(order)[which.reshape(-1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,11 +140,13 @@ def _parameter(leaf: Leaf, shape: tuple[int, ...], axis: int, block: int) -> Lea
 def computed(node: gs.Node, parts: Sequence[Expression]) -> Quantized | None:
     """What arithmetic makes of its operands as such a weight; None where that is not stored in fewer bits."""
     plain = all(isinstance(part, Leaf) for part in parts) and node.op != "Cast"
-    if plain or any(leaf.stored.dtype == object for part in parts for leaf in leaves(part)):  # texts
-        return None
     shape = np.broadcast_shapes(*(leaves(part)[0].shape for part in parts))
     operands = tuple(mapped(part, lambda leaf: _broadcast(leaf, shape)) for part in parts)
-    made = Quantized(node.outputs[0].name, shortened(Applied(node.op, dict(node.attrs), operands)))
+    result = shortened(Applied(node.op, dict(node.attrs), operands))
+    types = [dtype_of_result(result), *(leaf.stored.dtype for leaf in leaves(result))]
+    if plain or any(isinstance(dtype, int) or dtype.kind == "O" for dtype in types):  # of texts, or of none of numpy's
+        return None
+    made = Quantized(node.outputs[0].name, result)
     return made if made.bytes < _bytes(made) else None
 
 
@@ -247,6 +156,26 @@ def spread(part: Expression, move: Callable[[Array], Array]) -> Expression | Non
         return mapped(part, lambda leaf: leaf.spread(move))
     except (TypeError, ValueError):
         return None
+
+
+def joined(name: str, weights: Sequence[Quantized], axis: int) -> Quantized | None:
+    """Weights that are concatenated; None where they are not made in the same way."""
+    try:
+        made = Quantized(name, _joined([weight.expression for weight in weights], axis % len(weights[0].shape)))
+    except (TypeError, ValueError):
+        return None
+    return made if made.bytes < _bytes(made) else None
+
+
+def _joined(parts: Sequence[Expression], axis: int) -> Expression:
+    found = [part for part in parts if isinstance(part, Leaf)]
+    if len(found) == len(parts) and len({leaf.stored.dtype for leaf in found}) == 1:
+        return Leaf.joined(found, axis)
+    applied = [part for part in map(_unplaced, parts) if isinstance(part, Applied)]
+    if len(applied) < len(parts) or any((a.op, a.attrs) != (applied[0].op, applied[0].attrs) for a in applied):
+        raise ValueError(parts)
+    columns = zip(*(a.parts for a in applied), strict=True)
+    return replace(applied[0], parts=tuple(_joined(column, axis) for column in columns))
 
 
 def moved_initializer(editor: GraphEditor, tensor: gs.Constant, move: Callable[[Array], Array]) -> gs.Constant:

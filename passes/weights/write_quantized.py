@@ -16,10 +16,10 @@ from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Index, element_of, values_of
+from passes.weights.leaf import Leaf
 from passes.weights.quantized import (
     Applied,
     Expression,
-    Leaf,
     Quantized,
     dequantizes,
     dtype_of_result,

@@ -208,6 +208,41 @@ def test_rows_of_a_weight_in_blocks_go(bits: int, flat: bool, bias: str) -> None
     assert result.report.after.macs * 2 == result.report.before.macs
 
 
+@pytest.mark.parametrize(
+    ("bits", "zeros"), [(2, "packed"), (2, ""), (4, "packed"), (4, "floats"), (4, ""), (8, "packed"), (8, "")]
+)
+@pytest.mark.parametrize("masked", ["block", "half", "few", "half in bytes"])
+def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) -> None:
+    """Whole blocks go from the operator; across blocks it is a product with a weight of as few bits, if half goes."""
+    rng = np.random.default_rng(0)
+    keep = np.isin(np.arange(72), np.arange(16, 48), invert=True) if masked == "block" else np.arange(72) % 2 == 1
+    keep = np.arange(72) > 3 if masked == "few" else keep
+    points = rng.integers(0, 255, (6, -(-5 * bits // 8))).astype(np.uint8)
+    result = compiled(
+        text.model(
+            "(float[N,5,72] x) => (float[N,5,3] y) <float[6,3] w, float[6] c>",
+            f"""a = Mul(x, k) h = com.microsoft.MatMulNBits<K=72, N=6, bits={bits}, block_size=16,
+                accuracy_level={4 if "bytes" in masked else 0}>(a, b, s, {"z" if zeros else ""}, , c)
+            g = Mul(h, m) y = MatMul(g, w)""",
+            opset=21,
+            ir=10,
+            b=rng.integers(0, 255, (6, 5, 2 * bits)).astype(np.uint8),
+            s=floats(rng, 30),
+            m=kept(0, 1, 0, 1, 0, 1),
+            k=keep.astype(np.float32),
+            **({"z": points if zeros == "packed" else floats(rng, 6, 5)} if zeros else {}),
+        )
+    )
+    if masked == "half":
+        assert (36, 3) in widths(result) and "MatMulNBits" not in text.operators(result)
+    else:
+        assert ((3, 3, 2 * bits) if masked == "block" else (3, 5, 2 * bits)) in widths(result)
+    reasons = {held.reason for held in result.report.held}
+    assert reasons == (
+        set() if masked in ("block", "half") else {"reads its data in blocks of 16 channels, of which all go or none"}
+    )
+
+
 def test_channels_after_grouped_attention_go() -> None:
     result = compiled(
         text.model(

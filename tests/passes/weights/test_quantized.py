@@ -209,6 +209,11 @@ STORED = {
         {"q": (48, 32), "s": (32,)},
     ),
     "half precision": ("c = Cast<to=1>(q) w = Mul(c, s)", np.float16, {"q": (48, 32), "s": (32,)}),
+    "joined": (
+        "c = Cast<to=1>(q) d = Cast<to=1>(z) e = Concat<axis=0>(c, d) w = Mul(e, s)",
+        np.int8,
+        {"q": (24, 32), "z": (24, 32), "s": (1, 32)},
+    ),
     "transposed": ("c = Cast<to=1>(q) d = Div(c, s) w = Transpose(d)", np.int8, {"q": (32, 48), "s": (32, 1)}),
     "blocks of inputs": (
         "c = Cast<to=1>(q) d = Mul(c, s) w = Reshape(d, shape)",

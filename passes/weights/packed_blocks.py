@@ -1,0 +1,84 @@
+"""Weights of MatMulNBits: rows of blocks of numbers of few bits, packed into bytes, with a scale for each block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from passes.graph.construct import constant
+from passes.graph.tensors import Array, Index, element_of
+from passes.weights.leaf import Leaf
+from passes.weights.quantized import Applied, Expression, Quantized
+
+_OF_FOUR_BITS = 21  # the opset from which tensors hold such numbers
+
+
+@dataclass(frozen=True)
+class PackedBlocks:
+    """The weight [rows, columns]: (steps - zeros) · scales, with a zero and a scale for each row and block.
+
+    Source: ONNX Runtime's contrib operators, MatMulNBits.
+    """
+
+    steps: Array
+    scales: Array
+    zeros: Array
+    block: int
+
+    @staticmethod
+    def of(packed: Array, scales: Array, zeros: Array | None, columns: int, bits: int, block: int) -> PackedBlocks:
+        """Of what the operator reads; `zeros`: packed as well where they are bytes, the middle where there are none."""
+        rows, blocks = packed.shape[:2]
+        steps = _unpacked(packed.reshape(rows, -1), bits)[:, :columns]
+        if zeros is None:
+            zeros = np.full((rows, blocks), 1 << bits - 1, np.uint8)
+        elif zeros.dtype == np.uint8:
+            zeros = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
+        return PackedBlocks(steps, scales.reshape(rows, blocks), zeros.reshape(rows, blocks), block)
+
+    def picked(self, rows: Index, columns: Index) -> PackedBlocks:
+        """Some rows, and the columns of some whole blocks."""
+        steps = self.steps[np.ix_(rows, columns)]
+        blocks = np.ix_(rows, np.unique(columns // self.block))
+        return PackedBlocks(steps, self.scales[blocks], self.zeros[blocks], self.block)
+
+    def packed(self, bits: int) -> tuple[Array, Array, Array]:
+        """Steps, scales and zeros as the operator reads them."""
+        rows, blocks = self.scales.shape
+        whole = np.zeros((rows, blocks * self.block), np.uint8)
+        whole[:, : self.steps.shape[1]] = self.steps
+        zeros = _packed(self.zeros, bits) if self.zeros.dtype == np.uint8 else self.zeros
+        return _packed(whole, bits).reshape(rows, blocks, -1), self.scales, zeros
+
+    def weight(self, name: str, rows: Index, columns: Index, dtype: np.dtype[Any], opset: int) -> Quantized:
+        """Some of it [columns, rows], of this type, in as few bits as the opset has for tensors."""
+        few = self.steps.max(initial=0) < 16 and opset >= _OF_FOUR_BITS
+        steps = self.steps[np.ix_(rows, columns)].T.astype(ml_dtypes.uint4 if few else np.uint8)
+        result: Expression = Applied("Cast", {"to": 1}, (Leaf.of(constant(f"{name}_quantised", steps)),))
+        used, which = np.unique(columns // self.block, return_inverse=True)
+        for op, parameter in (("Sub", self.zeros), ("Mul", self.scales)):
+            values = parameter[np.ix_(rows, used)].T.astype(np.float32)
+            index: tuple[Index | None, Index | None] = (which, None)
+            if (values == values[0, 0]).all():  # the middle, mostly
+                values, index = values[:1, :1], (np.zeros_like(columns), np.zeros_like(rows))
+            stored = constant(f"{name}_{'zeros' if op == 'Sub' else 'scales'}", values)
+            result = Applied(op, {}, (result, Leaf(stored, values.shape, index)))
+        if dtype != np.float32:
+            result = Applied("Cast", {"to": element_of(dtype)}, (result,))
+        return Quantized(name, result)
+
+
+def _unpacked(packed: Array, bits: int) -> Array:
+    """Numbers of these bits, the lowest ones of a byte first [rows, numbers]."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.asarray((packed[..., None] >> shifts & ((1 << bits) - 1)).reshape(len(packed), -1))
+
+
+def _packed(numbers: Array, bits: int) -> Array:
+    """What `_unpacked` takes, filled up with zeros."""
+    each = 8 // bits
+    filled = np.pad(numbers, ((0, 0), (0, -numbers.shape[1] % each))).reshape(len(numbers), -1, each)
+    return np.asarray((filled << np.arange(0, 8, bits, dtype=np.uint8)).sum(axis=-1, dtype=np.uint8))
