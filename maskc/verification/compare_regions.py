@@ -51,18 +51,16 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
     regions = [proven.region(name) for name in proof.proved & proof.judged.keys()]
     needed = {name for region in regions for name in region.source_reads}
     needed.update(boundary.source for boundary in proven.boundaries.values())
-    values = _fed(proven.source, reference, inputs)
+    values, seen = _fed(proven.source, reference, inputs), dict(proven.seen)
 
     def visit(name: str, arrays: list[Array]) -> None:
+        seen[name] = Seen.of(arrays)
         if name in needed:
             values[name] = arrays[0]
 
     stream(proven.source, [dict(values)], visit)
-    checker = _OnValues(proven, values)
-    judged = checker.check([region for region in regions if region.boundary.reads is None])
-    for region in regions:
-        if region.boundary.reads is not None:
-            judged |= checker.check([region])
+    checker = _OnValues(proven, seen, values)
+    judged = checker.check(regions)
     failing = [Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees]
     return min(failing, key=lambda failure: proven.compiled.maker.get(failure.region.target, -1), default=None)
 
@@ -70,8 +68,7 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
 class _OnValues(Checker):
     """A checker of regions on values that tensors of the source have in one run."""
 
-    def __init__(self, proven: Checker, values: Mapping[str, Array]) -> None:
-        seen = {**proven.seen, **{name: Seen.of([array]) for name, array in values.items()}}
+    def __init__(self, proven: Checker, seen: Mapping[str, Seen], values: Mapping[str, Array]) -> None:
         super().__init__(proven.source, proven.compiled, proven.boundaries, proven.claims, seen, proven.seed)
         self._values = values
 

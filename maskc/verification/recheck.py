@@ -617,7 +617,7 @@ class Checker:
         result.plain = max(result.plain, float(relative.max()) * as_all)
         if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
             return None
-        if not share and allowed < relative.max() < max(MOST, 4 * allowed):
+        if not share and allowed < relative.max() < max(MOST, 16 * allowed):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
@@ -657,8 +657,8 @@ class Checker:
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
                 shape = self.seen[n].shapes[turn % len(self.seen[n].shapes)]
-                moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).reshape(shape) if pattern else np.zeros(shape)
-                feeds[f"{n}·by"] = np.asarray((1 + MOVE * UNIT[dtype] * moves).astype(dtype))
+                moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).astype(np.float64) * (pattern > 0)
+                feeds[f"{n}·by"] = (1 + MOVE * UNIT[dtype] * moves).astype(dtype).reshape(shape)
             (array,) = runs.run([name], feeds)
             array = region.boundary.cut(array).astype(np.float64)
             want = want if pattern else array

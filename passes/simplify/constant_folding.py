@@ -157,10 +157,14 @@ def _spread(tensor: gs.Tensor, opset: int) -> quantized.Expression | None:
     part = _spread(data, opset) if len(operands) == len(others) else None
 
     def move(values: Array) -> Array:
-        results = rules(producer).computed(producer, opset, [values, *operands])
-        if results is None or len(results) != 1:
+        """The places of a weight, moved. Raises `ValueError` for what puts in values of its own, as a border does."""
+        found = [rules(producer).computed(producer, opset, [v, *operands]) for v in (values, values + 1)]
+        if any(results is None or len(results) != 1 for results in found):
             raise ValueError(producer.op)
-        return results[0]
+        (one,), (other,) = ([*results] for results in found if results is not None)
+        if not np.array_equal(one + 1, other):
+            raise ValueError(producer.op)
+        return one
 
     return None if part is None else quantized.spread(part, move)
 
