@@ -91,7 +91,7 @@ def recheck(
         int | None, typer.Option(metavar="N", help="Seed of random values; by default that of the certificate.")
     ] = None,
 ) -> None:
-    """Prove again, by a certificate, that two models are the same function.
+    """Prove by a certificate that two models are the same.
 
     Nothing in the certificate is believed: the models are cut where it says,
     both sides of each region are run on random values, and each claim and

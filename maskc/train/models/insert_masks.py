@@ -20,6 +20,7 @@ from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_elem
 from maskc.train.models.calls import calls, gives, is_functional, last_calls
 from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
+from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
 from passes.model.inputs import bind
 
@@ -259,8 +260,10 @@ def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:
 
 
 def _removed(graph: ModelProto) -> set[str]:
-    """Tensors of which a compilation removes masked channels."""
-    return {axis.tensor for axis in passes.shrink(graph).report.masked if axis.removed}
+    """Tensors of which a compilation removes masked channels, if only from what reads them, as after an LSTM."""
+    report = passes.shrink(graph).report
+    read = {item.tensor for item in report.held if item.code == RECURRENT.code}
+    return read | {axis.tensor for axis in report.masked if axis.removed}
 
 
 def _meetings(graph: ModelProto, masks: Collection[str]) -> dict[str, set[str]]:

@@ -257,7 +257,7 @@ def test_the_package_has_what_pages_and_schemas_are_made_of() -> None:
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["maskc"]
     files = {path.relative_to(ROOT / "maskc") for path in (ROOT / "maskc" / "report").rglob("*.*")}
     needed = {path for path in files if path.suffix in (".j2", ".css", ".js", ".json")}
-    assert len(needed) == 6
+    assert len(needed) == 7
     assert all(any(path.match(pattern) for pattern in packaged) for path in needed), (needed, packaged)
 
 

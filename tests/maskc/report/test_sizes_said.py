@@ -61,7 +61,7 @@ SAYS: dict[str, list[tuple[str, ...]]] = {
     "sweep": [("m.onnx", "-o", "s", "--targets", "0.5", "--seconds", "0", "--no-verify", "--jobs", "1")],
 }
 # These print no figures of a model that a user gives; those of training are tested with it.
-WITHOUT = {"explain", "train", "demo", "version"}
+WITHOUT = {"explain", "recheck", "train", "demo", "version"}
 
 
 def test_every_command_is_tried() -> None:
