@@ -61,10 +61,13 @@ class Suppositions:
         told |= {
             axis for axis, (dim, known) in enumerate(zip(shape, first, strict=True)) if _tells(known, dim)
         } - refuted
-        if told:
-            self._supposed.setdefault(id(entered), set()).update(told)
-            entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
-        return bool(told)
+        supposed = self._supposed.setdefault(id(entered), set())
+        if told <= supposed:  # inference does not keep it
+            self._refuted.setdefault(id(entered), set()).update(told)
+            return False
+        supposed |= told
+        entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
+        return True
 
 
 def _tells(known: Dim, dim: Dim) -> bool:

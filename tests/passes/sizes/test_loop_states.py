@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from passes import count
+from passes.graph.subgraphs import subgraphs
 from passes.model.declarations import is_made_up
+from passes.model.onnx_to_graph import imported
+from passes.sizes.loop_states import Suppositions
 from passes.sizes.prepare import checked
 from tests.passes.text import model
 
@@ -56,3 +59,25 @@ def test_what_follows_a_loop_is_counted_at_the_sizes_of_its_state() -> None:
     )
     cost = count(source, at={"x": (2, 5, 4)})
     assert cost.flops == 10 * 4 * 7 + 10 * 3 * 7 and not cost.at.unknown
+
+
+def test_what_inference_does_not_keep_is_supposed_once() -> None:
+    """As of a state that enters the first round as one number, and is declared otherwise: there is no other end."""
+    graph = imported(
+        model(
+            """(float[N,4] x, int64 n) => (float[a,b] y) <bool true = {1}, float zero = {0}> {
+                y = Loop (n, , zero) <body = round (int64 i, bool c, float[N,4] s) => (bool again, float[N,4] t) {
+                    again = Identity(true)
+                    t = Add(x, s)
+                }>
+            }""",
+            None,
+            checked=False,
+        )
+    )
+    (body,) = subgraphs(graph.nodes[0])
+    states, again = Suppositions(), []
+    for _ in range(3):
+        body.inputs[2].shape = ["N", 4]
+        again.append(states.revised(graph))
+    assert again == [True, False, False]
