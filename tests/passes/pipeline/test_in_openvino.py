@@ -22,17 +22,19 @@ BLOCK = 10
 TARGETS = "any", "openvino"
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 
-# Seeds of networks that OpenVINO 2026.4 cannot run, as it fails to merge attention of few heads into one operator: one
-# as it is, and one once it is compiled.
-CANNOT = {217: "Layout rank can't be larger than tensor rank"}
+# Seeds of networks that OpenVINO 2026.4 cannot run as they are, as it fails to merge attention of few heads, or products
+# and factors, into one operator; and one that it cannot run once it is compiled.
+_LAYOUT = "Layout rank can't be larger than tensor rank"
+CANNOT = {57: _LAYOUT, 217: _LAYOUT, 232: "MatMulMultiplyFusion", 249: _LAYOUT}
 CANNOT_COMPILED = {149}
 # And one that it gets wrong once it is compiled: with the batch open, what an If gives, joined to something else and
 # read by two elementwise operators that OpenVINO merges, is memory that nobody wrote. In the source the size of that
 # something depends on the If, which keeps the fault from showing.
 WRONG = {136}
 # One that it gets wrong before and after, and not always alike: what it makes of an integer quantization per channel
-# differs from ONNX Runtime in every session, and in one of some fifty from its own other sessions.
-UNSTEADY = {219}
+# differs from ONNX Runtime in every session, and in one of some fifty from its own other sessions. Of another one it
+# computes the source wrongly at some sizes.
+UNSTEADY = {162, 219}
 
 
 @pytest.mark.parametrize(
