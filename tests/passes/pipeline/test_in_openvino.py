@@ -22,8 +22,8 @@ BLOCK = 10
 TARGETS = "any", "openvino"
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 
-# Seeds of networks that OpenVINO 2026.4 cannot run as they are, as it fails to merge attention of few heads, or products
-# and factors, into one operator; and one that it cannot run once it is compiled.
+# Seeds of networks that OpenVINO 2026.4 cannot run as they are, as it fails to merge attention of few heads, or a
+# product and a factor, into one operator; and one that it cannot run once it is compiled.
 _LAYOUT = "Layout rank can't be larger than tensor rank"
 CANNOT = {57: _LAYOUT, 217: _LAYOUT, 232: "MatMulMultiplyFusion", 249: _LAYOUT}
 CANNOT_COMPILED = {149}
