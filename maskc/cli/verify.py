@@ -14,20 +14,23 @@ from maskc.errors import NotEquivalentError, UndecidedError
 from maskc.inspection.options import ReadOptions
 from maskc.verification.options import VerifyOptions
 
+_Reference = Annotated[
+    Path,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="The reference: an .onnx, .keras or .h5 file or a SavedModel directory.",
+        show_default=False,
+    ),
+]
+_Compiled = Annotated[
+    Path, typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False)
+]
+
 
 @command()
 def verify(
-    reference: Annotated[
-        Path,
-        typer.Argument(
-            metavar="REFERENCE",
-            help="The reference: an .onnx, .keras or .h5 file or a SavedModel directory.",
-            show_default=False,
-        ),
-    ],
-    compiled: Annotated[
-        Path, typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False)
-    ],
+    reference: _Reference,
+    compiled: _Compiled,
     reading: ReadOptions,
     options: VerifyOptions,
     inputs: Annotated[
@@ -72,17 +75,8 @@ def verify(
 
 @command()
 def recheck(
-    reference: Annotated[
-        Path,
-        typer.Argument(
-            metavar="REFERENCE",
-            help="The reference: an .onnx, .keras or .h5 file or a SavedModel directory.",
-            show_default=False,
-        ),
-    ],
-    compiled: Annotated[
-        Path, typer.Argument(metavar="COMPILED", help="The compiled model, an .onnx file.", show_default=False)
-    ],
+    reference: _Reference,
+    compiled: _Compiled,
     certificate: Annotated[
         Path, typer.Argument(metavar="CERTIFICATE", help="What --certificate wrote.", show_default=False)
     ],

@@ -170,7 +170,10 @@ def compile_file(
     frontend.locate(model)  # what is not there is told before what cannot be written
     files.check(reports)
     files.check_target(output)
-    beside = [*reports, *([] if certificate is None else [certificate])]
+    beside = [*reports]
+    if certificate is not None:
+        files.check_target(certificate, "certificate")
+        beside.append(certificate)
     if any(path.resolve() == output.resolve() for path in beside):
         raise InputError("The report and the compiled model cannot be the same file.")
     source = options.read(model, stay=True)
@@ -179,7 +182,6 @@ def compile_file(
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
     for path in beside:
-        files.check_target(path, "report")
         files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:

@@ -36,8 +36,7 @@ class Certificate:
 
     def document(self, source: Sequence[Path], compiled: Sequence[Path]) -> dict[str, Any]:
         """The certificate as data, of the schema in the documentation, for models in these files."""
-        checker = self.proof.checker
-        regions = {name: checker.region(name) for name in self.proof.proved & self.proof.judged.keys()}
+        checker, regions = self.proof.checker, self.proof.regions
         sources = {region.boundary.source for region in regions.values()}
         return {
             "format": "maskc certificate",
@@ -48,15 +47,15 @@ class Certificate:
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
             "claims": {name: _claims(checker.claims[name]) for name in sorted(sources & checker.claims.keys())},
             "boundaries": {
-                name: _boundary(name, regions[name].boundary) | {"allowed": self.proof.judged[name].allowed}
-                for name in sorted(regions, key=lambda name: checker.compiled.maker.get(name, -1))
+                name: _boundary(name, region.boundary) | {"allowed": self.proof.judged[name].allowed}
+                for name, region in regions.items()
             },
         }
 
     def save(self, path: Path, source: Sequence[Path], compiled: Sequence[Path]) -> None:
         """Write it as JSON, whole or not at all, for models in these files. Raises `InputError` when that fails."""
         text = json.dumps(self.document(source, compiled))
-        write_model_files.write_text(path, f"{text}\n", "The certificate")
+        write_model_files.write_text(path, f"{text}\n", "The certificate ")
 
 
 def in_order(files: Sequence[Path]) -> list[Path]:

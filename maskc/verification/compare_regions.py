@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def compare_regions(
 def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure | None:
     """The first region that is not what it should be where the source's tensors are as they are with these inputs."""
     proven = proof.checker
-    regions = [proven.region(name) for name in proof.proved & proof.judged.keys()]
+    regions = [*proof.regions.values()]
     needed = {name for region in regions for name in region.source_reads}
     needed.update(boundary.source for boundary in proven.boundaries.values())
     values, seen = _fed(proven.source, reference, inputs), dict(proven.seen)
@@ -61,8 +61,8 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
     stream(proven.source, [dict(values)], visit)
     checker = _OnValues(proven, seen, values)
     judged = checker.check(regions)
-    failing = [Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees]
-    return min(failing, key=lambda failure: proven.compiled.maker.get(failure.region.target, -1), default=None)
+    failing = (Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees)
+    return next(failing, None)
 
 
 class _OnValues(Checker):
@@ -103,17 +103,13 @@ def _fed(graph: Graph, model: ModelProto, inputs: Inputs) -> Inputs:
 
 def summary(proof: Proof) -> Regions:
     """How much of the compiled model was proved, in how many regions."""
-    return summary_of(proof.checker, proof.proved & proof.judged.keys())
+    return summary_of(proof.checker.compiled, proof.regions.values())
 
 
-def summary_of(checker: recheck.Checker, proved: Iterable[str]) -> Regions:
-    """How much of the compiled model the regions of these boundaries are."""
-    graph = checker.compiled
-    sizes, checked = [], set[int]()
-    for name in proved:
-        nodes = checker.region(name).compiled
-        sizes.append(len(nodes))
-        checked.update(nodes)
+def summary_of(graph: Graph, regions: Collection[Region]) -> Regions:
+    """How much of the compiled model these regions are."""
+    sizes = [len(region.compiled) for region in regions]
+    checked = {index for region in regions for index in region.compiled}
     live = {index for name in graph.outputs for index in graph.closure(name, ())[0]}
     unchecked = tuple(name_of(graph.nodes[index]) for index in sorted(live - checked))
     return Regions(len(sizes), max(sizes, default=0), len(live), unchecked)

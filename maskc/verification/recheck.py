@@ -104,6 +104,13 @@ class Graph:
             if node.op_type not in RANDOM and self.fixed.issuperset(names):
                 self.fixed.update(name for name in node.output if name)
 
+        #: entries of the tables that tensors are indices of
+        self.tables: dict[str, int] = {}
+        for node in self.nodes:
+            if node.op_type == "Gather" and node.input[0] in self.constants and not any(a.i for a in node.attribute):
+                size = int(self.constants[node.input[0]].dims[0])
+                self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
+
     def closure(self, target: str, cut: Collection[str]) -> tuple[list[int], set[str]]:
         """The nodes that make a tensor of what is cut and of inputs, in order, and what they read of both."""
         seen, leaves = set[int](), set[str]()
@@ -451,12 +458,6 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed = seen, seed
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
-        #: entries of the tables that tensors are indices of
-        self.tables: dict[str, int] = {}
-        for node in source.nodes:
-            if node.op_type == "Gather" and node.input[0] in source.constants and not any(a.i for a in node.attribute):
-                size = int(source.constants[node.input[0]].dims[0])
-                self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
 
     def region(self, target: str) -> Region:
         """The region of a boundary."""
@@ -471,7 +472,7 @@ class Checker:
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold."""
         if turn <= TABLES // 2:
-            entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.tables[name]
+            entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.source.tables[name]
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
         values = self.seen[name].fresh(name, turn, self.seed)
         if self.seen[name].values is not None:
@@ -494,9 +495,9 @@ class Checker:
         turns = tuple(range(-times // 2 if took_in else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
-        for name in names & self.tables.keys() if looks_up else ():
+        for name in names & self.source.tables.keys() if looks_up else ():
             if self.seen[name].shapes[0] and self.types[name].kind in "iu":
-                turns += tuple(range(TABLES, TABLES - (-self.tables[name] // ENTRIES)))
+                turns += tuple(range(TABLES, TABLES - (-self.source.tables[name] // ENTRIES)))
         return turns
 
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:

@@ -105,11 +105,12 @@ def verify_with(
     masks, shapes, at = reading.masks, reading.shapes, reading.at
     targets = [Path(report) for report in reports]
     files.check(targets)
+    proof = [] if certificate is None else [Path(certificate)]
+    for path in proof:
+        files.check_target(path, "certificate")
     sources = [frontend.read(model, signature=reading.signature) for model in (reference, compiled)]
     given = _given(masks, inputs)
-    proof = [] if certificate is None else [Path(certificate)]
     for path in (*targets, *proof):
-        files.check_target(path, "report")
         files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
     before, after = sources
     renamed, names = input_output_signature.as_in(before.model, after.model)
@@ -189,14 +190,15 @@ def recheck(
     reading = ReadOptions(masks=masks, shapes=shapes, signature=signature)
     before, after = reading.read(Path(reference), stay=True), frontend.read(Path(compiled), stay=True)
     model = before.model if masks is None else apply_masks(before.model, masks)
-    read = (*before.files, *((Path(masks),) if masks is not None else ()))
+    read = (*before.files, *_given(masks))
     models = (graph_of(model), in_order(read)), (graph_of(after.model), in_order(after.files))
     try:
         with progress.stage("Comparing regions"):
             checker = checking.recheck(*models, document, seed)
     except checking.RefusedError as error:
         raise NotEquivalentError(f"The certificate is refused. {error}") from error
-    return summary_of(checker, checker.boundaries.keys() - set(checker.compiled.inputs))
+    made = checker.boundaries.keys() - set(checker.compiled.inputs)
+    return summary_of(checker.compiled, [checker.region(name) for name in made])
 
 
 def _certificate(path: Path) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from onnx import AttributeProto
 
@@ -31,8 +32,11 @@ class Checker(recheck.Checker):
 
     def cropped(self) -> recheck.Checker:
         """A checker of images that are as large as they must be."""
-        seen = {name: _cropped(tensor) for name, tensor in self.seen.items()}
-        return recheck.Checker(self.source, self.compiled, self.boundaries, self.claims, seen, self.seed)
+        return recheck.Checker(self.source, self.compiled, self.boundaries, self.claims, self._parts, self.seed)
+
+    @cached_property
+    def _parts(self) -> dict[str, Seen]:
+        return {name: _cropped(tensor) for name, tensor in self.seen.items()}
 
     def crops(self, region: Region) -> bool:
         """Whether a few places of the images that a region reads show all that it does."""

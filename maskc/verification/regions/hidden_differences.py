@@ -40,8 +40,7 @@ def _hidden(proof: Proof) -> Failure | None:
     a scale has moved, or however large the difference were it would be the same, as where a mask follows.
     """
     checker = proof.checker
-    regions = [checker.region(name) for name in proof.proved & proof.judged.keys()]
-    for region in sorted(regions, key=lambda region: checker.compiled.maker.get(region.target, -1)):
+    for region in proof.regions.values():
         for pair in _pairs(checker, region):
             if pair.is_hidden():
                 return pair.failure()

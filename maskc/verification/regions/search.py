@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,12 @@ class Proof:
     judged: dict[str, Judgement]
     proved: set[str]
     outputs: list[str]
+
+    @cached_property
+    def regions(self) -> dict[str, Region]:
+        """The regions that are proved, by their boundaries, in the order of the compiled model."""
+        maker, names = self.checker.compiled.maker, self.proved & self.judged.keys()
+        return {name: self.checker.region(name) for name in sorted(names, key=lambda name: maker.get(name, -1))}
 
     @property
     def complete(self) -> bool:
@@ -121,7 +128,7 @@ class _Search:
         """Whether all regions agree as they are, once claims that do not hold are dropped."""
         while True:
             regions = self._regions()
-            self._judge([region for key, region in regions.items() if key not in self.judged])
+            self._run([region for key, region in regions.items() if key not in self.judged])
             if not self._drop_claims(regions):
                 return all(self.judged[key].agrees for key in regions)
 
@@ -158,10 +165,6 @@ class _Search:
             slices,
             claimed,
         )
-
-    def _judge(self, regions: Sequence[Region]) -> None:
-        if regions:
-            self._run(regions)
 
     def _run(self, regions: Sequence[Region]) -> None:
         """Judge regions, by halves where one of them cannot be run."""
