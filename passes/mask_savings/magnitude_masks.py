@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from passes.graph.tensors import Index, Mask
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.coupled_entries import coupled
+from passes.mask_savings.gated import gated
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.inputs import bind
 from passes.sizes.sizes_to_count_at import Sizes
@@ -58,7 +58,7 @@ class _Search:
     def __init__(self, model: onnx.ModelProto, found: list[Filters], at: Sizes | None) -> None:
         self._names = [f"maskc_filters_{i}" for i in range(len(found))]
         self._filters = found
-        self._gated = _gated(model, dict(zip(self._names, found, strict=True)))
+        self._gated = gated(model, dict(zip(self._names, found, strict=True)))
         groups = coupled(self._gated, {n: len(f.norm) for n, f in zip(self._names, found, strict=True)})
         self._group = [groups[name] for name in self._names]
         self._order = _order(found, self._group)
@@ -96,34 +96,3 @@ def _order(found: Sequence[Filters], group: Sequence[Index]) -> Index:
         stays[index if layer.fixed else index[square.argmax()]] = True
     free = np.flatnonzero((count > 0) & ~stays)
     return free[np.argsort(total[free] / count[free], kind="stable")]
-
-
-def _gated(model: onnx.ModelProto, places: dict[str, Filters]) -> onnx.ModelProto:
-    """A copy of the model in which each place is multiplied by a new graph input, of shape [channels]."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    masking: dict[str, list[onnx.NodeProto]] = {}
-    renamed: dict[str, str] = {}
-    for name, place in places.items():
-        shape = np.array([-1] + [1] * (place.rank - 1 - place.axis), np.int64)
-        graph.initializer.append(numpy_helper.from_array(shape, f"{name}/shape"))
-        source = renamed.get(place.tensor, place.tensor)
-        renamed[place.tensor] = f"{name}/masked"
-        masking.setdefault(place.tensor, []).extend(
-            [
-                helper.make_node("Reshape", [name, f"{name}/shape"], [f"{name}/column"]),
-                helper.make_node("Mul", [source, f"{name}/column"], [f"{name}/masked"]),
-            ]
-        )
-        kind = helper.np_dtype_to_tensor_dtype(place.dtype)
-        graph.input.append(helper.make_tensor_value_info(name, kind, [len(place.norm)]))
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-        nodes += [node, *(added for name in node.output for added in masking.get(name, ()))]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    return result

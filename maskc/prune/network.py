@@ -1,0 +1,131 @@
+"""A trained network made ready for pruning: where its channels can be masked, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from maskc.frontend.graph_queries import array_of
+from maskc.prune.biases import biased
+from maskc.prune.contractions import Contraction, contractions
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.mask_savings.cost_model import CostModel, cost_model
+from passes.mask_savings.coupled_entries import Coupling, coupling
+from passes.mask_savings.gated import gated
+from passes.mask_savings.prunable_filters import Filters, filters
+from passes.model.inputs import bind
+from passes.sizes.sizes_to_count_at import Sizes
+
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A contraction that sums masked channels: `group_of` each channel of its input, int64 [channels], or -1."""
+
+    contraction: Contraction
+    group_of: Index
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model whose channels can be masked.
+
+    model: the masked form, in which each place of `places` is multiplied with a graph input of the same name. groups:
+    by place, int64 [channels], the number of each channel's group; groups go as a whole. fixed: bool [groups], those
+    that must stay. readers: all contractions, in the order of the graph. at: the sizes that FLOPs are counted at.
+    """
+
+    model: ModelProto
+    places: Mapping[str, Filters]
+    groups: Mapping[str, Index]
+    fixed: Mask
+    readers: tuple[Reader, ...]
+    coupling: Coupling
+    at: Sizes | None
+
+    def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
+        """0/1 by place, for groups that are gone, bool [groups]."""
+        return {name: np.where(gone[self.groups[name]], 0, 1).astype(p.dtype) for name, p in self.places.items()}
+
+    def masked(self, gone: Mask, weights: Mapping[str, NDArray[np.floating]] | None = None) -> ModelProto:
+        """The model at these masks, with other weights by name where they are given."""
+        return with_weights(bind(self.model, self.masks(gone)), weights or {})
+
+    def flops(self, gone: Mask) -> int:
+        """FLOPs of the masked model when it is compiled, with as few channels as can be."""
+        return compiled_cost(bind(self.model, self.masks(gone)), at=self.at).flops
+
+    def cost_model(self, gone: Mask) -> CostModel:
+        """What each group saves beside those that are gone."""
+        return cost_model(self.model, self.masks(gone), self.groups, self.coupling)
+
+    def gone(self, masks: Mapping[str, NDArray[np.generic]]) -> Mask:
+        """The groups that are zero in these masks, bool [groups]."""
+        found = np.zeros(len(self.fixed), bool)
+        for name, mask in masks.items():
+            found[self.groups[name][np.asarray(mask) == 0]] = True
+        return found
+
+
+def network(model: ModelProto, at: Sizes | None = None) -> Network:
+    """The network of a model whose constants are folded.
+
+    Raises GraphError when the graph is not valid.
+    """
+    found = filters(model)
+    constants = stored(model)
+    model, biases = biased(model, constants)
+    places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
+    masked = gated(model, places)
+    coupled = coupling(masked, {name: len(place.norm) for name, place in places.items()})
+    roots = np.concatenate([coupled.groups[name] for name in places]) if places else np.zeros(0, np.int64)
+    number = np.unique(roots)
+    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in places}
+    fixed = np.zeros(len(number), bool)
+    for name, place in places.items():
+        fixed[groups[name]] |= place.fixed
+    entries = np.concatenate(list(groups.values())) if groups else roots
+    readers = tuple(_readers(masked, coupled, entries, biases))
+    return Network(masked, places, groups, fixed, readers, coupled, at)
+
+
+def _readers(
+    model: ModelProto, coupled: Coupling, entries: Index, biases: Mapping[str, str]
+) -> Iterator[Reader]:
+    for found in contractions(model, stored(model), biases):
+        axes = {axis: label for (name, axis), label in coupled.entries.items() if name == found.source}
+        rank = 1 + max(axes, default=0)
+        candidates = [found.axis] if found.axis >= 0 else range(rank - 1, -1, -1)
+        fitting = [axes[axis] for axis in candidates if axis in axes and len(axes[axis]) == found.channels]
+        label = fitting[0] if fitting else np.full(found.channels, -1)
+        yield Reader(found, np.where(label >= 0, entries[label], -1))
+
+
+def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:
+    """The constants of the main graph by name."""
+    found = {t.name: array_of(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def with_weights(model: ModelProto, weights: Mapping[str, NDArray[np.floating]]) -> ModelProto:
+    """The model, in which constants by name have other values, in place."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in weights:
+            tensors[node.output[0]] = node.attribute[0].t
+    for name, value in weights.items():
+        kept = tensors[name].name
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensors[name].data_type)
+        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype), kept))
+    return model
+
