@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from maskc.compilation.compile import compile, explain
     from maskc.inspection.diff import diff
     from maskc.inspection.flops import flops
+    from maskc.pruning.prune import prune
     from maskc.regression import check as regress
     from maskc.sweeps import sweep
     from maskc.verification.verify import recheck, verify
@@ -38,6 +39,7 @@ __all__ = [
     "diff",
     "explain",
     "flops",
+    "prune",
     "recheck",
     "regress",
     "sweep",
@@ -50,6 +52,7 @@ _LAZY = {
     "diff": "maskc.inspection.diff",
     "explain": "maskc.compilation.compile",
     "flops": "maskc.inspection.flops",
+    "prune": "maskc.pruning.prune",
     "recheck": "maskc.verification.verify",
     "regress": "maskc.regression.check",
     "sweep": "maskc.sweeps",

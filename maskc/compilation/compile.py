@@ -145,7 +145,7 @@ def compile(
         verify=checks if verify else None,
     )
     with nullcontext() if progress is None else listening(progress):
-        return _compile(options.read(model), options, compares=verify)
+        return compiled_source(options.read(model), options, compares=verify)
 
 
 @telling()
@@ -185,7 +185,7 @@ def compile_file(
         files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:
-            compiled = _compile(source, options, store, compares=True, advises=advises or bool(reports))
+            compiled = compiled_source(source, options, store, compares=True, advises=advises or bool(reports))
         except NotEquivalentError as error:
             raise NotEquivalentError(f"{error} Nothing was written.") from error
         result = compiled.report
@@ -261,10 +261,10 @@ def explain(
 def explain_with(model: frontend.Model, options: CompileOptions) -> CompileReport:
     """`explain` with the options as one value; nothing is verified."""
     options = dataclasses.replace(options, verify=None)
-    return _compile(options.read(model), options, compares=True, advises=True).report
+    return compiled_source(options.read(model), options, compares=True, advises=True).report
 
 
-def _compile(
+def compiled_source(
     source: Source,
     options: CompileOptions,
     store: Store | None = None,
@@ -272,12 +272,12 @@ def _compile(
     compares: bool = False,
     advises: bool = False,
 ) -> Compiled:
-    """`compares` as for `kept_for_speed`; `advises` as `compile_file`."""
+    """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`."""
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     try:
         with stage("Compiling") as compiling:
             keeps = (compares or advises) and not has_external(target)
-            shrunk = _shrink(target, options, lambda name: compiling.advance(note=name), store, keeps)
+            shrunk = shrink_with(target, options, lambda name: compiling.advance(note=name), store, keeps)
             _tell_passes(shrunk.report)
             _check(shrunk.model, source, target)
     except (GraphError, SizeError) as error:
@@ -308,7 +308,13 @@ def _compile(
     return Compiled(shrunk.model, report, source.files)
 
 
-def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None, keeps: bool) -> Shrunk:
+def shrink_with(
+    model: ModelProto,
+    options: CompileOptions,
+    watch: Watch = lambda name: None,
+    store: Store | None = None,
+    keeps: bool = False,
+) -> Shrunk:
     """Run the passes with the widths of the options."""
     how = ShrinkOptions(adapters=options.adapters, at=options.at, target=options.target, keeps_analysis=keeps)
     if options.align == "measure":

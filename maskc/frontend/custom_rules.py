@@ -1,10 +1,12 @@
-"""Loading a user's rules for operators, which register themselves in `passes`."""
+"""A user's Python files: rules for operators, which register themselves in `passes`, and functions by name."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from maskc.errors import InputError
 
@@ -12,14 +14,28 @@ from maskc.errors import InputError
 def load(files: Sequence[Path]) -> None:
     """Run these Python files. Raises `InputError` when one is missing or fails."""
     for file in files:
-        if not file.exists():
-            raise InputError(f"The file of rules {file} does not exist.")
-        # the name is of no use to anyone: nobody imports the file again
-        spec = importlib.util.spec_from_file_location(f"maskc_rules_{file.stem}", file)
-        if spec is None or spec.loader is None or not file.is_file():
-            raise InputError(f"The file of rules {file} must be a Python file, with the ending .py.")
-        try:
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        except (Exception, SystemExit) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:200]
-            raise InputError(f"The file of rules {file} cannot be run ({reason}).") from error
+        _run(file, "The file of rules")
+
+
+def function_of(file: Path, name: str) -> Callable[..., Any]:
+    """The function of this name in a Python file. Raises `InputError` when there is none, or the file fails."""
+    function = getattr(_run(file, "The Python file"), name, None)
+    if not callable(function):
+        raise InputError(f"The Python file {file} has no function '{name}'.")
+    return function  # type: ignore[no-any-return]
+
+
+def _run(file: Path, what: str) -> ModuleType:
+    if not file.exists():
+        raise InputError(f"{what} {file} does not exist.")
+    # the name is of no use to anyone: nobody imports the file again
+    spec = importlib.util.spec_from_file_location(f"maskc_rules_{file.stem}", file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise InputError(f"{what} {file} must be a Python file, with the ending .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:200]
+        raise InputError(f"{what} {file} cannot be run ({reason}).") from error
+    return module

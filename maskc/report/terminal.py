@@ -27,6 +27,7 @@ from maskc.report.wording import (
 )
 
 if TYPE_CHECKING:
+    from maskc.results.agreement import Agreement
     from maskc.results.diff import Change, Diff
     from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
@@ -86,6 +87,26 @@ def show_compilation(report: Document, out: Console, *, masks: bool = True, list
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
         _show_notes(report.verification.notes, out)
+
+
+def show_pruning(report: Document, agreement: Sequence[Agreement], out: Console, *, alone: bool) -> None:
+    """The figures of both models, and how each output compares with the source's.
+
+    `alone`: whether the data are those that were pruned by.
+    """
+    out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
+    show_sizes(out, report.before.at, report.after.at)
+    out.print(_figures(report.before, report.after))
+    if report.verification is not None:
+        out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+    rows = table("Output", "error", "same prediction")
+    for output in agreement:
+        error = "" if output.error is None else f"{output.error:.3f}"
+        same = "" if output.top is None else f"{output.top:.1%} of {output.positions:,}"
+        rows.add_row(visible(output.output), error, same)
+    out.print(rows)
+    data = "the data that it was pruned by, since there is one batch" if alone else "data that pruning did not use"
+    out.print(f"Against the source, on {data}; the error is of the source's spread.", soft_wrap=True)
 
 
 def show_smaller(model: Path, output: Path, before: Figures, after: Figures, out: Console) -> None:

@@ -13,8 +13,8 @@ from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
 from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
+from maskc.pruning.quality import Quality, check_quality
 from maskc.sweeps import work
-from maskc.sweeps.measure import Quality, check_quality
 from maskc.sweeps.record import Value
 
 # The options of a compilation that a policy can give.

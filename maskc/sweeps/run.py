@@ -15,10 +15,11 @@ from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.options import ReadOptions
+from maskc.pruning.quality import Quality, rate
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.runtime.session import choose_provider
 from maskc.sweeps import work
-from maskc.sweeps.measure import Clock, Quality, rate
+from maskc.sweeps.measure import Clock
 from maskc.sweeps.options import SweepOptions
 from maskc.sweeps.pareto import marked
 from maskc.sweeps.plan import Plan

@@ -24,6 +24,7 @@ from passes.mask_savings.cost_polynomials import Place, Varying, evaluated, poly
 from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.rewriting.storage_plan import Key
+from passes.sizes.sizes_to_count_at import Sizes
 
 _NONE = np.zeros(0, np.int64)
 _MOST = 3  # dimensions of a polynomial: others of a node count as fixed
@@ -121,13 +122,17 @@ class CostModel:
 
 
 def cost_model(
-    model: onnx.ModelProto, masks: Mapping[str, Array], groups: Mapping[str, Index], coupling: Coupling
+    model: onnx.ModelProto,
+    masks: Mapping[str, Array],
+    groups: Mapping[str, Index],
+    coupling: Coupling,
+    at: Sizes | None = None,
 ) -> CostModel:
     """The FLOPs of the compiled graph at these masks, as groups of entries go.
 
     masks: by the name of the graph input that it is bound to, 0/1 [channels]. groups: by mask name, int64 [channels],
     the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model.
-    Groups that divide what is coupled are doubtful.
+    Groups that divide what is coupled are doubtful. at: the sizes to count at, as for `passes.count`.
 
     Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
@@ -135,7 +140,7 @@ def cost_model(
     count = max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1
 
     def counted(values: Mapping[str, Array]) -> CompiledCost:
-        cost = compiled_cost(bind(model, values))
+        cost = compiled_cost(bind(model, values), at=at)
         collect(model)
         return cost
 

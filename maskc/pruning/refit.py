@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.progress import stage
-from maskc.prune.network import Mask, Network, Reader, stored, with_weights
-from maskc.prune.surgeon import RIDGE
-from maskc.prune.walk import Walk
+from maskc.pruning.network import Mask, Network, Reader, stored, with_weights
+from maskc.pruning.surgeon import RIDGE
+from maskc.pruning.walk import Walk
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -35,7 +35,10 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
     with stage("Refitting", len(network.readers)) as refitting:
         for number, reader in enumerate(network.readers):
             refitting.advance(note=reader.contraction.node.name)
-            changed = changed or bool((reader.group_of >= 0).any() and gone[reader.group_of[reader.group_of >= 0]].any())
+            mine = reader.group_of[reader.group_of >= 0]
+            changed = changed or bool(gone[mine].any())
+                (reader.group_of >= 0).any() and gone[reader.group_of[reader.group_of >= 0]].any()
+            )
             if not changed:
                 continue
             name = reader.contraction.source

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from maskc.frontend.graph_queries import array_of
-from maskc.prune.biases import biased
-from maskc.prune.contractions import Contraction, contractions
+from maskc.pruning.biases import biased
+from maskc.pruning.contractions import Contraction, contractions
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
@@ -64,7 +64,7 @@ class Network:
 
     def cost_model(self, gone: Mask) -> CostModel:
         """What each group saves beside those that are gone."""
-        return cost_model(self.model, self.masks(gone), self.groups, self.coupling)
+        return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at)
 
     def gone(self, masks: Mapping[str, NDArray[np.generic]]) -> Mask:
         """The groups that are zero in these masks, bool [groups]."""
@@ -96,9 +96,7 @@ def network(model: ModelProto, at: Sizes | None = None) -> Network:
     return Network(masked, places, groups, fixed, readers, coupled, at)
 
 
-def _readers(
-    model: ModelProto, coupled: Coupling, entries: Index, biases: Mapping[str, str]
-) -> Iterator[Reader]:
+def _readers(model: ModelProto, coupled: Coupling, entries: Index, biases: Mapping[str, str]) -> Iterator[Reader]:
     for found in contractions(model, stored(model), biases):
         axes = {axis: label for (name, axis), label in coupled.entries.items() if name == found.source}
         rank = 1 + max(axes, default=0)
@@ -128,4 +126,3 @@ def with_weights(model: ModelProto, weights: Mapping[str, NDArray[np.floating]])
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensors[name].data_type)
         tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype), kept))
     return model
-

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto, helper
 
 from maskc.frontend.graph_queries import copied
-from maskc.prune.divergence import divergence
-from maskc.prune.network import Network, stored
-from maskc.prune.surgeon import Layer, Moments
+from maskc.pruning.divergence import divergence
+from maskc.pruning.network import Network, stored
+from maskc.pruning.surgeon import Layer, Moments
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -23,13 +23,12 @@ _HURT = 0.05  # of a layer's energy: the error that its sensitivity is measured 
 _SECONDS = 15.0  # for all sensitivities
 
 
-def layers(network: Network, batches: Iterable[Feeds], seed: int = 0) -> list[Layer]:
-    """The layers that read channels which can go, with the moments of what they read.
+def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: int = 0) -> list[Layer]:
+    """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
 
-    Depthwise convolutions are none: what they read goes as what they write does.
+    Depthwise convolutions are none of them: what they read goes as what they write does.
     """
-    whole = network.masked(np.zeros(len(network.fixed), bool))
-    constants = stored(whole)
+    constants = stored(model)
     found = []
     for number, reader in enumerate(network.readers):
         contraction = reader.contraction
@@ -38,7 +37,7 @@ def layers(network: Network, batches: Iterable[Feeds], seed: int = 0) -> list[La
             matrix = contraction.matrix(constants[contraction.weights])
             found.append(Moments.of(reader, matrix, seed + number))
     names = list(dict.fromkeys(moments.reader.contraction.source for moments in found))
-    session = OnnxRuntimeSession(showing(whole, names))
+    session = OnnxRuntimeSession(showing(model, names))
     rng = np.random.default_rng(seed)
     for batch in batches:
         values = session.run(batch)
@@ -48,15 +47,16 @@ def layers(network: Network, batches: Iterable[Feeds], seed: int = 0) -> list[La
     return [Layer(moments) for moments in found]
 
 
-def sensitivities(network: Network, layers: Sequence[Layer], batches: Sequence[Feeds]) -> NDArray[np.float64]:
+def sensitivities(
+    network: Network, model: ModelProto, layers: Sequence[Layer], batches: Sequence[Feeds]
+) -> NDArray[np.float64]:
     """What an error of each layer, of its energy, adds to the divergence of the outputs: float64 [layers].
 
     Each layer loses, alone, the channels that it needs least, about so many as hurt it by a twentieth.
     """
-    whole = network.masked(np.zeros(len(network.fixed), bool))
     taps = {layer.reader.contraction.weights for layer in layers}
-    constants = stored(whole)
-    session = OnnxRuntimeSession(_overridable(whole, sorted(taps)))
+    constants = stored(model)
+    session = OnnxRuntimeSession(_overridable(model, sorted(taps)))
     given = {name: constants[name] for name in taps}
     start = time.perf_counter()
     expected = [session.run({**batches[0], **given})]

@@ -22,7 +22,7 @@ from onnx import NodeProto, helper
 
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
-Floats = NDArray[np.floating[Any]]
+Floats = NDArray[Any]  # float32 or float64
 
 _OPSET = 17  # in which the patches of a convolution are cut
 
@@ -164,7 +164,9 @@ class Convolution(Contraction):
             [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
             [onnx.numpy_helper.from_array(np.ascontiguousarray(kernels), "w")],
         )
-        return OnnxRuntimeSession(helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8))
+        return OnnxRuntimeSession(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.prune.contractions import Floats
-from maskc.prune.network import Reader
+from maskc.pruning.contractions import Floats
+from maskc.pruning.network import Reader
 
 Doubles = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -153,5 +153,5 @@ class Layer:
             for group, rows in parts:
                 by_size.setdefault(len(rows), []).append((label, group, rows))
         for found in by_size.values():
-            labels, groups, rows = zip(*found, strict=True)
-            yield np.array(labels), np.array(groups), np.stack(rows)
+            labels, groups, rows = (np.array(column) for column in zip(*found, strict=True))
+            yield labels, groups, rows

@@ -1,0 +1,198 @@
+"""Data to prune by: batches of a model's inputs, from files, a loader or arrays, and a part held out to measure on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from maskc.errors import InputError
+from maskc.frontend import npz_files
+from maskc.frontend.custom_rules import function_of
+from maskc.runtime.random_inputs import Port, ports
+from passes.errors import in_brief
+
+Batch = dict[str, NDArray[Any]]
+#: a path of an `.npz` or `.npy` file or of a directory of them, `loader.py:function`, a function that gives batches,
+#: batches, or arrays by input name
+Given = (
+    str | os.PathLike[str] | Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]] | Mapping[str, Any]
+)
+
+_BATCH = 8  # samples, where the model leaves it open
+_BYTES = 2**20  # of such a batch
+_EVERY = 5  # batch is held out
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches of a model's inputs, read again each time they are asked for.
+
+    Every fifth is held out. Where a batch is all there is, it is both used and held out (`alone`).
+    """
+
+    _batches: Callable[[], Iterator[Batch]]
+    alone: bool
+
+    def used(self) -> Iterator[Batch]:
+        """Those to prune and train by."""
+        return self._part(held=False)
+
+    def held_out(self) -> Iterator[Batch]:
+        """Those to measure quality on."""
+        return self._part(held=True)
+
+    def _part(self, held: bool) -> Iterator[Batch]:
+        for number, batch in enumerate(self._batches()):
+            if self.alone or (number % _EVERY == 1) == held:
+                yield batch
+
+
+def data(given: Given, model: ModelProto) -> Data:
+    """The data for a model, the first batch of which is checked.
+
+    Raises InputError where they cannot be read, or do not fit the model's inputs.
+    """
+    inputs = ports(model)
+    sources = _sources(given, inputs)
+
+    def batches() -> Iterator[Batch]:
+        found = 0
+        for where, arrays in sources():
+            for batch in _split(_fitted(arrays, inputs, where), inputs, where):
+                found += 1
+                yield batch
+        if not found:
+            raise InputError("There is nothing in the data: give at least one sample.")
+
+    few = list(itertools.islice(batches(), 2))
+    if len(few) == 1 and (halves := _halves(few[0], inputs)):
+        return Data(lambda: iter(halves), alone=False)
+    return Data(batches, alone=len(few) == 1)
+
+
+def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
+    """What gives arrays by input name, each time anew, each with what messages call it."""
+    if isinstance(given, (str, os.PathLike)):
+        text = os.fspath(given)
+        path, _, name = text.rpartition(":")
+        if name.isidentifier() and path.endswith(".py"):
+            return _of_function(function_of(Path(path), name), text)
+        return _of_files(Path(text), inputs)
+    if isinstance(given, Mapping):
+        return lambda: iter([("data", given)])
+    if callable(given):
+        return _of_function(given, "the function for data")
+    if iter(given) is given:
+        raise InputError("Data are read several times: give a function that begins them anew, or a list of batches.")
+    return lambda: (("data", batch) for batch in given)
+
+
+def _of_function(
+    function: Callable[[], Iterable[Mapping[str, Any]]], who: str
+) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
+    def batches() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        try:
+            for batch in function():
+                if not isinstance(batch, Mapping):
+                    raise InputError(
+                        f"{who} must give dictionaries of arrays by input name, not {type(batch).__name__}."
+                    )
+                yield f"a batch of {who}", batch
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{who} failed: {in_brief(error)}.") from error
+
+    return batches
+
+
+def _of_files(path: Path, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy"))
+        if not files:
+            raise InputError(f"The directory {path} has no .npz or .npy files.")
+    elif not path.is_file():
+        raise InputError(f"The data file {path} does not exist. Give an .npz or .npy file, or loader.py:function.")
+    elif path.suffix not in (".npz", ".npy"):
+        raise InputError(f"Data come from .npz or .npy files, or loader.py:function, and not from {path}.")
+    else:
+        files = [path]
+
+    def arrays() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for file in files:
+            try:
+                if file.suffix == ".npz":
+                    yield str(file), npz_files.read(file)
+                else:
+                    yield str(file), {inputs[0].name: np.load(file, allow_pickle=False)}
+            except (OSError, ValueError, EOFError, KeyError) as error:
+                raise InputError(f"{file} cannot be read as arrays; it may be damaged, or hold objects.") from error
+
+    if any(file.suffix == ".npy" for file in files) and len(inputs) != 1:
+        names = ", ".join(f"'{port.name}'" for port in inputs)
+        raise InputError(f"An .npy file holds one array, and the model has the inputs {names}: give .npz files.")
+    return arrays
+
+
+def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batch:
+    """The arrays, in the types that the model declares; raises InputError where they do not fit."""
+    names = [port.name for port in inputs]
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise InputError(f"{where} has no array '{missing[0]}'. The model's inputs are {', '.join(names)}.")
+    result: Batch = {name: np.asarray(array) for name, array in given.items() if name not in names}
+    for port in inputs:
+        array = np.asarray(given[port.name])
+        sizes = port.type.shape or ()
+        shape = "x".join("?" if not isinstance(size, int) else str(size) for size in sizes)
+        found = "x".join(map(str, array.shape)) or "none"
+        if array.ndim != len(sizes):
+            raise InputError(f"Input '{port.name}' is of shape {shape}, and {where} has one of {found}.")
+        wrong = any(isinstance(s, int) and s != n for s, n in zip(sizes[1:], array.shape[1:], strict=True))
+        if wrong or (sizes and isinstance(sizes[0], int) and array.shape[0] % max(sizes[0], 1)):
+            raise InputError(f"Input '{port.name}' is of shape {shape}, and {where} has one of {found}.")
+        if array.size == 0:
+            raise InputError(f"The array '{port.name}' of {where} is empty.")
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise InputError(f"The array '{port.name}' of {where} holds infinity or NaN.")
+        if port.type.elem_type not in (TensorProto.STRING, TensorProto.UNDEFINED):
+            dtype = helper.tensor_dtype_to_np_dtype(port.type.elem_type)
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise InputError(f"Input '{port.name}' is of type {dtype}, and {where} has {array.dtype}.")
+            array = array.astype(dtype, copy=False)
+        result[port.name] = array
+    return result
+
+
+def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]:
+    """Batches of so many samples as the model takes, or of a few where it leaves that open."""
+    ranked = [port for port in inputs if port.type.shape]
+    counts = {len(arrays[port.name]) for port in ranked}
+    fixed = {port.type.shape[0] for port in ranked if port.type.shape and isinstance(port.type.shape[0], int)}
+    if len(counts) != 1 or len(fixed) > 1:  # not all have the samples along their first axis
+        yield arrays
+        return
+    count = counts.pop()
+    most = max(1, min(_BATCH, count // _EVERY, _BYTES * count // sum(arrays[port.name].nbytes for port in ranked)))
+    size = int(fixed.pop()) if fixed else most
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        yield {name: a[part] if a.ndim and len(a) == count else a for name, a in arrays.items()}
+
+
+def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
+    """Two parts of a batch of several samples, where the model leaves their number open; else none."""
+    shapes = [port.type.shape or (1,) for port in inputs]
+    counts = {len(array) for array in batch.values() if array.ndim}
+    if len(counts) != 1 or min(counts) < 2 or any(isinstance(shape[0], int) for shape in shapes):
+        return []
+    half = (counts.pop() + 1) // 2
+    return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]

@@ -1,0 +1,104 @@
+"""Options of pruning a trained model: the target, how long to train, and what compile takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskc.compilation.options import CompileOptions
+from maskc.errors import InputError
+from maskc.inspection.option_fields import option
+from maskc.pruning.quality import Quality, check_quality
+
+#: minutes of training where TensorFlow is installed and nothing else was said
+MINUTES = 5.0
+
+
+def _share(what: str) -> str:
+    return f"The share of the model's {what} to leave, above 0 and below 1."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(CompileOptions):
+    """The options of `maskc.prune`, which says what they mean.
+
+    Raises `InputError` when one of them cannot be used, or two contradict.
+    """
+
+    flops: float | None = option(None, f"{_share('FLOPs')} By default 0.5, without another target.", metavar="SHARE")
+    params: float | None = option(None, _share("weights"), metavar="SHARE")
+    size: float | None = option(None, _share("bytes"), metavar="SHARE")
+    speedup: float | None = option(
+        None, "How many times as fast the result is to be, measured here in the runtime of --target.", metavar="N"
+    )
+    ms: float | None = option(None, "The milliseconds that the result may take, measured so.", metavar="MS")
+    max_drop: float | None = option(
+        None,
+        "How much the quality may drop: the fewest FLOPs that keep to it are sought. With --quality, in its unit, else "
+        "as the share of predictions that change.",
+        metavar="F",
+    )
+    quality: Quality | None = option(
+        None,
+        "A command that measures quality: it has {model} in it and prints a number last. By default predictions on "
+        "data that are held out are compared with the source's.",
+        metavar="COMMAND",
+        kind=str,
+    )
+    lower_is_better: bool = option(False, "Lower quality is better, as for a loss or an error.", "--lower-is-better")
+    epochs: float | None = option(None, "How often training goes through the data; 0 for no training.", metavar="N")
+    minutes: float | None = option(
+        None,
+        f"How long to train at most. By default {MINUTES:g} where TensorFlow is installed, and no training without it.",
+        metavar="M",
+    )
+    loss: str | None = option(
+        None,
+        "What training makes small, for each example, of outputs and batch by name: loader.py:function, in TensorFlow. "
+        "By default the difference from the source's outputs.",
+        metavar="FILE.py:FUNCTION",
+    )
+    seed: int = option(0, "Seed of what is drawn.", metavar="N")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_quality(self.quality)
+        for name in ("flops", "params", "size"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                raise InputError(f"--{name} is a share of the model's, above 0 and below 1, and not {share:g}.")
+        for name, least in (("speedup", 1.0), ("ms", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not (value > least and math.isfinite(value)):
+                raise InputError(f"--{name} must be a number above {least:g}, and not {value:g}.")
+        for name in ("max_drop", "epochs", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
+        if self.seed < 0:
+            raise InputError("The seed must not be negative.")
+        if len(self.targets) > 1:
+            given = " and ".join(f"--{name.replace('_', '-')}" for name in self.targets)
+            raise InputError(f"Give one target, and not {given}.")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The targets that are given, by name."""
+        names = ("flops", "params", "size", "speedup", "ms", "max_drop")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def target_of(self) -> tuple[str, float]:
+        """The target and its value."""
+        return next(iter(self.targets.items()), ("flops", 0.5))
+
+    @property
+    def trains(self) -> bool:
+        """Whether training is asked for, or not ruled out."""
+        return self.epochs != 0 and self.minutes != 0
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that are read beside the model."""
+        return (self.mask_file,) if self.mask_file else ()

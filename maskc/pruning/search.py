@@ -1,0 +1,123 @@
+"""How many groups of channels go, so that a target is met by what is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import passes
+from maskc.compilation.compile import shrink_with
+from maskc.errors import InputError
+from maskc.frontend.file_size import model_bytes
+from maskc.progress import detail, stage
+from maskc.pruning.network import Mask, Network
+from maskc.pruning.options import PruneOptions
+from maskc.pruning.selection import Removal
+from maskc.runtime.latency import measure
+from maskc.runtime.session import Provider, load
+
+_ATTEMPTS = 4  # at a number of FLOPs, which the cost model may miss
+_FINEST = 64  # of the groups, to which a search is exact
+_SECONDS = 0.7  # for each latency
+
+Figure = Callable[[Mask], float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A network, the order in which its groups go, and the source that targets are shares of.
+
+    before: FLOPs, weights and bytes of the source. batch: what latency is measured on.
+    """
+
+    source: ModelProto
+    network: Network
+    removal: Removal
+    options: PruneOptions
+    before: Mapping[str, float]
+    batch: Mapping[str, NDArray[Any]]
+
+    def gone(self) -> Mask:
+        """The groups to remove for the target of the options, bool [groups].
+
+        Raises InputError where it is out of reach.
+        """
+        name, value = self.options.target_of
+        with stage("Choosing channels", slow=True):
+            return self.at_flops(value) if name == "flops" else self.shortest(name, value)
+
+    def at_flops(self, share: float) -> Mask:
+        """Those that leave no more than a share of the FLOPs in the compiled file."""
+        most = share * self.before["flops"]
+        scale = self.before["flops"] / max(self.removal.whole, 1)  # the cost model counts at sizes of its own
+        asked, left = most, self.before["flops"]
+        for _ in range(_ATTEMPTS):
+            reached = self.removal.down_to(asked / scale)
+            gone = self.useful(self.removal.gone())
+            left = self._compiled(gone).report.after.flops
+            detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
+            if left <= most:
+                return gone
+            if not reached:
+                break
+            asked = min(asked, self.removal.flops * scale) - (left - most) - 1
+        raise InputError(
+            f"{share:g} of the FLOPs cannot be reached: where a tenth of every layer's channels stay, "
+            f"{left / self.before['flops']:.2g} of them are left."
+        )
+
+    def shortest(self, name: str, value: float) -> Mask:
+        """The fewest whose loss brings a figure to its target."""
+        figure, most = self._figure(name), 1 / value if name == "speedup" else value
+        self.removal.down_to(0)
+        low, high = 0, len(self.removal.order)
+        best = figure(self.removal.gone(high))
+        if best > most:
+            told = {"speedup": f"{1 / best:.3g} times as fast", "ms": f"{best:.3g} ms"}.get(
+                name, f"{best:.2g} of the {name}"
+            )
+            raise InputError(
+                f"--{name} {value:g} cannot be reached: where a tenth of every layer's channels stay, it is {told}."
+            )
+        while high - low > max(1, len(self.removal.order) // _FINEST):
+            middle = (low + high) // 2
+            found = figure(self.removal.gone(middle))
+            detail(f"{name}: {found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
+            low, high = (low, middle) if found <= most else (middle, high)
+        return self.useful(self.removal.gone(high))
+
+    def useful(self, gone: Mask) -> Mask:
+        """The same without groups whose channels the compiled file stores all the same, for the sake of speed."""
+        stored = self._compiled(gone).stored
+        kept = np.ones(len(gone), bool)
+        for name, place in self.network.places.items():
+            slices = stored.get((f"{name}/masked", place.axis))
+            if slices is None:
+                slices = np.zeros(len(place.norm), bool)
+            kept[self.network.groups[name][~slices]] = False
+        return gone & ~kept
+
+    def _compiled(self, gone: Mask) -> passes.Shrunk:
+        return shrink_with(self.network.masked(gone), self.options)
+
+    def _figure(self, name: str) -> Figure:
+        if name in ("params", "size"):
+            return lambda gone: self._share(self._compiled(gone), name)
+        provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
+        source = load(self.source, provider)
+
+        def time(gone: Mask) -> float:
+            after = load(self._compiled(gone).model, provider)
+            latency = measure(source, after, self.batch, provider, seconds=_SECONDS)  # type: ignore[arg-type]
+            return latency.after[1] / latency.before[1] if name == "speedup" else latency.after[1]
+
+        return time
+
+    def _share(self, shrunk: passes.Shrunk, name: str) -> float:
+        figure = shrunk.report.after.params if name == "params" else model_bytes(shrunk.model)
+        return figure / max(self.before[name], 1)
