@@ -44,8 +44,8 @@ class Trained:
     """What training made of a model.
 
     model: the one given, with trained values in place of its own. masks: by name of the graph input. flops: of the
-    compiled graph at these masks. reached: whether they are no more than was asked for; an interrupted run stops before.
-    loss: a moving average at the end.
+    compiled graph at these masks. reached: whether they are no more than was asked for, which an interrupted run may
+    not come to. loss: a moving average at the end.
     """
 
     model: onnx.ModelProto
@@ -105,9 +105,9 @@ def prune_gradually(
     On KeyboardInterrupt training stops, and what it made so far is returned.
 
     gated: a model whose masks are graph inputs of shape [channels]. masks: where to begin, 0/1 by name of the input.
-    groups: of the entries of each mask, numbered from 0, those that go together; -1 for entries that stay. flops: of the
-    compiled graph, to be reached. minutes, epochs: how long in all. inner, loss: as for `finetune`. min_channels: that
-    each mask keeps. ramp: the share of the time in which channels are removed.
+    groups: of the entries of each mask, numbered from 0, those that go together; -1 for entries that stay. flops: of
+    the compiled graph, to be reached. minutes, epochs: how long in all. inner, loss: as for `finetune`. min_channels:
+    that each mask keeps. ramp: the share of the time in which channels are removed.
 
     Raises InputError as `finetune`, and where the target cannot be reached.
     """
