@@ -151,7 +151,7 @@ def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Bat
     result: Batch = {name: np.asarray(array) for name, array in given.items() if name not in names}
     for port in inputs:
         array = np.asarray(given[port.name])
-        sizes = port.type.shape or ()
+        sizes = _declared(port)
         shape = "x".join("?" if not isinstance(size, int) else str(size) for size in sizes)
         found = "x".join(map(str, array.shape)) or "none"
         if array.ndim != len(sizes):
@@ -174,15 +174,15 @@ def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Bat
 
 def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]:
     """Batches of so many samples as the model takes, or of a few where it leaves that open."""
-    ranked = [port for port in inputs if port.type.shape]
+    ranked = [port for port in inputs if _declared(port)]
     counts = {len(arrays[port.name]) for port in ranked}
-    fixed = {port.type.shape[0] for port in ranked if port.type.shape and isinstance(port.type.shape[0], int)}
+    fixed = {size for port in ranked if isinstance(size := _declared(port)[0], int)}
     if len(counts) != 1 or len(fixed) > 1:  # not all have the samples along their first axis
         yield arrays
         return
     count = counts.pop()
     most = max(1, min(_BATCH, count // _EVERY, _BYTES * count // sum(arrays[port.name].nbytes for port in ranked)))
-    size = int(fixed.pop()) if fixed else most
+    size = fixed.pop() if fixed else most
     for start in range(0, count, size):
         part = slice(start, start + size)
         yield {name: a[part] if a.ndim and len(a) == count else a for name, a in arrays.items()}
@@ -190,9 +190,14 @@ def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]
 
 def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
     """Two parts of a batch of several samples, where the model leaves their number open; else none."""
-    shapes = [port.type.shape or (1,) for port in inputs]
+    shapes = [_declared(port) or (1,) for port in inputs]
     counts = {len(array) for array in batch.values() if array.ndim}
     if len(counts) != 1 or min(counts) < 2 or any(isinstance(shape[0], int) for shape in shapes):
         return []
     half = (counts.pop() + 1) // 2
     return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]
+
+
+def _declared(port: Port) -> tuple[int | None, ...]:
+    """The sizes that the model declares, None for those that it leaves open, as some do by -1."""
+    return tuple(size if isinstance(size, int) and size >= 0 else None for size in port.type.shape or ())

@@ -139,7 +139,7 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
     found = {}
     for port in ports(model):
         shape = list(batch[port.name].shape)
-        if shape and port.type.shape and not isinstance(port.type.shape[0], int):
+        if shape and not (isinstance(port.keys()[0], int) and port.keys()[0] > 0):
             shape[0] = 1
         found[port.name] = shape
     return found

@@ -37,8 +37,6 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
             refitting.advance(note=reader.contraction.node.name)
             mine = reader.group_of[reader.group_of >= 0]
             changed = changed or bool(gone[mine].any())
-                (reader.group_of >= 0).any() and gone[reader.group_of[reader.group_of >= 0]].any()
-            )
             if not changed:
                 continue
             name = reader.contraction.source

@@ -54,10 +54,9 @@ class Search:
     def at_flops(self, share: float) -> Mask:
         """Those that leave no more than a share of the FLOPs in the compiled file."""
         most = share * self.before["flops"]
-        scale = self.before["flops"] / max(self.removal.whole, 1)  # the cost model counts at sizes of its own
         asked, left = most, self.before["flops"]
         for _ in range(_ATTEMPTS):
-            reached = self.removal.down_to(asked / scale)
+            reached = self.removal.down_to(asked)
             gone = self.useful(self.removal.gone())
             left = self._compiled(gone).report.after.flops
             detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
@@ -65,7 +64,7 @@ class Search:
                 return gone
             if not reached:
                 break
-            asked = min(asked, self.removal.flops * scale) - (left - most) - 1
+            asked = min(asked, self.removal.flops) - (left - most) - 1
         raise InputError(
             f"{share:g} of the FLOPs cannot be reached: where a tenth of every layer's channels stay, "
             f"{left / self.before['flops']:.2g} of them are left."

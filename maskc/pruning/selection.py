@@ -20,7 +20,7 @@ _POWER = 0.25
 class Removal:
     """Groups that go one after the other, in steps, after each of which layers have made up for what went.
 
-    order: the groups that went so far. whole: FLOPs of the network before any went, by the cost model.
+    order: the groups that went so far.
     """
 
     def __init__(self, network: Network, layers: Sequence[Layer], sensitivities: NDArray[np.float64]) -> None:
@@ -32,7 +32,6 @@ class Removal:
             read[layer.labels] = True
         self._free = read & ~network.fixed
         self._costs = network.cost_model(self._gone)
-        self.whole = self._costs.flops
 
     @property
     def flops(self) -> int:
