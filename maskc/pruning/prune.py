@@ -36,7 +36,8 @@ from maskc.runtime.random_inputs import ports
 from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
 
-_SAMPLES = 256  # that layers are observed on
+_SAMPLES = 1024  # that layers are observed on, of no more bytes
+_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,11 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
 
 def _calibration(examples: Data) -> list[Batch]:
     """Batches to observe layers on, of so many samples."""
-    batches, seen = [], 0
+    batches, seen, size = [], 0, 0
     for batch in examples.used():
         batches.append(batch)
         seen += max((len(array) for array in batch.values() if array.ndim), default=1)
-        if seen >= _SAMPLES:
+        size += sum(array.nbytes for array in batch.values())
+        if seen >= _SAMPLES or size >= _BYTES:
             break
     return batches
