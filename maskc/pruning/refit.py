@@ -66,7 +66,6 @@ def _refit(
     left = ~((reader.group_of >= 0) & gone[reader.group_of]).reshape(groups, -1)
     most = max(# Of what is read: with 464 inputs and half the FLOPs of magika 1.0.3 a tenth of it lost 1 point of 465 predictions, and
 # on 64 images of a text recogniser (PP-OCRv4) it lost 0.3.
-_RIDGE = 1e-2
 _LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
     own = [np.flatnonzero(np.repeat(stays, contraction.taps)) for stays in left]
     kept = max(map(len, own))

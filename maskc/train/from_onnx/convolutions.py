@@ -58,18 +58,22 @@ def _convolve(x: Value, w: Value, strides: Sequence[int], pads: Array, dilations
         )
         return plane[:, :, 0]
     kernel, data = tf.transpose(w, (*range(2, axes + 2), 1, 0)), channels_last(x)
+    around = [[0, 0], *pads.tolist(), [0, 0]]
     if axes == 2 and groups > 1 and w.shape[1] == 1:
         filters = tf.reshape(_dilated(kernel, dilations), (*_reach(w.shape[2:], dilations), groups, -1))
         step = strides if len({*strides}) == 1 else [1, 1]  # the kernel has the same in both directions
-        y = tf.nn.depthwise_conv2d(data, filters, [1, *step, 1], [[0, 0], *pads.tolist(), [0, 0]])
-        y = y if step == strides else y[:, :: strides[0], :: strides[1]]
-    elif axes == 2:
-        y = tf.nn.conv2d(data, kernel, strides, [[0, 0], *pads.tolist(), [0, 0]], dilations=dilations)
-    elif axes == 3:
-        data, kernel = padded(data, np.array([[0, 0], *pads, [0, 0]])), _dilated(kernel, dilations)
-        parts = zip(tf.split(data, groups, -1), tf.split(kernel, groups, -1), strict=True)
-        y = tf.concat([tf.nn.conv3d(a, b, [1, *strides, 1], "VALID") for a, b in parts], -1)
-    return channels_second(y)
+        y = tf.nn.depthwise_conv2d(data, filters, [1, *step, 1], around)
+        return channels_second(y if step == strides else y[:, :: strides[0], :: strides[1]])
+    if axes == 3:
+        data, kernel = padded(data, np.array(around)), _dilated(kernel, dilations)
+    parts = []
+    # Gradients of grouped convolutions are not on every processor.
+    for a, b in zip(tf.split(data, groups, -1), tf.split(kernel, groups, -1), strict=True):
+        if axes == 2:
+            parts.append(tf.nn.conv2d(a, b, strides, around, dilations=dilations))
+        else:
+            parts.append(tf.nn.conv3d(a, b, [1, *strides, 1], "VALID"))
+    return channels_second(tf.concat(parts, -1) if groups > 1 else parts[0])
 
 
 def _reach(window: Sequence[int], dilations: Sequence[int]) -> list[int]:
