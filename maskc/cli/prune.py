@@ -33,9 +33,7 @@ def prune(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="OUT", help="Where to write; by default beside the input."
-        ),
+        typer.Option("--output", "-o", metavar="OUT", help="Where to write; by default beside the input."),
     ] = None,
     options: PruneOptions,
     verify: Annotated[

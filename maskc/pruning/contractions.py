@@ -87,7 +87,8 @@ class MatrixProduct(Contraction):
         return np.asarray(weights.T if self.transposed else weights, np.float64)[None]
 
     def stored(self, matrix: Floats) -> Floats:
-        return matrix[0].T if self.transposed else matrix[0]
+        only: Floats = matrix[0]
+        return only.T if self.transposed else only
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,8 @@ class Convolution(Contraction):
             patches = patches.reshape(self.channels * self.taps, -1)
             found = patches[:, _some(patches.shape[1], most, rng)].T
         split = found.astype(np.float32, copy=False).reshape(len(found), self.groups, -1)
-        return split.transpose(1, 0, 2)
+        rows: Floats = split.transpose(1, 0, 2)
+        return rows
 
     @cached_property
     def _reshapes(self) -> bool:
@@ -184,7 +186,8 @@ class Recurrence(Contraction):
         return matrix.transpose(0, 2, 1)
 
     def shifted(self, bias: NDArray[Any], shift: Floats) -> Floats:
-        return bias + np.pad(shift, (0, bias.shape[1] - len(shift)))[None]  # the rest is for the state's weights
+        rest = bias.shape[1] - len(shift)  # is for the weights of the state
+        return np.asarray(bias + np.pad(shift, (0, rest))[None])
 
 
 def contractions(

@@ -82,9 +82,8 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tupl
     """What gives arrays by input name, each time anew, each with what messages call it."""
     if isinstance(given, (str, os.PathLike)):
         text = os.fspath(given)
-        path, _, name = text.rpartition(":")
-        if name.isidentifier() and path.endswith(".py"):
-            return _of_function(function_of(Path(path), name), text)
+        if ".py:" in text:
+            return _of_function(function_of(*path_and_name(text, "the data")), text)
         return _of_files(Path(text), inputs)
     if isinstance(given, Mapping):
         return lambda: iter([("data", given)])
@@ -93,6 +92,14 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tupl
     if iter(given) is given:
         raise InputError("Data are read several times: give a function that begins them anew, or a list of batches.")
     return lambda: (("data", batch) for batch in given)
+
+
+def path_and_name(text: str, what: str) -> tuple[Path, str]:
+    """The file and the function of `loader.py:function`. Raises InputError for what is not of that form."""
+    path, _, name = text.rpartition(":")
+    if not (name.isidentifier() and path.endswith(".py")):
+        raise InputError(f"A Python function for {what} is given as FILE.py:FUNCTION, and not as {text}.")
+    return Path(path), name
 
 
 def _of_function(
@@ -151,7 +158,7 @@ def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Bat
     result: Batch = {name: np.asarray(array) for name, array in given.items() if name not in names}
     for port in inputs:
         array = np.asarray(given[port.name])
-        sizes = _declared(port)
+        sizes = declared(port)
         shape = "x".join("?" if not isinstance(size, int) else str(size) for size in sizes)
         found = "x".join(map(str, array.shape)) or "none"
         if array.ndim != len(sizes):
@@ -174,9 +181,9 @@ def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Bat
 
 def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]:
     """Batches of so many samples as the model takes, or of a few where it leaves that open."""
-    ranked = [port for port in inputs if _declared(port)]
+    ranked = [port for port in inputs if declared(port)]
     counts = {len(arrays[port.name]) for port in ranked}
-    fixed = {size for port in ranked if isinstance(size := _declared(port)[0], int)}
+    fixed = {size for port in ranked if isinstance(size := declared(port)[0], int)}
     if len(counts) != 1 or len(fixed) > 1:  # not all have the samples along their first axis
         yield arrays
         return
@@ -190,7 +197,7 @@ def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]
 
 def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
     """Two parts of a batch of several samples, where the model leaves their number open; else none."""
-    shapes = [_declared(port) or (1,) for port in inputs]
+    shapes = [declared(port) or (1,) for port in inputs]
     counts = {len(array) for array in batch.values() if array.ndim}
     if len(counts) != 1 or min(counts) < 2 or any(isinstance(shape[0], int) for shape in shapes):
         return []
@@ -198,6 +205,6 @@ def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
     return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]
 
 
-def _declared(port: Port) -> tuple[int | None, ...]:
+def declared(port: Port) -> tuple[int | None, ...]:
     """The sizes that the model declares, None for those that it leaves open, as some do by -1."""
     return tuple(size if isinstance(size, int) and size >= 0 else None for size in port.type.shape or ())

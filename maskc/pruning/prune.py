@@ -19,8 +19,9 @@ from maskc.frontend import write_model_files
 from maskc.frontend.mask_files import apply_masks
 from maskc.progress import Listener, listening, stage
 from maskc.pruning.compare import Comparison
-from maskc.pruning.data import Batch, Data, Given
+from maskc.pruning.data import Batch, Data, Given, declared
 from maskc.pruning.data import data as read_data
+from maskc.pruning.fine_tune import can_train, fine_tuned, is_better
 from maskc.pruning.network import network
 from maskc.pruning.observe import layers, sensitivities
 from maskc.pruning.options import PruneOptions
@@ -106,17 +107,27 @@ def pruned(source: frontend.Source, given: Given, options: PruneOptions) -> Prun
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     compiled = compiled_source(dataclasses.replace(source, model=masked), dataclasses.replace(options, masks=None))
-    with stage("Measuring quality"):
-        agreement = Comparison(target)(compiled.model, examples.held_out())
+    comparison, model, warnings = Comparison(target), compiled.model, list(source.notes)
+    agreement = comparison(model, examples.held_out())
+    if options.trains and (can_train() or options.epochs or options.minutes):
+        try:
+            trained = fine_tuned(model, target, examples, options)
+            after = comparison(trained, examples.held_out())
+            if is_better(after, agreement):
+                model, agreement = trained, after
+        except InputError as error:
+            if options.epochs or options.minutes:
+                raise
+            warnings.append(f"The result is not trained: {error}")
     report = dataclasses.replace(
         compiled.report,
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
-        layers=layers_of(cost, passes.count(compiled.model, at=at)),
-        warnings=source.notes,
+        layers=layers_of(cost, passes.count(model, at=at)),
+        warnings=tuple(warnings),
     )
-    return Pruned(compiled.model, report, source.files, agreement, examples.alone)
+    return Pruned(model, report, source.files, agreement, examples.alone)
 
 
 @telling()
@@ -140,7 +151,7 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
     found = {}
     for port in ports(model):
         shape = list(batch[port.name].shape)
-        if shape and not (isinstance(port.keys()[0], int) and port.keys()[0] > 0):
+        if shape and declared(port)[0] is None:
             shape[0] = 1
         found[port.name] = shape
     return found

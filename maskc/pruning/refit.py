@@ -21,8 +21,6 @@ from maskc.pruning.walk import Walk
 
 Feeds = Mapping[str, NDArray[Any]]
 
-# Of what is read: with 464 inputs and half the FLOPs of magika 1.0.3 a tenth of it lost 1 point of 465 predictions, and
-# on 64 images of a text recogniser (PP-OCRv4) it lost 0.3.
 _RIDGE = 1e-2
 _LEAST_ROWS, _ROWS_PER_WEIGHT = 4000, 4
 
@@ -64,9 +62,7 @@ def _refit(
     trained = contraction.matrix(constants[contraction.weights])
     groups, width, outputs = trained.shape
     left = ~((reader.group_of >= 0) & gone[reader.group_of]).reshape(groups, -1)
-    most = max(# Of what is read: with 464 inputs and half the FLOPs of magika 1.0.3 a tenth of it lost 1 point of 465 predictions, and
-# on 64 images of a text recogniser (PP-OCRv4) it lost 0.3.
-_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
+    most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
     own = [np.flatnonzero(np.repeat(stays, contraction.taps)) for stays in left]
     kept = max(map(len, own))
     # layers of several groups keep equally many rows in each when they are solved; those that are gone are zero

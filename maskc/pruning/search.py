@@ -21,7 +21,7 @@ from maskc.pruning.selection import Removal
 from maskc.runtime.latency import measure
 from maskc.runtime.session import Provider, load
 
-_ATTEMPTS = 4  # at a number of FLOPs, which the cost model may miss
+_STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
 _SECONDS = 0.7  # for each latency
 
@@ -54,17 +54,17 @@ class Search:
     def at_flops(self, share: float) -> Mask:
         """Those that leave no more than a share of the FLOPs in the compiled file."""
         most = share * self.before["flops"]
-        asked, left = most, self.before["flops"]
-        for _ in range(_ATTEMPTS):
+        asked, step, reached = most, _STEP * most, True
+        while reached:
             reached = self.removal.down_to(asked)
             gone = self.useful(self.removal.gone())
             left = self._compiled(gone).report.after.flops
             detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
                 return gone
-            if not reached:
-                break
-            asked = min(asked, self.removal.flops) - (left - most) - 1
+            # widths that kernels like are kept in steps, so a small excess may take more to go
+            asked = min(asked, self.removal.flops) - max(left - most, step)
+            step *= 2
         raise InputError(
             f"{share:g} of the FLOPs cannot be reached: where a tenth of every layer's channels stay, "
             f"{left / self.before['flops']:.2g} of them are left."

@@ -1,0 +1,72 @@
+"""A pruned model trained towards its source, where that can be had, and kept where it is better."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from maskc.frontend.custom_rules import function_of
+from maskc.progress import stage
+from maskc.pruning.data import Data, path_and_name
+from maskc.pruning.options import MINUTES, PruneOptions
+from maskc.results.agreement import Agreement
+
+if TYPE_CHECKING:
+    from maskc.pruning.training import Progress
+
+_TICKS = 1000  # of the progress
+
+
+def fine_tuned(model: ModelProto, source: ModelProto, examples: Data, options: PruneOptions) -> ModelProto:
+    """The model after so many epochs or minutes as the options say; interrupted, after those that it came to.
+
+    Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
+    """
+    from maskc.frontend.tensorflow.importing import import_tensorflow
+
+    import_tensorflow()
+    from maskc.pruning.training import finetune
+
+    minutes = options.minutes if options.minutes is not None or options.epochs is not None else MINUTES
+    loss = None
+    if options.loss is not None:
+        loss = function_of(*path_and_name(options.loss, "--loss"))
+    with stage("Training", _TICKS, slow=True) as training:
+
+        def listen(progress: Progress) -> None:
+            left = progress.seconds / max(progress.share, 1e-3) * (1 - progress.share)
+            note = f"loss {progress.loss:.4g}, {max(1, math.ceil(left / 60))} min left"
+            training.advance(int(progress.share * _TICKS) - training.done, note=note)
+
+        return finetune(
+            model,
+            examples.used,
+            source,
+            minutes=minutes,
+            epochs=options.epochs,
+            loss=loss,
+            seed=options.seed,
+            on_progress=listen,
+        )
+
+
+def can_train() -> bool:
+    """Whether TensorFlow is installed."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def is_better(now: Sequence[Agreement], before: Sequence[Agreement]) -> bool:
+    """Whether predictions agree more often on the whole, or errors are smaller where no output is a prediction."""
+    if not now:
+        return True
+    tops = [(a.top, b.top) for a, b in zip(now, before, strict=True) if a.top is not None and b.top is not None]
+    if tops and sum(a for a, _ in tops) != sum(b for _, b in tops):
+        return sum(a for a, _ in tops) > sum(b for _, b in tops)
+    errors = [
+        (a.error, b.error) for a, b in zip(now, before, strict=True) if a.error is not None and b.error is not None
+    ]
+    return sum(a for a, _ in errors) <= sum(b for _, b in errors)
