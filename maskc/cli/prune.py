@@ -72,4 +72,4 @@ def _show(result: Pruned, out: Console) -> None:
     """The figures of both models, and how the result compares with the source."""
     from maskc.report.terminal import show_pruning
 
-    show_pruning(result.report.document(), result.agreement, out, alone=result.alone)
+    show_pruning(result.report.document(), result.agreement, result.quality, out, alone=result.alone)

@@ -1,10 +1,9 @@
-"""A pruned model trained towards its source, where that can be had, and kept where it is better."""
+"""A pruned model trained towards its source, where that can be had."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -13,7 +12,6 @@ from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.pruning.data import Data, path_and_name
 from maskc.pruning.options import MINUTES, PruneOptions
-from maskc.results.agreement import Agreement
 
 if TYPE_CHECKING:
     from maskc.pruning.training import Progress
@@ -57,16 +55,3 @@ def fine_tuned(model: ModelProto, source: ModelProto, examples: Data, options: P
 def can_train() -> bool:
     """Whether TensorFlow is installed."""
     return importlib.util.find_spec("tensorflow") is not None
-
-
-def is_better(now: Sequence[Agreement], before: Sequence[Agreement]) -> bool:
-    """Whether predictions agree more often on the whole, or errors are smaller where no output is a prediction."""
-    if not now:
-        return True
-    tops = [(a.top, b.top) for a, b in zip(now, before, strict=True) if a.top is not None and b.top is not None]
-    if tops and sum(a for a, _ in tops) != sum(b for _, b in tops):
-        return sum(a for a, _ in tops) > sum(b for _, b in tops)
-    errors = [
-        (a.error, b.error) for a, b in zip(now, before, strict=True) if a.error is not None and b.error is not None
-    ]
-    return sum(a for a, _ in errors) <= sum(b for _, b in errors)

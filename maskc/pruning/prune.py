@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from maskc.compilation.compile import Compiled, compiled_source
 from maskc.errors import InputError, telling
 from maskc.frontend import write_model_files
 from maskc.frontend.mask_files import apply_masks
+from maskc.frontend.part_folders import part_folder
 from maskc.progress import Listener, listening, stage
-from maskc.pruning.compare import Comparison
 from maskc.pruning.data import Batch, Data, Given, declared
 from maskc.pruning.data import data as read_data
-from maskc.pruning.fine_tune import can_train, fine_tuned, is_better
-from maskc.pruning.network import network
+from maskc.pruning.fine_tune import can_train, fine_tuned
+from maskc.pruning.judge import Judge
+from maskc.pruning.network import Mask, network
 from maskc.pruning.observe import layers, sensitivities
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
@@ -45,15 +47,21 @@ _BYTES = 2**26
 class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
-    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
+    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by. quality: of
+    the source and of the result, where there is a measure.
     """
 
     agreement: tuple[Agreement, ...] = ()
     alone: bool = False
+    quality: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """How it compares with the source, as values that `json` can write."""
-        return {"agreement": [plain(output) for output in self.agreement], "held_out": not self.alone}
+        return {
+            "agreement": [plain(output) for output in self.agreement],
+            "held_out": not self.alone,
+            "quality": self.quality,
+        }
 
 
 @telling()
@@ -82,8 +90,16 @@ def prune(model: frontend.Model, data: Given, *, progress: Listener | None = Non
         return pruned(chosen.read(model), data, chosen)
 
 
-def pruned(source: frontend.Source, given: Given, options: PruneOptions) -> Pruned:
-    """`prune` of a model that was read, with the options as one value."""
+def pruned(
+    source: frontend.Source,
+    given: Given,
+    options: PruneOptions,
+    on_trained: Callable[[], object] = lambda: None,
+) -> Pruned:
+    """`prune` of a model that was read, with the options as one value.
+
+    on_trained: called when training has ended, by an interruption or not.
+    """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
     batches = _calibration(examples)
@@ -102,19 +118,28 @@ def pruned(source: frontend.Source, given: Given, options: PruneOptions) -> Prun
             removal = Removal(net, found, sensitivities(net, whole, found, batches))
         cost = shrunk.report.before
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        gone = Search(target, net, removal, options, before, batches[0]).gone()
-        masked = refitted(net, gone, batches, options.seed)
+        search = Search(target, net, removal, options, before, batches[0])
+        judge = Judge(target, examples, options)
+
+        def made(gone: Mask, verify: bool = True) -> Compiled:
+            masked = refitted(net, gone, batches, options.seed)
+            how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
+            return compiled_source(dataclasses.replace(source, model=masked), how)
+
+        def drop(gone: Mask) -> float:
+            return judge.drop(judge(made(gone, verify=False).model))
+
+        compiled = made(search.smallest(drop) if options.max_drop is not None else search.gone())
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
-    compiled = compiled_source(dataclasses.replace(source, model=masked), dataclasses.replace(options, masks=None))
-    comparison, model, warnings = Comparison(target), compiled.model, list(source.notes)
-    agreement = comparison(model, examples.held_out())
+    model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)
     if options.trains and (can_train() or options.epochs or options.minutes):
         try:
             trained = fine_tuned(model, target, examples, options)
-            after = comparison(trained, examples.held_out())
-            if is_better(after, agreement):
-                model, agreement = trained, after
+            on_trained()
+            after = judge(trained)
+            if judge.better(verdict, after) is after:
+                model, verdict = trained, after
         except InputError as error:
             if options.epochs or options.minutes:
                 raise
@@ -127,7 +152,8 @@ def pruned(source: frontend.Source, given: Given, options: PruneOptions) -> Prun
         layers=layers_of(cost, passes.count(model, at=at)),
         warnings=tuple(warnings),
     )
-    return Pruned(model, report, source.files, agreement, examples.alone)
+    quality = None if verdict.quality is None else (judge.quality, verdict.quality)
+    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality)
 
 
 @telling()
@@ -140,8 +166,10 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions) ->
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx: that is what is written.")
-    result = pruned(source, given, options)
-    size = write_model_files.write_model(result.model, output, keep=read)
+    # From when training ends, a supervisor lets an interrupted process write what it has.
+    with ExitStack() as stack:
+        result = pruned(source, given, options, lambda: stack.enter_context(part_folder(output)))
+        size = write_model_files.write_model(result.model, output, keep=read)
     after = dataclasses.replace(result.report.after, bytes=size)
     return dataclasses.replace(result, report=dataclasses.replace(result.report, after=after, output=str(output)))
 

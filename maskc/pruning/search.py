@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from maskc.runtime.session import Provider, load
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
+_SHARES = 5  # of the FLOPs that are tried where quality decides
+_LEAST = 0.05  # of them
 _SECONDS = 0.7  # for each latency
 
 Figure = Callable[[Mask], float]
@@ -89,6 +92,27 @@ class Search:
             detail(f"{name}: {found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
             low, high = (low, middle) if found <= most else (middle, high)
         return self.useful(self.removal.gone(high))
+
+    def smallest(self, drop: Callable[[Mask], float]) -> Mask:
+        """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
+        most = self.options.max_drop or 0.0
+        low, high, found, least = _LEAST, 1.0, None, math.inf
+        self.removal.down_to(_LEAST * self.before["flops"])
+        with stage("Searching", _SHARES) as searching:
+            for _ in range(_SHARES):
+                share = (low + high) / 2
+                gone = self.removal.gone(self.removal.count_at(share * self.before["flops"]))
+                worse = drop(gone)
+                searching.advance(note=f"{worse:.3g} worse at {share:.2g} of the FLOPs")
+                if worse <= most:
+                    high, found = share, gone
+                else:
+                    low, least = share, min(least, worse)
+        if found is None:
+            raise InputError(
+                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, more than the {most:g} that --max-drop allows."
+            )
+        return found
 
     def useful(self, gone: Mask) -> Mask:
         """The same without groups whose channels the compiled file stores all the same, for the sake of speed."""

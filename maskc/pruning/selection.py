@@ -25,6 +25,7 @@ class Removal:
 
     def __init__(self, network: Network, layers: Sequence[Layer], sensitivities: NDArray[np.float64]) -> None:
         self.order: list[int] = []
+        self._steps: list[tuple[int, int]] = []  # how many had gone after each, and the FLOPs that were left
         self._network, self._layers, self._weights = network, layers, sensitivities**_POWER
         self._gone = np.zeros(len(network.fixed), bool)
         read = np.zeros(len(self._gone), bool)
@@ -44,6 +45,10 @@ class Removal:
         found[self.order[:count]] = True
         return found
 
+    def count_at(self, flops: float) -> int:
+        """How many groups go before no more FLOPs are left, of those that went so far."""
+        return next((count for count, left in self._steps if left <= flops), len(self.order))
+
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
         while self._costs.flops > flops:
@@ -53,6 +58,7 @@ class Removal:
             self.order += batch
             self._gone[batch] = True
             self._costs = self._costs.without(batch)
+            self._steps.append((len(self.order), self._costs.flops))
             for layer in self._layers:
                 layer.without(batch)
         return True

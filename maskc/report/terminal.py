@@ -89,16 +89,25 @@ def show_compilation(report: Document, out: Console, *, masks: bool = True, list
         _show_notes(report.verification.notes, out)
 
 
-def show_pruning(report: Document, agreement: Sequence[Agreement], out: Console, *, alone: bool) -> None:
+def show_pruning(
+    report: Document,
+    agreement: Sequence[Agreement],
+    quality: tuple[float, float] | None,
+    out: Console,
+    *,
+    alone: bool,
+) -> None:
     """The figures of both models, and how each output compares with the source's.
 
-    `alone`: whether the data are those that were pruned by.
+    `quality`: of both, by the user's measure. `alone`: whether the data are those that were pruned by.
     """
     out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
     show_sizes(out, report.before.at, report.after.at)
     out.print(_figures(report.before, report.after))
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+    if quality is not None:
+        out.print(f"Quality: {quality[0]:.6g} before, {quality[1]:.6g} after")
     rows = table("Output", "error", "same prediction")
     for output in agreement:
         error = "" if output.error is None else f"{output.error:.3f}"
