@@ -47,8 +47,8 @@ _BYTES = 2**26
 class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
-    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by. quality: of
-    the source and of the result, where there is a measure.
+    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
+    quality: of the source and of the result, where there is a measure.
     """
 
     agreement: tuple[Agreement, ...] = ()
@@ -152,7 +152,7 @@ def pruned(
         layers=layers_of(cost, passes.count(model, at=at)),
         warnings=tuple(warnings),
     )
-    quality = None if verdict.quality is None else (judge.quality, verdict.quality)
+    quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality)
 
 

@@ -110,7 +110,7 @@ class Search:
                     low, least = share, min(least, worse)
         if found is None:
             raise InputError(
-                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, more than the {most:g} that --max-drop allows."
+                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, and --max-drop allows {most:g}."
             )
         return found
 
