@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,6 +44,8 @@ class Contraction(ABC):
 
     groups = 1
     taps = 1
+    #: whether the rows are known before the weights are used, so that weights can be chosen by them
+    refits = True
 
     @property
     def channels(self) -> int:
@@ -172,7 +174,7 @@ class Convolution(Contraction):
 
 
 @dataclass(frozen=True, eq=False)
-class Recurrence(Contraction):
+class Inputs(Contraction):
     """The input weights of an LSTM, GRU or RNN of one direction, `[1, gates, channels]`."""
 
     @property
@@ -190,12 +192,23 @@ class Recurrence(Contraction):
         return np.asarray(bias + np.pad(shift, (0, rest))[None])
 
 
+@dataclass(frozen=True, eq=False)
+class Recurrence(Inputs):
+    """The weights of the state of such a layer, which reads its own outputs of the step before."""
+
+    refits = False
+
+
 def contractions(
-    model: onnx.ModelProto, constants: Mapping[str, NDArray[Any]], biases: Mapping[str, str]
+    model: onnx.ModelProto,
+    constants: Mapping[str, NDArray[Any]],
+    biases: Mapping[str, str],
+    weights: Mapping[str, str],
 ) -> Iterator[Contraction]:
     """Those of the model's main graph, in its order.
 
-    constants: those that it stores, by name. biases: by the name of a layer's output, as `biased` gives them.
+    constants: those that it stores, by name. biases: by the name of a layer's output, as `biased` gives them. weights:
+    names of constants by those of what takes their place, as `gated_units` gives them.
     """
     uses: dict[str, int] = {}
     for node in model.graph.node:
@@ -204,31 +217,35 @@ def contractions(
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        found = _of(node, constants, biases.get(node.output[0], ""))
-        if found is not None and uses[found.weights] == 1 and constants[found.weights].dtype.kind == "f":
-            yield found
+        for found in _of(node, [weights.get(name, name) for name in node.input], constants, biases):
+            if uses[found.weights] == 1 and constants[found.weights].dtype.kind == "f":
+                yield found
 
 
-def _of(node: NodeProto, constants: Mapping[str, NDArray[Any]], bias: str) -> Contraction | None:
-    names = [*node.input, "", ""]
+def _of(
+    node: NodeProto, inputs: Sequence[str], constants: Mapping[str, NDArray[Any]], biases: Mapping[str, str]
+) -> Iterator[Contraction]:
+    """The contractions of a node whose operands, by the names of what is stored, are these."""
+    names = [*inputs, "", "", ""]
+    bias = biases.get(node.output[0], "")
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    weights = constants.get(names[1])
-    shape = () if weights is None else weights.shape
-    if node.op_type == "MatMul":
-        if len(shape) == 2 and names[0] not in constants:
-            return MatrixProduct(node, names[0], -1, names[1], shape, bias)
-        first = constants.get(names[0])
-        if first is not None and first.ndim == 2 and weights is None:
-            return MatrixProduct(node, names[1], -2, names[0], first.shape, transposed=True)
-    if weights is None or names[0] in constants:
-        return None
-    if node.op_type == "Gemm" and not given.get("transA") and given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0:
-        return MatrixProduct(node, names[0], -1, names[1], shape, bias, bool(given.get("transB")))
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return Convolution(node, names[0], 1, names[1], shape, bias, int(given.get("group", 1)))
-    if node.op_type in ("LSTM", "GRU", "RNN") and shape[0] == 1:
-        return Recurrence(node, names[0], 2, names[1], shape, bias)
-    return None
+    first, second = constants.get(names[0]), constants.get(names[1])
+    if node.op_type == "MatMul" and first is not None and second is None and first.ndim == 2:
+        yield MatrixProduct(node, names[1], -2, names[0], first.shape, transposed=True)
+    if first is not None or second is None:
+        return
+    shape = second.shape
+    if node.op_type == "MatMul" and len(shape) == 2:
+        yield MatrixProduct(node, names[0], -1, names[1], shape, bias)
+    elif node.op_type == "Gemm" and not given.get("transA") and given.get("alpha", 1) == given.get("beta", 1) == 1:
+        yield MatrixProduct(node, names[0], -1, names[1], shape, bias, bool(given.get("transB")))
+    elif node.op_type in ("Conv", "ConvTranspose"):
+        yield Convolution(node, names[0], 1, names[1], shape, bias, int(given.get("group", 1)))
+    elif node.op_type in ("LSTM", "GRU", "RNN") and shape[0] == 1:
+        yield Inputs(node, names[0], 2, names[1], shape, bias)
+        state = constants.get(names[2])
+        if state is not None and node.output[0]:
+            yield Recurrence(node, node.output[0], 3, names[2], state.shape)
 
 
 def _some(count: int, most: int, rng: np.random.Generator) -> NDArray[np.int64] | slice:

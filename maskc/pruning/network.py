@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import ModelProto, numpy_helper
 from maskc.frontend.graph_queries import array_of
 from maskc.pruning.biases import biased
 from maskc.pruning.contractions import Contraction, contractions
+from maskc.pruning.recurrent_units import Units, gated_units
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
@@ -37,13 +38,15 @@ class Reader:
 class Network:
     """A model whose channels can be masked.
 
-    model: the masked form, in which each place of `places` is multiplied with a graph input of the same name. groups:
-    by place, int64 [channels], the number of each channel's group; groups go as a whole. fixed: bool [groups], those
-    that must stay. readers: all contractions, in the order of the graph. at: the sizes that FLOPs are counted at.
+    model: the masked form, in which each place of `places`, and the weights of each of `units`, are multiplied with a
+    graph input of the same name. groups: by name, int64 [channels], the number of each channel's group; groups go as a
+    whole. fixed: bool [groups], those that must stay. readers: all contractions, in the order of the graph. at: the
+    sizes that FLOPs are counted at.
     """
 
     model: ModelProto
     places: Mapping[str, Filters]
+    units: Mapping[str, Units]
     groups: Mapping[str, Index]
     fixed: Mask
     readers: tuple[Reader, ...]
@@ -52,7 +55,8 @@ class Network:
 
     def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
         """0/1 by place, for groups that are gone, bool [groups]."""
-        return {name: np.where(gone[self.groups[name]], 0, 1).astype(p.dtype) for name, p in self.places.items()}
+        masked: dict[str, Filters | Units] = {**self.places, **self.units}
+        return {name: np.where(gone[self.groups[name]], 0, 1).astype(what.dtype) for name, what in masked.items()}
 
     def masked(self, gone: Mask, weights: Mapping[str, NDArray[np.floating]] | None = None) -> ModelProto:
         """The model at these masks, with other weights by name where they are given."""
@@ -66,13 +70,6 @@ class Network:
         """What each group saves beside those that are gone."""
         return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at)
 
-    def gone(self, masks: Mapping[str, NDArray[np.generic]]) -> Mask:
-        """The groups that are zero in these masks, bool [groups]."""
-        found = np.zeros(len(self.fixed), bool)
-        for name, mask in masks.items():
-            found[self.groups[name][np.asarray(mask) == 0]] = True
-        return found
-
 
 def network(model: ModelProto, at: Sizes | None = None) -> Network:
     """The network of a model whose constants are folded.
@@ -83,21 +80,23 @@ def network(model: ModelProto, at: Sizes | None = None) -> Network:
     constants = stored(model)
     model, biases = biased(model, constants)
     places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
-    masked = gated(model, places)
-    coupled = coupling(masked, {name: len(place.norm) for name, place in places.items()})
-    roots = np.concatenate([coupled.groups[name] for name in places]) if places else np.zeros(0, np.int64)
+    masked, units, weights = gated_units(gated(model, places), stored(model))
+    sizes = {**{name: len(place.norm) for name, place in places.items()}, **{n: u.count for n, u in units.items()}}
+    coupled = coupling(masked, sizes)
+    roots = np.concatenate([coupled.groups[name] for name in sizes]) if sizes else np.zeros(0, np.int64)
     number = np.unique(roots)
-    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in places}
+    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in sizes}
     fixed = np.zeros(len(number), bool)
     for name, place in places.items():
         fixed[groups[name]] |= place.fixed
     entries = np.concatenate(list(groups.values())) if groups else roots
-    readers = tuple(_readers(masked, coupled, entries, biases))
-    return Network(masked, places, groups, fixed, readers, coupled, at)
+    layers = contractions(masked, stored(masked), biases, weights)
+    readers = tuple(_readers(layers, coupled, entries))
+    return Network(masked, places, units, groups, fixed, readers, coupled, at)
 
 
-def _readers(model: ModelProto, coupled: Coupling, entries: Index, biases: Mapping[str, str]) -> Iterator[Reader]:
-    for found in contractions(model, stored(model), biases):
+def _readers(layers: Iterable[Contraction], coupled: Coupling, entries: Index) -> Iterator[Reader]:
+    for found in layers:
         axes = {axis: label for (name, axis), label in coupled.entries.items() if name == found.source}
         rank = 1 + max(axes, default=0)
         candidates = [found.axis] if found.axis >= 0 else range(rank - 1, -1, -1)

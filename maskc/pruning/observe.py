@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, helper
 
 from maskc.frontend.graph_queries import copied
 from maskc.pruning.divergence import divergence
 from maskc.pruning.network import Network, stored
+from maskc.pruning.showing import showing
 from maskc.pruning.surgeon import Layer, Moments
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -80,14 +81,6 @@ def sensitivities(
         outputs = [session.run({**batch, **changed}) for batch in some]
         found[number] = divergence(expected, outputs) / max(lost, 1e-9)
     return np.where(np.isfinite(found), found, 1.0)
-
-
-def showing(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """The model with these tensors among its outputs."""
-    shown = copied(model)
-    have = {value.name for value in shown.graph.output}
-    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in have)
-    return shown
 
 
 def _overridable(model: ModelProto, names: Iterable[str]) -> ModelProto:

@@ -27,6 +27,7 @@ from maskc.pruning.judge import Judge
 from maskc.pruning.network import Mask, network
 from maskc.pruning.observe import layers, sensitivities
 from maskc.pruning.options import PruneOptions
+from maskc.pruning.reached import reached
 from maskc.pruning.refit import refitted
 from maskc.pruning.search import Search
 from maskc.pruning.selection import Removal
@@ -108,7 +109,7 @@ def pruned(
     try:
         with stage("Finding channels", slow=True):
             shrunk = passes.shrink(target, at=at)
-            net = network(shrunk.model, at)
+            net = reached(network(shrunk.model, at), batches[0], options.seed)
         whole = net.masked(np.zeros(len(net.fixed), bool))
         with stage("Observing layers", slow=True):
             found = layers(net, whole, batches, options.seed)

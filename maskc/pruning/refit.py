@@ -37,7 +37,7 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
             refitting.advance(note=reader.contraction.node.name)
             mine = reader.group_of[reader.group_of >= 0]
             changed = changed or bool(gone[mine].any())
-            if not changed:
+            if not (changed and reader.contraction.refits):
                 continue
             name = reader.contraction.source
             was, now = before.to(name), after.to(name)

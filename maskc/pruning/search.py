@@ -118,6 +118,8 @@ class Search:
         """The same without groups whose channels the compiled file stores all the same, for the sake of speed."""
         stored = self._compiled(gone).stored
         kept = np.ones(len(gone), bool)
+        for name in self.network.units:
+            kept[self.network.groups[name]] = False
         for name, place in self.network.places.items():
             slices = stored.get((f"{name}/masked", place.axis))
             if slices is None:
