@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from maskc.frontend.graph_queries import array_of
-from maskc.pruning.biases import biased
 from maskc.pruning.contractions import Contraction, contractions
 from maskc.pruning.recurrent_units import Units, gated_units
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
 from passes.mask_savings.gated import gated
-from passes.mask_savings.prunable_filters import Filters, filters
+from passes.mask_savings.prunable_filters import Filters
 from passes.model.inputs import bind
 from passes.sizes.sizes_to_count_at import Sizes
 
@@ -71,14 +70,8 @@ class Network:
         return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at)
 
 
-def network(model: ModelProto, at: Sizes | None = None) -> Network:
-    """The network of a model whose constants are folded.
-
-    Raises GraphError when the graph is not valid.
-    """
-    found = filters(model)
-    constants = stored(model)
-    model, biases = biased(model, constants)
+def with_places(model: ModelProto, biases: Mapping[str, str], found: Sequence[Filters], at: Sizes | None) -> Network:
+    """The network of a model with biases, by the name of a layer's output, that is masked at these places."""
     places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
     masked, units, weights = gated_units(gated(model, places), stored(model))
     sizes = {**{name: len(place.norm) for name, place in places.items()}, **{n: u.count for n, u in units.items()}}

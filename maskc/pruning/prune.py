@@ -24,10 +24,10 @@ from maskc.pruning.data import Batch, Data, Given, declared
 from maskc.pruning.data import data as read_data
 from maskc.pruning.fine_tune import can_train, fine_tuned
 from maskc.pruning.judge import Judge
-from maskc.pruning.network import Mask, network
+from maskc.pruning.masking import network
+from maskc.pruning.network import Mask
 from maskc.pruning.observe import layers, sensitivities
 from maskc.pruning.options import PruneOptions
-from maskc.pruning.reached import reached
 from maskc.pruning.refit import refitted
 from maskc.pruning.search import Search
 from maskc.pruning.selection import Removal
@@ -109,7 +109,7 @@ def pruned(
     try:
         with stage("Finding channels", slow=True):
             shrunk = passes.shrink(target, at=at)
-            net = reached(network(shrunk.model, at), batches[0], options.seed)
+            net = network(shrunk.model, batches[0], at, options.seed)
         whole = net.masked(np.zeros(len(net.fixed), bool))
         with stage("Observing layers", slow=True):
             found = layers(net, whole, batches, options.seed)

@@ -33,11 +33,12 @@ class Removal:
             read[layer.labels] = True
         self._free = read & ~network.fixed
         self._costs = network.cost_model(self._gone)
+        self._unseen = _unseen(network, self._costs.savings())
 
     @property
     def flops(self) -> int:
-        """What the cost model says is left."""
-        return self._costs.flops
+        """What the cost model says is left, without what it does not see."""
+        return self._costs.flops - round(float(self._unseen[self._gone].sum()))
 
     def gone(self, count: int | None = None) -> Mask:
         """The groups that went first, so many, or all, as bool [groups]."""
@@ -51,14 +52,14 @@ class Removal:
 
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
-        while self._costs.flops > flops:
-            batch = self._next(max(flops, self._costs.flops * (1 - _STEP)))
+        while self.flops > flops:
+            batch = self._next(max(flops, self.flops * (1 - _STEP)))
             if not batch:
                 return False
             self.order += batch
             self._gone[batch] = True
             self._costs = self._costs.without(batch)
-            self._steps.append((len(self.order), self._costs.flops))
+            self._steps.append((len(self.order), self.flops))
             for layer in self._layers:
                 layer.without(batch)
         return True
@@ -68,11 +69,11 @@ class Removal:
         errors = np.zeros(len(self._gone))
         for layer, weight in zip(self._layers, self._weights, strict=True):
             errors += weight * layer.errors(len(errors))
-        saved = self._costs.savings()
+        saved = self._costs.savings() + np.where(self._gone, 0, self._unseen)
         may = np.flatnonzero(self._free & ~self._gone & (saved > 0))
         room = _Room(self._network, self._gone)
         batch: list[int] = []
-        left = float(self._costs.flops)
+        left = float(self.flops)
         for group in may[np.argsort(errors[may] / saved[may], kind="stable")].tolist():
             if left <= flops:
                 break
@@ -80,6 +81,22 @@ class Removal:
                 batch.append(group)
                 left -= saved[group]
         return batch
+
+
+def _unseen(network: Network, seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What groups save in the mean where the cost model sees no saving, as where only several together save any.
+
+    float64 [groups]: of each mask none of whose groups saves anything, what half of them save together, each its part.
+    """
+    found = np.zeros(len(seen))
+    before = network.flops(np.zeros(len(seen), bool))
+    for groups in map(np.unique, network.groups.values()):
+        free = groups[~network.fixed[groups]]
+        if len(free) > 1 and not seen[free].any() and not found[free].any():
+            half = np.zeros(len(seen), bool)
+            half[free[: len(free) // 2]] = True
+            found[free] = max(0, before - network.flops(half)) / (len(free) // 2)
+    return found
 
 
 class _Room:
