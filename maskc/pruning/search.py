@@ -24,6 +24,7 @@ from maskc.runtime.session import Provider, load
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
+_CLOSE = 0.04  # to a number of FLOPs, of it: with more to spare, fewer groups go
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
 _SECONDS = 0.7  # for each latency
@@ -61,10 +62,10 @@ class Search:
         while reached:
             reached = self.removal.down_to(asked)
             gone = self.useful(self.removal.gone())
-            left = self._compiled(gone).report.after.flops
+            left = self._flops(gone)
             detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
-                return gone
+                return gone if left > (1 - _CLOSE) * most else self._fewest(self._flops, most)
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.removal.flops) - max(left - most, step)
             step *= 2
@@ -77,8 +78,7 @@ class Search:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
         self.removal.down_to(0)
-        low, high = 0, len(self.removal.order)
-        best = figure(self.removal.gone(high))
+        best = figure(self.removal.gone())
         if best > most:
             told = {"speedup": f"{1 / best:.3g} times as fast", "ms": f"{best:.3g} ms"}.get(
                 name, f"{best:.2g} of the {name}"
@@ -86,10 +86,15 @@ class Search:
             raise InputError(
                 f"--{name} {value:g} cannot be reached: where a tenth of every layer's channels stay, it is {told}."
             )
+        return self._fewest(figure, most)
+
+    def _fewest(self, figure: Figure, most: float) -> Mask:
+        """The fewest groups, of those that go first, whose loss brings a figure down to `most`."""
+        low, high = 0, len(self.removal.order)
         while high - low > max(1, len(self.removal.order) // _FINEST):
             middle = (low + high) // 2
-            found = figure(self.removal.gone(middle))
-            detail(f"{name}: {found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
+            found = figure(self.useful(self.removal.gone(middle)))
+            detail(f"{found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
             low, high = (low, middle) if found <= most else (middle, high)
         return self.useful(self.removal.gone(high))
 
@@ -129,6 +134,9 @@ class Search:
 
     def _compiled(self, gone: Mask) -> passes.Shrunk:
         return shrink_with(self.network.masked(gone), self.options)
+
+    def _flops(self, gone: Mask) -> float:
+        return self._compiled(gone).report.after.flops
 
     def _figure(self, name: str) -> Figure:
         if name in ("params", "size"):
