@@ -26,27 +26,28 @@ class Target:
     """A tensor of the teacher that the network is to come near to.
 
     compared: what of the network is compared with it: the same tensor or, of probabilities, their logits; a softmax is
-    one over the last axis.
+    one over the last axis. weight: in the distance; all weights together are 1.
     """
 
     tensor: str
     compared: str
-    kind: Kind = "number"
+    kind: Kind
+    weight: float
 
 
 def targets(network: onnx.ModelProto, inner: Sequence[str] = ()) -> list[Target]:
-    """The outputs that are floating-point numbers, and inner tensors."""
+    """The outputs that are floating-point numbers and, if there are any, inner tensors with half of the weight."""
     makers = {name: node for node in network.graph.node for name in node.output}
-    found = []
-    for output in network.graph.output:
+    outputs = [output for output in network.graph.output if output.type.tensor_type.elem_type in _FLOATS]
+    share, found = 0.5 if inner else 1.0, []
+    for output in outputs:
         kind: Kind = "number"
         node = makers.get(output.name)
         if node is not None and node.domain in STANDARD_DOMAINS:
             kind = _kind(network, node, len(output.type.tensor_type.shape.dim))
-        if output.type.tensor_type.elem_type in _FLOATS:
-            compared = output.name if node is None or kind == "number" else node.input[0]
-            found.append(Target(output.name, compared, kind))
-    return [*found, *(Target(name, name) for name in inner)]
+        compared = output.name if node is None or kind == "number" else node.input[0]
+        found.append(Target(output.name, compared, kind, share / len(outputs)))
+    return [*found, *(Target(name, name, "number", 0.5 / len(inner)) for name in inner)]
 
 
 def _kind(model: onnx.ModelProto, node: onnx.NodeProto, rank: int) -> Kind:
@@ -58,7 +59,7 @@ def _kind(model: onnx.ModelProto, node: onnx.NodeProto, rank: int) -> Kind:
 
 
 class Distance:
-    """How far a network is from its teacher: the mean over targets of divergences, 0 where they agree.
+    """How far a network is from its teacher: a weighted mean over targets of divergences, 0 where they agree.
 
     Each is measured by what it would be if the network said the same, the mean, of everything: Kullback-Leibler
     divergences of probabilities, and mean squares of other numbers.
@@ -82,14 +83,14 @@ class Distance:
         for target in self.targets:
             found, wanted = tf.cast(network[target.compared], tf.float32), tf.cast(teacher[target.tensor], tf.float32)
             error = _divergence(target.kind, found, wanted) * weights.get(target.tensor, 1.0)
-            terms.append(tf.reduce_mean(error) / self._spread[target.tensor])
-        return tf.add_n(terms) / len(terms)
+            terms.append(target.weight * tf.reduce_mean(error) / self._spread[target.tensor])
+        return tf.add_n(terms)
 
     def of_drawn_labels(self, network: Tensors, seed: Any) -> Any:
         """What to differentiate for the Fisher information: a loss, summed over examples, on labels drawn by chance.
 
         They are drawn from the network's own predictions, independently at each place, those of numbers with a variance
-        of one. The mean over examples of the squared derivative is the curvature of the distance.
+        of a half. The mean over examples of the squared derivative is the second derivative of the distance.
         """
         terms = []
         for number, target in enumerate(self.targets):
@@ -97,7 +98,7 @@ class Distance:
             drawn = tf.random.stateless_uniform(tf.shape(logits), tf.stack([seed[0], seed[1] + (number << 24)]), 1e-7)
             loss = _drawn_loss(target.kind, logits, drawn)
             places = loss.shape.num_elements() / loss.shape[0]
-            terms.append(tf.reduce_sum(loss) / (places * self._spread[target.tensor] * len(self.targets)) ** 0.5)
+            terms.append(tf.reduce_sum(loss) * (target.weight / places / self._spread[target.tensor]) ** 0.5)
         return tf.add_n(terms)
 
 
@@ -133,4 +134,4 @@ def _drawn_loss(kind: Kind, logits: Any, drawn: Any) -> Any:
     if kind == "sigmoid":
         labels = tf.cast(drawn < tf.sigmoid(tf.stop_gradient(logits)), logits.dtype)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-    return tf.math.ndtri(drawn) * logits
+    return 2**0.5 * tf.math.ndtri(drawn) * logits

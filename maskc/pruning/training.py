@@ -40,7 +40,7 @@ Batches = Callable[[], Iterator[Mapping[str, Array]]]
 #: of the outputs by name and the batch by name: what is to become small, for each example, float32 `(batch,)`
 Loss = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
-_WARM_UP = 20  # steps, in which the learning rate rises
+_WARM_UP = 200  # steps, in which the learning rate rises: short training takes small steps
 _SEEN = 4  # batches by which the scale of outputs is known
 _FISHER_EVERY, _FISHER_DECAY = 3, 0.9  # steps, and the moving average over them
 _FISHER_FIRST = 8  # batches before the first channel goes
@@ -50,6 +50,7 @@ _TICKS = 10_000  # of a schedule, which counts in whole numbers
 _STEADY = 0.9  # the moving average of the loss
 _PATIENCE = 20  # steps in a row that are no numbers
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
+_SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,12 @@ def finetune(
     teacher: onnx.ModelProto,
     *,
     masks: Mapping[str, Array] | None = None,
+    coupling: Coupling | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
-    inner: Sequence[str] = (),
+    inner: Sequence[str] | None = None,
     loss: Loss | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-2,
     seed: int = 0,
     on_progress: Listener | None = None,
 ) -> onnx.ModelProto:
@@ -103,13 +105,15 @@ def finetune(
 
     On KeyboardInterrupt training stops, and what it made so far is returned.
 
-    model: a masked model, or a compiled one. masks: of a model whose masks are inputs, 0/1 [channels] each. minutes,
-    epochs: how long; whichever is over first. inner: tensors of the same name and shape in both models that are to
-    agree, too. loss: what is to become small in place of the difference from the teacher's outputs.
+    model: a masked model, or a compiled one. masks: of a model whose masks are inputs, 0/1 [channels] each; masks that
+    are initializers would be trained. coupling: of the masked model. minutes, epochs: how long; whichever is over
+    first. inner: tensors of the same name and shape in both models that are to agree, too, where no mask that they are
+    coupled with is zero: by default those that are masked. loss: what is to become small in place of the difference
+    from the teacher's outputs. learning_rate: relative to the size of the weights.
 
     Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
     """
-    training = _Training(model, masks or {}, batches, teacher, inner, loss, learning_rate, seed)
+    training = _Training(model, masks or {}, batches, teacher, inner, loss, learning_rate, seed, coupling)
     with contextlib.suppress(KeyboardInterrupt):
         for progress in training.run(minutes, epochs):
             if on_progress is not None:
@@ -129,11 +133,11 @@ def prune_gradually(
     at: Sizes | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
-    inner: Sequence[str] = (),
+    inner: Sequence[str] | None = None,
     loss: Loss | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-2,
     min_channels: int = 1,
-    ramp: float = 0.5,
+    ramp: float = 0.6,
     seed: int = 0,
     on_progress: Listener | None = None,
 ) -> Trained:
@@ -144,8 +148,8 @@ def prune_gradually(
     gated: a model that `passes.mask_savings.gated` made, whose masks are graph inputs of shape [channels]. masks: where
     to begin, 0/1 by name of the input. groups: of the entries of each mask, numbered from 0, those that go together; -1
     for entries that stay. coupling: of the gated model. flops: of the compiled graph at these sizes, to be reached.
-    minutes, epochs: how long in all. inner, loss: as for `finetune`. min_channels: that each mask keeps. ramp: the
-    share of the time in which channels are removed.
+    minutes, epochs: how long in all. inner, learning_rate, loss: as for `finetune`. min_channels: that each mask keeps.
+    ramp: the share of the time in which channels are removed.
 
     A channel matters as much as the loss would rise without it, by its Fisher information (Theis et al. 2018,
     arXiv 1801.05787), on labels drawn from the network's own predictions.
@@ -192,6 +196,7 @@ class _Selection:
         self._full = self.flops = self._analysed = self._count()
         self._model: CostModel = cost_model(gated, masks, self._groups, coupling)
         self._actual = 1.0  # of what the cost model says that channels save
+        self._begin = 1.0  # how much of the schedule was over before the first decision
 
     @property
     def reached(self) -> bool:
@@ -220,14 +225,16 @@ class _Selection:
         """
         if self.reached or not self._scores or (self.due and over < 1):
             return False
-        wanted = goal("cubic", round(_TICKS * min(over, 1)), 0, _TICKS, self._full, self._target)
+        self._begin = min(self._begin, over)
+        ticks = round(_TICKS * min((over - self._begin) / max(1 - self._begin, 1e-9), 1)) if over < 1 else _TICKS
+        wanted = goal("linear", ticks, 0, _TICKS, self._full, self._target)
         if self.flops - wanted < _DECISION * self._full and over < 1:
             return False
         while self.flops > wanted:
-            self._remove_until(wanted)
+            self._remove_until(max(wanted, self.flops - 2 * _DECISION * self._full))
         return True
 
-    def _remove_until(self, wanted: int) -> None:
+    def _remove_until(self, wanted: float) -> None:
         """Removes so many channels as the cost model has it, and counts what that leaves."""
         masks, groups = list(self.masks.values()), list(self._groups.values())
         savings, left = self._model.savings(), float(self.flops)
@@ -268,7 +275,7 @@ class _Training:
         masks: Mapping[str, Array],
         batches: Batches,
         teacher: onnx.ModelProto,
-        inner: Sequence[str],
+        inner: Sequence[str] | None,
         loss: Loss | None,
         learning_rate: float,
         seed: int,
@@ -282,7 +289,8 @@ class _Training:
         columns = {t.name: t.dims[0] for t in network.graph.initializer if t.name.endswith("/shape")}
         self._axes = {name: -columns[f"{name}/shape"] for name in masks if f"{name}/shape" in columns}
         self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
-        self._targets = targets(network, inner)
+        inner = _masked(network, masks, teacher) if inner is None else inner
+        self._outputs, self._targets = targets(network), targets(network, inner if loss is None else ())
         self._teacher = OnnxRuntimeSession(_showing(teacher, inner))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
         self._entries = {} if coupling is None else coupling.entries
@@ -301,7 +309,7 @@ class _Training:
         seen = [self._taught(batch) for batch in islice(self._batches(), _SEEN)]
         if not seen:
             raise InputError("There are no batches to train on.")
-        self._distance = Distance(self._targets, seen)
+        self._distance, self._of_outputs = Distance(self._targets, seen), Distance(self._outputs, seen)
         steps = math.ceil(epochs * sum(1 for _ in self._batches())) if epochs is not None else math.inf
         examples = 0
         while True:
@@ -364,6 +372,9 @@ class _Training:
 
     def _adam(self, index: int, gradient: Any, rate: Any, step: Any) -> None:
         variable, (mean, square) = self._variables[index], self._moments[index]
+        # Relative to the size of the weights, which differs by file and by layer (Shazeer & Stern 2018, 1804.04235).
+        size = tf.sqrt(tf.reduce_mean(tf.square(variable)))
+        rate = tf.cast(rate, variable.dtype) * tf.maximum(size, tf.cast(_SMALL, variable.dtype))
         numbers = (_BETA_1**step, _BETA_2**step, rate, _BETA_1, _BETA_2, _EPSILON)
         powers = dict(zip(("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon"), numbers, strict=True))
         tf.raw_ops.ResourceApplyAdam(
@@ -379,7 +390,7 @@ class _Training:
         with tf.GradientTape() as tape:
             tensors = self._computed(batch, list(masked.values()))
             if self._loss is None:
-                loss = self._distance.of_drawn_labels(tensors, seed)
+                loss = self._of_outputs.of_drawn_labels(tensors, seed)
             else:
                 loss = tf.reduce_sum(self._loss(tensors, batch))
         upstream = tape.gradient(loss, {name: tensors[tensor] for name, tensor in masked.items()})
@@ -415,6 +426,14 @@ def _showing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     have = {output.name for output in model.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
     return shown
+
+
+def _masked(network: onnx.ModelProto, masks: Mapping[str, Array], teacher: onnx.ModelProto) -> list[str]:
+    """The tensors that are multiplied with masks, where the teacher has them as well."""
+    held = {name for node in teacher.graph.node for name in node.output}
+    read = {node.output[0]: node.input[0] for node in network.graph.node if node.op_type == "Mul"}
+    found = (read.get(f"{name}/masked") for name in masks)
+    return list(dict.fromkeys(name for name in found if name in held and name is not None))
 
 
 def _filled(values: Array, examples: int) -> Array:
