@@ -57,13 +57,23 @@ class Network:
         masked: dict[str, Filters | Units] = {**self.places, **self.units}
         return {name: np.where(gone[self.groups[name]], 0, 1).astype(what.dtype) for name, what in masked.items()}
 
-    def masked(self, gone: Mask, weights: Mapping[str, NDArray[np.floating]] | None = None) -> ModelProto:
-        """The model at these masks, with other weights by name where they are given."""
-        return with_weights(bind(self.model, self.masks(gone)), weights or {})
+    def masked(self, gone: Mask) -> ModelProto:
+        """The model at these masks, whose layers do not read what is gone, whatever became of it on the way."""
+        model = bind(self.model, self.masks(gone))
+        constants = stored(model)
+        unread = {}
+        for reader in self.readers:
+            lost = (reader.group_of >= 0) & gone[reader.group_of]
+            if lost.any():
+                layer = reader.contraction
+                matrix = layer.matrix(constants[layer.weights])
+                matrix[np.repeat(lost.reshape(layer.groups, -1), layer.taps, axis=1)] = 0
+                unread[layer.weights] = layer.stored(matrix)
+        return with_weights(model, unread)
 
     def flops(self, gone: Mask) -> int:
         """FLOPs of the masked model when it is compiled, with as few channels as can be."""
-        return compiled_cost(bind(self.model, self.masks(gone)), at=self.at).flops
+        return compiled_cost(self.masked(gone), at=self.at).flops
 
     def cost_model(self, gone: Mask) -> CostModel:
         """What each group saves beside those that are gone."""

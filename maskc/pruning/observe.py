@@ -21,6 +21,7 @@ Feeds = Mapping[str, NDArray[Any]]
 
 _ROWS = 400  # of a layer, of each batch
 _HURT = 0.05  # of a layer's energy: the error that its sensitivity is measured at
+_LEAST = 1e-3  # of the median: what is measured of less is noise
 _SECONDS = 15.0  # for all sensitivities
 
 
@@ -80,7 +81,8 @@ def sensitivities(
         changed = {**given, name: hurt.stored().astype(constants[name].dtype)}
         outputs = [session.run({**batch, **changed}) for batch in some]
         found[number] = divergence(expected, outputs) / max(lost, 1e-9)
-    return np.where(np.isfinite(found), found, 1.0)
+    found = np.where(np.isfinite(found), found, 1.0)
+    return np.maximum(found, _LEAST * np.median(found))
 
 
 def _overridable(model: ModelProto, names: Iterable[str]) -> ModelProto:
