@@ -44,7 +44,7 @@ class Contraction(ABC):
 
     groups = 1
     taps = 1
-    #: whether the rows are known before the weights are used, so that weights can be chosen by them
+    #: whether the rows of a pruned network are known before the weights are used
     refits = True
 
     @property

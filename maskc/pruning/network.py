@@ -105,7 +105,7 @@ def _readers(layers: Iterable[Contraction], coupled: Coupling, entries: Index) -
         candidates = [found.axis] if found.axis >= 0 else range(rank - 1, -1, -1)
         fitting = [axes[axis] for axis in candidates if axis in axes and len(axes[axis]) == found.channels]
         label = fitting[0] if fitting else np.full(found.channels, -1)
-        yield Reader(found, np.where(label >= 0, entries[label], -1))
+        yield Reader(found, np.append(entries, -1)[label])
 
 
 def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:

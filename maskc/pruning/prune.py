@@ -120,6 +120,8 @@ def pruned(
         cost = shrunk.report.before
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
         search = Search(target, net, removal, options, before, batches[0])
+        if options.max_drop is None:
+            gone, options = search.found()
         judge = Judge(target, examples, options)
 
         def made(gone: Mask, verify: bool = True) -> Compiled:
@@ -130,7 +132,7 @@ def pruned(
         def drop(gone: Mask) -> float:
             return judge.drop(judge(made(gone, verify=False).model))
 
-        compiled = made(search.smallest(drop) if options.max_drop is not None else search.gone())
+        compiled = made(gone if options.max_drop is None else search.smallest(drop))
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)

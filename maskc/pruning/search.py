@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from maskc.compilation.compile import shrink_with
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
 from maskc.progress import detail, stage
-from maskc.pruning.network import Mask, Network
+from maskc.pruning.network import Mask, Network, stored, with_weights
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.selection import Removal
 from maskc.runtime.latency import measure
@@ -46,14 +47,20 @@ class Search:
     before: Mapping[str, float]
     batch: Mapping[str, NDArray[Any]]
 
-    def gone(self) -> Mask:
-        """The groups to remove for the target of the options, bool [groups].
+    def found(self) -> tuple[Mask, PruneOptions]:
+        """The groups to remove for the target of the options, bool [groups], and the options to compile with.
 
-        Raises InputError where it is out of reach.
+        Where channels that a processor likes to keep put a size out of reach, none are kept. Raises InputError where it
+        is out of reach all the same.
         """
         name, value = self.options.target_of
         with stage("Choosing channels", slow=True):
-            return self.at_flops(value) if name == "flops" else self.shortest(name, value)
+            try:
+                return self.at_flops(value) if name == "flops" else self.shortest(name, value), self.options
+            except InputError:
+                if self.options.align != "auto" or name in ("speedup", "ms"):
+                    raise
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, align="none")).found()
 
     def at_flops(self, share: float) -> Mask:
         """Those that leave no more than a share of the FLOPs in the compiled file."""
@@ -133,7 +140,12 @@ class Search:
         return gone & ~kept
 
     def _compiled(self, gone: Mask) -> passes.Shrunk:
-        return shrink_with(self.network.masked(gone), self.options)
+        """What is compiled without these groups, with a number in place of each bias, which a refit will need."""
+        model = self.network.masked(gone)
+        constants = stored(model)
+        biases = {r.contraction.bias for r in self.network.readers if r.contraction.bias and gone.any()}
+        filled = {name: constants[name] + 1e-3 for name in biases if not constants[name].any()}
+        return shrink_with(with_weights(model, filled), self.options)
 
     def _flops(self, gone: Mask) -> float:
         return self._compiled(gone).report.after.flops

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.tensorflow
 
 tf = pytest.importorskip("tensorflow")
 
-from maskc.prune.distance import Distance, Target, targets  # noqa: E402
-from maskc.prune.training import Progress, finetune, prune_gradually  # noqa: E402
+from maskc.pruning.distance import Distance, Target, targets  # noqa: E402
+from maskc.pruning.training import Progress, finetune, prune_gradually  # noqa: E402
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 from maskc.train.from_onnx import from_onnx  # noqa: E402
 
