@@ -99,7 +99,7 @@ def finetune(
     epochs: float | None = None,
     inner: Mapping[str, Slices] | None = None,
     loss: Loss | None = None,
-    learning_rate: float = 2e-2,
+    learning_rate: float = 3e-3,
     seed: int = 0,
     on_progress: Listener | None = None,
 ) -> onnx.ModelProto:
