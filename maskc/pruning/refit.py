@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.progress import stage
-from maskc.pruning.network import Mask, Network, Reader, stored, with_weights
+from maskc.pruning.layers.network import Mask, Network, Reader, stored, with_weights
 from maskc.pruning.walk import Walk
 
 Feeds = Mapping[str, NDArray[Any]]

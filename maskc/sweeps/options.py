@@ -13,7 +13,7 @@ from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
 from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
-from maskc.pruning.quality import Quality, check_quality
+from maskc.pruning.quality.measure import Quality, check_quality
 from maskc.sweeps import work
 from maskc.sweeps.record import Value
 

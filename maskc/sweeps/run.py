@@ -15,7 +15,7 @@ from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.options import ReadOptions
-from maskc.pruning.quality import Quality, rate
+from maskc.pruning.quality.measure import Quality, rate
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.runtime.session import choose_provider
 from maskc.sweeps import work

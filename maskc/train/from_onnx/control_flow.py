@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 
@@ -32,30 +30,4 @@ def _loop(call: Call, trips: Value, condition: Value, *carried: Value) -> list[V
     return [*state, *(tf.stack(column) for column in zip(*rows, strict=True))]
 
 
-def _scan(call: Call, *operands: Value) -> list[Value]:
-    count, body = call("num_scan_inputs"), call("body")
-    if call.opset < 9:
-        raise call.unsupported("scans a batch")
-    state, columns = list(operands[:-count]), operands[-count:]
-    axes, backward = call("scan_input_axes") or [0] * count, call("scan_input_directions") or [0] * count
-    taken = [_rows(x, axis, way) for x, axis, way in zip(columns, axes, backward, strict=True)]
-    rows = []
-    for now in zip(*taken, strict=True):
-        made = call.run(body, [*state, *now])
-        state = made[: len(state)]
-        rows.append(made[len(state) :])
-    outputs = list(zip(*rows, strict=True))
-    axes, backward = (
-        call("scan_output_axes") or [0] * len(outputs),
-        call("scan_output_directions") or [0] * len(outputs),
-    )
-    made = [tf.stack(y[::-1] if way else y, axis) for y, axis, way in zip(outputs, axes, backward, strict=True)]
-    return [*state, *made]
-
-
-def _rows(x: Value, axis: int, backward: int) -> Sequence[Value]:
-    rows = list(tf.unstack(x, axis=axis))
-    return rows[::-1] if backward else rows
-
-
-RULES = {"If": Rule(_if), "Loop": Rule(_loop, fixed=[0, 1]), "Scan": Rule(_scan)}
+RULES = {"If": Rule(_if), "Loop": Rule(_loop, fixed=[0, 1])}

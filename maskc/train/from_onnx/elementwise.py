@@ -77,15 +77,6 @@ def _elu(call: Call, x: Value) -> Value:
     return tf.where(x < 0, call("alpha", 1.0) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
 
 
-def _is_infinite(call: Call, x: Value) -> Value:
-    sought = [x > 0] * call("detect_positive", 1) + [x < 0] * call("detect_negative", 1)
-    return tf.math.is_inf(x) & _folded(tf.logical_or)(*sought) if sought else tf.zeros(tf.shape(x), tf.bool)
-
-
-def _shift_bits(call: Call, a: Value, b: Value) -> Value:
-    return (tf.bitwise.left_shift if call("direction") == "LEFT" else tf.bitwise.right_shift)(a, b)
-
-
 def _cast(call: Call, x: Value) -> Value:
     return _as_type(x, tf.as_dtype(helper.tensor_dtype_to_np_dtype(call("to"))))
 
@@ -144,10 +135,6 @@ _WITH_ATTRIBUTES: dict[str, Callable[..., Any]] = {
 }
 _OF_STEPS: dict[str, Callable[..., Any]] = {
     "And": tf.logical_and,
-    "BitwiseAnd": tf.bitwise.bitwise_and,
-    "BitwiseNot": tf.bitwise.invert,
-    "BitwiseOr": tf.bitwise.bitwise_or,
-    "BitwiseXor": tf.bitwise.bitwise_xor,
     "Ceil": tf.math.ceil,
     "Equal": tf.equal,
     "Floor": tf.floor,
@@ -167,12 +154,10 @@ RULES = {
     **{name: elements(function, scalars=True) for name, function in _SMOOTH.items()},
     **{name: Rule(compute) for name, compute in _WITH_ATTRIBUTES.items()},
     **{name: elements(function, differentiable=False) for name, function in _OF_STEPS.items()},
-    "BitShift": Rule(_shift_bits, differentiable=False),
     "Cast": Rule(_cast),
     "CastLike": elements(lambda x, like: _as_type(x, dtype_of(like)), fixed=[1]),
     "Clip": Rule(_clip, fixed=[1, 2]),
     "Dropout": Rule(_dropout, fixed=[1, 2]),
-    "IsInf": Rule(_is_infinite, differentiable=False),
     "Mod": Rule(_modulo, scalars=True),
     "Pow": elements(_power, fixed=[1], scalars=True),
     "Where": elements(tf.where, fixed=[0], scalars=True),

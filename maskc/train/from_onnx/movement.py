@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from onnx import helper
 
 from maskc.train.from_onnx.rule import Call, Rule, Value, along, dtype_of, elements, rank, size, sizes
 from passes.graph.tensors import Array
@@ -197,12 +195,6 @@ def _one_hot(call: Call, index: Value, depth: Value, values: Value) -> Value:
     return tf.where(hot, values[1], values[0])
 
 
-def _compress(call: Call, x: Value, condition: Value) -> Value:
-    axis = call("axis")
-    x, axis = (tf.reshape(x, -1), 0) if axis is None else (x, axis)
-    return tf.gather(x, np.flatnonzero(call.static(condition, "condition")), axis=axis)
-
-
 def _trilu(call: Call, x: Value, k: Value = None) -> Value:
     upper, diagonal = call("upper", 1), int(0 if k is None else call.static(k))
     lower = np.tri(x.shape[-2], x.shape[-1], diagonal - upper, dtype=bool)
@@ -214,36 +206,15 @@ def _constant_of_shape(call: Call, shape: Value) -> Value:
     return tf.fill(shape, tf.reshape(np.zeros(1, np.float32) if value is None else value.values, ()))
 
 
-def _eye_like(call: Call, x: Value) -> Value:
-    kind = dtype_of(x) if call("dtype") is None else tf.as_dtype(helper.tensor_dtype_to_np_dtype(call("dtype")))
-    return tf.cast(np.eye(x.shape[0], x.shape[1], call("k", 0)), kind)
-
-
-def _non_zero(x: Value) -> Value:
-    return tf.transpose(tf.where(tf.not_equal(x, tf.zeros((), dtype_of(x)))))
-
-
-def _sequence_at(items: Sequence[Value], position: Value) -> Value:
-    return items[int(tf.get_static_value(position))]
-
-
-def _concat_from_sequence(call: Call, items: Sequence[Value]) -> Value:
-    return (tf.stack if call("new_axis", 0) else tf.concat)(list(items), call("axis"))
-
-
 RULES = {
-    "Compress": Rule(_compress, fixed=[1]),
     "Concat": Rule(_concat),
-    "ConcatFromSequence": Rule(_concat_from_sequence),
     "ConstantOfShape": Rule(_constant_of_shape, differentiable=False),
     "DepthToSpace": Rule(_depth_to_space),
     "Expand": Rule(_expand, fixed=[1]),
-    "EyeLike": Rule(_eye_like, differentiable=False),
     "Flatten": Rule(_flatten),
     "Gather": Rule(_gather, fixed=[1]),
     "GatherElements": Rule(_gather_elements, fixed=[1]),
     "GatherND": Rule(_gather_nd, fixed=[1]),
-    "NonZero": elements(_non_zero, differentiable=False),
     "OneHot": Rule(_one_hot, fixed=[0, 1]),
     "Pad": Rule(_pad, fixed=[1, 2, 3]),
     "Range": elements(tf.range, differentiable=False),
@@ -252,8 +223,6 @@ RULES = {
     "Scatter": Rule(_scatter_elements, fixed=[1]),
     "ScatterElements": Rule(_scatter_elements, fixed=[1]),
     "ScatterND": Rule(_scatter_nd, fixed=[1]),
-    "SequenceAt": elements(_sequence_at, fixed=[1]),
-    "SequenceConstruct": elements(lambda *items: [list(items)]),
     "Shape": Rule(_shape, differentiable=False),
     "Size": elements(lambda x: tf.reduce_prod(sizes(x)), differentiable=False),
     "Slice": Rule(_slice, fixed=[1, 2, 3, 4]),

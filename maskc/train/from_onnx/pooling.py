@@ -53,26 +53,13 @@ def _average_pool(call: Call, x: Value) -> Value:
     return mean / tf.cast(share, mean.dtype)
 
 
-def _lp_pool(call: Call, x: Value) -> Value:
-    power = call("p", 2)
-    mean, _ = _pooled(call, tf.abs(x) ** power, "AVG", 0)
-    return (mean * np.prod(call("kernel_shape"))) ** (1 / power)
-
-
 def _over_map(function: Callable[..., Value]) -> Rule:
     return elements(lambda x: function(x, list(range(2, rank(x))), keepdims=True))
-
-
-def _global_lp_pool(call: Call, x: Value) -> Value:
-    power = call("p", 2)
-    return tf.reduce_sum(tf.abs(x) ** power, list(range(2, rank(x))), keepdims=True) ** (1 / power)
 
 
 RULES = {
     "AveragePool": Rule(_average_pool),
     "GlobalAveragePool": _over_map(tf.reduce_mean),
-    "GlobalLpPool": Rule(_global_lp_pool),
     "GlobalMaxPool": _over_map(tf.reduce_max),
-    "LpPool": Rule(_lp_pool),
     "MaxPool": Rule(_max_pool),
 }

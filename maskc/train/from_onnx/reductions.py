@@ -74,7 +74,6 @@ RULES = {
     **{name: Rule(_reduced(function), fixed=[1]) for name, function in _REDUCE.items()},
     "ArgMax": Rule(_extreme(tf.argmax), differentiable=False),
     "ArgMin": Rule(_extreme(tf.argmin), differentiable=False),
-    "CumProd": Rule(_cumulated(tf.math.cumprod), fixed=[1]),
     "CumSum": Rule(_cumulated(tf.cumsum), fixed=[1]),
     "TopK": Rule(_top, fixed=[1]),
 }

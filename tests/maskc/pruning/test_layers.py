@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from maskc.pruning.contractions import contractions
-from maskc.pruning.masking import network
-from maskc.pruning.network import Reader, stored
-from maskc.pruning.showing import showing
-from maskc.pruning.surgeon import RIDGE, Layer, Moments
+from maskc.pruning.choice.surgeon import RIDGE, Layer, Moments
+from maskc.pruning.layers.contractions import contractions
+from maskc.pruning.layers.inner_outputs import showing
+from maskc.pruning.layers.network import Reader, stored
+from maskc.pruning.layers.places import network
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.pruning.networks import NETWORKS, drawn, inputs
 from tests.maskc.pruning.networks import network as made

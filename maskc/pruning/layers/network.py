@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from maskc.frontend.graph_queries import array_of
-from maskc.pruning.contractions import Contraction, contractions
-from maskc.pruning.recurrent_units import Units, gated_units
+from maskc.pruning.layers.contractions import Contraction, contractions
+from maskc.pruning.layers.recurrent_units import Units, gated_units
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling

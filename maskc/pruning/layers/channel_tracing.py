@@ -1,4 +1,4 @@
-"""Which channels of layers' inputs go with which groups, where no rule of an operator tells: by trial."""
+"""Tracing of channels to the layers that read them, by trial, where no rule of an operator tells."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.pruning.network import Mask, Network
-from maskc.pruning.showing import showing
+from maskc.pruning.layers.inner_outputs import showing
+from maskc.pruning.layers.network import Mask, Network
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 _TRIALS = 40  # with half of the groups zeroed in each: two of a thousand groups look alike once in a million times

@@ -1,4 +1,4 @@
-"""How good a pruned model is: by predictions on data that were held out, and by the user's own measure."""
+"""Verdict on a pruned model: by predictions on data that were held out, and by a measure of the user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnx import ModelProto
 
 from maskc.frontend import write_model_files
 from maskc.progress import stage
-from maskc.pruning.compare import Comparison
 from maskc.pruning.data import Data
 from maskc.pruning.options import PruneOptions
-from maskc.pruning.quality import rate
+from maskc.pruning.quality.comparison import Comparison
+from maskc.pruning.quality.measure import rate
 from maskc.results.agreement import Agreement
 
 

@@ -1,4 +1,4 @@
-"""How a model's outputs compare with those of its source, on data."""
+"""Comparison of a model's outputs with those of its source, on data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.pruning.divergence import is_distribution
+from maskc.pruning.quality.divergence import is_distribution
 from maskc.results.agreement import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.pruning.network import Mask, Network
-from maskc.pruning.surgeon import Layer
+from maskc.pruning.choice.surgeon import Layer
+from maskc.pruning.layers.network import Mask, Network
 
 _STEP = 0.03  # of the FLOPs, that go at a time
 _LEAST = 0.1  # of the groups of a place that stay

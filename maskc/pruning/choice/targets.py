@@ -1,4 +1,4 @@
-"""How many groups of channels go, so that a target is met by what is compiled."""
+"""Targets, and the groups of channels that go to meet them in what is compiled."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from maskc.compilation.compile import shrink_with
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
 from maskc.progress import detail, stage
-from maskc.pruning.network import Mask, Network, stored, with_weights
+from maskc.pruning.choice.removal import Removal
+from maskc.pruning.layers.network import Mask, Network, stored, with_weights
 from maskc.pruning.options import PruneOptions
-from maskc.pruning.selection import Removal
 from maskc.runtime.latency import measure
 from maskc.runtime.session import Provider, load
 
@@ -144,7 +144,7 @@ class Search:
         model = self.network.masked(gone)
         constants = stored(model)
         biases = {r.contraction.bias for r in self.network.readers if r.contraction.bias and gone.any()}
-        filled = {name: constants[name] + 1e-3 for name in biases if not constants[name].any()}
+        filled = {name: np.full_like(constants[name], 1e-3) for name in biases if not constants[name].any()}
         return shrink_with(with_weights(model, filled), self.options)
 
     def _flops(self, gone: Mask) -> float:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.pruning.distance import Distance, targets
+from maskc.pruning.training.distance import Distance, targets
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.train.from_onnx import from_onnx
 from maskc.train.importance import METHODS, per_example
@@ -37,6 +37,8 @@ Index = NDArray[np.int64]
 #: begins a pass over the data: batches by input name, of few shapes, since each shape is compiled; what is no input of
 #: the model, as labels are, goes to the loss
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
+#: by axis, which slices of the teacher's tensor a model's tensor of the same name holds
+Slices = Mapping[int, Index]
 #: of the outputs by name and the batch by name: what is to become small, for each example, float32 `(batch,)`
 Loss = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
@@ -95,9 +97,9 @@ def finetune(
     coupling: Coupling | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
-    inner: Sequence[str] | None = None,
+    inner: Mapping[str, Slices] | None = None,
     loss: Loss | None = None,
-    learning_rate: float = 2e-2,
+    learning_rate: float = 3e-3,
     seed: int = 0,
     on_progress: Listener | None = None,
 ) -> onnx.ModelProto:
@@ -107,9 +109,10 @@ def finetune(
 
     model: a masked model, or a compiled one. masks: of a model whose masks are inputs, 0/1 [channels] each; masks that
     are initializers would be trained. coupling: of the masked model. minutes, epochs: how long; whichever is over
-    first. inner: tensors of the same name and shape in both models that are to agree, too, where no mask that they are
-    coupled with is zero: by default those that are masked. loss: what is to become small in place of the difference
-    from the teacher's outputs. learning_rate: relative to the size of the weights.
+    first. inner: tensors that are to agree, too, with which much less training does: `shared_tensors` finds them for a
+    compiled model, and for masks that are inputs they are the masked tensors, as far as they are not zero. loss: what
+    is to become small in place of the difference from the teacher's outputs. learning_rate: relative to the size of the
+    weights.
 
     Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
     """
@@ -133,7 +136,7 @@ def prune_gradually(
     at: Sizes | None = None,
     minutes: float | None = None,
     epochs: float | None = None,
-    inner: Sequence[str] | None = None,
+    inner: Mapping[str, Slices] | None = None,
     loss: Loss | None = None,
     learning_rate: float = 2e-2,
     min_channels: int = 1,
@@ -275,7 +278,7 @@ class _Training:
         masks: Mapping[str, Array],
         batches: Batches,
         teacher: onnx.ModelProto,
-        inner: Sequence[str] | None,
+        inner: Mapping[str, Slices] | None,
         loss: Loss | None,
         learning_rate: float,
         seed: int,
@@ -289,11 +292,13 @@ class _Training:
         columns = {t.name: t.dims[0] for t in network.graph.initializer if t.name.endswith("/shape")}
         self._axes = {name: -columns[f"{name}/shape"] for name in masks if f"{name}/shape" in columns}
         self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
-        inner = _masked(network, masks, teacher) if inner is None else inner
-        self._outputs, self._targets = targets(network), targets(network, inner if loss is None else ())
-        self._teacher = OnnxRuntimeSession(_showing(teacher, inner))
+        inner = {name: {} for name in _masked(network, masks, teacher)} if inner is None else inner
+        self._inner = inner if loss is None else {}
+        self._network, self._outputs = network, targets(network)
+        self._teacher = OnnxRuntimeSession(_showing(teacher, list(self._inner)))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
         self._entries = {} if coupling is None else coupling.entries
+        self._targets = self._outputs
         self._latest: dict[str, Any] = {}
         self._steps = 0
         self._step = tf.function(self._updated, autograph=False)
@@ -309,6 +314,7 @@ class _Training:
         seen = [self._taught(batch) for batch in islice(self._batches(), _SEEN)]
         if not seen:
             raise InputError("There are no batches to train on.")
+        self._targets = targets(self._network, self._shared(next(self._batches()), seen[0]))
         self._distance, self._of_outputs = Distance(self._targets, seen), Distance(self._outputs, seen)
         steps = math.ceil(epochs * sum(1 for _ in self._batches())) if epochs is not None else math.inf
         examples = 0
@@ -348,7 +354,17 @@ class _Training:
         return {name: value.numpy() for name, value in found.items()}
 
     def _taught(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        return self._teacher.run({name: x for name, x in batch.items() if name in self._teacher_inputs})
+        values = self._teacher.run({name: x for name, x in batch.items() if name in self._teacher_inputs})
+        for name, slices in self._inner.items():
+            for axis, held in slices.items():
+                values[name] = values[name].take(held, axis)
+        return values
+
+    def _shared(self, batch: Mapping[str, Array], taught: Mapping[str, Array]) -> list[str]:
+        """The inner tensors that have the teacher's shape: of some a compiler keeps slices for the sake of speed."""
+        feeds = {name: value for name, value in batch.items() if name in self._inputs}
+        found = self._imported({**feeds, **self._masks}, list(self._inner)) if self._inner else {}
+        return [name for name in self._inner if tuple(found[name].shape) == taught[name].shape]
 
     def _computed(self, batch: Mapping[str, Any], more: Sequence[str] = ()) -> dict[str, Any]:
         feeds = {name: value for name, value in batch.items() if name in self._inputs}
@@ -426,6 +442,26 @@ def _showing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     have = {output.name for output in model.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
     return shown
+
+
+def shared_tensors(
+    model: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    gated: onnx.ModelProto,
+    masks: Mapping[str, Array],
+    coupling: Coupling,
+) -> dict[str, Slices]:
+    """The masked tensors that are left in a model compiled at these masks, with what they hold: for `finetune`.
+
+    gated, coupling: as for `prune_gradually`.
+    """
+    left = {name for node in model.graph.node for name in node.output}
+    flat = np.concatenate([np.asarray(masks[name]) for name in coupling.groups])
+    found: dict[str, dict[int, Index]] = {name: {} for name in _masked(gated, masks, teacher) if name in left}
+    for (name, axis), entries in coupling.entries.items():
+        if name in found:
+            found[name][axis] = np.flatnonzero((entries < 0) | (flat[np.maximum(entries, 0)] != 0))
+    return dict(found)
 
 
 def _masked(network: onnx.ModelProto, masks: Mapping[str, Array], teacher: onnx.ModelProto) -> list[str]:

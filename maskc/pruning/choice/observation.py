@@ -1,4 +1,4 @@
-"""What a network's layers read on data, and how much its outputs suffer from errors of each."""
+"""Observation of what layers read on data, and of how much outputs suffer from errors of each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from maskc.frontend.graph_queries import copied
-from maskc.pruning.divergence import divergence
-from maskc.pruning.network import Network, stored
-from maskc.pruning.showing import showing
-from maskc.pruning.surgeon import Layer, Moments
+from maskc.pruning.choice.surgeon import Layer, Moments
+from maskc.pruning.layers.inner_outputs import showing
+from maskc.pruning.layers.network import Network, stored
+from maskc.pruning.quality.divergence import divergence
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Feeds = Mapping[str, NDArray[Any]]

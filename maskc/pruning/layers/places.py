@@ -1,4 +1,4 @@
-"""Where a network is masked: after its layers, in the weights of recurrent ones, and else at what layers read."""
+"""Places of masks: after layers, in the weights of recurrent ones, and else at what layers read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from maskc.frontend.graph_queries import bodies, tensor_types
-from maskc.pruning.biases import biased
-from maskc.pruning.network import Network, Reader, stored, with_places
-from maskc.pruning.reached import reached
+from maskc.pruning.layers.biases import biased
+from maskc.pruning.layers.channel_tracing import reached
+from maskc.pruning.layers.network import Network, Reader, stored, with_places
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.sizes.sizes_to_count_at import Sizes
 

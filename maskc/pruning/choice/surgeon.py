@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.pruning.contractions import Floats
-from maskc.pruning.network import Reader
+from maskc.pruning.layers.contractions import Floats
+from maskc.pruning.layers.network import Reader
 
 Doubles = NDArray[np.float64]
 Index = NDArray[np.int64]

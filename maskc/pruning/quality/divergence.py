@@ -1,4 +1,4 @@
-"""How far outputs are from those of the source."""
+"""Distance of outputs from those of the source."""
 
 from __future__ import annotations
 

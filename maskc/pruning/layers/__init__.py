@@ -1,0 +1,1 @@
+"""What layers read, with which weights, and where they are masked."""
