@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
+from onnx import NodeProto, numpy_helper
 
 from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
@@ -54,6 +55,7 @@ class Correspondence:
         for node, read in zip(compiled.nodes, compiled.reads, strict=True):
             held = [self.first[name] for name in read if name in self.first]
             likely = [index for boundary in held for index in boundary.slices.values()]
+            likely = [*_gathered(compiled, node, likely), *likely]
             for name in node.output:
                 if name in compiled.outputs and name in source.maker and name in before.tensors:
                     self.first[name] = Boundary(name)
@@ -87,6 +89,16 @@ class Correspondence:
         if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
             return said
         return _slices(twin, tensor, likely)
+
+
+def _gathered(graph: Graph, node: NodeProto, held: Sequence[Array]) -> Iterator[Array]:
+    """The slices that a Gather by constants takes of slices that are held, or of all."""
+    if node.op_type != "Gather" or node.input[1] not in graph.constants:
+        return
+    taken = numpy_helper.to_array(graph.embedded(node.input[1])).reshape(-1)
+    if taken.min(initial=0) >= 0:
+        yield from (index[taken] for index in held if taken.max(initial=0) < len(index))
+        yield taken
 
 
 def _same(one: Mapping[int, Array], other: Mapping[int, Array]) -> bool:
