@@ -78,7 +78,12 @@ def _inner(checker: Checker, region: Region) -> Iterator[str]:
 
 def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     """What both sides have inside a region where that is not the same, in order, in a few turns."""
-    names = [name for name in _inner(checker, region) if checker.types[name].kind in "fiu"]
+    after = {
+        name: checker.compiled.closure(region.target, {*region.compiled_reads, name})
+        for name in _inner(checker, region)
+        if checker.types[name].kind in "fiu"
+    }
+    names = [name for name, (_, leaves) in after.items() if name in leaves]
     if not names:
         return
     held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
@@ -92,20 +97,24 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
         runs.append((wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))
     for k, name in enumerate(names):
-        nodes, leaves = checker.compiled.closure(region.target, {*region.compiled_reads, name})
+        nodes, leaves = after[name]
         allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
-        after: Any | None = None
-        for before, results, fed in runs if name in leaves else ():
-            want, got = before[k], results[k]
-            aligned = [(_beyond_rounding(cut, got, allowed[1]), cut, s) for cut, s in _aligned(checker, want, got)]
-            if got.dtype != want.dtype or not aligned:
+        reader: Any | None = None
+        for before, results, fed in runs:
+            found: list[tuple[int, Array, Array, Slices]] = []
+            for want, slices in _aligned(checker, before[k], got := results[k]):
+                off = _beyond_rounding(want, got, allowed[1])
+                found.append((np.count_nonzero(off), off, want, slices))
+                if not off.any():
+                    break
+            if not found:
                 break
-            off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
-            if off.any():
+            count, off, want, slices = min(found, key=lambda item: item[0])
+            if count:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
-                after = after or session(checker.compiled.part(nodes, rest, [region.target]))
+                reader = reader or session(checker.compiled.part(nodes, rest, [region.target]))
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
-                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], after, given)
+                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given)
 
 
 @dataclass
@@ -208,6 +217,8 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Array, Slices]]:
     """A tensor cut to the shape of another: in slices that boundaries of these sizes hold, and in the nearest."""
+    if whole.dtype != part.dtype:
+        return
     if whole.shape == part.shape:
         yield whole, {}
         return
