@@ -104,7 +104,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
             found: list[tuple[int, Array, Array, Slices]] = []
             for want, slices in _aligned(checker, before[k], got := results[k]):
                 off = _beyond_rounding(want, got, allowed[1])
-                found.append((np.count_nonzero(off), off, want, slices))
+                found.append((int(np.count_nonzero(off)), off, want, slices))
                 if not off.any():
                     break
             if not found:

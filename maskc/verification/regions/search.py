@@ -93,11 +93,12 @@ def prove(
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
     inputs = {name: Boundary(name) for name in compiled.inputs}
+    judged: dict[Key, Judgement] = {}
     if stored is not None:  # what the compiler says mostly does
         checker = Checker(
             source, compiled, inputs | by_name(source, compiled, before, stored), dict(claims), before.seen, seed
         )
-        search = _Search(checker)
+        search = _Search(checker, judged)
         if search.settles():
             return search.proof()
     after = observe(compiled, feeds)
@@ -105,7 +106,7 @@ def prove(
     for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
         found = Correspondence(source, compiled, before, after, said or {})
         checker = Checker(source, compiled, inputs | found.first, dict(claims), before.seen, seed)
-        search = _Search(checker, found)
+        search = _Search(checker, judged, found)
         search.run()
         proofs.append(search.proof())
         if proofs[-1].complete:
@@ -114,10 +115,11 @@ def prove(
 
 
 class _Search:
-    def __init__(self, checker: Checker, found: Correspondence | None = None) -> None:
-        self.checker, self.found = checker, found
-        self.judged: dict[Key, Judgement] = {}
-        self.versions: dict[str, int] = {}
+    def __init__(self, checker: Checker, judged: dict[Key, Judgement], found: Correspondence | None = None) -> None:
+        """judged: what is known of regions, of earlier searches as well."""
+        self.checker, self.judged, self.found = checker, judged, found
+        #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
+        self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
         self.refuted: dict[str, Claims] = {}
@@ -155,7 +157,7 @@ class _Search:
         held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
         slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
         names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
-        claimed = tuple((name, self.versions.get(name, 0)) for name in names)
+        claimed = tuple((name, self.left.get(name)) for name in names)
         return (
             region.target,
             region.compiled,
@@ -197,7 +199,7 @@ class _Search:
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
-            self.versions[name] = self.versions.get(name, 0) + 1
+            self.left[name] = tuple((axis, slices.tobytes()) for axis, (slices, _) in left.items())
         return dropped
 
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
@@ -222,7 +224,8 @@ class _Search:
             if self._agrees_where_dead(region):
                 self.settled.add(target)
                 continue
-            if not self._another(target, reading, small) and not self._grow(region, small):
+            named = target in self.checker.source.maker
+            if not self._another(target, reading, small) and not (named and self._grow(region, small)):
                 self.settled.add(target)
                 if target in self.outputs or not self._drops(target, readers, failing, small):
                     continue
