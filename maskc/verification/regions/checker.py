@@ -24,7 +24,7 @@ class Checker(recheck.Checker):
 
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions, those that end at all boundaries together. Raises what ONNX Runtime does."""
-        found = {region.target: Judgement(self.allowed(region)) for region in regions}
+        found = {region.target: self.unjudged(region) for region in regions}
         todo = [region for region in regions if region.boundary.source in self.claims or not self.same_nodes(region)]
         for group, crops in self._groups(todo):
             (self.cropped() if crops else self).run(group, found)
