@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from onnx import NodeProto, numpy_helper
@@ -55,12 +55,12 @@ class Correspondence:
         for node, read in zip(compiled.nodes, compiled.reads, strict=True):
             held = [self.first[name] for name in read if name in self.first]
             likely = [index for boundary in held for index in boundary.slices.values()]
-            likely = [*_gathered(compiled, node, likely), *likely]
             for name in node.output:
                 if name in compiled.outputs and name in source.maker and name in before.tensors:
                     self.first[name] = Boundary(name)
                 elif name in after.tensors and name not in compiled.fixed:
-                    self._others[name] = islice(self._of(name, likely), _MOST_CANDIDATES)
+                    taken = () if name in source.maker else self._gathered(compiled, node)
+                    self._others[name] = islice(chain(taken, self._of(name, likely)), _MOST_CANDIDATES)
                     for boundary in islice(self._others[name], 1):
                         self.first[name] = boundary
 
@@ -82,6 +82,18 @@ class Correspondence:
             if held is not None and (other != name or slices is None or not _same(held, slices)):
                 yield Boundary(other, held)
 
+    def _gathered(self, graph: Graph, node: NodeProto) -> Iterator[Boundary]:
+        """The slices that a Gather by constants takes of a boundary, which may look like others in a run."""
+        held = self.first.get(node.input[0]) if node.op_type == "Gather" else None
+        index = graph.constants.get(node.input[1]) if held is not None else None
+        if held is None or index is None or len(index.dims) != 1:
+            return
+        shape, taken = self._before.tensors[held.source].shape, numpy_helper.to_array(graph.embedded(index.name))
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % max(len(shape), 1)
+        own = held.slices.get(axis, np.arange([*shape, 0][axis]))
+        if np.abs(taken).max(initial=0) < len(own):
+            yield Boundary(held.source, {**held.slices, axis: own[taken]})
+
     def _of_twin(self, name: str, twin: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
         """The slices of the tensor of this name: those that the compiler says, or by values."""
         said = _narrowed(twin, self._stored.get(name, {}))
@@ -89,16 +101,6 @@ class Correspondence:
         if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
             return said
         return _slices(twin, tensor, likely)
-
-
-def _gathered(graph: Graph, node: NodeProto, held: Sequence[Array]) -> Iterator[Array]:
-    """The slices that a Gather by constants takes of slices that are held, or of all."""
-    if node.op_type != "Gather" or node.input[1] not in graph.constants:
-        return
-    taken = numpy_helper.to_array(graph.embedded(node.input[1])).reshape(-1)
-    if taken.min(initial=0) >= 0:
-        yield from (index[taken] for index in held if taken.max(initial=0) < len(index))
-        yield taken
 
 
 def _same(one: Mapping[int, Array], other: Mapping[int, Array]) -> bool:
