@@ -12,7 +12,7 @@ import numpy as np
 
 from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.correspondence import Correspondence, by_name
+from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 
@@ -104,9 +104,9 @@ def prove(
     after = observe(compiled, feeds)
     proofs = []
     for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
-        found = Correspondence(source, compiled, before, after, said or {})
-        checker = Checker(source, compiled, inputs | found.first, dict(claims), before.seen, seed)
-        search = _Search(checker, judged, found)
+        found = by_value(source, compiled, before, after, said or {})
+        checker = Checker(source, compiled, inputs | found, dict(claims), before.seen, seed)
+        search = _Search(checker, judged)
         search.run()
         proofs.append(search.proof())
         if proofs[-1].complete:
@@ -115,9 +115,9 @@ def prove(
 
 
 class _Search:
-    def __init__(self, checker: Checker, judged: dict[Key, Judgement], found: Correspondence | None = None) -> None:
+    def __init__(self, checker: Checker, judged: dict[Key, Judgement]) -> None:
         """judged: what is known of regions, of earlier searches as well."""
-        self.checker, self.judged, self.found = checker, judged, found
+        self.checker, self.judged = checker, judged
         #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
         self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
@@ -205,9 +205,8 @@ class _Search:
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
         """Try something else where regions fail, in order; whether anything changed.
 
-        A tensor may hold other slices than those first thought of, or its region need more of what comes before. If a
-        region that reads it fails as well, or agrees without it, it is no such slices at all and is no boundary;
-        otherwise it should be what it is not.
+        A region may need more of what comes before. Otherwise, if a region that reads the tensor fails as well, or
+        agrees without it, it is no such slices at all and is no boundary; or else it should be what it is not.
         """
         failing = {region.target: region for key, region in regions.items() if not self.judged[key].agrees}
         readers: dict[str, list[Region]] = defaultdict(list)
@@ -225,7 +224,7 @@ class _Search:
                 self.settled.add(target)
                 continue
             named = target in self.checker.source.maker
-            if not self._another(target, reading, small) and not (named and self._grow(region, small)):
+            if not (named and self._grow(region, small)):
                 self.settled.add(target)
                 if target in self.outputs or not self._drops(target, readers, failing, small):
                     continue
@@ -256,16 +255,6 @@ class _Search:
         finally:
             self.checker.claims = held
 
-    def _another(self, target: str, readers: Sequence[str], small: bool) -> bool:
-        """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""
-        first = self.checker.boundaries[target]
-        for boundary in () if self.found is None else self.found.others(target):
-            self.checker.boundaries[target] = boundary
-            if all(self._agrees(name, small) for name in (target, *readers) if name in self.checker.boundaries):
-                return True
-        self.checker.boundaries[target] = first
-        return False
-
     def _agrees(self, target: str, small: bool) -> bool:
         """Whether a region agrees as it is now; after a small error, without regard to its condition."""
         region = self.checker.region(target)
@@ -278,10 +267,7 @@ class _Search:
     def _drops(
         self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str], small: bool
     ) -> bool:
-        """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
-
-        With it go those that follow from it and do not hold what the source's tensor of their name does, either.
-        """
+        """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it."""
         kept = dict(self.checker.boundaries)
         self._discard(target)
         todo = [reader.target for reader in readers[target]]
@@ -291,9 +277,6 @@ class _Search:
         while todo:
             name = todo.pop()
             if name not in self.checker.boundaries:
-                todo += [reader.target for reader in readers[name]]
-            elif self.found is not None and name in self.found.unlike and name not in self.outputs:
-                self._discard(name)
                 todo += [reader.target for reader in readers[name]]
             else:
                 asked.add(name)
