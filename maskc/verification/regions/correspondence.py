@@ -31,13 +31,14 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
 
 def by_value(
     source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
-) -> dict[str, Boundary]:
+) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
-    stored: slices that the compiler says it left of tensors, by name and axis.
+    And which tensors do not hold in the run what the source's tensor of their name does. stored: slices that the
+    compiler says it left of tensors, by name and axis.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
-    index, found = _Index(own), dict[str, Boundary]()
+    index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
     for name in compiled.outputs:
         if name in source.maker and name in before.tensors and name in compiled.constants:
             found[name] = Boundary(name)
@@ -54,10 +55,13 @@ def by_value(
                     boundary = _gathered(compiled, node, before, found)
                 elif (slices := _of_twin(twin, tensor, stored.get(name, {}), likely)) is not None:
                     boundary = Boundary(name, slices)
+                elif twin.dtype == tensor.dtype:
+                    unlike.add(name)
+                    boundary = Boundary(name) if twin.shape == tensor.shape else None
                 boundary = boundary or _alike(index, before, tensor, likely)
             if boundary is not None:
                 found[name] = boundary
-    return found
+    return found, unlike
 
 
 def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:
@@ -75,13 +79,12 @@ def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[st
 
 
 def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Array]) -> Slices | None:
-    """The slices of the tensor of the same name: those that the compiler says, by values, or all of its shape."""
+    """The slices of the tensor of the same name: those that the compiler says, or by values."""
     said = _narrowed(twin, stored)
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
-    slices = _slices(twin, tensor, likely)
-    return {} if slices is None and (twin.shape, twin.dtype) == (tensor.shape, tensor.dtype) else slices
+    return _slices(twin, tensor, likely)
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:

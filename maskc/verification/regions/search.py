@@ -104,9 +104,9 @@ def prove(
     after = observe(compiled, feeds)
     proofs = []
     for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
-        found = by_value(source, compiled, before, after, said or {})
+        found, unlike = by_value(source, compiled, before, after, said or {})
         checker = Checker(source, compiled, inputs | found, dict(claims), before.seen, seed)
-        search = _Search(checker, judged)
+        search = _Search(checker, judged, unlike)
         search.run()
         proofs.append(search.proof())
         if proofs[-1].complete:
@@ -115,9 +115,9 @@ def prove(
 
 
 class _Search:
-    def __init__(self, checker: Checker, judged: dict[Key, Judgement]) -> None:
-        """judged: what is known of regions, of earlier searches as well."""
-        self.checker, self.judged = checker, judged
+    def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
+        """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
+        self.checker, self.judged, self.unlike = checker, judged, unlike
         #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
         self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
@@ -267,7 +267,10 @@ class _Search:
     def _drops(
         self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str], small: bool
     ) -> bool:
-        """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it."""
+        """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
+
+        With it go those that follow from it and do not hold what the source's tensor of their name does, either.
+        """
         kept = dict(self.checker.boundaries)
         self._discard(target)
         todo = [reader.target for reader in readers[target]]
@@ -277,6 +280,9 @@ class _Search:
         while todo:
             name = todo.pop()
             if name not in self.checker.boundaries:
+                todo += [reader.target for reader in readers[name]]
+            elif name in self.unlike and name not in self.outputs:
+                self._discard(name)
                 todo += [reader.target for reader in readers[name]]
             else:
                 asked.add(name)

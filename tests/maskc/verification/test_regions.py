@@ -258,6 +258,20 @@ def test_channels_that_a_gather_leaves_out_are_those_that_it_names() -> None:
     assert not api.verify(source, build.changed(compiled, "w2", lambda w: w * np.float32(1.001))).passed
 
 
+def test_tensors_that_keep_their_names_and_hold_something_else() -> None:
+    """Channels of keys that meet no query, in tensors of both; no claim can say so between the reshape and there."""
+    body = """
+        p = MatMul(x, w) r = Reshape(p, parts) t = Transpose<perm=[1,0,2]>(r)
+        q = Gather<axis=0>(t, first) k = Gather<axis=0>(t, second) u = Transpose<perm=[1,0]>(k) y = MatMul(q, u)
+    """
+    weights: dict[str, Any] = {"first": np.array(0), "second": np.array(1), "parts": np.array([0, 2, 3])}
+    weights["w"] = np.random.default_rng(0).normal(size=(4, 6)) * [1, 1, 0, 1, 1, 1]
+    source = build.model("(float[n,4] x) => (float[n,n] y)", body, **weights)
+    for column, verdict in ((5, "verified"), (4, "failed")):
+        compiled = build.changed(source, "w", lambda w, c=column: np.where(np.arange(6) == c, w[:, ::-1], w))
+        assert api.verify(source, compiled).verdict == verdict
+
+
 # Mutants.
 
 
