@@ -30,7 +30,7 @@ from maskc.train.models.insert_masks import prunable
 from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.models.recommender import RankerConfig, ranker
-from maskc.train.optimizer.callback import PruningCallback
+from maskc.train.optimizer.callback import PruningCallback, at_target
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.fine_tune import Distiller, distill, fine_tune
@@ -63,6 +63,7 @@ __all__ = [
     "Records",
     "SelectChannels",
     "apply_mask",
+    "at_target",
     "computational_cost",
     "distill",
     "export_model",

@@ -39,6 +39,12 @@ class Pruning(Protocol):
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
 
+    def follow_fit(self) -> None:
+        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
+
+    def end_fit(self, model: Any) -> None:
+        """Warns of what a call of `fit` left to prune."""
+
 
 @dataclass
 class Observation:

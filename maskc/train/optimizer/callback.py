@@ -1,4 +1,4 @@
-"""The Keras callback that reports pruning decisions during `fit`."""
+"""The Keras callback that reports pruning decisions during `fit`, and others at the target alone."""
 
 from __future__ import annotations
 
@@ -42,11 +42,8 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the optimizer."""
-        optimizer = optimizer_of(self.model)
-        if not isinstance(optimizer, PruningOptimizer):
-            raise InputError("PruningCallback needs a model that is compiled with a PruningOptimizer.")
-        self._optimizer = optimizer
-        self._told = optimizer.count_pruned()
+        self._optimizer = _optimizer(self, "PruningCallback")
+        self._told = self._optimizer.count_pruned()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports what was pruned since the last batch."""
@@ -63,3 +60,42 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Writes out what is left."""
         if self._summaries is not None:
             self._summaries.flush()
+
+
+def at_target(callback: Any) -> Any:
+    """Returns a Keras callback that is told of epochs and batches only where the model is at its FLOPs target.
+
+    The best epoch by a loss is usually the least pruned one. So put this around what looks for the best:
+    `EarlyStopping`, `ModelCheckpoint(save_best_only=True)`, `ReduceLROnPlateau`.
+
+    Args:
+        callback: which is changed, and returned.
+
+    Example:
+        >>> model.compile(PruningOptimizer("adam", flops_target=0.5), "mse")
+        >>> stop = at_target(keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True))
+        >>> model.fit(x, y, validation_split=0.25, epochs=9, callbacks=[stop])
+
+    Raises:
+        InputError: if it is no callback; in training, if the model's optimizer prunes nothing.
+    """
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise InputError(f"at_target needs a Keras callback, not a {type(callback).__name__}.")
+
+    def gated(hook: Callable[..., None]) -> Callable[..., None]:
+        def at(number: int, logs: Any = None) -> None:
+            if _optimizer(callback, "at_target").reached:
+                hook(number, logs)
+
+        return at
+
+    for name in ("on_epoch_end", "on_train_batch_end"):
+        setattr(callback, name, gated(getattr(callback, name)))
+    return callback
+
+
+def _optimizer(callback: Any, name: str) -> PruningOptimizer:
+    optimizer = optimizer_of(callback.model)
+    if not isinstance(optimizer, PruningOptimizer):
+        raise InputError(f"{name} needs a model that is compiled with a PruningOptimizer.")
+    return optimizer

@@ -16,6 +16,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
+from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_signals
@@ -145,6 +146,7 @@ class PruningOptimizer(Wrapping):
         self._counter: Any = None
         self._settled: int | None = None
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
+        self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -193,10 +195,11 @@ class PruningOptimizer(Wrapping):
         return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history)
 
     def left(self) -> dict[str, Any]:
-        """Returns `flops`, as of the last decision, and `channels`, the entries that all masks keep: scalars."""
+        """Returns `flops`, as of the last decision, their target, and `channels` that all masks keep: scalars."""
         masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
         flops = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
-        return dict(zip(LEFT, (flops, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
+        target = tf.constant(self._prepare().target, tf.float64)
+        return dict(zip(LEFT, (flops, target, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
 
     def count_pruned(self) -> int:
         """Returns how many entries were pruned so far."""
@@ -210,6 +213,26 @@ class PruningOptimizer(Wrapping):
         """Raises what a decision failed at, if any did."""
         if self._pruner is not None and self._pruner.failure is not None:
             raise self._pruner.failure
+
+    # Calls of `fit`
+
+    def follow_fit(self) -> None:
+        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
+        pruner = self._prepare()
+        history = begun(pruner.model())
+        if history is None or (self._fit is not None and self._fit() is history):
+            return
+        self._fit = weakref.ref(history)
+        with tf.init_scope():
+            warn_of_begin(pruner, history, int(self._step.numpy()))
+        at_end(history, self)
+
+    def end_fit(self, model: Any) -> None:
+        """Warns of what a call of `fit` left to prune."""
+        masks = [layer.mask.numpy() for layer in self.masked_layers()]
+        restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
+        step, flops = int(self._step.numpy()), self._present()
+        warn_of_end(self._prepare(), step, flops or 0, restored, stopped=model.stop_training)
 
     # One update
 
@@ -247,7 +270,7 @@ class PruningOptimizer(Wrapping):
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         check_trained(self, variables)
-        pruner = self._prepare()
+        settle_around_executions(self._prepare(), self)
 
         pairs = list(zip(gradients, variables, strict=True))
         plain = [pair for pair in pairs if layer_of(pair[1]) is None]
@@ -260,14 +283,13 @@ class PruningOptimizer(Wrapping):
             self.iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
-        settle_around_executions(pruner, self)
         if in_xla():
             if self._settled is None:
                 with tf.init_scope():
                     self._settled = int(self._step.numpy())
             return
         # Copies of a variable can be set from inside of a condition only together, not by each replica.
-        on_all_replicas(lambda: act_when_due(pruner, self.masked_layers(), self._step, self._flops))
+        on_all_replicas(lambda: act_when_due(self._prepare(), self.masked_layers(), self._step, self._flops))
 
     def minimize(
         self,
