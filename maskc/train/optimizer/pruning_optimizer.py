@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, update_scores
+from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
-from maskc.train.optimizer.wrapping import Wrapping, without_signals
+from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
 from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
@@ -250,7 +250,7 @@ class PruningOptimizer(Wrapping):
                 "model and leave it trainable."
             )
         with outside_of_tracing():
-            self.inner_optimizer.build(without_signals(variables))
+            self.inner_optimizer.build(without_probes(variables))
             # Built in the middle of tracing, a variable would have no value before the traced step has run.
             with tf.init_scope():
                 self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
@@ -405,7 +405,7 @@ class PruningOptimizer(Wrapping):
             method,
             self.settings.decay,
             self.settings.seed,
-            gradients=lambda: [method.power(root if scale is None else root / scale) for root, _ in present],
+            gradients=lambda: [statistic_of(gradient, method, scale) for gradient, _ in present],
             activations=lambda: [layer.take_activity() for _, layer in present],
         )
 

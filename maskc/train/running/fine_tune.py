@@ -8,7 +8,6 @@ import keras
 from keras import ops
 
 from maskc.errors import InputError
-from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed
 from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepare, steps
@@ -64,8 +63,6 @@ def fine_tune(
         model.compile(placed(optimizer, model.distribute_strategy), loss, metrics=metrics)
     train = as_epochs(data, batch_size, seed)
     held_out = None if validation_data is None else as_epochs(validation_data, batch_size)
-    # Weight decay would move the signals, which count as trainable.
-    signals = [(layer.signal, layer.signal.numpy()) for layer in mask_layers(model)]
     history: dict[str, list[float]] = {}
     prepare(model, train, held_out)
     with explained(data, validation_data):
@@ -76,8 +73,6 @@ def fine_tune(
             for name, value in end_epoch(model, held_out).items():
                 history.setdefault(name, []).append(value)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    for signal, value in signals:
-        signal.assign(value)
     return history
 
 
