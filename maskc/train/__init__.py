@@ -5,20 +5,12 @@ not.
 """
 
 from maskc.errors import UnavailableError
+from maskc.frontend.tensorflow.importing import import_keras as _import_keras
 
 try:
-    import keras as _keras
-    import tensorflow as _tensorflow  # noqa: F401
-except ImportError as error:
-    raise UnavailableError(
-        "maskc.train needs TensorFlow, which is not installed: pip install 'maskc[tensorflow]'."
-    ) from error
-
-if _keras.backend.backend() != "tensorflow":
-    raise UnavailableError(
-        f"maskc.train needs Keras to run on TensorFlow, but its backend here is {_keras.backend.backend()}: "
-        "set KERAS_BACKEND=tensorflow."
-    )
+    _import_keras()
+except UnavailableError as error:
+    raise UnavailableError(f"maskc.train cannot be used here. {error}") from error
 
 from maskc.train.cost import ComputationalCost, computational_cost
 from maskc.train.data.features import FeatureSpec

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_choice, is_number
 
 #: what statistics are multiplied by to travel as gradients, a power of two
 _SMALL = 2.0**-40
@@ -75,8 +74,7 @@ def canonical(name: str) -> str:
         InputError: if there is no such method.
     """
     found = name.lower() if isinstance(name, str) else name
-    if found not in METHODS:
-        raise InputError(f"method must be one of {', '.join(map(repr, METHODS))}, not {name!r}.")
+    check_choice("method", found, tuple(METHODS))
     return str(found)
 
 
@@ -231,8 +229,3 @@ def check_decay(decay: Any) -> None:
     """Raises InputError if `decay` is not one of a moving average."""
     if not is_number(decay) or not 0 <= decay < 1:
         raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

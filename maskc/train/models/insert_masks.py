@@ -87,10 +87,10 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 
 
 def _rule(after: Place) -> Callable[[Any], bool]:
-    if callable(after):
+    if callable(after) and not isinstance(after, (keras.Layer, type)):
         return after
     rules = {"activation": _activates, "layer": _weights}
-    if after not in rules:
+    if not isinstance(after, str) or after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
     return rules[after]
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_kind, path_of
 from maskc.train.mask_layer import optimizer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.selection.pruner import Pruned
@@ -37,7 +38,7 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._on_pruned = on_pruned
-        self._summaries = None if log_dir is None else Summaries(Path(log_dir))
+        self._summaries = None if log_dir is None else Summaries(path_of("log_dir", log_dir))
         self._told = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -79,8 +80,7 @@ def at_target(callback: Any) -> Any:
     Raises:
         InputError: if it is no callback; in training, if the model's optimizer prunes nothing.
     """
-    if not isinstance(callback, keras.callbacks.Callback):
-        raise InputError(f"at_target needs a Keras callback, not a {type(callback).__name__}.")
+    check_kind("callback", callback, keras.callbacks.Callback, "a Keras callback")
 
     def gated(hook: Callable[..., None]) -> Callable[..., None]:
         def at(number: int, logs: Any = None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
+from maskc.train.arguments import check_model, optimizer_of
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
@@ -114,7 +115,7 @@ class PruningOptimizer(Wrapping):
         name: str = "pruning_optimizer",
     ) -> None:
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = keras.optimizers.get(optimizer)
+        self.inner_optimizer = optimizer_of(optimizer)
         if isinstance(self.inner_optimizer, (PruningOptimizer, keras.optimizers.LossScaleOptimizer)):
             raise InputError(
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
@@ -138,8 +139,8 @@ class PruningOptimizer(Wrapping):
             flops_before,
             round_to,
         )
-        if model is not None and not isinstance(model, keras.Model):
-            raise InputError(f"model must be a Keras model, not {type(model).__name__}.")
+        if model is not None:
+            check_model("model", model)
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from maskc.errors import InputError, PruningWarning
+from maskc.train.arguments import check_choice
 from maskc.train.models.calls import is_functional
 from maskc.train.models.own_class import alike
 from maskc.train.shrinking.carry_over import compile_alike
@@ -47,6 +48,8 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
         InputError: if the model is of another kind, or cannot be converted or copied.
         NotEquivalentError: if the outputs differ by more than rounding, which is a fault of maskc.
     """
+    check_choice("keep_masks", keep_masks, (True, False))
+    check_choice("verify", verify, (True, False))
     if not is_functional(model) or not model.built:
         raise InputError(
             "shrink needs a functional or Sequential model whose inputs are known, and "
