@@ -42,6 +42,9 @@ class Pruning(Protocol):
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
 
+    def note_saved(self) -> None:
+        """Remembers that masks are being saved as they are."""
+
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
 
@@ -187,6 +190,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         optimizer = None if self._optimizer is None else self._optimizer()
         if optimizer is not None:
             optimizer.prune_if_due()
+            optimizer.note_saved()
         for number, variable in enumerate((self.signal, self.mask)):
             store[str(number)] = variable.numpy()
 

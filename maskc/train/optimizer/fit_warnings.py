@@ -58,6 +58,16 @@ def warn_of_end(pruner: Pruner, step: int, flops: int, restored: bool, stopped: 
     _warn(f"fit ended before pruning did: {what}. It takes at least {left:,} more update(s).{early}")
 
 
+def warn_of_saved(pruner: Pruner, saved: int, flops: int) -> None:
+    """Warns if a call of `fit` came to the target, and what was last saved of it has `saved` FLOPs, which are more."""
+    if flops <= pruner.target < saved:
+        _warn(
+            f"The model was last saved before it came to the target, with {saved:,} FLOPs, as "
+            "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target by "
+            "maskc.train.at_target(callback)."
+        )
+
+
 def at_end(history: Any, owner: Pruning) -> None:
     """Lets a call of `fit` end with `owner.end_fit(model)`, after all that callbacks do."""
     original, reference = history.on_train_end, weakref.ref(owner)

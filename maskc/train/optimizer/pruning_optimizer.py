@@ -17,7 +17,7 @@ from maskc.train.arguments import check_model, optimizer_of
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
-from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end
+from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end, warn_of_saved
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_probes
@@ -148,6 +148,7 @@ class PruningOptimizer(Wrapping):
         self._settled: int | None = None
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
         self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
+        self._saved = 0  # FLOPs of what was last saved in it
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -223,7 +224,7 @@ class PruningOptimizer(Wrapping):
         history = begun(pruner.model())
         if history is None or (self._fit is not None and self._fit() is history):
             return
-        self._fit = weakref.ref(history)
+        self._fit, self._saved = weakref.ref(history), 0
         with tf.init_scope():
             warn_of_begin(pruner, history, int(self._step.numpy()))
         at_end(history, self)
@@ -233,7 +234,13 @@ class PruningOptimizer(Wrapping):
         masks = [layer.mask.numpy() for layer in self.masked_layers()]
         restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
         step, flops = int(self._step.numpy()), self._present()
-        warn_of_end(self._prepare(), step, flops or 0, restored, stopped=model.stop_training)
+        pruner = self._prepare()
+        warn_of_end(pruner, step, flops or 0, restored, stopped=model.stop_training)
+        warn_of_saved(pruner, self._saved, flops or 0)
+
+    def note_saved(self) -> None:
+        """Remembers that masks are being saved as they are."""
+        self._saved = self.counted or 0
 
     # One update
 

@@ -193,6 +193,11 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
             assert not said and max(flops) <= 84 and stop.stopped_epoch > 6
         else:
             assert len(said) == 1 and "set back" in said[0] and "at_target" in said[0] and min(flops) > 84
+    model = mlp()
+    compiled(model, prune_every=4, flops_target=0.5)
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
+    with pytest.warns(PruningWarning, match="last saved before it came to the target, with 1[0-9]{2} FLOPs.*at_target"):
+        model.fit(x, y, batch_size=8, epochs=10, callbacks=[best], verbose=0)
     with pytest.raises(InputError, match="callback"):
         at_target("x")
 
@@ -285,7 +290,8 @@ def test_a_frozen_mask_that_is_zeroed_by_hand_counts() -> None:
     frozen, free = mask_layers(model)
     frozen.trainable = False
     optimizer = compiled(model, prune_every=1000, flops_target=0.9)
-    model.fit(*data(model), verbose=0)
+    with pytest.warns(PruningWarning, match="Nothing is pruned where masks are frozen: 'first'"):
+        model.fit(*data(model), verbose=0)
     frozen.mask.assign(np.zeros(6))
     assert optimizer.flops == computational_cost(model).flops()
     assert free.mask.numpy().all()
