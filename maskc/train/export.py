@@ -17,6 +17,7 @@ from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
 from maskc.frontend.write_model_files import put_in_place, written
 from maskc.results.json_values import plain
+from maskc.train.arguments import path_of
 from maskc.train.cost import computational_cost
 from maskc.train.models import saved_model
 
@@ -65,7 +66,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         InputError: if the model cannot be converted, or the directory holds something else or cannot be written.
         NotEquivalentError: if the compiled model is not the same function, which is a fault of maskc.
     """
-    directory = Path(directory)
+    directory = path_of("directory", directory)
     check_target(directory)
     cost = computational_cost(model)
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
