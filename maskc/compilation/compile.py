@@ -36,7 +36,7 @@ from maskc.frontend import Source, write_model_files
 from maskc.frontend.file_size import model_bytes
 from maskc.frontend.graph_queries import has_external
 from maskc.frontend.input_sizes import Shapes
-from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
 from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
@@ -273,7 +273,8 @@ def _compile(
     advises: bool = False,
 ) -> Compiled:
     """`compares` as for `kept_for_speed`; `advises` as `compile_file`."""
-    target = source.model if options.masks is None else apply_masks(source.model, options.masks)
+    masks = in_memory(options.masks or {})
+    target = apply_masks(source.model, masks) if masks else source.model
     try:
         with stage("Compiling") as compiling:
             keeps = (compares or advises) and not has_external(target)
@@ -300,12 +301,19 @@ def _compile(
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,
         kept_for_speed=kept,
-        warnings=source.notes,
+        warnings=(*source.notes, *all_alike(masks), *_constant_outputs(target, shrunk.report)),
         layers=layers(before, shrunk.report.after),
     )
     if options.verify is not None:
         report = _verified(report, source, target, shrunk, options)
     return Compiled(shrunk.model, report, source.files)
+
+
+def _constant_outputs(model: ModelProto, report: Report) -> list[str]:
+    """Sentences about outputs of which all channels are masked: whatever the network was for, it does no more."""
+    outputs = {value.name for value in model.graph.output}
+    constant = [axis.tensor for axis in report.masked if axis.masked == axis.total and axis.tensor in outputs]
+    return [f"Output '{name}' is the same for every input: all of its channels are masked." for name in constant]
 
 
 def _shrink(model: ModelProto, options: CompileOptions, watch: Watch, store: Store | None, keeps: bool) -> Shrunk:
