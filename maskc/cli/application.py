@@ -19,13 +19,14 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import MaskcError, PruningWarning, telling
+from maskc.errors import FaultError, MaskcError, PruningWarning, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a check failed (outputs differ, FLOPs rose, or the reduction is less than asked for); "
     "2 invalid input or arguments; 3 a required package or device is missing; "
-    "4 verify is inconclusive: a difference might not show."
+    "4 verify is inconclusive: a difference might not show; 5 maskc failed unexpectedly, or crashed; "
+    "6 --timeout or --memory was exceeded."
 )
 
 
@@ -77,7 +78,10 @@ class _Command(TyperGroup):
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
-                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.", 2, error, words
+                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
+                FaultError.exit_code,
+                error,
+                words,
             )
         return code
 

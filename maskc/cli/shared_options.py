@@ -44,6 +44,14 @@ def _set_memory(value: float | None) -> float | None:
     return value
 
 
+def share(text: str | float) -> float:
+    """A fraction, from `0.01` or `1%`."""
+    try:
+        return float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a fraction, such as 0.01 or 1%") from None
+
+
 Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),

@@ -84,6 +84,7 @@ def update(
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     adapters: str | None = None,
+    drop: bool = False,
     limits: Limits | None = None,
     jobs: int | None = 1,
     rules: Sequence[Path] = (),
@@ -92,8 +93,9 @@ def update(
 
     `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
     sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Without names, models that are gone leave the
-    baseline. Returns what was found and whether the file changed. It is unchanged where a model cannot be compiled,
-    is not equivalent, or misses the reduction that `limits` ask for. Raises as `check` does.
+    baseline with `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
+    where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
+    `check` does.
     """
     known = baseline.read(path) if path.exists() or not models else Baseline(path)
     if not path.parent.is_dir():
@@ -102,7 +104,12 @@ def update(
         raise InputError("Masks belong to one model. Name it, and no other.")
     if (shapes or at or adapters) and not models:
         raise InputError("Name the models that --shape, --at and --adapters are for.")
-    kept = {key: entry for key, entry in known.models.items() if models or known.file(key).exists()}
+    gone = [] if models else [key for key in known.models if not known.file(key).exists()]
+    if gone and not drop:
+        raise InputError(
+            f"{', '.join(gone)} would leave {path}, as there is no such file. Give --drop if that is meant."
+        )
+    kept = {key: entry for key, entry in known.models.items() if key not in gone}
     changes = _changes(known, masks, shapes, adapters)
     tasks = []
     for key, file in _files(known, models, kept).items():
@@ -160,6 +167,8 @@ class _Task:
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
         assert self.options is not None
+        if not self.file.exists():
+            raise InputError(f"{self.model} does not exist any more. `maskc check --update --drop` forgets it.")
         source = fixed(frontend.read(self.file), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)

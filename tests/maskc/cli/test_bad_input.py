@@ -201,10 +201,10 @@ def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pyt
         raise KeyError("a fault\nof ours")
 
     monkeypatch.setattr("passes.shrink", broken)
-    refused(maskc("compile", source), 2, "unexpectedly", "KeyError", "--debug")
+    refused(maskc("compile", source), 5, "unexpectedly", "KeyError", "--debug")
     for arguments in (("compile", source, "--debug"), ("--debug", "compile", source)):
         result = maskc(*arguments)
-        assert result.exit_code == 2
+        assert result.exit_code == 5
         assert "Traceback" in result.stderr and "in broken" in result.stderr
 
 

@@ -191,7 +191,7 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
     for arguments, words in {
         ("bad.onnx",): "not an ONNX file",
         ("nowhere.onnx",): "does not exist",
-        ("model.onnx", "--targets", "half"): "numbers separated by commas",
+        ("model.onnx", "--targets", "half"): "not a fraction, such as 0.01 or 1%",
         ("model.onnx", "--targets", "1.5"): "above 0 and up to 1",
         ("model.onnx", "--targets", "0.5,0.5"): "given twice",
         ("model.onnx", "--masks", "nowhere.npz"): "nowhere.npz does not exist",
