@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +41,12 @@ class _Command(TyperGroup):
             if parameter.param_type_name == "argument":
                 parameter.display_type_rich = lambda ctx: None  # type: ignore[attr-defined]
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named; the name of a file in its place is told apart from a slip of the pen."""
+        if args[0] not in self.commands and Path(args[0]).exists():
+            raise typer.BadParameter(f"'{args[0]}' is no command. Did you mean `maskc compile {args[0]}`?", ctx)
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
         """Run a command line; exits the process."""
@@ -94,7 +101,7 @@ def _usage(error: typer.TyperException) -> str:
     message = " ".join(error.format_message().replace("Value error, ", "").split())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "maskc"
-    return f"{message.rstrip('.')}. See `{command} --help`."
+    return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
 
 
 def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> int:

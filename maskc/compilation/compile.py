@@ -30,7 +30,6 @@ from maskc.errors import (
     NotEquivalentError,
     RunError,
     UnavailableError,
-    telling,
 )
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.file_size import model_bytes
@@ -38,6 +37,7 @@ from maskc.frontend.graph_queries import has_external
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
+from maskc.inspection.arguments import public
 from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
@@ -76,12 +76,13 @@ class Compiled:
     report: CompileReport
     read: tuple[Path, ...] = field(default=(), repr=False)
 
+    @public
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as an ONNX file, completely or not at all. Raises `InputError` when that fails."""
         write_model_files.write_model(self.model, Path(path), keep=self.read)
 
 
-@telling()
+@public
 def compile(
     model: frontend.Model,
     masks: Masks | None = None,
@@ -148,7 +149,7 @@ def compile(
         return _compile(options.read(model), options, compares=verify)
 
 
-@telling()
+@public
 def compile_file(
     model: Path,
     output: Path,
@@ -180,7 +181,7 @@ def compile_file(
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
-        raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
+        raise InputError(f"{output} has no known output format: use .onnx, .keras or .tflite.")
     for path in beside:
         files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
@@ -224,6 +225,7 @@ def default_output(model: Path) -> Path:
     return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
 
 
+@public
 def explain(
     model: frontend.Model,
     masks: Masks | None = None,

@@ -173,7 +173,10 @@ def _new_name(wanted: str, taken: set[str]) -> str:
 
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
-    mask = np.asarray(values)
+    try:
+        mask = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"Mask '{key}' is no array: its parts differ in length.") from error
     if mask.dtype.name.startswith(("bfloat", "float")):  # numpy itself does not know all of these
         mask = mask.astype(np.float64)
     if mask.ndim != 1:
