@@ -61,6 +61,10 @@ class CrashError(NotComparableError):
     """A runtime crashes at what it is given (exit code 2)."""
 
 
+class InstallationWarning(UserWarning):
+    """Libraries are installed in a way that breaks them sooner or later."""
+
+
 class PruningWarning(UserWarning):
     """Pruning does not come as far as it was told to, or has nothing to do."""
 

@@ -20,7 +20,7 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import FaultError, MaskcError, PruningWarning, telling
+from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
@@ -66,7 +66,8 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
-                    warnings.simplefilter("always", PruningWarning)
+                    for told in (InstallationWarning, PruningWarning):
+                        warnings.simplefilter("always", told)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
                 with telling(), unwinding(), ProgressBars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)

@@ -34,6 +34,7 @@ from maskc.errors import (
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.file_size import model_bytes
 from maskc.frontend.graph_queries import has_external
+from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
@@ -392,6 +393,7 @@ def _verified(
     from maskc.verification.compare import Models, compare
 
     assert options.verify is not None
+    import_onnxruntime()  # a model that it cannot run is not verified; that it is not there is for the user to mend
     compiled = shrunk.model
     models = Models(target, compiled, report.before, report.after, source, stored=_slices(shrunk))
     try:

@@ -233,6 +233,26 @@ app(["compile", {str(tmp_path / "saved")!r}])
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]
 
 
+@pytest.mark.slow
+def test_builds_of_onnx_runtime_that_overwrite_each_other(tmp_path: Path) -> None:
+    """Both are named once, with what to type; and where the module is broken, what is left of it."""
+    source, site = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "site"
+    path = os.pathsep.join((str(ROOT), str(site)))
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        (site / f"{name}-9.9.dist-info").mkdir(parents=True)
+        (site / f"{name}-9.9.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    both = process("compile", source, "--report", tmp_path / "r.html", PYTHONPATH=path)
+    assert both.returncode == 0 and both.stderr.count("have overwritten each other") == 1, both.stderr
+    assert "`pip uninstall -y onnxruntime-gpu onnxruntime`, then `pip install onnxruntime-gpu`." in both.stderr
+    (site / "onnxruntime").mkdir()
+    (site / "onnxruntime" / "__init__.py").write_text("")
+    (site / "onnxruntime-9.9.dist-info" / "METADATA").unlink()
+    (site / "onnxruntime-9.9.dist-info").rmdir()
+    broken = process("compile", source, PYTHONPATH=os.pathsep.join((str(site), str(ROOT))))
+    assert broken.returncode == 3 and broken.stderr.count("\n") == 1
+    assert "Type `pip install --force-reinstall --no-deps onnxruntime-gpu`." in broken.stderr
+
+
 def test_flops(tmp_path: Path) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
     result = maskc("flops", source, "--json")

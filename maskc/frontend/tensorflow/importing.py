@@ -37,7 +37,7 @@ def _import() -> Any:
     except ImportError as error:
         raise UnavailableError(
             f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "
-            "Install maskc[tensorflow]."
+            "Type `pip install 'maskc[tensorflow]'`."
         ) from error
     logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
     return tensorflow
