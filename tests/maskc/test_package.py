@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +233,19 @@ app(["compile", {str(tmp_path / "saved")!r}])
     assert done.returncode == 3, done.stderr
     assert "maskc[tensorflow]" in done.stderr and done.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_the_readme_lists_the_versions_that_are_tested() -> None:
+    """From the oldest that pyproject.toml allows to that of constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = "\n".join((*project["dependencies"], *project["optional-dependencies"]["tensorflow"]))
+    newest = (ROOT / "constraints.txt").read_text()
+    told = (ROOT / "README.md").read_text().partition("Tested with Python 3.11 to 3.13, ")[2].partition("(")[0]
+    found = re.findall(r"(\w+) ([\d.]+)(?:\s+to\s+([\d.]+))?(?:,| and|\s|$)", told)
+    assert {name for name, *_ in found} == {"numpy", "onnx", "onnxruntime", "tensorflow", "keras"}
+    for name, first, last in found:
+        assert re.search(rf"^{name}>={re.escape(first)}\b", lines, re.M), name
+        assert re.search(rf"^{name}=={re.escape(last or first)}\.", newest, re.M), name
 
 
 @pytest.mark.slow
