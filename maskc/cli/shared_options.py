@@ -102,14 +102,14 @@ class Limits:
     )
     timeout: float | None = option(
         None,
-        "End it after so many seconds, whatever it is doing; nothing is written then.",
+        "Stop after this many seconds, whatever it is doing; nothing is written then.",
         metavar="SECONDS",
         min=0.0,
         callback=_set_timeout,
     )
     memory: float | None = option(
         None,
-        "End it when it takes more than so many gigabytes of memory; nothing is written then.",
+        "Stop when it takes more than this many gigabytes of memory; nothing is written then.",
         metavar="GB",
         min=0.0,
         callback=_set_memory,
