@@ -107,7 +107,7 @@ def sweep(
     result = run.sweep(
         models,
         directory,
-        targets=_numbers("--targets", targets),
+        targets=[] if targets is None else [shared.share(part) for part in _values("--targets", targets)],
         masks=masks or (),
         policies=[dict(pairs) for pairs in itertools.product(*axes)],
         quality=quality,
@@ -140,10 +140,3 @@ def _values(option: str, text: str) -> list[str]:
     if not found:
         raise typer.BadParameter(f"{option} needs values, with commas between.")
     return found
-
-
-def _numbers(option: str, text: str | None) -> list[float]:
-    try:
-        return [] if text is None else [float(part) for part in _values(option, text)]
-    except ValueError:
-        raise typer.BadParameter(f"{option} takes numbers separated by commas, like 0.5,0.25, not '{text}'.") from None

@@ -23,13 +23,15 @@ class _Worth:
     flops: float
     least: float
     most: float
+    file: str | None = None
 
     def beats(self, other: _Worth) -> bool:
         no_worse = self.cost <= other.cost and self.loss <= other.loss
         # times that may be the same are no reason to prefer more FLOPs
         noise = other.flops < self.flops and self.most >= other.least
         differs = (self.cost, self.loss) != (other.cost, other.loss)
-        return self.group == other.group and no_worse and differs and not (noise and self.loss == other.loss)
+        same = self.file is not None and self.file == other.file
+        return self.group == other.group and no_worse and differs and not (same or (noise and self.loss == other.loss))
 
 
 def is_useless(point: Point, source: Origin, lower_is_better: bool) -> bool:
@@ -65,7 +67,7 @@ def _worth(point: Point, sign: int, timed: bool) -> _Worth:
     least, median, most = point.latency.after if timed and point.latency is not None else (1.0, 1.0, 1.0)
     group = "" if sign else point.level
     spread = cost * least / median, cost * most / median
-    return _Worth(point.name, group, cost, sign * (point.quality or 0.0), point.share or 0.0, *spread)
+    return _Worth(point.name, group, cost, sign * (point.quality or 0.0), point.share or 0.0, *spread, point.sha256)
 
 
 def _best_above(mine: _Worth | None, others: Sequence[_Worth]) -> str | None:

@@ -20,6 +20,7 @@ from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
+from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
 from maskc.results.environment import __version__
 from maskc.results.totals import Figures
@@ -40,6 +41,8 @@ class Plan:
             raise InputError(f"{directory} is not a directory. Give the name of one.")
         self.before = read(directory)
         self.files: dict[str, tuple[Path, ...]] = {}
+        for mask in options.masks:
+            read_masks(mask)  # what is no file of masks is told before anything is written
         first, *others = models
         name, path, digest = self._as_onnx(first, "source")
         self._source = self.reading.read(path)

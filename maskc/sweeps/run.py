@@ -11,9 +11,10 @@ from typing import Any
 
 from maskc import frontend, progress
 from maskc.compilation.workers import checked_jobs, each
-from maskc.errors import InputError, MaskcError, telling
+from maskc.errors import InputError, MaskcError
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
+from maskc.inspection.arguments import public
 from maskc.inspection.options import ReadOptions
 from maskc.pruning.quality.measure import Quality, rate
 from maskc.results.environment import __version__, loaded_versions, machine, now
@@ -37,13 +38,14 @@ _FUNCTION = "a function"
 class Sweep(Record):
     """The result of a sweep, which can be written to a directory."""
 
+    @public
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `sweep.json`, and the page `sweep.html`. Raises `InputError` when that fails."""
         write(self, Path(directory))
         write_model_files.write_text(Path(directory) / PAGE, page(self))
 
 
-@telling()
+@public
 def sweep(
     model: frontend.Model | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],

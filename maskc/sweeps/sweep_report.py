@@ -1,4 +1,4 @@
-"""Table and page of a sweep, with scatter charts of the frontier."""
+"""Table and page of a sweep, with scatter charts of the Pareto front."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from rich.console import Console
@@ -33,7 +34,7 @@ def show(sweep: Record, out: Console) -> None:
         "",
     ]
     figures = sweep.source.figures
-    first = [brief(figures.flops), "1.000", *(["", "1.000"] if timed else [])]
+    first = [brief(figures.flops), "1.000", *([f"{source_ms(sweep):.3g}", "1.000"] if timed else [])]
     rows: list[list[str | Text]] = [
         [*first, *([_number(sweep.source.quality)] if rated else []), size(figures.bytes), ""]
     ]
@@ -51,9 +52,33 @@ def show(sweep: Record, out: Console) -> None:
     indent = " " * (digits + 2)
     show_sizes(out, figures.at)
     out.print(table_of_names(f"{indent}Candidate", [indent + SOURCE, *names], titles, rows, out.width, left=("",)))
+    if note := missing(sweep):
+        out.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
     for point in sweep.points:
         for warning in point.warnings:
             out.print(f"Note: {point.name}: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def missing(sweep: Record) -> str:
+    """What a sweep does not compare: no other function than the source, or not the quality of those; "" if it does."""
+    if all(level.masks is None and level.model == sweep.source.onnx for level in sweep.levels):
+        return "Nothing is pruned. The model is the only sparsity level; --targets 0.5,0.25 or --masks makes others."
+    if sweep.measure is None:
+        return (
+            "Quality was not measured. Pruned candidates compute other outputs than the source; --quality rates them."
+        )
+    return ""
+
+
+def source_ms(sweep: Record) -> float:
+    """The median time of the source, in milliseconds, among those that it took in turns with each candidate."""
+    return median(point.latency.before[1] for point in sweep.points if point.latency)
+
+
+def _twin(point: Point, sweep: Record) -> int | None:
+    """The number of an earlier candidate that is the same file."""
+    files = [other.sha256 for other in sweep.points[: sweep.points.index(point)]]
+    return files.index(point.sha256) + 1 if point.sha256 is not None and point.sha256 in files else None
 
 
 def verdict(point: Point, sweep: Record) -> tuple[str, str]:
@@ -61,6 +86,8 @@ def verdict(point: Point, sweep: Record) -> tuple[str, str]:
     if point.error is not None:
         return "failed", "bad"
     unsure = [] if point.verified else ["not verified"]
+    if (twin := _twin(point, sweep)) is not None:
+        return f"same model as {twin}", "open"
     if point.dominated_by is not None:
         numbers = {other.name: f"{number}" for number, other in enumerate(sweep.points, 1)}
         return ", ".join([f"dominated by {numbers.get(point.dominated_by, 'the source')}", *unsure]), "open"
@@ -94,6 +121,8 @@ def page(sweep: Record) -> str:
             counted_at=counted_at(sweep.source.figures.at),
             verdict=lambda point: verdict(point, sweep),
             number=_number,
+            missing=missing(sweep),
+            source_ms=source_ms(sweep) if any(point.latency for point in sweep.points) else None,
             size=size,
             place=place,
         )
@@ -106,7 +135,8 @@ def charts(sweep: Record) -> Iterator[Scatter]:
 
     def kind(point: Point) -> Kind:
         useless = is_useless(point, sweep.source, sweep.lower_is_better)
-        return "dominated" if useless or point.dominated_by is not None else "best"
+        beaten = useless or point.dominated_by is not None or _twin(point, sweep) is not None
+        return "dominated" if beaten else "best"
 
     def label(point: Point) -> str:
         parts = [f"{point.share:.3f} of the FLOPs"]

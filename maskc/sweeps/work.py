@@ -58,7 +58,7 @@ def run(task: Task) -> Done:
 def check_ray(address: str) -> None:
     """Raise `UnavailableError` if Ray is not installed or nobody listens there, for which Ray waits minutes."""
     if importlib.util.find_spec("ray") is None:
-        raise UnavailableError("Ray is not installed. Install maskc[ray].")
+        raise UnavailableError("Ray is not installed. Type `pip install 'maskc[ray]'`.")
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if separator and port.isdecimal():
         try:

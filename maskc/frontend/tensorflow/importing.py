@@ -50,7 +50,7 @@ def _import() -> Any:
     except ImportError as error:
         raise UnavailableError(
             f"Keras and TensorFlow models need {error.name or 'tensorflow'}, which is not installed. "
-            "Install maskc[tensorflow]."
+            "Type `pip install 'maskc[tensorflow]'`."
         ) from error
     logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
     return tensorflow

@@ -29,7 +29,11 @@ def rate(quality: Quality, model: Path) -> float:
     Raises `InputError` when there is no such number, or the command fails.
     """
     if not isinstance(quality, str):
-        return _finite(float(quality(model)), "The function for quality returned")
+        found = quality(model)
+        try:
+            return _finite(float(found), "The function for quality returned")
+        except (TypeError, ValueError):
+            raise InputError(f"The function for quality must return a number, and not {found!r:.{_LONGEST}}.") from None
     quoted = subprocess.list2cmdline([str(model)]) if os.name == "nt" else shlex.quote(str(model))
     command = quality.replace("{model}", quoted)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
