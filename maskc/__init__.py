@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from maskc.inspection.diff import diff
     from maskc.inspection.flops import flops
     from maskc.pruning.prune import prune
+    from maskc.pruning.sweeps import sweep
     from maskc.regression import check as regress
-    from maskc.sweeps import sweep
     from maskc.verification.verify import recheck, verify
 
 __all__ = [
@@ -63,7 +63,7 @@ _LAZY = {
     "prune": "maskc.pruning.prune",
     "recheck": "maskc.verification.verify",
     "regress": "maskc.regression.check",
-    "sweep": "maskc.sweeps",
+    "sweep": "maskc.pruning.sweeps",
     "verify": "maskc.verification.verify",
 }
 

@@ -90,7 +90,7 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tupl
     if callable(given):
         return _of_function(given, "the function for data")
     if iter(given) is given:
-        raise InputError("Data are read several times: give a function that begins them anew, or a list of batches.")
+        raise InputError("Data are read several times: give a function that begins them again, or a list of batches.")
     return _of_function(lambda: given, "the data")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-import maskc
+from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
@@ -75,7 +75,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         with part_folder(directory) as part:
             saved_model.write(model, part / "saved_model")
             model.save(part / "model.keras")
-            compiled = maskc.compile(part / "saved_model", align="none")
+            compiled = compile(part / "saved_model", align="none")
             compiled.save(part / "model.onnx")
             report = compiled.report
             manifest = {

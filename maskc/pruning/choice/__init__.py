@@ -1,1 +1,1 @@
-"""Which channels go: what their loss costs, and how many of them a target takes."""
+"""Choice of the channels to remove: what the loss of each costs, and how many a target takes."""

@@ -77,7 +77,7 @@ class Search:
             asked = min(asked, self.removal.flops) - max(left - most, step)
             step *= 2
         raise InputError(
-            f"{share:g} of the FLOPs cannot be reached: where a tenth of every layer's channels stay, "
+            f"{share:g} of the FLOPs cannot be reached: with a tenth of every layer's channels left, "
             f"{left / self.before['flops']:.2g} of them are left."
         )
 
@@ -91,7 +91,7 @@ class Search:
                 name, f"{best:.2g} of the {name}"
             )
             raise InputError(
-                f"--{name} {value:g} cannot be reached: where a tenth of every layer's channels stay, it is {told}."
+                f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
             )
         return self._fewest(figure, most)
 

@@ -1,1 +1,1 @@
-"""What layers read, with which weights, and where they are masked."""
+"""Layers as least squares, and the places of masks."""

@@ -1,1 +1,1 @@
-"""How good a pruned model is."""
+"""Quality of a pruned model."""

@@ -13,9 +13,9 @@ from onnx import ModelProto
 from maskc.frontend import write_model_files
 from maskc.progress import stage
 from maskc.pruning.data import Data
+from maskc.pruning.measure import rate
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.comparison import Comparison
-from maskc.pruning.quality.measure import rate
 from maskc.results.agreement import Agreement
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.pruning.training.distance import Distance, targets
+from maskc.pruning.training.from_onnx import from_onnx
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-from maskc.train.from_onnx import from_onnx
 from maskc.train.importance import METHODS, per_example
 from maskc.train.selection.ranking import ranked
 from maskc.train.selection.settings import goal

@@ -17,8 +17,8 @@ import typer
 import maskc as api
 from maskc.cli import app
 from maskc.compilation import workers
+from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
-from maskc.sweeps import run
 from tests.maskc import build
 from tests.maskc.command import maskc
 

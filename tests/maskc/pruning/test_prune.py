@@ -86,7 +86,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "texts": (bad(np.full((8, 6), "a")), "is of type float32, and data has <U1"),
     "complex numbers": (bad(np.ones((8, 6), complex)), "is of type float32, and data has complex128"),
     "no batches": ([], "There is nothing in the data"),
-    "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them anew"),
+    "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
     "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
     "a function that fails": (lambda: 1 / 0, "failed: "),
     "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, not ndarray"),

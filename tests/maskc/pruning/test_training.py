@@ -21,9 +21,9 @@ pytestmark = pytest.mark.tensorflow
 tf = pytest.importorskip("tensorflow")
 
 from maskc.pruning.training.distance import Distance, Target, targets  # noqa: E402
+from maskc.pruning.training.from_onnx import from_onnx  # noqa: E402
 from maskc.pruning.training.loop import Progress, finetune, prune_gradually, shared_tensors  # noqa: E402
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
-from maskc.train.from_onnx import from_onnx  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 

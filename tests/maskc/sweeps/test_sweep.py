@@ -26,11 +26,11 @@ from maskc import frontend
 from maskc.compilation import workers
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
+from maskc.pruning.sweeps import pareto, run, sweep_report, work
+from maskc.pruning.sweeps.record import Origin, Point, Record
+from maskc.pruning.sweeps.sweep_report import charts, page
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
-from maskc.sweeps import pareto, run, sweep_report, work
-from maskc.sweeps.record import Origin, Point, Record
-from maskc.sweeps.sweep_report import charts, page
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.convolutions import channels_last, channels_second, window_pads
-from maskc.train.from_onnx.movement import padded
-from maskc.train.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
+from maskc.pruning.training.from_onnx.convolutions import channels_last, channels_second, window_pads
+from maskc.pruning.training.from_onnx.movement import padded
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
 
 
 def _pooled(call: Call, x: Value, kind: str, filler: Any) -> tuple[Value, Value]:

@@ -13,9 +13,9 @@ from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
 from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
-from maskc.pruning.quality.measure import Quality, check_quality
-from maskc.sweeps import work
-from maskc.sweeps.record import Value
+from maskc.pruning.measure import Quality, check_quality
+from maskc.pruning.sweeps import work
+from maskc.pruning.sweeps.record import Value
 
 # The options of a compilation that a policy can give.
 _POLICY = sorted(options_of(CompileOptions).keys() - options_of(ReadOptions).keys())

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.movement import padded
-from maskc.train.from_onnx.rule import Call, Rule, Value, rank
+from maskc.pruning.training.from_onnx.movement import padded
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
 from passes.graph.tensors import Array
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value
 
 
 def _if(call: Call, condition: Value) -> list[Value]:

@@ -1,6 +1,6 @@
 """Sweeps over sparsity levels and configurations, with their Pareto frontier."""
 
-from maskc.sweeps.record import Point
-from maskc.sweeps.run import Sweep, sweep
+from maskc.pruning.sweeps.record import Point
+from maskc.pruning.sweeps.run import Sweep, sweep
 
 __all__ = ["Point", "Sweep", "sweep"]

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.tensorflow
 
 tf = pytest.importorskip("tensorflow")
 
-from maskc.train.from_onnx import from_onnx  # noqa: E402
-from maskc.train.from_onnx.table import RULES  # noqa: E402
+from maskc.pruning.training.from_onnx import from_onnx  # noqa: E402
+from maskc.pruning.training.from_onnx.table import RULES  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value, dtype_of, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank
 
 
 def _reduced(function: Callable[..., Value]) -> Callable[..., Any]:

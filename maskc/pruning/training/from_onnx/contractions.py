@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value, elements, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, elements, rank
 
 
 def matmul(a: Value, b: Value) -> Value:

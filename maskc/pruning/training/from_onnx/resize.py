@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from onnx import TensorProto, helper, numpy_helper
 
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-from maskc.train.from_onnx.rule import Call, Rule, Value, rank
 from passes.graph.tensors import Array
 
 

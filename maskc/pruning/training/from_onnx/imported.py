@@ -12,9 +12,9 @@ import tensorflow as tf
 from onnx.inliner import inline_selected_functions
 
 from maskc.errors import InputError
-from maskc.train.from_onnx.interpreter import Interpreter, known, missing
-from maskc.train.from_onnx.rule import Value
-from maskc.train.from_onnx.table import RULES
+from maskc.pruning.training.from_onnx.interpreter import Interpreter, known, missing
+from maskc.pruning.training.from_onnx.rule import Value
+from maskc.pruning.training.from_onnx.table import RULES
 from passes.errors import GraphError
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import STANDARD_DOMAINS, Array, is_constant, numpy_dtype, values_of

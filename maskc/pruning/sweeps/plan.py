@@ -22,11 +22,11 @@ from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
+from maskc.pruning.sweeps import work
+from maskc.pruning.sweeps.options import SweepOptions
+from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
 from maskc.results.totals import Figures
-from maskc.sweeps import work
-from maskc.sweeps.options import SweepOptions
-from maskc.sweeps.record import Level, Origin, Point, read
 from passes.errors import GraphError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open

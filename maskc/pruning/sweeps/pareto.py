@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from maskc.sweeps.record import SOURCE, Origin, Point
+from maskc.pruning.sweeps.record import SOURCE, Origin, Point
 
 
 @dataclass(frozen=True)

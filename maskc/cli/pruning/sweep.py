@@ -93,7 +93,7 @@ def sweep(
     from maskc.compilation.compile import default_output
     from maskc.compilation.options import parse_align
     from maskc.frontend.custom_rules import load
-    from maskc.sweeps import run
+    from maskc.pruning.sweeps import run
 
     load(rules or ())
     parsers: dict[str, Callable[[str], Any]] = {"align": parse_align, "adapters": str, "target": str}
@@ -125,7 +125,7 @@ def sweep(
     if as_json:
         print_json(result.to_json())
     else:
-        from maskc.sweeps.sweep_report import show
+        from maskc.pruning.sweeps.sweep_report import show
 
         show(result, console())
         console().print(f"{directory}: sweep.html, sweep.json and the models", markup=False, soft_wrap=True)

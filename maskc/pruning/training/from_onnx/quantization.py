@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from maskc.train.from_onnx.contractions import matmul
-from maskc.train.from_onnx.convolutions import convolution
-from maskc.train.from_onnx.rule import Call, Rule, Value, dtype_of, rank
+from maskc.pruning.training.from_onnx.contractions import matmul
+from maskc.pruning.training.from_onnx.convolutions import convolution
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank
 
 
 def _beside(call: Call, x: Value, values: Value) -> Value:

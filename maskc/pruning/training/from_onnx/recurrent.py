@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value
 
 Function = Callable[[Value], Value]
 #: the states after a step, of what the input adds to the gates [batch, gates x units], the recurrent weights [gates x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maskc.train.from_onnx import (
+from maskc.pruning.training.from_onnx import (
     contractions,
     control_flow,
     convolutions,
@@ -17,7 +17,7 @@ from maskc.train.from_onnx import (
     reductions,
     resize,
 )
-from maskc.train.from_onnx.rule import Rule
+from maskc.pruning.training.from_onnx.rule import Rule
 
 RULES: Mapping[str, Rule] = {
     name: rule

@@ -12,11 +12,11 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
+from maskc.pruning.sweeps.pareto import is_useless
+from maskc.pruning.sweeps.record import SOURCE, Point, Record
 from maskc.report.terminal import NARROW, show_sizes, table_of_names
 from maskc.report.wording import brief, counted_at, size
 from maskc.runtime.session import place
-from maskc.sweeps.pareto import is_useless
-from maskc.sweeps.record import SOURCE, Point, Record
 
 Kind = Literal["source", "best", "dominated"]
 

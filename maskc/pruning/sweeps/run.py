@@ -16,16 +16,16 @@ from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.arguments import public
 from maskc.inspection.options import ReadOptions
-from maskc.pruning.quality.measure import Quality, rate
+from maskc.pruning.measure import Quality, rate
+from maskc.pruning.sweeps import work
+from maskc.pruning.sweeps.measure import Clock
+from maskc.pruning.sweeps.options import SweepOptions
+from maskc.pruning.sweeps.pareto import marked
+from maskc.pruning.sweeps.plan import Plan
+from maskc.pruning.sweeps.record import SCHEMA, Point, Record, Value, write
+from maskc.pruning.sweeps.sweep_report import page
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.runtime.session import choose_provider
-from maskc.sweeps import work
-from maskc.sweeps.measure import Clock
-from maskc.sweeps.options import SweepOptions
-from maskc.sweeps.pareto import marked
-from maskc.sweeps.plan import Plan
-from maskc.sweeps.record import SCHEMA, Point, Record, Value, write
-from maskc.sweeps.sweep_report import page
 from passes.sizes.sizes_to_count_at import Sizes
 
 PAGE = "sweep.html"

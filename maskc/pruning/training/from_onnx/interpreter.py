@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.from_onnx.rule import Call, Rule, Value
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value
 from passes.errors import in_brief
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import subgraphs

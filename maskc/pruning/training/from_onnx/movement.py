@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value, along, dtype_of, elements, rank, size, sizes
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, dtype_of, elements, rank, size, sizes
 from passes.graph.tensors import Array
 
 

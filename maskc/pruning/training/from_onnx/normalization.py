@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskc.train.from_onnx.rule import Call, Rule, Value, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
 
 
 def _column(values: Value, of: int) -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from onnx import helper
 
-from maskc.train.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
 
 
 def _divide(a: Value, b: Value) -> Value:
