@@ -16,6 +16,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
 from maskc.frontend.write_model_files import put_in_place, written
+from maskc.results.environment import __version__
 from maskc.results.json_values import plain
 from maskc.train.arguments import path_of
 from maskc.train.cost import computational_cost
@@ -120,5 +121,5 @@ def _verification(report: CompileReport) -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"maskc": maskc.__version__, "python": platform.python_version()}
+    versions = {"maskc": __version__, "python": platform.python_version()}
     return versions | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}
