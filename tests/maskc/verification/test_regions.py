@@ -272,6 +272,15 @@ def test_tensors_that_keep_their_names_and_hold_something_else() -> None:
         assert api.verify(source, compiled).verdict == verdict
 
 
+def test_sizes_of_which_others_do_not_run() -> None:
+    """What is repeated along the batch in one model, and by the sum in the other."""
+    body = "{} sizes = Concat<axis=0>(rows, three) e = Expand(k, sizes) y = Add(x, e)"
+    signature, weights = "(float[n,3] x) => (float[n,3] y)", {"three": np.array([3]), "k": (1, 3)}
+    source = build.model(signature, body.format("rows = Shape<end=1>(x)"), **weights)
+    compiled = build.model(signature, body.format(""), rows=np.array([1]), **weights)
+    assert api.verify(source, compiled).verdict == "verified"
+
+
 # Mutants.
 
 
