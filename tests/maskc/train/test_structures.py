@@ -71,6 +71,8 @@ def live(trained: Trained, path: Path) -> None:
         assert small.loss == model.loss
         expected_metrics = model.evaluate(x, y, batch_size=BATCH, verbose=0, return_dict=True)
         metrics = small.evaluate(x, y, batch_size=BATCH, verbose=0, return_dict=True)
-        assert metrics == pytest.approx(expected_metrics, rel=0.1 if half else 1e-3, abs=tolerance)
+        assert metrics.keys() == expected_metrics.keys()
+        if not model.losses:  # penalties on weights count those that are gone
+            assert metrics == pytest.approx(expected_metrics, rel=0.1 if half else 1e-3, abs=tolerance)
         small.fit(x, y, batch_size=BATCH, steps_per_epoch=5, verbose=0)
     assert all(np.isfinite(output).all() for output in outputs(small, x))
