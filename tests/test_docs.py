@@ -38,7 +38,7 @@ def fixture(name: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def data(directory: Path) -> dict[str, Any]:
-    """README.md: pictures and labels to train on, a model with a mask file and inputs, a Keras model, and a baseline."""
+    """README.md: pictures and labels to train on, a model with masks and inputs, a Keras model, and a baseline."""
     import keras
 
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(directory / "model.keras")
