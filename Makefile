@@ -12,13 +12,14 @@ INSTALL = $(PIP) install --quiet -c constraints.txt setuptools && \
           $(PIP) install --quiet --no-build-isolation -c constraints.txt -e
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-fast test-slow test-release lint format types docs bench clean
+.PHONY: help demo test test-fast test-slow test-versions test-release lint format types docs bench clean
 
 help:
 	@echo "make demo       train, prune, compile and verify a small network on real data"
 	@echo "make test       the tests"
 	@echo "make test-fast  the tests that need no TensorFlow"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-versions  some of them with the oldest and the newest versions of all libraries"
 	@echo "make test-release  more of the same, for hours"
 	@echo "make lint       ruff, which room imports which, and the wording of pages and messages"
 	@echo "make format     rewrite the sources as ruff wants them"
@@ -39,6 +40,10 @@ test-fast: $(VENV)/.dev
 # pytest ends with 5 when there is no test to run.
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m "slow and not release" -n $(JOBS) || [ $$? -eq 5 ]
+
+# Downloads some 2 GB.
+test-versions: $(VENV)/.dev
+	JOBS=$(JOBS) .ci/versions
 
 test-release: $(VENV)/.dev
 	$(PYTEST) -m release -n $(JOBS)

@@ -101,7 +101,7 @@ def _tiled(model: Any, optimizer: Any, loss: Any, data: tuple[Any, Any]) -> Step
     images, labels = data
     for layer in masks:
         layer.call = lambda inputs, training=None, layer=layer: inputs * copies[id(layer)]
-    trained = [v for v in model.trainable_variables if not any(v is layer.signal for layer in masks)]
+    trained = [v for v in model.trainable_variables if not any(v is layer.probe for layer in masks)]
     optimizer.build(trained)
 
     @tf.function

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from maskc.results.document import SCHEMA, Document
-from maskc.sweeps import record
+from maskc.pruning.sweeps import record
 
 DIRECTORY = Path(__file__).parents[1] / "maskc" / "report" / "schema"
 FILE = DIRECTORY / f"report-{SCHEMA}.json"

@@ -31,6 +31,18 @@ class UndecidedError(MaskcError):
     exit_code = 4
 
 
+class FaultError(MaskcError):
+    """maskc or a library has a fault: it failed in a way that was not expected, or crashed (exit code 5)."""
+
+    exit_code = 5
+
+
+class LimitError(MaskcError):
+    """More time or memory was needed than was allowed (exit code 6)."""
+
+    exit_code = 6
+
+
 class UnavailableError(MaskcError):
     """Something that is not installed or not usable here is needed (exit code 3)."""
 
@@ -47,6 +59,10 @@ class NotComparableError(InputError):
 
 class CrashError(NotComparableError):
     """A runtime crashes at what it is given (exit code 2)."""
+
+
+class InstallationWarning(UserWarning):
+    """Libraries are installed in a way that breaks them sooner or later."""
 
 
 class PruningWarning(UserWarning):

@@ -62,7 +62,8 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
         try:
             outcomes = regress.check(path, [root / Path(model) for model in models], limits=limits)
         except MaskcError as error:
-            pytest.fail(str(error), pytrace=False)
+            failure = pytest.fail.Exception(str(error), pytrace=False)
+            raise failure from None  # else pytest shows it twice
         if reasons := [reason.partition("\n")[0].rstrip(":") for reason in failures(outcomes)]:
             # pytest's summary has the first line
             others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""

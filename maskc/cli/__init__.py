@@ -9,7 +9,9 @@ from maskc.cli import application, standard_streams, supervision
 from maskc.cli.application import EXIT_CODES, app
 
 # In the order in which the help lists them.
-from maskc.cli import compile, verify, explain, flops, diff, check, prune, sweep, train, demo, version  # noqa: F401  isort: skip
+from maskc.cli import compile, verify, explain, flops, diff, check  # noqa: F401  isort: skip
+from maskc.cli.pruning import prune, sweep  # noqa: F401  isort: skip
+from maskc.cli import train, demo, version  # noqa: F401  isort: skip
 
 __all__ = ["EXIT_CODES", "app", "main"]
 

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,13 +20,14 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import MaskcError, PruningWarning, telling
+from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a check failed (outputs differ, FLOPs rose, or the reduction is less than asked for); "
     "2 invalid input or arguments; 3 a required package or device is missing; "
-    "4 verify is inconclusive: a difference might not show."
+    "4 verify is inconclusive: a difference might not show; 5 maskc failed unexpectedly, or crashed; "
+    "6 --timeout or --memory was exceeded."
 )
 
 
@@ -39,6 +41,12 @@ class _Command(TyperGroup):
             if parameter.param_type_name == "argument":
                 parameter.display_type_rich = lambda ctx: None  # type: ignore[attr-defined]
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is named; the name of a file in its place is told apart from a slip of the pen."""
+        if args[0] not in self.commands and Path(args[0]).exists():
+            raise typer.BadParameter(f"'{args[0]}' is no command. Did you mean `maskc compile {args[0]}`?", ctx)
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
         """Run a command line; exits the process."""
@@ -58,7 +66,8 @@ class _Command(TyperGroup):
                 # They are from libraries, about themselves; what a user should know is told in plain words.
                 if "--debug" not in words:
                     warnings.simplefilter("ignore")
-                    warnings.simplefilter("always", PruningWarning)
+                    for told in (InstallationWarning, PruningWarning):
+                        warnings.simplefilter("always", told)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
                 with telling(), unwinding(), ProgressBars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
@@ -77,7 +86,10 @@ class _Command(TyperGroup):
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
             code = _fail(
-                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.", 2, error, words
+                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
+                FaultError.exit_code,
+                error,
+                words,
             )
         return code
 
@@ -90,7 +102,7 @@ def _usage(error: typer.TyperException) -> str:
     message = " ".join(error.format_message().replace("Value error, ", "").split())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "maskc"
-    return f"{message.rstrip('.')}. See `{command} --help`."
+    return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
 
 
 def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> int:

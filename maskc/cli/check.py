@@ -13,6 +13,16 @@ from maskc.cli.output import console, print_error, volume
 from maskc.inspection.options import ReadOptions
 
 
+def _tolerance(text: str | float) -> float:
+    """A share; one of 100% and more is seldom meant, so it needs the sign."""
+    value = shared.share(text)
+    if value >= 1 and isinstance(text, str) and not text.endswith("%"):
+        raise typer.BadParameter(
+            f"{text} is {value:.0%} of the FLOPs: write {text}% or {value / 100:g}, or {value:.0%}"
+        )
+    return value
+
+
 @command()
 def check(
     models: Annotated[
@@ -25,8 +35,12 @@ def check(
     update: Annotated[
         bool, typer.Option("--update", help="Write the baseline again; models named are added to it.")
     ] = False,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="With --update: models whose files are gone leave the baseline.")
+    ] = False,
     tolerance: Annotated[
-        float, typer.Option(metavar="F", help="How far FLOPs may rise above the baseline: 0.01 is one percent.")
+        float,
+        typer.Option(metavar="F", parser=_tolerance, help="How far FLOPs may rise above the baseline, 0.01 or 1%."),
     ] = 0.0,
     min_reduction: Annotated[
         float | None, typer.Option(metavar="F", help="Fail when FLOPs before divided by FLOPs after is less than this.")
@@ -68,9 +82,9 @@ def check(
     from maskc.regression import output_formats
     from maskc.regression.findings import Limits
 
-    if not update and (options != ReadOptions() or adapters):
+    if not update and (options != ReadOptions() or adapters or drop):
         raise typer.BadParameter(
-            "--masks, --shape, --at and --adapters are kept in the baseline: give them with --update."
+            "--masks, --shape, --at, --adapters and --drop change the baseline: give them with --update."
         )
     named = models or ()
     how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
@@ -78,7 +92,14 @@ def check(
     changed = False
     if update:
         outcomes, changed = regress.update(
-            baseline, named, masks=options.mask_file, shapes=options.shapes, at=options.at, adapters=adapters, **how
+            baseline,
+            named,
+            masks=options.mask_file,
+            shapes=options.shapes,
+            at=options.at,
+            adapters=adapters,
+            drop=drop,
+            **how,
         )
     else:
         outcomes = regress.check(baseline, named, **how)

@@ -12,7 +12,7 @@ from maskc.inspection.options import ReadOptions
 def flops(model: shared.Model, options: ReadOptions, rules: shared.Rules = None, as_json: shared.Json = False) -> None:
     """Count FLOPs, multiply-accumulates and parameters.
 
-    The sizes that it is counted at are said first; --at counts at others.
+    Prints the input sizes used for counting first; --at counts at others.
     With --masks, the count is that of the model compiled with these masks.
 
     Example: maskc flops model.onnx

@@ -44,6 +44,14 @@ def _set_memory(value: float | None) -> float | None:
     return value
 
 
+def share(text: str | float) -> float:
+    """A fraction, from `0.01` or `1%`."""
+    try:
+        return float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a fraction, such as 0.01 or 1%") from None
+
+
 Model = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="An .onnx, .keras or .h5 file or a SavedModel directory.", show_default=False),
@@ -94,14 +102,14 @@ class Limits:
     )
     timeout: float | None = option(
         None,
-        "End it after so many seconds, whatever it is doing; nothing is written then.",
+        "Stop after this many seconds, whatever it is doing; nothing is written then.",
         metavar="SECONDS",
         min=0.0,
         callback=_set_timeout,
     )
     memory: float | None = option(
         None,
-        "End it when it takes more than so many gigabytes of memory; nothing is written then.",
+        "Stop when it takes more than this many gigabytes of memory; nothing is written then.",
         metavar="GB",
         min=0.0,
         callback=_set_memory,

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from maskc import progress
+from maskc.errors import FaultError, LimitError, MaskcError
 from maskc.runtime import isolation
 
 #: seconds that a process which is told to end has for it
@@ -160,9 +161,8 @@ class _Supervisor:
 
     def told(self, code: int, told: Callable[[str, int], int]) -> int:
         """The exit code to end with, once it is told why where the process cannot have done so."""
-        reason = self._reason(code)
-        if reason:
-            return told(reason, 2)
+        if error := self._error(code):
+            return told(str(error), error.exit_code)
         return 128 + self._signal if self._signal is not None and code < 0 else code
 
     def _watch(self, woken: int) -> bool:
@@ -188,16 +188,16 @@ class _Supervisor:
         left = [] if self._deadline is None else [max(0.0, self._deadline - time.monotonic())]
         return min([*left, *([_LOOK] if self._memory else [])], default=None)
 
-    def _reason(self, code: int) -> str:
-        """Why it ended with this code, where it cannot have said so itself; "" otherwise."""
+    def _error(self, code: int) -> MaskcError | None:
+        """Why it ended with this code, where it cannot have said so itself."""
         if self._exceeded and code != 0:
-            return f"It took more than {self._exceeded} GB of memory, and was ended. Give it more with --memory."
+            return LimitError(f"It took more than {self._exceeded} GB of memory. Give it more with --memory.")
         if self._timeout and code != 0:
-            return f"It took more than {self._timeout} seconds, and was ended. Give it more with --timeout."
+            return LimitError(f"It took more than {self._timeout} seconds. Give it more with --timeout.")
         if code < 0 and self._signal is None:
             name = signal.Signals(-code).name
-            return f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed."
-        return ""
+            return FaultError(f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed.")
+        return None
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

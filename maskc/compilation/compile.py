@@ -30,14 +30,15 @@ from maskc.errors import (
     NotEquivalentError,
     RunError,
     UnavailableError,
-    telling,
 )
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.file_size import model_bytes
 from maskc.frontend.graph_queries import has_external
+from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.input_sizes import Shapes
-from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
+from maskc.inspection.arguments import public
 from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
@@ -76,12 +77,13 @@ class Compiled:
     report: CompileReport
     read: tuple[Path, ...] = field(default=(), repr=False)
 
+    @public
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as an ONNX file, completely or not at all. Raises `InputError` when that fails."""
         write_model_files.write_model(self.model, Path(path), keep=self.read)
 
 
-@telling()
+@public
 def compile(
     model: frontend.Model,
     masks: Masks | None = None,
@@ -148,7 +150,7 @@ def compile(
         return compiled_source(options.read(model), options, compares=verify)
 
 
-@telling()
+@public
 def compile_file(
     model: Path,
     output: Path,
@@ -180,7 +182,7 @@ def compile_file(
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
-        raise InputError(f"{output} names no format that is known: what is written ends with .onnx, .keras or .tflite.")
+        raise InputError(f"{output} has no known output format: use .onnx, .keras or .tflite.")
     for path in beside:
         files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
@@ -224,6 +226,7 @@ def default_output(model: Path) -> Path:
     return resolved.parent / f"{name or 'model'}.compiled.onnx"  # the root of a file system has no name
 
 
+@public
 def explain(
     model: frontend.Model,
     masks: Masks | None = None,
@@ -273,7 +276,8 @@ def compiled_source(
     advises: bool = False,
 ) -> Compiled:
     """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`."""
-    target = source.model if options.masks is None else apply_masks(source.model, options.masks)
+    masks = in_memory(options.masks or {})
+    target = apply_masks(source.model, masks) if masks else source.model
     try:
         with stage("Compiling") as compiling:
             keeps = (compares or advises) and not has_external(target)
@@ -300,12 +304,19 @@ def compiled_source(
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
         widths=shrunk.report.widths,
         kept_for_speed=kept,
-        warnings=source.notes,
+        warnings=(*source.notes, *all_alike(masks), *_constant_outputs(target, shrunk.report)),
         layers=layers(before, shrunk.report.after),
     )
     if options.verify is not None:
         report = _verified(report, source, target, shrunk, options)
     return Compiled(shrunk.model, report, source.files)
+
+
+def _constant_outputs(model: ModelProto, report: Report) -> list[str]:
+    """Sentences about outputs of which all channels are masked: whatever the network was for, it does no more."""
+    outputs = {value.name for value in model.graph.output}
+    constant = [axis.tensor for axis in report.masked if axis.masked == axis.total and axis.tensor in outputs]
+    return [f"Output '{name}' is the same for every input: all of its channels are masked." for name in constant]
 
 
 def shrink_with(
@@ -388,6 +399,7 @@ def _verified(
     from maskc.verification.compare import Models, compare
 
     assert options.verify is not None
+    import_onnxruntime()  # a model that it cannot run is not verified; that it is not there is for the user to mend
     compiled = shrunk.model
     models = Models(target, compiled, report.before, report.after, source, stored=_slices(shrunk))
     try:

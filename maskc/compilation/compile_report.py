@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from maskc.inspection.arguments import public
 from maskc.report import files
 from maskc.results.document import Channels, Compared, Document, KeptForSpeed
 from maskc.results.environment import now
@@ -58,6 +59,7 @@ class CompileReport(Compared):
         checked = None if self.verification is None else self.verification.checked()
         return Document.of("compile", self, channels=channels, verification=checked)
 
+    @public
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as a page or as data, by the ending of the name: `.html` or `.json`.
 

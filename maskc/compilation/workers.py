@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskc.compilation.signal_handling import end_with_parent, uninterrupted, unwinding
-from maskc.errors import InputError, MaskcError, telling
+from maskc.errors import FaultError, InputError, MaskcError, telling
 from maskc.frontend.custom_rules import load
 from maskc.runtime import isolation
 from passes.errors import in_brief
@@ -81,7 +81,7 @@ def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:
         return error
     except Exception as error:  # one task must not keep the others from being done
         reason = f"{type(error).__name__}: {in_brief(error)}"
-        return InputError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")
+        return FaultError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")
 
 
 def _serve(answer: Connection, call: Callable[[Any], Any], task: Any, rules: tuple[Path, ...], suspected: bool) -> None:
@@ -106,9 +106,9 @@ def _received(ready: Connection) -> Any:
             return None
 
 
-def _died(process: SpawnProcess) -> InputError:
+def _died(process: SpawnProcess) -> FaultError:
     code = process.exitcode or 0
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return InputError(
+    return FaultError(
         f"The process died ({how}), most likely because it ran out of memory. Try fewer at a time, with --jobs."
     )

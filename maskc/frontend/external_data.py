@@ -143,6 +143,8 @@ def load(model: ModelProto, path: Path) -> None:
             continue
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))
+            tensor.ClearField("external_data")  # as onnx does since 1.23
+            tensor.ClearField("data_location")
         except Exception as error:
             raise InputError(
                 f"{path}: the data of tensor '{tensor.name}' cannot be read: {in_brief(error)}."

@@ -64,6 +64,26 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     return masks
 
 
+def in_memory(masks: Masks) -> Mapping[str, ArrayLike]:
+    """The masks by key, read where a file is named. Raises as `read_masks` does."""
+    return masks if isinstance(masks, Mapping) else read_masks(masks)
+
+
+def all_alike(masks: Mapping[str, ArrayLike]) -> tuple[str, ...]:
+    """Sentences about masks that remove nothing or everything, which is seldom meant."""
+    said = ("Masks of ones only remove nothing", np.all), ("Masks of zeros only remove whole tensors", _all_zero)
+    found = ((words, [key for key, values in masks.items() if alike(values)]) for words, alike in said)
+    return tuple(
+        f"{words}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}."
+        for words, keys in found
+        if keys
+    )
+
+
+def _all_zero(values: ArrayLike) -> bool:
+    return not np.any(values)
+
+
 def _check_size(path: Path) -> None:
     """Raise `InputError` where the file holds more than masks can be, which compressed takes next to no room."""
     try:
@@ -88,8 +108,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
 
     Raises `InputError` when a mask does not fit.
     """
-    if not isinstance(masks, Mapping):
-        masks = read_masks(masks)
+    masks = in_memory(masks)
     result = copied(model)
     graph = result.graph
     types = tensor_types(result)
@@ -138,7 +157,12 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
         )
     holding = [name for name in types if wanted.lower() in name.lower()]
     near = holding[:3] or difflib.get_close_matches(wanted, types, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    if not near:
+        others = [name for node in graph.node for name in node.output if name][:3]
+        raise InputError(
+            f"Mask '{key}': the graph has no tensor '{wanted}', but {', '.join(map(repr, others))} and so on."
+        )
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?"
     raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
 
 
@@ -149,7 +173,10 @@ def _new_name(wanted: str, taken: set[str]) -> str:
 
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
-    mask = np.asarray(values)
+    try:
+        mask = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"Mask '{key}' is no array: its parts differ in length.") from error
     if mask.dtype.name.startswith(("bfloat", "float")):  # numpy itself does not know all of these
         mask = mask.astype(np.float64)
     if mask.ndim != 1:

@@ -25,6 +25,15 @@ PROTOBUF_LIMIT = 2**31 - 1
 # Bytes of weights that the checker is shown sooner than the model is copied without them.
 _SOON_SHOWN = 2**20
 
+# What models of other kinds are, by the ends of their names.
+_PYTORCH = "is a PyTorch file: export the network with torch.onnx.export, and give the .onnx file"
+_OTHERS = {
+    ".pt": _PYTORCH,
+    ".pth": _PYTORCH,
+    ".tflite": "is a TensorFlow Lite file, which cannot be read: give the Keras model or SavedModel it was made of",
+    ".xml": "is a file of OpenVINO, which cannot be read: give the model that it was converted from",
+}
+
 # What is put in place of masks is written in operators that were all there then.
 OLDEST_OPSET = 9
 
@@ -98,9 +107,10 @@ def _parse(path: Path) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise InputError(f"{path} is not an ONNX file, or it is damaged.") from error
+        what = _OTHERS.get(path.suffix, "is not an ONNX file, or it is damaged")
+        raise InputError(f"{path} {what}.") from error
     if not model.HasField("graph") or not model.ir_version:
-        raise InputError(f"{path} is not an ONNX file: it holds no graph.")
+        raise InputError(f"{path} {_OTHERS.get(path.suffix, 'is not an ONNX file: it holds no graph')}.")
     return model
 
 
@@ -139,6 +149,11 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
 
 def _check_opset(model: ModelProto, what: str) -> None:
     newest = onnx.defs.onnx_opset_version()
+    if model.ir_version > onnx.IR_VERSION:
+        raise InputError(
+            f"{what} has IR version {model.ir_version}, and the installed onnx {onnx.__version__} knows up to "
+            f"{onnx.IR_VERSION}. Upgrade onnx, or export the model with an older one."
+        )
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
             continue

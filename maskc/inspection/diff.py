@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from maskc import frontend
-from maskc.errors import telling
 from maskc.frontend import Source
 from maskc.frontend.graph_queries import all_nodes, type_of
 from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both, for_each
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
@@ -19,7 +19,7 @@ from maskc.results.totals import Figures
 from passes.sizes.sizes_to_count_at import Sizes
 
 
-@telling()
+@public
 def diff(
     before: frontend.Model,
     after: frontend.Model,

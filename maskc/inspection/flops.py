@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import passes
 from maskc import frontend
-from maskc.errors import InputError, telling
+from maskc.errors import InputError
 from maskc.frontend import Source
 from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.inspection.arguments import public
 from passes.errors import GraphError, SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes, still_open
@@ -56,7 +57,7 @@ def count_both(before: Source, after: Source, at: Sizes | None = None) -> tuple[
     return costs[0], costs[1]
 
 
-@telling()
+@public
 def flops(
     model: frontend.Model,
     masks: Masks | None = None,

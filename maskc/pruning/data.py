@@ -90,8 +90,8 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tupl
     if callable(given):
         return _of_function(given, "the function for data")
     if iter(given) is given:
-        raise InputError("Data are read several times: give a function that begins them anew, or a list of batches.")
-    return lambda: (("data", batch) for batch in given)
+        raise InputError("Data are read several times: give a function that begins them again, or a list of batches.")
+    return _of_function(lambda: given, "the data")
 
 
 def path_and_name(text: str, what: str) -> tuple[Path, str]:
@@ -140,7 +140,7 @@ def _of_files(path: Path, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple
                     yield str(file), npz_files.read(file)
                 else:
                     yield str(file), {inputs[0].name: np.load(file, allow_pickle=False)}
-            except (OSError, ValueError, EOFError, KeyError) as error:
+            except Exception as error:  # of any kind where it is damaged
                 raise InputError(f"{file} cannot be read as arrays; it may be damaged, or hold objects.") from error
 
     if any(file.suffix == ".npy" for file in files) and len(inputs) != 1:

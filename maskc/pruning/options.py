@@ -9,7 +9,7 @@ from pathlib import Path
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.inspection.option_fields import option
-from maskc.pruning.quality import Quality, check_quality
+from maskc.pruning.measure import Quality, check_quality
 
 #: minutes of training where TensorFlow is installed and nothing else was said
 MINUTES = 5.0

@@ -20,17 +20,17 @@ from maskc.frontend import write_model_files
 from maskc.frontend.mask_files import apply_masks
 from maskc.frontend.part_folders import part_folder
 from maskc.progress import Listener, listening, stage
+from maskc.pruning.choice.observation import layers, sensitivities
+from maskc.pruning.choice.removal import Removal
+from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Batch, Data, Given, declared
 from maskc.pruning.data import data as read_data
-from maskc.pruning.fine_tune import can_train, fine_tuned
-from maskc.pruning.judge import Judge
-from maskc.pruning.masking import network
-from maskc.pruning.network import Mask
-from maskc.pruning.observe import layers, sensitivities
+from maskc.pruning.layers.network import Mask
+from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
+from maskc.pruning.quality.judge import Judge
 from maskc.pruning.refit import refitted
-from maskc.pruning.search import Search
-from maskc.pruning.selection import Removal
+from maskc.pruning.training.fine_tuning import can_train, fine_tuned
 from maskc.report import files
 from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
@@ -131,13 +131,17 @@ def pruned(
         def drop(gone: Mask) -> float:
             return judge.drop(judge(made(gone, verify=False).model))
 
-        compiled = made(search.smallest(drop) if options.max_drop is not None else search.gone())
+        if options.max_drop is None:
+            gone, options = search.found()
+        else:
+            gone = search.smallest(drop)
+        compiled = made(gone)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)
     if options.trains and (can_train() or options.epochs or options.minutes):
         try:
-            trained = fine_tuned(model, target, examples, options)
+            trained = fine_tuned(model, target, net, gone, examples, options)
             on_trained()
             after = judge(trained)
             if judge.better(verdict, after) is after:

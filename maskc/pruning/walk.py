@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from maskc.frontend.graph_queries import all_graphs
-from maskc.pruning.network import with_weights
+from maskc.pruning.layers.network import with_weights
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Feeds = Mapping[str, NDArray[Any]]

@@ -23,7 +23,7 @@ from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
 
-_ADVICE = "Mend it, or write it again with --update."
+_ADVICE = "Mend it, or remove it and write it with `maskc check --update MODEL...`."
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ from maskc import frontend, progress
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import attempt, checked_jobs, each
-from maskc.errors import InputError, MaskcError, NotEquivalentError, telling
+from maskc.errors import InputError, MaskcError, NotEquivalentError
 from maskc.frontend import Source, write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.frontend.input_sizes import Shapes, fixed
+from maskc.inspection.arguments import public
 from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
@@ -49,14 +51,14 @@ class Outcome:
         return not self.findings and not self.error
 
 
-@telling()
+@public
 def check(
-    path: Path,
-    models: Sequence[Path] = (),
+    path: str | os.PathLike[str],
+    models: Sequence[str | os.PathLike[str]] = (),
     *,
     limits: Limits | None = None,
     jobs: int | None = 1,
-    rules: Sequence[Path] = (),
+    rules: Sequence[str | os.PathLike[str]] = (),
 ) -> list[Outcome]:
     """Compile models again and compare them with the baseline at `path`, all of them or the ones named.
 
@@ -65,36 +67,41 @@ def check(
     `if __name__ == "__main__":`. Raises `InputError` when the baseline or the limits cannot be used; what is wrong with
     one model is in its outcome.
     """
+    path = Path(path)
     known = baseline.read(path)
-    files = _files(known, models, known.models)
+    files = _files(known, _paths(models), known.models)
     if not files:
         raise InputError(
             f"The baseline {path} names no models. Add one: `maskc check --update --baseline {path} MODEL`."
         )
     options = {key: entry.options for key, entry in known.models.items()}
     tasks = [_Task(known, key, file, options.get(key), limits or Limits()) for key, file in files.items()]
-    return _all(tasks, jobs, rules)
+    return _all(tasks, jobs, _paths(rules))
 
 
+@public
 def update(
-    path: Path,
-    models: Sequence[Path] = (),
+    path: str | os.PathLike[str],
+    models: Sequence[str | os.PathLike[str]] = (),
     *,
-    masks: Path | None = None,
+    masks: str | os.PathLike[str] | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     adapters: str | None = None,
+    drop: bool = False,
     limits: Limits | None = None,
     jobs: int | None = 1,
-    rules: Sequence[Path] = (),
+    rules: Sequence[str | os.PathLike[str]] = (),
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
     `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
     sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Without names, models that are gone leave the
-    baseline. Returns what was found and whether the file changed. It is unchanged where a model cannot be compiled,
-    is not equivalent, or misses the reduction that `limits` ask for. Raises as `check` does.
+    baseline with `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
+    where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
+    `check` does.
     """
+    path, named = Path(path), _paths(models)
     known = baseline.read(path) if path.exists() or not models else Baseline(path)
     if not path.parent.is_dir():
         raise InputError(f"The directory {path.parent} does not exist. Create it first.")
@@ -102,13 +109,18 @@ def update(
         raise InputError("Masks belong to one model. Name it, and no other.")
     if (shapes or at or adapters) and not models:
         raise InputError("Name the models that --shape, --at and --adapters are for.")
-    kept = {key: entry for key, entry in known.models.items() if models or known.file(key).exists()}
-    changes = _changes(known, masks, shapes, adapters)
+    gone = [] if models else [key for key in known.models if not known.file(key).exists()]
+    if gone and not drop:
+        raise InputError(
+            f"{', '.join(gone)} would leave {path}, as there is no such file. Give --drop if that is meant."
+        )
+    kept = {key: entry for key, entry in known.models.items() if key not in gone}
+    changes = _changes(known, None if masks is None else Path(masks), shapes, adapters)
     tasks = []
-    for key, file in _files(known, models, kept).items():
+    for key, file in _files(known, named, kept).items():
         options = dataclasses.replace(kept[key].options if key in kept else Options(), **changes)
         tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at))
-    outcomes = _all(tasks, jobs, rules)
+    outcomes = _all(tasks, jobs, _paths(rules))
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
     kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
@@ -123,6 +135,10 @@ def _changes(known: Baseline, masks: Path | None, shapes: Shapes | None, adapter
         "adapters": adapters,
     }
     return {name: value for name, value in changes.items() if value}
+
+
+def _paths(files: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    return [Path(file) for file in files]
 
 
 def _files(known: Baseline, models: Sequence[Path], keys: Iterable[str]) -> dict[str, Path]:
@@ -160,6 +176,8 @@ class _Task:
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
         assert self.options is not None
+        if not self.file.exists():
+            raise InputError(f"{self.model} does not exist any more. `maskc check --update --drop` forgets it.")
         source = fixed(frontend.read(self.file), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)

@@ -55,8 +55,8 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
     if limits.min_reduction is not None and report.reduction < limits.min_reduction:
         yield Finding(
             "reduction",
-            f"FLOPs at {sizes_in_brief(report.before.at)} fall by {report.reduction:.2f}×, and "
-            f"{limits.min_reduction:g}× was asked for.",
+            f"FLOPs at {sizes_in_brief(report.before.at)} are reduced {report.reduction:.2f}×, below the required "
+            f"{limits.min_reduction:g}×.",
             (*held_lines(report.held), *codes_line(report.held)),
         )
     if before is not None:

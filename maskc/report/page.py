@@ -19,6 +19,7 @@ from maskc.report.wording import by_operator, counted_at, few_ranges, size, wher
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import place
+from passes.abstract_values.kept_reasons import SPEED
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -101,7 +102,8 @@ def page(document: Document) -> str:
             others=_others(document),
             skylines=charts.skylines(document.layers),
             strips=charts.strips(document.masked or (), document.held or ()),
-            holders=by_operator(sorted(document.held or (), key=lambda item: item.aligned)),  # widths last
+            holders=by_operator(item for item in document.held or () if not item.aligned),  # those are in `widths`
+            speed=SPEED.code,
             histograms=drawn,
             spans=charts.spans(document.latency) if document.latency else (),
             scrolls=lambda things: len(things) > _ROWS,

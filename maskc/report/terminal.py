@@ -65,7 +65,10 @@ def table(name: str, *figures: str) -> Table:
 
 
 # Said where nothing is masked and no masks were given.
-_NO_MASKS = "No channel is masked. Did you forget `--masks`?"
+_NO_MASKS = (
+    "No channel is masked: the model holds no masks, and no `--masks` were given. `maskc prune` makes a smaller model "
+    "of one without masks, and needs some inputs."
+)
 
 
 def show_compilation(report: Document, out: Console, *, masks: bool = True, lists: bool = False) -> None:

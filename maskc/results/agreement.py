@@ -1,4 +1,4 @@
-"""How a pruned model's outputs compare with its source's."""
+"""Agreement of a pruned model's outputs with those of its source."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ _INSTALLED = (
 def loaded_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that were loaded, by the names of their modules."""
     # OpenVINO tells the number of its build as well, with dashes.
-    loaded = {name: sys.modules[name].__version__.partition("-")[0] for name in _LOADED if name in sys.modules}
-    return {"python": platform.python_version()} | loaded
+    found = {name: getattr(sys.modules.get(name), "__version__", "").partition("-")[0] for name in _LOADED}
+    return {"python": platform.python_version()} | {name: number for name, number in found.items() if number}
 
 
 def installed_versions() -> dict[str, str]:

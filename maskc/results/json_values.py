@@ -18,10 +18,13 @@ def read_object(path: Path, newest: int, what: str, advice: str) -> dict[str, An
 
     Raises `InputError` for any other, which says `what` the file is to be and gives `advice`.
     """
+    text = ""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {str(error).rstrip('.')}. {advice}") from error
+        why = "a merge left conflicts in it" if "<<<<<<< " in text else str(error).rstrip(".")
+        raise InputError(f"{path} cannot be read as JSON: {why}. {advice}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema < 1:
         raise InputError(f"{path} is not {what}. {advice}")

@@ -101,7 +101,7 @@ class _Search:
                         return sizes, ceiling
         raise NotComparableError(
             f"No random input was found that the reference accepts ({str(self._failure).rstrip('.')}). "
-            "Give real data with --inputs."
+            "Compare on real data with `maskc verify --inputs`."
         )
 
     def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
@@ -178,7 +178,8 @@ def check_size(inputs: Sequence[Port]) -> None:
     """Raise `NotComparableError` where even with all open sizes 1 there are more elements than are drawn."""
     if too_many := _too_many(inputs, dict.fromkeys((s for port in inputs for s in port.symbols()), 1)):
         raise NotComparableError(
-            f"No random input was found that the reference accepts ({too_many}). Give real data with --inputs."
+            f"No random input was found that the reference accepts ({too_many}). Compare on real data with `maskc "
+            "verify --inputs`."
         )
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from maskc.errors import UnavailableError
+from maskc.frontend.import_onnxruntime import repair
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Gpu:
 # TF32 rounds inputs of products to 10 bits, which would drown what is being measured.
 GPUS = {
     "cuda": Gpu(
-        "CUDA", "CUDAExecutionProvider", "onnxruntime_providers_cuda", {"use_tf32": "0"}, "install maskc[cuda]"
+        "CUDA", "CUDAExecutionProvider", "onnxruntime_providers_cuda", {"use_tf32": "0"}, "`pip install 'maskc[cuda]'`"
     ),
     # It has no such option; `NVIDIA_TF32_OVERRIDE` speaks to NVIDIA's libraries themselves.
     "tensorrt": Gpu(
@@ -37,7 +38,7 @@ GPUS = {
         "TensorrtExecutionProvider",
         "onnxruntime_providers_tensorrt",
         {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
-        "install TensorRT and maskc[cuda]",
+        "install TensorRT, and `pip install 'maskc[cuda]'`",
     ),
 }
 
@@ -49,7 +50,8 @@ def require(ort: Any, gpu: Gpu) -> None:
     """
     if gpu.name not in ort.get_available_providers():
         raise UnavailableError(
-            f"The installed ONNX Runtime has no {gpu.title} support. Install maskc[cuda], or use --provider cpu."
+            f"The installed ONNX Runtime has no {gpu.title} support; --provider cpu needs none. "
+            + repair("'maskc[cuda]'")
         )
     if gpu is GPUS["tensorrt"]:
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"

@@ -88,7 +88,8 @@ def import_openvino() -> Any:
             import openvino
     except ImportError as error:
         raise UnavailableError(
-            f"OpenVINO cannot be imported: {in_brief(error)}. Install maskc[openvino], or use --provider cpu."
+            f"OpenVINO cannot be imported: {in_brief(error)}. Type `pip install 'maskc[openvino]'`, or use "
+            "--provider cpu."
         ) from error
     return openvino
 

@@ -148,7 +148,7 @@ def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Gene
     raise UnavailableError(
         f"No random data can be made for input '{port.name}' of type "
         f"{TensorProto.DataType.Name(elem_type).lower()}. "
-        "Give real data with --inputs."
+        "Compare on real data with `maskc verify --inputs`."
     )
 
 

@@ -5,20 +5,12 @@ not.
 """
 
 from maskc.errors import UnavailableError
+from maskc.frontend.tensorflow.importing import import_keras as _import_keras
 
 try:
-    import keras as _keras
-    import tensorflow as _tensorflow  # noqa: F401
-except ImportError as error:
-    raise UnavailableError(
-        "maskc.train needs TensorFlow, which is not installed: pip install 'maskc[tensorflow]'."
-    ) from error
-
-if _keras.backend.backend() != "tensorflow":
-    raise UnavailableError(
-        f"maskc.train needs Keras to run on TensorFlow, but its backend here is {_keras.backend.backend()}: "
-        "set KERAS_BACKEND=tensorflow."
-    )
+    _import_keras()
+except UnavailableError as error:
+    raise UnavailableError(f"maskc.train cannot be used here. {error}") from error
 
 from maskc.train.cost import ComputationalCost, computational_cost
 from maskc.train.data.features import FeatureSpec
@@ -30,7 +22,7 @@ from maskc.train.models.insert_masks import prunable
 from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
 from maskc.train.models.recommender import RankerConfig, ranker
-from maskc.train.optimizer.callback import PruningCallback
+from maskc.train.optimizer.callback import PruningCallback, at_target
 from maskc.train.optimizer.functional import apply_mask, prune, update_pruning_signals
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.fine_tune import Distiller, distill, fine_tune
@@ -63,6 +55,7 @@ __all__ = [
     "Records",
     "SelectChannels",
     "apply_mask",
+    "at_target",
     "computational_cost",
     "distill",
     "export_model",

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-import maskc
+from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.frontend.part_folders import part_folder
 from maskc.frontend.write_model_files import put_in_place, written
+from maskc.results.environment import __version__
 from maskc.results.json_values import plain
+from maskc.train.arguments import path_of
 from maskc.train.cost import computational_cost
 from maskc.train.models import saved_model
 
@@ -65,7 +67,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         InputError: if the model cannot be converted, or the directory holds something else or cannot be written.
         NotEquivalentError: if the compiled model is not the same function, which is a fault of maskc.
     """
-    directory = Path(directory)
+    directory = path_of("directory", directory)
     check_target(directory)
     cost = computational_cost(model)
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
@@ -74,7 +76,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
         with part_folder(directory) as part:
             saved_model.write(model, part / "saved_model")
             model.save(part / "model.keras")
-            compiled = maskc.compile(part / "saved_model", align="none")
+            compiled = compile(part / "saved_model", align="none")
             compiled.save(part / "model.onnx")
             report = compiled.report
             manifest = {
@@ -119,5 +121,5 @@ def _verification(report: CompileReport) -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"maskc": maskc.__version__, "python": platform.python_version()}
+    versions = {"maskc": __version__, "python": platform.python_version()}
     return versions | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}

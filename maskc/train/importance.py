@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_choice, is_number
+
+#: what statistics are multiplied by to travel as gradients, a power of two
+_SMALL = 2.0**-40
 
 Reduction = Literal["mean", "sum"]
 Tensors = Callable[[Any], Any]
@@ -72,8 +74,7 @@ def canonical(name: str) -> str:
         InputError: if there is no such method.
     """
     found = name.lower() if isinstance(name, str) else name
-    if found not in METHODS:
-        raise InputError(f"method must be one of {', '.join(map(repr, METHODS))}, not {name!r}.")
+    check_choice("method", found, tuple(METHODS))
     return str(found)
 
 
@@ -152,23 +153,29 @@ def masked(inputs: Any, mask: Any, copies: Any, axis: int = -1) -> Any:
     return multiply(inputs, mask, copies)
 
 
-def copies_of(score: Any, batch: Any, gathering: Gathering | None) -> Any:
-    """Returns zeros of shape `(batch, channels)` whose gradients become that of `score`: what the optimizer is to know.
+def copies_of(probe: Any, batch: Any, gathering: Gathering | None) -> Any:
+    """Returns zeros of shape `(batch, channels)` whose gradients become that of `probe`: what the optimizer is to know.
 
-    The gradient is the `root` of the statistic, which is proportional to the loss.
+    The gradient is the `root` of the statistic, which is proportional to the loss, made so small that it adds nothing
+    to the norm of all gradients.
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def repeat(score: Any) -> Any:
+    def repeat(probe: Any) -> Any:
         def gradient(upstream: Any) -> Any:
             if gathering is None or gathering.method.reads != "gradients":
-                return tf.zeros_like(score)
+                return tf.zeros_like(probe)
             losses = upstream * per_loss(tf.shape(upstream)[0], gathering.reduction or "mean")
-            return tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
+            return _SMALL * tf.stop_gradient(gathering.method.root(gathering.method.statistic(losses)))
 
-        return tf.zeros((batch, score.shape[0]), score.dtype), gradient
+        return tf.zeros((batch, probe.shape[0]), probe.dtype), gradient
 
-    return repeat(score)
+    return repeat(probe)
+
+
+def statistic_of(gradient: Any, method: Method, scale: float | None) -> Any:
+    """Returns the statistic that came as the gradient of a probe, of a loss that was scaled."""
+    return method.power(gradient / (_SMALL * (scale or 1.0)))
 
 
 def per_example(inputs: Any, upstream: Any, axis: int = -1) -> Any:
@@ -222,8 +229,3 @@ def check_decay(decay: Any) -> None:
     """Raises InputError if `decay` is not one of a moving average."""
     if not is_number(decay) or not 0 <= decay < 1:
         raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

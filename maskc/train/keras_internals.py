@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.export.export_utils import get_input_signature
+from keras.src.models.functional import functional_like_constructor
 from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
 # Layers and models
@@ -57,6 +58,16 @@ def input_signature(model: Any) -> list[Any]:
     """
     signature: list[Any] = get_input_signature(model)
     return signature
+
+
+def made_as_functional(model: Any) -> bool:
+    """Returns whether Keras, which loads it so, makes a functional model of this class of inputs and outputs."""
+    return isinstance(model, keras.Function) and functional_like_constructor(type(model))
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Returns what a model was compiled with, by name, as it was given."""
+    return dict(model._compile_config.config)
 
 
 def forward_pass(layer: Any) -> tuple[Any, Any]:

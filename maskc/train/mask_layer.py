@@ -25,7 +25,7 @@ from maskc.train.keras_internals import all_layers, forward_pass
 
 @runtime_checkable
 class Pruning(Protocol):
-    """An optimizer that prunes: it reads importance scores out of the gradients of `MaskLayer.signal`."""
+    """An optimizer that prunes: it reads importance scores out of the gradients of `MaskLayer.probe`."""
 
     def gathering(self, model: Any) -> Gathering:
         """How importance is to be estimated in a training call of `model`."""
@@ -38,6 +38,15 @@ class Pruning(Protocol):
 
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
+
+    def follow_fit(self) -> None:
+        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
+
+    def note_saved(self) -> None:
+        """Remembers that masks are being saved as they are."""
+
+    def end_fit(self, model: Any) -> None:
+        """Warns of what a call of `fit` left to prune."""
 
 
 @dataclass
@@ -73,15 +82,17 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     Input and output: any floating-point tensor of shape `(batch, ..., channels)`; the output has the input's
     shape and dtype.
 
-    Weights, both of shape `(channels,)`:
+    Weights, each of shape `(channels,)`:
         mask: ones and zeros in the layer's variable dtype, not trainable, so that no optimizer can move it.
             `PruningOptimizer` sets its entries to zero.
-        signal: float32, the importance of each entry: a moving average, by the method of the optimizer. With
-            "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
+        signal: float32, not trainable, the importance of each entry: a moving average, by the method of the optimizer.
+            With "fisher" (Theis et al. 2018, arXiv 1801.05787) it is the mean over examples of
             `(d l_n / d mask_n[c])²`, where `l_n` is the loss of one example and `mask_n` that example's own copy of
-            the mask. It counts as trainable, in `model.summary()` as well, because that is how the ordinary backward
-            pass of `fit` delivers the statistic to the optimizer. Under any optimizer but `PruningOptimizer` its
-            gradient is zero.
+            the mask.
+        probe: float32 and always zero. It counts as trainable, in `model.summary()` as well, because that is how the
+            ordinary backward pass of `fit` delivers the statistic to the optimizer: as its gradient, so small that who
+            clips gradients by their norm clips those of the weights as without masks. Under any optimizer but
+            `PruningOptimizer` that gradient is zero. It is not saved.
 
     Args:
         groups: a name. Layers of one model with the same name share one mask: their entries, of which they have
@@ -133,11 +144,14 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
             )
         shape = (input_shape[self.axis],)
         # On several replicas all copies are given the same values, so that of the first one stands for all.
-        same = {"autocast": False, "aggregation": "only_first_replica"}
-        self.mask = self.add_weight(shape=shape, initializer="ones", trainable=False, name="mask", **same)
-        self.signal = self.add_weight(shape=shape, initializer="zeros", dtype="float32", name="signal", **same)
+        same = {"autocast": False, "aggregation": "only_first_replica", "shape": shape}
+        zeros = {"initializer": "zeros", "dtype": "float32"}
+        self.mask = self.add_weight(initializer="ones", trainable=False, name="mask", **same)
+        self.signal = self.add_weight(trainable=False, name="signal", **zeros, **same)
+        # Of zeros, neither weight decay nor a penalty on all that is trained has a gradient.
+        self.probe = self.add_weight(name="probe", **zeros, **same)
         # An optimizer is given variables and must find its way to the mask.
-        self.signal._maskc_layer = weakref.ref(self)
+        self.probe._maskc_layer = weakref.ref(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns `inputs · mask`.
@@ -158,7 +172,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs, self.axis))
-        copies = copies_of(tf.convert_to_tensor(self.signal), tf.shape(inputs)[0], gathering)
+        copies = copies_of(tf.convert_to_tensor(self.probe), tf.shape(inputs)[0], gathering)
         if gathering is None:
             self.passage = Passage(copies, inputs)
         return masked(inputs, mask, copies, self.axis)
@@ -176,7 +190,16 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         optimizer = None if self._optimizer is None else self._optimizer()
         if optimizer is not None:
             optimizer.prune_if_due()
-        super().save_own_variables(store)
+            optimizer.note_saved()
+        for number, variable in enumerate((self.signal, self.mask)):
+            store[str(number)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restores what `save_own_variables` saved."""
+        if not self.built:
+            super().load_own_variables(store)  # says so
+        for number, variable in enumerate((self.signal, self.mask)):
+            variable.assign(store[str(number)])
 
     def deliver_to(self, optimizer: Pruning) -> None:
         """Makes training calls outside of a compiled model's `fit` estimate importance for an optimizer."""
@@ -224,7 +247,7 @@ def optimizer_of(model: Any) -> Any:
 
 
 def layer_of(variable: Any) -> MaskLayer | None:
-    """Returns the layer whose `signal` is `variable`, or None for any other variable."""
+    """Returns the layer whose `probe` is `variable`, or None for any other variable."""
     reference = getattr(variable, "_maskc_layer", None)
     return None if reference is None else reference()
 

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import all_layers, input_signature
 from maskc.train.mask_layer import MaskLayer
 from passes.mask_savings.compiled_cost import collect
@@ -142,6 +143,7 @@ def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> 
         if set(sizes) - set(names):
             raise InputError(f"sizes are given for {', '.join(sizes)}, and the inputs are {', '.join(names)}.")
     else:
+        check_kind("sizes", sizes, (list, tuple), "the sizes of an example, as in (224, 224, 3)")
         of_inputs = (
             [sizes] if all(size is None or isinstance(size, (int, np.integer)) for size in sizes) else list(sizes)
         )

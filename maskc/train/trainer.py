@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_count, check_kind, check_model, compiled, options_of, path_of
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
@@ -26,6 +27,7 @@ from maskc.train.selection.pruner import diverged
 from maskc.train.shrinking.carry_over import carried_over
 from maskc.train.shrinking.shrink import rebuild
 from maskc.train.summaries import Summaries
+from passes.errors import in_brief
 
 # Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
 ITER = 5000
@@ -101,29 +103,33 @@ class PruningTrainer:
         summary_every: int = 100,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
+        check_model("model", model)
         if not mask_layers(model):
             raise InputError(
                 f"The model {model.name!r} has no mask to prune: put at least one maskc.train.MaskLayer into it."
             )
-        if checkpoint_every < 1 or summary_every < 1:
-            raise InputError("checkpoint_every and summary_every must be at least 1.")
-        if pruning_shrink_every < 0:
-            raise InputError("pruning_shrink_every must be at least 1, or 0 for never.")
+        check_count("checkpoint_every", checkpoint_every, 1)
+        check_count("summary_every", summary_every, 1)
+        check_count("pruning_shrink_every", pruning_shrink_every, 0)
+        check_count("batch_size", batch_size, 1)
+        check_count("seed", seed, 0)
+        if monitor is not None:
+            check_kind("monitor", monitor, Monitor, "a maskc.train.Monitor")
         self.model, self.loss, self.metrics = model, loss, metrics
-        self.directory = Path(directory)
-        self.teacher, self._distillation = teacher, dict(distillation or {})
+        self.directory = path_of("directory", directory)
+        self.teacher, self._distillation = teacher, options_of("distillation", distillation)
         self._monitor = monitor
         self._batch_size, self._seed = batch_size, seed
         self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
         # With Keras's default for GPUs, XLA, decisions would be taken after an execution of several steps.
-        self._compile_options = {"jit_compile": False, **(compile_options or {})}
+        self._compile_options = {"jit_compile": False, **options_of("compile_options", compile_options)}
         self._inner = placed(optimizer, model.distribute_strategy)
         self._settings = {
             "prune_every": pruning_iter,
             "burn_in": pruning_burn_in,
             "flops_target": pruning_flops_target,
             "decay": pruning_decay,
-            **(pruning or {}),
+            **options_of("pruning", pruning),
         }
         self.optimizer = self.get_train_op()
         self._shrink_every = pruning_shrink_every
@@ -132,7 +138,10 @@ class PruningTrainer:
     def get_train_op(self) -> PruningOptimizer:
         """Returns what makes the updates: a `PruningOptimizer` around the optimizer of the weights."""
         with self.model.distribute_strategy.scope():
-            return PruningOptimizer(self._inner, **self._settings)
+            try:
+                return PruningOptimizer(self._inner, **self._settings)
+            except TypeError as error:  # of an argument that there is not
+                raise InputError(f"pruning: {in_brief(error)}.") from error
 
     @staticmethod
     def add_parser_arguments(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
@@ -247,7 +256,7 @@ class PruningTrainer:
     def _compiled(self, optimizer: Any) -> Any:
         with self.model.distribute_strategy.scope():
             model = self.model if self.teacher is None else Distiller(self.model, self.teacher, **self._distillation)
-            model.compile(optimizer, self.loss, metrics=list(self.metrics), **self._compile_options)
+            compiled(model, optimizer, self.loss, metrics=self.metrics, **self._compile_options)
         return model
 
     def _shrink(self) -> tuple[Any, int | None] | None:

@@ -128,7 +128,7 @@ def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, e
             with contextlib.suppress(RunError):
                 return Sample(label, other, expected.run(other))
         raise NotComparableError(
-            f"The reference fails on random data ({label}): {error} Give real data with --inputs."
+            f"The reference fails on random data ({label}): {error} Compare on real data with `maskc verify --inputs`."
         ) from error
 
 

@@ -398,7 +398,7 @@ class Judgement:
 
     refuted: by axis, slices of the source's tensor that are not the constants that they were claimed to be. condition:
     of slices, relative to their scale, on the last values on which it was measured. plain: the error without regard to
-    it.
+    it. sparse: what is allowed where values are sparse. steps: whether rounding may lead to another step.
     """
 
     allowed: float = 0.0
@@ -408,6 +408,8 @@ class Judgement:
     refuted: dict[int, Array] = field(default_factory=dict)
     condition: Array | None = None
     plain: float = 0.0
+    sparse: float = 0.0
+    steps: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -502,10 +504,15 @@ class Checker:
 
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions. Raises what ONNX Runtime does."""
-        found = {region.target: Judgement(self.allowed(region)) for region in regions}
+        found = {region.target: self.unjudged(region) for region in regions}
         for region in regions:
             self.run([region], found)
         return found
+
+    def unjudged(self, region: Region) -> Judgement:
+        """What is allowed of a region that was not run yet."""
+        steps = any(map(_steps, self.nodes(region)))
+        return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps)
 
     def run(self, group: Sequence[Region], found: Mapping[str, Judgement]) -> None:
         """Run both sides of regions in each turn and judge what they make of its values."""
@@ -573,7 +580,7 @@ class Checker:
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""
-        allowed = self.allowed(region, sparse=True) if turn % 2 and turn > 0 else result.allowed
+        allowed = result.sparse if turn % 2 and turn > 0 else result.allowed
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
         if region.source:
@@ -584,7 +591,7 @@ class Checker:
         if not want.size or np.array_equal(want, got):
             return None
         axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
-        share = min(SHARE, STEPS * allowed) if any(map(_steps, self.nodes(region))) else 0.0
+        share = min(SHARE, STEPS * allowed) if result.steps else 0.0
         if want.dtype.kind == "f":
             return self._judge_floats(region, want, got, turn, result, allowed, axis, share)
         apart = np.not_equal(want, got)

@@ -12,11 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from maskc import frontend, progress
-from maskc.errors import InputError, NotEquivalentError, telling
+from maskc.errors import InputError, NotEquivalentError
 from maskc.frontend import Source
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.input_sizes import Shapes, fixed
-from maskc.frontend.mask_files import apply_masks
+from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both
 from maskc.inspection.options import ReadOptions
 from maskc.report import files
@@ -35,13 +36,13 @@ from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
 from passes.sizes.sizes_to_count_at import Sizes
 
 
-@telling()
+@public
 def verify(
     reference: frontend.Model,
     compiled: frontend.Model,
     *,
     signature: str | None = None,
-    masks: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    masks: Masks | None = None,
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     provider: str = "cpu",
@@ -161,7 +162,7 @@ def _sized(reference: Source, compiled: Source, shapes: Shapes | None) -> tuple[
     return reference, compiled, tried
 
 
-@telling()
+@public
 def recheck(
     reference: str | os.PathLike[str],
     compiled: str | os.PathLike[str],

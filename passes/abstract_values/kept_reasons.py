@@ -114,6 +114,13 @@ RECURRENT = Reason(
     "follows, and not from the layer itself.",
     "Mask the state as well: let the recurrent weights of the unit be zero.",
 )
+FROM_ALL = Reason(
+    "K211",
+    "computes each of its channels from all, and all at once",
+    "A normalization, a softmax or a cumulative sum along the channels needs all of them, for their mean and variance "
+    "or their sum. A mask after the operator hides a channel from what follows, and not from the operator itself.",
+    "Mask before the operator, in training as well, as that is another function.",
+)
 PADDED_BORDER = Reason(
     "K301",
     "needs a constant channel at its padded border",
@@ -167,8 +174,8 @@ OUTPUT = Reason(
 CHEAPER_COMPUTED = Reason(
     "K601",
     "computes it together with the channels that are needed, which is cheaper",
-    "Something needs the constants of some channels. Restoring them by an operator costs more time than computing a "
-    "few channels more.",
+    "Something needs the constants of some channels, or two operators need different channels of one tensor. "
+    "Restoring constants or leaving out channels by an operator costs more time than computing a few channels more.",
     "Compile with `--adapters always`, if fewer FLOPs matter more than time.",
 )
 WHOLE_GRAPH = Reason(

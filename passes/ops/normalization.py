@@ -28,7 +28,6 @@ class Normalization(AlongAxes, DependenceTransfer):
     """
 
     preserves = "nothing"
-    reason = kept_reasons.ANOTHER_AXIS
 
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         """The axis of the channels and its constants, where it pays to leave those out of the statistics."""

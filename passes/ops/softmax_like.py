@@ -154,7 +154,6 @@ class Softmax(AlongAxes, Distribution):
 
     preserves = "nothing"
     flops_per_element = 4  # subtract the maximum, exponentiate, sum, divide
-    reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> range:
         several = facts.opset < 13
@@ -190,7 +189,6 @@ class LpNormalization(AlongAxes):
 
     preserves = "nothing"
     flops_per_element = 3  # square, add, divide
-    reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
         return {axis_attribute(node, -1)}

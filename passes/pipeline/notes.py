@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -42,9 +43,18 @@ def on_weights(model: onnx.ModelProto, shrunk: onnx.ModelProto, facts: Facts) ->
     if not odd:
         return ()
     return (
-        f"Weights are infinite, not numbers or negative variances: {_some(odd)}. Where only removed channels read "
+        f"Some weights are NaN or infinite, or variances are negative: {_some(odd)}. Where only removed channels read "
         "them, the compiled model gives numbers and its source does not.",
     )
+
+
+def on_nan(model: onnx.ModelProto, facts: Facts) -> tuple[str, ...]:
+    """A sentence about tensors of weights that hold NaN, if there are any; those in other files are not read."""
+    here = [t for t in model.graph.initializer if t.data_type in _FLOATS and prod(t.dims) > 1]
+    seen = [t for t in here if t.data_location != onnx.TensorProto.EXTERNAL and not facts.is_finite(t.name)]
+    odd = [t.name for t in seen if np.isnan(onnx.numpy_helper.to_array(t)).any()]
+    what = "What they reach is NaN in the source, too: did its training diverge?"
+    return (f"Weights hold NaN: {_some(odd)}. {what}",) if odd else ()
 
 
 def _not_finite(model: onnx.ModelProto, shrunk: onnx.ModelProto, facts: Facts) -> list[str]:

@@ -159,7 +159,7 @@ def shrink(
         trace.stages["clean"] = result.written
     done = result.plan
     gone = notes.on_weights(source, result.written, done.facts) if any(axis.removed for axis in done.masked) else ()
-    said = (*notes.on_the_model(source, result.graph), *gone, *done.notes)
+    said = (*notes.on_the_model(source, result.graph), *notes.on_nan(source, done.facts), *gone, *done.notes)
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)

@@ -8,12 +8,13 @@ from itertools import chain
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, NO_RULE, UNKNOWN_SHAPE, Reason, in_words
+from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, FROM_ALL, NO_RULE, UNKNOWN_SHAPE, Reason, in_words
 from passes.graph.tensors import Index, Mask, describe, is_constant, is_float, output_index, present, shape_of
 from passes.ops import UNKNOWN, rules
 from passes.ops.arithmetic import Product
 from passes.ops.movement import Movement
 from passes.ops.shape import Measuring
+from passes.ops.softmax_like import AlongAxes
 from passes.planning.explanation import Held, MaskedAxis, Operand
 from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
@@ -138,7 +139,9 @@ def _reason_for_idle(tensor: gs.Tensor, axis: int, needed: Mask, facts: Facts) -
     if op is UNKNOWN or not needed.any():
         return NO_RULE if op is UNKNOWN else op.reason
     stored = op.storable_outputs(node, facts, {(output, axis): needed}).get((output, axis))
-    return CHEAPER_COMPUTED if stored is not None and np.array_equal(stored, needed) else op.reason
+    if stored is not None and np.array_equal(stored, needed):
+        return CHEAPER_COMPUTED
+    return FROM_ALL if isinstance(op, AlongAxes) and stored is None else op.reason
 
 
 def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:

@@ -39,7 +39,7 @@ def kind(name: str) -> Kind:
     """The target of this name. Raises ValueError where there is none."""
     if name not in names():
         raise ValueError(f"The target must be one of {', '.join(names())}, and not {name!r}.")
-    return cast("Kind", import_module(f"passes.targets.{name}.target"))
+    return cast("Kind", import_module(f".{name}.target", __package__))
 
 
 def table(name: str, processor: str) -> Rates | Lines | None:

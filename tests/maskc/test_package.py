@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +19,7 @@ import typer
 import maskc as api
 from maskc import cli
 from tests.maskc import build
-from tests.maskc.command import maskc, process, succeeded
+from tests.maskc.command import ROOT, maskc, process, succeeded
 
 _COMMANDS = ("compile", "verify", "explain", "flops", "diff", "check", "sweep", "train", "demo", "version")
 
@@ -30,6 +36,61 @@ def loaded(code: str, *modules: str) -> dict[str, bool]:
 def test_importing_is_cheap() -> None:
     heavy = ("numpy", "onnx", "onnxruntime", "tensorflow", "keras", "passes")
     assert not any(loaded("import maskc, maskc.cli", *heavy).values())
+
+
+def _folder_of_a_user(directory: Path) -> Path:
+    """A script in a directory that has a package `passes` of its own, with modules by names that ours has, too."""
+    build.save(build.mlp(), directory / "m.onnx")
+    (directory / "passes").mkdir()
+    for name in ("__init__", "errors", "model"):
+        (directory / "passes" / f"{name}.py").write_text(f"MINE = {name!r}\n")
+    script = directory / "script.py"
+    script.write_text(
+        """
+import sys
+
+first = "first" in sys.argv
+if first:
+    import passes.model
+import maskc
+
+assert maskc.compile("m.onnx").report.after.flops < maskc.flops("m.onnx").flops
+from maskc import passes as ours
+
+assert ours is maskc.passes and callable(ours.shrink)
+if not first and "wheel" in sys.argv:
+    import passes.model
+if "passes" in globals():
+    assert (passes.MINE, passes.model.MINE) == ("__init__", "model")
+"""
+    )
+    return script
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_users_folder_of_passes_hides_nothing(tmp_path: Path, order: str) -> None:
+    command = [sys.executable, _folder_of_a_user(tmp_path), order]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_passes_inside(tmp_path: Path) -> None:
+    """It takes no name but `maskc`, so that a user's `passes` stays theirs, imported before it or after it."""
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("maskc", "passes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", "--target", installed, source], check=True, timeout=120)
+    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"maskc", "bin"}
+    for order in ("first", "last"):
+        (folder := tmp_path / order).mkdir()
+        command = [sys.executable, _folder_of_a_user(folder), order, "wheel"]
+        environment = os.environ | {"PYTHONPATH": str(installed)}
+        subprocess.run(command, env=environment, cwd=folder, check=True, timeout=60)
 
 
 def test_compiling_an_onnx_file_does_not_import_tensorflow(tmp_path: Path) -> None:
@@ -172,6 +233,39 @@ app(["compile", {str(tmp_path / "saved")!r}])
     assert done.returncode == 3, done.stderr
     assert "maskc[tensorflow]" in done.stderr and done.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]
+
+
+def test_the_readme_lists_the_versions_that_are_tested() -> None:
+    """From the oldest that pyproject.toml allows to that of constraints.txt."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = "\n".join((*project["dependencies"], *project["optional-dependencies"]["tensorflow"]))
+    newest = (ROOT / "constraints.txt").read_text()
+    told = (ROOT / "README.md").read_text().partition("Tested with Python 3.11 to 3.13, ")[2].partition("(")[0]
+    found = re.findall(r"(\w+) ([\d.]+)(?:\s+to\s+([\d.]+))?(?:,| and|\s|$)", told)
+    assert {name for name, *_ in found} == {"numpy", "onnx", "onnxruntime", "tensorflow", "keras"}
+    for name, first, last in found:
+        assert re.search(rf"^{name}>={re.escape(first)}\b", lines, re.M), name
+        assert re.search(rf"^{name}=={re.escape(last or first)}\.", newest, re.M), name
+
+
+@pytest.mark.slow
+def test_builds_of_onnx_runtime_that_overwrite_each_other(tmp_path: Path) -> None:
+    """Both are named once, with what to type; and where the module is broken, what is left of it."""
+    source, site = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "site"
+    path = os.pathsep.join((str(ROOT), str(site)))
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        (site / f"{name}-9.9.dist-info").mkdir(parents=True)
+        (site / f"{name}-9.9.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+    both = process("compile", source, "--report", tmp_path / "r.html", PYTHONPATH=path)
+    assert both.returncode == 0 and both.stderr.count("have overwritten each other") == 1, both.stderr
+    assert "`pip uninstall -y onnxruntime-gpu onnxruntime`, then `pip install onnxruntime-gpu`." in both.stderr
+    (site / "onnxruntime").mkdir()
+    (site / "onnxruntime" / "__init__.py").write_text("")
+    (site / "onnxruntime-9.9.dist-info" / "METADATA").unlink()
+    (site / "onnxruntime-9.9.dist-info").rmdir()
+    broken = process("compile", source, PYTHONPATH=os.pathsep.join((str(site), str(ROOT))))
+    assert broken.returncode == 3 and broken.stderr.count("\n") == 1
+    assert "Type `pip install --force-reinstall --no-deps onnxruntime-gpu`." in broken.stderr
 
 
 def test_flops(tmp_path: Path) -> None:

@@ -30,14 +30,27 @@ def import_tensorflow() -> Any:
     return tensorflow
 
 
+def import_keras() -> Any:
+    """Keras, on TensorFlow; `UnavailableError` where it runs on another backend, which may not even be installed."""
+    try:
+        import_tensorflow()
+        import keras
+    except (ImportError, ValueError):  # of the backend, or a name that is none
+        backend = os.environ.get("KERAS_BACKEND", "another backend")
+    else:
+        if (backend := keras.config.backend()) == "tensorflow":
+            return keras
+    raise UnavailableError(f"Keras runs on {backend} here, and maskc needs TensorFlow. Set KERAS_BACKEND=tensorflow.")
+
+
 def _import() -> Any:
     try:
         import tensorflow
         import tf2onnx
     except ImportError as error:
         raise UnavailableError(
-            f"Reading TensorFlow models needs {error.name or 'tensorflow'}, which is not installed. "
-            "Install maskc[tensorflow]."
+            f"Keras and TensorFlow models need {error.name or 'tensorflow'}, which is not installed. "
+            "Type `pip install 'maskc[tensorflow]'`."
         ) from error
     logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
     return tensorflow

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from maskc.errors import InputError, UnavailableError
 from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
+from maskc.frontend.tensorflow.importing import import_keras, import_tensorflow, quiet
 from passes.errors import in_brief
 
 #: the name of the output that `from_model` adds
@@ -44,9 +44,8 @@ def load(path: Path) -> Any:
         raise InputError(f"{path} does not exist.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
-    import_tensorflow()
+    keras = import_keras()
     import h5py
-    import keras
 
     if path.suffix != ".keras":
         if not h5py.is_hdf5(path):
@@ -79,13 +78,7 @@ def from_model(
     is a vector of the sums of these tensors. (Each as an output takes tf2onnx time by the square of their number.)
     """
     tf = import_tensorflow()
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        raise UnavailableError(
-            f"Keras runs on {keras.config.backend()} here, and converting needs TensorFlow. Set "
-            "KERAS_BACKEND=tensorflow."
-        )
+    keras = import_keras()
     tensors = getattr(model, "inputs", None)
     if not tensors:
         return _by_export(model, name)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_count, check_kind, path_of
 from maskc.train.data.bad_records import compression, first_misfit
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.parsing import Parser
@@ -52,8 +53,8 @@ class Records:
         shuffle: int = 10_000,
         seed: int = 0,
     ) -> None:
-        if batch_size < 1 or shuffle < 0:
-            raise InputError("The batch size must be at least 1, and the shuffling not negative.")
+        check_count("batch_size", batch_size, 1)
+        check_count("shuffle", shuffle, 0)
         self.spec = spec
         self.files = _found([files] if isinstance(files, (str, Path)) else files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -92,12 +93,14 @@ def write_records(path: str | Path, examples: Iterable[Mapping[str, Any]]) -> in
     Raises:
         InputError: if the file cannot be written, or a value is of another type.
     """
-    path = Path(path)
+    path = path_of("path", path)
+    check_kind("examples", examples, Iterable, "dictionaries of values by field")
     part = path.with_name(f".{path.name}.part")
     count = 0
     try:
         with tf.io.TFRecordWriter(str(part), compression(path)) as writer:
             for example in examples:
+                check_kind("Each of the examples", example, Mapping, "a dictionary of values by field")
                 fields = {name: _feature(name, value) for name, value in example.items()}
                 writer.write(tf.train.Example(features=tf.train.Features(feature=fields)).SerializeToString())
                 count += 1
@@ -125,7 +128,9 @@ def _feature(name: str, value: Any) -> Any:
 
 def _found(patterns: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
+    check_kind("files", patterns, Iterable, "paths of files")
     for pattern in patterns:
+        path_of("Each of the files", pattern)
         found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(str(pattern))))  # noqa: PTH207
         if not found:
             raise InputError(f"There is no file {pattern if str(pattern) else 'without a name'}.")

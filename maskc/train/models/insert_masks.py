@@ -20,6 +20,7 @@ from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_elem
 from maskc.train.models.calls import calls, gives, is_functional, last_calls
 from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
+from maskc.train.models.own_class import alike
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
 from passes.model.inputs import bind
@@ -40,7 +41,8 @@ _WEIGHTED += (layers.Dense, layers.EinsumDense)
 def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 
-    The copy has weights of its own, with the same values, and computes the same until masks are pruned. Where the
+    The copy has weights of its own, with the same values, and computes the same until masks are pruned; it is still to
+    be compiled. Where the
     compiler could remove nothing, as before the model's outputs, there is no mask, nor where a later one takes the same
     channels with it, as after a depthwise convolution that alone reads them. Layers keep their names; a mask has
     the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
@@ -85,10 +87,10 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 
 
 def _rule(after: Place) -> Callable[[Any], bool]:
-    if callable(after):
+    if callable(after) and not isinstance(after, (keras.Layer, type)):
         return after
     rules = {"activation": _activates, "layer": _weights}
-    if after not in rules:
+    if not isinstance(after, str) or after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
     return rules[after]
 
@@ -135,14 +137,16 @@ class _Copy:
         self._inside_repeated = False
         self._bare = last_calls(model)
         self._called: Counter[int] = Counter()
-        self.model = self._graph(model)
+        self.model = alike(model, self._graph(model), self._copies)
         self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
 
     def _graph(self, model: Any) -> Any:
         graph = functional(model)
         self._calls.update(id(node.operation) for node in nodes(graph))
         self._bare |= _masked_later(graph, self._chosen)
-        copy = keras.models.clone_model(graph, clone_function=self._operation, call_function=self._call)
+        # of a compiled one the clone would be compiled by what Keras can serialise
+        plain = keras.Model(graph.input, graph.output)
+        copy = keras.models.clone_model(plain, clone_function=self._operation, call_function=self._call)
         for old in graph.operations:
             if id(old) in self._copies and isinstance(old, keras.Layer) and not isinstance(old, keras.Model):
                 take_weights(self._copies[id(old)], old)

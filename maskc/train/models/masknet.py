@@ -115,7 +115,7 @@ class Configured(layers.Layer):  # type: ignore[misc]
 
     def __init__(self, config: Checked | Mapping[str, Any], prunable: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.config = self.kind.model_validate(config)
+        self.config = self.kind.parse(config, self.name)
         self.prunable = prunable
 
     def get_config(self) -> dict[str, Any]:

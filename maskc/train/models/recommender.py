@@ -8,6 +8,7 @@ import keras
 import pydantic
 from keras import layers, ops
 
+from maskc.train.arguments import check_kind
 from maskc.train.data.features import Categorical, FeatureSpec, Sequence, Sparse
 from maskc.train.data.parsing import model_inputs
 from maskc.train.models.masknet import MaskNet, MaskNetConfig
@@ -38,6 +39,8 @@ def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
         >>> ranker(RankerConfig(mask_blocks=[block], mlp={"layer_sizes": [16, 1]}), spec).output_shape
         (None, 1)
     """
+    check_kind("config", config, RankerConfig, "a maskc.train.RankerConfig")
+    check_kind("spec", spec, FeatureSpec, "a maskc.train.FeatureSpec")
     inputs = model_inputs(spec)
     taken = set(inputs)
 

@@ -1,4 +1,4 @@
-"""The Keras callback that reports pruning decisions during `fit`."""
+"""The Keras callback that reports pruning decisions during `fit`, and others at the target alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_kind, path_of
 from maskc.train.mask_layer import optimizer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.selection.pruner import Pruned
@@ -37,16 +38,13 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._on_pruned = on_pruned
-        self._summaries = None if log_dir is None else Summaries(Path(log_dir))
+        self._summaries = None if log_dir is None else Summaries(path_of("log_dir", log_dir))
         self._told = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Finds the optimizer."""
-        optimizer = optimizer_of(self.model)
-        if not isinstance(optimizer, PruningOptimizer):
-            raise InputError("PruningCallback needs a model that is compiled with a PruningOptimizer.")
-        self._optimizer = optimizer
-        self._told = optimizer.count_pruned()
+        self._optimizer = _optimizer(self, "PruningCallback")
+        self._told = self._optimizer.count_pruned()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports what was pruned since the last batch."""
@@ -63,3 +61,41 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Writes out what is left."""
         if self._summaries is not None:
             self._summaries.flush()
+
+
+def at_target(callback: Any) -> Any:
+    """Returns a Keras callback that is told of epochs and batches only where the model is at its FLOPs target.
+
+    The best epoch by a loss is usually the least pruned one. So put this around what looks for the best:
+    `EarlyStopping`, `ModelCheckpoint(save_best_only=True)`, `ReduceLROnPlateau`.
+
+    Args:
+        callback: which is changed, and returned.
+
+    Example:
+        >>> model.compile(PruningOptimizer("adam", flops_target=0.5), "mse")
+        >>> stop = at_target(keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True))
+        >>> model.fit(x, y, validation_split=0.25, epochs=9, callbacks=[stop])
+
+    Raises:
+        InputError: if it is no callback; in training, if the model's optimizer prunes nothing.
+    """
+    check_kind("callback", callback, keras.callbacks.Callback, "a Keras callback")
+
+    def gated(hook: Callable[..., None]) -> Callable[..., None]:
+        def at(number: int, logs: Any = None) -> None:
+            if _optimizer(callback, "at_target").reached:
+                hook(number, logs)
+
+        return at
+
+    for name in ("on_epoch_end", "on_train_batch_end"):
+        setattr(callback, name, gated(getattr(callback, name)))
+    return callback
+
+
+def _optimizer(callback: Any, name: str) -> PruningOptimizer:
+    optimizer = optimizer_of(callback.model)
+    if not isinstance(optimizer, PruningOptimizer):
+        raise InputError(f"{name} needs a model that is compiled with a PruningOptimizer.")
+    return optimizer

@@ -12,10 +12,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_choice, check_count, check_kind, is_number
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
 from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
 from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
-from maskc.train.selection.settings import FlopsWeight
+from maskc.train.selection.settings import FlopsWeight, check_weight
 
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
@@ -45,6 +46,12 @@ def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = T
     if mask is None and not symbolic:
         raise InputError("apply_mask needs a mask for a tensor that is not a Keras one: make a MaskLayer and keep it.")
     layer = MaskLayer() if mask is None else mask
+    check_kind("mask", layer, MaskLayer, "a maskc.train.MaskLayer")
+    if not symbolic:
+        check_kind("tensor", tensor, (tf.Tensor, tf.Variable, keras.Variable, np.ndarray), "a tensor")
+        tensor = tf.convert_to_tensor(tensor)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)) or len(tensor.shape) < 2:
+        raise InputError("apply_mask needs a floating-point tensor of shape (batch, ..., channels).")
     return layer(tensor) if symbolic else layer(tensor, training=training)
 
 
@@ -88,8 +95,7 @@ def update_pruning_signals(
     layers = _layers(masks)
     if not tf.is_tensor(decay):
         check_decay(decay)
-    if loss_reduction not in ("mean", "sum"):
-        raise InputError(f'loss_reduction must be "mean" or "sum", not {loss_reduction!r}.')
+    check_choice("loss_reduction", loss_reduction, ("mean", "sum"))
     update_scores(
         layers,
         rule,
@@ -153,7 +159,11 @@ def prune(
     """
     if tf.inside_function():
         raise InputError("prune decides on the host: call it outside of tf.function.")
-    if isinstance(n, bool) or not n >= 0 or (n >= 1 and n != int(n)):
+    check_weight(flops_weight)
+    check_count("min_channels", min_channels, 0)
+    for name, arrays in (("signals", signals), ("savings", savings)):
+        check_kind(name, arrays, (Sequence, type(None)), "a list of arrays, one for each mask")
+    if not is_number(n) or not n >= 0 or (n >= 1 and n != int(n)):
         raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {n!r}.")
     if isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks):
         if signals is None:
@@ -189,7 +199,7 @@ def _pruned(
     saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))
     for group, saving in zip(groups, flops, strict=True):
         np.add.at(saved, group, saving)
-    count = int(n if n >= 1 else n * np.count_nonzero(live(values, groups, len(saved))))
+    count = min(len(saved), int(n)) if n >= 1 else int(n * np.count_nonzero(live(values, groups, len(saved))))
     order = ranked(values, scores, groups, saved, flops_weight, min_channels)
     pruned = [
         (number, channel)
@@ -203,7 +213,8 @@ def _pruned(
 
 
 def _layers(masks: Any) -> list[MaskLayer]:
-    found = mask_layers(masks) if isinstance(masks, keras.Model) else list(masks or [])
+    given = masks if isinstance(masks, (list, tuple)) else ()
+    found = mask_layers(masks) if isinstance(masks, keras.Model) else list(given)
     if not found or not all(isinstance(mask, MaskLayer) for mask in found):
         raise InputError("There is no mask: give MaskLayers, or a Keras model that holds some.")
     return found

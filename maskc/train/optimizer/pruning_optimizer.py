@@ -13,12 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, update_scores
+from maskc.train.arguments import check_model, optimizer_of
+from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
+from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end, warn_of_saved
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
-from maskc.train.optimizer.wrapping import Wrapping, without_signals
+from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
 from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
@@ -113,7 +115,7 @@ class PruningOptimizer(Wrapping):
         name: str = "pruning_optimizer",
     ) -> None:
         super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = keras.optimizers.get(optimizer)
+        self.inner_optimizer = optimizer_of(optimizer)
         if isinstance(self.inner_optimizer, (PruningOptimizer, keras.optimizers.LossScaleOptimizer)):
             raise InputError(
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
@@ -137,14 +139,16 @@ class PruningOptimizer(Wrapping):
             flops_before,
             round_to,
         )
-        if model is not None and not isinstance(model, keras.Model):
-            raise InputError(f"model must be a Keras model, not {type(model).__name__}.")
+        if model is not None:
+            check_model("model", model)
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
+        self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
+        self._saved = 0  # FLOPs of what was last saved in it
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -193,10 +197,11 @@ class PruningOptimizer(Wrapping):
         return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history)
 
     def left(self) -> dict[str, Any]:
-        """Returns `flops`, as of the last decision, and `channels`, the entries that all masks keep: scalars."""
+        """Returns `flops`, as of the last decision, their target, and `channels` that all masks keep: scalars."""
         masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
         flops = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
-        return dict(zip(LEFT, (flops, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
+        target = tf.constant(self._prepare().target, tf.float64)
+        return dict(zip(LEFT, (flops, target, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
 
     def count_pruned(self) -> int:
         """Returns how many entries were pruned so far."""
@@ -210,6 +215,32 @@ class PruningOptimizer(Wrapping):
         """Raises what a decision failed at, if any did."""
         if self._pruner is not None and self._pruner.failure is not None:
             raise self._pruner.failure
+
+    # Calls of `fit`
+
+    def follow_fit(self) -> None:
+        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
+        pruner = self._prepare()
+        history = begun(pruner.model())
+        if history is None or (self._fit is not None and self._fit() is history):
+            return
+        self._fit, self._saved = weakref.ref(history), 0
+        with tf.init_scope():
+            warn_of_begin(pruner, history, int(self._step.numpy()))
+        at_end(history, self)
+
+    def end_fit(self, model: Any) -> None:
+        """Warns of what a call of `fit` left to prune."""
+        masks = [layer.mask.numpy() for layer in self.masked_layers()]
+        restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
+        step, flops = int(self._step.numpy()), self._present()
+        pruner = self._prepare()
+        warn_of_end(pruner, step, flops or 0, restored, stopped=model.stop_training)
+        warn_of_saved(pruner, self._saved, flops or 0)
+
+    def note_saved(self) -> None:
+        """Remembers that masks are being saved as they are."""
+        self._saved = self.counted or 0
 
     # One update
 
@@ -227,7 +258,7 @@ class PruningOptimizer(Wrapping):
                 "model and leave it trainable."
             )
         with outside_of_tracing():
-            self.inner_optimizer.build(without_signals(variables))
+            self.inner_optimizer.build(without_probes(variables))
             # Built in the middle of tracing, a variable would have no value before the traced step has run.
             with tf.init_scope():
                 self._flops = self.add_variable(shape=(), dtype="int64", aggregation="only_first_replica", name="flops")
@@ -247,7 +278,7 @@ class PruningOptimizer(Wrapping):
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         check_trained(self, variables)
-        pruner = self._prepare()
+        settle_around_executions(self._prepare(), self)
 
         pairs = list(zip(gradients, variables, strict=True))
         plain = [pair for pair in pairs if layer_of(pair[1]) is None]
@@ -260,14 +291,13 @@ class PruningOptimizer(Wrapping):
             self.iterations.assign_add(1)
         if self._counter is not None:
             self._counter.assign_add(1)
-        settle_around_executions(pruner, self)
         if in_xla():
             if self._settled is None:
                 with tf.init_scope():
                     self._settled = int(self._step.numpy())
             return
         # Copies of a variable can be set from inside of a condition only together, not by each replica.
-        on_all_replicas(lambda: act_when_due(pruner, self.masked_layers(), self._step, self._flops))
+        on_all_replicas(lambda: act_when_due(self._prepare(), self.masked_layers(), self._step, self._flops))
 
     def minimize(
         self,
@@ -383,7 +413,7 @@ class PruningOptimizer(Wrapping):
             method,
             self.settings.decay,
             self.settings.seed,
-            gradients=lambda: [method.power(root if scale is None else root / scale) for root, _ in present],
+            gradients=lambda: [statistic_of(gradient, method, scale) for gradient, _ in present],
             activations=lambda: [layer.take_activity() for _, layer in present],
         )
 

@@ -92,8 +92,11 @@ def settle_around_executions(pruner: Pruner, optimizer: Pruning) -> None:
     target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it.
     """
     pruner.raises = not around_executions(pruner.model(), optimizer, _settle)
+    if not pruner.raises:
+        optimizer.follow_fit()
 
 
 def _settle(optimizer: Pruning) -> None:
     optimizer.raise_failure()
     optimizer.prune_if_due()
+    optimizer.follow_fit()

@@ -48,9 +48,9 @@ class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Lets the wrapped optimizer replace the weights by their averages, if it keeps any."""
-        self.inner_optimizer.finalize_variable_values(without_signals(var_list))
+        self.inner_optimizer.finalize_variable_values(without_probes(var_list))
 
 
-def without_signals(variables: Iterable[Any]) -> list[Any]:
-    """Returns the variables that are not signals of mask layers."""
+def without_probes(variables: Iterable[Any]) -> list[Any]:
+    """Returns the variables that are not probes of mask layers."""
     return [variable for variable in variables if layer_of(variable) is None]

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from maskc.errors import InputError
-from maskc.train.mask_layer import mask_layers
+from maskc.train.arguments import check_choice, check_count, check_model, compiled, is_number
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed
 from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepare, steps
@@ -53,19 +53,18 @@ def fine_tune(
     Raises:
         InputError: if there is no loss, or the data are of another kind.
     """
-    if not isinstance(model, keras.Model):
-        raise InputError(f"What is fine-tuned must be a Keras model, not a {type(model).__name__}.")
+    check_model("model", model)
+    check_count("epochs", epochs, 0)
+    check_count("seed", seed, 0)
     if isinstance(optimizer, PruningOptimizer):
         raise InputError("fine_tune leaves the masks as they are: give it the optimizer of the weights alone.")
     loss = getattr(model, "loss", None) if loss is None else loss
     if loss is None:
         raise InputError(f"There is no loss to train the model {model.name!r} with: pass loss=.")
     with model.distribute_strategy.scope():
-        model.compile(placed(optimizer, model.distribute_strategy), loss, metrics=metrics)
+        compiled(model, placed(optimizer, model.distribute_strategy), loss, metrics=metrics)
     train = as_epochs(data, batch_size, seed)
     held_out = None if validation_data is None else as_epochs(validation_data, batch_size)
-    # Weight decay would move the signals, which count as trainable.
-    signals = [(layer.signal, layer.signal.numpy()) for layer in mask_layers(model)]
     history: dict[str, list[float]] = {}
     prepare(model, train, held_out)
     with explained(data, validation_data):
@@ -76,8 +75,6 @@ def fine_tune(
             for name, value in end_epoch(model, held_out).items():
                 history.setdefault(name, []).append(value)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    for signal, value in signals:
-        signal.assign(value)
     return history
 
 
@@ -117,12 +114,12 @@ class Distiller(keras.Model):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_model("student", student)
         if not callable(teacher):
             raise InputError(f"The teacher must be a Keras model, not a {type(teacher).__name__}.")
-        if not temperature > 0 or not 0 <= alpha <= 1:
+        if not (is_number(temperature) and temperature > 0 and is_number(alpha) and 0 <= alpha <= 1):
             raise InputError("The temperature must be greater than 0, and alpha from 0 to 1.")
-        if soft not in ("auto", "softmax", "sigmoid", "mse"):
-            raise InputError(f'soft must be "auto", "softmax", "sigmoid" or "mse", not {soft!r}.')
+        check_choice("soft", soft, ("auto", "softmax", "sigmoid", "mse"))
         self.student = student
 
         # Inside a function Keras does not find it: the teacher's weights and masks are no part of this model.
@@ -217,6 +214,7 @@ def distill(
     Raises:
         InputError: as `Distiller` and `fine_tune` do.
     """
+    check_model("student", student)
     with student.distribute_strategy.scope():
         distiller = Distiller(student, teacher, temperature, alpha, soft, name=student.name)
     options.setdefault("loss", getattr(student, "loss", None))

@@ -10,17 +10,17 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import optimizer_of
 from maskc.train.keras_internals import strategy_of
 
 
 def placed(optimizer: Any, strategy: Any) -> Any:
     """The Keras optimizer (or that of this name), or one like it where it was not made under the strategy."""
     with strategy.scope():
-        instance = keras.optimizers.get(optimizer)
+        instance = optimizer_of(optimizer)
         if strategy.num_replicas_in_sync > 1 and strategy_of(instance) is not strategy:
             instance = instance.from_config(instance.get_config())
     return instance

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.frontend.tensorflow.keras import reason
+from maskc.train.arguments import check_count, check_kind
 from maskc.train.data.records import Records
 from maskc.train.running import replicas
 from passes.errors import in_brief
@@ -40,13 +41,12 @@ def as_epochs(data: Any, batch_size: int = 32, seed: int = 0) -> Epochs:
     Raises:
         InputError: if it is something else, or the arrays have unlike numbers of examples.
     """
+    check_count("batch_size", batch_size, 1)
     if isinstance(data, Records):
         return data
     if isinstance(data, tf.data.Dataset):
         return lambda epoch, skip: data.skip(skip)
     if isinstance(data, tuple):
-        if batch_size < 1:
-            raise InputError(f"The batch size must be at least 1, not {batch_size}.")
         try:
             examples = tf.data.Dataset.from_tensor_slices(data)
         except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -58,12 +58,18 @@ def as_epochs(data: Any, batch_size: int = 32, seed: int = 0) -> Epochs:
             return order.batch(batch_size).skip(skip)
 
         return shuffled
-    if callable(data) and not isinstance(data, keras.utils.PyDataset):
-        return lambda epoch, skip: data(epoch).skip(skip)
+    if callable(data) and not isinstance(data, (keras.utils.PyDataset, keras.Layer, type)):
+        return lambda epoch, skip: _epoch(data, epoch).skip(skip)
     raise InputError(
         "The data must be Records, a tuple of arrays, a tf.data.Dataset, or a function of the epoch that gives one, "
         f"not {type(data).__name__}."
     )
+
+
+def _epoch(data: Callable[[int], Any], epoch: int) -> Any:
+    batches = data(epoch)
+    check_kind("What the function of the epoch gives", batches, tf.data.Dataset, "a tf.data.Dataset")
+    return batches
 
 
 @contextlib.contextmanager
@@ -98,7 +104,9 @@ def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
             replicas.make_functions(model)
         try:
             model.test_on_batch(*first)
-        except (ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        except MaskcError:
+            raise
+        except Exception as error:  # a loss and metrics may do anything
             raise InputError(f"The model {model.name!r} or the loss does not fit the data: {_gist(error)}.") from error
         model.reset_metrics()
         model.optimizer.build(model.trainable_variables)

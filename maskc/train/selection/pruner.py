@@ -106,15 +106,24 @@ class Pruner:
         self._follow(masks)
         self.before = settings.flops_before or self._full
         self.target = int(target * self.before if target <= 1 else target)
-        self._floor = self._fewest(masks) if self.target or settings.schedule else 0
+        removable = bool((self._savings.estimates() > 0).any())
+        self._unpruned = all(mask.all() for mask in masks)
+        self._floor = self._fewest(masks) if self.target or settings.schedule or not removable else 0
+        self._warn_of_frozen()
         self._check_reachable()
-        pruned = any(not mask.all() for mask in masks)
-        if pruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
+        if not self._unpruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
             self.correct()
 
     def _check_reachable(self) -> None:
-        """Refuses a target below what the fewest channels cost, and warns of one above what the model has."""
+        """Refuses a target below what the fewest channels cost, and warns of one that the model has from the start."""
         settings = self.settings
+        least = max(settings.min_channels, settings.round_to)
+        if least <= 1 and self._floor >= self.flops > self.target and self._unpruned:
+            raise InputError(
+                f"Nothing can be pruned: removing channels of the masks saves none of the {self.flops:,} FLOPs, "
+                "as where they are its outputs, or are added to channels without a mask. Put masks where nothing but "
+                "layers with weights reads the channels, or where all that is added has one."
+            )
         if self.target and self._floor > self.target:
             multiple = f"round_to={settings.round_to} and " if settings.round_to > 1 else ""
             hint = (
@@ -126,10 +135,21 @@ class Pruner:
                 f"flops_target cannot be reached: with {multiple}{settings.min_channels} channel(s) left in every mask "
                 f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
             )
-        if self.target > self.before:
+        if self.flops <= self.target and not self._history and settings.flops_before is None:
             warnings.warn(
-                f"flops_target is {self.target:,}, and the model has {self._full:,} FLOPs without masks: nothing will "
-                "be pruned.",
+                f"flops_target is {self.target:,}, and the model has {self.flops:,} FLOPs as it is: nothing will be "
+                "pruned.",
+                PruningWarning,
+                stacklevel=3,
+            )
+
+    def _warn_of_frozen(self) -> None:
+        frozen = [repr(name) for position, name in enumerate(self._cost.names) if position not in self._where]
+        if frozen:
+            more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
+            warnings.warn(
+                f"Nothing is pruned where masks are frozen: {', '.join(frozen[:3])}{more}. To prune what is frozen, "
+                "set trainable=True for the masks and all models around them, and False for the other layers.",
                 PruningWarning,
                 stacklevel=3,
             )
@@ -143,6 +163,31 @@ class Pruner:
         """Returns the FLOPs at the given prunable masks, each of shape `(channels,)`, whoever set them."""
         self._follow(self._all(masks))
         return self.flops
+
+    def updates_left(self, step: int) -> int:
+        """Returns the fewest updates after update number `step` that come to the target; 0 if it is reached.
+
+        If there is no schedule, each decision is taken to remove what saves most.
+        """
+        settings = self.settings
+        if self.flops <= self.target or not self.target:
+            return 0
+        made = max(0, step - settings.burn_in) // settings.prune_every
+        if settings.schedule is None:
+            made += self._fewest_decisions()
+        else:
+            made = max(made + 1, -(-settings.ramp // settings.prune_every))
+        return settings.burn_in + made * settings.prune_every - step
+
+    def _fewest_decisions(self) -> int:
+        savings = self._savings
+        unimportant = [np.zeros_like(mask) for mask in savings.masks]
+        order = list(self._order(savings.masks, unimportant, savings.estimates(), 1.0))
+        return 1 + bisect_left(
+            range(1, len(order)),
+            True,
+            key=lambda count: savings.without([*chain(*order[:count])]).estimated <= self.target,
+        )
 
     def correct(self) -> None:
         """Counts FLOPs with the present weights."""
@@ -230,7 +275,7 @@ class Pruner:
         """Zeroes entries, as many as are due."""
         if self.settings.schedule is None:
             chosen = self._first(importance)
-            if chosen is None:
+            if chosen is None or self._all_is_saved(chosen):
                 self._warn_exhausted(self.flops)
             else:
                 self._savings = self._savings.without(chosen)
@@ -254,6 +299,11 @@ class Pruner:
                 enough = bisect_left(range(1, len(order) + 1), True, key=lambda n: self._saved(order[:n]) >= half)
                 order = order[: enough + 1]
             self._savings = self._savings.without([*chain(*order)])
+
+    def _all_is_saved(self, chosen: list[int]) -> bool:
+        """Whether neither these groups save anything nor all that may go, as where channels are outputs."""
+        savings = self._savings
+        return savings.estimates()[chosen].sum() <= 0 and self._fewest(savings.masks) >= self.flops
 
     def _saved(self, order: Sequence[list[int]]) -> int:
         """FLOPs that zeroing all of these groups saves."""

@@ -69,6 +69,11 @@ class Savings:
         return self._model.flops if self._model.exact else self._cost.count(self.masks)
 
     @property
+    def estimated(self) -> int:
+        """FLOPs at these masks by the analysis alone."""
+        return self._model.flops
+
+    @property
     def doubtful(self) -> bool:
         """Whether what any group saves may be off."""
         return bool(self._model.doubtful.any())

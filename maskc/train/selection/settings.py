@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from maskc.errors import InputError
-from maskc.train.importance import Reduction, canonical, check_decay, is_number
+from maskc.train.arguments import check_choice, check_count, is_number
+from maskc.train.importance import Reduction, canonical, check_decay
 
 FlopsWeight = float | Literal["auto"]
 
@@ -63,9 +62,9 @@ class Settings:
         if isinstance(self.flops_weight, str):
             object.__setattr__(self, "flops_weight", self.flops_weight.lower())
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            check_choice(name, getattr(self, name), choices)
         for name, least in _COUNTS.items():
-            _check_count(name, getattr(self, name), least)
+            check_count(name, getattr(self, name), least)
         check_decay(self.decay)
         if self.schedule in _RAMPED and not self.ramp:
             raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
@@ -77,21 +76,13 @@ class Settings:
             raise InputError(
                 f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
             )
-        if self.flops_weight != "auto" and not _is_flops(self.flops_weight):
-            raise InputError(
-                f'flops_weight must be "auto" or a number that is not negative, not {self.flops_weight!r}.'
-            )
+        check_weight(self.flops_weight)
 
 
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
-        *others, last = (f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
-        raise InputError(f"{name} must be {', '.join(others)} or {last}, not {value!r}.")
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+def check_weight(value: Any) -> None:
+    """Raises InputError if a value is no weight of FLOPs."""
+    if not (isinstance(value, str) and value == "auto") and not _is_flops(value):
+        raise InputError(f'flops_weight must be "auto" or a number that is not negative, not {value!r}.')
 
 
 def _is_flops(value: Any) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from maskc.train.keras_internals import trained_variables
+from maskc.errors import PruningWarning
+from maskc.train.keras_internals import compile_arguments, trained_variables
 from maskc.train.mask_layer import layer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.shrinking.rebuild import Successor
@@ -17,39 +19,53 @@ from maskc.train.shrinking.rebuild import Successor
 def compile_alike(model: Any, small: Any, successors: Sequence[Successor]) -> None:
     """Compiles the smaller model as the other is, with an optimizer in the same state; see `carried_over`.
 
-    It is not compiled where the other is not, or is with a loss or metrics that Keras cannot serialise.
+    Losses and functions are the same ones, and metrics start over.
     """
-    if not getattr(model, "compiled", False) or not (config := model.get_compile_config()):
+    if not getattr(model, "compiled", False):
         return
-    arguments = keras.saving.deserialize_keras_object(config)
-    small.compile(**arguments | {"optimizer": carried_over(model.optimizer, small, successors)})
+    arguments = {name: keras.tree.map_structure(_afresh, value) for name, value in compile_arguments(model).items()}
+    arguments["optimizer"] = carried_over(model.optimizer, small, successors)
+    # what a class of one's own does beside that it did when the other model was compiled
+    keras.Model.compile(small, **arguments, auto_scale_loss=False)
+
+
+def _afresh(argument: Any) -> Any:
+    """A metric as it was before it was given anything; any other argument as it is."""
+    return argument.from_config(argument.get_config()) if isinstance(argument, keras.metrics.Metric) else argument
 
 
 def carried_over(optimizer: Any, small: Any, successors: Sequence[Successor]) -> Any:
     """Returns an optimizer like the given one, with its state for the variables of the smaller model.
 
     What the given one remembers of a weight, as its momentum, is sliced as the weight is. Pruning goes on towards the
-    same FLOPs where the smaller model has masks; where it has none, the optimizer inside is returned.
+    same FLOPs where the smaller model has masks; where it has none, the optimizer inside takes its place.
     """
-    while isinstance(optimizer, PruningOptimizer) and not any(map(layer_of, small.trainable_variables)):
-        optimizer = optimizer.inner_optimizer
-    if isinstance(optimizer, PruningOptimizer):
-        new: Any = optimizer.for_shrunk_model()
-    else:
-        new = type(optimizer).from_config(optimizer.get_config())
+    new = _like(optimizer, masked=any(map(layer_of, small.trainable_variables)))
     if optimizer.built:
         new.build(small.trainable_variables)
         _carry(optimizer, new, {id(successor.after): successor for successor in successors})
     return new
 
 
+def _like(optimizer: Any, masked: bool) -> Any:
+    """An optimizer of the same kind, without a state."""
+    if isinstance(optimizer, PruningOptimizer):
+        return optimizer.for_shrunk_model() if masked else _like(optimizer.inner_optimizer, masked)
+    config = optimizer.get_config()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return type(optimizer)(**{**config, "inner_optimizer": _like(optimizer.inner_optimizer, masked)})
+    return type(optimizer).from_config(config)
+
+
 def _carry(old: Any, new: Any, successors: Mapping[int, Successor]) -> None:
     """Gives an optimizer the state of another one, as far as their variables have successors."""
+    while isinstance(old, PruningOptimizer) and not isinstance(new, PruningOptimizer):
+        old = old.inner_optimizer
     for before, after in _single(old, new):
         after.assign(before)
     if isinstance(getattr(old, "inner_optimizer", None), keras.optimizers.Optimizer):
         _carry(old.inner_optimizer, new.inner_optimizer, successors)
-    position = {id(variable): index for index, variable in enumerate(trained_variables(old))}
+    position, fresh = {id(variable): index for index, variable in enumerate(trained_variables(old))}, set[str]()
     for name in _slots(old):
         mine, theirs = getattr(new, name), getattr(old, name)
         for index, variable in enumerate(trained_variables(new)):
@@ -57,9 +73,19 @@ def _carry(old: Any, new: Any, successors: Mapping[int, Successor]) -> None:
             if successor is None or id(successor.before) not in position:
                 continue
             slot = theirs[position[id(successor.before)]]
-            # some optimizers remember less of a weight than has its shape
-            if slot is not None and tuple(slot.shape) == tuple(successor.before.shape):
+            if slot is None or not slot.shape:
+                continue
+            if tuple(slot.shape) == tuple(successor.before.shape):
                 mine[index].assign(successor.sliced(np.asarray(slot)))
+            else:
+                fresh.add(name.strip("_"))
+    if fresh:
+        warnings.warn(
+            f"What {type(old).__name__} remembers of weights in other shapes than theirs ({', '.join(sorted(fresh))}) "
+            "starts over in the smaller model.",
+            PruningWarning,
+            stacklevel=2,
+        )
 
 
 def _slots(optimizer: Any) -> Iterator[str]:

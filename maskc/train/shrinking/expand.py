@@ -26,8 +26,8 @@ def expanded(model: Any) -> Any:
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         if id(operation) not in opened:
             opened[id(operation)] = _opened(operation, args, kwargs) if _opens(operation) else operation
-        if opened[id(operation)] is operation:
-            return operation(*args, **kwargs)
+        if opened[id(operation)] is operation or is_functional(operation):
+            return opened[id(operation)](*args, **kwargs)
         return opened[id(operation)](_tensors(args, kwargs))
 
     return keras.Model(graph.input, repeat_calls(graph, graph.input, call), name=model.name)

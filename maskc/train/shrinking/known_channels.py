@@ -167,7 +167,9 @@ def _analysed(graph: ModelProto, watched: Sequence[Any]) -> list[Channels | None
             by_tensor.append(None)
             continue
         source = total.inputs[0]
-        by_tensor.append(_channels(source if tensor.dtype == tf.float32 else source.inputs[0].inputs[0], facts))
+        if tensor.dtype not in (tf.float32, tf.bfloat16):  # which is float32 here: others are cast, to be summed
+            source = source.inputs[0].inputs[0]
+        by_tensor.append(_channels(source, facts))
     return by_tensor
 
 

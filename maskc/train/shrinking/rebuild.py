@@ -47,6 +47,7 @@ class Rebuilt:
     Attributes:
         model: functional, with the layers' names, configurations and weights.
         successors: its variables.
+        copies: its layers and models, by the ids of those that they take the place of.
         differing: names of batch normalisations whose removed channels have other values in training.
     """
 
@@ -58,7 +59,7 @@ class Rebuilt:
         self._nodes, self._everywhere = _places(model)
         self._grouped = _in_groups(model, calls) if keep_masks else {}
         self._called: Counter[int] = Counter()
-        self._copies: dict[int, Any] = {}
+        self.copies: dict[int, Any] = {}
         self._selected: dict[tuple[int, bytes], Any] = {}
         self._names = {layer.name for layer in all_layers(model)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
@@ -85,13 +86,14 @@ class Rebuilt:
 
     def _nested(self, model: Any, args: Any, kwargs: Any, whole: bool) -> Any:
         """A call of a model in the model; one that is called several times is given all channels, and gives them."""
-        arguments = _narrows((args, kwargs))
+        arguments, masks = _narrows((args, kwargs)), _narrows(kwargs)  # of steps, which it hands on to its layers
         again = self._visits[id(model)] > 1
         if again:
             arguments = [_whole(self._completed(narrow, model.name).tensor) for narrow in arguments]
-        if id(model) not in self._copies:
-            self._copies[id(model)] = self._rebuilt(model, arguments, whole or again)
-        copy, outputs = self._copies[id(model)]
+        if id(model) not in self.copies:
+            inputs = arguments[: len(arguments) - len(masks)]
+            self.copies[id(model)] = self._rebuilt(model, inputs, whole or again)
+        copy, outputs = self.copies[id(model)]
         tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in arguments])))
         narrows = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
         return keras.tree.pack_sequence_as(functional(model).output, narrows)
@@ -106,15 +108,15 @@ class Rebuilt:
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
             return self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
         taken = [self._delivered(n, channels, layer.name) for n, channels in zip(arguments, result.inputs, strict=True)]
-        copy = self._copies.get(id(layer))
+        copy = self.copies.get(id(layer))
         if copy is None:
             copy = self._copy(layer, result)
         if isinstance(layer, keras.layers.BatchNormalization) and _differs(layer, call.outputs[0], result.outputs[0]):
             self.differing.add(layer.name)
         outputs = _called(copy, args, kwargs, taken)
-        if id(layer) not in self._copies and isinstance(layer, keras.Layer) and copy is not layer:
+        if id(layer) not in self.copies and isinstance(layer, keras.Layer) and copy is not layer:
             self._take_weights(copy, layer, result)
-        self._copies[id(layer)] = copy
+        self.copies[id(layer)] = copy
         rest = iter(zip(call.outputs, result.outputs, strict=True))
         narrows = keras.tree.map_structure(lambda tensor: _Narrow(tensor, *next(rest)), outputs)
         if not whole:

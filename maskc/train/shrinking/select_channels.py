@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from maskc.errors import InputError
+
 
 @keras.saving.register_keras_serializable(package="maskc")
 class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
@@ -28,8 +30,13 @@ class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, sources: Sequence[int], constants: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.sources = [int(source) for source in sources]
-        self.constants = None if constants is None else [float(constant) for constant in constants]
+        try:
+            self.sources = [int(source) for source in sources]
+            self.constants = None if constants is None else [float(constant) for constant in constants]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
+            ) from error
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:

@@ -6,7 +6,9 @@ import warnings
 from typing import Any
 
 from maskc.errors import InputError, PruningWarning
+from maskc.train.arguments import check_choice
 from maskc.train.models.calls import is_functional
+from maskc.train.models.own_class import alike
 from maskc.train.shrinking.carry_over import compile_alike
 from maskc.train.shrinking.check_outputs import check_outputs
 from maskc.train.shrinking.expand import expanded
@@ -29,10 +31,13 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
             are none in the smaller model.
         verify: compare the outputs of both models on a few random inputs.
 
+    It is of the model's own class, with its `train_step` and attributes, where that is made of inputs and outputs as
+    `keras.Model` is; else a warning says what is missing. If the model is compiled, so is the smaller one, with its
+    losses and metrics, and its optimizer has the state of the other: momentum and the like are sliced as the weights
+    are. Without masks a `PruningOptimizer` is replaced by the optimizer inside.
+
     Both give the same outputs in inference. In training they do as well, unless constants that went had been through
-    a batch normalisation, which uses the statistics of the batch there; a `PruningWarning` names such layers. If the
-    model is compiled, so is the smaller one, and its optimizer has the state of the other's: momentum and the like are
-    sliced as the weights are. Without masks a `PruningOptimizer` is replaced by the optimizer inside.
+    a batch normalisation, which uses the statistics of the batch there; a `PruningWarning` names such layers.
 
     Example:
         >>> from maskc.train import shrink
@@ -43,11 +48,13 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
         InputError: if the model is of another kind, or cannot be converted or copied.
         NotEquivalentError: if the outputs differ by more than rounding, which is a fault of maskc.
     """
+    check_choice("keep_masks", keep_masks, (True, False))
+    check_choice("verify", verify, (True, False))
     if not is_functional(model) or not model.built:
         raise InputError(
             "shrink needs a functional or Sequential model whose inputs are known, and "
-            f"{getattr(model, 'name', type(model).__name__)!r} is not one. `maskc compile` takes any model, and writes "
-            "ONNX."
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. `maskc compile` takes what "
+            "model.export(...) makes of any model, and writes ONNX."
         )
     rebuilt = rebuild(model, keep_masks, verify)
     with model.distribute_strategy.scope():
@@ -61,6 +68,7 @@ def rebuild(model: Any, keep_masks: bool, verify: bool = True) -> Rebuilt:
         plain = expanded(model)
         analysis = known_channels(plain)
         rebuilt = Rebuilt(plain, analysis.calls, keep_masks)
+        rebuilt.model = alike(model, rebuilt.model, rebuilt.copies)
         if verify:
             check_outputs(model, rebuilt.model, analysis)
     if rebuilt.differing:

@@ -24,7 +24,7 @@ class Checker(recheck.Checker):
 
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions, those that end at all boundaries together. Raises what ONNX Runtime does."""
-        found = {region.target: Judgement(self.allowed(region)) for region in regions}
+        found = {region.target: self.unjudged(region) for region in regions}
         todo = [region for region in regions if region.boundary.source in self.claims or not self.same_nodes(region)]
         for group, crops in self._groups(todo):
             (self.cropped() if crops else self).run(group, found)
@@ -56,22 +56,21 @@ class Checker(recheck.Checker):
 
     def _groups(self, regions: Sequence[Region]) -> Iterator[tuple[list[Region], bool]]:
         """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""
-        together: dict[tuple[Sequence[int], bool], list[Region]] = {}
-        sizes: dict[tuple[Sequence[int], bool], int] = {}
+        together: dict[tuple[Sequence[int], bool], tuple[list[Region], dict[str, int]]] = {}
         for region in regions:
             key = _, crops = self.turns(region), self.crops(region)
             if region.boundary.reads is not None:
                 yield [region], crops
                 continue
-            names = {*region.source_reads, *(n for i in region.source for n in self.source.nodes[i].output)}
-            weights = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()
-            size = sum(8 * self.size(name) for name in (weights if crops else names | weights))
-            sizes[key] = sizes.get(key, 0) + size
-            together.setdefault(key, []).append(region)
-            if sizes[key] > CHUNK:
-                yield together.pop(key), crops
-                del sizes[key]
-        for (_, crops), group in together.items():
+            names = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()
+            if not crops:
+                names |= region.source_reads.union(*(self.source.nodes[i].output for i in region.source))
+            group, sizes = together.setdefault(key, ([], {}))
+            group.append(region)
+            sizes.update((name, 8 * self.size(name)) for name in names)
+            if sum(sizes.values()) > CHUNK:
+                yield together.pop(key)[0], crops
+        for (_, crops), (group, _) in together.items():
             yield group, crops
 
     def same_nodes(self, region: Region) -> bool:

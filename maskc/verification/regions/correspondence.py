@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 
 import numpy as np
+from onnx import NodeProto, numpy_helper
 
 from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
-# So many tensors of the source are tried for one of the compiled model.
-_MOST_CANDIDATES = 4
 
 
 def by_name(source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices]) -> dict[str, Boundary]:
@@ -31,66 +29,71 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
     return {a: index for a, index in slices.items() if a < len(tensor.shape) and len(index) < tensor.shape[a]}
 
 
-class Correspondence:
-    """What each tensor of the compiled model may hold of the source.
+def by_value(
+    source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
+) -> tuple[dict[str, Boundary], set[str]]:
+    """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
-    first: the likeliest boundaries. unlike: tensors that do not hold in the run what the source's tensor of their name
-    does.
+    And which tensors do not hold in the run what the source's tensor of their name does. stored: slices that the
+    compiler says it left of tensors, by name and axis.
     """
+    own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
+    index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
+    for name in compiled.outputs:
+        if name in source.maker and name in before.tensors and name in compiled.constants:
+            found[name] = Boundary(name)
+    for node, read in zip(compiled.nodes, compiled.reads, strict=True):
+        likely = [slices for name in read if name in found for slices in found[name].slices.values()]
+        for name in node.output:
+            twin = before.tensors.get(name) if name in source.maker else None
+            boundary = None
+            if name in compiled.outputs and twin is not None:
+                boundary = Boundary(name)
+            elif name in after.tensors and name not in compiled.fixed:
+                tensor = after.tensors[name]
+                if twin is None:
+                    boundary = _gathered(compiled, node, before, found)
+                elif (slices := _of_twin(twin, tensor, stored.get(name, {}), likely)) is not None:
+                    boundary = Boundary(name, slices)
+                elif twin.dtype == tensor.dtype:
+                    unlike.add(name)
+                    boundary = Boundary(name) if twin.shape == tensor.shape else None
+                boundary = boundary or _alike(index, before, tensor, likely)
+            if boundary is not None:
+                found[name] = boundary
+    return found, unlike
 
-    def __init__(
-        self, source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
-    ) -> None:
-        """stored: slices that the compiler says it left of tensors, by name and axis."""
-        self._source, self._before, self._after, self._stored = source, before, after, stored
-        own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
-        self._index = _Index(own)
-        self.first: dict[str, Boundary] = {}
-        self.unlike: set[str] = set()
-        self._others: dict[str, Iterator[Boundary]] = {}
-        for name in compiled.outputs:
-            if name in source.maker and name in before.tensors and name in compiled.constants:
-                self.first[name] = Boundary(name)
-        for node, read in zip(compiled.nodes, compiled.reads, strict=True):
-            held = [self.first[name] for name in read if name in self.first]
-            likely = [index for boundary in held for index in boundary.slices.values()]
-            for name in node.output:
-                if name in compiled.outputs and name in source.maker and name in before.tensors:
-                    self.first[name] = Boundary(name)
-                elif name in after.tensors and name not in compiled.fixed:
-                    self._others[name] = islice(self._of(name, likely), _MOST_CANDIDATES)
-                    for boundary in islice(self._others[name], 1):
-                        self.first[name] = boundary
 
-    def others(self, name: str) -> Iterator[Boundary]:
-        """What else a tensor may hold, the likeliest first; each is told once."""
-        return self._others.get(name, iter(()))
+def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:
+    """The slices that a Gather by constants takes of a boundary, which may look like others in a run."""
+    held = found.get(node.input[0]) if node.op_type == "Gather" else None
+    index = graph.constants.get(node.input[1]) if held is not None else None
+    if held is None or index is None or len(index.dims) != 1:
+        return None
+    shape, taken = before.tensors[held.source].shape, numpy_helper.to_array(graph.embedded(index.name))
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % max(len(shape), 1)
+    own = held.slices.get(axis, np.arange([*shape, 0][axis]))
+    if np.abs(taken).max(initial=0) >= len(own):
+        return None
+    return Boundary(held.source, {**held.slices, axis: own[taken]})
 
-    def _of(self, name: str, likely: Sequence[Array]) -> Iterator[Boundary]:
-        tensor = self._after.tensors[name]
-        twin = self._before.tensors.get(name) if name in self._source.maker else None
-        slices = None if twin is None else self._of_twin(name, twin, tensor, likely)
-        if slices is None and twin is not None and twin.dtype == tensor.dtype:
-            slices = {} if twin.shape == tensor.shape else _most(twin, tensor)
-            self.unlike.add(name)
+
+def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Array]) -> Slices | None:
+    """The slices of the tensor of the same name: those that the compiler says, or by values."""
+    said = _narrowed(twin, stored)
+    sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
+    if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
+        return said
+    return _slices(twin, tensor, likely)
+
+
+def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
+    """The first tensor of the source of which it holds slices."""
+    for name in index.like(tensor):
+        slices = _slices(before.tensors[name], tensor, likely)
         if slices is not None:
-            yield Boundary(name, slices)
-        for other in self._index.like(tensor):
-            held = _slices(self._before.tensors[other], tensor, likely)
-            if held is not None and (other != name or slices is None or not _same(held, slices)):
-                yield Boundary(other, held)
-
-    def _of_twin(self, name: str, twin: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
-        """The slices of the tensor of this name: those that the compiler says, or by values."""
-        said = _narrowed(twin, self._stored.get(name, {}))
-        sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
-        if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
-            return said
-        return _slices(twin, tensor, likely)
-
-
-def _same(one: Mapping[int, Array], other: Mapping[int, Array]) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(index, other[axis]) for axis, index in one.items())
+            return Boundary(name, slices)
+    return None
 
 
 class _Index:
@@ -210,26 +213,3 @@ def _nearest(source: Array, rows: Array) -> Array:
             last = int(later[0] if later.size else near[0])
             found[row] = last
     return found
-
-
-def _most(source: Tensor, tensor: Tensor) -> dict[int, Array] | None:
-    """The slices of a source tensor that a tensor with errors in a few slices holds; None if most are not there."""
-    other = (
-        [a for a, (n, m) in enumerate(zip(source.shape, tensor.shape, strict=True)) if n != m]
-        if len(source.shape) == len(tensor.shape)
-        else []
-    )
-    if len(other) != 1 or other[0] not in source.prints or other[0] not in tensor.prints:
-        return None
-    axis = other[0]
-    one, two = source.prints[axis], tensor.prints[axis]
-    if len(one) < len(two) or one.shape[1] != two.shape[1] or not np.isfinite(two).all():
-        return None
-    index = _nearest(one, two)
-    if (index >= 0).mean() < 0.5:
-        return None
-    free = iter(sorted(set(range(len(one))) - set(index.tolist())))
-    for row in np.flatnonzero(index < 0):
-        before = index[row - 1] if row else -1
-        index[row] = next((k for k in range(before + 1, len(one)) if k not in index), next(free, 0))
-    return {axis: index}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,9 @@ from maskc.verification.recheck import UNIT, Array, Boundary, Judgement, Region,
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
 
-# A difference is made so many times as large, to see whether the result depends on it at all.
 # Turns in which values are random, sparse and tiny.
 _TURNS = 3
+# A difference is made so many times as large, to see whether the result depends on it at all.
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
 # Nearest slices are looked for in tensors of at most so many comparisons.
 _MOST_COMPARED = 1 << 26
@@ -30,7 +29,10 @@ def first_failure(proof: Proof) -> Failure | None:
     if proof.complete:
         return _hidden(proof)
     failure = proof.first()
-    return failure if failure is None or not failure.ran else _narrowed(proof.checker, failure)
+    if failure is None or not failure.ran:
+        return failure
+    inside = _pairs(proof.checker, failure.region)
+    return next((pair.failure() for pair in inside if pair.apart(pair.want) > 1), failure)
 
 
 def _hidden(proof: Proof) -> Failure | None:
@@ -47,26 +49,6 @@ def _hidden(proof: Proof) -> Failure | None:
     return None
 
 
-def _narrowed(checker: Checker, failure: Failure) -> Failure:
-    """The failure, or one of the first tensor before it that makes the result differ.
-
-    That is one that the region reads and that holds another tensor of the source than that of its name, which the
-    source's side computes on the way, or one inside the region.
-    """
-    for name in sorted(failure.region.compiled_reads, key=lambda name: checker.compiled.maker.get(name, -1)):
-        other = checker.boundaries[name].source
-        if other != name and checker.source.maker.get(name) in failure.region.source:
-            nodes, reads = checker.compiled.closure(name, checker.boundaries.keys() - {name})
-            twins, needed = checker.source.closure(name, {checker.boundaries[read].source for read in reads})
-            boundary = Boundary(name, checker.boundaries[name].slices)
-            place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
-            return Failure(place, Judgement(error=math.inf, why=f"it is what '{other}' of the source is"))
-    for pair in _pairs(checker, failure.region):
-        if pair.apart(pair.want) > 1:
-            return pair.failure()
-    return failure
-
-
 def _inner(checker: Checker, region: Region) -> Iterator[str]:
     """Tensors that both sides compute on the way, in order."""
     twins = {name for index in region.source for name in checker.source.nodes[index].output}
@@ -78,7 +60,12 @@ def _inner(checker: Checker, region: Region) -> Iterator[str]:
 
 def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     """What both sides have inside a region where that is not the same, in order, in a few turns."""
-    names = [name for name in _inner(checker, region) if checker.types[name].kind in "fiu"]
+    after = {
+        name: checker.compiled.closure(region.target, {*region.compiled_reads, name})
+        for name in _inner(checker, region)
+        if checker.types[name].kind in "fiu"
+    }
+    names = [name for name, (_, leaves) in after.items() if name in leaves]
     if not names:
         return
     held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
@@ -92,20 +79,24 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
         runs.append((wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))
     for k, name in enumerate(names):
-        nodes, leaves = checker.compiled.closure(region.target, {*region.compiled_reads, name})
+        nodes, leaves = after[name]
         allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
-        after: Any | None = None
-        for before, results, fed in runs if name in leaves else ():
-            want, got = before[k], results[k]
-            aligned = [(_beyond_rounding(cut, got, allowed[1]), cut, s) for cut, s in _aligned(checker, want, got)]
-            if got.dtype != want.dtype or not aligned:
+        reader: Any | None = None
+        for before, results, fed in runs:
+            found: list[tuple[int, Array, Array, Slices]] = []
+            for want, slices in _aligned(checker, before[k], got := results[k]):
+                off = _beyond_rounding(want, got, allowed[1])
+                found.append((int(np.count_nonzero(off)), off, want, slices))
+                if not off.any():
+                    break
+            if not found:
                 break
-            off, want, slices = min(aligned, key=lambda item: np.count_nonzero(item[0]))
-            if off.any():
+            count, off, want, slices = min(found, key=lambda item: item[0])
+            if count:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
-                after = after or session(checker.compiled.part(nodes, rest, [region.target]))
+                reader = reader or session(checker.compiled.part(nodes, rest, [region.target]))
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
-                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], after, given)
+                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given)
 
 
 @dataclass
@@ -208,6 +199,8 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Array, Slices]]:
     """A tensor cut to the shape of another: in slices that boundaries of these sizes hold, and in the nearest."""
+    if whole.dtype != part.dtype:
+        return
     if whole.shape == part.shape:
         yield whole, {}
         return

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.correspondence import Correspondence, by_name
+from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 
@@ -93,19 +93,20 @@ def prove(
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
     inputs = {name: Boundary(name) for name in compiled.inputs}
+    judged: dict[Key, Judgement] = {}
     if stored is not None:  # what the compiler says mostly does
         checker = Checker(
             source, compiled, inputs | by_name(source, compiled, before, stored), dict(claims), before.seen, seed
         )
-        search = _Search(checker)
+        search = _Search(checker, judged)
         if search.settles():
             return search.proof()
     after = observe(compiled, feeds)
     proofs = []
     for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
-        found = Correspondence(source, compiled, before, after, said or {})
-        checker = Checker(source, compiled, inputs | found.first, dict(claims), before.seen, seed)
-        search = _Search(checker, found)
+        found, unlike = by_value(source, compiled, before, after, said or {})
+        checker = Checker(source, compiled, inputs | found, dict(claims), before.seen, seed)
+        search = _Search(checker, judged, unlike)
         search.run()
         proofs.append(search.proof())
         if proofs[-1].complete:
@@ -114,10 +115,11 @@ def prove(
 
 
 class _Search:
-    def __init__(self, checker: Checker, found: Correspondence | None = None) -> None:
-        self.checker, self.found = checker, found
-        self.judged: dict[Key, Judgement] = {}
-        self.versions: dict[str, int] = {}
+    def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
+        """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
+        self.checker, self.judged, self.unlike = checker, judged, unlike
+        #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
+        self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
         self.refuted: dict[str, Claims] = {}
@@ -155,7 +157,7 @@ class _Search:
         held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
         slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
         names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
-        claimed = tuple((name, self.versions.get(name, 0)) for name in names)
+        claimed = tuple((name, self.left.get(name)) for name in names)
         return (
             region.target,
             region.compiled,
@@ -197,15 +199,14 @@ class _Search:
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
-            self.versions[name] = self.versions.get(name, 0) + 1
+            self.left[name] = tuple((axis, slices.tobytes()) for axis, (slices, _) in left.items())
         return dropped
 
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
         """Try something else where regions fail, in order; whether anything changed.
 
-        A tensor may hold other slices than those first thought of, or its region need more of what comes before. If a
-        region that reads it fails as well, or agrees without it, it is no such slices at all and is no boundary;
-        otherwise it should be what it is not.
+        A region may need more of what comes before. Otherwise, if a region that reads the tensor fails as well, or
+        agrees without it, it is no such slices at all and is no boundary; or else it should be what it is not.
         """
         failing = {region.target: region for key, region in regions.items() if not self.judged[key].agrees}
         readers: dict[str, list[Region]] = defaultdict(list)
@@ -222,7 +223,8 @@ class _Search:
             if self._agrees_where_dead(region):
                 self.settled.add(target)
                 continue
-            if not self._another(target, reading, small) and not self._grow(region, small):
+            named = target in self.checker.source.maker
+            if not (named and self._grow(region, small)):
                 self.settled.add(target)
                 if target in self.outputs or not self._drops(target, readers, failing, small):
                     continue
@@ -253,16 +255,6 @@ class _Search:
         finally:
             self.checker.claims = held
 
-    def _another(self, target: str, readers: Sequence[str], small: bool) -> bool:
-        """Whether other slices, or those of another tensor, were found with which it and what reads it agree."""
-        first = self.checker.boundaries[target]
-        for boundary in () if self.found is None else self.found.others(target):
-            self.checker.boundaries[target] = boundary
-            if all(self._agrees(name, small) for name in (target, *readers) if name in self.checker.boundaries):
-                return True
-        self.checker.boundaries[target] = first
-        return False
-
     def _agrees(self, target: str, small: bool) -> bool:
         """Whether a region agrees as it is now; after a small error, without regard to its condition."""
         region = self.checker.region(target)
@@ -289,7 +281,7 @@ class _Search:
             name = todo.pop()
             if name not in self.checker.boundaries:
                 todo += [reader.target for reader in readers[name]]
-            elif self.found is not None and name in self.found.unlike and name not in self.outputs:
+            elif name in self.unlike and name not in self.outputs:
                 self._discard(name)
                 todo += [reader.target for reader in readers[name]]
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,27 @@ def test_a_directory_that_is_not_one_model(tmp_path: Path) -> None:
     for name in ("a.onnx", "b.onnx"):
         build.save(build.mlp(), tmp_path / name)
     compile_refused(tmp_path, "several models", "a.onnx, b.onnx")
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"), [(".pt", "torch.onnx.export"), (".tflite", "Keras"), (".xml", "OpenVINO")]
+)
+def test_a_model_of_another_kind(tmp_path: Path, ending: str, words: str) -> None:
+    (tmp_path / f"m{ending}").write_bytes(b"PK\3\4 what it holds")
+    compile_refused(tmp_path / f"m{ending}", words)
+
+
+def test_the_name_of_a_command(source: Path) -> None:
+    refused(maskc("compil", source), 2, "'compil'. Did you mean 'compile'?")
+    refused(maskc(source), 2, f"Did you mean `maskc compile {source}`?")
+
+
+def test_no_command_is_advised_an_option_that_it_lacks() -> None:
+    """Options in messages stand behind the command that has them, where not all have them."""
+    text = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "maskc").rglob("*.py"))
+    assert not re.findall(
+        r"(?<!verify )--inputs[ .`]", re.sub(r'"""(?s:.*?)"""|#.*', "", text).replace('"\n            "', "")
+    )
 
 
 def test_the_root_of_the_file_system() -> None:
@@ -201,10 +223,10 @@ def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pyt
         raise KeyError("a fault\nof ours")
 
     monkeypatch.setattr("passes.shrink", broken)
-    refused(maskc("compile", source), 2, "unexpectedly", "KeyError", "--debug")
+    refused(maskc("compile", source), 5, "unexpectedly", "KeyError", "--debug")
     for arguments in (("compile", source, "--debug"), ("--debug", "compile", source)):
         result = maskc(*arguments)
-        assert result.exit_code == 2
+        assert result.exit_code == 5
         assert "Traceback" in result.stderr and "in broken" in result.stderr
 
 

@@ -154,7 +154,8 @@ def test_inputs_too_large_to_draw_are_not_loaded(
     built = build.model(f"(float[{shape}] x) => (float[1,1] y)", "y = ReduceMax<keepdims=1>(x)")
     (note,) = good(built, tmp_path)["warnings"]
     assert note == (
-        f"Not verified: No random input was found that the reference accepts ({said}). Give real data with --inputs."
+        f"Not verified: No random input was found that the reference accepts ({said}). Compare on real data with "
+        "`maskc verify --inputs`."
     )
 
 

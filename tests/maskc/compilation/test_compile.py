@@ -103,6 +103,19 @@ def test_masks_from_a_file(tmp_path: Path, form: str) -> None:
     assert verified["before"]["flops"] == told["before"]["flops"]
 
 
+def test_masks_that_remove_nothing_or_everything_are_told(tmp_path: Path) -> None:
+    source, masks = build.save(build.cnn(), tmp_path / "cnn.onnx"), tmp_path / "masks.npz"
+    (out,) = (value.name for value in onnx.load(source).graph.output)
+    np.savez(masks, act=np.ones(6), flat=np.zeros(6))
+    ones, zeros, constant = succeeded("compile", source, "--masks", masks).stderr.splitlines()
+    assert ones == "Warning: Masks of ones only remove nothing: act."
+    assert zeros == "Warning: Masks of zeros only remove whole tensors: flat."
+    assert constant == f"Warning: Output '{out}' is the same for every input: all of its channels are masked."
+    assert succeeded("explain", source, "--masks", masks).stderr.splitlines() == [ones, zeros, constant]
+    np.savez(masks, nowhere=np.ones(6))
+    refused(maskc("compile", source, "--masks", masks), 2, "has no tensor 'nowhere', but 'conv', ")
+
+
 def test_same_input_same_bytes_in_any_process(mlp: Path) -> None:
     first, second = mlp.parent / "first.onnx", mlp.parent / "second.onnx"
     succeeded("compile", mlp, "-o", first)

@@ -111,7 +111,7 @@ def test_nothing_is_left_whenever_a_signal_comes(tmp_path: Path) -> None:
 
 def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGKILL), whom="os.getppid()")
-    assert result.returncode == 2 and "ended unexpectedly (SIGKILL)" in result.stderr
+    assert result.returncode == 5 and "ended unexpectedly (SIGKILL)" in result.stderr
     deadline = time.monotonic() + 60
     while any((tmp_path / "out").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -121,7 +121,7 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
 def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     """It fails, alone and in a sentence."""
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGTERM), whom="os.getpid()")
-    assert result.returncode == 2
+    assert result.returncode == 5
     assert sorted(line.split(":")[0] for line in result.stderr.splitlines()) == ["Error", "Error"]
     assert "Traceback" not in result.stderr and "exit code 143" in result.stderr
     assert files(tmp_path / "out") == []

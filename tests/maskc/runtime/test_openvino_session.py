@@ -180,7 +180,7 @@ def test_text_and_sequences_are_refused_before_they_end_the_process() -> None:
 def test_without_openvino_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     for attempt in (lambda: choose_provider("openvino"), lambda: OpenVinoSession(build.mlp())):
-        with pytest.raises(UnavailableError, match=r"Install maskc\[openvino\], or use --provider cpu"):
+        with pytest.raises(UnavailableError, match=r"pip install 'maskc\[openvino\]'`, or use --provider cpu"):
             attempt()
 
 

@@ -26,11 +26,11 @@ from maskc import frontend
 from maskc.compilation import workers
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
+from maskc.pruning.sweeps import pareto, run, sweep_report, work
+from maskc.pruning.sweeps.record import Origin, Point, Record
+from maskc.pruning.sweeps.sweep_report import charts, page
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
-from maskc.sweeps import pareto, run, sweep_report, work
-from maskc.sweeps.record import Origin, Point, Record
-from maskc.sweeps.sweep_report import charts, page
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered
@@ -191,7 +191,7 @@ def test_bad_arguments_are_refused_and_leave_nothing_behind(model: Path) -> None
     for arguments, words in {
         ("bad.onnx",): "not an ONNX file",
         ("nowhere.onnx",): "does not exist",
-        ("model.onnx", "--targets", "half"): "numbers separated by commas",
+        ("model.onnx", "--targets", "half"): "not a fraction, such as 0.01 or 1%",
         ("model.onnx", "--targets", "1.5"): "above 0 and up to 1",
         ("model.onnx", "--targets", "0.5,0.5"): "given twice",
         ("model.onnx", "--masks", "nowhere.npz"): "nowhere.npz does not exist",
@@ -254,6 +254,22 @@ def test_the_table_and_the_page_say_what_is_dominated(model: Path) -> None:
     text = Path("model.sweep/sweep.html").read_text()
     assert text.count('class="dominated"') == 1 and text.count('class="best"') == 2 and "dominated by 1" in text
     assert "http" not in text.replace("http-equiv", "")
+    assert "not measured" not in text + result.stdout
+
+
+@pytest.mark.usefixtures("here")
+def test_nobody_takes_an_unmeasured_quality_for_a_good_one(model: Path) -> None:
+    """And levels that come to the same file are one candidate, of which the others are no rivals."""
+    result = succeeded("sweep", model, "--targets", "0.55,0.5,0.3", "--seconds", 0.05)
+    assert "Note: Quality was not measured. Pruned candidates compute other outputs" in result.stdout
+    assert "<strong>Quality was not measured.</strong>" in Path("model.sweep/sweep.html").read_text()
+    first, twin, other = result.stdout.splitlines()[3:6]
+    assert twin.rstrip().endswith("same model as 1") and "dominated" not in first + other
+    source = result.stdout.splitlines()[2].split()
+    assert float(source[3]) > 0, "its time, which the others are divided by"
+    same = succeeded("sweep", model, "--align", "none,auto", "--seconds", 0)
+    assert "not measured" not in same.stdout + Path("model.sweep/sweep.html").read_text()
+    assert "Note: Nothing is pruned. " in same.stdout
 
 
 def figures(flops: int) -> Figures:

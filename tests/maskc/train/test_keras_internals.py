@@ -89,6 +89,29 @@ def test_the_signature_of_a_model_that_declares_no_inputs() -> None:
     assert tuple(spec.shape) == (None, 5)
 
 
+def test_classes_that_keras_makes_of_inputs_and_outputs() -> None:
+    class Like(keras.Model):  # type: ignore[misc]
+        pass
+
+    class Unlike(keras.Model):  # type: ignore[misc]
+        def __init__(self, inputs: Any, outputs: Any) -> None:
+            super().__init__(inputs, outputs)
+
+    inputs = keras.Input((3,))
+    outputs = layers.Dense(1)(inputs)
+    assert internals.made_as_functional(Like(inputs, outputs))
+    assert not internals.made_as_functional(Unlike(inputs, outputs))
+    assert not internals.made_as_functional(keras.Sequential())
+
+
+def test_what_a_model_was_compiled_with() -> None:
+    model, loss = chain(), lambda y, z: y - z
+    model.compile("sgd", loss, metrics=["mae"])
+    arguments = internals.compile_arguments(model)
+    assert arguments["loss"] is loss and arguments["metrics"] == ["mae"]
+    model.compile(**arguments)
+
+
 def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
     passes: list[tuple[Any, Any]] = []
 

@@ -48,13 +48,13 @@ def test_dtypes(dtype: str) -> None:
     assert layer.signal.dtype == "float32"
 
 
-def test_weights_start_as_ones_and_zeros_and_only_the_signal_is_trainable() -> None:
+def test_weights_start_as_ones_and_zeros_and_only_the_probe_is_trainable() -> None:
     layer = MaskLayer()
     layer.build((None, 3))
     np.testing.assert_array_equal(layer.mask, [1, 1, 1])
     np.testing.assert_array_equal(layer.signal, [0, 0, 0])
-    assert [v.name for v in layer.trainable_weights] == ["signal"]
-    assert [v.name for v in layer.non_trainable_weights] == ["mask"]
+    assert [v.name for v in layer.trainable_weights] == ["probe"]
+    assert [v.name for v in layer.non_trainable_weights] == ["mask", "signal"]
 
 
 def test_input_gradient_is_masked() -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +16,26 @@ import tensorflow as tf
 
 from maskc import InputError
 from maskc.errors import MaskcError
-from maskc.train import MaskLayer, PruningOptimizer, computational_cost
+from maskc.train import (
+    MaskLayer,
+    PruningCallback,
+    PruningOptimizer,
+    PruningTrainer,
+    Records,
+    SelectChannels,
+    apply_mask,
+    at_target,
+    computational_cost,
+    distill,
+    export_model,
+    fine_tune,
+    prunable,
+    prune,
+    ranker,
+    shrink,
+    update_pruning_signals,
+    write_records,
+)
 from tests.maskc.train.networks import data, mlp
 
 pytestmark = pytest.mark.tensorflow
@@ -163,3 +187,137 @@ def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
 def test_cost_of_a_model_without_weights() -> None:
     with pytest.raises(InputError, match="no weights yet"):
         computational_cost(keras.Sequential([keras.layers.Dense(3)]))
+
+
+# Arguments of wrong types
+
+
+def vectors(count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((count, 4), np.float32), np.zeros((count, 3), np.float32)
+
+
+def compiled() -> Any:
+    model = mlp()
+    model.compile("sgd", "mse")
+    return model
+
+
+def plain() -> Any:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)])
+
+
+WRONG = [
+    *(None, 0, -1, 0.5, float("nan"), 1e30, True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int),
+    *(np.ones(3), np.ones((8, 4)), keras.layers.Dense(3), tf.ones(3)),
+]
+
+#: public entries, each with arguments that do: values, or functions that make them
+ENTRIES: dict[Any, dict[str, Any]] = {
+    PruningOptimizer: {
+        "optimizer": "sgd",
+        "prune_every": 1,
+        "burn_in": 0,
+        "decay": 0.9,
+        "flops_target": 0.5,
+        "seed": 0,
+        "ramp": 0,
+        "flops_weight": "auto",
+        "update_params": True,
+        "method": "fisher",
+        "schedule": None,
+        "tie": "auto",
+        "min_channels": 1,
+        "round_to": 1,
+        "loss_reduction": "auto",
+        "flops_before": None,
+        "model": None,
+    },
+    PruningTrainer: {
+        "model": mlp,
+        "loss": "mse",
+        "directory": "run",
+        "optimizer": "sgd",
+        "pruning_iter": 1,
+        "teacher": None,
+        "pruning_burn_in": 0,
+        "pruning_flops_target": 0.5,
+        "pruning_decay": 0.9,
+        "pruning_shrink_every": 0,
+        "pruning": None,
+        "monitor": None,
+        "distillation": None,
+        "batch_size": 4,
+        "seed": 0,
+        "checkpoint_every": 5,
+        "summary_every": 5,
+        "compile_options": None,
+    },
+    apply_mask: {"tensor": lambda: tf.ones((2, 3)), "mask": MaskLayer},
+    prune: {"signals": None, "masks": mlp, "n": 1, "savings": None, "flops_weight": 0.0, "min_channels": 1},
+    update_pruning_signals: {"loss": None, "decay": 0.9, "masks": mlp, "method": "fisher", "loss_reduction": "mean"},
+    prunable: {"model": plain, "after": "activation"},
+    shrink: {"model": mlp, "keep_masks": False, "verify": False},
+    fine_tune: {
+        "model": compiled,
+        "data": vectors,
+        "epochs": 0,
+        "optimizer": "sgd",
+        "loss": "mse",
+        "metrics": None,
+        "batch_size": 4,
+        "seed": 0,
+    },
+    distill: {
+        "student": compiled,
+        "teacher": mlp,
+        "data": vectors,
+        "temperature": 1.0,
+        "alpha": 0.5,
+        "soft": "mse",
+        "epochs": 0,
+    },
+    computational_cost: {"model": mlp, "sizes": None},
+    PruningCallback: {"log_dir": None},
+    at_target: {"callback": keras.callbacks.EarlyStopping},
+    MaskLayer: {"groups": None, "axis": -1},
+    SelectChannels: {"sources": lambda: [0], "constants": None},
+    ranker: {"config": None, "spec": None},
+    write_records: {"path": "x.tfrecord", "examples": list},
+    Records: {"files": None, "spec": None, "batch_size": 4, "shuffle": 0},
+    export_model: {"model": None, "directory": None},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
+def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is refused in a sentence, or does."""
+    monkeypatch.chdir(tmp_path)
+    for name in ENTRIES[entry]:
+        for wrong in WRONG:
+            given = {n: value() if callable(value) else value for n, value in ENTRIES[entry].items()}
+            with contextlib.suppress(MaskcError):
+                entry(**{**given, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: PruningTrainer("x", "mse", "run"), "model must be a Keras model, not 'x'"),
+        (lambda: apply_mask(tf.ones((2, 3)), "name"), "mask must be a maskc.train.MaskLayer, not 'name'"),
+        (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
+    ],
+)
+def test_what_is_given_and_what_would_be_right_is_said(call: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "none"])
+def test_another_backend_of_keras_is_named(backend: str) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    code = "import maskc.train"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert f"Keras runs on {backend} here, and maskc needs TensorFlow. Set KERAS_BACKEND" in run.stderr

@@ -244,6 +244,34 @@ def test_biases_that_the_runtime_would_quantise() -> None:
     assert result.passed and result.outputs[0].max_rel < 1e-6 and not result.outputs[0].explained
 
 
+def test_channels_that_a_gather_leaves_out_are_those_that_it_names() -> None:
+    """Not others that look the same in a run; that they are constant no claim can say between the reshapes."""
+    body = "a = MatMul(x, w) h = Reshape(a, heads) t = Reshape(h, flat) {}"
+    rng = np.random.default_rng(0)
+    weights = {"heads": np.array([0, 3, 3]), "flat": np.array([0, 9]), "w": rng.normal(size=(4, 9))}
+    weights["w"] *= [1, 0, 0, 1, 1, 1, 1, 0, 1e-5]
+    w2, kept, signature = rng.normal(size=(9, 5)), np.array([0, 3, 4, 5, 6, 8]), "(float[n,4] x) => (float[n,5] y)"
+    source = build.model(signature, body.format("y = MatMul(t, w2)"), **weights, w2=w2)
+    body = body.format("u = Gather<axis=1>(t, kept) y = MatMul(u, w2)")
+    compiled = build.model(signature, body, **weights, kept=kept, w2=w2[kept])
+    assert api.verify(source, compiled).verdict == "verified"
+    assert not api.verify(source, build.changed(compiled, "w2", lambda w: w * np.float32(1.001))).passed
+
+
+def test_tensors_that_keep_their_names_and_hold_something_else() -> None:
+    """Channels of keys that meet no query, in tensors of both; no claim can say so between the reshape and there."""
+    body = """
+        p = MatMul(x, w) r = Reshape(p, parts) t = Transpose<perm=[1,0,2]>(r)
+        q = Gather<axis=0>(t, first) k = Gather<axis=0>(t, second) u = Transpose<perm=[1,0]>(k) y = MatMul(q, u)
+    """
+    weights: dict[str, Any] = {"first": np.array(0), "second": np.array(1), "parts": np.array([0, 2, 3])}
+    weights["w"] = np.random.default_rng(0).normal(size=(4, 6)) * [1, 1, 0, 1, 1, 1]
+    source = build.model("(float[n,4] x) => (float[n,n] y)", body, **weights)
+    for column, verdict in ((5, "verified"), (4, "failed")):
+        compiled = build.changed(source, "w", lambda w, c=column: np.where(np.arange(6) == c, w[:, ::-1], w))
+        assert api.verify(source, compiled).verdict == verdict
+
+
 # Mutants.
 
 

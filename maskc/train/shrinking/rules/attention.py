@@ -50,8 +50,7 @@ def _weights(name: str, place: Place, taken: list[Mask | None], heads: Mask, sha
         "value/bias": slices(shared, None),
         "attention_output/kernel": slices(heads, None, given),
         "attention_output/bias": slices(given),
-        f"{name}_head_mask/mask": slices(heads),
-        f"{name}_head_mask/signal": slices(heads),
+        **{f"{name}_head_mask/{variable}": slices(heads) for variable in ("mask", "signal", "probe")},
     }
 
 

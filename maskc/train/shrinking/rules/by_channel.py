@@ -55,7 +55,7 @@ def _rescaling(layer: Any, place: Place) -> Narrowed | None:
 
 def _mask(layer: MaskLayer, place: Place) -> Narrowed | None:
     rank = len(place.call.shapes[0][0])
-    return _narrowed(place, "mask", "signal") if layer.axis % rank == rank - 1 else None
+    return _narrowed(place, "mask", "signal", "probe") if layer.axis % rank == rank - 1 else None
 
 
 def _batch_normalization(layer: Any, place: Place) -> Narrowed | None:

@@ -9,7 +9,7 @@ from keras import layers
 
 from maskc.train.models.activations import by_element
 from maskc.train.shrinking.known_channels import Array, Mask
-from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, at_least_one, even, known, slices, stored
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, even, known, slices, stored
 
 
 def _given(layer: Any, place: Place) -> Mask:
@@ -27,6 +27,12 @@ def _shift(place: Place, taken: Mask, weights: Array, given: Mask) -> Array | No
     return np.asarray(exact[given].astype(weights.dtype))
 
 
+def _sliced(name: str, taken: Mask | None, given: Mask) -> dict[str, Slicing]:
+    """Weights `(..., in, out)`, and those of low rank that `enable_lora` adds to them."""
+    low_rank = {f"lora_{name}_a": slices(taken, None), f"lora_{name}_b": slices(None, given)}
+    return {name: slices(taken, given), **low_rank}
+
+
 def _contraction(place: Place, given: Mask, taken: Mask, sums: Array, config: dict[str, Any], biased: bool) -> Narrowed:
     shift = _shift(place, taken, sums, given)
     if shift is not None and not biased:
@@ -35,7 +41,7 @@ def _contraction(place: Place, given: Mask, taken: Mask, sums: Array, config: di
         [taken],
         [given],
         config,
-        {"kernel": slices(taken, given), "bias": slices(given)},
+        {**_sliced("kernel", taken, given), "bias": slices(given)},
         {} if shift is None else {"bias": shift},
     )
 
@@ -63,9 +69,9 @@ def _einsum_dense(layer: Any, place: Place) -> Narrowed | None:
     return result
 
 
-def _convolution(layer: Any, place: Place) -> Narrowed:
+def _convolution(layer: Any, place: Place) -> Narrowed | None:
     if layer.groups > 1:
-        return _grouped(layer, place)
+        return None if layer.lora_enabled else _grouped(layer, place)
     kernel = np.asarray(layer.kernel)
     given, taken = _given(layer, place), stored(place)
     if layer.padding != "valid" and any(size > 1 for size in layer.kernel_size):  # at borders they count for less
@@ -123,7 +129,7 @@ def _embedding(layer: Any, place: Place) -> Narrowed:
     del layer
     given = place.wanted
     taken = [None if c is None else np.ones(c.size, bool) for c in place.call.inputs]
-    return Narrowed(taken, [given], {"output_dim": int(given.sum())}, {"embeddings": slices(None, given)})
+    return Narrowed(taken, [given], {"output_dim": int(given.sum())}, _sliced("embeddings", None, given))
 
 
 RULES: dict[type, Rule] = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 from keras import layers
 
+from maskc.train.keras_internals import all_layers
 from maskc.train.models.activations import is_operation
 from maskc.train.shrinking.rules import attention, by_channel, contractions, rearranging, recurrent
 from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, everything
@@ -17,7 +19,9 @@ _BY_NAME = by_channel.BY_NAME | rearranging.BY_NAME
 
 def narrowed(operation: Any, place: Place) -> Narrowed:
     """What becomes of a layer or operation at this place: of one without a rule nothing."""
-    return _by_rule(operation, place) or everything(operation, place)
+    result = _by_rule(operation, place) or everything(operation, place)
+    more = everything(operation, place).inputs[len(result.inputs) :]  # masks of steps, which the rule does not know
+    return replace(result, inputs=[*result.inputs, *more])
 
 
 def has_rule(operation: Any) -> bool:
@@ -29,10 +33,18 @@ def _by_rule(operation: Any, place: Place) -> Narrowed | None:
     rule = _rule(operation)
     if rule is None or getattr(operation, "data_format", "channels_last") != "channels_last":
         return None
+    parts = all_layers(operation) if isinstance(operation, keras.Layer) else ()
+    if any(part.quantization_mode or (part is not operation and _has_low_rank(part)) for part in parts):
+        return None
     try:
         return rule(operation, place)
     except LookupError:  # a tensor without channels
         return None
+
+
+def _has_low_rank(layer: Any) -> bool:
+    """Whether `enable_lora` gave it weights of low rank."""
+    return bool(getattr(layer, "lora_enabled", False))
 
 
 def _rule(operation: Any) -> Rule | None:

@@ -208,6 +208,48 @@ def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     np.testing.assert_allclose(signals[0], signals[-1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["fisher", "taylor"])
+def test_clipping_penalties_and_decay_of_all_that_is_trained(method: str) -> None:
+    """Probes weigh nothing in norms of gradients, and penalties on each variable add nothing to their gradients."""
+
+    def clipped(gradients: Any, norm: float) -> Any:
+        return tf.clip_by_global_norm(gradients, norm)[0]
+
+    def each(gradients: Any, norm: float) -> Any:
+        return [tf.clip_by_value(tf.clip_by_norm(gradient, norm), -norm, norm) for gradient in gradients]
+
+    scores = {}
+    for name, change, norm, penalty in (
+        ("plain", each, 1e9, 0.0),
+        ("penalty", each, 1e9, 0.1),
+        ("clipped", clipped, 0.1, 0.0),
+        ("each", each, 0.1, 0.0),
+    ):
+        network, x, y = problem(dense, 8)
+        model, values = network.model, [layer.mask.numpy() for layer in network.masks]
+        optimizer = pruning(model=model, loss_reduction="sum", method=method)
+
+        def changed(forward: Any, variables: list[Any]) -> list[Any]:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(losses.sparse_categorical_crossentropy(y, forward(), from_logits=True))
+                loss += penalty * tf.add_n([tf.nn.l2_loss(variable) for variable in variables])
+            return list(change(tape.gradient(loss, variables), norm))
+
+        trained = model.trainable_variables
+        weights = [variable for variable in trained if variable.name != "probe"]
+        expected = changed(lambda: network.masked(x, values), weights)
+        gradients = changed(lambda: model(x, training=True), trained)
+        actual = [g for g, variable in zip(gradients, trained, strict=True) if variable.name != "probe"]
+        for one, other in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+        optimizer.apply_gradients(zip(gradients, trained, strict=True))
+        scores[name] = np.concatenate([layer.signal.numpy() for layer in network.masks])
+    for name in ("penalty", "each"):
+        np.testing.assert_allclose(scores[name], scores["plain"], rtol=1e-5)
+    ratio = scores["clipped"] / scores["plain"]
+    assert ratio.max() == pytest.approx(ratio.min(), rel=1e-4) and ratio.max() < 0.5
+
+
 @pytest.mark.slow
 def test_mixed_precision_agrees_with_single_precision() -> None:
     signals = {}

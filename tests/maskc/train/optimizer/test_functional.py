@@ -186,7 +186,7 @@ def applied() -> MaskLayer:
     ("call", "message"),
     [
         (lambda: apply_mask(tf.ones((2, 3))), "make a MaskLayer"),
-        (lambda: update_pruning_signals(1.0, 0.9, [applied()], "hessian"), "one of 'fisher'"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied()], "hessian"), 'method must be "fisher"'),
         (lambda: update_pruning_signals(1.0, 0.9, [applied()]), "tape="),
         (lambda: update_pruning_signals(1.0, 0.9, masks([1, 2]), tape=tf.GradientTape()), "was not applied"),
         (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),

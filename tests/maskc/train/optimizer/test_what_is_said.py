@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,17 @@ import numpy as np
 import pytest
 from keras import layers
 
-from maskc.errors import InputError
-from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, computational_cost, prunable, pruned_shape
+from maskc.errors import InputError, PruningWarning
+from maskc.train import (
+    MaskLayer,
+    Pruned,
+    PruningCallback,
+    PruningOptimizer,
+    at_target,
+    computational_cost,
+    prunable,
+    pruned_shape,
+)
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp
 
@@ -74,7 +85,7 @@ def test_fit_shows_flops_and_channels() -> None:
     optimizer = compiled(model, prune_every=1, flops_target=0.5)
     x, y = data(model, 24)
     history = model.fit(x, y, batch_size=8, epochs=4, validation_data=(x, y), verbose=0).history
-    assert set(history) == {"loss", "val_loss", "flops", "channels"}
+    assert set(history) == {"loss", "val_loss", "flops", "flops_target", "channels"}
     assert len(history["flops"]) == len(history["channels"]) == 4
     assert history["flops"][-1] == optimizer.counted
     assert history["channels"][-1] == sum(float(np.sum(layer.mask)) for layer in mask_layers(model))
@@ -87,7 +98,7 @@ def test_one_step_to_an_epoch_is_shown_too() -> None:
     compiled(model, prune_every=1, flops_target=0.5)
     x, y = data(model, 8)
     history = model.fit(x, y, epochs=3, verbose=0).history
-    assert [len(values) for values in history.values()] == [3, 3, 3]
+    assert [len(values) for values in history.values()] == [3] * 4
 
 
 def test_the_callback_tells_of_each_decision(tmp_path: Path) -> None:
@@ -124,6 +135,71 @@ def test_how_far_must_be_said(options: dict[str, Any], words: str) -> None:
     compiled(model, **options)
     with pytest.raises(InputError, match=words):
         model.fit(*data(model), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prune_every": 30}, r"fit makes 8 updates, and the first pruning comes after 30 .*nothing will be pruned"),
+        ({"prune_every": 3}, r"at least 12 to reach flops_target: it will not be reached.*burn_in or prune_every;"),
+        ({"prune_every": 3, "schedule": "linear", "ramp": 20}, r"takes at least 21 to .*prune_every or ramp\.$"),
+        ({"flops_target": 1.0}, "has 168 FLOPs as it is: nothing will be pruned"),
+        ({"prune_every": 1}, None),
+    ],
+)
+def test_what_fit_will_not_reach_is_said_before_and_after(options: dict[str, Any], words: str | None) -> None:
+    model = mlp()
+    optimizer = compiled(model, **{"flops_target": 0.5, **options})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(*data(model, 32), batch_size=8, epochs=2, verbose=0)
+    said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
+    assert optimizer.reached == (words is None or "1.0" in str(options))
+    assert len(said) == (0 if words is None else 2 - optimizer.reached)
+    if words is not None:
+        assert re.search(words, said[0])
+    if len(said) == 2:
+        assert re.search(r"fit ended .* flops_target is 84\. It takes at least \d+ more", said[1])
+
+
+@pytest.mark.parametrize("target", [0, 0.5])
+def test_masks_that_can_save_nothing_are_refused(target: float) -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, MaskLayer()(layers.Dense(3)(inputs)))
+    compiled(model, prune_every=1, flops_target=target)
+    with pytest.raises(InputError, match=r"Nothing can be pruned: .* outputs"):
+        model.fit(*data(model), verbose=0)
+    hidden = MaskLayer(name="hidden")(layers.Dense(6)(inputs))
+    model = keras.Model(inputs, MaskLayer(name="outputs")(layers.Dense(3)(hidden)))
+    compiled(model, prune_every=1, flops_target=0)
+    model.fit(*data(model, 32), batch_size=2, verbose=0)
+    assert model.get_layer("outputs").mask.numpy().all() and model.get_layer("hidden").mask.numpy().sum() == 1
+
+
+def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
+    """The least pruned is best by a loss: that is said, and `at_target` begins once the target is reached."""
+    x, y = data(mlp(), 32)
+    for at in (lambda callback: callback, at_target):
+        model = mlp()
+        compiled(model, prune_every=4, flops_target=0.5)
+        best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
+        stop = keras.callbacks.EarlyStopping("channels", patience=6, mode="max", restore_best_weights=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(x, y, batch_size=8, epochs=20, callbacks=[at(best), at(stop)], verbose=0)
+        said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
+        flops = [computational_cost(m).flops() for m in (model, keras.models.load_model(tmp_path / "best.keras"))]
+        if at is at_target:
+            assert not said and max(flops) <= 84 and stop.stopped_epoch > 6
+        else:
+            assert len(said) == 1 and "set back" in said[0] and "at_target" in said[0] and min(flops) > 84
+    model = mlp()
+    compiled(model, prune_every=4, flops_target=0.5)
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
+    with pytest.warns(PruningWarning, match="last saved before it came to the target, with 1[0-9]{2} FLOPs.*at_target"):
+        model.fit(x, y, batch_size=8, epochs=10, callbacks=[best], verbose=0)
+    with pytest.raises(InputError, match="callback"):
+        at_target("x")
 
 
 # Sizes that the input leaves open
@@ -214,7 +290,8 @@ def test_a_frozen_mask_that_is_zeroed_by_hand_counts() -> None:
     frozen, free = mask_layers(model)
     frozen.trainable = False
     optimizer = compiled(model, prune_every=1000, flops_target=0.9)
-    model.fit(*data(model), verbose=0)
+    with pytest.warns(PruningWarning, match="Nothing is pruned where masks are frozen: 'first'"):
+        model.fit(*data(model), verbose=0)
     frozen.mask.assign(np.zeros(6))
     assert optimizer.flops == computational_cost(model).flops()
     assert free.mask.numpy().all()

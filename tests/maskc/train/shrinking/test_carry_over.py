@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from maskc.train import MaskLayer, PruningOptimizer, fine_tune, shrink
+from maskc.errors import PruningWarning
+from maskc.train import MaskLayer, PruningOptimizer, fine_tune, prunable, shrink
 from maskc.train.mask_layer import mask_layers
 
 pytestmark = pytest.mark.tensorflow
@@ -26,10 +27,12 @@ def network() -> Any:
     return keras.Model(inputs, layers.Dense(2, name="out")(x))
 
 
-def pruned(optimizer: Any, **options: Any) -> Any:
-    model = network()
+def pruned(optimizer: Any, model: Any = None, loss: Any = "mse", around: Any = None, **options: Any) -> Any:
+    model = network() if model is None else model
     settings = {"prune_every": 1, "flops_target": 0.5, "tie": "none", **options}
-    model.compile(PruningOptimizer(optimizer, **settings), "mse", metrics=["mae"], run_eagerly=True)
+    pruning = PruningOptimizer(optimizer, **settings)
+    optimizer = pruning if around is None else around(pruning)
+    model.compile(optimizer, loss, metrics=[keras.metrics.MeanAbsoluteError("mae")], run_eagerly=True)
     model.fit(X, Y, batch_size=16, epochs=3, verbose=0, shuffle=False)
     return model
 
@@ -56,6 +59,64 @@ def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     expected = np.asarray(model.get_layer("second").kernel)[np.ix_(*kept)]
     np.testing.assert_allclose(small.get_layer("second").kernel, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep_masks", [False, True])
+def test_the_scale_of_losses_is_carried_over(keep_masks: bool) -> None:
+    model = pruned("adam", around=lambda inner: keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0))
+    model.optimizer.dynamic_scale.assign(4.0)
+    small = shrink(model, keep_masks)
+    assert isinstance(small.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(small.optimizer.inner_optimizer, PruningOptimizer) == keep_masks
+    assert float(small.optimizer.dynamic_scale) == 4 and int(small.optimizer.iterations) == 12
+    assert isinstance(small.optimizer.get_config()["inner_optimizer"], dict)
+    losses = [shown.train_on_batch(X, Y, return_dict=True)["loss"] for shown in (model, small)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+class Weighted(keras.Model):  # type: ignore[misc]
+    """Trains in a way of its own, by attributes that are set later."""
+
+    weight, teacher = 1.0, None
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return self.weight * super().compute_loss(*args, **kwargs)
+
+
+class Sized(Weighted):
+    def __init__(self, inputs: Any, outputs: Any) -> None:
+        super().__init__(inputs=inputs, outputs=outputs)
+
+
+def of_class(kind: Any) -> Any:
+    plain = network()
+    model = kind(plain.inputs, plain.outputs)
+    teacher = keras.Sequential([keras.Input((8,)), layers.Dense(2)])
+    teacher.trainable = False
+    model.weight, model.teacher, model.head = 0.5, teacher, model.get_layer("out")
+    return model
+
+
+def test_a_class_of_ones_own_stays_with_its_attributes_losses_and_metrics() -> None:
+    def loss(y: Any, z: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(y - z), -1)
+
+    model = pruned("adam", of_class(Weighted), loss)
+    small = shrink(model)
+    assert type(small) is Weighted and small.weight == 0.5 and small.teacher is model.teacher
+    assert small.head is small.get_layer("out")
+    assert small.loss is loss
+    shown = [m.evaluate(X, Y, verbose=0, return_dict=True) for m in (model, small)]
+    assert shown[0].keys() == {"loss", "mae"} and shown[1] == pytest.approx(shown[0], rel=1e-4)
+    copy = prunable(small)
+    assert type(copy) is Weighted and copy.weight == 0.5 and not copy.compiled
+
+
+def test_what_a_class_loses_is_said() -> None:
+    with pytest.warns(PruningWarning, match="plain functional one, without the compute_loss of Sized"):
+        assert not isinstance(shrink(of_class(Sized)), Sized)
+    with pytest.warns(PruningWarning, match=r"Adafactor remembers .* \(c, r\) starts over"):
+        shrink(pruned(keras.optimizers.Adafactor(0.01)))
 
 
 def test_pruning_goes_on_towards_the_same_flops() -> None:

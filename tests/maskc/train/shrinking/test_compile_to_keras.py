@@ -81,7 +81,7 @@ def test_examples_that_do_not_fit(model: tuple[Path, Any], tmp_path: Path) -> No
         (["{model}", "-o", "{there}/small.keras", "--align", "none"], "--align is for ONNX only"),
         (["{there}", "-o", "{there}/small.keras"], "has no Keras layers"),
         (["{model}", "-o", "{there}/small.nobody", "--format", "nobody"], "nobody"),
-        (["{model}", "-o", "{there}/small.foo"], "names no format that is known"),
+        (["{model}", "-o", "{there}/small.foo"], "no known output format"),
         (["{model}", "-o", "{there}/small.keras", "--quantize", "float16"], "--quantize and --data are for .tflite"),
         (["{model}", "-o", "{there}/small.tflite", "--quantize", "int8"], "needs examples in --data"),
         (["{model}", "--format", "saved_model", "-o", "{there}"], "something else than an earlier SavedModel"),

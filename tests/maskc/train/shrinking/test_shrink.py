@@ -15,6 +15,7 @@ from maskc.train import MaskLayer, SelectChannels, prunable, shrink
 from maskc.train.cost import compiled_flops
 from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import check_outputs
+from maskc.train.shrinking.known_channels import known_channels
 from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")]
@@ -112,6 +113,27 @@ def test_configurations_stay() -> None:
     assert (hidden.units, hidden.trainable, hidden.dtype_policy.name) == (3, False, "mixed_bfloat16")
     assert float(hidden.kernel_regularizer.l2) == pytest.approx(0.1)
     assert (small.name, [tensor.name for tensor in small.inputs], small.output_names) == ("net", ["given"], ["out"])
+
+
+def test_rounding_that_a_normalisation_lays_bare_is_no_difference() -> None:
+    """Inputs hardly show beside an offset, so that what rounding does to them says nothing of what it does to sums."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64,))
+    x = MaskLayer()(layers.Dense(512, activation="relu")(layers.Rescaling(1e-3, 1.0)(inputs)))
+    norm = layers.BatchNormalization(epsilon=1e-12)
+    model = keras.Model(inputs, norm(layers.Dense(8, name="last")(x)))
+    mask_layers(model)[0].mask.assign(np.arange(512) % 2)
+    given = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+    sums = keras.Model(inputs, model.get_layer("last").output)(given).numpy()
+    for spread in (1.0, 1e-1, 1e-2):
+        norm.moving_mean.assign(sums.mean(0))
+        norm.moving_variance.assign((spread * sums.std(0)) ** 2)
+        weights = model.get_weights()
+        small = shrink(model)
+        np.testing.assert_equal(model.get_weights(), weights)
+    small.get_layer("last").bias.assign_add(np.full(8, 1e-2, np.float32))
+    with pytest.raises(NotEquivalentError):
+        check_outputs.check_outputs(model, small, known_channels(model))
 
 
 def test_a_mask_of_zeros_leaves_one_channel() -> None:

@@ -1,0 +1,1 @@
+"""`maskc prune` and `maskc sweep`."""

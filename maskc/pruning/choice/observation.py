@@ -1,0 +1,103 @@
+"""Observation of what layers read on data, and of how much outputs suffer from errors of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+
+from maskc.frontend.graph_queries import copied
+from maskc.pruning.choice.surgeon import Layer, Moments
+from maskc.pruning.layers.inner_outputs import showing
+from maskc.pruning.layers.network import Network, stored
+from maskc.pruning.quality.divergence import divergence
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+
+Feeds = Mapping[str, NDArray[Any]]
+
+_ROWS = 400  # of a layer, of each batch
+_HURT = 0.05  # of a layer's energy: the error that its sensitivity is measured at
+_LEAST = 1e-3  # of the median: what is measured of less is noise
+_SECONDS = 15.0  # for all sensitivities
+
+
+def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: int = 0) -> list[Layer]:
+    """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
+
+    Depthwise convolutions are none of them: what they read goes as what they write does.
+    """
+    constants = stored(model)
+    found = []
+    for number, reader in enumerate(network.readers):
+        contraction = reader.contraction
+        label = reader.group_of[reader.group_of >= 0]
+        if label.size and not network.fixed[label].all() and not (contraction.groups > 1 and contraction.width == 1):
+            matrix = contraction.matrix(constants[contraction.weights])
+            found.append(Moments.of(reader, matrix, seed + number))
+    names = list(dict.fromkeys(moments.reader.contraction.source for moments in found))
+    session = OnnxRuntimeSession(showing(model, names))
+    rng = np.random.default_rng(seed)
+    for batch in batches:
+        values = session.run(batch)
+        for moments in found:
+            contraction = moments.reader.contraction
+            moments.add(contraction.rows(values[contraction.source], _ROWS, rng))
+    return [Layer(moments) for moments in found]
+
+
+def sensitivities(
+    network: Network, model: ModelProto, layers: Sequence[Layer], batches: Sequence[Feeds]
+) -> NDArray[np.float64]:
+    """What an error of each layer, of its energy, adds to the divergence of the outputs: float64 [layers].
+
+    Each layer loses, alone, the channels that it needs least, about so many as hurt it by a twentieth.
+    """
+    taps = {layer.reader.contraction.weights for layer in layers}
+    constants = stored(model)
+    session = OnnxRuntimeSession(_overridable(model, sorted(taps)))
+    given = {name: constants[name] for name in taps}
+    start = time.perf_counter()
+    expected = [session.run({**batches[0], **given})]
+    each = time.perf_counter() - start
+    some = batches[: max(1, int(_SECONDS / max(each, 1e-4) / max(len(layers), 1)))]
+    expected += [session.run({**batch, **given}) for batch in some[1:]]
+    found = np.zeros(len(layers))
+    for number, layer in enumerate(layers):
+        hurt = layer.copy()
+        errors = layer.errors(len(network.fixed))
+        order = sorted((label for label in layer.labels if not network.fixed[label]), key=errors.__getitem__)
+        lost, gone = 0.0, 0
+        for label in order[: max(1, len(order) // 2)]:
+            lost += float(hurt.errors(len(network.fixed))[label]) if len(order) <= 8 else float(errors[label])
+            gone += 1
+            if lost > _HURT:
+                break
+        hurt.without(order[:gone])
+        name = layer.reader.contraction.weights
+        changed = {**given, name: hurt.stored().astype(constants[name].dtype)}
+        outputs = [session.run({**batch, **changed}) for batch in some]
+        found[number] = divergence(expected, outputs) / max(lost, 1e-9)
+    found = np.where(np.isfinite(found), found, 1.0)
+    return np.maximum(found, _LEAST * np.median(found))
+
+
+def _overridable(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """The model, in which these constants are inputs as well."""
+    changed = copied(model)
+    constants = stored(model)
+    nodes = [node for node in changed.graph.node if not (node.op_type == "Constant" and node.output[0] in names)]
+    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del changed.graph.node[:]
+    changed.graph.node.extend(kept)
+    tensors = [tensor for tensor in changed.graph.initializer if tensor.name not in names]
+    left = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
+    del changed.graph.initializer[:]
+    changed.graph.initializer.extend(left)
+    for name in names:
+        kind = helper.np_dtype_to_tensor_dtype(constants[name].dtype)
+        changed.graph.input.append(helper.make_tensor_value_info(name, kind, constants[name].shape))
+    return changed

@@ -1,0 +1,122 @@
+"""The order in which groups of channels go: what saves most FLOPs for the least harm to the outputs first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskc.pruning.choice.surgeon import Layer
+from maskc.pruning.layers.network import Mask, Network
+
+_STEP = 0.03  # of the FLOPs, that go at a time
+_LEAST = 0.1  # of the groups of a place that stay
+# Sensitivities are measured without a refit, which mends most where most is broken: on a text recogniser (PP-OCRv4, 64
+# images, half the FLOPs) powers of 0, 1/4, 1/2 and 1 left 0.92, 0.945, 0.875 and 0.78 of 200 words right.
+_POWER = 0.25
+
+
+class Removal:
+    """Groups that go one after the other, in steps, after each of which layers have made up for what went.
+
+    order: the groups that went so far.
+    """
+
+    def __init__(self, network: Network, layers: Sequence[Layer], sensitivities: NDArray[np.float64]) -> None:
+        self.order: list[int] = []
+        self._steps: list[tuple[int, int]] = []  # how many had gone after each, and the FLOPs that were left
+        self._network, self._layers, self._weights = network, layers, sensitivities**_POWER
+        self._gone = np.zeros(len(network.fixed), bool)
+        read = np.zeros(len(self._gone), bool)
+        for layer in layers:
+            read[layer.labels] = True
+        self._free = read & ~network.fixed
+        self._costs = network.cost_model(self._gone)
+        self._unseen = _unseen(network, self._costs.savings())
+
+    @property
+    def flops(self) -> int:
+        """What the cost model says is left, without what it does not see."""
+        return self._costs.flops - round(float(self._unseen[self._gone].sum()))
+
+    def gone(self, count: int | None = None) -> Mask:
+        """The groups that went first, so many, or all, as bool [groups]."""
+        found = np.zeros(len(self._gone), bool)
+        found[self.order[:count]] = True
+        return found
+
+    def count_at(self, flops: float) -> int:
+        """How many groups go before no more FLOPs are left, of those that went so far."""
+        return next((count for count, left in self._steps if left <= flops), len(self.order))
+
+    def down_to(self, flops: float) -> bool:
+        """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
+        while self.flops > flops:
+            batch = self._next(max(flops, self.flops * (1 - _STEP)))
+            if not batch:
+                return False
+            self.order += batch
+            self._gone[batch] = True
+            self._costs = self._costs.without(batch)
+            self._steps.append((len(self.order), self.flops))
+            for layer in self._layers:
+                layer.without(batch)
+        return True
+
+    def _next(self, flops: float) -> list[int]:
+        """The groups to go next."""
+        errors = np.zeros(len(self._gone))
+        for layer, weight in zip(self._layers, self._weights, strict=True):
+            errors += weight * layer.errors(len(errors))
+        saved = self._costs.savings() + np.where(self._gone, 0, self._unseen)
+        may = np.flatnonzero(self._free & ~self._gone & (saved > 0))
+        room = _Room(self._network, self._gone)
+        batch: list[int] = []
+        left = float(self.flops)
+        for group in may[np.argsort(errors[may] / saved[may], kind="stable")].tolist():
+            if left <= flops:
+                break
+            if room.take(group):
+                batch.append(group)
+                left -= saved[group]
+        return batch
+
+
+def _unseen(network: Network, seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What groups save in the mean where the cost model sees no saving, as where only several together save any.
+
+    float64 [groups]: of each mask none of whose groups saves anything, what half of them save together, each its part.
+    """
+    found = np.zeros(len(seen))
+    before = network.flops(np.zeros(len(seen), bool))
+    for groups in map(np.unique, network.groups.values()):
+        free = groups[~network.fixed[groups]]
+        if len(free) > 1 and not seen[free].any() and not found[free].any():
+            half = np.zeros(len(seen), bool)
+            half[free[: len(free) // 2]] = True
+            found[free] = max(0, before - network.flops(half)) / (len(free) // 2)
+    return found
+
+
+class _Room:
+    """How many groups each place can still lose."""
+
+    def __init__(self, network: Network, gone: Mask) -> None:
+        self._places: dict[int, list[str]] = {}
+        self._left: dict[str, int] = {}
+        for name, groups in network.groups.items():
+            distinct = np.unique(groups)
+            for group in distinct.tolist():
+                self._places.setdefault(group, []).append(name)
+            stay = max(1, round(_LEAST * len(distinct)))
+            self._left[name] = int((~gone[distinct]).sum()) - stay
+
+    def take(self, group: int) -> bool:
+        """Whether the group can go, which is then counted."""
+        places = self._places[group]
+        if any(self._left[name] < 1 for name in places):
+            return False
+        for name in places:
+            self._left[name] -= 1
+        return True

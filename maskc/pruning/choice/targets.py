@@ -1,0 +1,168 @@
+"""Targets, and the groups of channels that go to meet them in what is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+import passes
+from maskc.compilation.compile import shrink_with
+from maskc.errors import InputError
+from maskc.frontend.file_size import model_bytes
+from maskc.progress import detail, stage
+from maskc.pruning.choice.removal import Removal
+from maskc.pruning.layers.network import Mask, Network, stored, with_weights
+from maskc.pruning.options import PruneOptions
+from maskc.runtime.latency import measure
+from maskc.runtime.session import Provider, load
+
+_STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
+_FINEST = 64  # of the groups, to which a search is exact
+_CLOSE = 0.04  # to a number of FLOPs, of it: with more to spare, fewer groups go
+_SHARES = 5  # of the FLOPs that are tried where quality decides
+_LEAST = 0.05  # of them
+_SECONDS = 0.7  # for each latency
+
+Figure = Callable[[Mask], float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A network, the order in which its groups go, and the source that targets are shares of.
+
+    before: FLOPs, weights and bytes of the source. batch: what latency is measured on.
+    """
+
+    source: ModelProto
+    network: Network
+    removal: Removal
+    options: PruneOptions
+    before: Mapping[str, float]
+    batch: Mapping[str, NDArray[Any]]
+
+    def found(self) -> tuple[Mask, PruneOptions]:
+        """The groups to remove for the target of the options, bool [groups], and the options to compile with.
+
+        Where channels that a processor likes to keep put a size out of reach, none are kept. Raises InputError where it
+        is out of reach all the same.
+        """
+        name, value = self.options.target_of
+        with stage("Choosing channels", slow=True):
+            try:
+                return self.at_flops(value) if name == "flops" else self.shortest(name, value), self.options
+            except InputError:
+                if self.options.align != "auto" or name in ("speedup", "ms"):
+                    raise
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, align="none")).found()
+
+    def at_flops(self, share: float) -> Mask:
+        """Those that leave no more than a share of the FLOPs in the compiled file."""
+        most = share * self.before["flops"]
+        asked, step, reached = most, _STEP * most, True
+        while reached:
+            reached = self.removal.down_to(asked)
+            gone = self.useful(self.removal.gone())
+            left = self._flops(gone)
+            detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
+            if left <= most:
+                return gone if left > (1 - _CLOSE) * most else self._fewest(self._flops, most)
+            # widths that kernels like are kept in steps, so a small excess may take more to go
+            asked = min(asked, self.removal.flops) - max(left - most, step)
+            step *= 2
+        raise InputError(
+            f"{share:g} of the FLOPs cannot be reached: with a tenth of every layer's channels left, "
+            f"{left / self.before['flops']:.2g} of them are left."
+        )
+
+    def shortest(self, name: str, value: float) -> Mask:
+        """The fewest whose loss brings a figure to its target."""
+        figure, most = self._figure(name), 1 / value if name == "speedup" else value
+        self.removal.down_to(0)
+        best = figure(self.removal.gone())
+        if best > most:
+            told = {"speedup": f"{1 / best:.3g} times as fast", "ms": f"{best:.3g} ms"}.get(
+                name, f"{best:.2g} of the {name}"
+            )
+            raise InputError(
+                f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
+            )
+        return self._fewest(figure, most)
+
+    def _fewest(self, figure: Figure, most: float) -> Mask:
+        """The fewest groups, of those that go first, whose loss brings a figure down to `most`."""
+        low, high = 0, len(self.removal.order)
+        while high - low > max(1, len(self.removal.order) // _FINEST):
+            middle = (low + high) // 2
+            found = figure(self.useful(self.removal.gone(middle)))
+            detail(f"{found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
+            low, high = (low, middle) if found <= most else (middle, high)
+        return self.useful(self.removal.gone(high))
+
+    def smallest(self, drop: Callable[[Mask], float]) -> Mask:
+        """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
+        most = self.options.max_drop or 0.0
+        low, high, found, least = _LEAST, 1.0, None, math.inf
+        self.removal.down_to(_LEAST * self.before["flops"])
+        with stage("Searching", _SHARES) as searching:
+            for _ in range(_SHARES):
+                share = (low + high) / 2
+                gone = self.removal.gone(self.removal.count_at(share * self.before["flops"]))
+                worse = drop(gone)
+                searching.advance(note=f"{worse:.3g} worse at {share:.2g} of the FLOPs")
+                if worse <= most:
+                    high, found = share, gone
+                else:
+                    low, least = share, min(least, worse)
+        if found is None:
+            raise InputError(
+                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, and --max-drop allows {most:g}."
+            )
+        return found
+
+    def useful(self, gone: Mask) -> Mask:
+        """The same without groups whose channels the compiled file stores all the same, for the sake of speed."""
+        stored = self._compiled(gone).stored
+        kept = np.ones(len(gone), bool)
+        for name in self.network.units:
+            kept[self.network.groups[name]] = False
+        for name, place in self.network.places.items():
+            slices = stored.get((f"{name}/masked", place.axis))
+            if slices is None:
+                slices = np.zeros(len(place.norm), bool)
+            kept[self.network.groups[name][~slices]] = False
+        return gone & ~kept
+
+    def _compiled(self, gone: Mask) -> passes.Shrunk:
+        """What is compiled without these groups, with a number in place of each bias, which a refit will need."""
+        model = self.network.masked(gone)
+        constants = stored(model)
+        biases = {r.contraction.bias for r in self.network.readers if r.contraction.bias and gone.any()}
+        filled = {name: np.full_like(constants[name], 1e-3) for name in biases if not constants[name].any()}
+        return shrink_with(with_weights(model, filled), self.options)
+
+    def _flops(self, gone: Mask) -> float:
+        return self._compiled(gone).report.after.flops
+
+    def _figure(self, name: str) -> Figure:
+        if name in ("params", "size"):
+            return lambda gone: self._share(self._compiled(gone), name)
+        provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
+        source = load(self.source, provider)
+
+        def time(gone: Mask) -> float:
+            after = load(self._compiled(gone).model, provider)
+            latency = measure(source, after, self.batch, provider, seconds=_SECONDS)  # type: ignore[arg-type]
+            return latency.after[1] / latency.before[1] if name == "speedup" else latency.after[1]
+
+        return time
+
+    def _share(self, shrunk: passes.Shrunk, name: str) -> float:
+        figure = shrunk.report.after.params if name == "params" else model_bytes(shrunk.model)
+        return figure / max(self.before[name], 1)

@@ -1,0 +1,1 @@
+"""Layers as least squares, and the places of masks."""

@@ -1,0 +1,130 @@
+"""A trained network made ready for pruning: where its channels can be masked, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from maskc.frontend.graph_queries import array_of
+from maskc.pruning.layers.contractions import Contraction, contractions
+from maskc.pruning.layers.recurrent_units import Units, gated_units
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.mask_savings.cost_model import CostModel, cost_model
+from passes.mask_savings.coupled_entries import Coupling, coupling
+from passes.mask_savings.gated import gated
+from passes.mask_savings.prunable_filters import Filters
+from passes.model.inputs import bind
+from passes.sizes.sizes_to_count_at import Sizes
+
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A contraction that sums masked channels: `group_of` each channel of its input, int64 [channels], or -1."""
+
+    contraction: Contraction
+    group_of: Index
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model whose channels can be masked.
+
+    model: the masked form, in which each place of `places`, and the weights of each of `units`, are multiplied with a
+    graph input of the same name. groups: by name, int64 [channels], the number of each channel's group; groups go as a
+    whole. fixed: bool [groups], those that must stay. readers: all contractions, in the order of the graph. at: the
+    sizes that FLOPs are counted at.
+    """
+
+    model: ModelProto
+    places: Mapping[str, Filters]
+    units: Mapping[str, Units]
+    groups: Mapping[str, Index]
+    fixed: Mask
+    readers: tuple[Reader, ...]
+    coupling: Coupling
+    at: Sizes | None
+
+    def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
+        """0/1 by place, for groups that are gone, bool [groups]."""
+        masked: dict[str, Filters | Units] = {**self.places, **self.units}
+        return {name: np.where(gone[self.groups[name]], 0, 1).astype(what.dtype) for name, what in masked.items()}
+
+    def masked(self, gone: Mask) -> ModelProto:
+        """The model at these masks, whose layers do not read what is gone, whatever became of it on the way."""
+        model = bind(self.model, self.masks(gone))
+        constants = stored(model)
+        unread = {}
+        for reader in self.readers:
+            lost = (reader.group_of >= 0) & gone[reader.group_of]
+            if lost.any():
+                layer = reader.contraction
+                matrix = layer.matrix(constants[layer.weights])
+                matrix[np.repeat(lost.reshape(layer.groups, -1), layer.taps, axis=1)] = 0
+                unread[layer.weights] = layer.stored(matrix)
+        return with_weights(model, unread)
+
+    def flops(self, gone: Mask) -> int:
+        """FLOPs of the masked model when it is compiled, with as few channels as can be."""
+        return compiled_cost(self.masked(gone), at=self.at).flops
+
+    def cost_model(self, gone: Mask) -> CostModel:
+        """What each group saves beside those that are gone."""
+        return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at)
+
+
+def with_places(model: ModelProto, biases: Mapping[str, str], found: Sequence[Filters], at: Sizes | None) -> Network:
+    """The network of a model with biases, by the name of a layer's output, that is masked at these places."""
+    places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
+    masked, units, weights = gated_units(gated(model, places), stored(model))
+    sizes = {**{name: len(place.norm) for name, place in places.items()}, **{n: u.count for n, u in units.items()}}
+    coupled = coupling(masked, sizes)
+    roots = np.concatenate([coupled.groups[name] for name in sizes]) if sizes else np.zeros(0, np.int64)
+    number = np.unique(roots)
+    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in sizes}
+    fixed = np.zeros(len(number), bool)
+    for name, place in places.items():
+        fixed[groups[name]] |= place.fixed
+    entries = np.concatenate(list(groups.values())) if groups else roots
+    layers = contractions(masked, stored(masked), biases, weights)
+    readers = tuple(_readers(layers, coupled, entries))
+    return Network(masked, places, units, groups, fixed, readers, coupled, at)
+
+
+def _readers(layers: Iterable[Contraction], coupled: Coupling, entries: Index) -> Iterator[Reader]:
+    for found in layers:
+        axes = {axis: label for (name, axis), label in coupled.entries.items() if name == found.source}
+        rank = 1 + max(axes, default=0)
+        candidates = [found.axis] if found.axis >= 0 else range(rank - 1, -1, -1)
+        fitting = [axes[axis] for axis in candidates if axis in axes and len(axes[axis]) == found.channels]
+        label = fitting[0] if fitting else np.full(found.channels, -1)
+        yield Reader(found, np.append(entries, -1)[label])
+
+
+def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:
+    """The constants of the main graph by name."""
+    found = {t.name: array_of(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return found
+
+
+def with_weights(model: ModelProto, weights: Mapping[str, NDArray[np.floating]]) -> ModelProto:
+    """The model, in which constants by name have other values, in place."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in weights:
+            tensors[node.output[0]] = node.attribute[0].t
+    for name, value in weights.items():
+        kept = tensors[name].name
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensors[name].data_type)
+        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype), kept))
+    return model

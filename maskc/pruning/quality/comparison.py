@@ -1,0 +1,94 @@
+"""Comparison of a model's outputs with those of its source, on data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.pruning.quality.divergence import is_distribution
+from maskc.results.agreement import Agreement
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+
+
+class Comparison:
+    """A source and the batches that quality is measured on; sums are kept, and not outputs."""
+
+    def __init__(self, source: ModelProto) -> None:
+        self._source = OnnxRuntimeSession(source)
+        self._choices = _choices(source)
+
+    def __call__(self, model: ModelProto, batches: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[Agreement, ...]:
+        """Each output of a model beside the source's."""
+        session = OnnxRuntimeSession(model)
+        sums = {name: _Sums() for name in self._source.outputs}
+        inputs = {value.name for value in model.graph.input}
+        for batch in batches:
+            feeds = {name: array for name, array in batch.items() if name in inputs}
+            expected, found = self._source.run(feeds), session.run(feeds)
+            for name, values in expected.items():
+                if name in found:
+                    sums.setdefault(name, _Sums()).add(values, found[name], name in self._choices)
+        return tuple(total.agreement(name) for name, total in sums.items() if total.seen)
+
+
+@dataclass
+class _Sums:
+    seen: bool = False
+    alike: bool = True
+    floating: bool = False
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    error: float = 0.0
+    positions: int = 0
+    same: int = 0
+
+    def add(self, expected: NDArray[Any], found: NDArray[Any], choice: bool) -> None:
+        self.seen = True
+        self.floating = expected.dtype.kind == "f"
+        if expected.shape != found.shape:
+            self.alike = False
+            return
+        if not self.floating:
+            if expected.dtype.kind in "iub":
+                self.positions += expected.size
+                self.same += int((expected == found).sum())
+            return
+        values = expected.astype(np.float64)
+        self.count += values.size
+        self.total += float(values.sum())
+        self.squares += float(np.square(values).sum())
+        self.error += float(np.square(values - found).sum())
+        if choice or is_distribution(expected):
+            self.positions += values[..., 0].size
+            self.same += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())
+
+    def agreement(self, name: str) -> Agreement:
+        error = None
+        if not self.alike:
+            error = math.inf
+        elif self.floating and self.count:
+            variance = self.squares / self.count - (self.total / self.count) ** 2
+            error = math.sqrt(self.error / self.count / max(variance, 1e-12))
+        return Agreement(name, error, self.same / self.positions if self.positions else None, self.positions)
+
+
+def _choices(model: ModelProto) -> set[str]:
+    """Outputs that a dense layer makes, of which the largest entry is a choice: logits."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found = set()
+    for value in model.graph.output:
+        node = makers.get(value.name)
+        dims = value.type.tensor_type.shape.dim
+        if node is not None and node.op_type == "Add":
+            node = next((makers[name] for name in node.input if name in makers and name not in constants), node)
+        if node is not None and node.op_type in ("Gemm", "MatMul") and dims and dims[-1].dim_value > 1:
+            found.add(value.name)
+    return found

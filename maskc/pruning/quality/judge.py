@@ -1,0 +1,70 @@
+"""Verdict on a pruned model: by predictions on data that were held out, and by a measure of the user."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from maskc.frontend import write_model_files
+from maskc.progress import stage
+from maskc.pruning.data import Data
+from maskc.pruning.measure import rate
+from maskc.pruning.options import PruneOptions
+from maskc.pruning.quality.comparison import Comparison
+from maskc.results.agreement import Agreement
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outputs beside the source's, and the user's measure, None where there is none."""
+
+    agreement: tuple[Agreement, ...]
+    quality: float | None = None
+
+
+class Judge:
+    """A source that models are compared with.
+
+    quality: of the source, by the user's measure; None where there is none. Raises InputError where it fails.
+    """
+
+    def __init__(self, source: ModelProto, examples: Data, options: PruneOptions) -> None:
+        self._comparison, self._examples, self._options = Comparison(source), examples, options
+        self.quality = self._rated(source)
+
+    def __call__(self, model: ModelProto) -> Verdict:
+        """What is to be said of a model."""
+        with stage("Measuring quality"):
+            return Verdict(self._comparison(model, self._examples.held_out()), self._rated(model))
+
+    def drop(self, verdict: Verdict) -> float:
+        """How much worse than the source: by the user's measure, else the share of predictions that are others.
+
+        Where no output is a prediction, it is the largest error.
+        """
+        if verdict.quality is not None and self.quality is not None:
+            worse = self.quality - verdict.quality
+            return -worse if self._options.lower_is_better else worse
+        tops = [output.top for output in verdict.agreement if output.top is not None]
+        return 1 - min(tops) if tops else max(_errors(verdict.agreement), default=math.inf)
+
+    def better(self, one: Verdict, other: Verdict) -> Verdict:
+        """The one that drops less, and of two that are alike the one of smaller errors."""
+        return min(one, other, key=lambda verdict: (self.drop(verdict), sum(_errors(verdict.agreement))))
+
+    def _rated(self, model: ModelProto) -> float | None:
+        if self._options.quality is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            write_model_files.write_model(model, path)
+            return rate(self._options.quality, path)
+
+
+def _errors(agreement: Sequence[Agreement]) -> list[float]:
+    return [output.error for output in agreement if output.error is not None]

@@ -1,0 +1,64 @@
+"""Options of a sweep: levels, configurations, and how candidates are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskc.compilation.options import CompileOptions
+from maskc.compilation.workers import checked_jobs
+from maskc.errors import InputError
+from maskc.inspection.option_fields import options_of
+from maskc.inspection.options import ReadOptions
+from maskc.pruning.measure import Quality, check_quality
+from maskc.pruning.sweeps import work
+from maskc.pruning.sweeps.record import Value
+
+# The options of a compilation that a policy can give.
+_POLICY = sorted(options_of(CompileOptions).keys() - options_of(ReadOptions).keys())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The options of `maskc.sweep`, which says what they mean. Raises as it does where they cannot be used."""
+
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    targets: Sequence[float] = ()
+    masks: Sequence[Path] = ()
+    policies: Sequence[Mapping[str, Value]] = ({},)
+    quality: Quality | None = None
+    lower_is_better: bool = False
+    verify: bool = True
+    provider: str = "cpu"
+    seconds: float = 2.0
+    jobs: int | None = None
+    ray: str | None = None
+    rules: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        check_quality(self.quality)
+        if self.ray is None or self.jobs is not None:
+            checked_jobs(self.jobs)
+        for target in self.targets:
+            if not 0 < target <= 1:
+                raise InputError(f"A target is a share of the model's FLOPs, above 0 and up to 1, and not {target:g}.")
+        if len(set(self.targets)) < len(self.targets):
+            raise InputError("A target is given twice.")
+        for policy in self.policies:
+            _check_policy(policy)
+        if not self.policies:
+            raise InputError("There is no configuration to compile: give at least one policy, which may be empty.")
+        if not 0 <= self.seconds < math.inf:
+            raise InputError(f"The time for measuring must be 0 or more, and not {self.seconds:g} seconds.")
+        if self.ray is not None:
+            work.check_ray(self.ray)
+
+
+def _check_policy(policy: Mapping[str, Any]) -> None:
+    unknown = [key for key in policy if key not in _POLICY]
+    if unknown:
+        raise InputError(f"The options of a policy are {', '.join(_POLICY)}, and '{unknown[0]}' is none of them.")
+    CompileOptions(**policy)  # raises where they cannot be used

@@ -1,0 +1,1 @@
+"""Training of a pruned graph towards its source."""

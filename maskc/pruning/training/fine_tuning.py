@@ -1,0 +1,63 @@
+"""A pruned model trained towards its source, where that can be had."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from maskc.frontend.custom_rules import function_of
+from maskc.progress import stage
+from maskc.pruning.data import Data, path_and_name
+from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.options import MINUTES, PruneOptions
+
+if TYPE_CHECKING:
+    from maskc.pruning.training.loop import Progress
+
+_TICKS = 1000  # of the progress
+
+
+def fine_tuned(
+    model: ModelProto, source: ModelProto, network: Network, gone: Mask, examples: Data, options: PruneOptions
+) -> ModelProto:
+    """The model after so many epochs or minutes as the options say; interrupted, after those that it came to.
+
+    model: the compiled network, without the groups that are gone, bool [groups].
+
+    Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
+    """
+    from maskc.frontend.tensorflow.importing import import_tensorflow
+
+    import_tensorflow()
+    from maskc.pruning.training.loop import finetune, shared_tensors
+
+    minutes = options.minutes if options.minutes is not None or options.epochs is not None else MINUTES
+    loss = None
+    if options.loss is not None:
+        loss = function_of(*path_and_name(options.loss, "--loss"))
+    with stage("Training", _TICKS, slow=True) as training:
+
+        def listen(progress: Progress) -> None:
+            left = progress.seconds / max(progress.share, 1e-3) * (1 - progress.share)
+            note = f"loss {progress.loss:.4g}, {max(1, math.ceil(left / 60))} min left"
+            training.advance(int(progress.share * _TICKS) - training.done, note=note)
+
+        return finetune(
+            model,
+            examples.used,
+            source,
+            minutes=minutes,
+            epochs=options.epochs,
+            inner=shared_tensors(model, source, network.model, network.masks(gone), network.coupling),
+            loss=loss,
+            seed=options.seed,
+            on_progress=listen,
+        )
+
+
+def can_train() -> bool:
+    """Whether TensorFlow is installed."""
+    return importlib.util.find_spec("tensorflow") is not None

@@ -1,0 +1,164 @@
+"""Operators that compute each element of the output from the operands' elements at the same (broadcast) place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from onnx import helper
+
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
+
+
+def _divide(a: Value, b: Value) -> Value:
+    a, b = tf.convert_to_tensor(a), tf.convert_to_tensor(b)
+    if not a.dtype.is_integer:
+        return tf.divide(a, b)
+    quotient = tf.math.floordiv(a, b)
+    return quotient + tf.cast((quotient * b != a) & ((a < 0) != (b < 0)), a.dtype)  # rounded towards zero
+
+
+def _power(a: Value, b: Value) -> Value:
+    if isinstance(b, np.ndarray) and b.size == 1 and b.item() == 2 and b.ndim <= rank(a):
+        return tf.square(a)  # faster
+    if dtype_of(a).is_integer:
+        return tf.cast(tf.pow(tf.cast(a, tf.float64), tf.cast(b, tf.float64)), dtype_of(a))
+    return tf.pow(a, tf.cast(b, dtype_of(a)))
+
+
+def _modulo(call: Call, a: Value, b: Value) -> Value:
+    if not call("fmod", 0):
+        return tf.math.floormod(a, b)
+    if dtype_of(a).is_integer:
+        return tf.raw_ops.TruncateMod(x=a, y=b)
+    return a - b * tf.stop_gradient(tf.sign(a / b) * tf.floor(tf.abs(a / b)))
+
+
+def _folded(function: Callable[[Value, Value], Value]) -> Callable[..., Value]:
+    return lambda *values: functools.reduce(function, values)
+
+
+def _mean(*values: Value) -> Value:
+    return _folded(tf.add)(*values) / len(values)
+
+
+def _clip(call: Call, x: Value, low: Value = None, high: Value = None) -> Value:
+    for bound, attribute, function in ((low, "min", tf.maximum), (high, "max", tf.minimum)):
+        limit = call(attribute) if bound is None else bound
+        x = x if limit is None else function(x, tf.cast(limit, dtype_of(x)))
+    return x
+
+
+def _hard_sigmoid(call: Call, x: Value) -> Value:
+    return tf.clip_by_value(x * call("alpha", 0.2) + call("beta", 0.5), 0, 1)
+
+
+def _hard_swish(x: Value) -> Value:
+    return x * tf.clip_by_value(x / 6 + 0.5, 0, 1)
+
+
+def _parametric_relu(x: Value, slope: Value) -> Value:
+    return tf.where(x < 0, slope * x, x)
+
+
+def _leaky_relu(call: Call, x: Value) -> Value:
+    return tf.nn.leaky_relu(x, call("alpha", 0.01))
+
+
+def _gelu(call: Call, x: Value) -> Value:
+    return tf.nn.gelu(x, approximate=call("approximate", "none") == "tanh")
+
+
+def _elu(call: Call, x: Value) -> Value:
+    # The branch that is not taken is 0, since one that overflows makes gradients that are no numbers.
+    return tf.where(x < 0, call("alpha", 1.0) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
+
+
+def _cast(call: Call, x: Value) -> Value:
+    return _as_type(x, tf.as_dtype(helper.tensor_dtype_to_np_dtype(call("to"))))
+
+
+def _as_type(x: Value, target: Any) -> Value:
+    return tf.not_equal(x, tf.zeros((), dtype_of(x))) if target.is_bool else tf.cast(x, target)
+
+
+def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) -> list[Value]:
+    if training is not None and call.static(training):
+        raise call.unsupported("drops elements by chance")
+    return [tf.identity(x), tf.ones(tf.shape(x), tf.bool)]
+
+
+_SMOOTH: dict[str, Callable[..., Any]] = {
+    "Abs": tf.abs,
+    "Acos": tf.acos,
+    "Acosh": tf.acosh,
+    "Add": tf.add,
+    "Asin": tf.asin,
+    "Asinh": tf.asinh,
+    "Atan": tf.atan,
+    "Atanh": tf.atanh,
+    "Cos": tf.cos,
+    "Cosh": tf.cosh,
+    "Div": _divide,
+    "Erf": tf.math.erf,
+    "Exp": tf.exp,
+    "HardSwish": _hard_swish,
+    "Identity": tf.identity,
+    "Log": tf.math.log,
+    "Max": _folded(tf.maximum),
+    "Mean": _mean,
+    "Min": _folded(tf.minimum),
+    "Mul": tf.multiply,
+    "Neg": tf.negative,
+    "PRelu": _parametric_relu,
+    "Reciprocal": tf.math.reciprocal,
+    "Relu": tf.nn.relu,
+    "Sigmoid": tf.sigmoid,
+    "Sin": tf.sin,
+    "Sinh": tf.sinh,
+    "Softplus": tf.nn.softplus,
+    "Softsign": tf.nn.softsign,
+    "Sqrt": tf.sqrt,
+    "Sub": tf.subtract,
+    "Sum": _folded(tf.add),
+    "Tan": tf.tan,
+    "Tanh": tf.tanh,
+}
+_WITH_ATTRIBUTES: dict[str, Callable[..., Any]] = {
+    "Elu": _elu,
+    "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
+    "LeakyRelu": _leaky_relu,
+}
+_OF_STEPS: dict[str, Callable[..., Any]] = {
+    "And": tf.logical_and,
+    "Ceil": tf.math.ceil,
+    "Equal": tf.equal,
+    "Floor": tf.floor,
+    "Greater": tf.greater,
+    "GreaterOrEqual": tf.greater_equal,
+    "IsNaN": tf.math.is_nan,
+    "Less": tf.less,
+    "LessOrEqual": tf.less_equal,
+    "Not": tf.logical_not,
+    "Or": tf.logical_or,
+    "Round": tf.round,
+    "Sign": tf.sign,
+    "Xor": tf.math.logical_xor,
+}
+
+RULES = {
+    **{name: elements(function, scalars=True) for name, function in _SMOOTH.items()},
+    **{name: Rule(compute) for name, compute in _WITH_ATTRIBUTES.items()},
+    **{name: elements(function, differentiable=False) for name, function in _OF_STEPS.items()},
+    "Cast": Rule(_cast),
+    "CastLike": elements(lambda x, like: _as_type(x, dtype_of(like)), fixed=[1]),
+    "Clip": Rule(_clip, fixed=[1, 2]),
+    "Dropout": Rule(_dropout, fixed=[1, 2]),
+    "Mod": Rule(_modulo, scalars=True),
+    "Pow": elements(_power, fixed=[1], scalars=True),
+    "Where": elements(tf.where, fixed=[0], scalars=True),
+}

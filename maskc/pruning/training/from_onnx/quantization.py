@@ -1,0 +1,73 @@
+"""Quantisation, through which gradients pass straight where a value is not cut off (Bengio et al. 2013, 1308.3432).
+
+What was quantised stays a floating-point number without a fraction, since TensorFlow has no gradients of integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import tensorflow as tf
+
+from maskc.pruning.training.from_onnx.contractions import matmul
+from maskc.pruning.training.from_onnx.convolutions import convolution
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank
+
+
+def _beside(call: Call, x: Value, values: Value) -> Value:
+    """Scales or zero points in the shape in which they lie beside what is quantised."""
+    if values is None:
+        return 0.0
+    values, axis = tf.cast(values, tf.float32), call("axis", 1)
+    if call("block_size", 0):
+        return tf.repeat(values, call("block_size"), axis)
+    if tf.size(values) == 1 if values.shape.rank is None else values.shape.num_elements() == 1:
+        return tf.reshape(values, ())
+    return tf.reshape(values, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))])
+
+
+def _quantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
+    kind = dtype_of(zero) if zero is not None else tf.as_dtype(np.dtype(_element(call("output_dtype", 0))))
+    if not kind.is_integer:
+        raise call.unsupported("quantises to numbers with a fraction")
+    scaled = tf.cast(x, tf.float32) / _beside(call, x, scale)
+    rounded = scaled + tf.stop_gradient(tf.round(scaled) - scaled)
+    return tf.clip_by_value(rounded + _beside(call, x, zero), float(kind.min), float(kind.max))
+
+
+def _element(number: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(number or onnx.TensorProto.UINT8)
+
+
+def _dequantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
+    y = (tf.cast(x, tf.float32) - _beside(call, x, zero)) * _beside(call, x, scale)
+    return tf.cast(y, dtype_of(scale))
+
+
+def _shifted(x: Value, zero: Value, axis: int) -> Value:
+    """A whole number less the zero point, which may be one for each slice of an axis."""
+    x = tf.cast(x, tf.float32)
+    if zero is None:
+        return x
+    zero = tf.cast(zero, tf.float32)
+    return x - (
+        tf.reshape(zero, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]) if rank(zero) == 1 else zero
+    )
+
+
+def _matmul_integer(call: Call, a: Value, b: Value, zero_a: Value = None, zero_b: Value = None) -> Value:
+    return matmul(_shifted(a, zero_a, -2), _shifted(b, zero_b, -1))
+
+
+def _conv_integer(call: Call, x: Value, w: Value, zero_x: Value = None, zero_w: Value = None) -> Value:
+    return convolution(call, _shifted(x, zero_x, 1), _shifted(w, zero_w, 0))
+
+
+RULES = {
+    "ConvInteger": Rule(_conv_integer, fixed=[2, 3]),
+    "DequantizeLinear": Rule(_dequantize, fixed=[1, 2]),
+    "MatMulInteger": Rule(_matmul_integer, fixed=[2, 3]),
+    "QuantizeLinear": Rule(_quantize, fixed=[1, 2]),
+}

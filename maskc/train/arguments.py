@@ -1,0 +1,91 @@
+"""Checks of arguments, each with a sentence that says what they may be."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from maskc.errors import InputError
+from passes.errors import in_brief
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Raises InputError if `value` is not of this kind, or one of these kinds, which is `what`."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be {what}, not {_shown(value)}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises InputError if `value` is none of these."""
+    if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
+        *others, last = (f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
+        raise InputError(f"{name} must be {', '.join(others)} or {last}, not {_shown(value)}.")
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises InputError if `value` is no whole number, or less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {_shown(value)}.")
+
+
+def check_model(name: str, value: Any) -> None:
+    """Raises InputError if `value` is no Keras model."""
+    check_kind(name, value, keras.Model, "a Keras model")
+
+
+def path_of(name: str, value: Any) -> Path:
+    """Returns a path, or raises InputError."""
+    check_kind(name, None if isinstance(value, str) and not value else value, (str, os.PathLike), "a path")
+    return Path(value)
+
+
+def options_of(name: str, value: Any) -> dict[str, Any]:
+    """Returns arguments by name, none for None, or raises InputError."""
+    value = {} if value is None else value
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{name} must be a dictionary of arguments by name, not {_shown(value)}.")
+    return dict(value)
+
+
+def optimizer_of(value: Any) -> Any:
+    """Returns the Keras optimizer that `value` is or names, or raises InputError."""
+    try:
+        optimizer = keras.optimizers.get(value)
+    except Exception:  # of whatever a dictionary may hold
+        optimizer = None
+    check_kind(
+        "The optimizer",
+        value if optimizer is None else optimizer,
+        keras.optimizers.Optimizer,
+        'a Keras optimizer or the name of one, such as keras.optimizers.Adam(1e-3) or "adam"',
+    )
+    return optimizer
+
+
+def compiled(model: Any, *arguments: Any, **named: Any) -> None:
+    """Compiles a Keras model, or raises InputError."""
+    try:
+        model.compile(*arguments, **named)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"The model {model.name!r} cannot be compiled: {in_brief(error)}.") from error
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, (str, bytes, bool, int, float)) or value is None else _article(value)
+
+
+def _article(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

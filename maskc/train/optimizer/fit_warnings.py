@@ -1,0 +1,85 @@
+"""Warnings when a call of `fit` begins or ends that it does not come to the FLOPs target."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any
+
+from maskc.errors import PruningWarning
+from maskc.train.mask_layer import Pruning
+from maskc.train.selection.pruner import Pruner
+
+
+def begun(model: Any) -> Any:
+    """Returns the `keras.callbacks.History` of a call of `fit` that has just begun; None if there is none."""
+    history = getattr(model, "history", None)
+    return None if history is None or getattr(history, "epoch", None) else history
+
+
+def warn_of_begin(pruner: Pruner, history: Any, step: int) -> None:
+    """Warns if a call of `fit` that goes on from update number `step` is too short to come to the target."""
+    epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
+    left = pruner.updates_left(step)
+    if not epochs or not steps or not left or left <= epochs * steps:
+        return
+    settings, end = pruner.settings, step + epochs * steps
+    first = settings.burn_in + settings.prune_every
+    if end < first:
+        what = f"and the first pruning comes after {first:,} (burn_in + prune_every): nothing will be pruned"
+    else:
+        what = f"and pruning takes at least {left:,} to reach flops_target: it will not be reached"
+    names = "burn_in, prune_every or ramp" if settings.ramp else "burn_in or prune_every"
+    faster = "" if settings.schedule else '; schedule="cubic" with a ramp prunes several channels at a time'
+    _warn(f"fit makes {epochs * steps:,} updates, {what}. Train longer, or lower {names}{faster}.")
+
+
+def warn_of_end(pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
+    """Warns if a call of `fit` that ended at update number `step` left the model above the target.
+
+    Args:
+        pruner: of the model.
+        step: updates made.
+        flops: which the model has.
+        restored: whether entries of masks that had been pruned are ones again.
+        stopped: whether training was stopped before all epochs were done.
+    """
+    left = pruner.updates_left(step)
+    if not left or flops <= pruner.target:
+        return
+    what = f"the model has {flops:,} FLOPs, and flops_target is {pruner.target:,}"
+    if restored:
+        _warn(
+            f"Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does: {what}. "
+            "maskc.train.at_target(callback) lets a callback see only epochs at the target."
+        )
+        return
+    early = " maskc.train.at_target(callback) keeps a callback from stopping before." if stopped else ""
+    _warn(f"fit ended before pruning did: {what}. It takes at least {left:,} more update(s).{early}")
+
+
+def warn_of_saved(pruner: Pruner, saved: int, flops: int) -> None:
+    """Warns if a call of `fit` came to the target, and what was last saved of it has `saved` FLOPs, which are more."""
+    if flops <= pruner.target < saved:
+        _warn(
+            f"The model was last saved before it came to the target, with {saved:,} FLOPs, as "
+            "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target by "
+            "maskc.train.at_target(callback)."
+        )
+
+
+def at_end(history: Any, owner: Pruning) -> None:
+    """Lets a call of `fit` end with `owner.end_fit(model)`, after all that callbacks do."""
+    original, reference = history.on_train_end, weakref.ref(owner)
+
+    def end(logs: Any = None) -> None:
+        del history.on_train_end  # the class's own again
+        original(logs)
+        if (alive := reference()) is not None:
+            alive.end_fit(history.model)
+
+    history.on_train_end = end
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, PruningWarning, stacklevel=2)

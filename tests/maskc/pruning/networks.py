@@ -1,0 +1,96 @@
+"""Small networks in which half of the hidden channels follow from the others, so that half can go for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper, parser
+
+Array = NDArray[np.float32]
+
+
+def network(text: str, weights: dict[str, Array], opset: int = 17) -> ModelProto:
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
+    onnx.checker.check_model(model)
+    return model
+
+
+def drawn(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+def doubled(weights: Array, axis: int) -> Array:
+    """The weights, and the same again times a factor for each, which a Relu keeps."""
+    shape = [1] * weights.ndim
+    shape[axis] = weights.shape[axis]
+    factors = np.random.default_rng(1).uniform(0.5, 2, shape).astype(np.float32)
+    return np.concatenate([weights, weights * factors], axis=axis)
+
+
+def gemm() -> ModelProto:
+    text = "g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) y = MatMul(r, second) }"
+    return network(text, {"first": doubled(drawn(8, 6), 0), "second": drawn(16, 3)})
+
+
+def convolution() -> ModelProto:
+    text = """g (float[n,2,9,9] x) => (float[n,3,5,5] y) { h = Conv<pads = [1,1,1,1]>(x, first) r = Relu(h)
+        y = Conv<pads = [1,1,1,1], strides = [2,2]>(r, second, bias) }"""
+    return network(text, {"first": doubled(drawn(8, 2, 3, 3), 0), "second": drawn(3, 16, 3, 3), "bias": drawn(3)})
+
+
+def depthwise() -> ModelProto:
+    text = """g (float[n,2,9,9] x) => (float[n,3,9,9] y) { h = Conv(x, first) r = Relu(h)
+        d = Conv<group = 16, pads = [1,1,1,1]>(r, each) y = Conv(d, second) }"""
+    each = np.repeat(drawn(1, 1, 3, 3), 16, axis=0)
+    return network(text, {"first": doubled(drawn(8, 2, 1, 1), 0), "each": each, "second": drawn(3, 16, 1, 1)})
+
+
+def transposed() -> ModelProto:
+    text = """g (float[n,2,5,5] x) => (float[n,3,10,10] y) { h = Conv(x, first) r = Relu(h)
+        y = ConvTranspose<strides = [2,2], pads = [1,1,1,1], output_padding = [1,1]>(r, second) }"""
+    return network(text, {"first": doubled(drawn(8, 2, 1, 1), 0), "second": drawn(16, 3, 3, 3)})
+
+
+def from_the_left() -> ModelProto:
+    text = "g (float[n,6,5] x) => (float[n,3,5] y) { h = MatMul(first, x) r = Relu(h) y = MatMul(second, r) }"
+    return network(text, {"first": doubled(drawn(8, 6), 0), "second": drawn(3, 16)})
+
+
+def recurrent() -> ModelProto:
+    """A GRU whose second half does what the first does, which both read."""
+    text = """g (float[7,n,4] x) => (float[7,n,3] y) { s, last = GRU<hidden_size = 16>(x, w, r, b)
+        h = Squeeze(s, axis) y = MatMul(h, second) }"""
+    gates = [np.tile(drawn(8, 4, seed=gate), (2, 1)) for gate in range(3)]
+    states = [np.tile(0.3 * drawn(8, 8, seed=gate), (2, 2)) / 2 for gate in range(3)]
+    biases = [np.tile(0.1 * drawn(8, seed=gate), 2) for gate in range(6)]
+    w, r, b = (np.concatenate(parts)[None] for parts in (gates, states, biases))
+    return network(text, {"w": w, "r": r, "b": b, "second": drawn(16, 3), "axis": np.array([1])})
+
+
+def attention() -> ModelProto:
+    """Four heads, of which the last two do what the first two do."""
+    split = "= Reshape({0}, split) {1} = Transpose<perm = [0,2,1,3]>"
+    text = f"""g (float[n,5,8] x) => (float[n,5,8] y) {{
+        q = MatMul(x, wq) qs {split.format("q", "qt")}(qs) k = MatMul(x, wk) ks = Reshape(k, split)
+        kt = Transpose<perm = [0,2,3,1]>(ks) v = MatMul(x, wv) vs {split.format("v", "vt")}(vs)
+        a = MatMul(qt, kt) p = Softmax(a) o = MatMul(p, vt) ot = Transpose<perm = [0,2,1,3]>(o)
+        m = Reshape(ot, merge) y = MatMul(m, wo) }}"""
+    heads = {name: np.tile(drawn(8, 8, seed=i), (1, 2)) for i, name in enumerate(("wq", "wk", "wv"))}
+    shapes = {"split": np.array([0, 5, 4, 4]), "merge": np.array([0, 5, 16])}
+    return network(text, {**heads, **shapes, "wo": drawn(16, 8)})
+
+
+NETWORKS: dict[str, Callable[[], ModelProto]] = {
+    made.__name__: made for made in (gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention)
+}
+
+
+def inputs(model: ModelProto, count: int = 120, seed: int = 0) -> dict[str, Array]:
+    """Samples of the model's input; of sequences, the samples lie along the second axis and are one batch."""
+    value = model.graph.input[0]
+    shape = [d.dim_value or count for d in value.type.tensor_type.shape.dim]
+    return {value.name: drawn(*shape, seed=seed)}

@@ -1,0 +1,156 @@
+"""Trained networks pruned by data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc
+from maskc.errors import InputError
+from maskc.pruning.prune import Pruned
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from tests.maskc.command import maskc as command
+from tests.maskc.command import refused, succeeded
+from tests.maskc.pruning.networks import NETWORKS, drawn, gemm, inputs
+
+# Of the FLOPs, which half of the hidden channels have.
+SHARES = {"attention": 0.55, "depthwise": 0.6, "recurrent": 0.5}
+
+
+def outputs(model: onnx.ModelProto, seed: int) -> Any:
+    return OnnxRuntimeSession(model).run(inputs(model, seed=seed))["y"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_follows_from_the_rest_goes_for_nothing(name: str) -> None:
+    model = NETWORKS[name]()
+    pruned = maskc.prune(
+        model, [inputs(model), inputs(model, seed=1)], flops=SHARES.get(name, 0.56), epochs=0, align="none"
+    )
+    report = pruned.report
+    assert report.verified
+    assert 0.3 < report.after.flops / report.before.flops <= SHARES.get(name, 0.56)
+    expected, found = outputs(model, 2), outputs(pruned.model, 2)
+    assert np.sqrt(np.mean((expected - found) ** 2)) < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}, {"speedup": 1.0001}])
+def test_targets_are_met(target: dict[str, Any]) -> None:
+    model = gemm()
+    try:
+        pruned = maskc.prune(model, inputs(model), epochs=0, **target)
+    except InputError as error:
+        assert "speedup" in target and "cannot be reached" in str(error)  # a tiny network may be no faster
+        return
+    before, after = pruned.report.before, pruned.report.after
+    assert after.macs < before.macs
+    if "params" in target:
+        assert after.params <= 0.6 * before.params
+    if "size" in target:
+        assert len(pruned.model.SerializeToString()) <= 0.95 * len(model.SerializeToString())
+    if "max_drop" in target:
+        assert max(output.error or 0 for output in pruned.agreement) <= 0.05
+        assert after.params < before.params
+
+
+def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
+    model = gemm()
+
+    def quality(path: Path) -> float:
+        return 100 - 50 * float(np.abs(outputs(onnx.load(path), 2) - outputs(model, 2)).mean())
+
+    pruned = maskc.prune(model, inputs(model), epochs=0, max_drop=1.0, quality=quality)
+    assert pruned.quality is not None and pruned.quality[0] == 100
+    assert 99 <= pruned.quality[1] <= 100
+    with pytest.raises(InputError, match=r"Quality drops by .*, and --max-drop allows 0"):
+        maskc.prune(model, inputs(model), epochs=0, max_drop=0, quality=quality)
+
+
+def bad(x: Any) -> dict[str, Any]:
+    return {"x": x}
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "another name": ({"z": drawn(8, 6)}, "has no array 'x'. The model's inputs are x."),
+    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and data has one of 8x6x1."),
+    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and data has one of 8x5."),
+    "a number": (bad(3.0), r"has one of none."),
+    "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
+    "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
+    "no samples": (bad(drawn(0, 6)), "is empty"),
+    "texts": (bad(np.full((8, 6), "a")), "is of type float32, and data has <U1"),
+    "complex numbers": (bad(np.ones((8, 6), complex)), "is of type float32, and data has complex128"),
+    "no batches": ([], "There is nothing in the data"),
+    "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
+    "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
+    "a function that fails": (lambda: 1 / 0, "failed: "),
+    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, not ndarray"),
+    "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
+    "another kind of file": (__file__, "Data come from .npz or .npy files"),
+    "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
+    "no Python": ("nowhere.py:batches", "nowhere.py does not exist"),
+    "an empty directory": ("empty", "has no .npz or .npy files"),
+    "a damaged file": ("damaged.npz", "cannot be read as arrays"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    data, told = BAD[case]
+    with pytest.raises(InputError, match=told):
+        maskc.prune(gemm(), data, epochs=0)
+
+
+def batches() -> Iterator[dict[str, Any]]:
+    """What a loader gives: here, batches of several sizes."""
+    for seed, count in enumerate((30, 20, 30, 10)):
+        yield bad(drawn(count, 6, seed=seed))
+
+
+def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
+    model, small = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(gemm(), model)
+    np.save(tmp_path / "x.npy", drawn(100, 6))
+    shown = succeeded("prune", model, "--data", tmp_path / "x.npy", "--flops", "0.56", "--epochs", "0", "-o", small)
+    assert "Verified" in shown.stdout and "data that pruning did not use" in shown.stdout
+    made = maskc.prune(gemm(), tmp_path / "x.npy", flops=0.56, epochs=0)
+    assert onnx.load(small) == made.model
+    again = maskc.prune(gemm(), f"{__file__}:batches", flops=0.56, epochs=0)
+    assert isinstance(again, Pruned) and not again.alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--flops", "1.5"], "above 0 and below 1, and not 1.5"),
+        (["--flops", "0.5", "--params", "0.5"], "Give one target, and not --flops and --params"),
+        (["--speedup", "0.5"], "--speedup must be a number above 1"),
+        (["--flops", "0.01"], "cannot be reached"),
+        (["--quality", "rate"], "must hold {model}"),
+        (["-o", "/tmp/small.txt"], "must end with .onnx"),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(gemm(), model)
+    np.savez(tmp_path / "x.npz", x=drawn(40, 6))
+    result = command("prune", model, "--data", tmp_path / "x.npz", "--epochs", "0", *arguments)
+    refused(result, 2, told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "x.npz"]
+
+
+def test_a_model_whose_channels_all_show_is_told() -> None:
+    model = gemm()
+    del model.graph.node[1:]
+    model.graph.output[0].name = "h"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
+    with pytest.raises(InputError, match="no channels that can be pruned"):
+        maskc.prune(model, inputs(model), epochs=0)
