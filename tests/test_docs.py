@@ -38,7 +38,7 @@ def fixture(name: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def data(directory: Path) -> dict[str, Any]:
-    """README.md: pictures and labels to train on, a model with a mask file, a Keras model, and a baseline."""
+    """README.md: pictures and labels to train on, a model with masks and inputs, a Keras model, and a baseline."""
     import keras
 
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(directory / "model.keras")
@@ -52,6 +52,7 @@ def data(directory: Path) -> dict[str, Any]:
     )
     onnx.save(source, directory / "model.onnx")
     np.savez(directory / "masks.npz", r=np.array([1, 1, 1, 0, 1, 1, 1, 1]))
+    np.savez(directory / "inputs.npz", x=rng.normal(size=(64, 3, 8, 8)).astype(np.float32))
     maskc("check", "--update", "model.onnx")
     return {"images": rng.normal(size=(192, 28, 28, 1)).astype(np.float32), "labels": rng.integers(0, 10, 192)}
 

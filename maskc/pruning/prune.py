@@ -125,7 +125,8 @@ def pruned(
         def made(gone: Mask, verify: bool = True) -> Compiled:
             masked = refitted(net, gone, batches, options.seed)
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
-            return compiled_source(dataclasses.replace(source, model=masked), how)
+            # TensorFlow computes the source, and not the refitted network that the result is compared with
+            return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how)
 
         def drop(gone: Mask) -> float:
             return judge.drop(judge(made(gone, verify=False).model))
