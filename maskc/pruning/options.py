@@ -11,9 +11,6 @@ from maskc.errors import InputError
 from maskc.inspection.option_fields import option
 from maskc.pruning.measure import Quality, check_quality
 
-#: minutes of training where TensorFlow is installed and nothing else was said
-MINUTES = 5.0
-
 
 def _share(what: str) -> str:
     return f"The share of the model's {what} to leave, above 0 and below 1."
@@ -50,7 +47,7 @@ class PruneOptions(CompileOptions):
     epochs: float | None = option(None, "How often training goes through the data; 0 for no training.", metavar="N")
     minutes: float | None = option(
         None,
-        f"How long to train at most. By default {MINUTES:g} where TensorFlow is installed, and no training without it.",
+        "How long to train at most, in TensorFlow. Nothing is trained without this or --epochs.",
         metavar="M",
     )
     loss: str | None = option(
@@ -95,8 +92,8 @@ class PruneOptions(CompileOptions):
 
     @property
     def trains(self) -> bool:
-        """Whether training is asked for, or not ruled out."""
-        return self.epochs != 0 and self.minutes != 0
+        """Whether training is asked for."""
+        return bool(self.epochs or self.minutes) and self.epochs != 0 and self.minutes != 0
 
     @property
     def files(self) -> tuple[Path, ...]:

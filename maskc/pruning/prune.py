@@ -30,7 +30,7 @@ from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.judge import Judge
 from maskc.pruning.refit import refitted
-from maskc.pruning.training.fine_tuning import can_train, fine_tuned
+from maskc.pruning.training.fine_tuning import fine_tuned
 from maskc.report import files
 from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
@@ -75,15 +75,18 @@ def prune(model: frontend.Model, data: Given, *, progress: Listener | None = Non
 
     One target says how far to go: `flops`, `params` or `size`, a share of the model's to leave; `speedup` or `ms`,
     measured in the runtime of `target`; or `max_drop` with `quality`, for which the smallest that holds is sought.
-    Without one, half the FLOPs are left. `epochs` and `minutes` say how long to train, and the rest is as for
-    `maskc.compile`.
+    Without one, half the FLOPs are left. `epochs` and `minutes` say how long to train, which is not done otherwise, and
+    the rest is as for `maskc.compile`.
 
     Channels go that the others can best make up for, by second moments of what layers read; the weights that are left
-    are refitted, and then trained towards the outputs of the model. Raises `InputError` when the model, the data or the
-    options cannot be used, or the target is out of reach.
+    are refitted, and, if asked for, trained towards the outputs of the model. Raises `InputError` when the model, the
+    data or the options cannot be used, or the target is out of reach.
 
     Example:
-        >>> pruned = prune("model.onnx", {"image": images}, flops=0.5, epochs=0)
+        >>> inputs = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
+        >>> pruned = prune("model.onnx", {"x": inputs}, flops=0.5, epochs=0)
+        >>> pruned.report.after.flops <= 0.5 * pruned.report.before.flops
+        True
         >>> pruned.save("small.onnx")
     """
     chosen = PruneOptions(**options)
@@ -139,17 +142,14 @@ def pruned(
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
     model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)
-    if options.trains and (can_train() or options.epochs or options.minutes):
-        try:
-            trained = fine_tuned(model, target, net, gone, examples, options)
-            on_trained()
-            after = judge(trained)
-            if judge.better(verdict, after) is after:
-                model, verdict = trained, after
-        except InputError as error:
-            if options.epochs or options.minutes:
-                raise
-            warnings.append(f"The result is not trained: {error}")
+    if options.trains:
+        trained = fine_tuned(model, target, net, gone, examples, options)
+        on_trained()
+        after = judge(trained)
+        if judge.better(verdict, after) is after:
+            model, verdict = trained, after
+        else:
+            warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
     report = dataclasses.replace(
         compiled.report,
         before=Figures.from_cost(cost, source.bytes),

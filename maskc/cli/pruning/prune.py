@@ -42,10 +42,10 @@ def prune(
     rules: shared.Rules = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Prune a trained model by data to a smaller, faster one that is still good.
+    """Prune a trained model, by data alone.
 
     Needs no masks, no labels and no training code: channels go that the others can best make up for on the data, the
-    weights that are left are refitted, and, where TensorFlow is installed, trained towards the model's own outputs. A
+    weights that are left are refitted, and, with --epochs or --minutes, trained towards the model's own outputs. A
     fifth of the data is held out, on which the result is compared with the source.
 
     Examples: maskc prune model.onnx --data inputs.npz --flops 0.5 -o small.onnx

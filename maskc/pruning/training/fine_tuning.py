@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.pruning.data import Data, path_and_name
 from maskc.pruning.layers.network import Mask, Network
-from maskc.pruning.options import MINUTES, PruneOptions
+from maskc.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
     from maskc.pruning.training.loop import Progress
@@ -34,7 +33,6 @@ def fine_tuned(
     import_tensorflow()
     from maskc.pruning.training.loop import finetune, shared_tensors
 
-    minutes = options.minutes if options.minutes is not None or options.epochs is not None else MINUTES
     loss = None
     if options.loss is not None:
         loss = function_of(*path_and_name(options.loss, "--loss"))
@@ -49,15 +47,10 @@ def fine_tuned(
             model,
             examples.used,
             source,
-            minutes=minutes,
+            minutes=options.minutes,
             epochs=options.epochs,
             inner=shared_tensors(model, source, network.model, network.masks(gone), network.coupling),
             loss=loss,
             seed=options.seed,
             on_progress=listen,
         )
-
-
-def can_train() -> bool:
-    """Whether TensorFlow is installed."""
-    return importlib.util.find_spec("tensorflow") is not None

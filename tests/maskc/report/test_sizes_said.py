@@ -36,6 +36,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with a model and what it compiles to."""
     monkeypatch.chdir(tmp_path)
     build.save(segmentation(), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 3, 224, 224)).astype(np.float32))
     assert maskc("compile", "m.onnx", "-o", "small.onnx", "--no-verify").exit_code == 0
     return tmp_path
 
@@ -58,6 +59,7 @@ SAYS: dict[str, list[tuple[str, ...]]] = {
         ("--update", "m.onnx", "--jobs", "1"),
         *(("--update", "m.onnx", "--jobs", "1", "--format", word) for word in ("markdown", "json")),
     ],
+    "prune": [("m.onnx", "--data", "x.npy", "--epochs", "0", "-o", "p.onnx")],
     "sweep": [("m.onnx", "-o", "s", "--targets", "0.5", "--seconds", "0", "--no-verify", "--jobs", "1")],
 }
 # These print no figures of a model that a user gives; those of training are tested with it.
@@ -71,7 +73,9 @@ def test_every_command_is_tried() -> None:
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        pytest.param(name, each, marks=[pytest.mark.slow] * (name == "sweep" or "both" in each))  # start processes
+        pytest.param(
+            name, each, marks=[pytest.mark.slow] * (name in ("sweep", "prune") or "both" in each)
+        )  # start processes
         for name, some in SAYS.items()
         for each in some
     ],

@@ -87,7 +87,7 @@ def from_onnx(model: onnx.ModelProto) -> Imported:
     Example:
         >>> imported = from_onnx(onnx.load("model.onnx"))
         >>> with tf.GradientTape() as tape:
-        ...     loss = tf.reduce_mean(tf.square(imported({"x": x})["y"] - wanted))
+        ...     loss = tf.reduce_mean(tf.square(imported({"x": tf.ones((4, 8))})["y"]))
         >>> gradients = tape.gradient(loss, list(imported.variables.values()))
         >>> onnx.save(imported.to_onnx(), "model.onnx")
 
