@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from maskc.results.document import SCHEMA, Document
 from maskc.pruning.sweeps import record
+from maskc.results.document import SCHEMA, Document
 
 DIRECTORY = Path(__file__).parents[1] / "maskc" / "report" / "schema"
 FILE = DIRECTORY / f"report-{SCHEMA}.json"
