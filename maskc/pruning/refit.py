@@ -8,6 +8,7 @@ for what is left of the errors before it (He et al. 2017, arXiv 1707.06168, have
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from maskc.errors import PruningWarning, RunError
 from maskc.progress import stage
 from maskc.pruning.layers.network import Mask, Network, Reader, stored, with_weights
 from maskc.pruning.walk import Walk
@@ -36,19 +38,23 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
     changed = False
     with stage("Refitting", len(network.readers)) as refitting:
         for number, reader in enumerate(network.readers):
-            refitting.advance(note=reader.contraction.node.name)
+            layer = reader.contraction
+            refitting.advance(note=layer.node.name)
             mine = reader.group_of[reader.group_of >= 0]
             changed = changed or bool(gone[mine].any())
             if not changed:
                 continue
-            name = reader.contraction.source
-            was = before.to(name)
-            now = after.to(name) if reader.contraction.refits else was
-            if reader.contraction.refits and all(np.array_equal(a, b) for a, b in zip(was, now, strict=True)):
-                continue
-            found = _refit(reader, gone, was, now, constants, [seed, number])
-            after.give(found)
-            weights.update(found)
+            try:
+                was = before.to(layer.source)
+                now = after.to(layer.source) if layer.refits else was
+            except RunError as error:
+                text = f"Layers from {layer.node.name or layer.source!r} on are not refitted: {error}"
+                warnings.warn(text, PruningWarning, stacklevel=2)
+                break
+            if not (layer.refits and all(np.array_equal(a, b) for a, b in zip(was, now, strict=True))):
+                found = _refit(reader, gone, was, now, constants, [seed, number])
+                after.give(found)
+                weights.update(found)
     return with_weights(result, weights)
 
 
@@ -75,13 +81,14 @@ def _refit(
     for old, new in zip(was, now, strict=True):
         x0 = contraction.rows(old, most, np.random.default_rng([*seed, 0]))
         x = contraction.rows(new, most, np.random.default_rng([*seed, 0]))
-        x = np.take_along_axis(x, rows[:, None, :], axis=2)
+        sound = np.isfinite(x0).all(axis=(0, 2)) & np.isfinite(x).all(axis=(0, 2))
+        x0, x = x0[:, sound], np.take_along_axis(x[:, sound], rows[:, None, :], axis=2)
         ones = np.full((*x.shape[:2], 1), bool(contraction.bias), x.dtype)
         x = np.concatenate([x, ones], axis=2)
         second += x.transpose(0, 2, 1) @ x
         mixed += x.transpose(0, 2, 1) @ (x0 @ trained.astype(np.float32))
         count += x.shape[1]
-    second, mixed = second / count, mixed / count
+    second, mixed = second / max(count, 1), mixed / max(count, 1)
     scarcity = min(1.0, kept / max(count, 1))
     ridge = ((_RIDGE + _SCARCE * scarcity) * np.trace(second[:, :-1, :-1], axis1=1, axis2=2) / max(kept, 1))[
         :, None, None

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
+from maskc.errors import RunError
 from maskc.frontend.graph_queries import all_graphs
 from maskc.pruning.layers.network import with_weights
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -61,6 +62,8 @@ class Walk:
         inputs = read & self.values[0].keys()
         for number, values in enumerate(self.values):
             found = session.run({tensor: values[tensor] for tensor in inputs})
+            if lost := sorted(set(outputs) - found.keys()):
+                raise RunError(f"'{lost[0]}' is a sequence, at which a model cannot be cut.")
             self.values[number] = {k: v for k, v in {**values, **found}.items() if k in later}
 
     def _part(self, nodes: Sequence[NodeProto], read: set[str], outputs: Sequence[str]) -> ModelProto:

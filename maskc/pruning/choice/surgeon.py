@@ -52,7 +52,8 @@ class Moments:
         return cls(reader, matrix, np.zeros((groups, width, width)), projection=signs)
 
     def add(self, rows: Floats) -> None:
-        """Rows as `Contraction.rows` gives them."""
+        """Rows as `Contraction.rows` gives them; those that are no numbers do not count."""
+        rows = rows[:, np.isfinite(rows).all(axis=(0, 2))]
         self.count += rows.shape[1]
         if self.projection is None:
             with_one = np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2)
