@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
@@ -50,11 +52,12 @@ class PruneOptions(CompileOptions):
         "How long to train at most, in TensorFlow. Nothing is trained without this or --epochs.",
         metavar="M",
     )
-    loss: str | None = option(
+    loss: str | Callable[..., Any] | None = option(
         None,
         "What training makes small, for each example, of outputs and batch by name: loader.py:function, in TensorFlow. "
         "By default the difference from the source's outputs.",
         metavar="FILE.py:FUNCTION",
+        kind=str,
     )
     seed: int = option(0, "Seed of what is drawn.", metavar="N")
 

@@ -9,39 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from onnx import ModelProto
-
 import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
+from maskc.compilation.options import SECONDS, VERIFY, Align
 from maskc.errors import InputError, telling
 from maskc.frontend import write_model_files
-from maskc.frontend.mask_files import apply_masks
+from maskc.frontend.input_sizes import Shapes
+from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.part_folders import part_folder
-from maskc.progress import Listener, listening, stage
-from maskc.pruning.choice.observation import layers, sensitivities
-from maskc.pruning.choice.removal import Removal
+from maskc.inspection.arguments import public
+from maskc.progress import Listener, listening
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, Given, declared
+from maskc.pruning.data import Given
 from maskc.pruning.data import data as read_data
 from maskc.pruning.layers.network import Mask
-from maskc.pruning.layers.places import network
+from maskc.pruning.measure import Quality
+from maskc.pruning.observed import observed
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.judge import Judge
-from maskc.pruning.refit import refitted
 from maskc.pruning.training.fine_tuning import fine_tuned
 from maskc.report import files
 from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
 from maskc.results.totals import Figures
-from maskc.runtime.random_inputs import ports
+from passes.adapters.placement import Policy
 from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
-
-_SAMPLES = 1024  # that layers are observed on, of no more bytes
-_BYTES = 2**26
+from passes.targets import registry
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,35 @@ class Pruned(Compiled):
         }
 
 
-@telling()
-def prune(model: frontend.Model, data: Given, *, progress: Listener | None = None, **options: Any) -> Pruned:
+@public
+def prune(
+    model: frontend.Model,
+    data: Given,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    size: float | None = None,
+    speedup: float | None = None,
+    ms: float | None = None,
+    max_drop: float | None = None,
+    quality: Quality | None = None,
+    lower_is_better: bool = False,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    loss: str | Callable[..., Any] | None = None,
+    masks: Masks | None = None,
+    signature: str | None = None,
+    shapes: Shapes | None = None,
+    at: Sizes | None = None,
+    adapters: Policy = "auto",
+    align: Align = "auto",
+    align_for: str | None = None,
+    align_seconds: float = SECONDS,
+    target: str = registry.DEFAULT,
+    verify: bool = True,
+    seed: int = 0,
+    progress: Listener | None = None,
+) -> Pruned:
     """Prune a trained model to a smaller, faster one that computes nearly the same.
 
     `model` is what `maskc.compile` takes. `data` are inputs, without labels: a path of an `.npz` or `.npy` file with
@@ -76,20 +99,44 @@ def prune(model: frontend.Model, data: Given, *, progress: Listener | None = Non
     One target says how far to go: `flops`, `params` or `size`, a share of the model's to leave; `speedup` or `ms`,
     measured in the runtime of `target`; or `max_drop` with `quality`, for which the smallest that holds is sought.
     Without one, half the FLOPs are left. `epochs` and `minutes` say how long to train, which is not done otherwise, and
-    the rest is as for `maskc.compile`.
+    `loss`, of outputs and batch by name, what becomes small then. The rest is as for `maskc.compile`.
 
     Channels go that the others can best make up for, by second moments of what layers read; the weights that are left
     are refitted, and, if asked for, trained towards the outputs of the model. Raises `InputError` when the model, the
     data or the options cannot be used, or the target is out of reach.
 
     Example:
+        >>> import numpy as np
         >>> inputs = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
         >>> pruned = prune("model.onnx", {"x": inputs}, flops=0.5, epochs=0)
         >>> pruned.report.after.flops <= 0.5 * pruned.report.before.flops
         True
         >>> pruned.save("small.onnx")
     """
-    chosen = PruneOptions(**options)
+    chosen = PruneOptions(
+        flops=flops,
+        params=params,
+        size=size,
+        speedup=speedup,
+        ms=ms,
+        max_drop=max_drop,
+        quality=quality,
+        lower_is_better=lower_is_better,
+        epochs=epochs,
+        minutes=minutes,
+        loss=loss,
+        masks=masks,
+        signature=signature,
+        shapes=shapes,
+        at=at,
+        adapters=adapters,
+        align=align,
+        align_for=align_for,
+        align_seconds=align_seconds,
+        target=target,
+        verify=VERIFY if verify else None,
+        seed=seed,
+    )
     with nullcontext() if progress is None else listening(progress):
         return pruned(chosen.read(model), data, chosen)
 
@@ -106,30 +153,18 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
-    batches = _calibration(examples)
-    at = options.at or _sizes(target, batches[0])
-    options = dataclasses.replace(options, at=at)
     try:
-        with stage("Finding channels", slow=True):
-            shrunk = passes.shrink(target, at=at)
-            net = network(shrunk.model, batches[0], at, options.seed)
-        whole = net.masked(np.zeros(len(net.fixed), bool))
-        with stage("Observing layers", slow=True):
-            found = layers(net, whole, batches, options.seed)
-        if all(net.fixed[layer.labels].all() for layer in found):
-            raise InputError(f"{source.name} has no channels that can be pruned: outputs show all of them.")
-        with stage("Measuring sensitivity", slow=True):
-            removal = Removal(net, found, sensitivities(net, whole, found, batches))
-        cost = shrunk.report.before
+        seen = observed(target, examples, options)
+        net, cost = seen.network, seen.cost
+        options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        search = Search(target, net, removal, options, before, batches[0])
+        search = Search(target, net, seen.removal, options, before, seen.batches[0])
         judge = Judge(target, examples, options)
 
         def made(gone: Mask, verify: bool = True) -> Compiled:
-            masked = refitted(net, gone, batches, options.seed)
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
             # TensorFlow computes the source, and not the refitted network that the result is compared with
-            return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how)
+            return compiled_source(dataclasses.replace(source, model=seen.without(gone), tensorflow=None), how)
 
         def drop(gone: Mask) -> float:
             return judge.drop(judge(made(gone, verify=False).model))
@@ -155,7 +190,7 @@ def pruned(
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
-        layers=layers_of(cost, passes.count(model, at=at)),
+        layers=layers_of(cost, passes.count(model, at=net.at)),
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
@@ -178,26 +213,3 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions) ->
         size = write_model_files.write_model(result.model, output, keep=read)
     after = dataclasses.replace(result.report.after, bytes=size)
     return dataclasses.replace(result, report=dataclasses.replace(result.report, after=after, output=str(output)))
-
-
-def _sizes(model: ModelProto, batch: Batch) -> Sizes:
-    """Those of the data, for one sample where the model leaves their number open."""
-    found = {}
-    for port in ports(model):
-        shape = list(batch[port.name].shape)
-        if shape and declared(port)[0] is None:
-            shape[0] = 1
-        found[port.name] = shape
-    return found
-
-
-def _calibration(examples: Data) -> list[Batch]:
-    """Batches to observe layers on, of so many samples."""
-    batches, seen, size = [], 0, 0
-    for batch in examples.used():
-        batches.append(batch)
-        seen += max((len(array) for array in batch.values() if array.ndim), default=1)
-        size += sum(array.nbytes for array in batch.values())
-        if seen >= _SAMPLES or size >= _BYTES:
-            break
-    return batches

@@ -32,8 +32,13 @@ def sweep(
     targets: Annotated[
         str | None,
         typer.Option(
-            metavar="0.5,0.25", help="Fractions of the model's FLOPs to keep: masks are made by weight magnitude."
+            metavar="0.5,0.25",
+            help="Fractions of the model's FLOPs to keep: pruned by --data, or by weight magnitude, which harms more.",
         ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|DIR|FILE.py:FUNCTION", help="Inputs to prune by, as for maskc prune."),
     ] = None,
     masks: Annotated[
         list[Path] | None,
@@ -108,6 +113,7 @@ def sweep(
         models,
         directory,
         targets=[] if targets is None else [shared.share(part) for part in _values("--targets", targets)],
+        data=data,
         masks=masks or (),
         policies=[dict(pairs) for pairs in itertools.product(*axes)],
         quality=quality,

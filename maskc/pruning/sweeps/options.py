@@ -13,6 +13,7 @@ from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
 from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
+from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, check_quality
 from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.record import Value
@@ -27,6 +28,7 @@ class SweepOptions:
 
     reading: ReadOptions = field(default_factory=ReadOptions)
     targets: Sequence[float] = ()
+    data: Given | None = None
     masks: Sequence[Path] = ()
     policies: Sequence[Mapping[str, Value]] = ({},)
     quality: Quality | None = None
@@ -45,6 +47,8 @@ class SweepOptions:
         for target in self.targets:
             if not 0 < target <= 1:
                 raise InputError(f"A target is a share of the model's FLOPs, above 0 and up to 1, and not {target:g}.")
+        if self.data is not None and not self.targets:
+            raise InputError("Data say which channels go for a target: give --targets, as 0.5,0.25, too.")
         if len(set(self.targets)) < len(self.targets):
             raise InputError("A target is given twice.")
         for policy in self.policies:

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
+from maskc.pruning.data import Given
+from maskc.pruning.data import data as read_data
+from maskc.pruning.observed import levels as by_data
 from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
 from maskc.results.totals import Figures
-from passes.errors import GraphError
+from passes.errors import GraphError, SizeError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 
@@ -150,14 +154,19 @@ class Plan:
         """Levels of so many FLOPs; masks that are there already are not made again."""
         known = {level.key: level for level in (self.before.levels if self.before else ())}
         targets = self.options.targets
-        keys = {target: self._key(digest, "magnitude", target) for target in targets}
+        how = "magnitude" if self.options.data is None else ["data", self._data_digest(self.options.data)]
+        keys = {target: self._key(digest, how, target) for target in targets}
         found: dict[float, Level] = {}
         for target in targets:
             old = known.get(keys[target])
-            if old is not None and (old.error or old.masks is None or self.path(old.masks).exists()):
+            files = [] if old is None else [self.path(file) for file in (old.model, old.masks) if file is not None]
+            if old is not None and (old.error or all(file.exists() for file in files)):
                 found[target] = old
+                self.files.setdefault(old.model, frontend.read(self.path(old.model)).files)
         wanted = [target for target in targets if target not in found]
-        if wanted:
+        if self.options.data is not None:
+            found |= dict(self._by_data(path, self.options.data, wanted, keys))
+        elif wanted:
             with progress.stage("Ranking filters"):
                 try:
                     flops = [target * self.origin.figures.flops for target in wanted]
@@ -174,6 +183,33 @@ class Plan:
                 masks = None if file is None else file.name
                 found[target] = Level(name, self._relative(path), masks, target, keys[target], problem)
         yield from (found[target] for target in targets)
+
+    def _by_data(
+        self, path: Path, data: Given, targets: Sequence[float], keys: Mapping[float, str]
+    ) -> Iterator[tuple[float, Level]]:
+        """Levels whose channels went by data, as masked models with weights that make up for them."""
+        if not targets:
+            return
+        try:
+            for target, made in by_data(self.source, read_data(data, self.source), targets):
+                name, file, problem = f"flops-{target:g}", path, None
+                if isinstance(made, InputError):
+                    problem = str(made)
+                else:
+                    file = self.directory / f"{name}.masked.onnx"
+                    write_model_files.write_model(made, file)
+                    self.files[self._relative(file)] = frontend.read(file).files
+                yield target, Level(name, self._relative(file), None, target, keys[target], problem)
+        except (GraphError, SizeError) as error:
+            raise InputError(f"{self.origin.model}: {error}") from error
+
+    def _data_digest(self, data: Given) -> str:
+        """That of the files of data; of others nobody can tell whether they are the same, so it is always another."""
+        path = Path(os.fspath(data).partition(".py:")[0]) if isinstance(data, (str, os.PathLike)) else None
+        path = path.with_suffix(".py") if path is not None and ".py:" in str(data) else path
+        if path is None or not path.exists():
+            return uuid.uuid4().hex
+        return write_model_files.digest(sorted(path.iterdir()) if path.is_dir() else [path])
 
 
 def _compare(source: Source) -> None:

@@ -16,6 +16,7 @@ from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.arguments import public
 from maskc.inspection.options import ReadOptions
+from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, rate
 from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.measure import Clock
@@ -51,6 +52,7 @@ def sweep(
     output: str | os.PathLike[str],
     *,
     targets: Sequence[float] = (),
+    data: Given | None = None,
     masks: Sequence[str | os.PathLike[str]] = (),
     policies: Sequence[Mapping[str, Value]] = ({},),
     quality: Quality | None = None,
@@ -68,11 +70,11 @@ def sweep(
     """Compile a model at several sparsity levels and in several configurations, and measure the candidates.
 
     `model` is what `maskc.compile` takes, or several paths: all are compared with the first, and each is a sparsity
-    level. So is each file of `masks`, and each of `targets`, shares of the model's FLOPs, for which masks are made by
-    the size of its weights (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the only
-    sparsity level. `signature` and `shapes` are as there, and FLOPs are counted `at` these sizes, as for `maskc.flops`.
-    Every sparsity level is compiled in each configuration of `policies`, options of `maskc.compile` such as
-    `{"adapters": "always"}`.
+    level. So is each file of `masks`, and each of `targets`, shares of the model's FLOPs, for which the model is pruned
+    by `data`, as by `maskc.prune`; without data, masks are made by the size of its weights alone, which harms most
+    models (`passes.mask_savings.magnitude_masks`). Without any of these the model itself is the only sparsity level.
+    `signature` and `shapes` are as there, and FLOPs are counted `at` these sizes, as for `maskc.flops`. Every sparsity
+    level is compiled in each configuration of `policies`, options of `maskc.compile` such as `{"adapters": "always"}`.
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
@@ -90,6 +92,7 @@ def sweep(
     options = SweepOptions(
         reading=ReadOptions(shapes=shapes, at=at, signature=signature),
         targets=targets,
+        data=data,
         masks=[Path(mask) for mask in masks],
         policies=policies,
         quality=quality,

@@ -64,9 +64,10 @@ def missing(sweep: Record) -> str:
     if all(level.masks is None and level.model == sweep.source.onnx for level in sweep.levels):
         return "Nothing is pruned. The model is the only sparsity level; --targets 0.5,0.25 or --masks makes others."
     if sweep.measure is None:
-        return (
-            "Quality was not measured. Pruned candidates compute other outputs than the source; --quality rates them."
-        )
+        told = "Quality was not measured. Pruned candidates compute other outputs than the source; "
+        told += "--quality rates them."
+        by_magnitude = any(level.masks is not None and level.target is not None for level in sweep.levels)
+        return f"{told} Masks by magnitude harm most models; --data prunes by inputs." if by_magnitude else told
     return ""
 
 

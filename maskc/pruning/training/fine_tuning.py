@@ -33,9 +33,9 @@ def fine_tuned(
     import_tensorflow()
     from maskc.pruning.training.loop import finetune, shared_tensors
 
-    loss = None
-    if options.loss is not None:
-        loss = function_of(*path_and_name(options.loss, "--loss"))
+    loss = options.loss
+    if isinstance(loss, str):
+        loss = function_of(*path_and_name(loss, "--loss"))
     with stage("Training", _TICKS, slow=True) as training:
 
         def listen(progress: Progress) -> None:

@@ -127,6 +127,26 @@ def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
     assert isinstance(again, Pruned) and not again.alone
 
 
+def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
+    model, data = tmp_path / "model.onnx", tmp_path / "x.npy"
+    onnx.save(gemm(), model)
+    np.save(data, drawn(100, 6))
+
+    def quality(path: Path) -> float:
+        return -float(np.abs(outputs(onnx.load(path), 2) - outputs(gemm(), 2)).max())
+
+    options: dict[str, Any] = {"targets": [0.8, 0.56], "data": data, "seconds": 0, "jobs": 1}
+    swept = maskc.sweep(model, tmp_path / "levels", quality=quality, **options)
+    assert [round(point.share or 0, 1) <= target for point, target in zip(swept.points, (0.8, 0.6), strict=True)]
+    assert all(point.error is None and point.quality is not None and point.quality > -0.5 for point in swept.points)
+    magnitude = maskc.sweep(model, tmp_path / "others", quality=quality, **{**options, "data": None})
+    assert (magnitude.points[1].quality or 0) < 10 * (swept.points[1].quality or 0) < 0
+    again = maskc.sweep(model, tmp_path / "levels", quality=quality, **options)
+    assert [level.key for level in again.levels] == [level.key for level in swept.levels]
+    with pytest.raises(InputError, match="give --targets"):
+        maskc.sweep(model, tmp_path / "none", data=data)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,0 +1,104 @@
+"""A network as it was observed on data: what can be pruned, in which order, and the refit of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+import passes
+from maskc.errors import InputError
+from maskc.progress import stage
+from maskc.pruning.choice.observation import layers, sensitivities
+from maskc.pruning.choice.removal import Removal
+from maskc.pruning.choice.targets import Search
+from maskc.pruning.data import Batch, Data, declared
+from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.layers.places import network
+from maskc.pruning.options import PruneOptions
+from maskc.pruning.refit import refitted
+from maskc.runtime.random_inputs import ports
+from passes.sizes.cost_values import Cost
+from passes.sizes.sizes_to_count_at import Sizes
+
+_SAMPLES = 1024  # that layers are observed on, of no more bytes
+_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The network of a source, the order in which its groups go, and the batches that say so.
+
+    cost: of the source, at the sizes of the network. seed: of what is drawn.
+    """
+
+    source: ModelProto
+    network: Network
+    removal: Removal
+    batches: Sequence[Batch]
+    cost: Cost
+    seed: int
+
+    def without(self, gone: Mask) -> ModelProto:
+        """The masked network without groups, bool [groups], with weights that make up for them."""
+        return refitted(self.network, gone, self.batches, self.seed)
+
+
+def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Observed:
+    """Observe a model on data, at the sizes of the options or else of the data.
+
+    Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
+    """
+    batches = _calibration(examples)
+    at = options.at or _sizes(source, batches[0])
+    with stage("Finding channels", slow=True):
+        shrunk = passes.shrink(source, at=at)
+        net = network(shrunk.model, batches[0], at, options.seed)
+    whole = net.masked(np.zeros(len(net.fixed), bool))
+    with stage("Observing layers", slow=True):
+        found = layers(net, whole, batches, options.seed)
+    if all(net.fixed[layer.labels].all() for layer in found):
+        raise InputError("The model has no channels that can be pruned: outputs show all of them.")
+    with stage("Measuring sensitivity", slow=True):
+        removal = Removal(net, found, sensitivities(net, whole, found, batches))
+    return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
+
+
+def levels(
+    source: ModelProto, examples: Data, shares: Sequence[float]
+) -> Iterator[tuple[float, ModelProto | InputError]]:
+    """For shares of the FLOPs, the largest first, the masked network with refitted weights, or why there is none."""
+    seen = observed(source, examples, PruneOptions(align="none", verify=None))
+    before = {"flops": seen.cost.flops}
+    for share in sorted(shares, reverse=True):
+        options = PruneOptions(flops=share, align="none", verify=None, at=seen.network.at)
+        try:
+            gone, _ = Search(source, seen.network, seen.removal, options, before, seen.batches[0]).found()
+            yield share, seen.without(gone)
+        except InputError as error:
+            yield share, error
+
+
+def _sizes(model: ModelProto, batch: Batch) -> Sizes:
+    """Those of the data, for one sample where the model leaves their number open."""
+    found = {}
+    for port in ports(model):
+        shape = list(batch[port.name].shape)
+        if shape and declared(port)[0] is None:
+            shape[0] = 1
+        found[port.name] = shape
+    return found
+
+
+def _calibration(examples: Data) -> list[Batch]:
+    """Batches to observe layers on, of so many samples."""
+    batches, seen, size = [], 0, 0
+    for batch in examples.used():
+        batches.append(batch)
+        seen += max((len(array) for array in batch.values() if array.ndim), default=1)
+        size += sum(array.nbytes for array in batch.values())
+        if seen >= _SAMPLES or size >= _BYTES:
+            break
+    return batches
