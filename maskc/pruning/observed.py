@@ -20,11 +20,12 @@ from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
 from maskc.runtime.random_inputs import ports
+from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
-_BYTES = 2**26
+_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,23 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
     batches = _calibration(examples)
-    at = options.at or _sizes(source, batches[0])
+    at: Sizes | None = options.at or _sizes(source, batches[0])
     with stage("Finding channels", slow=True):
-        shrunk = passes.shrink(source, at=at)
+        try:
+            shrunk = passes.shrink(source, at=at)
+        except SizeError:
+            if options.at is not None:
+                raise
+            at = None  # branches for other inputs may not take these sizes
+            shrunk = passes.shrink(source)
         net = network(shrunk.model, batches[0], at, options.seed)
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)
     if all(net.fixed[layer.labels].all() for layer in found):
-        raise InputError("The model has no channels that can be pruned: outputs show all of them.")
+        raise InputError(
+            "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
+        )
     with stage("Measuring sensitivity", slow=True):
         removal = Removal(net, found, sensitivities(net, whole, found, batches))
     return Observed(source, net, removal, batches, shrunk.report.before, options.seed)

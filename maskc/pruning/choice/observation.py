@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
+from maskc.errors import RunError
 from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
-from maskc.pruning.layers.inner_outputs import showing
 from maskc.pruning.layers.network import Network, stored
 from maskc.pruning.quality.divergence import divergence
+from maskc.pruning.walk import Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Feeds = Mapping[str, NDArray[Any]]
 
+_TOGETHER = 2**22  # bytes of inputs
 _ROWS = 400  # of a layer, of each batch
 _HURT = 0.05  # of a layer's energy: the error that its sensitivity is measured at
 _LEAST = 1e-3  # of the median: what is measured of less is noise
@@ -38,15 +41,26 @@ def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: 
         if label.size and not network.fixed[label].all() and not (contraction.groups > 1 and contraction.width == 1):
             matrix = contraction.matrix(constants[contraction.weights])
             found.append(Moments.of(reader, matrix, seed + number))
-    names = list(dict.fromkeys(moments.reader.contraction.source for moments in found))
-    session = OnnxRuntimeSession(showing(model, names))
     rng = np.random.default_rng(seed)
+    for group in _groups(batches):
+        walk = Walk(model, group)
+        with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
+            for moments in found:
+                for values in walk.to(moments.reader.contraction.source):
+                    moments.add(moments.reader.contraction.rows(values, _ROWS, rng))
+    return [Layer(moments) for moments in found if moments.count]
+
+
+def _groups(batches: Iterable[Feeds]) -> Iterator[list[Feeds]]:
+    """Batches that are run together, of no more bytes than a few tensors of each can take."""
+    group: list[Feeds] = []
     for batch in batches:
-        values = session.run(batch)
-        for moments in found:
-            contraction = moments.reader.contraction
-            moments.add(contraction.rows(values[contraction.source], _ROWS, rng))
-    return [Layer(moments) for moments in found]
+        group.append(batch)
+        if sum(array.nbytes for each in group for array in each.values()) >= _TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def sensitivities(

@@ -172,5 +172,5 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
     del model.graph.node[1:]
     model.graph.output[0].name = "h"
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
-    with pytest.raises(InputError, match="no channels that can be pruned"):
+    with pytest.raises(InputError, match="No channels can be pruned"):
         maskc.prune(model, inputs(model), epochs=0)
