@@ -235,12 +235,12 @@ app(["compile", {str(tmp_path / "saved")!r}])
     assert [file.name for file in tmp_path.iterdir()] == ["saved"]
 
 
-def test_the_readme_lists_the_versions_that_are_tested() -> None:
+def test_the_readme_lists_the_versions_that_it_is_for() -> None:
     """From the oldest that pyproject.toml allows to that of constraints.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = "\n".join((*project["dependencies"], *project["optional-dependencies"]["tensorflow"]))
     newest = (ROOT / "constraints.txt").read_text()
-    told = (ROOT / "README.md").read_text().partition("Tested with Python 3.11 to 3.13, ")[2].partition("(")[0]
+    told = (ROOT / "README.md").read_text().partition("For Python 3.11 to 3.13, ")[2].partition("(")[0]
     found = re.findall(r"(\w+) ([\d.]+)(?:\s+to\s+([\d.]+))?(?:,| and|\s|$)", told)
     assert {name for name, *_ in found} == {"numpy", "onnx", "onnxruntime", "tensorflow", "keras"}
     for name, first, last in found:
