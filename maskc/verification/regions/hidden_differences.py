@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from maskc.verification.recheck import UNIT, Array, Boundary, Judgement, Region,
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
 
+# A difference is made so many times as large, to see whether the result depends on it at all.
 # Turns in which values are random, sparse and tiny.
 _TURNS = 3
-# A difference is made so many times as large, to see whether the result depends on it at all.
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
 # Nearest slices are looked for in tensors of at most so many comparisons.
 _MOST_COMPARED = 1 << 26
@@ -30,10 +31,7 @@ def first_failure(proof: Proof) -> Failure | None:
     if proof.complete:
         return _hidden(proof)
     failure = proof.first()
-    if failure is None or not failure.ran:
-        return failure
-    inside = _pairs(proof.checker, failure.region)
-    return next((pair.failure() for pair in inside if pair.apart(pair.want) > 1), failure)
+    return failure if failure is None or not failure.ran else _narrowed(proof.checker, failure)
 
 
 def _hidden(proof: Proof) -> Failure | None:
@@ -48,6 +46,26 @@ def _hidden(proof: Proof) -> Failure | None:
             if pair.is_hidden():
                 return pair.failure()
     return None
+
+
+def _narrowed(checker: Checker, failure: Failure) -> Failure:
+    """The failure, or one of the first tensor before it that makes the result differ.
+
+    That is one that the region reads and that holds another tensor of the source than that of its name, which the
+    source's side computes on the way, or one inside the region.
+    """
+    for name in sorted(failure.region.compiled_reads, key=lambda name: checker.compiled.maker.get(name, -1)):
+        other = checker.boundaries[name].source
+        if other != name and checker.source.maker.get(name) in failure.region.source:
+            nodes, reads = checker.compiled.closure(name, checker.boundaries.keys() - {name})
+            twins, needed = checker.source.closure(name, {checker.boundaries[read].source for read in reads})
+            boundary = Boundary(name, checker.boundaries[name].slices)
+            place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+            return Failure(place, Judgement(error=math.inf, why=f"it is what '{other}' of the source is"))
+    for pair in _pairs(checker, failure.region):
+        if pair.apart(pair.want) > 1:
+            return pair.failure()
+    return failure
 
 
 def _inner(checker: Checker, region: Region) -> Iterator[str]:
