@@ -70,6 +70,14 @@ def copied(model: ModelProto) -> ModelProto:
     return copy
 
 
+def showing(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """A copy of the model with these tensors among its outputs."""
+    shown = copied(model)
+    have = {value.name for value in shown.graph.output}
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in have)
+    return shown
+
+
 def all_graphs(graph: GraphProto | onnx.FunctionProto) -> Iterator[Any]:
     """The graph (or local function) and every graph nested in it."""
     yield graph

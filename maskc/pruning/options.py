@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from maskc.compilation.options import CompileOptions
@@ -97,8 +96,3 @@ class PruneOptions(CompileOptions):
     def trains(self) -> bool:
         """Whether training is asked for."""
         return bool(self.epochs or self.minutes) and self.epochs != 0 and self.minutes != 0
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files that are read beside the model."""
-        return (self.mask_file,) if self.mask_file else ()

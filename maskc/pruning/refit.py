@@ -40,8 +40,7 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
         for number, reader in enumerate(network.readers):
             layer = reader.contraction
             refitting.advance(note=layer.node.name)
-            mine = reader.group_of[reader.group_of >= 0]
-            changed = changed or bool(gone[mine].any())
+            changed = changed or bool(reader.lost(gone).any())
             if not changed:
                 continue
             try:
@@ -70,9 +69,9 @@ def _refit(
     contraction = reader.contraction
     trained = contraction.matrix(constants[contraction.weights])
     groups, width, outputs = trained.shape
-    left = ~((reader.group_of >= 0) & gone[reader.group_of]).reshape(groups, -1)
+    lost = reader.lost(gone)
     most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
-    own = [np.flatnonzero(np.repeat(stays, contraction.taps)) for stays in left]
+    own = [np.flatnonzero(~of_group) for of_group in lost]
     kept = max(map(len, own))
     # layers of several groups keep equally many rows in each when they are solved; those that are gone are zero
     rows = np.stack([np.concatenate([o, np.setdiff1d(np.arange(width), o)[: kept - len(o)]]) for o in own])
@@ -90,16 +89,15 @@ def _refit(
         count += x.shape[1]
     second, mixed = second / max(count, 1), mixed / max(count, 1)
     scarcity = min(1.0, kept / max(count, 1))
-    ridge = ((_RIDGE + _SCARCE * scarcity) * np.trace(second[:, :-1, :-1], axis1=1, axis2=2) / max(kept, 1))[
-        :, None, None
-    ] + 1e-9
+    spread = np.trace(second[:, :-1, :-1], axis1=1, axis2=2)[:, None, None] / max(kept, 1)
+    ridge = (_RIDGE + _SCARCE * scarcity) * spread + 1e-9
     prior = np.concatenate([np.take_along_axis(trained, rows[:, :, None], axis=1), np.zeros((groups, 1, outputs))], 1)
     shrinkage = ridge * np.eye(kept + 1)
     shrinkage[:, -1, -1] = 1e-9
     solution = np.linalg.solve(second + shrinkage, mixed + shrinkage @ prior)
     matrix = np.zeros_like(trained)
     np.put_along_axis(matrix, rows[:, :, None], solution[:, :-1], axis=1)
-    matrix[~np.repeat(left, contraction.taps, axis=1)] = 0
+    matrix[lost] = 0
     found: dict[str, NDArray[Any]] = {contraction.weights: contraction.stored(matrix)}
     if contraction.bias:
         found[contraction.bias] = contraction.shifted(constants[contraction.bias], solution[:, -1].reshape(-1))

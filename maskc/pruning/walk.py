@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from maskc.errors import RunError
-from maskc.frontend.graph_queries import all_graphs
 from maskc.pruning.layers.network import with_weights
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from passes.graph.name_scopes import captured_names
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -48,7 +48,7 @@ class Walk:
         for node in reversed(self._waiting):
             if wanted & set(node.output):
                 found.append(node)
-                wanted |= set(_read(node))
+                wanted |= _read(node)
         return found[::-1]
 
     def _run(self, nodes: Sequence[NodeProto], name: str) -> None:
@@ -82,12 +82,6 @@ class Walk:
         return with_weights(part, {name: value for name, value in self._weights.items() if name in held})
 
 
-def _read(node: NodeProto) -> Iterator[str]:
+def _read(node: NodeProto) -> set[str]:
     """Names of the tensors that a node reads, its bodies included."""
-    yield from filter(None, node.input)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for graph in all_graphs(attribute.g):
-                for inner in graph.node:
-                    yield from filter(None, inner.input)
-                yield from (value.name for value in graph.output)
+    return {*filter(None, node.input), *filter(None, captured_names(node))}

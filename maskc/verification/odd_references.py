@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from maskc.errors import MaskcError, RunError
-from maskc.frontend.graph_queries import all_graphs, array_of, copied
+from maskc.frontend.graph_queries import all_graphs, array_of, showing
 from maskc.runtime.session import load
 from maskc.verification.inputs import Outputs, Sample
 from passes.model.declarations import dims_of, written
@@ -30,9 +30,7 @@ def _oddities(reference: ModelProto, sample: Sample) -> Iterator[str]:
         if weights.dtype.kind in "fc" and not np.isfinite(weights).all():
             yield f"'{tensor.name}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
     names = [name for node in reference.graph.node if node.op_type != "Constant" for name in node.output if name]
-    exposed = copied(reference)
-    there = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in there)
+    exposed = showing(reference, names)
     because = "without ONNX Runtime's optimizations, which believe the shapes that a model notes"
     inside: Outputs = {}
     with suppress(MaskcError):  # there are types that no output may have

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from passes.mask_savings.prunable_filters import Filters
+from passes.model.set_nodes import set_nodes
 
 
 def gated(model: onnx.ModelProto, places: Mapping[str, Filters]) -> onnx.ModelProto:
@@ -36,7 +37,5 @@ def gated(model: onnx.ModelProto, places: Mapping[str, Filters]) -> onnx.ModelPr
         for i, name in enumerate(node.input):
             node.input[i] = renamed.get(name, name)
         nodes += [node, *(added for name in node.output for added in masking.get(name, ()))]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, nodes)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,11 +12,6 @@ from maskc.cli import shared_options as shared
 from maskc.cli.command import command
 from maskc.cli.output import console, print_json, warn
 from maskc.pruning.options import PruneOptions
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from maskc.pruning.prune import Pruned
 
 
 @command()
@@ -65,11 +60,6 @@ def prune(
     if as_json:
         print_json({**result.report.to_json(), **result.to_json()})
         return
-    _show(result, console())
-
-
-def _show(result: Pruned, out: Console) -> None:
-    """The figures of both models, and how the result compares with the source."""
     from maskc.report.terminal import show_pruning
 
-    show_pruning(result.report.document(), result.agreement, result.quality, out, alone=result.alone)
+    show_pruning(result.report.document(), result.agreement, result.quality, console(), alone=result.alone)

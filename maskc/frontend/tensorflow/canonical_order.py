@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 
 from maskc.frontend.graph_queries import all_nodes, bodies, rename_tensors
+from passes.model.set_nodes import set_nodes
 
 # Numbers in names that say only when something was made.
 _COUNTER = re.compile(r"(?:__|(?<=_frozen)_|(?<=_cond)_|(?<=_body)_)\d+")
@@ -64,10 +65,8 @@ def _order(graph: GraphProto) -> list[str]:
     inside = {name for node in graph.node for name in node.output}
     inside |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     order = _from_outputs(graph, reads)
-    nodes = [NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
     used = [*dict.fromkeys(name for i in order for name in reads[i] if name), *outputs]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [graph.node[i] for i in order])
     rank = {name: i for i, name in enumerate(used)}
     graph.initializer.sort(key=lambda tensor: (rank.get(tensor.name, len(rank)), tensor.name))
     graph.value_info.sort(key=lambda value: rank.get(value.name, len(rank)))

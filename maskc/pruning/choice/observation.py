@@ -18,6 +18,7 @@ from maskc.pruning.layers.network import Network, stored
 from maskc.pruning.quality.divergence import divergence
 from maskc.pruning.walk import Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from passes.model.set_nodes import set_nodes
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -86,7 +87,7 @@ def sensitivities(
         order = sorted((label for label in layer.labels if not network.fixed[label]), key=errors.__getitem__)
         lost, gone = 0.0, 0
         for label in order[: max(1, len(order) // 2)]:
-            lost += float(hurt.errors(len(network.fixed))[label]) if len(order) <= 8 else float(errors[label])
+            lost += float(errors[label])
             gone += 1
             if lost > _HURT:
                 break
@@ -103,10 +104,8 @@ def _overridable(model: ModelProto, names: Iterable[str]) -> ModelProto:
     """The model, in which these constants are inputs as well."""
     changed = copied(model)
     constants = stored(model)
-    nodes = [node for node in changed.graph.node if not (node.op_type == "Constant" and node.output[0] in names)]
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del changed.graph.node[:]
-    changed.graph.node.extend(kept)
+    nodes = changed.graph.node
+    set_nodes(changed.graph, [n for n in nodes if not (n.op_type == "Constant" and n.output[0] in names)])
     tensors = [tensor for tensor in changed.graph.initializer if tensor.name not in names]
     left = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
     del changed.graph.initializer[:]

@@ -30,7 +30,7 @@ _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
 _SECONDS = 0.7  # for each latency
 
-Figure = Callable[[Mask], float]
+Figure = Callable[[passes.Shrunk], float]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Search:
         asked, step, reached = most, _STEP * most, True
         while reached:
             reached = self.removal.down_to(asked)
-            gone = self.useful(self.removal.gone())
-            left = self._flops(gone)
+            gone, compiled = self._useful(self.removal.gone())
+            left = self._flops(compiled)
             detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
                 return gone if left > (1 - _CLOSE) * most else self._fewest(self._flops, most)
@@ -85,7 +85,7 @@ class Search:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
         self.removal.down_to(0)
-        best = figure(self.removal.gone())
+        best = figure(self._compiled(self.removal.gone()))
         if best > most:
             told = {"speedup": f"{1 / best:.3g} times as fast", "ms": f"{best:.3g} ms"}.get(
                 name, f"{best:.2g} of the {name}"
@@ -100,10 +100,10 @@ class Search:
         low, high = 0, len(self.removal.order)
         while high - low > max(1, len(self.removal.order) // _FINEST):
             middle = (low + high) // 2
-            found = figure(self.useful(self.removal.gone(middle)))
+            found = figure(self._useful(self.removal.gone(middle))[1])
             detail(f"{found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
             low, high = (low, middle) if found <= most else (middle, high)
-        return self.useful(self.removal.gone(high))
+        return self._useful(self.removal.gone(high))[0]
 
     def smallest(self, drop: Callable[[Mask], float]) -> Mask:
         """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
@@ -126,18 +126,19 @@ class Search:
             )
         return found
 
-    def useful(self, gone: Mask) -> Mask:
-        """The same without groups whose channels the compiled file stores all the same, for the sake of speed."""
-        stored = self._compiled(gone).stored
+    def _useful(self, gone: Mask) -> tuple[Mask, passes.Shrunk]:
+        """The same without groups whose channels the compiled file stores all the same, for speed; and that file."""
+        compiled = self._compiled(gone)
         kept = np.ones(len(gone), bool)
         for name in self.network.units:
             kept[self.network.groups[name]] = False
         for name, place in self.network.places.items():
-            slices = stored.get((f"{name}/masked", place.axis))
+            slices = compiled.stored.get((f"{name}/masked", place.axis))
             if slices is None:
                 slices = np.zeros(len(place.norm), bool)
             kept[self.network.groups[name][~slices]] = False
-        return gone & ~kept
+        useful = gone & ~kept
+        return useful, compiled if (useful == gone).all() else self._compiled(useful)
 
     def _compiled(self, gone: Mask) -> passes.Shrunk:
         """What is compiled without these groups, with a number in place of each bias, which a refit will need."""
@@ -147,17 +148,18 @@ class Search:
         filled = {name: np.full_like(constants[name], 1e-3) for name in biases if not constants[name].any()}
         return shrink_with(with_weights(model, filled), self.options)
 
-    def _flops(self, gone: Mask) -> float:
-        return self._compiled(gone).report.after.flops
+    @staticmethod
+    def _flops(compiled: passes.Shrunk) -> float:
+        return compiled.report.after.flops
 
     def _figure(self, name: str) -> Figure:
         if name in ("params", "size"):
-            return lambda gone: self._share(self._compiled(gone), name)
+            return lambda compiled: self._share(compiled, name)
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
         source = load(self.source, provider)
 
-        def time(gone: Mask) -> float:
-            after = load(self._compiled(gone).model, provider)
+        def time(compiled: passes.Shrunk) -> float:
+            after = load(compiled.model, provider)
             latency = measure(source, after, self.batch, provider, seconds=_SECONDS)  # type: ignore[arg-type]
             return latency.after[1] / latency.before[1] if name == "speedup" else latency.after[1]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
+from passes.model.set_nodes import set_nodes
 
 # The operand of each operator that is its bias.
 _OPERAND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3}
@@ -61,9 +62,7 @@ def biased(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> tuple[Mo
         else:
             continue
         changed.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(held), name))
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del changed.graph.node[:]
-    changed.graph.node.extend(copies)
+    set_nodes(changed.graph, nodes)
     return changed, biases
 
 

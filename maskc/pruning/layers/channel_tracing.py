@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.pruning.layers.inner_outputs import showing
+from maskc.frontend.graph_queries import showing
 from maskc.pruning.layers.network import Mask, Network
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 

@@ -32,6 +32,11 @@ class Reader:
     contraction: Contraction
     group_of: Index
 
+    def lost(self, gone: Mask) -> Mask:
+        """The rows of its weights that go with these groups, bool [groups of the layer, rows]."""
+        channels = (self.group_of >= 0) & gone[self.group_of]
+        return np.repeat(channels.reshape(self.contraction.groups, -1), self.contraction.taps, axis=1)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -63,11 +68,11 @@ class Network:
         constants = stored(model)
         unread = {}
         for reader in self.readers:
-            lost = (reader.group_of >= 0) & gone[reader.group_of]
+            lost = reader.lost(gone)
             if lost.any():
                 layer = reader.contraction
                 matrix = layer.matrix(constants[layer.weights])
-                matrix[np.repeat(lost.reshape(layer.groups, -1), layer.taps, axis=1)] = 0
+                matrix[lost] = 0
                 unread[layer.weights] = layer.stored(matrix)
         return with_weights(model, unread)
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from maskc.frontend.graph_queries import bodies, tensor_types
+from maskc.frontend.graph_queries import tensor_types
 from maskc.pruning.layers.biases import biased
 from maskc.pruning.layers.channel_tracing import reached
 from maskc.pruning.layers.network import Network, Reader, stored, with_places
+from passes.graph.name_scopes import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.sizes.sizes_to_count_at import Sizes
 
@@ -42,9 +43,7 @@ def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filter
     """Where layers that no mask reaches can be masked at their inputs."""
     types = tensor_types(model)
     made = {name for node in model.graph.node for name in node.output}
-    inside = {
-        name for node in model.graph.node for graph in bodies(node) for inner in graph.node for name in inner.input
-    }
+    inside = {name for node in model.graph.node for name in captured_names(node)}
     for reader in readers:
         layer = reader.contraction
         shape = types[layer.source].shape if layer.source in types else None

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
+from passes.model.set_nodes import set_nodes
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one layer: their number, the type of the weights, and the name of its sequence of outputs."""
+    """The units of one layer: their number, and the type of the weights."""
 
     count: int
     dtype: np.dtype[Any]
-    output: str
 
 
 def gated_units(
@@ -45,7 +45,7 @@ def gated_units(
             count, dtype = held[1].shape[2], held[1].dtype  # type: ignore[union-attr]
             if not node.output[0]:
                 node.output[0] = f"{name}/sequence"
-            units[name] = Units(count, dtype, node.output[0])
+            units[name] = Units(count, dtype)
             kind = helper.np_dtype_to_tensor_dtype(dtype)
             changed.graph.input.append(helper.make_tensor_value_info(name, kind, [count]))
             for place, (repeats, shape) in enumerate(
@@ -61,7 +61,5 @@ def gated_units(
                 ]
                 node.input[place] = made
         nodes.append(node)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del changed.graph.node[:]
-    changed.graph.node.extend(copies)
+    set_nodes(changed.graph, nodes)
     return changed, units, weights

@@ -23,7 +23,7 @@ from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
-from maskc.pruning.data import Given
+from maskc.pruning.data import Given, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.observed import levels as by_data
 from maskc.pruning.sweeps import work
@@ -205,9 +205,9 @@ class Plan:
 
     def _data_digest(self, data: Given) -> str:
         """That of the files of data; of others nobody can tell whether they are the same, so it is always another."""
-        path = Path(os.fspath(data).partition(".py:")[0]) if isinstance(data, (str, os.PathLike)) else None
-        path = path.with_suffix(".py") if path is not None and ".py:" in str(data) else path
-        if path is None or not path.exists():
+        text = os.fspath(data) if isinstance(data, (str, os.PathLike)) else ""
+        path = path_and_name(text, "data")[0] if ".py:" in text else Path(text)
+        if not text or not path.exists():
             return uuid.uuid4().hex
         return write_model_files.digest(sorted(path.iterdir()) if path.is_dir() else [path])
 

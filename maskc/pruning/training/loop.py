@@ -19,6 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import showing
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx import from_onnx
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -295,7 +296,7 @@ class _Training:
         inner = {name: {} for name in _masked(network, masks, teacher)} if inner is None else inner
         self._inner = inner if loss is None else {}
         self._network, self._outputs = network, targets(network)
-        self._teacher = OnnxRuntimeSession(_showing(teacher, list(self._inner)))
+        self._teacher = OnnxRuntimeSession(showing(teacher, self._inner))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
         self._entries = {} if coupling is None else coupling.entries
         self._targets = self._outputs
@@ -433,15 +434,6 @@ class _Training:
                         alive, (-1, *[1] * (rank - 1 - axis))
                     )
         return weights
-
-
-def _showing(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """The model, of which these tensors are outputs as well."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    have = {output.name for output in model.graph.output}
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
-    return shown
 
 
 def shared_tensors(

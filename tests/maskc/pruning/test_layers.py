@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from maskc.frontend.graph_queries import showing
 from maskc.pruning.choice.surgeon import RIDGE, Layer, Moments
 from maskc.pruning.layers.contractions import contractions
-from maskc.pruning.layers.inner_outputs import showing
 from maskc.pruning.layers.network import Reader, stored
 from maskc.pruning.layers.places import network
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
