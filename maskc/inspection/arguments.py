@@ -3,108 +3,25 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import os
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
-from numpy.typing import ArrayLike
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from maskc.errors import InputError, telling
+from passes.errors.arguments import checks_of
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-# What counts as such a number: those of numpy, and whole ones where others will do.
-_NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
-
-# Of a text that does not fit no more is shown.
-_LONGEST = 60
-
-_WORDS: dict[Any, str] = dict(
-    zip(
-        (int, float, str, Literal, Path, os.PathLike, Callable, np.ndarray, Mapping, Sequence),
-        ("whole number", "number", "text", "text", "path", "path", "function", "array", "mapping", "sequence"),
-        strict=True,
-    )
-)
-
 
 def public(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """A function that raises `InputError` for arguments of wrong types, and for what `telling` makes one of.
-
-    Which of the numbers and texts an argument can be is for the function itself to check.
-    """
-    signature, hints = inspect.signature(function), functools.cache(get_type_hints)
+    """A function that raises `InputError` for arguments of wrong types, and for what `telling` makes one of."""
+    wrong = checks_of(function)
 
     @functools.wraps(function)
     def checked(*arguments: Given.args, **named: Given.kwargs) -> Result:
-        for name, value in signature.bind(*arguments, **named).arguments.items():
-            hint = hints(function).get(name, Any)  # `self` has none
-            if not _fits(hint, value):
-                raise InputError(f"`{name}` must be {_words(hint)}, and not {_shown(value)}.")
+        if sentence := wrong(*arguments, **named):
+            raise InputError(sentence)
         with telling():
             return function(*arguments, **named)
 
     return checked
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type, as far as that can be seen: protocols and type variables take anything."""
-    kind, parts = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        return any(_fits(part, value) for part in parts)
-    if kind is Literal:
-        kind = str
-    if kind is Mapping:
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        return isinstance(value, Mapping) and all(_fits(parts[0], key) and _fits(parts[1], item) for key, item in pairs)
-    if kind is Sequence:
-        return (
-            not isinstance(value, (str, bytes))
-            and isinstance(value, Sequence)
-            and all(_fits(parts[0], item) for item in value)
-        )
-    if kind is Callable:
-        return callable(value)
-    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
-        return True
-    if isinstance(value, (bool, np.bool_)):
-        return kind in (bool, object)
-    return isinstance(value, _NUMBERS.get(kind, kind)) and _can_be_named(value)
-
-
-def _can_be_named(value: object) -> bool:
-    """Whether the system can have a file of that name, if it is a text or a path."""
-    try:
-        return not isinstance(value, (str, os.PathLike)) or b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
-def _words(hint: Any, many: bool = False) -> str:
-    """What a type is called, each of several once."""
-    kind, parts = get_origin(hint) or hint, get_args(hint)
-    if kind in (Union, UnionType):
-        paths = any((get_origin(part) or part) is os.PathLike for part in parts)  # a path can be a text
-        found = dict.fromkeys(_words(part, many) for part in parts if not (paths and part is str))
-        return (", or " if any(" or " in each for each in found) else " or ").join(found)
-    if kind in (bool, NoneType):
-        return "True or False" if kind is bool else "None"
-    word = _WORDS.get(kind, getattr(kind, "__qualname__", str(kind)))
-    inside = f" of {_words(parts[0], True)}" if kind is Sequence else ""
-    if kind is Mapping:
-        inside = f" of names to {'arrays' if parts[1] == ArrayLike else _words(parts[1], True)}"
-    return f"{word}s{inside}" if many else f"{'an' if word[0] in 'aeiou' else 'a'} {word}{inside}"
-
-
-def _shown(value: object) -> str:
-    if value is None or isinstance(value, (str, int, float, list, tuple, dict)):
-        text = reprlib.repr(value)
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    return f"a {type(value).__qualname__}"

@@ -24,20 +24,20 @@ def is_number(value: Any) -> bool:
 def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     """Raises InputError if `value` is not of this kind, or one of these kinds, which is `what`."""
     if not isinstance(value, kind):
-        raise InputError(f"{name} must be {what}, not {_shown(value)}.")
+        raise InputError(f"{name} must be {what}, not {shown(value)}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raises InputError if `value` is none of these."""
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         *others, last = (f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices)
-        raise InputError(f"{name} must be {', '.join(others)} or {last}, not {_shown(value)}.")
+        raise InputError(f"{name} must be {', '.join(others)} or {last}, not {shown(value)}.")
 
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raises InputError if `value` is no whole number, or less than `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {_shown(value)}.")
+        raise InputError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
 
 
 def check_model(name: str, value: Any) -> None:
@@ -55,7 +55,7 @@ def options_of(name: str, value: Any) -> dict[str, Any]:
     """Returns arguments by name, none for None, or raises InputError."""
     value = {} if value is None else value
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InputError(f"{name} must be a dictionary of arguments by name, not {_shown(value)}.")
+        raise InputError(f"{name} must be a dictionary of arguments by name, not {shown(value)}.")
     return dict(value)
 
 
@@ -82,7 +82,8 @@ def compiled(model: Any, *arguments: Any, **named: Any) -> None:
         raise InputError(f"The model {model.name!r} cannot be compiled: {in_brief(error)}.") from error
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages show it."""
     return repr(value) if isinstance(value, (str, bytes, bool, int, float)) or value is None else _article(value)
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ import passes
 from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import to_onnx
+from maskc.train.arguments import check_model
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import examples, filled, masked_graph, value_of
 from passes.mask_savings.compiled_cost import compiled_cost
@@ -50,8 +50,7 @@ class ComputationalCost:
     """
 
     def __init__(self, model: Any, sizes: Any = None) -> None:
-        if not isinstance(model, keras.Model):
-            raise InputError(f"FLOPs are counted of a Keras model, not of {model!r}.")
+        check_model("model", model)
         if not model.built:
             raise InputError(
                 f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting its FLOPs."
@@ -79,6 +78,7 @@ class ComputationalCost:
             >>> tape.gradient(flops, [layer.mask.value for layer in cost.layers])
         """
         given = [layer.mask for layer in self.layers] if masks is None else masks
+        self._check(given)
         tensors = [tf.convert_to_tensor(mask) for mask in given]
 
         def count(*values: Any) -> Any:
@@ -187,7 +187,15 @@ class ComputationalCost:
         """For each mask the number of the group of coupled entries that each is in."""
         return list(self.coupling.groups.values())
 
+    def _check(self, masks: Any) -> None:
+        """Refuses what are no values of the masks."""
+        shapes = [tuple(layer.mask.shape) for layer in self.layers]
+        if not isinstance(masks, Sequence) or [getattr(mask, "shape", None) for mask in masks] != shapes:
+            sizes = ", ".join(str(size) for (size,) in shapes)
+            raise InputError(f"Masks are given in a list of {len(shapes)}, arrays of so many channels: {sizes}.")
+
     def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
+        self._check(masks)
         return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
 
     def masks(self) -> list[NDArray[np.float32]]:

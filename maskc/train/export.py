@@ -21,6 +21,7 @@ from maskc.results.json_values import plain
 from maskc.train.arguments import path_of
 from maskc.train.cost import computational_cost
 from maskc.train.models import saved_model
+from passes.errors import in_brief
 
 MANIFEST = "manifest.json"
 
@@ -69,6 +70,10 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
     """
     directory = path_of("directory", directory)
     check_target(directory)
+    try:
+        json.dumps(training)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"training must be valid in JSON: {in_brief(error)}.") from error
     cost = computational_cost(model)
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
     with written(directory):

@@ -21,6 +21,7 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow import keras as keras_frontend
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.tf2onnx_internals import frozen
+from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import all_layers, intercepted, producer
 from maskc.train.models.calls import is_functional, nodes_within
 from passes.analysis.find_mask import Keep
@@ -134,6 +135,7 @@ def _operation(model: Any, tensor: Any) -> Any:
         return producer(tensor)
     if isinstance(tensor, keras.layers.Layer):
         return tensor
+    check_kind("tensor", tensor, str, "a layer, its name, or a Keras tensor")
     layers = all_layers(model)
     matches = [layer for layer in layers if layer.name == tensor]
     matches += [op for op in getattr(model, "operations", ()) if op.name == tensor and op not in matches]

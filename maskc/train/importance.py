@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, is_number
+from maskc.train.arguments import check_choice, is_number, shown
 
 #: what statistics are multiplied by to travel as gradients, a power of two
 _SMALL = 2.0**-40
@@ -228,4 +228,4 @@ def loss_reduction(model: Any) -> Reduction | None:
 def check_decay(decay: Any) -> None:
     """Raises InputError if `decay` is not one of a moving average."""
     if not is_number(decay) or not 0 <= decay < 1:
-        raise InputError(f"decay must be at least 0 and less than 1, not {decay!r}.")
+        raise InputError(f"decay must be at least 0 and less than 1, not {shown(decay)}.")

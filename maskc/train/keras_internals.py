@@ -42,7 +42,8 @@ def repeat_calls(graph: Any, inputs: Any, call: Callable[..., Any]) -> Any:
     `keras.models.clone_model(call_function=...)` does the same for Keras tensors alone, and compiles its result with a
     second optimizer of the same masks.
     """
-    return graph._run_through_graph(inputs, call_fn=call)
+    # The middle argument has no default in older versions.
+    return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
 
 
 def producer(tensor: Any) -> Any:

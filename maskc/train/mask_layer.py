@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import shown
 from maskc.train.importance import (
     Gathering,
     Reduction,
@@ -116,9 +117,9 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, groups: str | None = None, axis: int = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
-            raise InputError(f"axis must be that of the channels, which is not the first, not {axis!r}.")
+            raise InputError(f"axis must be that of the channels, which is not the first, not {shown(axis)}.")
         if groups is not None and not isinstance(groups, str):
-            raise InputError(f"groups must be a name or None, not {groups!r}.")
+            raise InputError(f"groups must be a name or None, not {shown(groups)}.")
         self.groups = groups
         self.axis = axis
         self.supports_masking = True
@@ -133,12 +134,12 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         """Creates the weights for an input of shape `(batch, ..., channels)`.
 
         Raises:
-            ValueError: if the input has no batch axis, or the number of channels is not known.
+            InputError: if the input has no batch axis, or the number of channels is not known.
         """
         rank = 0 if input_shape is None else len(input_shape)
         if input_shape is None or rank < 2 or not -rank < self.axis < rank or input_shape[self.axis] is None:
             shape = "one of unknown rank" if input_shape is None else tuple(input_shape)
-            raise ValueError(
+            raise InputError(
                 f"The mask {self.name!r} needs an input of shape (batch, ..., channels) with a known "
                 f"number of channels, not {shape}."
             )

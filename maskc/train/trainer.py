@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.inspection.arguments import public
 from maskc.train.arguments import check_count, check_kind, check_model, compiled, options_of, path_of
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
@@ -34,6 +35,9 @@ ITER = 5000
 BURN_IN = 100_000
 FLOPS_TARGET = 250_000
 DECAY = 0.9999
+
+# What arguments of `PruningOptimizer` are called here.
+WORDS = {"burn_in": "pruning_burn_in", "prune_every": "pruning_iter", "flops_target": "pruning_flops_target"}
 
 # The directories of the two phases.
 TRAINING, FINE_TUNING = "training", "fine-tuning"
@@ -144,6 +148,7 @@ class PruningTrainer:
                 raise InputError(f"pruning: {in_brief(error)}.") from error
 
     @staticmethod
+    @public
     def add_parser_arguments(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
         """Adds the flags of pruning to a parser, or to a new one; parsed, they are arguments of this class.
 
@@ -169,6 +174,7 @@ class PruningTrainer:
         """Whether pruning reached its target."""
         return TRAINING in self._phases and self._phases[TRAINING].counts
 
+    @public
     def train(self, data: Any, validation: Any = None, epochs: int = 1, *, resume: bool = True) -> Position:
         """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
 
@@ -193,6 +199,7 @@ class PruningTrainer:
             )
         return position
 
+    @public
     def fine_tune(
         self, data: Any, validation: Any = None, epochs: int = 1, *, optimizer: Any = None, resume: bool = True
     ) -> Position:
@@ -206,6 +213,7 @@ class PruningTrainer:
         optimizer = placed(optimizer, self.model.distribute_strategy)
         return self._run(FINE_TUNING, "Fine-tuning", optimizer, data, validation, epochs, resume)
 
+    @public
     def export_model(self, directory: str | Path) -> Exported:
         """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`.
 
@@ -223,6 +231,7 @@ class PruningTrainer:
             exported = export_model(self.model, Path(unused) / "model", training=training)
         return dataclasses.replace(exported, directory=Path(directory))
 
+    @public
     def check_export(self, directory: str | Path) -> None:
         """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
         check_target(Path(directory))
@@ -244,6 +253,7 @@ class PruningTrainer:
             counts=(lambda: self.optimizer.reached) if pruning else (lambda: True),
             # What was fine-tuned after an earlier end of training is void when training goes on.
             begins=(lambda: checkpoints.clear(tuning, 0)) if pruning else (lambda: None),
+            foresees=self._foresee if pruning else (lambda updates: None),
             title=title,
             shrinking=shrinking if pruning and self._shrink_every else None,
             **self._every,
@@ -252,6 +262,9 @@ class PruningTrainer:
             position = loop.run(epochs, resume)
         self._phases[phase] = position
         return position
+
+    def _foresee(self, updates: int) -> None:
+        self.optimizer.foresee(updates, "Training goes on for", WORDS)
 
     def _compiled(self, optimizer: Any) -> Any:
         with self.model.distribute_strategy.scope():

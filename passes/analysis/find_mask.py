@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
+from passes.errors.arguments import typed
 from passes.graph.tensors import Dim, Mask, is_constant, shape_of
 from passes.ops import rules
 from passes.rewriting.channel_facts import Facts
@@ -45,6 +46,7 @@ class Analysis:
     tensors: dict[str, gs.Tensor]
 
 
+@typed
 def analyse(model: onnx.ModelProto) -> Analysis:
     """Find what is constant and what is read in a model, which is left as it is.
 
@@ -55,6 +57,7 @@ def analyse(model: onnx.ModelProto) -> Analysis:
     return Analysis(graph, dataflow.analyse(graph), tensors)
 
 
+@typed
 def find_input_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     """Per axis, the slices that are not a known constant: forward from the inputs, masks and weights.
 
@@ -67,6 +70,7 @@ def find_input_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     return _per_axis(*_found(graph, tensor), lambda *of: ~_constant(*of))
 
 
+@typed
 def find_output_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     """Per axis, the slices that something reads which is not a constant itself: backward from the outputs.
 
@@ -82,6 +86,7 @@ def find_output_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     return _per_axis(*_found(graph, tensor), _read)
 
 
+@typed
 def find_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     """Per axis, the slices to compute: read, and not a known constant.
 
@@ -94,6 +99,7 @@ def find_mask(graph: onnx.ModelProto | Analysis, tensor: str) -> Keep:
     return _per_axis(*_found(graph, tensor), _live)
 
 
+@typed
 def pruned_shape(graph: onnx.ModelProto | Analysis, tensor: str) -> tuple[Dim, ...] | None:
     """The shape that is left of the tensor when only what `find_mask` keeps is computed.
 

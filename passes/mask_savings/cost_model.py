@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.errors.arguments import typed
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import Array, Dim, Index, Mask, describe, is_constant, present, shape_of
 from passes.mask_savings.compiled_cost import CompiledCost, collect, compiled_cost
@@ -121,6 +122,7 @@ class CostModel:
         return replace(self, _sizes=sizes, _terms=tuple(terms.of(stay) for terms in self._terms), _members=members)
 
 
+@typed
 def cost_model(
     model: onnx.ModelProto,
     masks: Mapping[str, Array],
@@ -134,9 +136,9 @@ def cost_model(
     the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model.
     Groups that divide what is coupled are doubtful. at: the sizes to count at, as for `passes.count`.
 
-    Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
+    Raises LookupError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
+    group = coupling.group_of_each(masks, groups)
     count = max((int(g.max(initial=-1)) for g in groups.values()), default=-1) + 1
 
     def counted(values: Mapping[str, Array]) -> CompiledCost:

@@ -11,15 +11,18 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
-from passes.graph.tensors import Index, Mask, is_constant
+from passes.errors.arguments import typed
+from passes.graph.tensors import Array, Index, Mask, is_constant
 from passes.mask_savings.compiled_cost import compiled_cost
-from passes.model.inputs import bind, split
+from passes.model.inputs import bind, no_input, split
 from passes.ops import Linked, rules, traits
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared
 
 Groups = dict[str, Index]
+
+_NONE = np.zeros(0, np.int64)
 
 
 #: How much more each entry must save in a class of slices than alone, for the entries of the class to be coupled.
@@ -39,7 +42,23 @@ class Coupling:
     groups: Groups
     entries: dict[Key, Index]
 
+    def group_of_each(self, masks: Mapping[str, Array], groups: Mapping[str, Index]) -> Index:
+        """The group of each entry of all masks, int64 [entries]: -1 for entries that are zero, or kept.
 
+        Raises ValueError where groups are not as many whole numbers as their mask has entries.
+        """
+        if masks.keys() != self.groups.keys():
+            raise ValueError("The coupling is that of other masks.")
+        for name, mask in masks.items():
+            index = groups.get(name)
+            if index is None or mask.ndim != 1 or index.shape != mask.shape or index.dtype.kind not in "iu":
+                raise ValueError(f"The mask '{name}' must have one axis, and groups as many whole numbers for it.")
+            if index.min(initial=-1) < -1:
+                raise ValueError(f"Groups of the mask '{name}' must be numbered from 0, with -1 for entries to keep.")
+        return np.concatenate([_NONE, *(np.where(mask != 0, groups[name], -1) for name, mask in masks.items())])
+
+
+@typed
 def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
     """The groups of mask entries that are to be zeroed together.
 
@@ -51,11 +70,12 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
     convolution, channels of a flattened map) those of the class that saves most for each entry are coupled, if they
     save more so than alone.
 
-    Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
+    Raises LookupError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
     return coupling(model, masks).groups
 
 
+@typed
 def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
     """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same."""
     spreading = _Spreading(prepared(model), masks)
@@ -126,9 +146,11 @@ class _Spreading:
     """
 
     def __init__(self, graph: gs.Graph, masks: Mapping[str, int]) -> None:
-        inputs = {tensor.name: tensor.name for tensor in graph.inputs}
+        inputs = [tensor.name for tensor in graph.inputs]
+        if absent := next((name for name in masks if name not in inputs), None):
+            raise LookupError(no_input(absent, inputs))
         self.root = np.arange(sum(masks.values()))
-        self.label = {(inputs[name], 0): entries for name, entries in split(self.root.copy(), masks).items()}
+        self.label = {(name, 0): entries for name, entries in split(self.root.copy(), masks).items()}
         self.parts: list[_Part] = []
         self._pairs: list[tuple[Key, Key, Index | None]] = []
         self._sizes: dict[Key, int] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 
+from passes.errors.arguments import typed
 from passes.graph.tensors import Array, Index
 from passes.mask_savings.compiled_cost import collect, compiled_cost
 from passes.mask_savings.coupled_entries import Coupling, coupling
@@ -17,6 +18,7 @@ from passes.model.inputs import bind, split
 Watch = Callable[[int, int], None]
 
 
+@typed
 def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[int, dict[str, Array]]:
     """FLOPs of the compiled graph at these masks, and what zeroing each further entry would save.
 
@@ -24,7 +26,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     float64 [channels] by mask name, 0 for entries that are zero already. Entries of a mask that are alike in the
     graph share one evaluation, so the cost grows with the number of layers and not with that of channels.
 
-    Raises KeyError if a name is not that of a graph input, GraphError if the graph is not valid.
+    Raises LookupError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
     sizes = {name: len(mask) for name, mask in masks.items()}
     single = split(np.arange(sum(sizes.values())), sizes)
@@ -32,6 +34,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
     return total, {name: saved[index] for name, index in single.items()}
 
 
+@typed
 def flops_by_group(
     model: onnx.ModelProto,
     masks: Mapping[str, Array],

@@ -32,7 +32,7 @@ def kinds_of_groups(
     each mask, coupled with others in the same way, and of the slices that go with these as many of each axis are
     constant, zero and read, now and when the entries are zeroed.
     """
-    group = np.concatenate([np.where(np.asarray(mask) != 0, groups[name], -1) for name, mask in masks.items()])
+    group = coupling.group_of_each(masks, groups)
     root = np.concatenate([coupling.groups[name] for name in masks])
     live = np.concatenate([np.asarray(mask) != 0 for mask in masks.values()])
     which = np.repeat(np.arange(len(masks)), [len(mask) for mask in masks.values()])

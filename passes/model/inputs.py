@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
 
 from passes.errors import SizeError
+from passes.errors.arguments import typed
 from passes.graph.tensors import Array, Dim
 from passes.model.declarations import annotated, symbol_of
 
@@ -27,8 +28,7 @@ def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> N
     names: dict[str, str] = {}
     for name, sizes in shapes.items():
         if name not in inputs:
-            listed = ", ".join(f"'{i}'" for i in inputs) or "none"
-            raise SizeError(f"The model has no input '{name}'; its inputs are {listed}.")
+            raise SizeError(no_input(name, inputs))
         _fix_input(inputs[name], sizes, symbols, names)
     told = annotated(model)
     annotations = [v for v in model.graph.value_info if v.name in told]
@@ -40,6 +40,12 @@ def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> N
             dim.dim_value = symbols[dim.dim_param][0]
         elif dim.dim_param in names:
             dim.dim_param = names[dim.dim_param]
+
+
+def no_input(name: str, inputs: Iterable[str]) -> str:
+    """What to say where a model has no input of this name."""
+    listed = ", ".join(f"'{i}'" for i in inputs) or "none"
+    return f"The model has no input '{name}'; its inputs are {listed}."
 
 
 def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbols, names: dict[str, str]) -> None:
@@ -70,15 +76,20 @@ def _fix_input(value: onnx.ValueInfoProto, sizes: Sequence[Dim], symbols: _Symbo
         dim.dim_value = size
 
 
+@typed
 def bind(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
     """A copy of the model in which these graph inputs are initializers with these values.
 
-    Raises KeyError if a name is not that of a graph input.
+    Raises LookupError if a name is not that of a graph input, ValueError if its values are no numbers.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
     inputs = {v.name: v for v in bound.graph.input}
     for name, value in values.items():
+        if name not in inputs:
+            raise LookupError(no_input(name, inputs))
+        if value.dtype.kind not in "biufcV":  # the last are the small floating-point types
+            raise ValueError(f"The values of input '{name}' must be numbers, and not {value.dtype.name}.")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type)
         bound.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, dtype), name))
         bound.graph.input.remove(inputs[name])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import onnx
 
+from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
@@ -18,6 +18,7 @@ from passes.planning.planner import Planner
 from passes.sizes import sum_over_nodes
 
 
+@typed
 def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Report:
     """The report of `shrink` on the same model with the fewest channels and these changes of its options.
 
@@ -25,7 +26,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
     come back. Times of passes and notes are left out. Raises as `shrink` does.
     """
     before, analysed = shrunk.report.before, shrunk.analysed
-    options = replace(shrunk.options, align=None, keeps_analysis=False, at=before.at.sizes, **changes)
+    options = shrunk.options.changed(align=None, keeps_analysis=False, at=before.at.sizes, **changes)
     if analysed is not None:
         source, graph, facts = inlined(model), copied(analysed.graph), analysed.facts.of_copy()
         chosen = Planner(graph, facts).plan(options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from passes.errors.arguments import check_fields
 from passes.planning.planner import PlanOptions
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
@@ -27,6 +29,19 @@ class ShrinkOptions(PlanOptions):
     at: Sizes | None = None
     explains: bool = True
     keeps_analysis: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.align != "all" if isinstance(self.align, str) else isinstance(self.align, int) and self.align < 1:
+            raise ValueError(f"align must be a whole number from 1 on, or 'all', and not {self.align!r}.")
+
+    def changed(self, **changes: Any) -> ShrinkOptions:
+        """These options with other values of some. Raises TypeError for the name of one that there is not."""
+        names = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in names:
+                raise TypeError(f"There is no option '{name}'; there are {', '.join(sorted(names))}.")
+        return replace(self, **changes)
 
     @property
     def runtime(self) -> Target:

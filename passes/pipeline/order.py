@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
+from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import mark_shared, subgraphs
@@ -124,6 +125,7 @@ class Attempt(Generic[Written]):
         return self.after.params > self.before.params + spare
 
 
+@typed
 def shrink(
     model: onnx.ModelProto,
     options: ShrinkOptions | None = None,
@@ -144,7 +146,7 @@ def shrink(
     sizes to count at that do not fit; ValueError for a policy or target that there is not; TypeError for the name of an
     option that there is not.
     """
-    options = replace(options or ShrinkOptions(), **changes)
+    options = (options or ShrinkOptions()).changed(**changes)
     source = inlined(model)
     recorder = Recorder(source, watch, trace)
 

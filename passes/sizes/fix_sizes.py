@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from passes.errors.arguments import typed
 from passes.graph.tensors import Dim
 from passes.model.declarations import redeclare, redeclared
 from passes.model.inputs import fix_inputs
 from passes.sizes.prepare import shaped
 
 
+@typed
 def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> onnx.ModelProto:
     """A copy of the model in which these inputs have these sizes.
 

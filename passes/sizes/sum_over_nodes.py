@@ -9,6 +9,7 @@ from typing import TypeGuard
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.errors.arguments import typed
 from passes.graph.construct import take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
@@ -19,6 +20,7 @@ from passes.sizes.prepare import shaped
 from passes.sizes.sizes_to_count_at import Sizes, at_sizes
 
 
+@typed
 def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | None = None) -> Cost:
     """Cost of a model; `Cost.at` says at which sizes of its inputs.
 

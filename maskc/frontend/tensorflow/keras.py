@@ -35,7 +35,13 @@ def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
 
 def read(path: Path) -> TensorFlowModel:
     """The function of a `.keras` or `.h5` file; see `load`."""
-    return from_model(load(path), name=str(path))
+    model = load(path)
+    if not getattr(model, "inputs", None):
+        raise InputError(
+            f"{path} holds a model of its own class, and does not say which inputs that takes. Load it, call it on a "
+            "batch of data, and give the SavedModel that model.export(...) writes then."
+        )
+    return from_model(model, name=str(path))
 
 
 def load(path: Path) -> Any:
@@ -146,7 +152,7 @@ def _by_export(model: Any, name: str) -> TensorFlowModel:
                 model.export(directory, verbose=False)
         except Exception as error:
             raise InputError(
-                f"{name} cannot be exported: {in_brief(error)}. Call it on a batch of data first."
+                f"{name} cannot be exported: {in_brief(error)}. If it was never called, call it on data first."
             ) from error
         return saved_model.read(Path(directory), name=name)
 

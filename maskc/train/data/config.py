@@ -9,15 +9,26 @@ from typing import Any, Self
 import pydantic
 
 from maskc.errors import InputError, UnavailableError
+from maskc.train.arguments import path_of
 
 
 class Checked(pydantic.BaseModel):
     """A configuration whose fields are all known, all checked, and never change.
 
-    In Python a wrong value raises `pydantic.ValidationError`; from a file, `InputError` with one sentence.
+    Raises:
+        InputError: if a value does not fit; the message names the field.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except pydantic.ValidationError as error:
+            raise InputError(f"{type(self).__name__}: {_sentence(error)}") from error
+
+    # What is inside of another configuration is not made by this, so that errors name the field with its place.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -27,7 +38,7 @@ class Checked(pydantic.BaseModel):
             InputError: if the file cannot be read, or says something that does not fit; the message names the field.
             UnavailableError: if it is YAML and PyYAML is not installed.
         """
-        return cls.parse(_load(Path(path)), str(path))
+        return cls.parse(_load(path_of("path", path)), str(path))
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:

@@ -35,9 +35,10 @@ def load_model(name: str, spec: FeatureSpec | None = None) -> Any:
     if path.suffix in (".yaml", ".yml", ".json"):
         if spec is None:
             raise InputError(f"{name} needs a feature specification.")
+        config = RankerConfig.read(path)
         try:
-            return ranker(RankerConfig.read(path), spec)
-        except ValueError as error:
+            return ranker(config, spec)
+        except (InputError, ValueError) as error:
             raise InputError(f"{name}: {in_brief(error)}.") from error
     if path.suffix == ".keras":
         return load(path)

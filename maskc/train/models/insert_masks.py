@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
+from maskc.train.arguments import shown
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
@@ -91,7 +92,7 @@ def _rule(after: Place) -> Callable[[Any], bool]:
         return after
     rules = {"activation": _activates, "layer": _weights}
     if not isinstance(after, str) or after not in rules:
-        raise InputError(f'after must be "activation", "layer" or a function of a layer, not {after!r}.')
+        raise InputError(f'after must be "activation", "layer" or a function of a layer, not {shown(after)}.')
     return rules[after]
 
 

@@ -12,6 +12,7 @@ import keras
 import pydantic
 from keras import layers
 
+from maskc.errors import InputError
 from maskc.train.data.config import Checked
 from maskc.train.mask_layer import MaskLayer
 
@@ -82,11 +83,11 @@ class MaskBlockConfig(Checked):
         """Returns the size of the aggregation layer of a mask that is made from so many channels.
 
         Raises:
-            ValueError: if the reduction factor leaves none.
+            InputError: if the reduction factor leaves none.
         """
         size = self.aggregation_size or int(channels * (self.reduction_factor or 0))
         if size < 1:
-            raise ValueError(
+            raise InputError(
                 f"A reduction_factor of {self.reduction_factor} leaves no aggregation of {channels} channels."
             )
         return size
@@ -148,8 +149,7 @@ class MaskBlock(Configured):
         TensorShape([4, 32])
 
     Raises:
-        pydantic.ValidationError: if the configuration is not valid.
-        ValueError: when built, if a reduction factor leaves no aggregation layer.
+        InputError: if the configuration is not valid, or, when built, a reduction factor leaves no aggregation layer.
     """
 
     kind = MaskBlockConfig
@@ -216,7 +216,7 @@ class Mlp(Configured):
         TensorShape([4, 1])
 
     Raises:
-        pydantic.ValidationError: if the configuration is not valid.
+        InputError: if the configuration is not valid.
     """
 
     kind = MlpConfig
@@ -289,8 +289,7 @@ class MaskNet(Configured):
         (None, 1)
 
     Raises:
-        pydantic.ValidationError: if the configuration is not valid.
-        ValueError: when built, if a reduction factor leaves no aggregation layer.
+        InputError: if the configuration is not valid, or, when built, a reduction factor leaves no aggregation layer.
     """
 
     kind = MaskNetConfig

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from maskc.errors import PruningWarning
 from maskc.train.mask_layer import Pruning
 from maskc.train.selection.pruner import Pruner
+
+_OWN: Mapping[str, str] = MappingProxyType({})
 
 
 def begun(model: Any) -> Any:
@@ -17,21 +21,31 @@ def begun(model: Any) -> Any:
     return None if history is None or getattr(history, "epoch", None) else history
 
 
-def warn_of_begin(pruner: Pruner, history: Any, step: int) -> None:
-    """Warns if a call of `fit` that goes on from update number `step` is too short to come to the target."""
-    epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
+def warn_of_begin(
+    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] = _OWN
+) -> None:
+    """Warns if training that goes on from update number `step` is too short to come to the target.
+
+    Args:
+        pruner: of the model.
+        step: updates made.
+        updates: that are to be made.
+        who: does, as the sentence begins.
+        words: what arguments of pruning are called there.
+    """
     left = pruner.updates_left(step)
-    if not epochs or not steps or not left or left <= epochs * steps:
+    if left <= updates:
         return
-    settings, end = pruner.settings, step + epochs * steps
+    settings, end = pruner.settings, step + updates
+    burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", "flops_target"))
     first = settings.burn_in + settings.prune_every
     if end < first:
-        what = f"and the first pruning comes after {first:,} (burn_in + prune_every): nothing will be pruned"
+        what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"
     else:
-        what = f"and pruning takes at least {left:,} to reach flops_target: it will not be reached"
-    names = "burn_in, prune_every or ramp" if settings.ramp else "burn_in or prune_every"
+        what = f"and pruning takes at least {left:,} to reach {target}: it will not be reached"
+    names = f"{burn_in}, {every} or ramp" if settings.ramp else f"{burn_in} or {every}"
     faster = "" if settings.schedule else '; schedule="cubic" with a ramp prunes several channels at a time'
-    _warn(f"fit makes {epochs * steps:,} updates, {what}. Train longer, or lower {names}{faster}.")
+    _warn(f"{who} {updates:,} updates, {what}. Train longer, or lower {names}{faster}.")
 
 
 def warn_of_end(pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, check_kind, is_number
+from maskc.train.arguments import check_choice, check_count, check_kind, is_number, shown
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
 from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
 from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
@@ -164,7 +164,7 @@ def prune(
     for name, arrays in (("signals", signals), ("savings", savings)):
         check_kind(name, arrays, (Sequence, type(None)), "a list of arrays, one for each mask")
     if not is_number(n) or not n >= 0 or (n >= 1 and n != int(n)):
-        raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {n!r}.")
+        raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {shown(n)}.")
     if isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks):
         if signals is None:
             raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")

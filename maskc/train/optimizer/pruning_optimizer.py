@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.arguments import check_model, optimizer_of
+from maskc.train.arguments import check_kind, check_model, optimizer_of, shown
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end, warn_of_saved
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
-from maskc.train.optimizer.step import act_when_due, find_model, prune, settle_around_executions
+from maskc.train.optimizer.step import act_when_due, differentiated, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
 from maskc.train.selection.savings import Rows
@@ -114,6 +114,8 @@ class PruningOptimizer(Wrapping):
         model: Any = None,
         name: str = "pruning_optimizer",
     ) -> None:
+        if not isinstance(name, str) or "/" in name:
+            raise InputError(f"name must be a name without a slash, not {shown(name)}.")
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = optimizer_of(optimizer)
         if isinstance(self.inner_optimizer, (PruningOptimizer, keras.optimizers.LossScaleOptimizer)):
@@ -226,8 +228,14 @@ class PruningOptimizer(Wrapping):
             return
         self._fit, self._saved = weakref.ref(history), 0
         with tf.init_scope():
-            warn_of_begin(pruner, history, int(self._step.numpy()))
+            epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
+            if epochs and steps:
+                warn_of_begin(pruner, int(self._step.numpy()), epochs * steps)
         at_end(history, self)
+
+    def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
+        """Warns if so many more updates do not come to the target; see `warn_of_begin`."""
+        warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
@@ -252,6 +260,7 @@ class PruningOptimizer(Wrapping):
         """
         if self.built:
             return
+        check_kind("variables", variables, Sequence, "a list of variables")
         if not any(layer_of(variable) for variable in variables):
             raise InputError(
                 "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
@@ -268,6 +277,8 @@ class PruningOptimizer(Wrapping):
 
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
+        for name, given in (("grads", grads), ("trainable_variables", trainable_variables)):
+            check_kind(name, () if given is None else given, Iterable, "a list")
         gradients = list(grads)
         if trainable_variables is None:
             if not self.built:
@@ -349,12 +360,11 @@ class PruningOptimizer(Wrapping):
         self._configure({name: value for name, value in changes.items() if value is not None})
         if global_step is not None:
             self._counter = global_step
-        if variables is not None and not isinstance(variables, Iterable):
-            raise InputError(f"The variables to train must be a list of them, not {variables!r}.")
+        check_kind("variables", () if variables is None else variables, Iterable, "a list of variables")
         variables = self._to_train() if variables is None else list(variables)
         if not self.built:
             self.build(variables)
-        value, gradients = self._differentiated(loss, tape, variables)
+        value, gradients = differentiated(self, loss, tape, variables)
         self.apply(gradients, variables)
         return value
 
@@ -368,21 +378,6 @@ class PruningOptimizer(Wrapping):
                 "minimize does not know what to train: give the optimizer a model that is built, or minimize variables."
             )
         return trained_variables(self)
-
-    def _differentiated(self, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
-        """A loss, or what a function of no arguments computes, and its gradients, scaled where losses are."""
-        if callable(loss):
-            with tf.GradientTape() as tape:
-                value = loss()
-                scaled = self.scale_loss(value)
-        elif tape is None:
-            raise InputError("minimize needs a function that computes the loss, or the loss with the tape it is on.")
-        else:
-            value = scaled = loss
-            if self.loss_scale_factor is not None:
-                with tape:
-                    scaled = self.scale_loss(loss)
-        return value, tape.gradient(scaled, variables)
 
     def prune_if_due(self) -> None:
         """Takes decisions that a step compiled by XLA left open, and counts what is left where the target was reached.

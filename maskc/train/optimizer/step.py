@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import around_executions
 from maskc.train.mask_layer import MaskLayer, Pruning, mask_layers
 from maskc.train.selection.pruner import Pruner
@@ -100,3 +101,23 @@ def _settle(optimizer: Pruning) -> None:
     optimizer.raise_failure()
     optimizer.prune_if_due()
     optimizer.follow_fit()
+
+
+def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
+    """Returns a loss, or what a function of no arguments computes, and its gradients, scaled where losses are.
+
+    Raises:
+        InputError: if a tensor comes without the tape that recorded it.
+    """
+    if callable(loss):
+        with tf.GradientTape() as tape:
+            value = loss()
+            scaled = optimizer.scale_loss(value)
+    else:
+        needed = "a tf.GradientTape that the loss is on, where minimize is given no function that computes it"
+        check_kind("tape", tape, tf.GradientTape, needed)
+        value = scaled = loss
+        if optimizer.loss_scale_factor is not None:
+            with tape:
+                scaled = optimizer.scale_loss(loss)
+    return value, tape.gradient(scaled, variables)

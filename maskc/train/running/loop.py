@@ -121,6 +121,8 @@ class Loop:
         counts: whether an epoch counts for early stop already.
         shrinking: when to go on with a smaller model; by default never.
         begins: called when it is clear that there is something to train.
+        foresees: told how many updates are still to be made, after the first one if the data say how many there are,
+            else after an epoch.
         title: what the run is called where its progress is shown.
 
     Of several workers, which must share the file system, the first one alone writes.
@@ -137,6 +139,7 @@ class Loop:
     counts: Callable[[], bool] = lambda: True
     shrinking: Shrinking | None = None
     begins: Callable[[], None] = lambda: None
+    foresees: Callable[[int], None] = lambda updates: None
     title: str = "Training"
 
     def __post_init__(self) -> None:
@@ -146,7 +149,8 @@ class Loop:
         self._end, self._best = self.checkpoints / "end.npz", self.checkpoints / "best.npz"
         self._summaries: Summaries | None = None  # only the first worker writes some
         self.position = Position()
-        self._batches: int | None = None  # of an epoch, once one is done
+        self._batches: int | None = None  # of an epoch, where the data say that, or one is done
+        self._foreseen = False
 
     def run(self, epochs: int, resume: bool = True) -> Position:
         """Trains until `epochs` are done, or it is time to stop early.
@@ -168,6 +172,8 @@ class Loop:
                 # More epochs than before: they follow on what was trained last, not on averages or the best weights.
                 self.position = Position(**checkpoints.restore(self._end, self.model))
         self._check_monitor()
+        batches = int(self.train(0, 0).cardinality())
+        self._batches = batches if batches > 0 else None
         if self.writes:
             self.begins()
             if latest is None:
@@ -178,7 +184,7 @@ class Loop:
                 while not self._is_over(epochs):
                     title = f"{self.title}, epoch {self.position.epoch + 1} of {epochs}"
                     with progress.stage(title, self._batches) as stage:
-                        self._epoch(stage, received)
+                        self._epoch(stage, received, epochs)
                     self._end_epoch()
                     if not self._is_over(epochs):
                         self._save()
@@ -216,8 +222,8 @@ class Loop:
                 f"There is no metric {self.monitor.metric!r} to stop early by; there are: {', '.join(sorted(names))}."
             )
 
-    def _epoch(self, stage: progress.Stage, received: Callable[[], bool]) -> None:
-        """Trains on what is left of the present epoch."""
+    def _epoch(self, stage: progress.Stage, received: Callable[[], bool], epochs: int) -> None:
+        """Trains on what is left of the present epoch of so many."""
         position = self.position
         if not position.batch:
             self.model.reset_metrics()
@@ -226,6 +232,9 @@ class Loop:
             position.batch += done
             position.step += done
             stage.advance(done)
+            if self._batches and not self._foreseen:
+                self._foreseen = True
+                self.foresees((epochs - position.epoch) * self._batches - position.batch)
             if position.step // self.summary_every > before // self.summary_every:
                 stage.note = f"loss {number(logs['loss']):.4g}" if "loss" in logs else ""
                 self._write({f"train/{name}": number(value) for name, value in logs.items()})

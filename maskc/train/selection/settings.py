@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, is_number
+from maskc.train.arguments import check_choice, check_count, is_number, shown
 from maskc.train.importance import Reduction, canonical, check_decay
 
 FlopsWeight = float | Literal["auto"]
@@ -71,10 +71,11 @@ class Settings:
         if self.ramp and self.schedule not in _RAMPED:
             raise InputError('ramp goes with schedule="linear" or "cubic" only.')
         if self.flops_before is not None and not (_is_flops(self.flops_before) and self.flops_before):
-            raise InputError(f"flops_before must be a number of FLOPs, not {self.flops_before!r}.")
+            raise InputError(f"flops_before must be a number of FLOPs, not {shown(self.flops_before)}.")
         if self.flops_target is not None and not _is_flops(self.flops_target):
             raise InputError(
-                f"flops_target must be a number of FLOPs, or a fraction of them up to 1, not {self.flops_target!r}."
+                "flops_target must be a number of FLOPs, or a fraction of them up to 1, "
+                f"not {shown(self.flops_target)}."
             )
         check_weight(self.flops_weight)
 
@@ -82,7 +83,7 @@ class Settings:
 def check_weight(value: Any) -> None:
     """Raises InputError if a value is no weight of FLOPs."""
     if not (isinstance(value, str) and value == "auto") and not _is_flops(value):
-        raise InputError(f'flops_weight must be "auto" or a number that is not negative, not {value!r}.')
+        raise InputError(f'flops_weight must be "auto" or a number that is not negative, not {shown(value)}.')
 
 
 def _is_flops(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+
+_NEEDED = "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
 
 
 @keras.saving.register_keras_serializable(package="maskc")
@@ -31,17 +34,24 @@ class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
     def __init__(self, sources: Sequence[int], constants: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         try:
-            self.sources = [int(source) for source in sources]
+            self.sources = [operator.index(source) for source in sources]
             self.constants = None if constants is None else [float(constant) for constant in constants]
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
-            ) from error
+        except (TypeError, ValueError, AttributeError) as error:  # the last of numpy's other numbers
+            raise InputError(_NEEDED) from error
+        given = self.sources if self.constants is None else self.constants
+        if min(self.sources, default=0) < -1 or len(given) != len(self.sources):
+            raise InputError(_NEEDED)
         self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Refuses an input without the channels that are picked."""
+        channels, last = input_shape[-1], max(self.sources, default=-1)
+        if channels is not None and last >= channels:
+            raise InputError(f"SelectChannels is to pick channel {last} of an input that has {channels}.")
 
     def call(self, inputs: Any) -> Any:
         """Returns the channels."""
-        sources = np.array(self.sources)
+        sources = np.array(self.sources, np.int64)
         if (sources < 0).any():  # a channel of zeros is put after the others
             width = inputs.shape[-1]
             inputs = keras.ops.pad(inputs, [[0, 0]] * (len(inputs.shape) - 1) + [[0, 1]])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskc.errors import InputError
 from maskc.train import MaskLayer
 from tests.maskc.train.networks import data, mlp, plain
 
@@ -76,7 +77,7 @@ def test_keras_masks_pass_through() -> None:
 
 @pytest.mark.parametrize("shape", [(3,), (None, 4, None)])
 def test_unusable_input_shapes(shape: tuple[int | None, ...]) -> None:
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises(InputError, match="channels"):
         MaskLayer().build(shape)
 
 

@@ -137,6 +137,18 @@ def test_it_goes_on_with_the_smaller_model(files: Path, tmp_path: Path) -> None:
     np.testing.assert_equal(weights(second.model), weights(whole.model))
 
 
+@pytest.mark.parametrize("of_known_length", [True, False])
+def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length: bool, tmp_path: Path) -> None:
+    data = tf.data.Dataset.from_tensor_slices(
+        ({"a": np.ones((12, 4), np.float32), "b": np.ones(12, np.int32)}, np.ones((12, 1), np.float32))
+    ).batch(4)
+    data = data if of_known_length else data.filter(lambda x, y: True)
+    left = 5 if of_known_length else 2
+    words = rf"Training goes on for {left} updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
+    with pytest.warns(match=words), pytest.warns(match="Training ended"):
+        trainer(tmp_path, pruning_iter=2, pruning_burn_in=0).train(data, epochs=2)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_a_run_that_is_done_is_not_repeated(files: Path, tmp_path: Path) -> None:

@@ -17,10 +17,17 @@ import tensorflow as tf
 from maskc import InputError
 from maskc.errors import MaskcError
 from maskc.train import (
+    FeatureSpec,
+    MaskBlockConfig,
+    MaskedGroupQueryAttention,
+    MaskedMultiHeadAttention,
     MaskLayer,
+    MaskNet,
+    MlpConfig,
     PruningCallback,
     PruningOptimizer,
     PruningTrainer,
+    RankerConfig,
     Records,
     SelectChannels,
     apply_mask,
@@ -28,6 +35,7 @@ from maskc.train import (
     computational_cost,
     distill,
     export_model,
+    find_mask,
     fine_tune,
     prunable,
     prune,
@@ -206,6 +214,24 @@ def plain() -> Any:
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)])
 
 
+def masks_counted(masks: Any) -> Any:
+    cost = computational_cost(mlp())
+    return cost.count(cost.masks() if masks is None else masks)
+
+
+def trained(**arguments: Any) -> Any:
+    trainer = PruningTrainer(mlp(), "mse", "run", pruning_iter=1, pruning_burn_in=0, pruning_flops_target=0.5)
+    return trainer.train(**arguments)
+
+
+def minimized(**arguments: Any) -> Any:
+    model, (x, y) = mlp(), vectors()
+    optimizer = PruningOptimizer("sgd", model=model, flops_target=0.5, loss_reduction="mean", prune_every=5)
+    return optimizer.minimize(lambda: tf.reduce_mean((model(x, training=True) - y) ** 2), **arguments)
+
+
+BLOCK = {"output_size": 8, "reduction_factor": 2.0, "input_layer_norm": True}
+
 WRONG = [
     *(None, 0, -1, 0.5, float("nan"), 1e30, True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int),
     *(np.ones(3), np.ones((8, 4)), keras.layers.Dense(3), tf.ones(3)),
@@ -284,7 +310,19 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     ranker: {"config": None, "spec": None},
     write_records: {"path": "x.tfrecord", "examples": list},
     Records: {"files": None, "spec": None, "batch_size": 4, "shuffle": 0},
-    export_model: {"model": None, "directory": None},
+    export_model: {"model": mlp, "directory": "exported", "training": None},
+    FeatureSpec: {"features": {"a": {"kind": "dense"}}, "label": "b", "weight": None},
+    FeatureSpec.read: {"path": "spec.yaml"},
+    RankerConfig: {"mask_blocks": [BLOCK], "mlp": None, "use_parallel": False, "embedding_size": 4, "outputs": 1},
+    MaskBlockConfig: BLOCK,
+    MlpConfig: {"layer_sizes": [4, 1], "batch_norm": None, "dropout": None},
+    MaskNet: {"config": {"mask_blocks": [BLOCK]}},
+    MaskedMultiHeadAttention: {"num_heads": 2, "key_dim": 4, "value_dim": None, "dropout": 0.0, "output_shape": None},
+    MaskedGroupQueryAttention: {"head_dim": 4, "num_query_heads": 2, "num_key_value_heads": 1},
+    find_mask: {"model": mlp, "tensor": "mask"},
+    masks_counted: {"masks": None},
+    trained: {"data": vectors, "validation": None, "epochs": 0},
+    minimized: {"variables": None, "tape": None, "prune_every": None, "flops_target": None, "method": None},
 }
 
 

@@ -154,5 +154,5 @@ def test_savings_of_groups_are_differences(name: str, share: float) -> None:
 
 
 def test_no_such_mask() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(LookupError, match=r"The model has no input .*; its inputs are"):
         passes.coupled(case("chain")[0], {"other": 3})

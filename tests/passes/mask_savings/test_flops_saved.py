@@ -201,7 +201,7 @@ def test_large_weights_are_let_go_between_evaluations(monkeypatch: pytest.Monkey
 def test_bind_leaves_the_model_and_names_what_is_missing() -> None:
     source = masked_network()
     before = source.SerializeToString()
-    with pytest.raises(KeyError):
+    with pytest.raises(LookupError, match=r"The model has no input .*; its inputs are"):
         bind(source, {"nothing": mask(1, rank=2)})
     bind(source, {"m1": np.ones(6)})
     assert source.SerializeToString() == before

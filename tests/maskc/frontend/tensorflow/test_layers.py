@@ -62,6 +62,8 @@ RECURRENT = "GRU LSTM Bidirectional SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D R
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RECURRENT else []) for name in CASES]
 )
 def test_layer(keras: Any, name: str) -> None:
+    if not hasattr(keras.layers, name):
+        pytest.skip("This version of Keras does not have the layer.")
     model = CASES[name].model(keras)
     randomise(model)
     agrees(model, CASES[name])
@@ -83,7 +85,7 @@ def test_every_layer_has_a_case(keras: Any) -> None:
         for item in vars(keras.layers).values()
         if inspect.isclass(item) and issubclass(item, keras.layers.Layer)
     }
-    assert layers == {*CASES, *REFUSED, *NOT_LAYERS}
+    assert layers <= {*CASES, *REFUSED, *NOT_LAYERS}
 
 
 def test_activations(keras: Any) -> None:

@@ -112,5 +112,5 @@ def test_the_gradient_of_each_example_along_any_axis(axis: int) -> None:
 def test_an_axis_that_there_is_not() -> None:
     with pytest.raises(maskc.InputError, match="axis"):
         MaskLayer(axis=0)
-    with pytest.raises(ValueError, match="needs an input"):
+    with pytest.raises(maskc.InputError, match="needs an input"):
         MaskLayer(axis=3).build((None, 4, 5))

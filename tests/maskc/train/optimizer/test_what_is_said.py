@@ -270,7 +270,7 @@ def test_minimize_needs_variables() -> None:
 
 
 def test_an_input_of_unknown_rank() -> None:
-    with pytest.raises(ValueError, match="unknown rank"):
+    with pytest.raises(InputError, match="unknown rank"):
         MaskLayer().build(None)
 
 
