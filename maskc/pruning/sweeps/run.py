@@ -25,7 +25,7 @@ from maskc.pruning.sweeps.pareto import marked
 from maskc.pruning.sweeps.plan import Plan
 from maskc.pruning.sweeps.record import SCHEMA, Point, Record, Value, write
 from maskc.pruning.sweeps.sweep_report import page
-from maskc.results.environment import __version__, loaded_versions, machine, now
+from maskc.results.environment import __version__, installed_versions, machine, now
 from maskc.runtime.session import choose_provider
 from passes.sizes.sizes_to_count_at import Sizes
 
@@ -116,7 +116,7 @@ def _swept(plan: Plan) -> Sweep:
     frame = Sweep(
         schema=SCHEMA,
         maskc=__version__,
-        versions=loaded_versions(),
+        versions=installed_versions(),  # candidates are run by other processes
         machine=machine(),
         date=now(),
         provider=choose_provider(options.provider),

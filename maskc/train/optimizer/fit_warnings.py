@@ -21,6 +21,12 @@ def begun(model: Any) -> Any:
     return None if history is None or getattr(history, "epoch", None) else history
 
 
+def updates_of(history: Any) -> int:
+    """Returns how many updates a call of `fit` makes; 0 if the data do not say that."""
+    epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
+    return (epochs or 0) * (steps or 0)
+
+
 def warn_of_begin(
     pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] = _OWN
 ) -> None:
@@ -38,7 +44,7 @@ def warn_of_begin(
         return
     settings, end = pruner.settings, step + updates
     burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", "flops_target"))
-    first = settings.burn_in + settings.prune_every
+    first = settings.burn_in + settings.every
     if end < first:
         what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"
     else:

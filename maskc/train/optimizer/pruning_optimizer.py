@@ -17,7 +17,7 @@ from maskc.train.arguments import check_kind, check_model, optimizer_of, shown
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
-from maskc.train.optimizer.fit_warnings import at_end, begun, warn_of_begin, warn_of_end, warn_of_saved
+from maskc.train.optimizer import fit_warnings
 from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
 from maskc.train.optimizer.step import act_when_due, differentiated, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_probes
@@ -39,7 +39,8 @@ class PruningOptimizer(Wrapping):
         optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
             schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
             never touch the masks.
-        prune_every: updates between two prunings, counted from the end of the burn-in.
+        prune_every: updates between two prunings, counted from the end of the burn-in. By default a fiftieth of the
+            ramp, or 100 if there is none.
         burn_in: updates before pruning starts.
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
@@ -49,9 +50,11 @@ class PruningOptimizer(Wrapping):
             `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
         method: the importance score: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance`.
-        schedule: None prunes one entry (with those coupled to it) at a time. "one-shot", "linear" and "cubic" (Zhu &
-            Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the FLOPs to where the
-            schedule wants them; each round of that closes half of what is missing before savings are counted again.
+        schedule: None prunes one entry (with those coupled to it) at a time, as Theis et al. do. "one-shot", "linear"
+            and "cubic" (Zhu & Gupta 2017, arXiv 1710.01878) prune, every `prune_every` updates, as many as bring the
+            FLOPs to where the schedule wants them; each round of that closes half of what is missing before savings are
+            counted again. "auto" is "cubic" with `ramp`, or, if `prune_every` is not given either, over half of the
+            updates that `fit` makes after the burn-in; where that is not known it is None.
         ramp: updates from the end of the burn-in until a linear or cubic schedule reaches the target.
         tie: "auto" prunes entries together that the compiler's analysis finds coupled (residual sums, depthwise and
             grouped convolutions, gates, attention heads), by the sum of their scores and what they save together;
@@ -80,7 +83,7 @@ class PruningOptimizer(Wrapping):
         >>> import keras
         >>> from maskc.train import PruningOptimizer
         >>> sgd = keras.optimizers.SGD(1e-3, momentum=0.9)
-        >>> optimizer = PruningOptimizer(sgd, prune_every=10, burn_in=100, flops_target=0.2)
+        >>> optimizer = PruningOptimizer(sgd, flops_target=0.2)
         >>> model.compile(optimizer, "sparse_categorical_crossentropy")
         >>> model.fit(x, y)
         >>> optimizer.flops
@@ -94,7 +97,7 @@ class PruningOptimizer(Wrapping):
     def __init__(
         self,
         optimizer: Any,
-        prune_every: int = 100,
+        prune_every: int | None = None,
         burn_in: int = 0,
         decay: float = 0.96,
         flops_target: float | None = None,
@@ -102,7 +105,7 @@ class PruningOptimizer(Wrapping):
         update_params: bool = True,
         method: str = "fisher",
         *,
-        schedule: Literal["one-shot", "linear", "cubic"] | None = None,
+        schedule: Literal["auto", "one-shot", "linear", "cubic"] | None = "auto",
         ramp: int = 0,
         tie: Literal["auto", "none"] = "auto",
         min_channels: int = 1,
@@ -223,19 +226,18 @@ class PruningOptimizer(Wrapping):
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
         pruner = self._prepare()
-        history = begun(pruner.model())
+        history = fit_warnings.begun(pruner.model())
         if history is None or (self._fit is not None and self._fit() is history):
             return
         self._fit, self._saved = weakref.ref(history), 0
         with tf.init_scope():
-            epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
-            if epochs and steps:
-                warn_of_begin(pruner, int(self._step.numpy()), epochs * steps)
-        at_end(history, self)
+            if updates := fit_warnings.updates_of(history):
+                fit_warnings.warn_of_begin(pruner, int(self._step.numpy()), updates)
+        fit_warnings.at_end(history, self)
 
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`."""
-        warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
+        fit_warnings.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
@@ -243,8 +245,8 @@ class PruningOptimizer(Wrapping):
         restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
         step, flops = int(self._step.numpy()), self._present()
         pruner = self._prepare()
-        warn_of_end(pruner, step, flops or 0, restored, stopped=model.stop_training)
-        warn_of_saved(pruner, self._saved, flops or 0)
+        fit_warnings.warn_of_end(pruner, step, flops or 0, restored, stopped=model.stop_training)
+        fit_warnings.warn_of_saved(pruner, self._saved, flops or 0)
 
     def note_saved(self) -> None:
         """Remembers that masks are being saved as they are."""
@@ -317,7 +319,7 @@ class PruningOptimizer(Wrapping):
         *,
         tape: Any = None,
         prune_every: int | None = None,
-        burn_in: int | None = None,
+        burn_in: int = 0,
         decay: float | None = None,
         flops_weight: FlopsWeight | None = None,
         flops_target: float | None = None,
@@ -390,7 +392,7 @@ class PruningOptimizer(Wrapping):
         if self._settled is not None:
             step, settings = int(self._step.numpy()), self.settings
             settled, self._settled = self._settled, step
-            dues = [max(0, n - settings.burn_in) // settings.prune_every for n in (settled, step)]
+            dues = [max(0, n - settings.burn_in) // settings.every for n in (settled, step)]
             for _ in range(dues[1] - dues[0]):
                 prune(self._pruner, self.masked_layers(), self._step, self._flops)
                 self.raise_failure()
@@ -424,6 +426,8 @@ class PruningOptimizer(Wrapping):
                 )
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
+                history = fit_warnings.begun(model)
+                self.settings = self.settings.planned(0 if history is None else fit_warnings.updates_of(history))
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)

@@ -64,7 +64,7 @@ def act_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: 
     During the burn-in it is asked as often, and only looks whether training has diverged.
     """
     since = tf.convert_to_tensor(step) - pruner.settings.burn_in
-    due = since % pruner.settings.prune_every == 0
+    due = since % pruner.settings.every == 0
     tf.cond(due, lambda: prune(pruner, layers, step, flops), lambda: tf.constant(False))
 
 

@@ -86,7 +86,7 @@ class Pruner:
         self._cost = ComputationalCost(model, settings.sizes)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
-        self.settings = settings
+        self.settings = settings = settings.planned(0)  # which leaves alone what is planned already
         self._history = history
         self._exhausted = False
         self.failure: MaskcError | None = None
@@ -172,12 +172,12 @@ class Pruner:
         settings = self.settings
         if self.flops <= self.target or not self.target:
             return 0
-        made = max(0, step - settings.burn_in) // settings.prune_every
+        made = max(0, step - settings.burn_in) // settings.every
         if settings.schedule is None:
             made += self._fewest_decisions()
         else:
-            made = max(made + 1, -(-settings.ramp // settings.prune_every))
-        return settings.burn_in + made * settings.prune_every - step
+            made = max(made + 1, -(-settings.ramp // settings.every))
+        return settings.burn_in + made * settings.every - step
 
     def _fewest_decisions(self) -> int:
         savings = self._savings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from maskc.errors import InputError
@@ -21,9 +21,12 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+#: decisions along a ramp, and updates between two where there is no ramp, unless `prune_every` says otherwise
+_DECISIONS, _EVERY = 50, 100
+
 _RAMPED = ("linear", "cubic")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "schedule": (None, *SCHEDULES),
+    "schedule": ("auto", None, *SCHEDULES),
     "tie": ("auto", "none"),
     "update_params": (True, False),
     "loss_reduction": ("auto", "mean", "sum"),
@@ -40,7 +43,7 @@ class Settings:
         InputError: if a value is out of range.
     """
 
-    prune_every: int
+    prune_every: int | None
     burn_in: int
     decay: float
     flops_target: float | None
@@ -64,11 +67,12 @@ class Settings:
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         for name, least in _COUNTS.items():
-            check_count(name, getattr(self, name), least)
+            if name != "prune_every" or self.prune_every is not None:
+                check_count(name, getattr(self, name), least)
         check_decay(self.decay)
         if self.schedule in _RAMPED and not self.ramp:
             raise InputError(f"The schedule {self.schedule!r} needs ramp, the number of updates until the target.")
-        if self.ramp and self.schedule not in _RAMPED:
+        if self.ramp and self.schedule not in ("auto", *_RAMPED):
             raise InputError('ramp goes with schedule="linear" or "cubic" only.')
         if self.flops_before is not None and not (_is_flops(self.flops_before) and self.flops_before):
             raise InputError(f"flops_before must be a number of FLOPs, not {shown(self.flops_before)}.")
@@ -78,6 +82,21 @@ class Settings:
                 f"not {shown(self.flops_target)}."
             )
         check_weight(self.flops_weight)
+
+    def planned(self, updates: int) -> Settings:
+        """Returns the same with what is left open decided, for so many updates to come; 0 if nobody knows."""
+        ramp, schedule, every = self.ramp, self.schedule, self.prune_every
+        if schedule == "auto":
+            if not ramp and every is None and updates:
+                ramp = max(1, (updates - self.burn_in) // 2)
+            schedule = "cubic" if ramp else None
+        every = every or (max(1, ramp // _DECISIONS) if ramp else _EVERY)
+        return replace(self, ramp=ramp, schedule=schedule, prune_every=every)
+
+    @property
+    def every(self) -> int:
+        """Updates between two decisions, as planned."""
+        return self.prune_every or _EVERY
 
 
 def check_weight(value: Any) -> None:

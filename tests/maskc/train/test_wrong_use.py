@@ -77,7 +77,7 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
         {"schedule": "square"},
         {"schedule": "linear"},
         {"ramp": -1},
-        {"ramp": 10},
+        {"ramp": 1.5},
         {"tie": "all"},
         {"update_params": 1},
         {"seed": -1},

@@ -118,7 +118,7 @@ def test_signal_is_a_moving_average_over_batches() -> None:
     expected = np.zeros(7)
     for batch in batches:
         expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], LOSS)[0]
-    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), decay=0.75, flops_target=0), LOSS)
+    network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), prune_every=9, decay=0.75, flops_target=0), LOSS)
     network.model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
     np.testing.assert_allclose(network.masks[0].signal.numpy(), expected, rtol=1e-5)
 

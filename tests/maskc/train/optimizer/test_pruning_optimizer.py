@@ -219,13 +219,13 @@ def test_learning_rate_is_the_inner_optimizers() -> None:
     optimizer.learning_rate = 0.5
     assert float(optimizer.inner_optimizer.learning_rate) == 0.5
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=2, decay_rate=0.5)
-    optimizer = PruningOptimizer(keras.optimizers.SGD(schedule), flops_target=0)
+    optimizer = PruningOptimizer(keras.optimizers.SGD(schedule), prune_every=100, flops_target=0)
     train(mlp(), optimizer, steps=4)
     assert float(optimizer.learning_rate) == pytest.approx(0.1 * 0.5**2)
 
 
 def test_learning_rate_callbacks() -> None:
-    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), flops_target=0)
+    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), prune_every=100, flops_target=0)
     model = mlp()
     model.compile(optimizer, LOSS)
     x, y = data(model)

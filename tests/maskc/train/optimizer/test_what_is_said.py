@@ -144,7 +144,11 @@ def test_how_far_must_be_said(options: dict[str, Any], words: str) -> None:
         ({"prune_every": 3}, r"at least 12 to reach flops_target: it will not be reached.*burn_in or prune_every;"),
         ({"prune_every": 3, "schedule": "linear", "ramp": 20}, r"takes at least 21 to .*prune_every or ramp\.$"),
         ({"flops_target": 1.0}, "has 168 FLOPs as it is: nothing will be pruned"),
+        ({"schedule": None}, r"first pruning comes after 100 .*nothing will be pruned"),
         ({"prune_every": 1}, None),
+        ({}, None),
+        ({"burn_in": 2}, None),
+        ({"ramp": 6}, None),
     ],
 )
 def test_what_fit_will_not_reach_is_said_before_and_after(options: dict[str, Any], words: str | None) -> None:
