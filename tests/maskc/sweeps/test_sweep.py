@@ -270,6 +270,8 @@ def test_nobody_takes_an_unmeasured_quality_for_a_good_one(model: Path) -> None:
     same = succeeded("sweep", model, "--align", "none,auto", "--seconds", 0)
     assert "not measured" not in same.stdout + Path("model.sweep/sweep.html").read_text()
     assert "Note: Nothing is pruned. " in same.stdout
+    masked = build.save(build.mlp(), Path("masked.onnx"))
+    assert "Note: Nothing more is pruned. " in succeeded("sweep", masked, "--targets", "0.9", "--seconds", 0).stdout
 
 
 def figures(flops: int) -> Figures:
