@@ -534,14 +534,14 @@ class Checker:
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
-    def allowed(self, region: Region, sparse: bool = False) -> float:
+    def allowed(self, region: Region, sparse: bool = False, stored: bool = True) -> float:
         """Roundings of a region in units of its coarsest type, relative to the scale of a slice.
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed to be constant counts more, and what is stored in half precision is
-        rounded to that.
+        rounded to that, unless nothing of the region is `stored` otherwise.
         """
         constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
         made = [self.source.nodes[index] for index in region.source]
@@ -550,14 +550,12 @@ class Checker:
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and not constants else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
-        rounding = sum(
-            node.op_type not in EXACT for node in (*nodes, *(self.compiled.nodes[i] for i in region.compiled))
-        )
-        folded = sum(node.op_type not in EXACT for node in made) - sum(node.op_type not in EXACT for node in nodes)
-        steps = max(1, rounding - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
-        if constants or rounding + folded > 2:  # what was computed of constants is stored so
+        before, here = map(_rounding, (made, [self.compiled.nodes[i] for i in region.compiled]))
+        folded, claimed = before - _rounding(nodes), any(c.any() for c in constants)
+        steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
             steps += (1 + folded) * self.source.coarse
-        return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
+        return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -713,6 +711,10 @@ class Checker:
             for name in self.compiled.outputs
             if self.same_constants(name, name) or (name in done and held[name].source == name and not held[name].slices)
         ]
+
+
+def _rounding(nodes: Iterable[NodeProto]) -> int:
+    return sum(node.op_type not in EXACT for node in nodes)
 
 
 def _steps(node: NodeProto) -> bool:

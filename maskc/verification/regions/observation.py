@@ -66,11 +66,13 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             for axis, size in enumerate(first.shape)
             if first.size and size <= _MOST_SLICES
         }
-        if len(arrays) > 1 and all(array.ndim == first.ndim and array.size for array in arrays):
+        filled = [array for array in arrays if array.size]  # at some sizes there may be nothing
+        if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
             for axis in tensor.prints:
-                if any(array.shape[axis] != first.shape[axis] for array in arrays):
+                size = first.shape[axis]
+                if any(array.shape[axis] != size for array in arrays) or sum(a.size for a in filled) <= size:
                     continue
-                slices, constants = _still(arrays, axis, tensor.prints[axis])
+                slices, constants = _still(filled, axis, tensor.prints[axis])
                 if slices.size:
                     tensor.still[axis] = slices, constants
     return tensor

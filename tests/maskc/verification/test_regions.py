@@ -203,6 +203,21 @@ def test_halves_are_judged_as_such() -> None:
         assert not api.verify(model, build.changed(compiled, stored, lambda w: w * np.float16(1.1))).passed
 
 
+@pytest.mark.parametrize("name", ["w", "v"])
+def test_the_last_place_of_a_half_beside_channels_that_are_zero(name: str) -> None:
+    """Weights that were only sliced are the same, and no region is taken in that may round what it stores."""
+    body = "a = MatMul(x, w) m = Mul(a, mask) t = Tanh(m) y = MatMul(t, v)"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(8, 16)), "v": rng.normal(size=(16, 4)), "mask": EVERY_SECOND}
+    halves = {name: values.astype(np.float16) for name, values in weights.items()}
+    source = build.model("(float16[n,8] x) => (float16[n,4] y)", body, **halves)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).passed
+    stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
+    off = build.changed(compiled, stored, lambda w: np.where(w == w.max(), np.nextafter(w, np.float16(9)), w))
+    assert not api.verify(source, off).passed
+
+
 def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
     body = "scores = MatMul(x, w) low = Sub(scores, far) y = Sigmoid(low)"
     model = build.model("(float[n,8] x) => (float[n,5] y)", body, w=(8, 5), far=np.array(30.0))
