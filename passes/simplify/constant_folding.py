@@ -238,7 +238,9 @@ def share_constants(graph: gs.Graph) -> None:
             if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
                 continue
             values = values_of(tensor)
-            if values.dtype == object:
+            if (
+                values.dtype == object or values.dtype == np.int8
+            ):  # ONNX Runtime converts each zero point once, to uint8
                 continue
             first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
             if first is not tensor:
