@@ -146,6 +146,7 @@ def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], mostly: boo
         return {}
     if len(other) > 1 or (source.whole is not None and not other):
         return None
+    mostly = mostly and bool(other)  # a tensor of the same sizes that is another holds something else
     if not other:
         other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
     for axis in other:

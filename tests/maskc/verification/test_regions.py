@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
 from maskc.verification.regions.hidden_differences import first_failure
@@ -179,6 +180,26 @@ def test_steps_that_magnify_rounding_are_accepted(name: str) -> None:
     assert found.verdict == "verified", (found.reasons, found.undecided)
     wrong = build.changed(model, "w2", lambda w: w * np.linspace(1, 1.01, 512, dtype=np.float32))
     assert not api.verify(model, wrong).passed
+
+
+def test_what_no_region_shows_is_no_rounding_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that gets one of the models wrong with optimizations and without."""
+    source = build.model("(float[n,8] x) => (float[n,5] y)", "[first] a = MatMul(x, w) y = Tanh(a)", w=(8, 5))
+    other = build.model("(float[n,8] x) => (float[n,5] y)", "[other] a = MatMul(x, w) y = Tanh(a)", w=(8, 5))
+    loaded, run = OnnxRuntimeSession.__init__, OnnxRuntimeSession.run
+
+    def load(self: Any, model: onnx.ModelProto, *arguments: Any, **options: Any) -> None:
+        loaded(self, model, *arguments, **options)
+        self.wrong = model.graph.node[0].name == "other"
+
+    monkeypatch.setattr(OnnxRuntimeSession, "__init__", load)
+    monkeypatch.setattr(
+        OnnxRuntimeSession,
+        "run",
+        lambda self, fed: {n: a * (1.1 if self.wrong else 1) for n, a in run(self, fed).items()},
+    )
+    result = api.verify(source, other)
+    assert not result.passed and not result.outputs[0].explained
 
 
 def test_errors_that_rounding_explains_are_said_to_be() -> None:

@@ -131,6 +131,21 @@ def test_zero_points_of_their_own_stay_so() -> None:
     ort.InferenceSession(compiled(source).model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def test_statistics_of_their_own_stay_so() -> None:
+    """ONNX Runtime writes the mean of the batch into that which it reads, and so into what shares it."""
+    source = model(
+        "(float[N,3] x) => (float[N,2] y) <float[4] zero = {0, 0, 0, 0}, float[4] mean = {0, 0, 0, 0}>",
+        "a = MatMul(x, w) b, m, n = BatchNormalization<training_mode=1>(a, scale, zero, mean, var) y = MatMul(b, v)",
+        w=random(3, 4),
+        v=random(4, 2, seed=1),
+        scale=random(4, seed=2),
+        var=np.ones(4, np.float32),
+    )
+    result = compiled(source).model
+    normal = next(node for node in result.graph.node if node.op_type == "BatchNormalization")
+    assert len({*normal.input}) == 5
+
+
 def test_no_gather_is_left_that_takes_all_channels_in_order() -> None:
     """A shuffle of which one channel is left, twice (`compiled` looks for such Gathers)."""
     source = model(
