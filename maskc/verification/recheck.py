@@ -44,6 +44,7 @@ NUMPY = {
 NUMPY[np.dtype(object)] = TensorProto.STRING
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+SUBNORMAL = 2.0**-24  # the least number of half precision
 TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
@@ -617,13 +618,14 @@ class Checker:
             if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[finite]).all():
                 return result.fail("its NaNs or infinities are in other places")
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
-        error, scale = np.abs(one - two), scales(np.abs(one), axis)
+        stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
+        error, scale = np.maximum(np.abs(one - two) - SUBNORMAL * stored, 0), scales(np.abs(one), axis)
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
         if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
             return None
-        if not share and allowed < relative.max() < max(MOST, 16 * allowed):
+        if not share and allowed < relative.max() < max(MOST, 4 * allowed):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does

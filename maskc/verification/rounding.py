@@ -26,6 +26,8 @@ from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
 from maskc.verification.tolerance import NOISE_FACTOR
 
+# Share of the scale that rounding of saturated outputs may be.
+_HALF = 0.5
 # An error so many times as large as another is of another kind.
 _APART = 100.0
 
@@ -64,8 +66,8 @@ class Rounding:
     def explains(self, name: str, error: Distance, sample: Sample) -> bool:
         """Whether no region differs on the sample, and the runtime is as far off for the reference.
 
-        Or both models as they are written are as far apart, which is then rounding, and little of the scale unless there
-        are steps.
+        Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
+        there are steps.
         """
         if self._proof is None:
             return False
@@ -74,7 +76,7 @@ class Rounding:
             steps = any(judgement.steps for judgement in self._proof.judged.values())
             # optimizations compute some of half precision in single, and so round the compiled model otherwise
             few = off < (MOST if self._proof.checker.source.coarse else 0)
-            likely = (steps or apart < MOST) and (what != "compiled model" or few)
+            likely = (steps or apart < _HALF) and (what != "compiled model" or few)
             self._explained[sample] = likely and self._agrees(self._proof, sample)
         return self._explained[sample]
 
