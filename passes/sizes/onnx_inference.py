@@ -252,7 +252,7 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
 
 
 def _slice_as_later(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Let functions of opset 11 slice, by number of operands: of opset 10 onnx believes that all open sizes are kept."""
+    """Let functions of opset 11 slice, by number of operands: of opset 10 onnx believes that open sizes are kept."""
     for node in graph.node:
         if node.op_type == "Slice" and not node.domain:
             count = len(node.input)
