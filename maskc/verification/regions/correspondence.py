@@ -84,7 +84,7 @@ def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Arra
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
-    return _slices(twin, tensor, likely, mostly=True)
+    return _slices(twin, tensor, likely)
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
@@ -133,11 +133,10 @@ def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
     )
 
 
-def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], mostly: bool = False) -> dict[int, Array] | None:
+def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
     """The slices of a source tensor that a tensor holds, by values; None if it does not.
 
     likely: slices to be preferred, those of the tensors that it is made of: many slices may hold the same few values.
-    mostly: a few may be others, which a fault may be.
     """
     if source.dtype != tensor.dtype or len(source.shape) != len(tensor.shape):
         return None
@@ -146,17 +145,16 @@ def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], mostly: boo
         return {}
     if len(other) > 1 or (source.whole is not None and not other):
         return None
-    mostly = mostly and bool(other)  # a tensor of the same sizes that is another holds something else
     if not other:
         other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
     for axis in other:
-        index = _slices_along(axis, source, tensor, likely, mostly)
+        index = _slices_along(axis, source, tensor, likely)
         if index is not None:
             return {axis: index}
     return None
 
 
-def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array], mostly: bool) -> Array | None:
+def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> Array | None:
     """The slices along one axis that a tensor holds; None if it does not."""
     one, two = _rows(source, axis), _rows(tensor, axis)
     if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
@@ -165,17 +163,7 @@ def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Ar
         if len(index) == len(two) and index.max(initial=0) < len(one) and _near(one[index], two):
             return index
     nearest = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
-    missing = np.flatnonzero(nearest < 0)
-    if len(missing) > (len(two) // 2 if mostly else 0):
-        return None
-    for row in missing:  # the nearest of those between its neighbours
-        low, high = (
-            max(nearest[:row], default=-1) + 1,
-            min(nearest[row + 1 :][nearest[row + 1 :] >= 0], default=len(one)),
-        )
-        low, high = (low, high) if low < high else (0, len(one))
-        nearest[row] = low + int(np.abs(one[low:high] - two[row]).sum(axis=1).argmin())
-    return nearest
+    return nearest if (nearest >= 0).all() else None
 
 
 def _same_values(source: Tensor, tensor: Tensor) -> bool:
