@@ -555,7 +555,7 @@ class Checker:
         folded, claimed = before - _rounding(nodes), any(c.any() for c in constants)
         steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
-            steps += (1 + folded) * self.source.coarse
+            steps += (1 + folded) * self.source.coarse / 2
         return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
