@@ -55,7 +55,8 @@ def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> Observed:
 
 
 def _tensor(arrays: Sequence[Array]) -> Tensor:
-    first = arrays[0]
+    filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
+    first = filled[0]
     tensor = Tensor(first.shape, first.dtype)
     if first.dtype.kind != "f":
         tensor.whole = first
@@ -66,7 +67,6 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             for axis, size in enumerate(first.shape)
             if first.size and size <= _MOST_SLICES
         }
-        filled = [array for array in arrays if array.size]  # at some sizes there may be nothing
         if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
             for axis in tensor.prints:
                 size = first.shape[axis]

@@ -316,6 +316,18 @@ def test_tensors_that_keep_their_names_and_hold_something_else() -> None:
         assert api.verify(source, compiled).verdict == verdict
 
 
+@pytest.mark.parametrize("sizes", [(1, 5), (5, 1)])
+def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[int, int]) -> None:
+    """The rows before the last, turned behind it."""
+    body = "a = MatMul(x, w) m = Mul(a, mask) l = Slice(m, last, far) b = Slice(m, nil, last) t = Concat<axis=0>(l, b)"
+    weights = {"w": (8, 16), "v": (16, 4), "mask": EVERY_SECOND, "nil": np.array([0]), "last": np.array([-1])}
+    weights["far"] = np.array([2**31 - 1])
+    source = build.model("(float[n,8] x) => (float[n,4] y)", f"{body} y = MatMul(t, v)", **weights)
+    feeds = [random_feeds(source, seed, {"n": n}) for seed, n in enumerate(sizes)]
+    proof = compare_regions(source, shrink(source).model, feeds, None, 0).proof
+    assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
+
+
 def test_sizes_of_which_others_do_not_run() -> None:
     """What is repeated along the batch in one model, and by the sum in the other."""
     body = "{} sizes = Concat<axis=0>(rows, three) e = Expand(k, sizes) y = Add(x, e)"
