@@ -745,12 +745,8 @@ def decoded(document: Mapping[str, Any]) -> Seen:
         mean, spread, low, high = (float(document[key]) for key in ("mean", "spread", "low", "high"))
         return Seen([shape], dtype, mean, spread, low, high)
     values = document["values"]
-    data = (
-        np.array(values, dtype)
-        if dtype.kind == "O"
-        else np.frombuffer(zlib.decompress(base64.b64decode(values)), dtype)
-    )
-    return Seen([shape], dtype, values=[data.reshape(shape)])
+    data = values if dtype.kind == "O" else np.frombuffer(zlib.decompress(base64.b64decode(values)), dtype)
+    return Seen([shape], dtype, values=[np.asarray(data, dtype).reshape(shape)])
 
 
 def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Array]]:
