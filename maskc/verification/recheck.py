@@ -44,6 +44,7 @@ NUMPY = {
 NUMPY[np.dtype(object)] = TensorProto.STRING
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
+SUBNORMAL = 2.0**-24  # the least number of half precision
 TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
@@ -534,14 +535,14 @@ class Checker:
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
-    def allowed(self, region: Region, sparse: bool = False) -> float:
+    def allowed(self, region: Region, sparse: bool = False, stored: bool = True) -> float:
         """Roundings of a region in units of its coarsest type, relative to the scale of a slice.
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed to be constant counts more, and what is stored in half precision is
-        rounded to that.
+        rounded to that, unless nothing of the region is `stored` otherwise.
         """
         constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
         made = [self.source.nodes[index] for index in region.source]
@@ -550,14 +551,12 @@ class Checker:
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and not constants else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
-        rounding = sum(
-            node.op_type not in EXACT for node in (*nodes, *(self.compiled.nodes[i] for i in region.compiled))
-        )
-        folded = sum(node.op_type not in EXACT for node in made) - sum(node.op_type not in EXACT for node in nodes)
-        steps = max(1, rounding - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
-        if constants or rounding + folded > 2:  # what was computed of constants is stored so
-            steps += (1 + folded) * self.source.coarse
-        return ROUNDINGS * steps * (CLAIMED if any(c.any() for c in constants) else 1.0)
+        before, here = map(_rounding, (made, [self.compiled.nodes[i] for i in region.compiled]))
+        folded, claimed = before - _rounding(nodes), any(c.any() for c in constants)
+        steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
+            steps += (1 + folded) * self.source.coarse / 2
+        return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -619,13 +618,14 @@ class Checker:
             if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[finite]).all():
                 return result.fail("its NaNs or infinities are in other places")
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
-        error, scale = np.abs(one - two), scales(np.abs(one), axis)
+        stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
+        error, scale = np.maximum(np.abs(one - two) - SUBNORMAL * stored, 0), scales(np.abs(one), axis)
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
         if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
             return None
-        if not share and allowed < relative.max() < max(MOST, 16 * allowed):
+        if not share and allowed < relative.max() < max(MOST, 4 * allowed):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
@@ -715,6 +715,10 @@ class Checker:
         ]
 
 
+def _rounding(nodes: Iterable[NodeProto]) -> int:
+    return sum(node.op_type not in EXACT for node in nodes)
+
+
 def _steps(node: NodeProto) -> bool:
     if node.op_type == "Cast":
         return next((a.i for a in node.attribute if a.name == "to"), 0) not in FLOATS
@@ -741,12 +745,8 @@ def decoded(document: Mapping[str, Any]) -> Seen:
         mean, spread, low, high = (float(document[key]) for key in ("mean", "spread", "low", "high"))
         return Seen([shape], dtype, mean, spread, low, high)
     values = document["values"]
-    data = (
-        np.array(values, dtype)
-        if dtype.kind == "O"
-        else np.frombuffer(zlib.decompress(base64.b64decode(values)), dtype)
-    )
-    return Seen([shape], dtype, values=[data.reshape(shape)])
+    data = values if dtype.kind == "O" else np.frombuffer(zlib.decompress(base64.b64decode(values)), dtype)
+    return Seen([shape], dtype, values=[np.asarray(data, dtype).reshape(shape)])
 
 
 def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Array]]:

@@ -26,6 +26,8 @@ from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
 from maskc.verification.tolerance import NOISE_FACTOR
 
+# Share of the scale that rounding of saturated outputs may be.
+_HALF = 0.5
 # An error so many times as large as another is of another kind.
 _APART = 100.0
 
@@ -64,15 +66,18 @@ class Rounding:
     def explains(self, name: str, error: Distance, sample: Sample) -> bool:
         """Whether no region differs on the sample, and the runtime is as far off for the reference.
 
-        Or both models as they are written are as far apart, which is then rounding.
+        Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
+        there are steps.
         """
         if self._proof is None:
             return False
         if sample not in self._explained:
-            what, off = self._wrong(sample)
+            what, off, apart = self._wrong(sample)
+            steps = any(judgement.steps for judgement in self._proof.judged.values())
             # optimizations compute some of half precision in single, and so round the compiled model otherwise
             few = off < (MOST if self._proof.checker.source.coarse else 0)
-            self._explained[sample] = self._agrees(self._proof, sample) and (what != "compiled model" or few)
+            likely = (steps or apart < _HALF) and (what != "compiled model" or few)
+            self._explained[sample] = likely and self._agrees(self._proof, sample)
         return self._explained[sample]
 
     def notes(self, failed: Sample | None) -> list[str]:
@@ -101,22 +106,26 @@ class Rounding:
         self.difference = self.difference or difference(proof, failure, sample.label)
         return False
 
-    def _wrong_about(self, sample: Sample) -> tuple[str, float]:
-        """The model that the runtime alone gets wrong, "" where it does neither or both, and how far off it is."""
+    def _wrong_about(self, sample: Sample) -> tuple[str, float, float]:
+        """The model that the runtime alone gets wrong, "" where it does neither or both, and how far off it is.
+
+        And how far apart both are as their operators are written.
+        """
         try:
             self._sessions = self._sessions or [load(model, optimized=False, exact=True) for model in self._models]
             right, other = (session.run(sample.inputs) for session in self._sessions)
         except (RunError, UnavailableError):
-            return "", 0.0
+            return "", 0.0, 0.0
         reference, compiled = farthest(right, sample.expected), farthest(other, self._run(sample.inputs))
         apart = farthest(right, other)
         if compiled > _APART * max(reference, apart):
-            return "compiled model", compiled
-        return ("reference", reference) if reference > _APART * max(compiled, apart) else ("", 0.0)
+            return "compiled model", compiled, apart
+        wrong = ("reference", reference) if reference > _APART * max(compiled, apart) else ("", 0.0)
+        return *wrong, apart
 
     def _blame(self, sample: Sample) -> str:
         """Sentences on the model that the runtime gets wrong; "" where there is none."""
-        what, off = self._wrong(sample)
+        what, off, _ = self._wrong(sample)
         if not what:
             return ""
         if not math.isfinite(off):

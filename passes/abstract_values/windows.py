@@ -66,7 +66,8 @@ def spatial_windows(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[W
     auto = attrs.get("auto_pad", "NOTSET")
     auto = auto.decode() if isinstance(auto, bytes) else str(auto)
     pads = _ints(attrs, "pads", 0, 2 * rank) if auto == "NOTSET" else [0] * 2 * rank
-    if attrs.get("ceil_mode", 0) or min(pads, default=0) < 0:
+    fits = (len(strides), len(dilations), len(pads)) == (rank, rank, 2 * rank)
+    if not fits or attrs.get("ceil_mode", 0) or min(pads, default=0) < 0:
         return None
     return [Window(kernel[a], strides[a], dilations[a], pads[a], pads[a + rank], auto) for a in range(rank)]
 

@@ -214,7 +214,7 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
 
 @register("Where")
 class Where(Elementwise):
-    """A known condition decides which of the two others counts."""
+    """A known condition decides which of the two others counts; where they are the same, none does."""
 
     may_overflow = False
 
@@ -235,7 +235,7 @@ class Where(Elementwise):
         condition, chosen, other = operands
         if condition is None or chosen is None or other is None:
             return None
-        truth = condition.value.astype(bool)
-        mask = condition.mask & np.where(truth, chosen.mask, other.mask)
+        truth, alike = condition.value.astype(bool), chosen.mask & other.mask & (chosen.value == other.value)
+        mask = alike | (condition.mask & np.where(truth, chosen.mask, other.mask))
         dtype = next((k.value.dtype for k in (chosen, other) if k.mask.any()), chosen.value.dtype)
         return ConstantSlices(mask, np.where(truth, chosen.value, other.value).astype(dtype))

@@ -236,6 +236,8 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
 
     Raises GraphError where a tensor has less than no elements; strict, also where operands do not fit.
     """
+    if any(each.domain == "" and each.version == 10 for each in model.opset_import):
+        _slice_as_later(model, model.graph)
     with _contradictions():
         found = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
     for value in found.graph.value_info:
@@ -247,6 +249,23 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
                     f"{dim.dim_value} elements along axis {axis}."
                 )
     return found
+
+
+def _slice_as_later(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
+    """Let functions of opset 11 slice, by number of operands: of opset 10 onnx believes that open sizes are kept."""
+    for node in graph.node:
+        if node.op_type == "Slice" and not node.domain:
+            count = len(node.input)
+            node.domain, names = f"later.{count}", [f"operand{i}" for i in range(count)]
+            if all(function.domain != node.domain for function in model.functions):
+                inner, later = onnx.helper.make_node("Slice", names, ["part"]), onnx.helper.make_opsetid("", 11)
+                model.functions.append(
+                    onnx.helper.make_function(node.domain, "Slice", names, ["part"], [inner], [later])
+                )
+                model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
+                model.ir_version = max(model.ir_version, 8)
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            _slice_as_later(model, body)
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:

@@ -55,7 +55,8 @@ def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> Observed:
 
 
 def _tensor(arrays: Sequence[Array]) -> Tensor:
-    first = arrays[0]
+    filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
+    first = filled[0]
     tensor = Tensor(first.shape, first.dtype)
     if first.dtype.kind != "f":
         tensor.whole = first
@@ -66,11 +67,12 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             for axis, size in enumerate(first.shape)
             if first.size and size <= _MOST_SLICES
         }
-        if len(arrays) > 1 and all(array.ndim == first.ndim and array.size for array in arrays):
+        if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
             for axis in tensor.prints:
-                if any(array.shape[axis] != first.shape[axis] for array in arrays):
+                size = first.shape[axis]
+                if any(array.shape[axis] != size for array in arrays) or sum(a.size for a in filled) <= size:
                     continue
-                slices, constants = _still(arrays, axis, tensor.prints[axis])
+                slices, constants = _still(filled, axis, tensor.prints[axis])
                 if slices.size:
                     tensor.still[axis] = slices, constants
     return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from passes.errors import in_brief
 
 # How often what a region reads is taken into it.
 _LEVELS = 12
+# A small error is none of rounding because a larger region allows it, if it is so many times what a smaller one allows.
+_MORE = 8.0
 # Rounds in which claims are dropped and boundaries give way; after these, what is left is not proved.
 _ROUNDS = 200
 
@@ -256,13 +259,13 @@ class _Search:
             self.checker.claims = held
 
     def _agrees(self, target: str, small: bool) -> bool:
-        """Whether a region agrees as it is now; after a small error, without regard to its condition."""
+        """Whether a region agrees as it is now; after a small error, without regard to its condition and to storage."""
         region = self.checker.region(target)
         key = self._key(region)
         if key not in self.judged:
             self._run([region])
         judgement = self.judged[key]
-        return judgement.agrees and not (small and judgement.plain > judgement.allowed)
+        return judgement.agrees and not (small and judgement.plain > self.checker.allowed(region, stored=False))
 
     def _drops(
         self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str], small: bool
@@ -306,7 +309,7 @@ class _Search:
         original = checker.boundaries[target]
         inputs = set(checker.compiled.inputs)
         cut = set(checker.boundaries) - {target}
-        reads = region.compiled_reads
+        reads, limit = region.compiled_reads, math.inf
         for level in range(_LEVELS + 1):
             if level:
                 if not reads - inputs:
@@ -321,7 +324,9 @@ class _Search:
             if key not in self.judged:
                 self._run([grown])
             judgement = self.judged[key]
-            if self._agrees(target, small) and judgement.plain < MOST and not judgement.refuted:
+            if self._agrees(target, small) and judgement.plain < min(MOST, limit) and not judgement.refuted:
                 return True
+            if judgement.error < MOST and not judgement.agrees:
+                small, limit = True, min(limit, _MORE * judgement.allowed)
         checker.boundaries[target] = original
         return False

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
 from maskc.verification.regions.hidden_differences import first_failure
@@ -181,6 +182,26 @@ def test_steps_that_magnify_rounding_are_accepted(name: str) -> None:
     assert not api.verify(model, wrong).passed
 
 
+def test_what_no_region_shows_is_no_rounding_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime that gets one of the models wrong with optimizations and without."""
+    source = build.model("(float[n,8] x) => (float[n,5] y)", "[first] a = MatMul(x, w) y = Tanh(a)", w=(8, 5))
+    other = build.model("(float[n,8] x) => (float[n,5] y)", "[other] a = MatMul(x, w) y = Tanh(a)", w=(8, 5))
+    loaded, run = OnnxRuntimeSession.__init__, OnnxRuntimeSession.run
+
+    def load(self: Any, model: onnx.ModelProto, *arguments: Any, **options: Any) -> None:
+        loaded(self, model, *arguments, **options)
+        self.wrong = model.graph.node[0].name == "other"
+
+    monkeypatch.setattr(OnnxRuntimeSession, "__init__", load)
+    monkeypatch.setattr(
+        OnnxRuntimeSession,
+        "run",
+        lambda self, fed: {n: a * (2 if self.wrong else 1) for n, a in run(self, fed).items()},
+    )
+    result = api.verify(source, other)
+    assert not result.passed and not result.outputs[0].explained
+
+
 def test_errors_that_rounding_explains_are_said_to_be() -> None:
     ending, result, weights = STEPS["whole numbers"]
     model = steps(ending, result, **weights)
@@ -201,6 +222,29 @@ def test_halves_are_judged_as_such() -> None:
     for name in ("w", "v"):
         stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
         assert not api.verify(model, build.changed(compiled, stored, lambda w: w * np.float16(1.1))).passed
+
+
+@pytest.mark.parametrize("name", ["w", "v"])
+def test_the_last_place_of_a_half_beside_channels_that_are_zero(name: str) -> None:
+    """Weights that were only sliced are the same, and no region is taken in that may round what it stores."""
+    body = "a = MatMul(x, w) m = Mul(a, mask) t = Tanh(m) y = MatMul(t, v)"
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(8, 16)), "v": rng.normal(size=(16, 4)), "mask": EVERY_SECOND}
+    halves = {name: values.astype(np.float16) for name, values in weights.items()}
+    source = build.model("(float16[n,8] x) => (float16[n,4] y)", body, **halves)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).passed
+    stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
+    off = build.changed(compiled, stored, lambda w: np.where(w == w.max(), np.nextafter(w, np.float16(9)), w))
+    assert not api.verify(source, off).passed
+
+
+def test_what_is_too_small_for_a_half() -> None:
+    """A constant is 0 there where the source, of which regions are computed in single precision, is not."""
+    body = "n = Mul(x, nil) a = Add(n, small) b = Mul(a, small) c = Mul(b, small) y = Mul(c, small)"
+    halves = {"nil": np.zeros(4, np.float16), "small": np.full(4, 5e-3, np.float16)}
+    source = build.model("(float16[n,4] x) => (float16[n,4] y)", body, **halves)
+    assert api.verify(source, shrink(source).model).passed
 
 
 def test_saturated_outputs_are_compared_at_their_own_scale() -> None:
@@ -270,6 +314,18 @@ def test_tensors_that_keep_their_names_and_hold_something_else() -> None:
     for column, verdict in ((5, "verified"), (4, "failed")):
         compiled = build.changed(source, "w", lambda w, c=column: np.where(np.arange(6) == c, w[:, ::-1], w))
         assert api.verify(source, compiled).verdict == verdict
+
+
+@pytest.mark.parametrize("sizes", [(1, 5), (5, 1)])
+def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[int, int]) -> None:
+    """The rows before the last, turned behind it."""
+    body = "a = MatMul(x, w) m = Mul(a, mask) l = Slice(m, last, far) b = Slice(m, nil, last) t = Concat<axis=0>(l, b)"
+    weights = {"w": (8, 16), "v": (16, 4), "mask": EVERY_SECOND, "nil": np.array([0]), "last": np.array([-1])}
+    weights["far"] = np.array([2**31 - 1])
+    source = build.model("(float[n,8] x) => (float[n,4] y)", f"{body} y = MatMul(t, v)", **weights)
+    feeds = [random_feeds(source, seed, {"n": n}) for seed, n in enumerate(sizes)]
+    proof = compare_regions(source, shrink(source).model, feeds, None, 0).proof
+    assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
 
 
 def test_sizes_of_which_others_do_not_run() -> None:

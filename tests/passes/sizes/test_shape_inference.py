@@ -120,6 +120,26 @@ def test_a_slice_of_a_whole_axis_is_left_out(
     assert [n.op for n in prepared(source).nodes] == [*([] if kept else ["Slice"]), "Relu"]
 
 
+@pytest.mark.parametrize("opset", [10, 11])
+@pytest.mark.parametrize(("start", "end"), [(1, -1), (-3, 2**63 - 1), (2**40, 2**40)])
+def test_a_slice_of_an_open_axis_has_its_own_size(start: int, end: int, opset: int) -> None:
+    """Of one of opset 10 onnx believes that it is as long as the whole."""
+    source = model(
+        "(float[N,T,4] x) => (float[N,t,3] y) <int64[1] one = {1}, float[4] keep = {1, 0, 0, 1}>",
+        "a = MatMul(x, w) m = Mul(a, keep) p = Slice(m, start, end, one) n = Mul(p, nil) c = Exp(n) s = Shape(c)"
+        " r = Reshape(c, s) q = Concat<axis=1>(p, r) y = MatMul(q, v)",
+        opset,
+        start=np.array([start]),
+        end=np.array([end]),
+        nil=np.zeros(4, np.float32),
+        w=random(4, 4),
+        v=random(4, 3, seed=1),
+    )
+    shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
+    assert shapes["p"] is not None and shapes["p"][1] != "T"
+    exact(source, N=(1, 3), T=(4, 7))
+
+
 def test_a_name_may_begin_as_those_that_inference_makes_up() -> None:
     """As those do that tf2onnx gives to the batch: it is carried as any other is."""
     source = model(
