@@ -61,6 +61,10 @@ class CrashError(NotComparableError):
     """A runtime crashes at what it is given (exit code 2)."""
 
 
+class Terminated(SystemExit):
+    """The process is told to end by a signal; `code` is the exit code that shells give for it."""
+
+
 class InstallationWarning(UserWarning):
     """Libraries are installed in a way that breaks them sooner or later."""
 

@@ -14,11 +14,12 @@ from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, declared
+from maskc.pruning.data import Batch, Data, first
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
+from maskc.runtime.given_inputs import declared
 from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
@@ -52,7 +53,7 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
 
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
-    batches = _calibration(examples)
+    batches = list(first(examples.used(), _SAMPLES, _BYTES))
     at: Sizes | None = options.at or _sizes(source, batches[0])
     with stage("Finding channels", slow=True):
         try:
@@ -99,15 +100,3 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
             shape[0] = 1
         found[port.name] = shape
     return found
-
-
-def _calibration(examples: Data) -> list[Batch]:
-    """Batches to observe layers on, of so many samples."""
-    batches, seen, size = [], 0, 0
-    for batch in examples.used():
-        batches.append(batch)
-        seen += max((len(array) for array in batch.values() if array.ndim), default=1)
-        size += sum(array.nbytes for array in batch.values())
-        if seen >= _SAMPLES or size >= _BYTES:
-            break
-    return batches

@@ -45,7 +45,7 @@ def fine_tuned(
 
         return finetune(
             model,
-            examples.used,
+            examples.with_labels if loss else examples.used,
             source,
             minutes=options.minutes,
             epochs=options.epochs,

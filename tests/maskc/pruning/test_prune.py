@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,20 +78,30 @@ def bad(x: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "another name": ({"z": drawn(8, 6)}, "has no array 'x'. The model's inputs are x."),
-    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and data has one of 8x6x1."),
-    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and data has one of 8x5."),
-    "a number": (bad(3.0), r"has one of none."),
+    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
+    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it has 8x6x1."),
+    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it has 8x5."),
+    "a number": (bad(3.0), r"in the data it has none."),
     "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
     "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
     "no samples": (bad(drawn(0, 6)), "is empty"),
-    "texts": (bad(np.full((8, 6), "a")), "is of type float32, and data has <U1"),
-    "complex numbers": (bad(np.ones((8, 6), complex)), "is of type float32, and data has complex128"),
-    "no batches": ([], "There is nothing in the data"),
+    "texts": (bad(np.full((8, 6), "a")), "must be of type float32, and in the data it is of type <U1"),
+    "complex numbers": (
+        bad(np.ones((8, 6), complex)),
+        "must be of type float32, and in the data it is of type complex128",
+    ),
+    "no batches": ([], "There is nothing in the data: give a sample"),
     "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
     "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
     "a function that fails": (lambda: 1 / 0, "failed: "),
-    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, not ndarray"),
+    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, and .* gives ndarray"),
+    "a function of nothing": (lambda: None, "gives NoneType"),
+    "a function that ends Python": (lambda: sys.exit(3), "failed: 3"),
+    "a function that gives data once": (iter([[bad(drawn(8, 6))] * 3, []]).__next__, "again at each call"),
+    "rows of unequal lengths": (bad([[1, 2], [3]]), "gives for 'x' is no array"),
+    "objects": (bad(drawn(8, 6).astype(object)), "must be of type float32, and in the data it is of type object"),
+    "what single precision cannot hold": (bad(np.full((8, 6), 1e300)), "has no room for some numbers in the data"),
+    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
     "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
     "another kind of file": (__file__, "Data come from .npz or .npy files"),
     "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
@@ -107,6 +119,20 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
     data, told = BAD[case]
     with pytest.raises(InputError, match=told):
         maskc.prune(gemm(), data, epochs=0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"x": drawn(80, 6), "label": np.arange(7), "name": None},
+        {"x": (9 * drawn(80, 6)).astype(np.int64)},
+        lambda: {"x": drawn(80, 6).astype(float).tolist()},
+        lambda: itertools.repeat({"x": drawn(80, 6)}),
+    ],
+    ids=["with labels", "of integers", "of lists", "without an end"],
+)
+def test_data_that_fit_are_taken(data: Any) -> None:
+    assert not maskc.prune(gemm(), data, flops=0.6, verify=False).alone
 
 
 def batches() -> Iterator[dict[str, Any]]:
