@@ -178,7 +178,7 @@ def pruned(
         raise InputError(f"{source.name}: {error}") from error
     model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)
     if options.trains:
-        trained = fine_tuned(model, target, net, gone, examples, options)
+        trained = fine_tuned(model, target, examples, options)
         on_trained()
         after = judge(trained)
         if judge.better(verdict, after) is after:

@@ -10,7 +10,6 @@ from onnx import ModelProto
 from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.pruning.data import Data, path_and_name
-from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
@@ -19,19 +18,15 @@ if TYPE_CHECKING:
 _TICKS = 1000  # of the progress
 
 
-def fine_tuned(
-    model: ModelProto, source: ModelProto, network: Network, gone: Mask, examples: Data, options: PruneOptions
-) -> ModelProto:
+def fine_tuned(model: ModelProto, source: ModelProto, examples: Data, options: PruneOptions) -> ModelProto:
     """The model after so many epochs or minutes as the options say; interrupted, after those that it came to.
-
-    model: the compiled network, without the groups that are gone, bool [groups].
 
     Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
     """
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.pruning.training.loop import finetune, shared_tensors
+    from maskc.pruning.training.loop import finetune
 
     loss = options.loss
     if isinstance(loss, str):
@@ -49,7 +44,6 @@ def fine_tuned(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
-            inner=shared_tensors(model, source, network.model, network.masks(gone), network.coupling),
             loss=loss,
             seed=options.seed,
             on_progress=listen,
