@@ -18,8 +18,9 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from maskc.errors import InputError
+from maskc.errors import InputError, Terminated
 from maskc.frontend.graph_queries import showing
+from maskc.pruning.data import counted
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx import from_onnx
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -51,6 +52,7 @@ _DECISION = 0.01  # of all FLOPs, that go together
 _STALE = 0.9  # of the FLOPs that the cost model was made at: then it is made again
 _TICKS = 10_000  # of a schedule, which counts in whole numbers
 _STEADY = 0.9  # the moving average of the loss
+_SAVED = 60.0  # seconds between two states that are handed out
 _PATIENCE = 20  # steps in a row that are no numbers
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
@@ -103,25 +105,37 @@ def finetune(
     learning_rate: float = 3e-3,
     seed: int = 0,
     on_progress: Listener | None = None,
+    saved: Mapping[str, Array] | None = None,
+    on_state: Callable[[Mapping[str, Array], bool], object] | None = None,
 ) -> onnx.ModelProto:
     """The model with weights trained towards the outputs of the teacher.
 
-    On KeyboardInterrupt training stops, and what it made so far is returned.
+    On KeyboardInterrupt and SIGTERM training stops, and what it made so far is returned.
 
     model: a masked model, or a compiled one. masks: of a model whose masks are inputs, 0/1 [channels] each; masks that
     are initializers would be trained. coupling: of the masked model. minutes, epochs: how long; whichever is over
     first. inner: tensors that are to agree, too, with which much less training does: `shared_tensors` finds them for a
     compiled model, and for masks that are inputs they are the masked tensors, as far as they are not zero. loss: what
     is to become small in place of the difference from the teacher's outputs. learning_rate: relative to the size of the
-    weights.
+    weights. on_state: called after the first step, each minute and at the end, with what goes on from there as `saved`,
+    and whether training is over.
 
     Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
     """
     training = _Training(model, masks or {}, batches, teacher, inner, loss, learning_rate, seed, coupling)
-    with contextlib.suppress(KeyboardInterrupt):
+    if saved is not None:
+        training.restore(saved)
+    due, over = time.monotonic(), False
+    with contextlib.suppress(KeyboardInterrupt, Terminated):
         for progress in training.run(minutes, epochs):
             if on_progress is not None:
                 on_progress(progress)
+            if on_state is not None and time.monotonic() >= due:
+                on_state(training.state(), False)
+                due = time.monotonic() + _SAVED
+        over = True
+    if on_state is not None:
+        on_state(training.state(), over)
     return training.model()
 
 
@@ -301,7 +315,8 @@ class _Training:
         self._entries = {} if coupling is None else coupling.entries
         self._targets = self._outputs
         self._latest: dict[str, Any] = {}
-        self._steps = 0
+        self._steps = self._done = 0  # in all, and of the present pass over the data
+        self._seconds = 0.0
         self._step = tf.function(self._updated, autograph=False)
         self._importance = tf.function(self._observed, autograph=False)
         self.average = math.nan
@@ -311,17 +326,17 @@ class _Training:
 
         Raises InputError where there is nothing to train on, and where training diverges.
         """
-        begin, failed = time.monotonic(), 0
+        begin, failed = time.monotonic() - self._seconds, 0
         seen = [self._taught(batch) for batch in islice(self._batches(), _SEEN)]
         if not seen:
             raise InputError("There are no batches to train on.")
         self._targets = targets(self._network, self._shared(next(self._batches()), seen[0]))
         self._distance, self._of_outputs = Distance(self._targets, seen), Distance(self._outputs, seen)
-        steps = math.ceil(epochs * sum(1 for _ in self._batches())) if epochs is not None else math.inf
+        steps = math.ceil(epochs * counted(self._batches())) if epochs is not None else math.inf
         examples = 0
         while True:
-            for batch in self._batches():
-                seconds = time.monotonic() - begin
+            for batch in islice(self._batches(), self._done, None):
+                self._seconds = seconds = time.monotonic() - begin
                 share = max(self._steps / steps, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
                     return
@@ -330,7 +345,7 @@ class _Training:
                 self._latest = {name: tf.constant(x) for name, x in batch.items()}
                 taught = {} if self._loss is not None else self._taught(batch)
                 rate = self._rate * min(1.0, (self._steps + 1) / _WARM_UP) * (1 + math.cos(math.pi * share)) / 2
-                self._steps += 1
+                self._steps, self._done = self._steps + 1, self._done + 1
                 loss = float(self._step(self._latest, taught, tf.constant(rate), tf.constant(float(self._steps))))
                 failed = 0 if math.isfinite(loss) else failed + 1
                 if failed == _PATIENCE:
@@ -339,6 +354,22 @@ class _Training:
                     steady = min(_STEADY, 1 - 1 / self._steps)
                     self.average = loss if math.isnan(self.average) else steady * self.average + (1 - steady) * loss
                 yield Progress(seconds, share, self.average)
+            self._done = 0
+
+    def state(self) -> dict[str, Array]:
+        """What training goes on from."""
+        found: dict[str, Array] = {"position": np.array([self._steps, self._done, self._seconds, self.average])}
+        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+            found[f"weight/{name}"] = np.stack([each.numpy() for each in (variable, *moments)])
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Goes on from a state of the same training."""
+        steps, done, self._seconds, self.average = state["position"].tolist()
+        self._steps, self._done = int(steps), int(done)
+        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+            for each, value in zip((variable, *moments), state[f"weight/{name}"], strict=True):
+                each.assign(value)
 
     def mask(self, masks: Mapping[str, Array]) -> None:
         """Sets the masks."""

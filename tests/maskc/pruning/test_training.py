@@ -113,6 +113,21 @@ def test_masks_stay_and_an_interruption_keeps_what_there_is() -> None:
     assert [t.name for t in tuned.graph.initializer] == [t.name for t in GATED.graph.initializer]
 
 
+def test_a_saved_state_goes_on_as_if_nothing_had_happened() -> None:
+    options: dict[str, Any] = {"epochs": 5, "learning_rate": 2e-2}
+    states: list[tuple[Any, bool]] = []
+    steps = count(1)
+
+    def interrupt(progress: Progress) -> None:
+        if next(steps) == 19:  # in the third pass over the data
+            raise KeyboardInterrupt
+
+    finetune(TEACHER, batches, TEACHER, **options, on_progress=interrupt, on_state=lambda *each: states.append(each))
+    assert [over for _, over in states] == [False, False]  # after the first step, and at the end
+    again = finetune(TEACHER, batches, TEACHER, **options, saved=states[-1][0])
+    assert again == finetune(TEACHER, batches, TEACHER, **options)
+
+
 def test_a_compiled_model_is_compared_in_what_is_left_of_its_tensors() -> None:
     mask = np.where(np.arange(WIDTH) % 3, 0, 1).astype(np.float32)
     compiled = passes.shrink(bind(GATED, {"mask": mask})).model
