@@ -72,7 +72,8 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
         )
     with stage("Measuring sensitivity", slow=True):
-        removal = Removal(net, found, sensitivities(net, whole, found, batches))
+        flops = shrunk.report.before.flops * _repeated(batches[0], at or {})
+        removal = Removal(net, found, sensitivities(net, whole, found, batches, flops))
     return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
 
 
@@ -89,6 +90,11 @@ def levels(
             yield share, seen.without(gone)
         except InputError as error:
             yield share, error
+
+
+def _repeated(batch: Batch, at: Sizes) -> int:
+    """How many times as many samples a batch has as FLOPs are counted at."""
+    return max((len(batch[name]) // (sizes[0] or 1) for name, sizes in at.items() if sizes), default=1) or 1
 
 
 def _sizes(model: ModelProto, batch: Batch) -> Sizes:

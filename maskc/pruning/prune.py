@@ -192,7 +192,7 @@ def pruned(
         chosen = {"gone": gone, "masked": network, "align": np.array(str(options.align))}
         take_time()
         trained, interrupted = fine_tuned(
-            model, target, net, gone, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
+            model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
         )
         after = judge(trained)
         if judge.better(verdict, after) is after:

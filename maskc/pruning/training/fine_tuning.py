@@ -13,7 +13,6 @@ from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.pruning.checkpoint import State
 from maskc.pruning.data import Data, path_and_name
-from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
@@ -25,18 +24,14 @@ _TICKS = 1000  # of the progress
 def fine_tuned(
     model: ModelProto,
     source: ModelProto,
-    network: Network,
-    gone: Mask,
     examples: Data,
     options: PruneOptions,
     saved: State | None = None,
     keep: Callable[[State], object] = lambda state: None,
 ) -> tuple[ModelProto, bool]:
-    """The model after so many epochs or minutes as the options say, or after those that it came to; and whether it was
-    interrupted.
+    """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
 
-    model: the compiled network, without the groups that are gone, bool [groups]. keep: called with states to go on
-    from, of which `saved` is one.
+    keep: called with states to go on from, of which `saved` is one.
 
     Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
     """
@@ -48,7 +43,7 @@ def fine_tuned(
         keep(state)
 
     try:
-        return _trained(model, source, network, gone, examples, options, saved, keep_state), not over
+        return _trained(model, source, examples, options, saved, keep_state), not over
     except (KeyboardInterrupt, Terminated):  # before the first step
         return model, True
 
@@ -56,8 +51,6 @@ def fine_tuned(
 def _trained(
     model: ModelProto,
     source: ModelProto,
-    network: Network,
-    gone: Mask,
     examples: Data,
     options: PruneOptions,
     saved: State | None,
@@ -66,7 +59,7 @@ def _trained(
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.pruning.training.loop import finetune, shared_tensors
+    from maskc.pruning.training.loop import finetune
 
     loss = options.loss
     if isinstance(loss, str):
@@ -84,7 +77,6 @@ def _trained(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
-            inner=shared_tensors(model, source, network.model, network.masks(gone), network.coupling),
             loss=loss,
             seed=options.seed,
             on_progress=listen,
