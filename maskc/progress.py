@@ -64,6 +64,16 @@ def folder(path: Path, made: bool) -> None:
         keeps_folders(str(path.resolve()), made)
 
 
+#: told that this process needs time when it is told to end, to write what it has
+gives_time: Callable[[], None] | None = None
+
+
+def take_time() -> None:
+    """Have this process, told to end from now on, take some time for it."""
+    if gives_time is not None:
+        gives_time()
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Call the listener with what is told in this block."""

@@ -16,6 +16,7 @@ from onnx import ModelProto
 from maskc.errors import InputError, Terminated
 from maskc.frontend import npz_files
 from maskc.frontend.custom_rules import function_of
+from maskc.progress import stage
 from maskc.runtime.given_inputs import array_of, declared, fitted
 from maskc.runtime.random_inputs import Port, ports
 from passes.errors import in_brief
@@ -30,6 +31,7 @@ Given = (
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
+_ENDLESS = 1_000_000  # batches
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 
 
@@ -73,6 +75,15 @@ def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
         size -= sum(array.nbytes for array in batch.values())
         if samples <= 0 or size <= 0:
             return
+
+
+def counted(batches: Iterator[object]) -> int:
+    """How many there are. Raises InputError where there seems to be no end."""
+    with stage("Counting batches"):
+        count = sum(1 for _ in itertools.islice(batches, _ENDLESS))
+    if count == _ENDLESS:
+        raise InputError("The data have no end, and so no epochs: give --minutes.")
+    return count
 
 
 def data(given: Given, model: ModelProto) -> Data:

@@ -18,8 +18,9 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from maskc.errors import InputError
+from maskc.errors import InputError, Terminated
 from maskc.frontend.graph_queries import showing
+from maskc.pruning.data import counted
 from maskc.pruning.training.batches import Batch, mixed, shuffled
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx import from_onnx
@@ -36,6 +37,7 @@ Loss = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 _WARM_UP, _RISING = 200, 0.2  # steps in which the learning rate rises, or, of short training, the share of it
 _SEEN = 4  # batches by which the scale of outputs is known
 _STEADY = 0.9  # the moving average of the loss
+_SAVED = 60.0  # seconds between two states that are handed out
 _PATIENCE = 20  # steps in a row that are no numbers
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
@@ -67,21 +69,33 @@ def finetune(
     learning_rate: float = 5e-3,
     seed: int = 0,
     on_progress: Listener | None = None,
+    saved: Mapping[str, Array] | None = None,
+    on_state: Callable[[Mapping[str, Array], bool], object] | None = None,
 ) -> onnx.ModelProto:
     """The model with weights trained towards the outputs of the teacher.
 
-    On KeyboardInterrupt training stops, and what it made so far is returned.
+    On KeyboardInterrupt and SIGTERM training stops, and what it made so far is returned.
 
     minutes, epochs: how long; whichever is over first. loss: what is to become small in place of the difference from
-    the teacher's outputs. learning_rate: relative to the size of the weights.
+    the teacher's outputs. learning_rate: relative to the size of the weights. on_state: called after the first step,
+    each minute and at the end, with what goes on from there as `saved`, and whether training is over.
 
     Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
     """
     training = _Training(model, batches, teacher, loss, learning_rate, seed)
-    with contextlib.suppress(KeyboardInterrupt):
+    if saved is not None:
+        training.restore(saved)
+    due, over = time.monotonic(), False
+    with contextlib.suppress(KeyboardInterrupt, Terminated):
         for progress in training.run(minutes, epochs):
             if on_progress is not None:
                 on_progress(progress)
+            if on_state is not None and time.monotonic() >= due:
+                on_state(training.state(), False)
+                due = time.monotonic() + _SAVED
+        over = True
+    if on_state is not None:
+        on_state(training.state(), over)
     return training.model()
 
 
@@ -105,8 +119,8 @@ class _Training:
         self._targets = targets(network, teacher)
         self._teacher = OnnxRuntimeSession(showing(teacher, [target.tensor for target in self._targets]))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
-        self._steps = self._passes = 0
-        self._average = math.nan
+        self._steps = self._passes = self._done = 0  # batches of the present pass are done
+        self._seconds, self._average = 0.0, math.nan
         self._step = tf.function(self._updated, autograph=False)
 
     def run(self, minutes: float | None, epochs: float | None) -> Iterator[Progress]:
@@ -114,18 +128,18 @@ class _Training:
 
         Raises InputError where there is nothing to train on, and where training diverges.
         """
-        begin, failed = time.monotonic(), 0
+        begin, failed = time.monotonic() - self._seconds, 0
         seen = [self._taught(batch) for batch in islice(self._batches(), _SEEN)]
         if not seen:
             raise InputError("There are no batches to train on.")
         self._distance = Distance(self._targets, seen)
         if self._loss is None and not self._distance.targets:
             raise InputError("No output holds finite floating-point numbers to train towards: give a loss.")
-        steps = math.ceil(epochs * sum(1 for _ in self._pass())) if epochs is not None else math.inf
+        steps = math.ceil(epochs * counted(self._pass())) if epochs is not None else math.inf
         examples = 0
         while True:
-            for batch in self._pass():
-                seconds = time.monotonic() - begin
+            for batch in islice(self._pass(), self._done, None):
+                self._seconds = seconds = time.monotonic() - begin
                 share = max(self._steps / steps, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
                     return
@@ -134,8 +148,25 @@ class _Training:
                 failed = 0 if math.isfinite(loss) else failed + 1
                 if failed == _PATIENCE:
                     raise InputError(f"Training has diverged. Lower the learning rate, which is {self._rate:g}.")
+                self._done += 1
                 yield Progress(seconds, share, self._average)
-            self._passes += 1
+            self._passes, self._done = self._passes + 1, 0
+
+    def state(self) -> dict[str, Array]:
+        """What training goes on from."""
+        position = [self._steps, self._passes, self._done, self._seconds, self._average]
+        found: dict[str, Array] = {"position": np.array(position)}
+        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+            found[f"weight/{name}"] = np.stack([each.numpy() for each in (variable, *moments)])
+        return found
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Goes on from a state of the same training."""
+        *counts, self._seconds, self._average = state["position"].tolist()
+        self._steps, self._passes, self._done = map(int, counts)
+        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+            for each, value in zip((variable, *moments), state[f"weight/{name}"], strict=True):
+                each.assign(value)
 
     def model(self) -> onnx.ModelProto:
         """The network with its present weights."""

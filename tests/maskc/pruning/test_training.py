@@ -69,9 +69,19 @@ def test_an_interruption_keeps_what_there_is() -> None:
     assert [t.name for t in tuned.graph.initializer] == [t.name for t in PRUNED.graph.initializer]
 
 
-def test_training_can_be_repeated() -> None:
+def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:
     runs = [finetune(PRUNED, batches, TEACHER, epochs=3, seed=seed) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
+    states: list[tuple[Any, bool]] = []
+    steps = count(1)
+
+    def interrupt(progress: Progress) -> None:
+        if next(steps) == 4:  # in the second pass over the data
+            raise KeyboardInterrupt
+
+    finetune(PRUNED, batches, TEACHER, epochs=3, on_progress=interrupt, on_state=lambda *each: states.append(each))
+    assert [over for _, over in states] == [False, False]  # after the first step, and at the end
+    assert finetune(PRUNED, batches, TEACHER, epochs=3, saved=states[-1][0]) == runs[0]
 
 
 def test_examples_are_drawn_anew_joined_and_mixed() -> None:
