@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 import passes
+from maskc.compilation.compile import table
 from maskc.errors import InputError
 from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
@@ -23,6 +24,7 @@ from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
@@ -71,7 +73,9 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
         )
     with stage("Measuring sensitivity", slow=True):
-        removal = Removal(net, found, sensitivities(net, whole, found, batches))
+        rates = table(options) if options.timed else None
+        known = rates if isinstance(rates, Rates) else None
+        removal = Removal(net, found, sensitivities(net, whole, found, batches), known)
     return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
 
 
