@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 import passes
+from maskc.compilation.compile import table
 from maskc.errors import InputError
 from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
@@ -24,6 +25,7 @@ from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
@@ -72,8 +74,10 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
         )
     with stage("Measuring sensitivity", slow=True):
+        rates = table(options) if options.timed else None
+        known = rates if isinstance(rates, Rates) else None
         flops = shrunk.report.before.flops * _repeated(batches[0], at or {})
-        removal = Removal(net, found, sensitivities(net, whole, found, batches, flops))
+        removal = Removal(net, found, sensitivities(net, whole, found, batches, flops), known)
     return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
 
 

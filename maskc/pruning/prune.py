@@ -199,8 +199,12 @@ def pruned(
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
+    latency = search.latency(model) if options.timed else None
+    if latency is not None:
+        warnings += search.missed(latency)
     report = dataclasses.replace(
         compiled.report,
+        latency=latency,
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
