@@ -1,4 +1,4 @@
-"""Batches to train on: in another order in each pass, larger where the model takes larger ones, some examples mixed."""
+"""Batches to train on: in another order in each pass, and larger where the model takes larger ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ Batch = Mapping[str, NDArray[np.generic]]
 
 _POOL = 2**26  # bytes that are shuffled together
 _EXAMPLES, _BYTES = 64, 2**20  # of a batch
-_MIXED = 0.5  # of the examples
 
 
 def shuffled(batches: Iterable[Batch], model: ModelProto, rng: np.random.Generator) -> Iterator[Batch]:
@@ -33,25 +32,6 @@ def shuffled(batches: Iterable[Batch], model: ModelProto, rng: np.random.Generat
             yield from _drawn(pool, joins, rng)
             pool, size = [], 0
     yield from _drawn(pool, joins, rng)
-
-
-def mixed(batch: Batch, model: ModelProto, rng: np.random.Generator) -> Batch:
-    """A batch half of whose examples are means of two, if all inputs are floating-point numbers, else as it is.
-
-    What a source makes of numbers between those of the data says more of it than the data do: a source that is sure of
-    all that it was trained on says little there (Zhang et al. 2018, arXiv 1710.09412, mix examples and their labels).
-    """
-    inputs = {port.name: batch[port.name] for port in ports(model)}
-    count = _examples(inputs)
-    if count is None or any(array.dtype.kind != "f" for array in inputs.values()):
-        return batch
-    other, share = rng.permutation(count), rng.random(count) * (rng.random(count) < _MIXED)
-
-    def mean(array: NDArray[np.generic]) -> NDArray[np.generic]:
-        of_other = share.reshape(-1, *[1] * (array.ndim - 1)).astype(array.dtype)
-        return np.asarray(array * (1 - of_other) + array[other] * of_other)
-
-    return {**batch, **{name: mean(array) for name, array in inputs.items()}}
 
 
 def _drawn(pool: Sequence[Batch], joins: bool, rng: np.random.Generator) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from maskc.errors import InputError, Terminated
 from maskc.frontend.graph_queries import showing
 from maskc.pruning.data import counted
-from maskc.pruning.training.batches import Batch, mixed, shuffled
+from maskc.pruning.training.batches import Batch, shuffled
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx import from_onnx
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -175,8 +175,7 @@ class _Training:
     def _pass(self) -> Iterator[Batch]:
         """The batches of a pass over the data."""
         rng = np.random.default_rng([self._seed, self._passes])
-        for batch in shuffled(self._batches(), self._network, rng):
-            yield mixed(batch, self._network, rng) if self._loss is None else batch
+        return shuffled(self._batches(), self._network, rng)
 
     def _trained(self, batch: Mapping[str, Array], share: float) -> float:
         """The loss on a batch, after which a step is done."""
