@@ -31,7 +31,7 @@ Given = (
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
-_ENDLESS = 1_000_000  # batches
+_ENDLESS = 10_000_000  # batches
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 
 

@@ -162,12 +162,12 @@ def pruned(
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
     try:
+        judge = Judge(target, examples, options)
         seen = observed(target, examples, options)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
         search = Search(target, net, seen.removal, options, before, seen.batches[0])
-        judge = Judge(target, examples, options)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
@@ -199,6 +199,7 @@ def pruned(
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
+    warnings += judge.collapse(verdict)
     latency = search.latency(model) if options.timed else None
     if latency is not None:
         warnings += search.missed(latency)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import passes
 from maskc.compilation.compile import shrink_with
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
-from maskc.progress import detail, stage
+from maskc.progress import note, stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.layers.network import Mask, Network, stored, with_weights
 from maskc.pruning.options import PruneOptions
@@ -73,7 +72,7 @@ class Search:
             reached = self.removal.down_to(asked)
             gone, compiled = self._useful(self.removal.gone())
             left = self._flops(compiled)
-            detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
+            note(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
                 return gone if left > (1 - _CLOSE) * most else self._filled(self._fewest(self._flops, most), most)
             # widths that kernels like are kept in steps, so a small excess may take more to go
@@ -110,14 +109,14 @@ class Search:
             middle = (low + high) // 2
             gone, compiled = self._useful(self.removal.gone(ends[middle]))
             found = figure(compiled)
-            detail(f"{found:.4g} with {ends[middle]:,} of {ends[-1]:,} groups gone")
+            note(f"{found:.4g} with {ends[middle]:,} of {ends[-1]:,} groups gone")
             if (1 - _CLOSE) * most < found <= most:
                 return gone
             low, high = (low, middle) if found <= most else (middle, high)
         return self._useful(self.removal.gone(ends[high]))[0]
 
     def _filled(self, gone: Mask, most: float) -> Mask:
-        """The same without units that went last, which there is room for where one that went saves much, as a head does."""
+        """The same without units that went last, which there is room for where one saves much, as a head does."""
         spare = most - self._flops(self._useful(gone)[1])
         for part in _PARTS:
             tried, compiled = self._useful(self.removal.without_last(gone, part * spare))
@@ -128,7 +127,7 @@ class Search:
     def smallest(self, drop: Callable[[Mask], float]) -> Mask:
         """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
         most = self.options.max_drop or 0.0
-        low, high, found, least = _LEAST, 1.0, None, math.inf
+        low, high, found, curve = _LEAST, 1.0, None, []
         self.removal.down_to(_LEAST * self.before["flops"])
         with stage("Searching", _SHARES) as searching:
             for _ in range(_SHARES):
@@ -139,11 +138,11 @@ class Search:
                 if worse <= most:
                     high, found = share, gone
                 else:
-                    low, least = share, min(least, worse)
+                    low = share
+                    curve.append(f"{worse:.3g} at {share:.2g}")
         if found is None:
-            raise InputError(
-                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, and --max-drop allows {most:g}."
-            )
+            told = ", ".join(curve)
+            raise InputError(f"Quality drops by {told} of the FLOPs, and --max-drop allows {most:g}.")
         return found
 
     def _useful(self, gone: Mask) -> tuple[Mask, passes.Shrunk]:

@@ -19,7 +19,11 @@ import maskc
 import passes
 from maskc.errors import InputError
 from maskc.pruning.choice import targets
+from maskc.pruning.data import data
+from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
+from maskc.pruning.quality.judge import Judge, Verdict
+from maskc.results.agreement import Agreement
 from maskc.results.measurements import Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.command import maskc as command
@@ -95,6 +99,21 @@ def test_a_time_that_is_missed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         maskc.prune(model, inputs(model), epochs=0, speedup=2.0)
 
 
+@pytest.mark.parametrize(
+    ("error", "top", "told"),
+    [
+        (0.9, 0.41, "Only 41% of the predictions of 'y' are the source's: leave more, train by --minutes"),
+        (0.9, 0.5, None),
+        (0.83, None, "The error of 'y' is 0.83, and that of a constant 1"),
+        (0.7, None, None),
+    ],
+)
+def test_a_result_of_no_use_is_told(error: float | None, top: float | None, told: str | None) -> None:
+    judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
+    found = judge.collapse(Verdict((Agreement("y", error, top, 24),)))
+    assert [told in sentence for sentence in found] == [True] if told else found == []
+
+
 def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     model = gemm()
 
@@ -104,7 +123,9 @@ def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     pruned = maskc.prune(model, inputs(model), epochs=0, max_drop=1.0, quality=quality)
     assert pruned.quality is not None and pruned.quality[0] == 100
     assert 99 <= pruned.quality[1] <= 100
-    with pytest.raises(InputError, match=r"Quality drops by .*, and --max-drop allows 0"):
+    with pytest.raises(
+        InputError, match=r"Quality drops by .* at 0.5\d, .* at 0.97 of the FLOPs, and --max-drop allows 0"
+    ):
         maskc.prune(model, inputs(model), epochs=0, max_drop=0, quality=quality)
 
 
@@ -136,6 +157,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "rows of unequal lengths": (bad([[1, 2], [3]]), "gives for 'x' is no array"),
     "objects": (bad(drawn(8, 6).astype(object)), "must be of type float32, and in the data it is of type object"),
     "what single precision cannot hold": (bad(np.full((8, 6), 1e300)), "has no room for some numbers in the data"),
+    "what a model makes nothing of": (
+        bad(np.full((80, 6), 3e38, np.float32)),
+        "output 'y' is infinity or NaN on the data",
+    ),
     "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
     "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
     "another kind of file": (__file__, "Data come from .npz or .npy files"),
@@ -151,13 +176,13 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
-    data, told = BAD[case]
+    given, told = BAD[case]
     with pytest.raises(InputError, match=told):
-        maskc.prune(gemm(), data, epochs=0)
+        maskc.prune(gemm(), given, epochs=0)
 
 
 @pytest.mark.parametrize(
-    "data",
+    "given",
     [
         {"x": drawn(80, 6), "label": np.arange(7), "name": None},
         {"x": (9 * drawn(80, 6)).astype(np.int64)},
@@ -166,8 +191,8 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
     ],
     ids=["with labels", "of integers", "of lists", "without an end"],
 )
-def test_data_that_fit_are_taken(data: Any) -> None:
-    assert not maskc.prune(gemm(), data, flops=0.6, verify=False).alone
+def test_data_that_fit_are_taken(given: Any) -> None:
+    assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
 
 
 def batches() -> Iterator[dict[str, Any]]:
