@@ -61,6 +61,18 @@ class CrashError(NotComparableError):
     """A runtime crashes at what it is given (exit code 2)."""
 
 
+class StoppedError(MaskcError):
+    """Somebody ended the work by a signal of this number (exit code 128 and the number)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("Interrupted.")
+        self.exit_code = 128 + number
+
+
+class Terminated(SystemExit):
+    """The process is told to end by a signal; `code` is the exit code that shells give for it."""
+
+
 class InstallationWarning(UserWarning):
     """Libraries are installed in a way that breaks them sooner or later."""
 

@@ -51,7 +51,7 @@ class Stage:
 Listener = Callable[[Stage | str], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("maskc_listener", default=None)
-_depth: ContextVar[int] = ContextVar("maskc_depth", default=0)
+_around: ContextVar[tuple[Stage, ...]] = ContextVar("maskc_stages", default=())
 
 
 #: told of folders, by path, that hold what is unfinished, when they are made (True) and when they are gone
@@ -62,6 +62,16 @@ def folder(path: Path, made: bool) -> None:
     """Report a temporary folder, to be removed if this process is killed."""
     if keeps_folders is not None:
         keeps_folders(str(path.resolve()), made)
+
+
+#: told that this process needs time when it is told to end, to write what it has
+gives_time: Callable[[], None] | None = None
+
+
+def take_time() -> None:
+    """Have this process, told to end from now on, take some time for it."""
+    if gives_time is not None:
+        gives_time()
 
 
 @contextmanager
@@ -77,17 +87,24 @@ def listening(listener: Listener) -> Iterator[None]:
 @contextmanager
 def stage(title: str, total: int | None = None, *, slow: bool = False) -> Iterator[Stage]:
     """A stage that lasts as long as the block; `slow` as in `Stage`."""
-    depth = _depth.get()
-    now = Stage(title, total, depth=depth, slow=slow)
-    token = _depth.set(depth + 1)
+    around = _around.get()
+    now = Stage(title, total, depth=len(around), slow=slow)
+    token = _around.set((*around, now))
     start = time.perf_counter()
     _tell(now)
     try:
         yield now
     finally:
-        _depth.reset(token)
+        _around.reset(token)
         now.seconds = time.perf_counter() - start
         _tell(now)
+
+
+def note(text: str) -> None:
+    """Report how the innermost stage is, and the same for verbose output."""
+    for stage in _around.get()[-1:]:
+        stage.advance(0, text)
+    _tell(text)
 
 
 def detail(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -16,11 +17,19 @@ import typer
 from typer.core import TyperGroup
 
 from maskc import progress
+from maskc.cli import supervision
 from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, telling
+from maskc.errors import (
+    FaultError,
+    InstallationWarning,
+    MaskcError,
+    PruningWarning,
+    StoppedError,
+    telling,
+)
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
@@ -48,6 +57,13 @@ class _Command(TyperGroup):
             raise typer.BadParameter(f"'{args[0]}' is no command. Did you mean `maskc compile {args[0]}`?", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C is told as errors are, and other signals by who supervises this process."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise StoppedError(signal.SIGINT) from error
+
     def main(self, args: Sequence[str] | None = None, *positional: Any, **options: Any) -> Any:
         """Run a command line; exits the process."""
         words = list(sys.argv[1:] if args is None else args)
@@ -57,7 +73,9 @@ class _Command(TyperGroup):
             if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
                 stream.reconfigure(errors="replace")
         with outlived():
-            sys.exit(self._run(words, positional, options))
+            code = self._run(words, positional, options)
+            supervision.over()
+            sys.exit(code)
 
     def _run(self, words: list[str], positional: Sequence[Any], options: Mapping[str, Any]) -> int:
         """Run a command; returns the exit code."""

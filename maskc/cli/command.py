@@ -59,11 +59,12 @@ def command(*, limits: bool = True) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
-            supervision.repeat_after_crash(limits)
+            if limits:
+                supervision.repeat_after_crash()
             for parameter in shared:
                 del given[parameter.name]
             function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)
-            supervision.repeat_after_crash(False)  # it has told what it did
+            supervision.over()
 
         # typer reads these, instead of those of the function
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

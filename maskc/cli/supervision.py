@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 
 from maskc import progress
-from maskc.errors import FaultError, LimitError, MaskcError
+from maskc.errors import FaultError, LimitError, MaskcError, StoppedError
 from maskc.runtime import isolation
 
 #: seconds that a process which is told to end has for it
 GRACE = 0.75
-# Seconds that it has for a file which it begins to write then: the checkpoint of a training run.
+# Seconds that it has where it says so, and for a file which it begins to write then: the checkpoint of a training run.
 _WRITING = 60.0
 # Seconds that a process whose end is certain is waited for: the system may take long to take back its memory.
 _DYING = 0.3
@@ -33,7 +33,8 @@ _SAME = 0.3
 # Seconds between two looks at the memory.
 _LOOK = 0.05
 # What the second process tells the first one, a line each.
-_TIMEOUT, _MEMORY, _MADE, _GONE, _REPEAT = "timeout", "memory", "made", "gone", "repeat"
+_TIMEOUT, _MEMORY, _MADE, _GONE = "timeout", "memory", "made", "gone"
+_REPEAT, _TIME, _OVER = "repeat", "time", "over"
 _TOLD = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 #: where the second process tells; None in a process that nobody supervises
@@ -60,9 +61,14 @@ def limit_memory(gigabytes: float) -> None:
     _tell(_MEMORY, str(gigabytes))
 
 
-def repeat_after_crash(repeats: bool) -> None:
-    """Whether this process is started once more if native code ends it: what it does can be done twice."""
-    _tell(_REPEAT, "yes" if repeats else "")
+def repeat_after_crash() -> None:
+    """Have this process started once more if native code ends it before it is over: what it does can be done twice."""
+    _tell(_REPEAT, "")
+
+
+def over() -> None:
+    """Say that this process has told what it did, so that nobody needs to tell how it ended."""
+    _tell(_OVER, "")
 
 
 def supervised(run: Callable[[], None], told: Callable[[str, int], int]) -> None:
@@ -104,6 +110,7 @@ def _begin(line: int, alive: int) -> None:
     global _line
     _line = line
     progress.keeps_folders = lambda path, made: _tell(_MADE if made else _GONE, path)
+    progress.gives_time = lambda: _tell(_TIME, "")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
 
@@ -133,10 +140,11 @@ class _Supervisor:
         self._signal: int | None = None
         self._deadline: float | None = None
         self._began = 0.0  # when the signal came
+        self._grace = GRACE
         self._limit = self._timeout = self._memory = self._exceeded = ""
         self._parts: dict[str, None] = {}
         self._heard = b""
-        self._repeats = False
+        self._repeats = self._over = False
 
     def wait(self) -> int:
         """Wait for its end; returns its exit code, less than 0 for a signal."""
@@ -194,7 +202,10 @@ class _Supervisor:
             return LimitError(f"It took more than {self._exceeded} GB of memory. Give it more with --memory.")
         if self._timeout and code != 0:
             return LimitError(f"It took more than {self._timeout} seconds. Give it more with --timeout.")
-        if code < 0 and self._signal is None:
+        if self._signal is not None:
+            silent = not self._over and (code < 0 or code == 128 + self._signal)
+            return StoppedError(self._signal) if silent else None
+        if code < 0:
             name = signal.Signals(-code).name
             return FaultError(f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed.")
         return None
@@ -203,7 +214,7 @@ class _Supervisor:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._began = number, now
-            self._deadline = now + GRACE
+            self._deadline = now + self._grace
             self._kill(number)
         elif now - self._began > _SAME:  # who tells it again will not wait
             self._deadline = now
@@ -219,11 +230,15 @@ class _Supervisor:
                 self._extend(_WRITING)
             elif what == _GONE:
                 self._parts.pop(value, None)
-                self._extend(GRACE)
+                self._extend(self._grace)
+            elif what == _TIME:
+                self._grace = _WRITING
             elif what == _MEMORY:
                 self._memory = value
             elif what == _REPEAT:
-                self._repeats = bool(value)
+                self._repeats = True
+            elif what == _OVER:
+                self._over, self._repeats = True, False
             elif self._signal is None:
                 self._limit, self._deadline = value, time.monotonic() + float(value)
         return bool(data)
@@ -237,7 +252,7 @@ class _Supervisor:
         """End the process: first it is told to, then there is no choice; whether it was that."""
         if self._signal is None and not self._timeout:
             self._timeout = self._limit
-            self._deadline = time.monotonic() + GRACE
+            self._deadline = time.monotonic() + self._grace
             self._kill(signal.SIGTERM)
             return False
         self._deadline = time.monotonic() + _DYING

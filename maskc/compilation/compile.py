@@ -301,7 +301,7 @@ def compiled_source(
         masked=tuple(dataclasses.replace(axis, layer=written.get(axis.tensor, "")) for axis in shrunk.report.masked),
         held=tuple(dataclasses.replace(item, layer=written.get(item.tensor, "")) for item in held),
         seconds=dict(shrunk.report.seconds),
-        notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and _table(options) is None else [])),
+        notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and table(options) is None else [])),
         widths=shrunk.report.widths,
         kept_for_speed=kept,
         warnings=(*source.notes, *all_alike(masks), *_constant_outputs(target, shrunk.report)),
@@ -330,12 +330,12 @@ def shrink_with(
     how = ShrinkOptions(adapters=options.adapters, at=options.at, target=options.target, keeps_analysis=keeps)
     if options.align == "measure":
         return fastest(model, how, RATES.get(table_name()), options.align_seconds, watch, store)
-    align = options.align if isinstance(options.align, int) else _table(options) if options.align == "auto" else None
+    align = options.align if isinstance(options.align, int) else table(options) if options.align == "auto" else None
     return passes.shrink(model, how, align=align, watch=watch, store=store)
 
 
-def _table(options: CompileOptions) -> Rates | Lines | None:
-    """The table of widths for `auto`; None for processors without one."""
+def table(options: CompileOptions) -> Rates | Lines | None:
+    """The table of the target and the processor; None for processors without one."""
     return registry.table(options.target, options.align_for or table_name())
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from maskc.errors import Terminated
+
 # What a system, a scheduler or a closed terminal sends; neither is there on Windows, or they mean nothing.
 _TOLD = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -22,7 +24,7 @@ _AGAIN = 0.1
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Let signals that end the process raise `SystemExit` in the block, with the exit code that shells give for them.
+    """Let signals that end the process raise `Terminated` in the block.
 
     Signals that somebody ignores (`nohup`) or handles stay theirs. Nothing changes outside of the main thread.
     """
@@ -41,7 +43,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     for other in _TOLD:
         if signal.getsignal(other) is _end:
             signal.signal(other, signal.SIG_IGN)  # what is closing is not to be told again
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from maskc.errors import InputError
+from maskc.errors import InputError, Terminated
 
 
 def load(files: Sequence[Path]) -> None:
@@ -35,6 +35,8 @@ def _run(file: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:200]
         raise InputError(f"{what} {file} cannot be run ({reason}).") from error

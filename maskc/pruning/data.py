@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
-from maskc.errors import InputError
+from maskc.errors import InputError, Terminated
 from maskc.frontend import npz_files
 from maskc.frontend.custom_rules import function_of
+from maskc.progress import stage
+from maskc.runtime.given_inputs import array_of, declared, fitted
 from maskc.runtime.random_inputs import Port, ports
 from passes.errors import in_brief
 
@@ -29,6 +31,8 @@ Given = (
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
+_ENDLESS = 10_000_000  # batches
+_MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 
 
 @dataclass(frozen=True)
@@ -39,20 +43,47 @@ class Data:
     """
 
     _batches: Callable[[], Iterator[Batch]]
+    _inputs: frozenset[str]
     alone: bool
 
     def used(self) -> Iterator[Batch]:
         """Those to prune and train by."""
+        return map(self._of_inputs, self._part(held=False))
+
+    def with_labels(self) -> Iterator[Batch]:
+        """The same with all that they hold besides inputs."""
         return self._part(held=False)
 
     def held_out(self) -> Iterator[Batch]:
-        """Those to measure quality on."""
-        return self._part(held=True)
+        """Those to measure quality on, of which there is an end."""
+        return first(map(self._of_inputs, self._part(held=True)), _MEASURED, _MEASURED_BYTES)
+
+    def _of_inputs(self, batch: Batch) -> Batch:
+        return {name: array for name, array in batch.items() if name in self._inputs}
 
     def _part(self, held: bool) -> Iterator[Batch]:
         for number, batch in enumerate(self._batches()):
             if self.alone or (number % _EVERY == 1) == held:
                 yield batch
+
+
+def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
+    """So many of the batches as have that many samples or bytes, and one in any case."""
+    for batch in batches:
+        yield batch
+        samples -= max((len(array) for array in batch.values() if array.ndim), default=1)
+        size -= sum(array.nbytes for array in batch.values())
+        if samples <= 0 or size <= 0:
+            return
+
+
+def counted(batches: Iterator[object]) -> int:
+    """How many there are. Raises InputError where there seems to be no end."""
+    with stage("Counting batches"):
+        count = sum(1 for _ in itertools.islice(batches, _ENDLESS))
+    if count == _ENDLESS:
+        raise InputError("The data have no end, and so no epochs: give --minutes.")
+    return count
 
 
 def data(given: Given, model: ModelProto) -> Data:
@@ -66,16 +97,17 @@ def data(given: Given, model: ModelProto) -> Data:
     def batches() -> Iterator[Batch]:
         found = 0
         for where, arrays in sources():
-            for batch in _split(_fitted(arrays, inputs, where), inputs, where):
+            for batch in _split(_batch(arrays, inputs, where), inputs):
                 found += 1
                 yield batch
         if not found:
-            raise InputError("There is nothing in the data: give at least one sample.")
+            raise InputError("There is nothing in the data: give a sample or more, again at each call.")
 
+    names = frozenset(port.name for port in inputs)
     few = list(itertools.islice(batches(), 2))
     if len(few) == 1 and (halves := _halves(few[0], inputs)):
-        return Data(lambda: iter(halves), alone=False)
-    return Data(batches, alone=len(few) == 1)
+        return Data(lambda: iter(halves), names, alone=False)
+    return Data(batches, names, alone=len(few) == 1)
 
 
 def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
@@ -86,7 +118,7 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tupl
             return _of_function(function_of(*path_and_name(text, "the data")), text)
         return _of_files(Path(text), inputs)
     if isinstance(given, Mapping):
-        return lambda: iter([("data", given)])
+        return lambda: iter([("the data", given)])
     if callable(given):
         return _of_function(given, "the function for data")
     if iter(given) is given:
@@ -107,16 +139,17 @@ def _of_function(
 ) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
     def batches() -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
-            for batch in function():
+            given = function()
+            for batch in [given] if isinstance(given, Mapping) or not isinstance(given, Iterable) else given:
                 if not isinstance(batch, Mapping):
-                    raise InputError(
-                        f"{who} must give dictionaries of arrays by input name, not {type(batch).__name__}."
-                    )
+                    kind = type(batch).__name__
+                    raise InputError(f"Data are dictionaries of arrays by input name, and {who} gives {kind}.")
                 yield f"a batch of {who}", batch
-        except InputError:
+        except (InputError, Terminated):
             raise
-        except Exception as error:
-            raise InputError(f"{who} failed: {in_brief(error)}.") from error
+        except (Exception, SystemExit) as error:
+            reason = in_brief(error) or type(error).__name__
+            raise InputError(f"Data cannot be read, since {who} failed: {reason}.") from error
 
     return batches
 
@@ -149,37 +182,18 @@ def _of_files(path: Path, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple
     return arrays
 
 
-def _fitted(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batch:
-    """The arrays, in the types that the model declares; raises InputError where they do not fit."""
-    names = [port.name for port in inputs]
-    missing = [name for name in names if name not in given]
-    if missing:
-        raise InputError(f"{where} has no array '{missing[0]}'. The model's inputs are {', '.join(names)}.")
-    result: Batch = {name: np.asarray(array) for name, array in given.items() if name not in names}
-    for port in inputs:
-        array = np.asarray(given[port.name])
-        sizes = declared(port)
-        shape = "x".join("?" if not isinstance(size, int) else str(size) for size in sizes)
-        found = "x".join(map(str, array.shape)) or "none"
-        if array.ndim != len(sizes):
-            raise InputError(f"Input '{port.name}' is of shape {shape}, and {where} has one of {found}.")
-        wrong = any(isinstance(s, int) and s != n for s, n in zip(sizes[1:], array.shape[1:], strict=True))
-        if wrong or (sizes and isinstance(sizes[0], int) and array.shape[0] % max(sizes[0], 1)):
-            raise InputError(f"Input '{port.name}' is of shape {shape}, and {where} has one of {found}.")
+def _batch(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batch:
+    """The arrays, those of inputs in the types that the model declares; raises InputError where they do not fit."""
+    found = fitted(given, inputs, where)
+    for name, array in found.items():
         if array.size == 0:
-            raise InputError(f"The array '{port.name}' of {where} is empty.")
+            raise InputError(f"The array '{name}' in {where} is empty.")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
-            raise InputError(f"The array '{port.name}' of {where} holds infinity or NaN.")
-        if port.type.elem_type not in (TensorProto.STRING, TensorProto.UNDEFINED):
-            dtype = helper.tensor_dtype_to_np_dtype(port.type.elem_type)
-            if not np.can_cast(array.dtype, dtype, "same_kind"):
-                raise InputError(f"Input '{port.name}' is of type {dtype}, and {where} has {array.dtype}.")
-            array = array.astype(dtype, copy=False)
-        result[port.name] = array
-    return result
+            raise InputError(f"The array '{name}' in {where} holds infinity or NaN.")
+    return found | {name: array_of(given, name, inputs, where) for name in given if name not in found}
 
 
-def _split(arrays: Batch, inputs: Sequence[Port], where: str) -> Iterator[Batch]:
+def _split(arrays: Batch, inputs: Sequence[Port]) -> Iterator[Batch]:
     """Batches of so many samples as the model takes, or of a few where it leaves that open."""
     ranked = [port for port in inputs if declared(port)]
     counts = {len(arrays[port.name]) for port in ranked}
@@ -203,8 +217,3 @@ def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
         return []
     half = (counts.pop() + 1) // 2
     return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]
-
-
-def declared(port: Port) -> tuple[int | None, ...]:
-    """The sizes that the model declares, None for those that it leaves open, as some do by -1."""
-    return tuple(size if isinstance(size, int) and size >= 0 else None for size in port.type.shape or ())

@@ -9,20 +9,23 @@ import numpy as np
 from onnx import ModelProto
 
 import passes
+from maskc.compilation.compile import table
 from maskc.errors import InputError
 from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, declared
+from maskc.pruning.data import Batch, Data, first
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
+from maskc.runtime.given_inputs import declared
 from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
@@ -52,7 +55,7 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
 
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
-    batches = _calibration(examples)
+    batches = list(first(examples.used(), _SAMPLES, _BYTES))
     at: Sizes | None = options.at or _sizes(source, batches[0])
     with stage("Finding channels", slow=True):
         try:
@@ -71,7 +74,10 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
         )
     with stage("Measuring sensitivity", slow=True):
-        removal = Removal(net, found, sensitivities(net, whole, found, batches))
+        rates = table(options) if options.timed else None
+        known = rates if isinstance(rates, Rates) else None
+        flops = shrunk.report.before.flops * _repeated(batches[0], at or {})
+        removal = Removal(net, found, sensitivities(net, whole, found, batches, flops), known)
     return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
 
 
@@ -90,6 +96,11 @@ def levels(
             yield share, error
 
 
+def _repeated(batch: Batch, at: Sizes) -> int:
+    """How many times as many samples a batch has as FLOPs are counted at."""
+    return max((len(batch[name]) // (sizes[0] or 1) for name, sizes in at.items() if sizes), default=1) or 1
+
+
 def _sizes(model: ModelProto, batch: Batch) -> Sizes:
     """Those of the data, for one sample where the model leaves their number open."""
     found = {}
@@ -99,15 +110,3 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
             shape[0] = 1
         found[port.name] = shape
     return found
-
-
-def _calibration(examples: Data) -> list[Batch]:
-    """Batches to observe layers on, of so many samples."""
-    batches, seen, size = [], 0, 0
-    for batch in examples.used():
-        batches.append(batch)
-        seen += max((len(array) for array in batch.values() if array.ndim), default=1)
-        size += sum(array.nbytes for array in batch.values())
-        if seen >= _SAMPLES or size >= _BYTES:
-            break
-    return batches

@@ -93,6 +93,11 @@ class PruneOptions(CompileOptions):
         return next(iter(self.targets.items()), ("flops", 0.5))
 
     @property
+    def timed(self) -> bool:
+        """Whether the target is a time."""
+        return self.target_of[0] in ("speedup", "ms")
+
+    @property
     def trains(self) -> bool:
         """Whether training is asked for."""
         return bool(self.epochs or self.minutes) and self.epochs != 0 and self.minutes != 0

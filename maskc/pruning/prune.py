@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnx import ModelProto
+
 import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
-from maskc.compilation.options import SECONDS, VERIFY, Align
-from maskc.errors import InputError, telling
+from maskc.compilation.options import SECONDS, VERIFY, Align, parse_align
+from maskc.errors import InputError, MaskcError, telling
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
-from maskc.frontend.part_folders import part_folder
 from maskc.inspection.arguments import public
-from maskc.progress import Listener, listening
+from maskc.progress import Listener, listening, take_time
+from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given
 from maskc.pruning.data import data as read_data
@@ -45,12 +48,14 @@ class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
     agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
-    quality: of the source and of the result, where there is a measure.
+    quality: of the source and of the result, where there is a measure. interrupted: whether training was, and this is
+    what it came to.
     """
 
     agreement: tuple[Agreement, ...] = ()
     alone: bool = False
     quality: tuple[float, float] | None = None
+    interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """How it compares with the source, as values that `json` can write."""
@@ -58,6 +63,7 @@ class Pruned(Compiled):
             "agreement": [plain(output) for output in self.agreement],
             "held_out": not self.alone,
             "quality": self.quality,
+            "interrupted": self.interrupted,
         }
 
 
@@ -145,48 +151,61 @@ def pruned(
     source: frontend.Source,
     given: Given,
     options: PruneOptions,
-    on_trained: Callable[[], object] = lambda: None,
+    saved: State | None = None,
+    keep: Callable[[ModelProto, State], object] = lambda model, state: None,
 ) -> Pruned:
     """`prune` of a model that was read, with the options as one value.
 
-    on_trained: called when training has ended, by an interruption or not.
+    keep: called while training goes on, at once and then each minute, with the result without training, and a state to
+    go on from. saved: such a state, of the same model, data and options.
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
     try:
+        judge = Judge(target, examples, options)
         seen = observed(target, examples, options)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
         search = Search(target, net, seen.removal, options, before, seen.batches[0])
-        judge = Judge(target, examples, options)
 
-        def made(gone: Mask, verify: bool = True) -> Compiled:
+        def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
             # TensorFlow computes the source, and not the refitted network that the result is compared with
-            return compiled_source(dataclasses.replace(source, model=seen.without(gone), tensorflow=None), how)
+            return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how)
 
         def drop(gone: Mask) -> float:
-            return judge.drop(judge(made(gone, verify=False).model))
+            return judge.drop(judge(made(seen.without(gone), verify=False).model))
 
-        if options.max_drop is None:
-            gone, options = search.found()
+        if saved is not None:
+            gone, masked = saved["gone"], ModelProto.FromString(saved["masked"].tobytes())
+            options = dataclasses.replace(options, align=parse_align(str(saved["align"])))
         else:
-            gone = search.smallest(drop)
-        compiled = made(gone)
+            gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
+            masked = seen.without(gone)
+        compiled = made(masked)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
-    model, verdict, warnings = compiled.model, judge(compiled.model), list(source.notes)
+    model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), list(source.notes), False
     if options.trains:
-        trained = fine_tuned(model, target, net, gone, examples, options)
-        on_trained()
+        network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
+        chosen = {"gone": gone, "masked": network, "align": np.array(str(options.align))}
+        take_time()
+        trained, interrupted = fine_tuned(
+            model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
+        )
         after = judge(trained)
         if judge.better(verdict, after) is after:
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
+    warnings += judge.collapse(verdict)
+    latency = search.latency(model) if options.timed else None
+    if latency is not None:
+        warnings += search.missed(latency)
     report = dataclasses.replace(
         compiled.report,
+        latency=latency,
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
@@ -194,12 +213,16 @@ def pruned(
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
-    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality)
+    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, interrupted)
 
 
 @telling()
-def pruned_file(model: Path, given: str, output: Path, options: PruneOptions) -> Pruned:
-    """`prune` from path to path; where anything fails, nothing is written. Raises as `prune` does."""
+def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, resume: bool = False) -> Pruned:
+    """`prune` from path to path. Where anything fails before training, nothing is written; raises as `prune` does.
+
+    From then on the result without training lies at the output, and beside it a checkpoint, which goes when all is
+    done. resume: whether to go on from one.
+    """
     frontend.locate(model)
     files.check_target(output)
     source = options.read(model)
@@ -207,9 +230,27 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions) ->
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx: that is what is written.")
-    # From when training ends, a supervisor lets an interrupted process write what it has.
-    with ExitStack() as stack:
-        result = pruned(source, given, options, lambda: stack.enter_context(part_folder(output)))
+    checkpoint = Checkpoint.of(output, source, given, options)
+    saved = checkpoint.read() if resume else None
+    if not resume and options.trains and checkpoint.path.exists():
+        raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
+    begun = False
+
+    def keep(refitted: ModelProto, state: State) -> None:
+        nonlocal begun
+        if not begun:
+            write_model_files.write_model(refitted, output, keep=read)
+        begun = True
+        checkpoint.write(state)
+
+    try:
+        result = pruned(source, given, options, saved, keep)
         size = write_model_files.write_model(result.model, output, keep=read)
+    except MaskcError as error:
+        if begun:
+            raise type(error)(f"{error} {output} is the result without training, and --resume goes on.") from error
+        raise
+    if not result.interrupted:
+        checkpoint.remove()
     after = dataclasses.replace(result.report.after, bytes=size)
     return dataclasses.replace(result, report=dataclasses.replace(result.report, after=after, output=str(output)))

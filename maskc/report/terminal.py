@@ -109,6 +109,8 @@ def show_pruning(
     out.print(_figures(report.before, report.after))
     if report.verification is not None:
         out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+    if report.latency is not None:
+        out.print(_latency(report.latency), markup=False, soft_wrap=True)
     if quality is not None:
         out.print(f"Quality: {quality[0]:.6g} before, {quality[1]:.6g} after")
     rows = table("Output", "error", "same prediction")

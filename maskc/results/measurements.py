@@ -119,16 +119,13 @@ class Latency:
     """Milliseconds of one run of each model: the quartiles of `runs` runs, taken in turns; the second is the median.
 
     `shapes` says on what data. Both sessions live in this process, on one `provider`, and every run of the one is
-    followed by one of the other, so what else the machine does meets both alike.
+    followed by one of the other, so what else the machine does meets both alike. `speedup` is the median over these
+    pairs.
     """
 
     before: tuple[float, float, float]
     after: tuple[float, float, float]
     runs: int
     shapes: dict[str, tuple[int, ...]]
+    speedup: float
     provider: str = "cpu"
-
-    @property
-    def speedup(self) -> float:
-        """The median before over the median after."""
-        return self.before[1] / self.after[1]

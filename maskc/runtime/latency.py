@@ -44,7 +44,8 @@ def measure(
     quartiles = np.percentile(times, (25, 50, 75), axis=0)
     shapes = {name: tuple(array.shape) for name, array in inputs.items()}
     (a, b, c), (d, e, f) = quartiles.T.tolist()
-    return Latency((a, b, c), (d, e, f), len(times), shapes, provider)
+    speedup = float(np.median(times[:, 0] / times[:, 1]))
+    return Latency((a, b, c), (d, e, f), len(times), shapes, speedup, provider)
 
 
 def in_turns(

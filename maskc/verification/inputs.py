@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from maskc.errors import InputError, NotComparableError, RunError
 from maskc.frontend import npz_files
 from maskc.runtime import accepted_sizes, random_inputs
+from maskc.runtime.given_inputs import fitted
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Session
 from maskc.runtime.tensor_sizes import TensorSizes
@@ -153,28 +154,15 @@ def _all_finite(sample: Sample) -> bool:
     return all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc")
 
 
-def _fitted(ports: Sequence[random_inputs.Port], given: Mapping[str, NDArray[Any]], label: str) -> Inputs:
+def _fitted(ports: Sequence[random_inputs.Port], given: Arrays, label: str) -> Inputs:
     """The given arrays in the types that the model declares; `label` is what messages call them."""
-    wanted = {port.name: port for port in ports}
-    missing = [name for name in wanted if name not in given]
-    if missing:
-        raise InputError(f"The {label} has no array '{missing[0]}'. The model's inputs are {listed(wanted)}.")
-    unknown = [name for name in given if name not in wanted]
+    result = fitted(given, ports, f"the {label}")
+    unknown = [name for name in given if name not in result]
     if unknown:
         raise InputError(
-            f"The {label} has an array '{unknown[0]}', which is no input. The model's inputs are {listed(wanted)}."
+            f"There is an array '{unknown[0]}' in the {label}, which is no input. The model's inputs are "
+            f"{listed(result)}."
         )
-    result: Inputs = {}
-    for name, port in wanted.items():
-        array = np.asarray(given[name])
-        if port.type.elem_type in (TensorProto.STRING, TensorProto.UNDEFINED):
-            result[name] = array
-            continue
-        dtype = helper.tensor_dtype_to_np_dtype(port.type.elem_type)
-        if np.can_cast(array.dtype, dtype, "same_kind"):
-            result[name] = array.astype(dtype, copy=False)
-        else:
-            raise InputError(f"Input '{name}' must be of type {dtype}, and the {label} is of type {array.dtype}.")
     return result
 
 

@@ -26,6 +26,8 @@ from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.rewriting.storage_plan import Key
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.estimated_time import of_nodes
+from passes.targets.widths.rates import Rates
 
 _NONE = np.zeros(0, np.int64)
 _MOST = 3  # dimensions of a polynomial: others of a node count as fixed
@@ -67,7 +69,7 @@ class _Terms:
 
 @dataclass(frozen=True)
 class CostModel:
-    """The FLOPs of a compiled graph, and what each group saves.
+    """The FLOPs of a compiled graph, or nanoseconds where rates were given, and what each group saves.
 
     Attributes:
         groups: how many groups there are.
@@ -129,12 +131,14 @@ def cost_model(
     groups: Mapping[str, Index],
     coupling: Coupling,
     at: Sizes | None = None,
+    rates: Rates | None = None,
 ) -> CostModel:
     """The FLOPs of the compiled graph at these masks, as groups of entries go.
 
     masks: by the name of the graph input that it is bound to, 0/1 [channels]. groups: by mask name, int64 [channels],
     the group of each entry, numbered from 0, -1 for entries that are kept. coupling: what `coupling` says of the model.
-    Groups that divide what is coupled are doubtful. at: the sizes to count at, as for `passes.count`.
+    Groups that divide what is coupled are doubtful. at: the sizes to count at, as for `passes.count`. rates: what makes
+    nanoseconds of the FLOPs of each node, as many of each FLOP as there are at these masks.
 
     Raises LookupError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
@@ -154,7 +158,15 @@ def cost_model(
         with_zeros = {n: np.where((groups[n] >= 0) & zeroed[groups[n]], 0, mask) for n, mask in masks.items()}
         trials.append(counted(with_zeros))
     alone = [live for name, mask in masks.items() if (live := _whole(mask, groups[name])).size == 1]
-    return _Building(now, trials, parts, coupling, group).built(np.unique(np.concatenate([_NONE, *alone])))
+    prices = {} if rates is None else _prices(now, rates)
+    return _Building(now, trials, parts, coupling, group, prices).built(np.unique(np.concatenate([_NONE, *alone])))
+
+
+def _prices(counted: CompiledCost, rates: Rates) -> dict[str, float]:
+    """Nanoseconds of a FLOP, by the name of its node."""
+    times = of_nodes(counted.graph, rates)
+    flops = {describe(node): (node, counted.nodes.get(describe(node), 0)) for node in counted.graph.nodes}
+    return {name: times.get(node.outputs[0].name, 0.0) / count for name, (node, count) in flops.items() if count}
 
 
 def _chosen(masks: Mapping[str, Array], groups: Mapping[str, Index], count: int) -> Mask:
@@ -204,6 +216,7 @@ class _Building:
     Attributes:
         now: the graph compiled at the masks.
         trials: the same with some groups zeroed: for each, `zeroed`, bool [groups].
+        prices: what a FLOP of a node counts, by its name; 1 for those that have none.
         group_of: by tensor name and axis the group of each slice of the source, -1 for none that is live.
     """
 
@@ -214,8 +227,10 @@ class _Building:
         zeroed: Sequence[Mask],
         coupling: Coupling,
         group: Index,
+        prices: Mapping[str, float],
     ) -> None:
         self.now = now
+        self.prices = prices
         self.trials = trials
         self.zeroed = zeroed
         root = np.concatenate(list(coupling.groups.values()))
@@ -239,7 +254,8 @@ class _Building:
         for node in self.now.graph.nodes:
             if any(describe(node) in counted.nodes for counted in (self.now, *self.trials)):
                 dimensions, coefficients = self._polynomial(node)
-                polynomials[dimensions] = polynomials[dimensions] + coefficients
+                price = self.prices.get(describe(node), 1.0)
+                polynomials[dimensions] = polynomials[dimensions] + price * coefficients
         for trial, nodes in zip(self.trials, self._nodes, strict=True):
             for name in trial.nodes.keys() - self.now.nodes.keys():
                 self._doubt_around(nodes[name])

@@ -10,7 +10,7 @@ import typer
 
 from maskc.cli import shared_options as shared
 from maskc.cli.command import command
-from maskc.cli.output import console, print_json, warn
+from maskc.cli.output import console, print_error, print_json, warn
 from maskc.pruning.options import PruneOptions
 
 
@@ -34,6 +34,9 @@ def prune(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare with the masked network before anything is written.")
     ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training of an interrupted run of the same command.")
+    ] = False,
     rules: shared.Rules = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -55,11 +58,14 @@ def prune(
     if not verify:
         options = dataclasses.replace(options, verify=None)
     path = output or default_output(model).with_suffix("").with_suffix(".pruned.onnx")
-    result = pruned_file(model, data, path, options)
+    result = pruned_file(model, data, path, options, resume)
     warn(result.report.warnings)
     if as_json:
         print_json({**result.report.to_json(), **result.to_json()})
-        return
-    from maskc.report.terminal import show_pruning
+    else:
+        from maskc.report.terminal import show_pruning
 
-    show_pruning(result.report.document(), result.agreement, result.quality, console(), alone=result.alone)
+        show_pruning(result.report.document(), result.agreement, result.quality, console(), alone=result.alone)
+    if result.interrupted:
+        print_error(f"Interrupted: {path} is the best so far, and the same command with --resume goes on.")
+        raise typer.Exit(130)

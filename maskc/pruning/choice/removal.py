@@ -1,4 +1,4 @@
-"""The order in which groups of channels go: what saves most FLOPs for the least harm to the outputs first."""
+"""The order in which groups of channels go: what saves most FLOPs, or time, for the least harm to the outputs first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from maskc.pruning.choice.surgeon import Layer
 from maskc.pruning.layers.network import Mask, Network
+from passes.targets.widths.rates import Rates
 
 _STEP = 0.03  # of the FLOPs, that go at a time
 _LEAST = 0.1  # of the groups of a place that stay
@@ -20,20 +21,33 @@ _POWER = 0.25
 class Removal:
     """Groups that go one after the other, in steps, after each of which layers have made up for what went.
 
-    order: the groups that went so far.
+    order: the groups that went so far. ends: how many had gone after each of the units that they went in. With rates,
+    FLOPs are nanoseconds by these, and a unit is a block of channels, as in HALP (Shen et al. 2022, arXiv 2110.10811):
+    kernels take as long for one that is partly filled.
     """
 
-    def __init__(self, network: Network, layers: Sequence[Layer], sensitivities: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        layers: Sequence[Layer],
+        sensitivities: NDArray[np.float64],
+        rates: Rates | None = None,
+    ) -> None:
         self.order: list[int] = []
+        self.ends: list[int] = []
+        self._saved: list[float] = []  # by each
         self._steps: list[tuple[int, int]] = []  # how many had gone after each, and the FLOPs that were left
         self._network, self._layers, self._weights = network, layers, sensitivities**_POWER
+        self._rates = rates
         self._gone = np.zeros(len(network.fixed), bool)
         read = np.zeros(len(self._gone), bool)
         for layer in layers:
             read[layer.labels] = True
         self._free = read & ~network.fixed
-        self._costs = network.cost_model(self._gone)
+        self._costs = network.cost_model(self._gone, rates)
         self._unseen = _unseen(network, self._costs.savings())
+        if rates is not None and self._unseen.any():
+            self._unseen *= self._costs.flops / network.flops(self._gone)
 
     @property
     def flops(self) -> int:
@@ -53,9 +67,12 @@ class Removal:
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
         while self.flops > flops:
-            batch = self._next(max(flops, self.flops * (1 - _STEP)))
-            if not batch:
+            units, saved = self._next(max(flops, self.flops * (1 - _STEP)))
+            if not units:
                 return False
+            batch = [group for unit in units for group in unit]
+            self.ends += (len(self.order) + np.cumsum([len(unit) for unit in units])).tolist()
+            self._saved += saved
             self.order += batch
             self._gone[batch] = True
             self._costs = self._costs.without(batch)
@@ -64,29 +81,44 @@ class Removal:
                 layer.without(batch)
         return True
 
-    def _next(self, flops: float) -> list[int]:
-        """The groups to go next."""
+    def without_last(self, gone: Mask, flops: float) -> Mask:
+        """Those of groups that are gone without the units that went last, as far as these save no more FLOPs in all."""
+        found = gone.copy()
+        for begin, end, saved in reversed(list(zip([0, *self.ends], self.ends, self._saved, strict=False))):
+            unit = self.order[begin:end]
+            if saved <= flops and found[unit].any():
+                found[unit] = False
+                flops -= saved
+        return found
+
+    def _next(self, flops: float) -> tuple[list[list[int]], list[float]]:
+        """The groups to go next, in units, and what each saves."""
         errors = np.zeros(len(self._gone))
         for layer, weight in zip(self._layers, self._weights, strict=True):
             errors += weight * layer.errors(len(errors))
         saved = self._costs.savings() + np.where(self._gone, 0, self._unseen)
         may = np.flatnonzero(self._free & ~self._gone & (saved > 0))
         room = _Room(self._network, self._gone)
-        batch: list[int] = []
+        order = may[np.argsort(errors[may] / saved[may], kind="stable")].tolist()
+        units = [[group] for group in order] if self._rates is None else room.blocks(order, self._rates)
+        if self._rates is not None:
+            units.sort(key=lambda unit: errors[unit].sum() / saved[unit].sum())
+        taken: list[list[int]] = []
         left = float(self.flops)
-        for group in may[np.argsort(errors[may] / saved[may], kind="stable")].tolist():
+        for unit in units:
             if left <= flops:
                 break
-            if room.take(group):
-                batch.append(group)
-                left -= saved[group]
-        return batch
+            if room.take(unit):
+                taken.append(unit)
+                left -= float(saved[unit].sum())
+        return taken, [float(saved[unit].sum()) for unit in taken]
 
 
 def _unseen(network: Network, seen: NDArray[np.float64]) -> NDArray[np.float64]:
     """What groups save in the mean where the cost model sees no saving, as where only several together save any.
 
-    float64 [groups]: of each mask none of whose groups saves anything, what half of them save together, each its part.
+    float64 [groups]: of each mask none of whose groups saves anything, what every second of them saves, each its part:
+    then what is left is as scattered as pruning leaves it.
     """
     found = np.zeros(len(seen))
     before = network.flops(np.zeros(len(seen), bool))
@@ -94,8 +126,8 @@ def _unseen(network: Network, seen: NDArray[np.float64]) -> NDArray[np.float64]:
         free = groups[~network.fixed[groups]]
         if len(free) > 1 and not seen[free].any() and not found[free].any():
             half = np.zeros(len(seen), bool)
-            half[free[: len(free) // 2]] = True
-            found[free] = max(0, before - network.flops(half)) / (len(free) // 2)
+            half[free[::2]] = True
+            found[free] = max(0, before - network.flops(half)) / len(free[::2])
     return found
 
 
@@ -105,18 +137,40 @@ class _Room:
     def __init__(self, network: Network, gone: Mask) -> None:
         self._places: dict[int, list[str]] = {}
         self._left: dict[str, int] = {}
+        self._width: dict[str, int] = {}
+        self._each: dict[str, int] = {}  # channels of a group, where kernels work on blocks of them
         for name, groups in network.groups.items():
             distinct = np.unique(groups)
             for group in distinct.tolist():
                 self._places.setdefault(group, []).append(name)
             stay = max(1, round(_LEAST * len(distinct)))
-            self._left[name] = int((~gone[distinct]).sum()) - stay
+            self._width[name] = int((~gone[distinct]).sum())
+            self._left[name] = self._width[name] - stay
+            place = network.places.get(name)
+            if place is not None and place.rank > 2 and place.axis == 1:
+                self._each[name] = -(-len(groups) // len(distinct))
 
-    def take(self, group: int) -> bool:
-        """Whether the group can go, which is then counted."""
-        places = self._places[group]
-        if any(self._left[name] < 1 for name in places):
+    def blocks(self, groups: list[int], rates: Rates) -> list[list[int]]:
+        """These groups in units that leave whole channel blocks in each place, or a part of one that is the last."""
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for group in groups:
+            alike.setdefault(tuple(self._places[group]), []).append(group)
+        found = []
+        for names, members in alike.items():
+            width, each = self._width[names[0]], self._each.get(names[0], rates.channels_per_block)
+            whole, part = (max(1, size // each) for size in (rates.channels_per_block, rates.channel_multiple))
+            while members:
+                step = whole if width > whole else part
+                size = width % step or step
+                found.append(members[:size])
+                members, width = members[size:], width - size
+        return found
+
+    def take(self, unit: list[int]) -> bool:
+        """Whether groups of the same places can go, which are then counted."""
+        places = self._places[unit[0]]
+        if any(self._left[name] < len(unit) for name in places):
             return False
         for name in places:
-            self._left[name] -= 1
+            self._left[name] -= len(unit)
         return True

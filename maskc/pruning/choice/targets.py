@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,19 +15,22 @@ import passes
 from maskc.compilation.compile import shrink_with
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
-from maskc.progress import detail, stage
+from maskc.progress import note, stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.layers.network import Mask, Network, stored, with_weights
 from maskc.pruning.options import PruneOptions
+from maskc.results.measurements import Latency
 from maskc.runtime.latency import measure
 from maskc.runtime.session import Provider, load
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
-_CLOSE = 0.04  # to a number of FLOPs, of it: with more to spare, fewer groups go
+_CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
+_STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
+_PARTS = 1.0, 0.5, 0.25  # of FLOPs to spare that are tried: more may be needed than the cost model says
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
-_SECONDS = 0.7  # for each latency
+_SECONDS = 1.0  # for the latency of a candidate
 
 Figure = Callable[[passes.Shrunk], float]
 
@@ -58,7 +60,7 @@ class Search:
             try:
                 return self.at_flops(value) if name == "flops" else self.shortest(name, value), self.options
             except InputError:
-                if self.options.align != "auto" or name in ("speedup", "ms"):
+                if self.options.align != "auto" or self.options.timed:
                     raise
         return dataclasses.replace(self, options=dataclasses.replace(self.options, align="none")).found()
 
@@ -70,9 +72,9 @@ class Search:
             reached = self.removal.down_to(asked)
             gone, compiled = self._useful(self.removal.gone())
             left = self._flops(compiled)
-            detail(f"{left / self.before['flops']:.3f} of the FLOPs are left")
+            note(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
-                return gone if left > (1 - _CLOSE) * most else self._fewest(self._flops, most)
+                return gone if left > (1 - _CLOSE) * most else self._filled(self._fewest(self._flops, most), most)
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.removal.flops) - max(left - most, step)
             step *= 2
@@ -84,31 +86,48 @@ class Search:
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
-        self.removal.down_to(0)
-        best = figure(self._compiled(self.removal.gone()))
-        if best > most:
-            told = {"speedup": f"{1 / best:.3g} times as fast", "ms": f"{best:.3g} ms"}.get(
-                name, f"{best:.2g} of the {name}"
-            )
-            raise InputError(
-                f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
-            )
-        return self._fewest(figure, most)
+        low, more = 0, True
+        while (found := figure(self._useful(self.removal.gone())[1])) > most:
+            if not more:
+                told = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}.get(
+                    name, f"{found:.2g} of the {name}"
+                )
+                raise InputError(
+                    f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
+                )
+            low, more = len(self.removal.ends), self.removal.down_to(_STAGE * self.removal.flops)
+        return self._fewest(figure, most, low)
 
-    def _fewest(self, figure: Figure, most: float) -> Mask:
-        """The fewest groups, of those that go first, whose loss brings a figure down to `most`."""
-        low, high = 0, len(self.removal.order)
-        while high - low > max(1, len(self.removal.order) // _FINEST):
+    def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:
+        """The fewest groups, of those that go first, whose loss brings a figure down to `most`: more than `low` units.
+
+        The search ends where it is near.
+        """
+        ends = [0, *self.removal.ends]
+        high = len(ends) - 1
+        while high - low > max(1, high // _FINEST):
             middle = (low + high) // 2
-            found = figure(self._useful(self.removal.gone(middle))[1])
-            detail(f"{found:.4g} with {middle:,} of {len(self.removal.order):,} groups gone")
+            gone, compiled = self._useful(self.removal.gone(ends[middle]))
+            found = figure(compiled)
+            note(f"{found:.4g} with {ends[middle]:,} of {ends[-1]:,} groups gone")
+            if (1 - _CLOSE) * most < found <= most:
+                return gone
             low, high = (low, middle) if found <= most else (middle, high)
-        return self._useful(self.removal.gone(high))[0]
+        return self._useful(self.removal.gone(ends[high]))[0]
+
+    def _filled(self, gone: Mask, most: float) -> Mask:
+        """The same without units that went last, which there is room for where one saves much, as a head does."""
+        spare = most - self._flops(self._useful(gone)[1])
+        for part in _PARTS:
+            tried, compiled = self._useful(self.removal.without_last(gone, part * spare))
+            if self._flops(compiled) <= most:
+                return tried
+        return gone
 
     def smallest(self, drop: Callable[[Mask], float]) -> Mask:
         """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
         most = self.options.max_drop or 0.0
-        low, high, found, least = _LEAST, 1.0, None, math.inf
+        low, high, found, curve = _LEAST, 1.0, None, []
         self.removal.down_to(_LEAST * self.before["flops"])
         with stage("Searching", _SHARES) as searching:
             for _ in range(_SHARES):
@@ -119,24 +138,34 @@ class Search:
                 if worse <= most:
                     high, found = share, gone
                 else:
-                    low, least = share, min(least, worse)
+                    low = share
+                    curve.append(f"{worse:.3g} at {share:.2g}")
         if found is None:
-            raise InputError(
-                f"Quality drops by {least:.3g} at {share:.2g} of the FLOPs, and --max-drop allows {most:g}."
-            )
+            told = ", ".join(curve)
+            raise InputError(f"Quality drops by {told} of the FLOPs, and --max-drop allows {most:g}.")
         return found
 
     def _useful(self, gone: Mask) -> tuple[Mask, passes.Shrunk]:
-        """The same without groups whose channels the compiled file stores all the same, for speed; and that file."""
+        """As many groups as can go when the compiled file stores some channels all the same, for speed; and that file.
+
+        Where it has room, those stay that would have gone last.
+        """
         compiled = self._compiled(gone)
+        rank = np.full(len(gone), -1)
+        rank[self.removal.order] = np.arange(len(self.removal.order))
         kept = np.ones(len(gone), bool)
         for name in self.network.units:
             kept[self.network.groups[name]] = False
         for name, place in self.network.places.items():
+            groups = np.unique(self.network.groups[name])
             slices = compiled.stored.get((f"{name}/masked", place.axis))
-            if slices is None:
-                slices = np.zeros(len(place.norm), bool)
-            kept[self.network.groups[name][~slices]] = False
+            stored = np.zeros(len(gone), bool)
+            if slices is not None:
+                stored[groups] = True
+                stored[self.network.groups[name][~slices]] = False
+            lost = groups[gone[groups]]
+            lost = lost[np.argsort(rank[lost])]
+            kept[lost[: len(lost) - int(stored[lost].sum())]] = False
         useful = gone & ~kept
         return useful, compiled if (useful == gone).all() else self._compiled(useful)
 
@@ -155,15 +184,22 @@ class Search:
     def _figure(self, name: str) -> Figure:
         if name in ("params", "size"):
             return lambda compiled: self._share(compiled, name)
+        if name == "ms":
+            return lambda compiled: self.latency(compiled.model, _SECONDS).after[1]
+        return lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup
+
+    def missed(self, latency: Latency) -> list[str]:
+        """A sentence where a target of time was missed after all."""
+        name, value = self.options.target_of
+        short = value / latency.speedup if name == "speedup" else latency.after[1] / value
+        told = f"{latency.speedup:.3g} times as fast" if name == "speedup" else f"{latency.after[1]:.3g} ms"
+        return [f"--{name} {value:g} was missed: at the end it is {told}."] if short > 1 + _CLOSE else []
+
+    def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
+        """That of a model and of the source, in turns in the runtime of the target."""
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
-        source = load(self.source, provider)
-
-        def time(compiled: passes.Shrunk) -> float:
-            after = load(compiled.model, provider)
-            latency = measure(source, after, self.batch, provider, seconds=_SECONDS)  # type: ignore[arg-type]
-            return latency.after[1] / latency.before[1] if name == "speedup" else latency.after[1]
-
-        return time
+        before, after = load(self.source, provider), load(model, provider)
+        return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
 
     def _share(self, shrunk: passes.Shrunk, name: str) -> float:
         figure = shrunk.report.after.params if name == "params" else model_bytes(shrunk.model)

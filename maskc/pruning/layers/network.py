@@ -20,6 +20,7 @@ from passes.mask_savings.gated import gated
 from passes.mask_savings.prunable_filters import Filters
 from passes.model.inputs import bind
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.rates import Rates
 
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -80,9 +81,9 @@ class Network:
         """FLOPs of the masked model when it is compiled, with as few channels as can be."""
         return compiled_cost(self.masked(gone), at=self.at).flops
 
-    def cost_model(self, gone: Mask) -> CostModel:
-        """What each group saves beside those that are gone."""
-        return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at)
+    def cost_model(self, gone: Mask, rates: Rates | None = None) -> CostModel:
+        """What each group saves beside those that are gone: FLOPs, or nanoseconds by these rates."""
+        return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at, rates)
 
 
 def with_places(model: ModelProto, biases: Mapping[str, str], found: Sequence[Filters], at: Sizes | None) -> Network:

@@ -11,26 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from maskc.errors import InputError
 from maskc.pruning.quality.divergence import is_distribution
 from maskc.results.agreement import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 
 class Comparison:
-    """A source and the batches that quality is measured on; sums are kept, and not outputs."""
+    """A source to measure quality by; sums are kept, and not outputs.
 
-    def __init__(self, source: ModelProto) -> None:
+    Raises InputError where it cannot be run on a batch of the data, or makes no numbers of it.
+    """
+
+    def __init__(self, source: ModelProto, batch: Mapping[str, NDArray[Any]]) -> None:
         self._source = OnnxRuntimeSession(source)
+        for name, values in self._source.run(batch).items():
+            if values.dtype.kind == "f" and not np.isfinite(values).any():
+                raise InputError(f"The model's output '{name}' is infinity or NaN on the data.")
         self._choices = _choices(source)
 
     def __call__(self, model: ModelProto, batches: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[Agreement, ...]:
-        """Each output of a model beside the source's."""
+        """Each output of a model beside the source's, where that is finite."""
         session = OnnxRuntimeSession(model)
         sums = {name: _Sums() for name in self._source.outputs}
-        inputs = {value.name for value in model.graph.input}
         for batch in batches:
-            feeds = {name: array for name, array in batch.items() if name in inputs}
-            expected, found = self._source.run(feeds), session.run(feeds)
+            expected, found = self._source.run(batch), session.run(batch)
             for name, values in expected.items():
                 if name in found:
                     sums.setdefault(name, _Sums()).add(values, found[name], name in self._choices)
@@ -60,14 +65,16 @@ class _Sums:
                 self.positions += expected.size
                 self.same += int((expected == found).sum())
             return
-        values = expected.astype(np.float64)
+        sound = np.isfinite(expected)
+        values = expected[sound].astype(np.float64)
         self.count += values.size
         self.total += float(values.sum())
         self.squares += float(np.square(values).sum())
-        self.error += float(np.square(values - found).sum())
+        self.error += float(np.square(values - found[sound]).sum())
         if choice or is_distribution(expected):
-            self.positions += values[..., 0].size
-            self.same += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())
+            rows = sound.all(axis=-1)
+            self.positions += int(rows.sum())
+            self.same += int((expected.argmax(axis=-1) == found.argmax(axis=-1))[rows].sum())
 
     def agreement(self, name: str) -> Agreement:
         error = None
@@ -75,7 +82,7 @@ class _Sums:
             error = math.inf
         elif self.floating and self.count:
             variance = self.squares / self.count - (self.total / self.count) ** 2
-            error = math.sqrt(self.error / self.count / max(variance, 1e-12))
+            error = math.sqrt(self.error / self.count / max(variance, 1e-12)) if math.isfinite(self.error) else math.inf
         return Agreement(name, error, self.same / self.positions if self.positions else None, self.positions)
 
 

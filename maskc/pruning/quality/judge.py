@@ -18,6 +18,9 @@ from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.comparison import Comparison
 from maskc.results.agreement import Agreement
 
+# Of a result that is of use: the share of predictions that are the source's, and the error of other outputs.
+_FEWEST, _LARGEST = 0.5, 0.7
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -34,7 +37,8 @@ class Judge:
     """
 
     def __init__(self, source: ModelProto, examples: Data, options: PruneOptions) -> None:
-        self._comparison, self._examples, self._options = Comparison(source), examples, options
+        self._comparison = Comparison(source, next(examples.held_out()))
+        self._examples, self._options = examples, options
         self.quality = self._rated(source)
 
     def __call__(self, model: ModelProto) -> Verdict:
@@ -53,9 +57,29 @@ class Judge:
         tops = [output.top for output in verdict.agreement if output.top is not None]
         return 1 - min(tops) if tops else max(_errors(verdict.agreement), default=math.inf)
 
+    def collapse(self, verdict: Verdict) -> list[str]:
+        """A sentence where little is left of what the source computes, if that is all that counts."""
+        if self.quality is not None or self._options.loss is not None:
+            return []
+        for output in verdict.agreement:
+            if output.top is not None and output.top < _FEWEST:
+                what = f"Only {output.top:.0%} of the predictions of '{output.output}' are the source's"
+            elif output.top is None and output.error is not None and output.error > _LARGEST:
+                what = f"The error of '{output.output}' is {output.error:.2g}, and that of a constant 1"
+            else:
+                continue
+            more = "for longer" if self._options.trains else "by --minutes"
+            return [f"{what}: leave more, train {more}, or let --max-drop find how little it can bear."]
+        return []
+
     def better(self, one: Verdict, other: Verdict) -> Verdict:
-        """The one that drops less, and of two that are alike the one of smaller errors."""
-        return min(one, other, key=lambda verdict: (self.drop(verdict), sum(_errors(verdict.agreement))))
+        """The one that drops less by the user's measure, else the one of smaller errors.
+
+        They tell more than predictions do: of a few hundred, one or two change by chance.
+        """
+        if self.quality is not None:
+            return min(one, other, key=self.drop)
+        return min(one, other, key=lambda verdict: sum(_errors(verdict.agreement)))
 
     def _rated(self, model: ModelProto) -> float | None:
         if self._options.quality is None:

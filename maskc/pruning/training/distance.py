@@ -1,8 +1,8 @@
-"""Distance of a network's tensors from its teacher's, as a loss, and labels drawn from its own predictions."""
+"""Distance of a network's outputs from its teacher's, as a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,27 +35,36 @@ class Target:
     weight: float
 
 
-def targets(network: onnx.ModelProto, inner: Sequence[str] = ()) -> list[Target]:
-    """The outputs that are floating-point numbers and, if there are any, inner tensors with half of the weight."""
-    makers = {name: node for node in network.graph.node for name in node.output}
+def targets(network: onnx.ModelProto, teacher: onnx.ModelProto) -> list[Target]:
+    """The outputs that are floating-point numbers; half the weight of those that are probabilities is their logits'.
+
+    Probabilities of a teacher that is sure of all that it is shown are ones and zeros, and say little beside the logits
+    (Ba and Caruana 2014, arXiv 1312.6184).
+    """
     outputs = [output for output in network.graph.output if output.type.tensor_type.elem_type in _FLOATS]
-    share, found = 0.5 if inner else 1.0, []
+    found = []
     for output in outputs:
-        kind: Kind = "number"
-        node = makers.get(output.name)
-        if node is not None and node.domain in STANDARD_DOMAINS:
-            kind = _kind(network, node, len(output.type.tensor_type.shape.dim))
-        compared = output.name if node is None or kind == "number" else node.input[0]
-        found.append(Target(output.name, compared, kind, share / len(outputs)))
-    return [*found, *(Target(name, name, "number", 0.5 / len(inner)) for name in inner)]
+        kind, logits = _kind(network, output)
+        own_kind, own_logits = _kind(teacher, output)
+        whole = 1 / len(outputs)
+        if kind == own_kind != "number":
+            found.append(Target(own_logits, logits, "number", whole / 2))
+            whole /= 2
+        found.append(Target(output.name, logits, kind, whole))
+    return found
 
 
-def _kind(model: onnx.ModelProto, node: onnx.NodeProto, rank: int) -> Kind:
-    if node.op_type == "Sigmoid":
-        return "sigmoid"
-    opset = max(said.version for said in model.opset_import if said.domain in STANDARD_DOMAINS)
-    axis = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"), -1 if opset >= 13 else 1)
-    return "softmax" if node.op_type == "Softmax" and axis in (-1, rank - 1) else "number"
+def _kind(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> tuple[Kind, str]:
+    """What an output is, and the name of what it is made of, if it is probabilities, else its own."""
+    node = next((node for node in model.graph.node if output.name in node.output), None)
+    if node is not None and node.domain in STANDARD_DOMAINS:
+        if node.op_type == "Sigmoid":
+            return "sigmoid", node.input[0]
+        opset = max(said.version for said in model.opset_import if said.domain in STANDARD_DOMAINS)
+        axes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"] or [-1 if opset >= 13 else 1]
+        if node.op_type == "Softmax" and axes[0] in (-1, len(output.type.tensor_type.shape.dim) - 1):
+            return "softmax", node.input[0]
+    return "number", output.name
 
 
 class Distance:
@@ -65,40 +74,22 @@ class Distance:
     divergences of probabilities, and mean squares of other numbers.
 
     Args:
-        targets: what is compared.
+        targets: what is compared, as far as samples hold finite numbers of it.
         samples: tensors of the teacher, of some batches.
     """
 
-    def __init__(self, targets: Sequence[Target], samples: Iterable[Mapping[str, NDArray[Any]]]) -> None:
-        self.targets = targets
-        values: dict[str, list[NDArray[Any]]] = {target.tensor: [] for target in targets}
-        for sample in samples:
-            for name, held in values.items():
-                held.append(sample[name].astype(np.float64))
-        self._spread = {t.tensor: max(_spread(t.kind, values[t.tensor]), _TINY) for t in targets}
+    def __init__(self, targets: Sequence[Target], samples: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+        values = {t.tensor: [sample[t.tensor].astype(np.float64) for sample in samples] for t in targets}
+        self.targets = [t for t in targets if all(np.isfinite(held).all() for held in values[t.tensor])]
+        self._spread = {t.tensor: max(_spread(t.kind, values[t.tensor]), _TINY) for t in self.targets}
 
-    def loss(self, network: Tensors, teacher: Tensors, weights: Tensors) -> Any:
-        """The distance on a batch. weights: of slices of a target, in a shape that fits it, where not all count."""
+    def loss(self, network: Tensors, teacher: Tensors) -> Any:
+        """The distance on a batch."""
         terms = []
         for target in self.targets:
             found, wanted = tf.cast(network[target.compared], tf.float32), tf.cast(teacher[target.tensor], tf.float32)
-            error = _divergence(target.kind, found, wanted) * weights.get(target.tensor, 1.0)
-            terms.append(target.weight * tf.reduce_mean(error) / self._spread[target.tensor])
-        return tf.add_n(terms)
-
-    def of_drawn_labels(self, network: Tensors, seed: Any) -> Any:
-        """What to differentiate for the Fisher information: a loss, summed over examples, on labels drawn by chance.
-
-        They are drawn from the network's own predictions, independently at each place, those of numbers with a variance
-        of a half. The mean over examples of the squared derivative is the second derivative of the distance.
-        """
-        terms = []
-        for number, target in enumerate(self.targets):
-            logits = tf.cast(network[target.compared], tf.float32)
-            drawn = tf.random.stateless_uniform(tf.shape(logits), tf.stack([seed[0], seed[1] + (number << 24)]), 1e-7)
-            loss = _drawn_loss(target.kind, logits, drawn)
-            places = loss.shape.num_elements() / loss.shape[0]
-            terms.append(tf.reduce_sum(loss) * (target.weight / places / self._spread[target.tensor]) ** 0.5)
+            error = tf.reduce_mean(_divergence(target.kind, found, wanted))
+            terms.append(target.weight * error / self._spread[target.tensor])
         return tf.add_n(terms)
 
 
@@ -124,14 +115,3 @@ def _divergence(kind: Kind, found: Any, wanted: Any) -> Any:
         own = tf.math.xlogy(wanted, wanted + _TINY) + tf.math.xlogy(1 - wanted, 1 - wanted + _TINY)
         return tf.nn.sigmoid_cross_entropy_with_logits(wanted, found) + own
     return tf.square(found - wanted)
-
-
-def _drawn_loss(kind: Kind, logits: Any, drawn: Any) -> Any:
-    """The loss, at each place, on what numbers between 0 and 1 draw."""
-    if kind == "softmax":  # Gumbel's way to draw from logits
-        labels = tf.argmax(tf.stop_gradient(logits) - tf.math.log(-tf.math.log(drawn)), -1)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if kind == "sigmoid":
-        labels = tf.cast(drawn < tf.sigmoid(tf.stop_gradient(logits)), logits.dtype)
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-    return 2**0.5 * tf.math.ndtri(drawn) * logits

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
+from maskc.errors import Terminated
 from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
+from maskc.pruning.checkpoint import State
 from maskc.pruning.data import Data, path_and_name
-from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
@@ -20,18 +22,44 @@ _TICKS = 1000  # of the progress
 
 
 def fine_tuned(
-    model: ModelProto, source: ModelProto, network: Network, gone: Mask, examples: Data, options: PruneOptions
-) -> ModelProto:
-    """The model after so many epochs or minutes as the options say; interrupted, after those that it came to.
+    model: ModelProto,
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    saved: State | None = None,
+    keep: Callable[[State], object] = lambda state: None,
+) -> tuple[ModelProto, bool]:
+    """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
 
-    model: the compiled network, without the groups that are gone, bool [groups].
+    keep: called with states to go on from, of which `saved` is one.
 
     Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
     """
+    over = False
+
+    def keep_state(state: State, ended: bool) -> None:
+        nonlocal over
+        over = ended
+        keep(state)
+
+    try:
+        return _trained(model, source, examples, options, saved, keep_state), not over
+    except (KeyboardInterrupt, Terminated):  # before the first step
+        return model, True
+
+
+def _trained(
+    model: ModelProto,
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    saved: State | None,
+    keep: Callable[[State, bool], None],
+) -> ModelProto:
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.pruning.training.loop import finetune, shared_tensors
+    from maskc.pruning.training.loop import finetune
 
     loss = options.loss
     if isinstance(loss, str):
@@ -45,12 +73,13 @@ def fine_tuned(
 
         return finetune(
             model,
-            examples.used,
+            examples.with_labels if loss else examples.used,
             source,
             minutes=options.minutes,
             epochs=options.epochs,
-            inner=shared_tensors(model, source, network.model, network.masks(gone), network.coupling),
             loss=loss,
             seed=options.seed,
             on_progress=listen,
+            saved=saved,
+            on_state=keep,
         )

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from passes.rewriting.storage_plan import Key
-from passes.targets.widths.plan_steps import Gains, PlanSteps, Step
+import onnx_graphsurgeon as gs
+
+from passes.rewriting.storage_plan import Key, untouched
+from passes.targets.widths.plan_steps import Gains, Network, PlanSteps, Step
 from passes.targets.widths.rates import Rates
 
 # A constant map that is added is read as well: it takes so many times what another elementwise operator does. Where
@@ -189,3 +192,11 @@ class Timing:
         if step.convolution is None:
             return True
         return self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains)) == "nchwc"
+
+
+def of_nodes(graph: gs.Graph, rates: Rates) -> dict[str, float]:
+    """Nanoseconds of each node, by the name of what it writes, without those that any operator takes by itself."""
+    plan = PlanSteps(Network(graph), untouched(graph))
+    timing = Timing(plan, replace(rates, ns_per_node=0.0))
+    gains, blocked = timing.gains({}), timing.unblocked()
+    return {name: timing.of([index], gains, blocked) for name, index in plan.writers.items()}

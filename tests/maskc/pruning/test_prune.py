@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +16,19 @@ import onnx
 import pytest
 
 import maskc
+import passes
 from maskc.errors import InputError
+from maskc.pruning.choice import targets
+from maskc.pruning.data import data
+from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
+from maskc.pruning.quality.judge import Judge, Verdict
+from maskc.results.agreement import Agreement
+from maskc.results.measurements import Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.command import maskc as command
-from tests.maskc.command import refused, succeeded
-from tests.maskc.pruning.networks import NETWORKS, drawn, gemm, inputs
+from tests.maskc.command import process, refused, succeeded
+from tests.maskc.pruning.networks import NETWORKS, drawn, gemm, inputs, network
 
 # Of the FLOPs, which half of the hidden channels have.
 SHARES = {"attention": 0.55, "depthwise": 0.6, "recurrent": 0.5}
@@ -39,14 +51,10 @@ def test_what_follows_from_the_rest_goes_for_nothing(name: str) -> None:
     assert np.sqrt(np.mean((expected - found) ** 2)) < 0.02 * expected.std()
 
 
-@pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}, {"speedup": 1.0001}])
+@pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}])
 def test_targets_are_met(target: dict[str, Any]) -> None:
     model = gemm()
-    try:
-        pruned = maskc.prune(model, inputs(model), epochs=0, **target)
-    except InputError as error:
-        assert "speedup" in target and "cannot be reached" in str(error)  # a tiny network may be no faster
-        return
+    pruned = maskc.prune(model, inputs(model), epochs=0, **target)
     before, after = pruned.report.before, pruned.report.after
     assert after.macs < before.macs
     if "params" in target:
@@ -58,6 +66,54 @@ def test_targets_are_met(target: dict[str, Any]) -> None:
         assert after.params < before.params
 
 
+def clock(monkeypatch: pytest.MonkeyPatch, time: Callable[[float], float]) -> None:
+    """Latency, in milliseconds, becomes a function of the share of the multiply-adds that are left."""
+
+    def measure(before: onnx.ModelProto, after: onnx.ModelProto, *_: object, seconds: float) -> Latency:
+        now = time(passes.count(after).macs / passes.count(before).macs)
+        return Latency((1.0, 1.0, 1.0), (now, now, now), 1, {}, 1 / now)
+
+    monkeypatch.setattr(targets, "load", lambda model, provider: model)
+    monkeypatch.setattr(targets, "measure", measure)
+
+
+@pytest.mark.parametrize("target", [{"speedup": 2.0}, {"ms": 0.5}])
+def test_a_time_is_met_with_whole_channel_blocks(target: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, lambda left: 0.1 + 0.9 * left)
+    text = "g (float[n,2,9,9] x) => (float[n,3,9,9] y) { h = Conv(x, first) r = Relu(h) y = Conv(r, second) }"
+    model = network(text, {"first": drawn(96, 2, 1, 1), "second": drawn(3, 96, 1, 1)})
+    pruned = maskc.prune(model, inputs(model), epochs=0, align_for="avx512", target="onnxruntime", **target)
+    latency = pruned.report.latency
+    assert latency is not None and not pruned.report.warnings
+    widths = {tensor.dims[0] for tensor in pruned.model.graph.initializer if tensor.dims[1:] == [2, 1, 1]}
+    assert widths == {32}  # 40 would do, in blocks of 16 as many as 48
+
+
+def test_a_time_that_is_missed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, times = gemm(), iter([1.0, 0.4])
+    clock(monkeypatch, lambda left: next(times, 0.8))
+    pruned = maskc.prune(model, inputs(model), epochs=0, speedup=2.0)
+    assert pruned.report.warnings == ("--speedup 2 was missed: at the end it is 1.25 times as fast.",)
+    clock(monkeypatch, lambda left: 1.0)
+    with pytest.raises(InputError, match=r"--speedup 2 cannot be reached: .* it is 1 times as fast"):
+        maskc.prune(model, inputs(model), epochs=0, speedup=2.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "top", "told"),
+    [
+        (0.9, 0.41, "Only 41% of the predictions of 'y' are the source's: leave more, train by --minutes"),
+        (0.9, 0.5, None),
+        (0.83, None, "The error of 'y' is 0.83, and that of a constant 1"),
+        (0.7, None, None),
+    ],
+)
+def test_a_result_of_no_use_is_told(error: float | None, top: float | None, told: str | None) -> None:
+    judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
+    found = judge.collapse(Verdict((Agreement("y", error, top, 24),)))
+    assert [told in sentence for sentence in found] == [True] if told else found == []
+
+
 def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     model = gemm()
 
@@ -67,7 +123,9 @@ def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     pruned = maskc.prune(model, inputs(model), epochs=0, max_drop=1.0, quality=quality)
     assert pruned.quality is not None and pruned.quality[0] == 100
     assert 99 <= pruned.quality[1] <= 100
-    with pytest.raises(InputError, match=r"Quality drops by .*, and --max-drop allows 0"):
+    with pytest.raises(
+        InputError, match=r"Quality drops by .* at 0.5\d, .* at 0.97 of the FLOPs, and --max-drop allows 0"
+    ):
         maskc.prune(model, inputs(model), epochs=0, max_drop=0, quality=quality)
 
 
@@ -76,20 +134,34 @@ def bad(x: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "another name": ({"z": drawn(8, 6)}, "has no array 'x'. The model's inputs are x."),
-    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and data has one of 8x6x1."),
-    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and data has one of 8x5."),
-    "a number": (bad(3.0), r"has one of none."),
+    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
+    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it has 8x6x1."),
+    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it has 8x5."),
+    "a number": (bad(3.0), r"in the data it has none."),
     "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
     "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
     "no samples": (bad(drawn(0, 6)), "is empty"),
-    "texts": (bad(np.full((8, 6), "a")), "is of type float32, and data has <U1"),
-    "complex numbers": (bad(np.ones((8, 6), complex)), "is of type float32, and data has complex128"),
-    "no batches": ([], "There is nothing in the data"),
+    "texts": (bad(np.full((8, 6), "a")), "must be of type float32, and in the data it is of type <U1"),
+    "complex numbers": (
+        bad(np.ones((8, 6), complex)),
+        "must be of type float32, and in the data it is of type complex128",
+    ),
+    "no batches": ([], "There is nothing in the data: give a sample"),
     "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
     "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
     "a function that fails": (lambda: 1 / 0, "failed: "),
-    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, not ndarray"),
+    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, and .* gives ndarray"),
+    "a function of nothing": (lambda: None, "gives NoneType"),
+    "a function that ends Python": (lambda: sys.exit(3), "failed: 3"),
+    "a function that gives data once": (iter([[bad(drawn(8, 6))] * 3, []]).__next__, "again at each call"),
+    "rows of unequal lengths": (bad([[1, 2], [3]]), "gives for 'x' is no array"),
+    "objects": (bad(drawn(8, 6).astype(object)), "must be of type float32, and in the data it is of type object"),
+    "what single precision cannot hold": (bad(np.full((8, 6), 1e300)), "has no room for some numbers in the data"),
+    "what a model makes nothing of": (
+        bad(np.full((80, 6), 3e38, np.float32)),
+        "output 'y' is infinity or NaN on the data",
+    ),
+    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
     "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
     "another kind of file": (__file__, "Data come from .npz or .npy files"),
     "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
@@ -104,9 +176,23 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
-    data, told = BAD[case]
+    given, told = BAD[case]
     with pytest.raises(InputError, match=told):
-        maskc.prune(gemm(), data, epochs=0)
+        maskc.prune(gemm(), given, epochs=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"x": drawn(80, 6), "label": np.arange(7), "name": None},
+        {"x": (9 * drawn(80, 6)).astype(np.int64)},
+        lambda: {"x": drawn(80, 6).astype(float).tolist()},
+        lambda: itertools.repeat({"x": drawn(80, 6)}),
+    ],
+    ids=["with labels", "of integers", "of lists", "without an end"],
+)
+def test_data_that_fit_are_taken(given: Any) -> None:
+    assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
 
 
 def batches() -> Iterator[dict[str, Any]]:
@@ -174,3 +260,127 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
     with pytest.raises(InputError, match="No channels can be pruned"):
         maskc.prune(model, inputs(model), epochs=0)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(gemm(), "model.onnx")
+    np.save("x.npy", drawn(100, 6))
+    begun = ["prune", "model.onnx", "--data", "x.npy", "-o", "small.onnx", "--epochs", "3"]
+    saved: list[Any] = []
+
+    def trained(ends: str, model: onnx.ModelProto, *others: Any) -> tuple[onnx.ModelProto, bool]:
+        *_, given, keep = others
+        saved.append(given)
+        keep({"position": np.array([7])})
+        if ends == "fails":
+            raise InputError("The disk is gone.")
+        return model, ends == "is interrupted"
+
+    def training(ends: str) -> None:
+        monkeypatch.setattr("maskc.pruning.prune.fine_tuned", functools.partial(trained, ends))
+
+    training("is interrupted")
+    stopped = command(*begun)
+    assert stopped.exit_code == 130 and "Interrupted: small.onnx is the best so far" in stopped.stderr
+    assert files(tmp_path) == ["model.onnx", "small.onnx", "small.onnx.resume", "x.npy"]
+    refused(command(*begun), 2, "small.onnx.resume is of a run that was interrupted. Go on with --resume")
+    refused(command(*begun, "--seed", "1", "--resume"), 2, "of a run with other options")
+    training("fails")
+    refused(command(*begun, "--resume"), 2, "The disk is gone. small.onnx is the result without training")
+    training("ends")
+    succeeded(*begun, "--resume")
+    assert [None if given is None else int(given["position"][0]) for given in saved] == [None, 7, 7]
+    assert files(tmp_path) == ["model.onnx", "small.onnx", "x.npy"]
+    Path("small.onnx.resume").write_bytes(b"PK")
+    refused(command(*begun, "--resume"), 2, "small.onnx.resume cannot be read")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    import resource
+
+    onnx.save(gemm(), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", drawn(100, 6))
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most[1]))
+    try:
+        result = command("prune", tmp_path / "model.onnx", "--data", tmp_path / "x.npy", "-o", tmp_path / "small.onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    refused(result, 2, "small.onnx cannot be written: File too large.")
+    assert files(tmp_path) == ["model.onnx", "x.npy"]
+
+
+STAGES = [
+    *("Finding channels", "Observing layers", "Measuring sensitivity", "Choosing channels", "Refitting"),
+    *("Compiling", "Comparing", "Measuring quality"),
+]
+# A signal as a stage begins.
+SIGNALLED = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from maskc import progress
+from maskc.cli import main
+tell, (number, title) = progress._tell, sys.argv[1:3]
+def told(event):
+    tell(event)
+    if getattr(event, "title", None) == title and event.seconds is None:
+        os.kill(os.getpid() if number == "9" else os.getppid(), int(number)); time.sleep(9)
+progress._tell = told
+del sys.argv[1:3]
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [(stage, signal.SIGINT) for stage in STAGES]
+    + [(stage, number) for stage in STAGES[::2] for number in (signal.SIGTERM, 9)],
+)
+def test_an_interruption_leaves_nothing_half_done(tmp_path: Path, stage: str, number: int) -> None:
+    onnx.save(gemm(), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", drawn(100, 6))
+    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
+    result = process(int(number), stage, "prune", paths[0], "--data", paths[1], "-o", paths[2], code=SIGNALLED)
+    if number == 9:
+        assert (result.returncode, "The process ended unexpectedly (SIGKILL)" in result.stderr) == (5, True)
+    else:
+        assert (result.returncode, result.stderr) == (128 + number, "Error: Interrupted.\n")
+    assert files(tmp_path) == ["model.onnx", "x.npy"]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("Loading TensorFlow", signal.SIGTERM),
+        ("Training", signal.SIGINT),
+        ("Training", signal.SIGTERM),
+        ("Measuring quality", signal.SIGINT),
+    ],
+)
+def test_an_interruption_while_training_leaves_the_best(tmp_path: Path, stage: str, number: int) -> None:
+    """Before and while there are steps, and after them."""
+    onnx.save(gemm(), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", drawn(100, 6))
+    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
+    arguments = ["prune", paths[0], "--data", paths[1], "-o", paths[2], "--epochs", "40"]
+    code = SIGNALLED.replace(
+        "== title and", "== title and (title != 'Measuring quality' or os.path.exists('small.onnx')) and"
+    )
+    result = process(int(number), stage, *arguments, code=f"import os; os.chdir({str(tmp_path)!r})\n{code}")
+    assert (result.returncode, "nterrupted" in result.stderr) == (
+        130 if stage != "Measuring quality" else 128 + number,
+        True,
+    )
+    assert onnx.load(paths[2]).ByteSize() < gemm().ByteSize()
+    assert {*files(tmp_path)} - {"small.onnx.resume"} == {"model.onnx", "small.onnx", "x.npy"}

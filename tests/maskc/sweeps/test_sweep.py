@@ -296,7 +296,7 @@ def test_a_point_is_dominated_by_one_that_is_no_worse_and_no_slower() -> None:
 
 def test_fewer_flops_are_not_dominated_within_the_noise_of_the_times() -> None:
     def timed(name: str, time: float, spread: float, flops: int) -> Point:
-        latency = Latency((1.0, 1.0, 1.0), (time - spread, time, time + spread), 9, {})
+        latency = Latency((1.0, 1.0, 1.0), (time - spread, time, time + spread), 9, {}, 1 / time)
         return dataclasses.replace(point(name, time, 0.9, flops=flops), latency=latency)
 
     for spread, expected in ((0.05, None), (0.001, "b")):

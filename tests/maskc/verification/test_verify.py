@@ -246,7 +246,7 @@ def test_real_data_finds_what_random_data_cannot() -> None:
     [
         ({"z": np.ones((2, 8))}, "no array 'x'"),
         ({"x": np.ones((2, 8)), "z": np.ones(1)}, "no input"),
-        ({"x": np.ones((2, 9))}, "cannot be run on the given inputs"),
+        ({"x": np.ones((2, 9))}, "is of shape ?x8, and in the real data"),
         ({"x": np.array([["a"] * 8])}, "must be of type float32"),
     ],
 )

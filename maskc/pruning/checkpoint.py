@@ -1,0 +1,78 @@
+"""The state of a run that trains, in a file beside its output, from which the same command goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskc.errors import InputError, PruningWarning
+from maskc.frontend import Source
+from maskc.frontend.part_folders import part_folder
+from maskc.frontend.write_model_files import digest
+from maskc.pruning.options import PruneOptions
+from maskc.results.environment import __version__
+
+#: arrays by name
+State = Mapping[str, NDArray[Any]]
+
+_RUN = "run"  # the array that says what the others are of
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds a run's state. run: what the run is of, as digests by what to call it."""
+
+    path: Path
+    run: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, output: Path, source: Source, data: str, options: PruneOptions) -> Checkpoint:
+        """The checkpoint of what writes a file; the data are known by their path and, of files, by their sizes."""
+        given = Path(data)
+        files = sorted(given.iterdir()) if given.is_dir() else [given] if given.is_file() else []
+        sizes = [(file.name, file.stat().st_size) for file in files]
+        told = {"other data": (data, sizes), "other options": options}
+        found = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in told.items()}
+        run = {"another version of maskc": __version__, "another model": digest(source.files), **found}
+        return cls(output.with_name(f"{output.name}.resume"), run)
+
+    def read(self) -> dict[str, NDArray[Any]] | None:
+        """What was written last, None if nothing was. Raises InputError for what is damaged, or of another run."""
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                state = dict(file)
+            run = json.loads(state.pop(_RUN).tobytes())
+        except Exception as error:  # of any kind where it is damaged
+            raise InputError(f"{self.path} cannot be read. Remove it, and start without --resume.") from error
+        other = next((name for name, value in self.run.items() if run.get(name) != value), None)
+        if other is not None:
+            raise InputError(f"{self.path} is of a run with {other}. Give the same command again, or remove the file.")
+        return state
+
+    def write(self, state: State) -> None:
+        """Replace what was written; where that cannot be, the run goes on with a warning."""
+        run = np.frombuffer(json.dumps(dict(self.run)).encode(), np.uint8)
+        arrays: dict[str, Any] = {**state, _RUN: run}
+        try:
+            with part_folder(self.path) as folder:
+                part = folder / "whole"
+                with part.open("wb") as file:
+                    np.savez(file, **arrays)
+                part.replace(self.path)
+        except OSError as error:
+            text = f"{self.path} cannot be written ({error.strerror or error}), so there is less to resume from."
+            warnings.warn(text, PruningWarning, stacklevel=2)
+
+    def remove(self) -> None:
+        """Leave nothing to resume."""
+        self.path.unlink(missing_ok=True)
