@@ -3,8 +3,7 @@
 The directory has `data.npz` and the forms of the network that it may prune. A line `prune FORM SCOPE RANKING NORM
 SPARSITY` simplifies the form, as its pruning asks for, and removes channels and heads of attention (`candidate.onnx`);
 `tune SECONDS` fine-tunes what was pruned last, by ridge regression of each layer (`ridge.onnx`) and then block by block
-with Adam for so long (`blocks.onnx`), if for any time. All are its own functions,
-on all of the data. Knows nothing of maskc.
+with Adam for so long (`blocks.onnx`). All are its own functions. Knows nothing of maskc.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ sys.path.append(str(Path(__file__).parent))
 from answers import serve
 
 BATCH = 8
+RANKED = 32  # batches that importance is measured on; it takes one of 8 unless it is told otherwise
 TUNED = 32  # batches that blocks are tuned on: what each block gives on all of them is held at once
 TRIED = 10  # iterations of a block, to learn how many there is time for
 
@@ -37,8 +37,14 @@ class Peer:
             arrays = dict(data)
         count = len(next(iter(arrays.values()))) // BATCH * BATCH  # it asks for batches that are alike
         self.batches = [{k: v[at : at + BATCH] for k, v in arrays.items()} for at in range(0, count, BATCH)]
-        self.form = cache(lambda name: onnxsim.simplify(onnx.load(directory / f"{name}.onnx"))[0])
+        self.form = cache(self._simplified)
+        self.ranked_by = self.batches[:RANKED]
         self.pruned: tuple[Any, Any] | None = None
+
+    def _simplified(self, form: str) -> Any:
+        """As its pruning asks for, which finds less where biases are in Gemm, with a Reshape before and behind it."""
+        gemm = ["fuse_matmul_add_bias_into_gemm", "fuse_matmul_add_bias_into_gemm_batched"]
+        return onnxsim.simplify(onnx.load(self.directory / f"{form}.onnx"), skipped_optimizers=gemm)[0]
 
     def prune(self, form: str, scope: str, ranking: str, norm: str, sparsity: str) -> dict[str, Any]:
         """Channels by their weights alone or by what flows through them, too; each layer's alone or all together."""
@@ -50,8 +56,8 @@ class Peer:
             model = onnxsim.apply_structured_pruning(source, **everywhere)
             model = onnxsim.apply_attention_head_pruning(model, **options)
         else:
-            model = onnxsim.apply_structured_wanda_pruning(source, self.batches, **everywhere)
-            model = onnxsim.apply_attention_head_wanda_pruning(model, self.batches, **options)
+            model = onnxsim.apply_structured_wanda_pruning(source, self.ranked_by, **everywhere)
+            model = onnxsim.apply_attention_head_wanda_pruning(model, self.ranked_by, **options)
         self.pruned = source, model
         onnx.save(model, self.directory / "candidate.onnx")
         return {"seconds": time.process_time() - start}
@@ -63,8 +69,6 @@ class Peer:
         model = onnxsim.apply_pruning_finetune(source, pruned, self.batches)
         onnx.save(model, self.directory / "ridge.onnx")
         tuned = time.process_time()
-        if not float(seconds):
-            return {"blocks": []}
         self._blocks(source, model, TRIED)
         spent = time.process_time() - tuned
         # what is spent whatever the number is counted as if it grew with it, so that it may take less and never more

@@ -353,11 +353,12 @@ def draw(results: Mapping[str, Any]) -> str:
             if len(points) > 1:
                 axis.plot(*zip(*points, strict=True), label=method, markersize=4, **look)
         axis.set_xlim(1.03, 0.2)
+        axis.set_xlabel("FLOPs left")
         axis.set_ylabel(NETWORKS[name].measure)
         axis.set_title(NETWORKS[name].title)
         axis.grid(alpha=0.3)
-    for axis in axes[-1]:
-        axis.set_xlabel("FLOPs left")
+    for axis in axes.flat[len(results) :]:
+        axis.set_axis_off()
     lines = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     named = [method for method in LOOKS if method in lines]
     figure.legend([lines[m] for m in named], named, loc="lower center", ncols=len(named), frameon=False)
