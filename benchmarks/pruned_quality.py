@@ -41,6 +41,7 @@ from benchmarks import record
 from benchmarks.chart import DARK
 from benchmarks.marks import PAGES, put
 from benchmarks.peers import ENVIRONMENTS, HERE, installed, python_of, version_of
+from benchmarks.sections.parts import peer_versions, where
 from benchmarks.trained_networks import NETWORKS, Network
 from benchmarks.worker import Worker
 from maskc.errors import MaskcError
@@ -368,11 +369,12 @@ def draw(results: Mapping[str, Any]) -> str:
     return drawn.getvalue().replace("<defs>", f"<style>{DARK}</style>\n <defs>", 1)
 
 
-def write_page(results: Mapping[str, Any]) -> None:
-    """The picture, and the table in pages/quality.md."""
-    (PAGES / "pruned-quality.svg").write_text(draw(results), encoding="utf-8")
+def write_page(measured: Mapping[str, Any]) -> None:
+    """The picture, and the table of a record in pages/quality.md, with where it was measured."""
+    (PAGES / "pruned-quality.svg").write_text(draw(measured["results"]), encoding="utf-8")
     ends = "<!-- pruned: written by benchmarks/pruned_quality.py -->", "<!-- end of pruned -->"
-    put(PAGES / "quality.md", ends, table(results))
+    place = where(measured | {"versions": peer_versions(measured)})
+    put(PAGES / "quality.md", ends, f"{table(measured['results'])}\n\n{place}")
 
 
 def main() -> None:
@@ -404,7 +406,7 @@ def main() -> None:
 
             measured(bench, arguments.methods, sorted(arguments.shares, reverse=True), found, done)
             write(home, arguments.epochs)
-    write_page(json.loads((record.RESULTS / "pruned_quality.json").read_text())["results"])
+    write_page(json.loads((record.RESULTS / "pruned_quality.json").read_text()))
 
 
 def write(home: Path, epochs: float) -> None:
