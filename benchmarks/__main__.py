@@ -38,6 +38,7 @@ STEPS = (
     Step("peers"),
     Step("torch_pruning"),
     Step("pruning", ("tensorflow", "keras", "tf2onnx")),
+    Step("pruned_quality", ("tensorflow", "keras", "sklearn", "matplotlib")),
     Step("overhead", ("tensorflow", "keras")),
     Step("schedules", ("tensorflow", "keras")),
     Step("shrinking", ("tensorflow", "keras")),

@@ -10,6 +10,7 @@ _NAMED = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "onnxsim",
     "onnxslim",
     "qonnx",
     "torch-pruning",

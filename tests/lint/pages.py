@@ -32,6 +32,12 @@ NOT_RUN = {
     ],
     "tutorial-keras.md": ["pip install '.[demo]'"],
     "tutorial-onnx.md": ["pip install ."],
+    "tutorial-prune.md": [
+        "pip install '.[demo]'",
+        "pip install pillow",
+        "import re",
+        "$ python words.py recogniser.onnx",
+    ],
 }
 # Files that readers have, not the repository.
 GIVEN = {"flops.json", "manifest.json"}
