@@ -11,10 +11,12 @@ class Agreement:
 
     error: the root of the mean square of the difference, of the source's standard deviation; infinite where shapes
     differ, None where the output holds no floating-point numbers. top: the share of positions at which the largest
-    entry along the last axis is the same, None where that means nothing. positions: how many there are.
+    entry along the last axis is the same, None where that means nothing. positions: how many there are. divergence: of
+    probabilities, the mean Kullback-Leibler divergence from the source's, in nats; None of other numbers.
     """
 
     output: str
     error: float | None
     top: float | None
     positions: int
+    divergence: float | None = None

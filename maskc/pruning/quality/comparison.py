@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError
-from maskc.pruning.quality.divergence import is_distribution
+from maskc.pruning.quality.divergence import from_distribution, is_distribution
 from maskc.results.agreement import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -53,6 +53,7 @@ class _Sums:
     error: float = 0.0
     positions: int = 0
     same: int = 0
+    divergence: float | None = None
 
     def add(self, expected: NDArray[Any], found: NDArray[Any], choice: bool) -> None:
         self.seen = True
@@ -71,7 +72,11 @@ class _Sums:
         self.total += float(values.sum())
         self.squares += float(np.square(values).sum())
         self.error += float(np.square(values - found[sound]).sum())
-        if choice or is_distribution(expected):
+        distribution = is_distribution(expected)
+        if distribution:
+            divergence = from_distribution(expected.astype(np.float64), found).sum()
+            self.divergence = (self.divergence or 0.0) + float(divergence)
+        if choice or distribution:
             rows = sound.all(axis=-1)
             self.positions += int(rows.sum())
             self.same += int((expected.argmax(axis=-1) == found.argmax(axis=-1))[rows].sum())
@@ -83,7 +88,11 @@ class _Sums:
         elif self.floating and self.count:
             variance = self.squares / self.count - (self.total / self.count) ** 2
             error = math.sqrt(self.error / self.count / max(variance, 1e-12)) if math.isfinite(self.error) else math.inf
-        return Agreement(name, error, self.same / self.positions if self.positions else None, self.positions)
+        top, divergence = None, None
+        if self.positions:
+            top = self.same / self.positions
+            divergence = None if self.divergence is None else self.divergence / self.positions
+        return Agreement(name, error, top, self.positions, divergence)
 
 
 def _choices(model: ModelProto) -> set[str]:

@@ -30,11 +30,16 @@ def divergence(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
 
 def _of_output(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> float:
     if all(is_distribution(a) for a, _ in pairs):
-        divergences = [np.sum(a * (np.log(a + _TINY) - np.log(np.maximum(b, 0) + _TINY)), axis=-1) for a, b in pairs]
-        return float(np.mean([d.mean() for d in divergences]))
+        return float(np.mean([from_distribution(a, b).mean() for a, b in pairs]))
     expected = np.concatenate([a.ravel() for a, _ in pairs])
     error = np.concatenate([(a - b).ravel() for a, b in pairs])
     return float(np.mean(np.square(error)) / max(float(expected.var()), _TINY))
+
+
+def from_distribution(expected: NDArray[np.float64], found: NDArray[Any]) -> NDArray[np.float64]:
+    """The Kullback-Leibler divergences, in nats, from probabilities along the last axis."""
+    ratio = np.log(expected + _TINY) - np.log(np.maximum(found, 0) + _TINY)
+    return np.asarray(np.sum(expected * ratio, axis=-1))
 
 
 def is_distribution(values: NDArray[Any]) -> bool:

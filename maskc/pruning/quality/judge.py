@@ -73,13 +73,13 @@ class Judge:
         return []
 
     def better(self, one: Verdict, other: Verdict) -> Verdict:
-        """The one that drops less by the user's measure, else the one of smaller errors.
+        """The one that drops less by the user's measure, else the one of smaller divergence or, of numbers, error.
 
         They tell more than predictions do: of a few hundred, one or two change by chance.
         """
         if self.quality is not None:
             return min(one, other, key=self.drop)
-        return min(one, other, key=lambda verdict: sum(_errors(verdict.agreement)))
+        return min(one, other, key=lambda verdict: sum(_distances(verdict.agreement)))
 
     def _rated(self, model: ModelProto) -> float | None:
         if self._options.quality is None:
@@ -92,3 +92,8 @@ class Judge:
 
 def _errors(agreement: Sequence[Agreement]) -> list[float]:
     return [output.error for output in agreement if output.error is not None]
+
+
+def _distances(agreement: Sequence[Agreement]) -> list[float]:
+    found = [output.error if output.divergence is None else output.divergence for output in agreement]
+    return [distance for distance in found if distance is not None]

@@ -51,8 +51,8 @@ def _joined(batches: Sequence[Batch], rng: np.random.Generator) -> Iterator[Batc
     order = rng.permutation(len(next(iter(arrays.values()))))
     each = sum(array.nbytes for array in arrays.values()) / len(order)
     size = max(len(next(iter(batches[0].values()))), min(_EXAMPLES, int(_BYTES / max(each, 1))))
-    for start in range(0, len(order), size):
-        yield {name: array[order[start : start + size]] for name, array in arrays.items()}
+    for part in np.array_split(order, -(-len(order) // size)):  # into equal ones: a small batch would be filled up
+        yield {name: array[part] for name, array in arrays.items()}
 
 
 def _examples(batch: Batch) -> int | None:

@@ -66,7 +66,7 @@ def finetune(
     minutes: float | None = None,
     epochs: float | None = None,
     loss: Loss | None = None,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 3e-3,
     seed: int = 0,
     on_progress: Listener | None = None,
     saved: Mapping[str, Array] | None = None,

@@ -22,6 +22,7 @@ from maskc.pruning.choice import targets
 from maskc.pruning.data import data
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
+from maskc.pruning.quality.comparison import Comparison
 from maskc.pruning.quality.judge import Judge, Verdict
 from maskc.results.agreement import Agreement
 from maskc.results.measurements import Latency
@@ -112,6 +113,20 @@ def test_a_result_of_no_use_is_told(error: float | None, top: float | None, told
     judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
     found = judge.collapse(Verdict((Agreement("y", error, top, 24),)))
     assert [told in sentence for sentence in found] == [True] if told else found == []
+
+
+def test_of_two_results_the_one_of_smaller_divergence_is_better() -> None:
+    text = "g (float[n,2] x) => (float[n,2] y) { z = Mul(x, k) y = Softmax(z) }"
+    ones, halves = (network(text, {"k": np.full(1, k, np.float32)}) for k in (1, 0.5))
+    batch = {"x": np.array([[0, 2], [1, 1]], np.float32)}
+    (found,) = Comparison(ones, batch)(halves, [batch])
+    first, second = (np.exp([0, k]) / np.exp([0, k]).sum() for k in (2, 1))
+    assert found.divergence == pytest.approx((first * np.log(first / second)).sum() / 2, rel=1e-4)
+    judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
+    near, far = (
+        Verdict((Agreement("y", error, top, 24, kl),)) for error, top, kl in [(0.2, 0.9, 0.4), (0.1, 1.0, 0.5)]
+    )
+    assert judge.better(far, near) is near
 
 
 def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
