@@ -319,7 +319,7 @@ class PruningOptimizer(Wrapping):
         *,
         tape: Any = None,
         prune_every: int | None = None,
-        burn_in: int = 0,
+        burn_in: int | None = None,
         decay: float | None = None,
         flops_weight: FlopsWeight | None = None,
         flops_target: float | None = None,

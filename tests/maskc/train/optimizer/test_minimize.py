@@ -138,7 +138,7 @@ def test_methods_give_fit_and_functions_the_same_signals(method: str) -> None:
     ("call", "message"),
     [
         (lambda: PruningOptimizer("sgd", flops_target=0).minimize(lambda: 1.0), "does not know what to train"),
-        (lambda: pruning(fresh()).minimize(tf.constant(1.0)), "the tape it is on"),
+        (lambda: pruning(fresh()).minimize(tf.constant(1.0)), "tf.GradientTape that the loss is on"),
         (lambda: pruning(fresh()).minimize(lambda: 1.0, decay=2.0), "decay"),
         (lambda: pruning(fresh()).minimize(lambda: 1.0, method="guess"), "method"),
     ],
