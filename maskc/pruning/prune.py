@@ -178,7 +178,7 @@ def pruned(
             return judge.drop(judge(made(seen.without(gone), verify=False).model))
 
         if saved is not None:
-            gone, masked = saved["gone"], ModelProto.FromString(saved["masked"].tobytes())
+            masked = ModelProto.FromString(saved["masked"].tobytes())
             options = dataclasses.replace(options, align=parse_align(str(saved["align"])))
         else:
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
@@ -189,7 +189,7 @@ def pruned(
     model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), list(source.notes), False
     if options.trains:
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
-        chosen = {"gone": gone, "masked": network, "align": np.array(str(options.align))}
+        chosen = {"masked": network, "align": np.array(str(options.align))}
         take_time()
         trained, interrupted = fine_tuned(
             model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
