@@ -109,7 +109,7 @@ class Search:
             middle = (low + high) // 2
             gone, compiled = self._useful(self.removal.gone(ends[middle]))
             found = figure(compiled)
-            note(f"{found:.4g} with {ends[middle]:,} of {ends[-1]:,} groups gone")
+            note(f"{found / most:.2f} times the target with {ends[middle]:,} of {ends[-1]:,} groups gone")
             if (1 - _CLOSE) * most < found <= most:
                 return gone
             low, high = (low, middle) if found <= most else (middle, high)
