@@ -348,12 +348,9 @@ def draw(results: Mapping[str, Any]) -> str:
         seeds = results[name]
         whole = np.mean([rows["source"]["quality"] for rows in seeds.values()])
         for method, look in LOOKS.items():
-            points = [(1.0, whole)]
-            for share in SHARES:
-                rows = _rows(seeds, method, share)
-                if rows:
-                    points.append(tuple(np.mean([(row["left"], row["quality"]) for row in rows], axis=0)))
-            if len(points) > 1:
+            found = [[(row["left"], row["quality"]) for row in _rows(seeds, method, share)] for share in SHARES]
+            if any(found):  # a line is broken where nothing was measured
+                points = [(1.0, whole), *(np.mean(rows or [(np.nan, np.nan)], axis=0) for rows in found)]
                 axis.plot(*zip(*points, strict=True), label=method, markersize=4, **look)
         axis.set_xlim(1.03, 0.2)
         axis.set_xlabel("FLOPs left")
