@@ -34,11 +34,15 @@ KINDS = (".py", ".so", ".md", ".rst", ".txt", ".png", ".json", ".svg", ".pyc", "
 
 @dataclass(frozen=True)
 class Network:
-    """One of the networks: what is measured of it, and how. `twin`: PyTorch has one of the same weights."""
+    """One of the networks: what is measured of it, and how.
+
+    epochs: of maskc's training. twin: whether PyTorch has one of the same weights.
+    """
 
     name: str
     title: str
     measure: str
+    epochs: float
     make: Callable[[Path, int], None]
     right: Callable[[Array, Array, Path], float]
     twin: bool = False
@@ -243,11 +247,11 @@ def _digits(build: Callable[[Any, Any], Any], segments: bool = False) -> Callabl
 NETWORKS: Mapping[str, Network] = {
     network.name: network
     for network in (
-        Network("recogniser", "PP-OCRv4 recogniser", "words right", recogniser, words_right),
-        Network("magika", "magika", "same label as the source", magika, top_right),
-        Network("residual", "residual network", "digits right", _digits(residual), top_right, twin=True),
-        Network("transformer", "transformer", "digits right", _digits(transformer), top_right, twin=True),
-        Network("lstm", "LSTM", "digits right", _digits(recurrent), top_right),
-        Network("unet", "U-Net", "pixels right", _digits(unet, segments=True), pixels_right, twin=True),
+        Network("recogniser", "PP-OCRv4 recogniser", "words right", 20, recogniser, words_right),
+        Network("magika", "magika", "same label as the source", 18, magika, top_right),
+        Network("residual", "residual network", "digits right", 55, _digits(residual), top_right, twin=True),
+        Network("transformer", "transformer", "digits right", 130, _digits(transformer), top_right, twin=True),
+        Network("lstm", "LSTM", "digits right", 155, _digits(recurrent), top_right),
+        Network("unet", "U-Net", "pixels right", 42, _digits(unet, segments=True), pixels_right, twin=True),
     )
 }

@@ -49,9 +49,9 @@ def test_a_peer_is_judged_at_the_share_or_where_it_comes_to(tmp_path: Path, shar
     x = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x)
     np.savez(tmp_path / "test.npz", x=x, y=np.zeros(20))
-    network = networks.Network("n", "n", "right", lambda *_: None, networks.top_right)
+    network = networks.Network("n", "n", "right", 1, lambda *_: None, networks.top_right)
     tool = Tool(tmp_path)
-    row = bench.Bench(network, tmp_path, 0, 1).onnxsim(share, tool, 7.0)  # type: ignore[arg-type]
+    row = bench.Bench(network, tmp_path, 0).onnxsim(share, tool, 7.0)  # type: ignore[arg-type]
     assert row["reached"] is reached
     assert row["left"] == pytest.approx(0.75 if reached else 0.5, rel=0.03)
     assert tool.asked[-1] == "tune 7.0" and tool.asked[-2].startswith("prune source ")
