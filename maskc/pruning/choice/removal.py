@@ -81,15 +81,11 @@ class Removal:
                 layer.without(batch)
         return True
 
-    def without_last(self, gone: Mask, flops: float) -> Mask:
-        """Those of groups that are gone without the units that went last, as far as these save no more FLOPs in all."""
-        found = gone.copy()
-        for begin, end, saved in reversed(list(zip([0, *self.ends], self.ends, self._saved, strict=False))):
-            unit = self.order[begin:end]
-            if saved <= flops and found[unit].any():
-                found[unit] = False
-                flops -= saved
-        return found
+    def smallest_units(self, gone: Mask) -> list[list[int]]:
+        """The units of groups that are gone, those that saved least first, and of equal ones the last that went."""
+        units = zip(self._saved, [0, *self.ends], self.ends, strict=False)
+        by_saved = sorted(units, key=lambda unit: (unit[0], -unit[1]))
+        return [self.order[begin:end] for _, begin, end in by_saved if gone[self.order[begin:end]].all()]
 
     def _next(self, flops: float) -> tuple[list[list[int]], list[float]]:
         """The groups to go next, in units, and what each saves."""

@@ -27,7 +27,6 @@ _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
 _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
 _STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
-_PARTS = 1.0, 0.5, 0.25  # of FLOPs to spare that are tried: more may be needed than the cost model says
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
 _SECONDS = 1.0  # for the latency of a candidate
@@ -116,13 +115,16 @@ class Search:
         return self._useful(self.removal.gone(ends[high]))[0]
 
     def _filled(self, gone: Mask, most: float) -> Mask:
-        """The same without units that went last, which there is room for where one saves much, as a head does."""
-        spare = most - self._flops(self._useful(gone)[1])
-        for part in _PARTS:
-            tried, compiled = self._useful(self.removal.without_last(gone, part * spare))
-            if self._flops(compiled) <= most:
-                return tried
-        return gone
+        """The same without small units, as many as there is room for where one that went saves much, as a head does."""
+        units = self.removal.smallest_units(gone)
+        fitting, low, high = gone, 0, len(units) + 1
+        while high - low > max(1, len(units) // _FINEST):
+            middle = (low + high) // 2
+            tried = gone.copy()
+            tried[[group for unit in units[:middle] for group in unit]] = False
+            tried, compiled = self._useful(tried)
+            fitting, low, high = (tried, middle, high) if self._flops(compiled) <= most else (fitting, low, middle)
+        return fitting
 
     def smallest(self, drop: Callable[[Mask], float]) -> Mask:
         """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
