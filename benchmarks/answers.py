@@ -24,6 +24,20 @@ def serve(answer: Callable[[str], dict[str, Any]]) -> None:
         answers.flush()
 
 
+def serve_methods(make: Callable[[], object]) -> None:
+    """Answer each line, the name of a method and its arguments, with what the method says of an object made once."""
+    made: list[object] = []
+
+    def answer(line: str) -> dict[str, Any]:
+        if not made:  # here, as what it fails with is an answer too
+            made.append(make())
+        command, *arguments = line.split()
+        told: dict[str, Any] = getattr(made[0], command)(*arguments)
+        return told
+
+    serve(answer)
+
+
 def in_brief(error: Exception) -> str:
     """The kind of an error and the beginning of what it says."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"

@@ -25,7 +25,7 @@ from model_compression_toolkit.core.common.hessian.hessian_info_service import H
 # It runs in another environment, where there is no package `benchmarks`.
 sys.path.append(str(Path(__file__).parent))
 import mct_networks as networks
-from answers import serve
+from answers import serve_methods
 
 BYTES = 4  # of a weight
 CALLS = 6  # of the toolkit, at most, to find the memory for a share
@@ -171,17 +171,5 @@ def platform(group: int) -> Any:
     return type(default).model_validate_json(text)
 
 
-def main() -> None:
-    """Answer each line that is read."""
-    peer = Peer(int(sys.argv[1]))
-
-    def answer(line: str) -> dict[str, Any]:
-        command, *arguments = line.split()
-        told: dict[str, Any] = getattr(peer, command)(*arguments)
-        return told
-
-    serve(answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve_methods(lambda: Peer(int(sys.argv[1])))

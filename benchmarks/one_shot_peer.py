@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 
 # It runs in another environment, where there is no package `benchmarks`.
 sys.path.append(str(Path(__file__).parent))
-from answers import serve
+from answers import serve_methods
 
 IMPORTANCES = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance}
 BATCH, RATE, STEPS = 64, 1e-3, 7  # steps of the search for the ratio
@@ -271,17 +271,5 @@ class Peer:
         )
 
 
-def main() -> None:
-    """Answer each line."""
-    peer = Peer(sys.argv[1], Path(sys.argv[2]))
-
-    def answer(line: str) -> dict[str, Any]:
-        command, *arguments = line.split()
-        told: dict[str, Any] = getattr(peer, command)(*arguments)
-        return told
-
-    serve(answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve_methods(lambda: Peer(sys.argv[1], Path(sys.argv[2])))

@@ -20,7 +20,7 @@ import onnxsim
 
 # It runs in another environment, where there is no package `benchmarks`.
 sys.path.append(str(Path(__file__).parent))
-from answers import serve
+from answers import serve_methods
 
 BATCH = 8
 RANKED = 32  # batches that importance is measured on; it takes one of 8 unless it is told otherwise
@@ -90,17 +90,5 @@ class Peer:
         return found
 
 
-def main() -> None:
-    """Answer each line."""
-    peer = Peer(Path(sys.argv[1]))
-
-    def answer(line: str) -> dict[str, Any]:
-        command, *arguments = line.split()
-        told: dict[str, Any] = getattr(peer, command)(*arguments)
-        return told
-
-    serve(answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve_methods(lambda: Peer(Path(sys.argv[1])))

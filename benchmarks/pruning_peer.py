@@ -23,7 +23,7 @@ from torch.nn import functional
 
 # It runs in another environment, where there is no package `benchmarks`.
 sys.path.append(str(Path(__file__).parent))
-from answers import serve
+from answers import serve_methods
 
 #: expansion, channels, blocks and stride of each stage (Sandler et al. 2018, arXiv 1801.04381, table 2)
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -217,19 +217,5 @@ class Peer:
         )
 
 
-def main() -> None:
-    """Answer each line that is read."""
-    made: list[Peer] = []
-
-    def answer(line: str) -> dict[str, Any]:
-        if not made:  # here, as what it fails with is an answer too
-            made.append(Peer(Path(sys.argv[1])))
-        command, *arguments = line.split()
-        told: dict[str, Any] = getattr(made[0], command)(*arguments)
-        return told
-
-    serve(answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve_methods(lambda: Peer(Path(sys.argv[1])))

@@ -22,7 +22,7 @@ from torch import nn
 
 # It runs in another environment, where there is no package `benchmarks`.
 sys.path.append(str(Path(__file__).parent))
-from answers import serve
+from answers import serve_methods
 
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 Choice = list[tuple[str, Any, list[int]]]  # layers by name, how their outputs are deleted, which
@@ -118,18 +118,5 @@ class Subject:
         )
 
 
-def main() -> None:
-    """Answer each line that is read."""
-    made: list[Subject] = []
-
-    def answer(line: str) -> dict[str, Any]:
-        if not made:  # here, as what it fails with is an answer too
-            made.append(Subject(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
-        told: dict[str, Any] = getattr(made[0], line)()
-        return told
-
-    serve(answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve_methods(lambda: Subject(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -33,20 +33,20 @@ _WORDS: dict[Any, str] = dict(
 )
 
 
-def typed(function: Callable[Given, Result]) -> Callable[Given, Result]:
-    """A function that raises TypeError for arguments that are not of the types of its annotations."""
-    wrong = checks_of(function)
+def typed(function: Callable[Given, Result], error: type[Exception] = TypeError) -> Callable[Given, Result]:
+    """A function that raises an error for arguments that are not of the types of its annotations."""
+    wrong = _checks_of(function)
 
     @functools.wraps(function)
     def checked(*arguments: Given.args, **named: Given.kwargs) -> Result:
         if sentence := wrong(*arguments, **named):
-            raise TypeError(sentence)
+            raise error(sentence)
         return function(*arguments, **named)
 
     return checked
 
 
-def checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
+def _checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
     """What says of arguments which is of another type than annotated, in a sentence; "" if none is.
 
     Which of the numbers and texts an argument can be is for the function itself to check.

@@ -234,18 +234,14 @@ def share_constants(graph: gs.Graph) -> None:
     """Let small initializers with the same type, shape and bytes be one."""
     seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
     for node in graph.nodes:
-        if node.attrs.get(
-            "training_mode"
-        ):  # ONNX Runtime writes the mean and variance of the batch into those it reads
-            continue
+        if node.attrs.get("training_mode"):
+            continue  # ONNX Runtime writes the mean and variance of the batch into those that it reads
         for index, tensor in enumerate(list(node.inputs)):
             if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
                 continue
             values = values_of(tensor)
-            if (
-                values.dtype == object or values.dtype == np.int8
-            ):  # ONNX Runtime converts each zero point once, to uint8
-                continue
+            if values.dtype in (object, np.int8):
+                continue  # of the latter are zero points, each of which ONNX Runtime converts once, to uint8
             first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
             if first is not tensor:
                 node.inputs[index] = first

@@ -67,13 +67,14 @@ class Removal:
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
         while self.flops > flops:
-            units, saved = self._next(max(flops, self.flops * (1 - _STEP)))
+            units = self._next(max(flops, self.flops * (1 - _STEP)))
             if not units:
                 return False
-            batch = [group for unit in units for group in unit]
-            self.ends += (len(self.order) + np.cumsum([len(unit) for unit in units])).tolist()
-            self._saved += saved
-            self.order += batch
+            batch = [group for unit, _ in units for group in unit]
+            for unit, saved in units:
+                self.order += unit
+                self.ends.append(len(self.order))
+                self._saved.append(saved)
             self._gone[batch] = True
             self._costs = self._costs.without(batch)
             self._steps.append((len(self.order), self.flops))
@@ -87,7 +88,7 @@ class Removal:
         by_saved = sorted(units, key=lambda unit: (unit[0], -unit[1]))
         return [self.order[begin:end] for _, begin, end in by_saved if gone[self.order[begin:end]].all()]
 
-    def _next(self, flops: float) -> tuple[list[list[int]], list[float]]:
+    def _next(self, flops: float) -> list[tuple[list[int], float]]:
         """The groups to go next, in units, and what each saves."""
         errors = np.zeros(len(self._gone))
         for layer, weight in zip(self._layers, self._weights, strict=True):
@@ -99,15 +100,15 @@ class Removal:
         units = [[group] for group in order] if self._rates is None else room.blocks(order, self._rates)
         if self._rates is not None:
             units.sort(key=lambda unit: errors[unit].sum() / saved[unit].sum())
-        taken: list[list[int]] = []
+        taken: list[tuple[list[int], float]] = []
         left = float(self.flops)
         for unit in units:
             if left <= flops:
                 break
             if room.take(unit):
-                taken.append(unit)
-                left -= float(saved[unit].sum())
-        return taken, [float(saved[unit].sum()) for unit in taken]
+                taken.append((unit, float(saved[unit].sum())))
+                left -= taken[-1][1]
+        return taken
 
 
 def _unseen(network: Network, seen: NDArray[np.float64]) -> NDArray[np.float64]:

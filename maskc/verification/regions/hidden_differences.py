@@ -14,9 +14,9 @@ from maskc.verification.recheck import UNIT, Array, Boundary, Judgement, Region,
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
 
-# A difference is made so many times as large, to see whether the result depends on it at all.
 # Turns in which values are random, sparse and tiny.
 _TURNS = 3
+# A difference is made so many times as large, to see whether the result depends on it at all.
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
 # Nearest slices are looked for in tensors of at most so many comparisons.
 _MOST_COMPARED = 1 << 26
