@@ -67,7 +67,7 @@ class Removal:
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
         while self.flops > flops:
-            units = self._next(max(flops, self.flops * (1 - _STEP)))
+            units = self._next(max(flops, min(self.flops * (1 - _STEP), self.flops - 1)))
             if not units:
                 return False
             batch = [group for unit, _ in units for group in unit]

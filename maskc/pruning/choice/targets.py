@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,16 +86,17 @@ class Search:
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
-        low, more = 0, True
+        low = 0
         while (found := figure(self._useful(self.removal.gone())[1])) > most:
-            if not more:
+            low, left = len(self.removal.ends), self.removal.flops
+            self.removal.down_to(_STAGE * left if left > 0 else -math.inf)  # a model of time may be below what is left
+            if len(self.removal.ends) == low:
                 told = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}.get(
                     name, f"{found:.2g} of the {name}"
                 )
                 raise InputError(
                     f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
                 )
-            low, more = len(self.removal.ends), self.removal.down_to(_STAGE * self.removal.flops)
         return self._fewest(figure, most, low)
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:

@@ -19,6 +19,7 @@ import maskc
 import passes
 from maskc.errors import InputError
 from maskc.pruning.choice import targets
+from maskc.pruning.choice.removal import Removal
 from maskc.pruning.data import data
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
@@ -29,7 +30,7 @@ from maskc.results.measurements import Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.command import maskc as command
 from tests.maskc.command import process, refused, succeeded
-from tests.maskc.pruning.networks import NETWORKS, attention, drawn, gemm, inputs, network
+from tests.maskc.pruning.networks import NETWORKS, attention, drawn, gemm, inputs, network, recurrent
 
 # Of the FLOPs, which half of the hidden channels have.
 SHARES = {"attention": 0.55, "depthwise": 0.6, "recurrent": 0.5}
@@ -105,9 +106,18 @@ def test_a_time_that_is_missed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     clock(monkeypatch, lambda left: next(times, 0.8))
     pruned = maskc.prune(model, inputs(model), epochs=0, speedup=2.0)
     assert pruned.report.warnings == ("--speedup 2 was missed: at the end it is 1.25 times as fast.",)
+
+
+@pytest.mark.parametrize("build", [gemm, recurrent])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_time_that_is_out_of_reach_ends_the_search(
+    build: Callable[[], onnx.ModelProto], target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the model of time says that there is none left."""
     clock(monkeypatch, lambda left: 1.0)
+    monkeypatch.setattr(Removal, "flops", property(lambda self: 100 - 10 * len(self.ends)))
     with pytest.raises(InputError, match=r"--speedup 2 cannot be reached: .* it is 1 times as fast"):
-        maskc.prune(model, inputs(model), epochs=0, speedup=2.0)
+        maskc.prune(build(), inputs(build()), epochs=0, speedup=2.0, target=target)
 
 
 @pytest.mark.parametrize(
