@@ -66,7 +66,7 @@ def run(
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.report.terminal import show_smaller
+    from maskc.report.terminal import show_figures
     from maskc.train.shrinking.write import compile_to
 
     if format != "tflite" and (options.quantize or options.data):
@@ -78,7 +78,7 @@ def run(
         print_json({"model": str(models[0]), "output": str(output), "format": format, **found.to_json()})
         return
     out = console()
-    show_smaller(models[0], output, found.before, found.after, out)
+    show_figures(models[0], output, found.before, found.after, out)
     if verify:
         out.print("Verified in TensorFlow: the outputs match.")
     if found.run is not None:
