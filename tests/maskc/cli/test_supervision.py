@@ -177,11 +177,6 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     assert not Path(f"/proc/{second}").exists()
 
 
-def test_in_time_nothing_is_said(tmp_path: Path) -> None:
-    done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--timeout", "300")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
 GREEDY = "held = []\n        while True: held.append(bytearray(os.urandom(1) * 2**26)); time.sleep(0.02)"
 
 
@@ -203,7 +198,7 @@ def test_memory_of_processes_that_it_starts_counts(tmp_path: Path) -> None:
     assert (stuck.returncode, "1.0 GB of memory" in errors) == (6, True)
 
 
-def test_in_memory_enough_nothing_is_said(tmp_path: Path) -> None:
+def test_in_time_and_memory_enough_nothing_is_said(tmp_path: Path) -> None:
     done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--memory", "8", "--timeout", "300")
     assert (done.returncode, done.stderr) == (0, "")
 
