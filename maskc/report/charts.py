@@ -43,7 +43,6 @@ class Skyline:
     """One pair of columns for each layer, in the order of the graph."""
 
     title: str
-    unit: str
     largest: int
     columns: tuple[Column, ...]
 
@@ -61,7 +60,7 @@ def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
             height = bars(before, after, largest)
             columns.append(Column(f"{layer.name}: {before:,} → {after:,} {unit}", height.before, height.after))
         if largest:
-            found.append(Skyline(title, unit, largest, tuple(columns)))
+            found.append(Skyline(title, largest, tuple(columns)))
     return tuple(found)
 
 

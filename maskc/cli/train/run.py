@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from rich.table import Table
 
 from maskc.cli.train.options import TrainingOptions
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import load
 from maskc.frontend.write_model_files import write_bytes, written
-from maskc.report.terminal import show_sizes
+from maskc.report.terminal import show_sizes, table
 from maskc.report.visible_console import VisibleConsole
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
@@ -182,14 +181,12 @@ def _flag(name: str) -> str:
 def show_training(result: Trained, out: VisibleConsole) -> None:
     """FLOPs and parameters before and after, the channels that each mask keeps, and the last metrics."""
     manifest = result.exported.manifest
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "Before", "After", "Change"):
-        table.add_column(title, justify="right" if title else "left")
+    rows = table("", "Before", "After", "Change")
     show_sizes(out, result.exported.report.after.at)
     for title, figure in (("FLOPs", "flops"), ("Parameters", "parameters")):
         before, after = manifest[figure]["before"], manifest[figure]["after"]
-        table.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
-    out.print(table)
+        rows.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
+    out.print(rows)
     kept = [f"{name} {len(mask['kept'])} of {mask['channels']}" for name, mask in manifest["masks"].items()]
     out.print(f"Channels kept: {', '.join(kept)}.", soft_wrap=True)
     if result.metrics:
