@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from maskc.frontend.graph_queries import all_graphs
-from passes import Shrunk, shrink
+from passes import Policy, Shrunk, shrink
 from passes.targets import registry
 from passes.targets.widths.rates import Lines, Rates
 from tests.generators.builder import Network
@@ -76,10 +76,11 @@ def compiled(
     source: onnx.ModelProto,
     target: str = registry.DEFAULT,
     align: Rates | Lines | int | None = None,
+    adapters: Policy = "auto",
     **symbols: tuple[int, ...],
 ) -> Shrunk:
     """The compiled model, after the checks that hold for every one."""
-    shrunk = shrink(source, target=target, align=align)
+    shrunk = shrink(source, target=target, align=align, adapters=adapters)
     assert_same_function(source, shrunk.model, symbols=symbols)
     assert_well_formed(source, shrunk.model)
     return shrunk
