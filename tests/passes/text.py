@@ -87,7 +87,7 @@ def compiled(
 
 
 def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    """Every check that there is, with adapters at their price (twice the same then), for next to nothing and beyond."""
+    """All checks, with adapters at their price, where it is compiled twice, for next to nothing and beyond it."""
     for price in (None, 0.01, 1e9):
         with adapters_cost(price):
             check(Network(network, {}, symbols), twice=price is None)
