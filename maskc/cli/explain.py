@@ -72,4 +72,4 @@ def _show_reason(code: str, as_json: bool) -> None:
         return
     out = console()
     for text in (f"{reason.code}: {reason.words}", reason.meaning, f"What to do: {reason.action}"):
-        out.print(text, markup=False)
+        out.print(text)

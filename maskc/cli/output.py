@@ -12,7 +12,7 @@ from maskc.report.visible import visible, visible_lines
 from maskc.report.word_wrap import told
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from maskc.report.visible_console import VisibleConsole
 
 #: how much the command at hand prints, by -q and -v
 volume = Volume()
@@ -30,7 +30,7 @@ def warn(warnings: Sequence[str]) -> None:
         print_error(f"Warning: {visible(warning)}")
 
 
-def console() -> Console:
+def console() -> VisibleConsole:
     """The console of tables: stdout, unless nothing is to be printed."""
     from maskc.report.terminal import console
 

@@ -105,4 +105,4 @@ def recheck(
         shapes=reading.shapes,
         seed=seed,
     )
-    console().print(f"Proved: {compiled} is the function of {reference}. {result}", markup=False, soft_wrap=True)
+    console().print(f"Proved: {compiled} is the function of {reference}. {result}", soft_wrap=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from maskc.report.terminal import table_of_names
+from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import brief, factor, size, sizes_in_brief
 
 if TYPE_CHECKING:
     from maskc.compilation.batch import BatchOutcome
 
 
-def show_one(outcome: BatchOutcome, out: Console) -> None:
+def show_one(outcome: BatchOutcome, out: VisibleConsole) -> None:
     """A line on a model that was compiled."""
     report = outcome.report
     assert report is not None
@@ -23,12 +23,11 @@ def show_one(outcome: BatchOutcome, out: Console) -> None:
     out.print(
         f"{outcome.model} → {outcome.output}: {brief(flops[0])} → {brief(flops[1])} FLOPs, {factor(*flops)}, at "
         f"{sizes_in_brief(report.before.at)}",
-        markup=False,
         soft_wrap=True,
     )
 
 
-def show_all(outcomes: Sequence[BatchOutcome], out: Console) -> None:
+def show_all(outcomes: Sequence[BatchOutcome], out: VisibleConsole) -> None:
     """All models in one table, in the order of their names."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.model)
     names = [str(outcome.model) for outcome in ordered]

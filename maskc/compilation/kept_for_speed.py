@@ -14,7 +14,7 @@ from maskc.results.document import KeptForSpeed
 from passes import Shrunk
 from passes.abstract_values.kept_reasons import SPEED
 from passes.pipeline.report import Report
-from passes.planning.explanation import Held
+from passes.planning.explanation import Held, channels_by_axis
 
 _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 
@@ -48,9 +48,7 @@ def _told_apart(held: Sequence[Held], needed: Sequence[Held], advice: str) -> It
 
     `advice` is for those.
     """
-    by_axis: dict[tuple[str, int], set[int]] = {}
-    for item in needed:
-        by_axis.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    by_axis = channels_by_axis(needed)
     for item in held:
         there = by_axis.get((item.tensor, item.axis), set())
         still = tuple(channel for channel in item.channels if channel in there)

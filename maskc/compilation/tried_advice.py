@@ -18,7 +18,7 @@ from maskc.frontend.graph_queries import has_external
 from maskc.frontend.mask_files import apply_masks
 from passes import Shrunk
 from passes.pipeline.report import Report
-from passes.planning.explanation import Held
+from passes.planning.explanation import Held, channels_by_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,7 @@ class _Trial:
 
     def removes(self, item: Held) -> set[int]:
         """The channels that are not kept any more."""
-        kept = (other for other in self.report.held if other.tensor == item.tensor)
-        left = {channel for other in kept if item.axis == other.axis for channel in other.channels}
-        return set(item.channels) - left
+        return set(item.channels) - channels_by_axis(self.report.held).get((item.tensor, item.axis), set())
 
 
 def with_advice(model: ModelProto, shrunk: Shrunk, report: Report, held: Sequence[Held]) -> tuple[Held, ...]:

@@ -17,8 +17,8 @@ from maskc.frontend.graph_queries import (
     all_nodes,
     all_tensors,
     bodies,
+    claimed,
     copied,
-    fresh,
     is_external,
     tensor_types,
     type_of,
@@ -153,9 +153,7 @@ def name_nodes(model: ModelProto, unnamed: bool = True) -> tuple[str, ...]:
         if (not node.name and not unnamed) or (node.name and node.name not in seen):
             seen.add(node.name)
             continue
-        wanted = describe(node)
-        node.name = fresh(wanted, taken)
-        taken.add(node.name)
+        node.name = claimed(describe(node), taken)
     return shared
 
 
@@ -305,8 +303,7 @@ def in_plain_terms(model: ModelProto) -> ModelProto:
     taken.update(value.name for value in result.graph.input)
     for node in filter(_leaves_out, all_nodes(result)):
         for index in (index for index, name in enumerate(node.output) if not name):
-            node.output[index] = fresh(f"{node.name or node.op_type}/left_out", taken)
-            taken.add(node.output[index])
+            node.output[index] = claimed(f"{node.name or node.op_type}/left_out", taken)
     for dim in _negative(result):
         dim.ClearField("dim_value")
     for node in filter(_lacks_axes, all_nodes(result)):

@@ -147,6 +147,13 @@ def fresh(wanted: str, taken: Container[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
+def claimed(wanted: str, taken: set[str]) -> str:
+    """The same, which is taken from then on."""
+    name = fresh(wanted, taken)
+    taken.add(name)
+    return name
+
+
 def unique(names: Sequence[str]) -> list[str]:
     """The names with a number after each repetition."""
     result: list[str] = []

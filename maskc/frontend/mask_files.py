@@ -20,9 +20,9 @@ from maskc.frontend.graph_queries import (
     all_graphs,
     array_of,
     bodies,
+    claimed,
     copied,
     defined,
-    fresh,
     tensor_types,
 )
 from passes.graph.tensors import STANDARD_DOMAINS
@@ -128,11 +128,11 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
         else:
             _refuse_sizes(key, tensor, type_.elem_type == TensorProto.INT64 and len(type_.shape or (0, 0)) == 1)
             dtype = _mask_dtype(key, tensor, type_, opset)
-            name = _new_name(f"{tensor}/mask", taken)
+            name = claimed(f"{tensor}/mask", taken)
             array = numpy_helper.from_array(mask.reshape(shape).astype(dtype), name)
             graph.initializer.append(array)
             op = "And" if type_.elem_type == TensorProto.BOOL else "Mul"
-            node = helper.make_node(op, [tensor, name], [""], name=_new_name(f"{tensor}/masked", taken))
+            node = helper.make_node(op, [tensor, name], [""], name=claimed(f"{tensor}/masked", taken))
             inserted.setdefault(tensor, []).append(node)
     for tensor, nodes in inserted.items():
         _insert(graph, tensor, nodes, taken, is_input=tensor in inputs)
@@ -164,12 +164,6 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
         )
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?"
     raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
-
-
-def _new_name(wanted: str, taken: set[str]) -> str:
-    name = fresh(wanted, taken)
-    taken.add(name)
-    return name
 
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
@@ -265,13 +259,13 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
             raise InputError(
                 f"Mask on '{tensor}': it is both an input and an output of the model, so it cannot be masked."
             )
-        last = _new_name(f"{tensor}/masked", taken)
+        last = claimed(f"{tensor}/masked", taken)
         _rename_reads(graph, tensor, last)
         first, place = tensor, 0
     else:
         # The producer's output gets a new name, so that consumers and graph outputs keep theirs.
         last = tensor
-        first = _new_name(f"{tensor}/unmasked", taken)
+        first = claimed(f"{tensor}/unmasked", taken)
         place = next(i for i, node in enumerate(graph.node) if tensor in node.output)
         producer = graph.node[place]
         producer.output[list(producer.output).index(tensor)] = first
@@ -279,7 +273,7 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
     source = first
     for node in chain:
         node.input[0] = source
-        source = _new_name(f"{tensor}/partly_masked", taken) if node is not chain[-1] else last
+        source = claimed(f"{tensor}/partly_masked", taken) if node is not chain[-1] else last
         node.output[0] = source
     for offset, node in enumerate(chain):
         graph.node.insert(place + offset, node)

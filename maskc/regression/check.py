@@ -23,6 +23,7 @@ from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Op
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
 from passes.adapters.placement import Policy
+from passes.planning.explanation import channels_by_axis
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 
 
@@ -214,10 +215,10 @@ def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> lis
 
 def _entry(report: CompileReport, options: Options, source: Source, masks: Path | None) -> Entry:
     """The entry of a compilation."""
-    masked = {f"{axis.tensor}@{axis.axis}": set(axis.channels) for axis in report.masked}
-    held: dict[str, set[int]] = {}
-    for item in report.held:
-        held.setdefault(f"{item.tensor}@{item.axis}", set()).update(item.channels)
+    masked, held = (
+        {f"{tensor}@{axis}": channels for (tensor, axis), channels in channels_by_axis(items).items()}
+        for items in (report.masked, report.held)
+    )
     return Entry(
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),

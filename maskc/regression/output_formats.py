@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from rich.console import Console
 from rich.text import Text
 
 from maskc.errors import InputError
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 JSON_SCHEMA = 1
 
 
-def show(outcomes: Sequence[Outcome], out: Console) -> None:
+def show(outcomes: Sequence[Outcome], out: VisibleConsole) -> None:
     """A table of the models, and below it what is wrong and why."""
     narrow = out.width < NARROW
     titles = _NARROW_TITLES if narrow else _TITLES[1:]
@@ -48,8 +47,8 @@ def show(outcomes: Sequence[Outcome], out: Console) -> None:
         for text in _told(outcome):
             out.print(Text(f"{visible(outcome.model)}: {text}"), style="red", soft_wrap=True)
         for note in outcome.notes:
-            out.print(f"{outcome.model}: note: {note}", style="yellow", markup=False, soft_wrap=True)
-    out.print(_summary(outcomes), style="green" if all(o.passed for o in outcomes) else "red", markup=False)
+            out.print(f"{outcome.model}: note: {note}", style="yellow", soft_wrap=True)
+    out.print(_summary(outcomes), style="green" if all(o.passed for o in outcomes) else "red")
 
 
 def failures(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -168,7 +167,7 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
     return found if printed else [*found, ("table", None)]
 
 
-def write_all(outcomes: Sequence[Outcome], targets: Sequence[tuple[str, Path | None]], out: Console) -> None:
+def write_all(outcomes: Sequence[Outcome], targets: Sequence[tuple[str, Path | None]], out: VisibleConsole) -> None:
     """Print and write formats, as `targets` gives them. Raises `InputError` when a file cannot be written."""
     for name, file in targets:
         if file is not None:

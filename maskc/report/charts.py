@@ -9,7 +9,7 @@ from itertools import groupby
 
 from maskc.results.layers import Layer
 from maskc.results.measurements import Latency, OutputError
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.explanation import Held, MaskedAxis, channels_by_axis
 
 # A strip with more runs of channels than this draws shares instead; nobody could tell the runs apart.
 _MOST_RUNS = 600
@@ -43,7 +43,6 @@ class Skyline:
     """One pair of columns for each layer, in the order of the graph."""
 
     title: str
-    unit: str
     largest: int
     columns: tuple[Column, ...]
 
@@ -61,7 +60,7 @@ def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
             height = bars(before, after, largest)
             columns.append(Column(f"{layer.name}: {before:,} → {after:,} {unit}", height.before, height.after))
         if largest:
-            found.append(Skyline(title, unit, largest, tuple(columns)))
+            found.append(Skyline(title, largest, tuple(columns)))
     return tuple(found)
 
 
@@ -77,9 +76,7 @@ class Strip:
 
 def strips(masked: Iterable[MaskedAxis], held: Iterable[Held]) -> tuple[Strip, ...]:
     """A strip for each axis with masked channels."""
-    stayed: dict[tuple[str, int], set[int]] = {}
-    for item in held:
-        stayed.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    stayed = channels_by_axis(held)
     return tuple(_strip(axis, stayed.get((axis.tensor, axis.axis), set())) for axis in masked)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -49,7 +48,7 @@ NARROW = 100
 _LONGEST = 100
 
 
-def console(quiet: bool = False) -> Console:
+def console(quiet: bool = False) -> VisibleConsole:
     """A console for stdout that does not shorten what it prints into a pipe; a quiet one prints nothing."""
     plain = VisibleConsole(quiet=quiet)
     return plain if plain.is_terminal else VisibleConsole(quiet=quiet, width=max(plain.width, PIPE_WIDTH))
@@ -71,24 +70,22 @@ _NO_MASKS = (
 )
 
 
-def show_compilation(report: Document, out: Console, *, masks: bool = True, lists: bool = False) -> None:
+def show_compilation(report: Document, out: VisibleConsole, *, masks: bool = True, lists: bool = False) -> None:
     """Channels removed and kept, and the figures of both models.
 
     `masks`: whether a mask file was given. `lists`: whether to list the channels that are kept, with the operators.
     """
-    out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
-    show_sizes(out, report.before.at, report.after.at)
-    out.print(_figures(report.before, report.after))
+    show_figures(report.model, report.output, report.before, report.after, out)
     channels = report.channels
     if channels is not None and (report.masked or channels.held):
-        out.print(masked_line(report, hint=not lists), markup=False, soft_wrap=True)
+        out.print(masked_line(report, hint=not lists), soft_wrap=True)
     else:
-        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
+        out.print("No channel is masked." if masks else _NO_MASKS)
     for line in _kept(report) if lists else ():
-        out.print(f"  {line}", markup=False, soft_wrap=True)
+        out.print(f"  {line}", soft_wrap=True)
     _show_notes(report.notes, out)
     if report.verification is not None:
-        out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+        out.print(_verdict(report.verification), soft_wrap=True)
         _show_notes(report.verification.notes, out)
 
 
@@ -96,7 +93,7 @@ def show_pruning(
     report: Document,
     agreement: Sequence[Agreement],
     quality: tuple[float, float] | None,
-    out: Console,
+    out: VisibleConsole,
     *,
     alone: bool,
 ) -> None:
@@ -104,13 +101,11 @@ def show_pruning(
 
     `quality`: of both, by the user's measure. `alone`: whether the data are those that were pruned by.
     """
-    out.print(f"{report.model} → {report.output}", markup=False, soft_wrap=True)
-    show_sizes(out, report.before.at, report.after.at)
-    out.print(_figures(report.before, report.after))
+    show_figures(report.model, report.output, report.before, report.after, out)
     if report.verification is not None:
-        out.print(_verdict(report.verification), markup=False, soft_wrap=True)
+        out.print(_verdict(report.verification), soft_wrap=True)
     if report.latency is not None:
-        out.print(_latency(report.latency), markup=False, soft_wrap=True)
+        out.print(_latency(report.latency), soft_wrap=True)
     if quality is not None:
         out.print(f"Quality: {quality[0]:.6g} before, {quality[1]:.6g} after")
     rows = table("Output", "error", "same prediction")
@@ -123,36 +118,36 @@ def show_pruning(
     out.print(f"Against the source, on {data}; the error is of the source's spread.", soft_wrap=True)
 
 
-def show_smaller(model: Path, output: Path, before: Figures, after: Figures, out: Console) -> None:
-    """The figures of a Keras model and of the smaller one."""
-    out.print(f"{model} → {output}", markup=False, soft_wrap=True)
+def show_figures(model: object, output: object, before: Figures, after: Figures, out: VisibleConsole) -> None:
+    """The paths of a model and of the smaller one, and their figures."""
+    out.print(f"{model} → {output}", soft_wrap=True)
     show_sizes(out, before.at, after.at)
     out.print(_figures(before, after))
 
 
-def show_verification(result: Verification, out: Console) -> None:
+def show_verification(result: Verification, out: VisibleConsole) -> None:
     """The figures of both files and the error of every output."""
     show_sizes(out, result.before.at, result.after.at)
     out.print(_figures(result.before, result.after))
     if result.outputs:
         out.print(_errors(result.outputs, out.width < NARROW))
     if result.regions is not None and not result.reasons:
-        out.print(str(result.regions), markup=False, soft_wrap=True)
+        out.print(str(result.regions), soft_wrap=True)
     if result.latency is not None:
-        out.print(_latency(result.latency), markup=False, soft_wrap=True)
+        out.print(_latency(result.latency), soft_wrap=True)
     _show_notes(result.notes, out)
     for reason in (*result.reasons, *result.undecided):
-        out.print(reason, style="red" if result.reasons else "yellow", markup=False, soft_wrap=True)
-    out.print(_verdict(result), markup=False, soft_wrap=True, style=_COLOURS[result.verdict])
+        out.print(reason, style="red" if result.reasons else "yellow", soft_wrap=True)
+    out.print(_verdict(result), soft_wrap=True, style=_COLOURS[result.verdict])
 
 
-def show_reports(reports: Sequence[Path], out: Console) -> None:
+def show_reports(reports: Sequence[Path], out: VisibleConsole) -> None:
     """The paths of the reports."""
     for report in reports:
-        out.print(f"Report: {report}", markup=False, soft_wrap=True)
+        out.print(f"Report: {report}", soft_wrap=True)
 
 
-def show_cost(cost: Cost, out: Console) -> None:
+def show_cost(cost: Cost, out: VisibleConsole) -> None:
     """Totals, and which kinds of operators they come from."""
     kinds: dict[str, list[int]] = {}
     for node in cost.nodes:
@@ -170,15 +165,15 @@ def show_cost(cost: Cost, out: Console) -> None:
     out.print(f"Parameters: {cost.params:,}")
 
 
-def show_explanation(report: Document, out: Console, *, masks: bool = True) -> None:
+def show_explanation(report: Document, out: VisibleConsole, *, masks: bool = True) -> None:
     """The operators that keep masked channels alive, with advice; `masks` as for a compilation."""
     channels = report.channels
     if not report.masked or channels is None:
-        out.print("No channel is masked." if masks else _NO_MASKS, markup=False)
+        out.print("No channel is masked." if masks else _NO_MASKS)
     else:
-        out.print(masked_line(report), markup=False, soft_wrap=True)
+        out.print(masked_line(report), soft_wrap=True)
     for line in _kept(report):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     _show_notes(report.notes, out)
 
 
@@ -188,9 +183,9 @@ def _kept(report: Document) -> Iterable[str]:
     return *held_lines(held), *width_lines(widths), *codes_line(held, widths)
 
 
-def show_diff(found: Diff, out: Console, every: bool = False) -> None:
+def show_diff(found: Diff, out: VisibleConsole, every: bool = False) -> None:
     """The layers that changed, or `every` one, then the totals, then what else is not the same."""
-    out.print(f"{found.models[0]} → {found.models[1]}", markup=False, soft_wrap=True)
+    out.print(f"{found.models[0]} → {found.models[1]}", soft_wrap=True)
     show_sizes(out, found.before.at, found.after.at)
     changed = [layer for layer in found.layers if layer.changed]
     shown = found.layers if every else changed
@@ -209,10 +204,10 @@ def show_diff(found: Diff, out: Console, every: bool = False) -> None:
         out.print("Inputs, outputs, opsets, operators and metadata are the same.")
 
 
-def show_sizes(out: Console, before: CountedAt, after: CountedAt | None = None) -> None:
+def show_sizes(out: VisibleConsole, before: CountedAt, after: CountedAt | None = None) -> None:
     """The sizes at which FLOPs of one model, or of two, were counted."""
     if told := counted_at(before, after):
-        out.print(told, markup=False, soft_wrap=True)
+        out.print(told, soft_wrap=True)
 
 
 def _figures(before: Figures, after: Figures) -> Table:
@@ -367,6 +362,6 @@ def _verdict(result: Checked | Verification) -> str:
     return f"Failed: the outputs differ ({how})."
 
 
-def _show_notes(notes: Iterable[str], out: Console) -> None:
+def _show_notes(notes: Iterable[str], out: VisibleConsole) -> None:
     for note in notes:
-        out.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"Note: {note}", style="yellow", soft_wrap=True)

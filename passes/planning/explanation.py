@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -54,3 +55,11 @@ class Held:
     code: str = ""
     other: Operand | None = None
     layer: str = ""
+
+
+def channels_by_axis(items: Iterable[MaskedAxis | Held]) -> dict[tuple[str, int], set[int]]:
+    """The channels of each axis of a tensor, of which there may be several items."""
+    channels: dict[tuple[str, int], set[int]] = {}
+    for item in items:
+        channels.setdefault((item.tensor, item.axis), set()).update(item.channels)
+    return channels

@@ -44,9 +44,9 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     return cost
 
 
-def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False) -> Cost:
-    """`count`, for a graph of the model that carries its shapes; it is left as it is. fits: as for `at_sizes`."""
-    sized, cost = graph_and_cost(model, graph, at, fits=fits)
+def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None) -> Cost:
+    """`count`, for a graph of the model that carries its shapes; it is left as it is."""
+    sized, cost = graph_and_cost(model, graph, at)
     if sized is not graph:
         take_apart(sized)
     return cost
@@ -55,7 +55,10 @@ def of_shaped(model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, 
 def graph_and_cost(
     model: onnx.ModelProto, graph: gs.Graph, at: Sizes | None = None, *, fits: bool = False
 ) -> tuple[gs.Graph, Cost]:
-    """As `of_shaped`, with the graph at the sizes that are counted at, which is the given one where no size is open."""
+    """As `of_shaped`, with the graph at the sizes that are counted at, which is the given one where no size is open.
+
+    fits: as for `at_sizes`.
+    """
     sized, found = at_sizes(model, graph, at, fits=fits)
     cost = replace(of_graph(sized), at=found)
     # at sizes that are fixed more can be folded than the file does

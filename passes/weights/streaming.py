@@ -211,10 +211,8 @@ class Cut(Lazy):
 class Changed(Lazy):
     """Other values after a change of each block, which is told the block's place: its first slice and the one after."""
 
-    def __init__(
-        self, source: Lazy, change: Callable[[int, int, Array], Array], dtype: np.dtype[np.generic] | None = None
-    ) -> None:
-        super().__init__(source.shape, dtype or source.dtype, source.lead)
+    def __init__(self, source: Lazy, change: Callable[[int, int, Array], Array]) -> None:
+        super().__init__(source.shape, source.dtype, source.lead)
         self.on_disk = source.on_disk
         self._source, self._change = source, change
 

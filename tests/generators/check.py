@@ -21,6 +21,7 @@ import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
+from maskc.frontend.graph_queries import copied
 from passes import count, shrink
 from passes.pipeline.report import Report
 from passes.planning import planner
@@ -71,8 +72,7 @@ def _scale(a: Array) -> float:
 def perturbed(model: ModelProto, seed: int) -> ModelProto:
     """The model with every floating-point constant moved by about one unit in its last place."""
     rng = np.random.default_rng(seed)
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     tensors = [t for graph in graphs(copy.graph) for t in graph.initializer]
     tensors += [
         a.t
@@ -341,8 +341,7 @@ def describe(model: ModelProto) -> str:
     """The graph with all inferred shapes in ONNX's textual syntax, as tests write one; large weights without values."""
     with contextlib.suppress(Exception):
         model = onnx.shape_inference.infer_shapes(model)
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for graph in graphs(copy.graph):
         for tensor in graph.initializer:
             if math.prod(tensor.dims) > 8:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
+from maskc.frontend.graph_queries import copied
 from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.builder import Array
 from tests.generators.mutations import MUTATIONS, mutant
@@ -95,7 +96,7 @@ def mutants(source: ModelProto, compiled: ModelProto, seed: int) -> Iterator[tup
 
 
 def _tripled(compiled: ModelProto, rng: Random) -> ModelProto | None:
-    copy = ModelProto.FromString(compiled.SerializeToString())
+    copy = copied(compiled)
     matrices = [t for t in copy.graph.initializer if len(t.dims) == 2]
     if not matrices:
         return None

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from maskc.frontend.graph_queries import all_graphs as graphs
+from maskc.frontend.graph_queries import copied
 from passes import count
 from passes.model.inputs_with_defaults import opened
 from passes.pipeline.report import Report
@@ -96,8 +97,7 @@ def _shapes(model: ModelProto, *, data_prop: bool = False) -> dict[str, list[int
 
 def _undeclared(model: ModelProto) -> ModelProto:
     """The model without the shapes that its outputs are only said to have."""
-    bare = ModelProto()
-    bare.CopyFrom(model)
+    bare = copied(model)
     del bare.graph.value_info[:]
     for info in bare.graph.output:
         if info.type.HasField("tensor_type"):
@@ -116,8 +116,7 @@ def inferred_shapes(model: ModelProto) -> dict[str, list[int | str | None]]:
 
 def declared_as_inferred(model: ModelProto, name: str) -> ModelProto:
     """The model with an output of this name, if it has one, that declares what inference finds."""
-    honest, shapes = ModelProto(), inferred_shapes(model)
-    honest.CopyFrom(model)
+    honest, shapes = copied(model), inferred_shapes(model)
     for output in honest.graph.output:
         if output.name == name:
             kind = output.type.tensor_type.elem_type
@@ -138,8 +137,7 @@ def _was_empty(source: ModelProto, name: str, shape: list[int | str | None] | No
         return 0 in shape
     if not any(name in node.output for node in source.graph.node):
         return False
-    wide = ModelProto()
-    wide.CopyFrom(source)
+    wide = copied(source)
     wide.graph.output.append(onnx.ValueInfoProto(name=name))
     return 0 in Runner(wide, optimize=False)(random_feeds(source, 0))[-1].shape
 
@@ -222,8 +220,7 @@ def _reference_computes(model: ModelProto, node: onnx.NodeProto) -> bool:
     """Whether ONNX's reference implementation can run the node, which reads initializers only, on its own."""
     if node.op_type == "ConvTranspose":  # with groups it raises, or gives other numbers than ONNX Runtime
         return False
-    single = ModelProto()
-    single.CopyFrom(model)
+    single = copied(model)
     del single.graph.node[:], single.graph.input[:], single.graph.output[:], single.graph.value_info[:]
     single.graph.node.append(node)
     single.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)

@@ -9,15 +9,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
+from maskc.frontend.graph_queries import copied
 from tests.generators.running import Feeds, Runner
 
 Array = np.ndarray[Any, Any]
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def constants(model: ModelProto) -> dict[str, Array]:
@@ -61,7 +56,7 @@ def mask_layers(model: ModelProto, *, keep: float = 0.5, seed: int = 0) -> tuple
     Returns the masked model, and for the output of each masked layer the channels that its mask keeps.
     """
     rng = np.random.default_rng(seed)
-    masked = _copy(model)
+    masked = copied(model)
     shapes = {
         i.name: len(i.type.tensor_type.shape.dim)
         for i in onnx.shape_inference.infer_shapes(model).graph.value_info
@@ -108,7 +103,7 @@ def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: Sequence[Fee
     layers = _layers(model)
     wanted = [n for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]
     names = sorted({t for n in wanted for t in (*n.input[:2], *n.output) if t and t not in known})
-    wide = _copy(model)
+    wide = copied(model)
     del wide.graph.output[:]
     wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     run = Runner(wide, optimize=False)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from maskc.frontend.graph_queries import copied
+
 Array = np.ndarray[Any, Any]
 
 
@@ -27,8 +29,7 @@ class _Subject:
     """A copy of a model to break."""
 
     def __init__(self, model: ModelProto, rng: Random) -> None:
-        self.model = ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copied(model)
         self.rng = rng
         self.nodes = list(self.model.graph.node)
         self.initializers = {t.name: t for t in self.model.graph.initializer}

@@ -15,6 +15,7 @@ from random import Random
 import onnx
 from onnx import TensorProto, helper
 
+from maskc.frontend.graph_queries import copied
 from tests.generators.builder import Builder, Dim, Network, Step, Sym, Value, size
 from tests.generators.form import declared_as_inferred, inferred_shapes
 from tests.generators.steps import (
@@ -372,8 +373,7 @@ def _misdeclared(b: Builder, model: onnx.ModelProto) -> tuple[onnx.ModelProto, s
     Only where inference tells what they are: nobody but the note tells the shape of what an operator writes that the
     standard does not know, and so on after it.
     """
-    wrong = onnx.ModelProto()
-    wrong.CopyFrom(model)
+    wrong = copied(model)
     shapes = inferred_shapes(model)
     places = [
         (value, axis)

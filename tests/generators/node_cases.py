@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from maskc.frontend.graph_queries import copied
+
 Array = np.ndarray[Any, Any]
 
 NEWEST_OPSET = 26  # what ONNX Runtime 1.31 reads
@@ -168,8 +170,7 @@ def cases(op: str, *, every: bool) -> Iterator[Case]:
 
 def _wrap(case: Any, form: Form, seed: int) -> Case | None:
     rng = np.random.default_rng(seed)
-    model = ModelProto()
-    model.CopyFrom(case.model)
+    model = copied(case.model)
     graph = model.graph
     inputs, outputs = ([_array(x) for x in tensors] for tensors in case.data_sets[0])
     if any(isinstance(x, TensorProto) for x in (*inputs, *outputs)):

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper
 
+from maskc.frontend.graph_queries import copied
 from tests.double_precision.evaluator import Evaluator, has_double
 
 Array = np.ndarray[Any, Any]
@@ -66,8 +67,7 @@ def all_sizes(model: ModelProto, symbols: Mapping[str, Sequence[int]]) -> list[d
 
 def with_sizes(model: ModelProto, sizes: Mapping[str, int]) -> ModelProto:
     """The model with these symbolic dimensions as numbers."""
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
+    fixed = copied(model)
     for info in (*fixed.graph.input, *fixed.graph.output):
         for dim in info.type.tensor_type.shape.dim:
             if dim.dim_value <= 0 and dim.dim_param in sizes:

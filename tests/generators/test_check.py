@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from maskc.frontend.graph_queries import copied
 from passes.pipeline.report import Report
 from passes.planning.explanation import Held, MaskedAxis
 from passes.sizes.cost_values import Cost
@@ -48,8 +49,7 @@ def compiler(damage: Callable[[ModelProto], None]) -> Callable[[ModelProto], Res
     """A compiler that copies the model and then damages the copy."""
 
     def shrink(model: ModelProto) -> Result:
-        copy = ModelProto()
-        copy.CopyFrom(model)
+        copy = copied(model)
         damage(copy)
         return Result(copy, Report(cost(model), cost(copy), (), (), {}))
 

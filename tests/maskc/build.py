@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import passes
+from maskc.frontend.graph_queries import copied
 from tests.passes.text import model
 
 FLOAT = TensorProto.FLOAT
@@ -74,7 +77,7 @@ def save(built: ModelProto, path: Path) -> Path:
 
 def save_external(built: ModelProto, path: Path, location: str | None = None) -> Path:
     """Save with all weights in `<name>.weights`; `location` is what the model then says they are in."""
-    built = onnx.ModelProto.FromString(built.SerializeToString())
+    built = copied(built)
     onnx.save_model(built, path, save_as_external_data=True, location=f"{path.name}.weights", size_threshold=0)
     if location is not None:
         light = onnx.load(path, load_external_data=False)
@@ -114,9 +117,22 @@ def fancy(node: str, inputs: str = "i") -> onnx.ModelProto:
     return built
 
 
+def break_compiler(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray[Any, Any]], Any]) -> None:
+    """From now on the weights of what is compiled are changed."""
+    right = passes.shrink
+
+    def wrong(model: ModelProto, adapters: passes.Policy, **options: Any) -> passes.Shrunk:
+        shrunk = right(model, adapters)
+        for tensor in shrunk.model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), tensor.name))
+        return shrunk
+
+    monkeypatch.setattr(passes, "shrink", wrong)
+
+
 def changed(model: onnx.ModelProto, name: str, change: Any) -> onnx.ModelProto:
     """The model with one of its weights changed."""
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    copy = copied(model)
     for tensor in copy.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor).copy()), name))

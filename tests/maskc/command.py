@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def process(*arguments: Any, code: str | None = None, **environment: str) -> sub
         check=False,
         timeout=300,
     )
+
+
+# Several command lines, one after the other.
+_IN_TURN = """
+import json, sys
+from typer.testing import CliRunner
+from maskc.cli import app
+for words in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, words)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
+"""
+
+
+def in_turn(*lines: Sequence[Any], first: str = "") -> list[subprocess.CompletedProcess[str]]:
+    """Each of these command lines, in one process of their own, which may take long to start or be ended by them.
+
+    `first` is Python that the process runs before.
+    """
+    words = [[str(word) for word in line] for line in lines]
+    told = process(json.dumps(words), code=first + _IN_TURN)
+    found = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(found) == len(lines), f"{words[len(found)]} ended the process ({told.returncode}): {told.stderr}"
+    return [subprocess.CompletedProcess(line, *done) for line, done in zip(words, found, strict=True)]
 
 
 def compiled(model: ModelProto, directory: Path, *options: Any) -> Result:

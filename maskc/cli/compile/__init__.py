@@ -75,8 +75,6 @@ def compile(
     if tensorflow.chosen(output) != "onnx":
         to_tensorflow.run(context, models, output, tensorflow, verify=verify, as_json=as_json)
         return
-    if tensorflow.quantize or tensorflow.data:
-        raise typer.BadParameter("--quantize and --data are for .tflite.")
     from maskc.compilation.compile import compile_file, default_output
     from maskc.frontend.custom_rules import load
 

@@ -36,9 +36,12 @@ class TensorFlowOptions:
     )
 
     def chosen(self, output: Path | None) -> str:
-        """The format: the one asked for, or that of the output's name."""
+        """The format: the one asked for, or that of the output's name, if the other options are of it."""
         by_name = output.suffix[1:] if output and output.suffix in (".keras", ".tflite") else "onnx"
-        return self.format or by_name
+        format = self.format or by_name
+        if format != "tflite" and (self.quantize or self.data):
+            raise typer.BadParameter("--quantize and --data are for .tflite.")
+        return format
 
 
 # The options that mean something where no ONNX is written.
@@ -66,11 +69,9 @@ def run(
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.report.terminal import show_smaller
+    from maskc.report.terminal import show_figures
     from maskc.train.shrinking.write import compile_to
 
-    if format != "tflite" and (options.quantize or options.data):
-        raise typer.BadParameter("--quantize and --data are for .tflite.")
     if (options.quantize == "int8") != (options.data is not None):
         raise typer.BadParameter("--quantize int8 needs examples in --data, and nothing else does.")
     found = compile_to(models[0], output, format, verify, options.quantize or "none", options.data)
@@ -78,7 +79,7 @@ def run(
         print_json({"model": str(models[0]), "output": str(output), "format": format, **found.to_json()})
         return
     out = console()
-    show_smaller(models[0], output, found.before, found.after, out)
+    show_figures(models[0], output, found.before, found.after, out)
     if verify:
         out.print("Verified in TensorFlow: the outputs match.")
     if found.run is not None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from rich.console import Console
-from rich.table import Table
 
 from maskc.cli.train.options import TrainingOptions
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import load
 from maskc.frontend.write_model_files import write_bytes, written
-from maskc.report.terminal import show_sizes
+from maskc.report.terminal import show_sizes, table
+from maskc.report.visible_console import VisibleConsole
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
@@ -179,23 +178,21 @@ def _flag(name: str) -> str:
     return {"metrics": "--metric"}.get(name, f"--{name.replace('_', '-')}")
 
 
-def show_training(result: Trained, out: Console) -> None:
+def show_training(result: Trained, out: VisibleConsole) -> None:
     """FLOPs and parameters before and after, the channels that each mask keeps, and the last metrics."""
     manifest = result.exported.manifest
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "Before", "After", "Change"):
-        table.add_column(title, justify="right" if title else "left")
+    rows = table("", "Before", "After", "Change")
     show_sizes(out, result.exported.report.after.at)
     for title, figure in (("FLOPs", "flops"), ("Parameters", "parameters")):
         before, after = manifest[figure]["before"], manifest[figure]["after"]
-        table.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
-    out.print(table)
+        rows.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
+    out.print(rows)
     kept = [f"{name} {len(mask['kept'])} of {mask['channels']}" for name, mask in manifest["masks"].items()]
-    out.print(f"Channels kept: {', '.join(kept)}.", markup=False, soft_wrap=True)
+    out.print(f"Channels kept: {', '.join(kept)}.", soft_wrap=True)
     if result.metrics:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
-        out.print(f"After {result.steps:,} updates: {metrics}.", markup=False, soft_wrap=True)
+        out.print(f"After {result.steps:,} updates: {metrics}.", soft_wrap=True)
     verification = manifest["verification"]
     verified = "" if verification is None else ", verified against TensorFlow"
-    out.print(f"Wrote {result.exported.directory}: the compiled model.onnx{verified}, and what it was made from.",
-              markup=False, soft_wrap=True)  # fmt: skip
+    written_to = f"Wrote {result.exported.directory}: the compiled model.onnx{verified}"
+    out.print(f"{written_to}, and what it was made from.", soft_wrap=True)

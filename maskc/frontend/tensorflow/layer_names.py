@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from onnx import GraphProto, ModelProto, NodeProto
 
-from maskc.frontend.graph_queries import all_nodes, fresh
+from maskc.frontend.graph_queries import all_nodes, claimed
 from maskc.frontend.tensorflow.canonical_order import uncounted
 
 # What a layer is mostly there for: where it has one of these, that is called like the layer.
@@ -60,8 +60,7 @@ def name_by_layer(model: ModelProto, opened_twice: bool) -> None:
         if id(node) in heads:
             node.name = heads[id(node)]
         elif place is not None:
-            node.name = fresh("/".join((*place.layer, *place.within)), taken)
-            taken.add(node.name)
+            node.name = claimed("/".join((*place.layer, *place.within)), taken)
 
 
 def _places(graph: GraphProto, opened_twice: bool) -> list[_Place | None]:

@@ -9,19 +9,19 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from rich.console import Console
 from rich.text import Text
 
 from maskc.pruning.sweeps.pareto import is_useless
 from maskc.pruning.sweeps.record import SOURCE, Point, Record
 from maskc.report.terminal import NARROW, show_sizes, table_of_names
+from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import brief, counted_at, size
 from maskc.runtime.session import place
 
 Kind = Literal["source", "best", "dominated"]
 
 
-def show(sweep: Record, out: Console) -> None:
+def show(sweep: Record, out: VisibleConsole) -> None:
     """The source and all points with what was found of them, then where it all is."""
     timed = any(point.latency for point in sweep.points)
     rated = sweep.measure is not None
@@ -53,10 +53,10 @@ def show(sweep: Record, out: Console) -> None:
     show_sizes(out, figures.at)
     out.print(table_of_names(f"{indent}Candidate", [indent + SOURCE, *names], titles, rows, out.width, left=("",)))
     if note := missing(sweep):
-        out.print(f"Note: {note}", style="yellow", markup=False, soft_wrap=True)
+        out.print(f"Note: {note}", style="yellow", soft_wrap=True)
     for point in sweep.points:
         for warning in point.warnings:
-            out.print(f"Note: {point.name}: {warning}", style="yellow", markup=False, soft_wrap=True)
+            out.print(f"Note: {point.name}: {warning}", style="yellow", soft_wrap=True)
 
 
 def missing(sweep: Record) -> str:

@@ -1,25 +1,16 @@
-"""The arguments of pruning, checked, and how far a schedule wants pruning to have come."""
+"""The arguments of pruning, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, is_number, shown
 from maskc.train.importance import Reduction, canonical, check_decay
+from maskc.train.selection.schedules import SCHEDULES
 
 FlopsWeight = float | Literal["auto"]
-
-#: The share of the way from all FLOPs to the target, by the share of the ramp that is over: both from 0 to 1.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "one-shot": lambda over: 1.0,
-    "linear": lambda over: over,
-    # Zhu & Gupta 2017 (arXiv 1710.01878), of FLOPs where theirs is of weights: fast at first, when much can be removed.
-    "cubic": lambda over: 1 - (1 - over) ** 3,
-}
-
 
 #: decisions along a ramp, and updates between two where there is no ramp, unless `prune_every` says otherwise
 _DECISIONS, _EVERY = 50, 100
@@ -107,10 +98,3 @@ def check_weight(value: Any) -> None:
 
 def _is_flops(value: Any) -> bool:
     return is_number(value) and value >= 0
-
-
-def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:
-    """Returns the FLOPs that a schedule asks for after update `step`: from `full` to `target` in `ramp` updates."""
-    over = min(1.0, (step - burn_in) / ramp) if ramp else 1.0
-    share = SCHEDULES[schedule](over)
-    return target if share >= 1 else int(full - share * (full - target))

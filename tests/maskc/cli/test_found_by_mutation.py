@@ -16,7 +16,7 @@ from maskc.compilation import compile
 from maskc.verification.inputs import Sample
 from maskc.verification.odd_references import where_odd
 from tests.maskc import build
-from tests.maskc.command import compiled, process, refused
+from tests.maskc.command import compiled, in_turn, process, refused
 
 SIDES = ("then", "else")
 
@@ -71,21 +71,21 @@ def test_a_scale_of_one_part_of_a_split_is_in_the_weights_before_it() -> None:
     assert split.input[0] not in {name for item in built.graph.node for name in item.output}
 
 
-@pytest.mark.parametrize(
-    ("signature", "node", "said"),
-    [
-        (
-            "(float[5] x) => (int64[5] y)",
-            'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_int64s=[0]>("")',
-            "LabelEncoder -> 'y' has nothing as input 1",
-        ),
-        ("(float[3] x) => (float[3] y)", 'y = Min(x, "")', "Min -> 'y' has nothing as input 2"),
-    ],
-)
-def test_an_input_that_is_needed_and_omitted(tmp_path: Path, signature: str, node: str, said: str) -> None:
+def assert_told(directory: Path, code: int, models: dict[str, onnx.ModelProto]) -> None:
+    """Compiling each of the models ends with this exit code, and says what it is here by."""
+    sources = [build.save(built, directory / f"{number}.onnx") for number, built in enumerate(models.values())]
+    for said, done in zip(models, in_turn(*(("compile", source) for source in sources)), strict=True):
+        assert done.returncode == code and said in " ".join(done.stderr.split()), done
+
+
+def test_an_input_that_is_needed_and_omitted(tmp_path: Path) -> None:
     """onnx's inference crashes at the first one, and ONNX Runtime at both."""
-    done = process("compile", build.save(build.model(signature, node, checked=False), tmp_path / "m.onnx"))
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    encoder = 'y = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_int64s=[0]>("")'
+    models = {
+        "LabelEncoder -> 'y' has nothing as input 1": ("(float[5] x) => (int64[5] y)", encoder),
+        "Min -> 'y' has nothing as input 2": ("(float[3] x) => (float[3] y)", 'y = Min(x, "")'),
+    }
+    assert_told(tmp_path, 2, {said: build.model(*text, checked=False) for said, text in models.items()})
 
 
 @pytest.mark.parametrize("operands", ["starts, ends, axes", "axes, starts, axes"])
@@ -194,38 +194,30 @@ def test_a_type_that_shows_once_an_operator_of_one_runtime_is_a_standard_one(tmp
     refused(compiled(built, tmp_path), 2, "m.onnx is not a valid ONNX model", "BitwiseOr")
 
 
-@pytest.mark.parametrize(
-    ("node", "said"),
-    [
-        ("y = GatherND<batch_dims=-2>(x, at)", "-2 batch dimensions"),
-        (f"y = LayerNormalization<axis={2**31}>(x, s)", "the axis 2147483648"),
-        ('y = Einsum<equation="abc,\nc">(x, x)', r"'\n' in its equation"),
-        ("y, z = Split<num_outputs=1>(x)", "2 outputs, and num_outputs says 1"),
-        (f"y = Cast<to={TensorProto.BFLOAT16}, saturate=5>(x)", "saturate = 5, which is 0 or 1"),
-    ],
-)
-def test_attributes_at_which_libraries_end_the_process_or_never_end(tmp_path: Path, node: str, said: str) -> None:
+def test_attributes_at_which_libraries_end_the_process_or_never_end(tmp_path: Path) -> None:
     weights = {"at": np.array([[0], [1]]), "s": (2,)}
-    built = build.model("(float[2,2,2] x) => (float[2,2] y)", node, 18, checked=False, **weights)
-    result = process("compile", build.save(built, tmp_path / "m.onnx"))
-    assert result.returncode == 2 and said in result.stderr
+    nodes = {
+        "-2 batch dimensions": "y = GatherND<batch_dims=-2>(x, at)",
+        "the axis 2147483648": f"y = LayerNormalization<axis={2**31}>(x, s)",
+        r"'\n' in its equation": 'y = Einsum<equation="abc,\nc">(x, x)',
+        "2 outputs, and num_outputs says 1": "y, z = Split<num_outputs=1>(x)",
+        "saturate = 5, which is 0 or 1": f"y = Cast<to={TensorProto.BFLOAT16}, saturate=5>(x)",
+    }
+    signature = "(float[2,2,2] x) => (float[2,2] y)"
+    models = {said: build.model(signature, node, 18, checked=False, **weights) for said, node in nodes.items()}
+    assert_told(tmp_path, 2, models)
 
 
-@pytest.mark.parametrize(
-    ("node", "said"),
-    [
-        (f"y = Attention<q_num_heads=1, kv_num_heads={2**32}>(x, x, x)", "4294967296 heads"),
-        (f"y = Attention<q_num_heads={2**33}, kv_num_heads=1>(x, x, x)", "8589934592 heads"),
-        (vectorizer(indexes="0"), "4 n-grams and 1 indices"),
-        (vectorizer(skips=2**32), "4294967296 elements to skip"),
-    ],
-)
-def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path, node: str, said: str) -> None:
+def test_attributes_at_which_onnx_runtime_ends_the_process(tmp_path: Path) -> None:
     """Such a model is compiled, and not verified."""
-    signature = "(int64[4] x) => (float[2] y)" if "TfIdf" in node else "(float[1,2,2] x) => (float[1,2,2] y)"
-    built = build.model(signature, node, 23, ir=10, checked=False)
-    result = process("compile", build.save(built, tmp_path / "m.onnx"))
-    assert result.returncode == 0 and said in " ".join(result.stderr.split()), result
+    words, numbers = "(int64[4] x) => (float[2] y)", "(float[1,2,2] x) => (float[1,2,2] y)"
+    models = {
+        "4294967296 heads": (numbers, f"y = Attention<q_num_heads=1, kv_num_heads={2**32}>(x, x, x)"),
+        "8589934592 heads": (numbers, f"y = Attention<q_num_heads={2**33}, kv_num_heads=1>(x, x, x)"),
+        "4 n-grams and 1 indices": (words, vectorizer(indexes="0")),
+        "4294967296 elements to skip": (words, vectorizer(skips=2**32)),
+    }
+    assert_told(tmp_path, 0, {said: build.model(*text, 23, ir=10, checked=False) for said, text in models.items()})
 
 
 @pytest.mark.parametrize(

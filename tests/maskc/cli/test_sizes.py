@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import NodeProto
 
 import maskc
 from maskc.errors import InputError
 from tests.maskc import build
+from tests.maskc.command import in_turn, refused
 from tests.maskc.command import maskc as command
-from tests.maskc.command import process, refused
 
 HUGE = 2**40
 
-# A process that may take no more than this, in bytes, compiles a model.
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-from maskc.cli import main
-main()
-"""
+# A process may take no more than this, in bytes.
+LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
 
 
 def number(name: str, *values: int) -> str:
@@ -60,12 +53,11 @@ def activated(shape: str) -> onnx.ModelProto:
     return build.model(f"(float[{shape}] x) => (float[{shape}] y)", "y = Relu(x)", checked=False)
 
 
-@pytest.mark.parametrize("nodes", ASKING.values(), ids=ASKING)
-def test_what_is_large_stays_uncomputed(tmp_path: Path, nodes: Sequence[NodeProto]) -> None:
-    source = build.save(added(nodes), tmp_path / "m.onnx")
-    result = process("compile", source, "-o", tmp_path / "out.onnx", "--no-verify", code=LIMITED)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert (tmp_path / "out.onnx").stat().st_size < 10_000
+def test_what_is_large_stays_uncomputed(tmp_path: Path) -> None:
+    sources = [build.save(added(nodes), tmp_path / f"{name}.onnx") for name, nodes in ASKING.items()]
+    for result in in_turn(*(("compile", source, "--no-verify") for source in sources), first=LIMITED):
+        assert (result.returncode, result.stderr) == (0, ""), result
+    assert all(source.with_suffix(".compiled.onnx").stat().st_size < 10_000 for source in sources)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +118,13 @@ def unpacks_to(path: Path, count: int, version: int = 1) -> Path:
     return path
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_inputs_that_unpack_to_gigabytes(tmp_path: Path, version: int) -> None:
+def test_inputs_that_unpack_to_gigabytes(tmp_path: Path) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
-    data = unpacks_to(tmp_path / "x.npz", 2**31 + 32, version)
-    result = process("verify", source, source, "--inputs", data, code=LIMITED)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("Error: The inputs in ") and "take 2,147,483,680 bytes, and 2,147" in result.stderr
+    files = [unpacks_to(tmp_path / f"{version}.npz", 2**31 + 32, version) for version in (1, 2)]
+    for result in in_turn(*(("verify", source, source, "--inputs", file) for file in files), first=LIMITED):
+        assert (result.returncode, result.stdout) == (2, ""), result
+        assert result.stderr.startswith("Error: The inputs in "), result
+        assert "take 2,147,483,680 bytes, and 2,147" in result.stderr
 
 
 def test_many_files_of_inputs_count_together(tmp_path: Path) -> None:

@@ -90,12 +90,23 @@ def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
-@pytest.mark.parametrize("what", [NATIVE, "time.sleep(60)"], ids=["native", "python"])
-def test_time_is_over(tmp_path: Path, what: str) -> None:
-    stuck = begun(tmp_path, what, "--timeout", "1.5", "--json")
-    output, errors = stuck.communicate(timeout=30)
+GREEDY = "held = []\n        while True: held.append(bytearray(os.urandom(1) * 2**26)); time.sleep(0.02)"
+MEMORY = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "most", "words"),
+    [
+        pytest.param(NATIVE, "--timeout", "1.5", "1.5 seconds", id="native"),
+        pytest.param("time.sleep(60)", "--timeout", "1.5", "1.5 seconds", id="python"),
+        pytest.param(GREEDY, "--memory", "1", "1.0 GB of memory", id="memory", marks=MEMORY),
+    ],
+)
+def test_what_it_may_take_is_over(tmp_path: Path, what: str, option: str, most: str, words: str) -> None:
+    stuck = begun(tmp_path, what, option, most, "--json")
+    output, errors = stuck.communicate(timeout=60)
     assert stuck.returncode == 6
-    assert errors == "Error: It took more than 1.5 seconds. Give it more with --timeout.\n"
+    assert errors == f"Error: It took more than {words}. Give it more with {option}.\n"
     assert json.loads(output)["exit_code"] == 6
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -177,25 +188,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     assert not Path(f"/proc/{second}").exists()
 
 
-def test_in_time_nothing_is_said(tmp_path: Path) -> None:
-    done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--timeout", "300")
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-GREEDY = "held = []\n        while True: held.append(bytearray(os.urandom(1) * 2**26)); time.sleep(0.02)"
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
-def test_memory_is_over(tmp_path: Path) -> None:
-    stuck = begun(tmp_path, GREEDY, "--memory", "1", "--json")
-    output, errors = stuck.communicate(timeout=60)
-    assert stuck.returncode == 6
-    assert errors == "Error: It took more than 1.0 GB of memory. Give it more with --memory.\n"
-    assert json.loads(output)["exit_code"] == 6
-    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
+@MEMORY
 def test_memory_of_processes_that_it_starts_counts(tmp_path: Path) -> None:
     code = "held = bytearray(b'a' * 2**30); import time; time.sleep(60)"
     stuck = begun(tmp_path, f"import subprocess; subprocess.run([sys.executable, '-c', {code!r}])", "--memory", "1")
@@ -203,7 +196,7 @@ def test_memory_of_processes_that_it_starts_counts(tmp_path: Path) -> None:
     assert (stuck.returncode, "1.0 GB of memory" in errors) == (6, True)
 
 
-def test_in_memory_enough_nothing_is_said(tmp_path: Path) -> None:
+def test_in_time_and_memory_enough_nothing_is_said(tmp_path: Path) -> None:
     done = process("compile", build.save(build.mlp(), tmp_path / "m.onnx"), "--memory", "8", "--timeout", "300")
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -16,7 +16,7 @@ from maskc import frontend
 from maskc.compilation.compile import compile_file
 from maskc.compilation.options import CompileOptions
 from maskc.frontend import external_data, write_model_files
-from maskc.frontend.graph_queries import all_tensors, array_of, has_external
+from maskc.frontend.graph_queries import all_tensors, array_of, copied, has_external
 from passes.weights import streaming
 from passes.weights.external_file import Store
 from tests.maskc import build
@@ -44,7 +44,7 @@ def weights(path: Path) -> list[tuple[str, list[int], bytes]]:
 def scattered(built: ModelProto, directory: Path) -> Path:
     """The model with weights in several files, at odd offsets, in a folder and under a name with blanks in it."""
     (directory / "inner").mkdir()
-    copy = ModelProto.FromString(built.SerializeToString())
+    copy = copied(built)
     for number, tensor in enumerate(copy.graph.initializer):
         location = ("weights", "inner/more weights")[number % 2]
         data = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data

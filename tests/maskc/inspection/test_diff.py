@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import maskc as api
+from maskc.frontend.graph_queries import copied
 from maskc.inspection.diff import diff
 from maskc.report.wording import brief
 from maskc.results.diff import Change
@@ -28,7 +29,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 def renamed(model: ModelProto) -> ModelProto:
     """The same graph as another exporter would name it: no names for nodes, numbers for tensors."""
-    copy = ModelProto.FromString(model.SerializeToString())
+    copy = copied(model)
     ends = {value.name for value in (*copy.graph.input, *copy.graph.output)}
     for index, node in enumerate(copy.graph.node):
         node.name = ""

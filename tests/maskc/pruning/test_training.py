@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import copied
 
 pytestmark = pytest.mark.tensorflow
 
@@ -35,7 +36,7 @@ WEIGHTS = {
     "third": RNG.normal(size=(WIDTH, 2)),
 }
 TEACHER.graph.initializer.extend(onnx.numpy_helper.from_array(w.astype(np.float32), n) for n, w in WEIGHTS.items())
-PRUNED = onnx.ModelProto.FromString(TEACHER.SerializeToString())
+PRUNED = copied(TEACHER)
 for tensor in PRUNED.graph.initializer:
     if tensor.name == "first":
         tensor.CopyFrom(
@@ -91,7 +92,7 @@ def test_examples_are_drawn_anew_and_joined() -> None:
     assert [len(batch["x"]) for batch in seen] == [64, 64]
     given, drawn = (np.concatenate([batch["x"] for batch in each]) for each in (list(batches()), seen))
     assert (given != drawn).any() and np.array_equal(np.sort(given, axis=0), np.sort(drawn, axis=0))
-    fixed = onnx.ModelProto.FromString(TEACHER.SerializeToString())
+    fixed = copied(TEACHER)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 16
     assert [len(batch["x"]) for batch in shuffled(batches(), fixed, rng)] == [16] * 8
 
@@ -130,6 +131,6 @@ def test_kinds_of_outputs() -> None:
     """Probabilities are compared as such and by their logits, where both sides have them."""
     number = Target("z", "z", "number", 0.5)
     assert targets(TEACHER, TEACHER) == [Target("l", "l", "number", 0.25), Target("y", "l", "softmax", 0.25), number]
-    other = onnx.ModelProto.FromString(TEACHER.SerializeToString())
+    other = copied(TEACHER)
     other.graph.node[3].op_type = "Identity"
     assert targets(TEACHER, other) == [Target("y", "l", "softmax", 0.5), number]

@@ -8,10 +8,10 @@ import math
 import re
 
 import pytest
-from rich.console import Console
 
 from maskc.compilation.compile_report import CompileReport
 from maskc.report import terminal
+from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import ranges, size
 from maskc.results.diff import Diff
 from maskc.results.environment import installed_versions
@@ -47,7 +47,7 @@ def report() -> CompileReport:
 
 def text(report: CompileReport, *, lists: bool = False) -> str:
     out = io.StringIO()
-    terminal.show_compilation(report.document(), Console(file=out, width=100), lists=lists)
+    terminal.show_compilation(report.document(), VisibleConsole(file=out, width=100), lists=lists)
     return out.getvalue()
 
 
@@ -67,7 +67,7 @@ def test_layers_fit_and_no_word_of_their_names_is_cut(width: int) -> None:
     layer = Layer(name, "Conv", 1024, 512, 1_230_000, 615_000, 9_999, 4_321, name_after="Conv__37")
     figures = Figures(2_460_000, 1_230_000, 9_999, 40_000)
     out = io.StringIO()
-    terminal.show_diff(Diff(("a", "b"), figures, figures, (layer,), ()), Console(file=out, width=width))
+    terminal.show_diff(Diff(("a", "b"), figures, figures, (layer,), ()), VisibleConsole(file=out, width=width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     for part in (*name.split("/"), "Conv__37", "1,024 → 512", "-50.0%"):
@@ -100,7 +100,7 @@ def test_a_table_of_names_fits(width: int) -> None:
     names = ["models/mobilenet_v3_small.onnx", "transformer.onnx", "a.onnx"]
     titles, cells = ["at", "FLOPs", "reduction", "file"], ["1x224x224x3", "1.18M → 184k", "3.46×", "152 kB → 56.1 kB"]
     out = io.StringIO()
-    Console(file=out, width=width).print(terminal.table_of_names("Model", names, titles, [cells] * 3, width))
+    VisibleConsole(file=out, width=width).print(terminal.table_of_names("Model", names, titles, [cells] * 3, width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     for part in ("models/", "mobilenet", "small.onnx", "transformer", "a.onnx", *titles, *cells):

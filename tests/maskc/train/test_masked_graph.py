@@ -20,12 +20,12 @@ def images(policy: str = "float32") -> Any:
     keras.config.set_dtype_policy(policy)
     try:
         inputs = keras.Input((12, 12, 3))
-        x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
-        x = layers.SeparableConv2D(8, 3, padding="same", activation="swish")(x)
-        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, groups=4, padding="same")(x)))
-        y = layers.Conv2DTranspose(8, 3, strides=2, padding="same", activation="relu")(y)
+        x = layers.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+        x = layers.SeparableConv2D(4, 3, padding="same", activation="swish")(x)
+        y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, groups=2, padding="same")(x)))
+        y = layers.Conv2DTranspose(4, 3, strides=2, padding="same", activation="relu")(y)
         x = layers.Concatenate()([layers.UpSampling2D()(x), y])
-        x = layers.Dense(12, activation="gelu")(layers.GlobalAveragePooling2D()(x))
+        x = layers.Dense(5, activation="gelu")(layers.GlobalAveragePooling2D()(x))
         return keras.Model(inputs, layers.Dense(4, dtype="float32")(x))
     finally:
         keras.config.set_dtype_policy("float32")
@@ -33,11 +33,11 @@ def images(policy: str = "float32") -> Any:
 
 def sequences() -> Any:
     inputs = keras.Input((9, 6))
-    x = layers.Conv1D(8, 3, activation="relu", name="shared")(inputs)
-    x = layers.Bidirectional(layers.LSTM(6, return_sequences=True))(x)
-    x = x + layers.MultiHeadAttention(2, 6)(x, x)
-    once = layers.Dense(12, activation="relu")
-    return keras.Model(inputs, layers.Dense(2)(once(once(layers.Dense(12)(x)))))
+    x = layers.Conv1D(4, 3, activation="relu", name="shared")(inputs)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True))(x)
+    x = x + layers.MultiHeadAttention(2, 3)(x, x)
+    once = layers.Dense(5, activation="relu")
+    return keras.Model(inputs, layers.Dense(2)(once(once(layers.Dense(5)(x)))))
 
 
 def in_bfloat16() -> Any:

@@ -28,6 +28,10 @@ SPEC = FeatureSpec(
 )
 
 
+# No step is traced, which takes longer than the few there are.
+EAGER = {"run_eagerly": True}
+
+
 def network() -> Any:
     """A network with two masks; with dropout, whose state must survive an interruption, and with a normalisation, whose
     scales of one cost less as they are than as training leaves them."""
@@ -146,7 +150,7 @@ def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length
     left = 5 if of_known_length else 2
     words = rf"Training goes on for {left} updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
     with pytest.warns(match=words), pytest.warns(match="Training ended"):
-        trainer(tmp_path, pruning_iter=2, pruning_burn_in=0).train(data, epochs=2)
+        trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER).train(data, epochs=2)
 
 
 @pytest.mark.slow
@@ -238,7 +242,7 @@ def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path,
 
 
 def test_a_metric_that_is_not_there_is_named(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0, compile_options={"run_eagerly": True})
+    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0, compile_options=EAGER)
     with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss, val_auc, val_l"):
         run.train(records(files), records(files), epochs=2)
     assert not (tmp_path / "training/checkpoints").exists()  # before anything was trained
@@ -295,7 +299,7 @@ def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path, compile_options={"run_eagerly": True})
+    run = trainer(tmp_path, compile_options=EAGER)
     run.train(records(files), records(files), epochs=2)
     (path,) = (tmp_path / "training/logs").iterdir()
     values: dict[str, dict[int, Any]] = {}

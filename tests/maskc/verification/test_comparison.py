@@ -20,13 +20,6 @@ from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
-    api.compile(reference).save(tmp_path / "small.onnx")
-    return reference, tmp_path / "small.onnx"
-
-
 def row(body: str, **weights: Any) -> onnx.ModelProto:
     """A model of eight numbers for each example to as many."""
     return build.model("(float[n,8] x) => (float[n,8] y)", body, **weights)

@@ -24,13 +24,6 @@ pytestmark = pytest.mark.openvino
 IN_OPENVINO = ("--provider", "openvino")
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
-    api.compile(reference).save(tmp_path / "small.onnx")
-    return reference, tmp_path / "small.onnx"
-
-
 def verify(reference: onnx.ModelProto, compiled: onnx.ModelProto, **options: Any) -> Any:
     return api.verify(reference, compiled, provider="openvino", **options)
 

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc.frontend.graph_queries import copied
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
@@ -554,7 +555,7 @@ def test_a_fault_of_a_pass_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_that_stops_halfway_is_refused() -> None:
     source, compiled = pair("layers")
-    wrong = onnx.ModelProto.FromString(compiled.SerializeToString())
+    wrong = copied(compiled)
     last = wrong.graph.node[-1]
     wrong.graph.initializer.append(build.constant("sizes", [1, 16], np.int64))
     wrong.graph.node.append(onnx.helper.make_node("Reshape", ["before", "sizes"], last.output, name="Stop"))
@@ -613,7 +614,7 @@ def test_channels_that_are_equal_by_chance_are_not_claimed() -> None:
     body = "a = MatMul(x, w) m = Mul(a, gate) y = MatMul(m, v)"
     source = build.model("(float[n,8] x, float[16] gate) => (float[n,4] y)", body, w=(8, 16), v=(16, 4))
     body = "y = MatMul(a, v)"
-    wrong = onnx.ModelProto.FromString(source.SerializeToString())
+    wrong = copied(source)
     del wrong.graph.node[1]
     wrong.graph.node[1].input[0] = "a"
     rng = np.random.default_rng(0)
@@ -640,6 +641,6 @@ def test_random_operators_are_compared_as_nodes() -> None:
     model = build.model("(float[n,8] x) => (float[n,4] y)", body, w=(8, 4))
     proof = compared(model, model)
     assert proof.complete, proof.first()
-    other = onnx.ModelProto.FromString(model.SerializeToString())
+    other = copied(model)
     other.graph.node[0].attribute.append(onnx.helper.make_attribute("scale", 2.0))
     assert not compared(model, other).complete

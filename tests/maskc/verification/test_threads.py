@@ -38,7 +38,7 @@ def test_results_are_those_of_one_thread(tmp_path: Path, capsys: pytest.CaptureF
     before = sys.stdout, sys.stderr, list(warnings.filters), logging.getLogger("tensorflow").level
 
     def work(number: int) -> None:
-        for turn in range(3):
+        for turn in range(2):
             made = maskc.compile(models[number], verify=True)
             assert made.model.SerializeToString(deterministic=True) == alone[number]
             assert maskc.verify(models[number], made.model, samples=2).passed
@@ -48,7 +48,7 @@ def test_results_are_those_of_one_thread(tmp_path: Path, capsys: pytest.CaptureF
         list(threads.map(work, range(THREADS)))
     assert (sys.stdout, sys.stderr, list(warnings.filters), logging.getLogger("tensorflow").level) == before
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(lines) == [f"thread {number}, turn {turn}" for number in range(THREADS) for turn in range(3)]
+    assert sorted(lines) == [f"thread {number}, turn {turn}" for number in range(THREADS) for turn in range(2)]
 
 
 def test_permissions_of_files_are_those_that_the_process_gives(tmp_path: Path) -> None:

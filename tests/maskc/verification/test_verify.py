@@ -14,20 +14,13 @@ import pytest
 
 import maskc as api
 from maskc.errors import UnavailableError
-from maskc.frontend.graph_queries import rename_tensors
+from maskc.frontend.graph_queries import copied, rename_tensors
 from maskc.results.totals import Figures
 from maskc.runtime import session
 from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
-    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
-    api.compile(reference).save(tmp_path / "small.onnx")
-    return reference, tmp_path / "small.onnx"
 
 
 def test_a_compiled_model_passes(pair: tuple[Path, Path]) -> None:
@@ -87,14 +80,14 @@ def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
 
 def test_a_border_error_is_caught() -> None:
     model = build.cnn()
-    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong = copied(model)
     wrong.graph.node[0].attribute[0].ints[:] = [0, 0, 2, 2]
     assert not api.verify(model, wrong).passed
 
 
 def test_a_wrong_epsilon_is_caught() -> None:
     model = build.cnn()
-    wrong = onnx.ModelProto.FromString(model.SerializeToString())
+    wrong = copied(model)
     wrong.graph.node[1].attribute.append(onnx.helper.make_attribute("epsilon", 1e-3))
     assert not api.verify(model, wrong).passed
 
@@ -132,7 +125,7 @@ def test_names_that_cannot_be_matched_in_order_are_differences() -> None:
     fixed = build.mlp()
     rename_tensors(fixed.graph, {"x": "z"})
     fixed.graph.input[0].CopyFrom(build.value("z", [1, 8]))
-    elsewhere = onnx.ModelProto.FromString(turned.SerializeToString())
+    elsewhere = copied(turned)
     rename_tensors(elsewhere.graph, {"b": "first", "y": "second"})
     for reference, other in ((build.mlp(), two), (two, turned), (build.mlp(), fixed), (two, elsewhere)):
         result = api.verify(reference, other)

@@ -11,7 +11,7 @@ from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
 from tests.generators.net import Masks
 from tests.generators.networks import network
-from tests.passes.text import model
+from tests.passes.text import compiled, model
 
 NETWORKS = ("resnet", "resnext", "mobilenet3", "densenet", "vit", "swin", "dlrm", "branching", "quantised")
 
@@ -42,8 +42,7 @@ def residual() -> onnx.ModelProto:
 @pytest.mark.parametrize(("adapters_are", "widths"), [("always", (5, 5, 7)), ("never", (7, 7, 7))])
 def test_a_residual_sum(adapters_are: Policy, widths: tuple[int, ...]) -> None:
     source = residual()
-    result = shrink(source, adapters=adapters_are)
-    assert_same_function(source, result.model)
+    result = compiled(source, adapters=adapters_are)
     weights = {t.name: t.dims for t in result.model.graph.initializer}
     convolutions = [weights[n.input[1]] for n in result.model.graph.node if n.op_type == "Conv"]
     assert (convolutions[0][0], convolutions[1][0], convolutions[2][1]) == widths
@@ -59,8 +58,7 @@ def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
         "a = MatMul(x, wa)\n b = MatMul(x, wb)\n c = MatMul(x, wc)\n am = Mul(a, ma)\n bm = Mul(b, mb)\n"
         "cm = Mul(c, mc)\n s = Add(am, bm)\n t = Add(am, cm)\n y = MatMul(s, v)\n z = MatMul(t, v)",
     )
-    result = shrink(source, adapters="never")
-    assert_same_function(source, result.model)
+    result = compiled(source, adapters="never")
     assert adapters(source, result.model) == []
     weights = {t.name: tuple(t.dims) for t in result.model.graph.initializer}
     products = [weights[n.input[1]] for n in result.model.graph.node if n.op_type == "MatMul"]
@@ -98,8 +96,7 @@ def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
         "(float[N,4] x) => (float[N,3] y) <float[4,3] wa, float[4,3] wb, float[3] none = {0, 0, 0}>",
         "a = MatMul(x, wa)\n am = Mul(a, none)\n s = Sigmoid(am)\n b = MatMul(x, wb)\n y = Mul(b, s)",
     )
-    result = shrink(source, adapters="never")
-    assert_same_function(source, result.model)
+    result = compiled(source, adapters="never")
     assert any("that are inserted because something reads them: s." in note for note in result.report.notes)
     assert shrink(source).report.notes == shrink(residual(), adapters="never").report.notes == ()
 

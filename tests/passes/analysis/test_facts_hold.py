@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
+from maskc.frontend.graph_queries import copied
 from passes.abstract_values.constant_maps import ConstantMap
 from passes.abstract_values.polynomial import Polynomial
 from passes.analysis import dataflow
@@ -26,8 +27,7 @@ BLOCK = 30
 
 def values(model: ModelProto, names: list[str], net: Network, sizes: dict[str, int]) -> list[dict[str, Any]]:
     """The named tensors for two random inputs."""
-    wide = ModelProto()
-    wide.CopyFrom(model)
+    wide = copied(model)
     del wide.graph.output[:]
     wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     run = Evaluator(wide)

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from maskc.frontend.graph_queries import copied
 from passes import shrink
 from tests.generators.check import assert_same_function
 from tests.passes.text import Array, compiled, model, operators, random, weight
@@ -235,8 +236,7 @@ def test_a_shape_of_which_only_the_batch_is_open_is_not_computed() -> None:
     )
     result = compiled(source)
     assert "Shape" not in operators(result)
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(source)
+    fixed = copied(source)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     assert shrink(fixed).report.after.macs == result.report.after.macs
 

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from maskc.frontend.graph_queries import copied
 from passes import shrink
 from passes.sizes.prepare import checked, prepared
 from tests.generators.networks import network
@@ -47,8 +48,7 @@ def test_constants_in_nodes_tell_as_much_as_initializers(seed: int) -> None:
     source = network(seed).model
     stored = [n for n in source.graph.node if n.op_type == "Constant"]
     assert stored
-    moved = onnx.ModelProto()
-    moved.CopyFrom(source)
+    moved = copied(source)
     del moved.graph.node[:]
     moved.graph.node.extend(n for n in source.graph.node if n not in stored)
     for node in stored:

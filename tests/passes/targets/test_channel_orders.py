@@ -50,7 +50,6 @@ def test_an_order_that_no_convolution_takes_stays() -> None:
 
 
 @pytest.mark.openvino
-@pytest.mark.parametrize("target", ["any", "openvino"])
 @pytest.mark.parametrize(
     "between",
     [
@@ -65,9 +64,11 @@ def test_an_order_that_no_convolution_takes_stays() -> None:
     ids=["relu", "mul", "depthwise", "pad", "transpose", "branches", "pool"],
 )
 @pytest.mark.parametrize("order", [ORDER, ORDER - 6, np.roll(np.arange(6), 1)], ids=["cycles", "negative", "rotation"])
-def test_openvino_computes_what_the_source_says(target: str, between: str, order: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_openvino_computes_what_the_source_says(between: str, order: np.ndarray) -> None:  # type: ignore[type-arg]
     given = source(between, order)
-    assert_same_in_openvino(Network(given), shrink(given, target=target).model)
+    models = [shrink(given, target=target).model for target in ("any", "openvino")]
+    for compiled in models[: 1 + (models[0] != models[1])]:  # mostly they are one
+        assert_same_in_openvino(Network(given), compiled)
 
 
 @pytest.mark.openvino
