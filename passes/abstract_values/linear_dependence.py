@@ -41,6 +41,12 @@ class LinearDependence:
         required[self.reps] = True
         return required
 
+    def gone(self, required: Mask | None) -> Mask:
+        """The slices that representatives stand for where these are read (None: all): bool [n]."""
+        if required is None or not required[self.reps].all():
+            return np.zeros(self.mask.size, bool)
+        return self.mask & ~required
+
     @property
     def copies(self) -> Index:
         """For each slice the representative that it equals, -1 where it is another combination: int64 [n]."""

@@ -150,6 +150,11 @@ class Facts:
         constant = self.constants(tensor, axis)
         return np.zeros(self.size(tensor, axis) or 0, bool) if constant is None else constant
 
+    def combinations(self, tensor: gs.Tensor, axis: int) -> LinearDependence | None:
+        """Slices that weights for a few others can stand for, those that are constant maps included."""
+        uneven = self.constant_map.get(tensor.name, {}).get(axis)
+        return self.dependence.get((tensor.name, axis)) or (None if uneven is None else uneven.dependence)
+
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
         """Elements of initializers that each slice along the axis takes, back to the contraction that makes it."""
         total = 0

@@ -123,7 +123,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         if not projection.is_matrix or is_dequantized(node.inputs[projection.weights]):
             return None
         (label,) = projection.inner
-        return facts.dependence.get((node.inputs[projection.data].name, projection.axis(label, projection.data)))
+        return facts.combinations(node.inputs[projection.data], projection.axis(label, projection.data))
 
     def uneven(self, node: gs.Node, facts: Facts, projection: Projection) -> ConstantMap | None:
         """Slices of the data that are constant maps over their other axes, which are those of the output, too."""
@@ -312,13 +312,12 @@ class Contraction(Op, CoupledAxes, Reordering):
         known = self.absorbed(node, facts, projection, label)
         need = need if known is None else need & ~known.mask
         dependence, uneven = self.dependence(node, facts, projection), self.uneven(node, facts, projection)
-        need = need if dependence is None else dependence.required(need)
-        if uneven is None or not facts.adds_maps:
-            return need
-        read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
-        elements = facts.weights(node.inputs[projection.data], projection.axis(label, projection.data))
-        pays = Absorbed(elements, outputs).pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
-        return need & ~uneven.mask if pays else need
+        if uneven is not None and facts.adds_maps:
+            read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
+            elements = facts.weights(node.inputs[projection.data], projection.axis(label, projection.data))
+            pays = Absorbed(elements, outputs).pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
+            need = need & ~uneven.mask if pays else need
+        return need if dependence is None else dependence.required(need)
 
     # -- rewriting ---------------------------------------------------------------------------------------------------
 
@@ -345,8 +344,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         """The weights, of which those of dependent slices that are gone are added to those of representatives."""
         weights = initializer(rewriter.before, projection.weights)
         dependence = self.dependence(rewriter.before, rewriter.facts, projection)
-        required = None if dependence is None else left.get(projection.inner[0])
-        if dependence is None or required is None or not (gone := dependence.mask & ~required).any():
+        if dependence is None or not (gone := dependence.gone(left.get(projection.inner[0]))).any():
             return weights
         (axis,), stored = projection.inner_axes, lazy(weights)
         if stored is not None:
@@ -365,11 +363,13 @@ class Contraction(Op, CoupledAxes, Reordering):
         values = self._together(projection.inner, removed).value
         required = left.get(projection.inner[0]) if projection.inner else None
         dependence, uneven = self.dependence(before, facts, projection), self.uneven(before, facts, projection)
-        if dependence is not None and required is not None:
-            values = np.where(dependence.mask & ~required, dependence.shift, values)
+        folded = np.zeros(values.shape, bool)
+        if dependence is not None:
+            folded = dependence.gone(required)
+            values = np.where(folded, dependence.shift, values)
         total, outs = self._sum(before, projection, values) if values.any() else (np.zeros(()), [])
-        if uneven is not None and required is not None and (uneven.mask & ~required).any():
-            value = self._sum_of_maps(before, projection, uneven, uneven.mask & ~required)
+        if uneven is not None and required is not None and (mapped := uneven.mask & ~required & ~folded).any():
+            value = self._sum_of_maps(before, projection, uneven, mapped)
             value = value + total.reshape(-1, *[1] * len(uneven.index))
             (axis,) = projection.kept
             self._add_map(node, rewriter, axis, ConstantMap(np.ones(len(value), bool), value, uneven.index))
