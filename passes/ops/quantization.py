@@ -181,16 +181,17 @@ class IntegerProduct(Contraction):
         ]
         yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
 
-    def _adds(self, node: gs.Node, facts: Facts) -> Mask:
-        """Which of the weights are not at their zero point."""
+    def steps(self, node: gs.Node, facts: Facts) -> Array:
+        """How far the weights are from their zero point: int64."""
         values, zero = facts.value(node.inputs[self.operands.weight]), operand(node, self.operands.weight_zero)
         points = np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
-        return np.asarray(values != points.reshape([-1 if a == self.free else 1 for a in range(values.ndim)]))
+        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
+        return np.asarray(values.astype(np.int64) - points.reshape(along))
 
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
         if index:
-            adds = self._adds(node, facts)
-            return np.asarray(~adds.any(axis=tuple(a for a in range(adds.ndim) if a != axis)))
+            steps = self.steps(node, facts)
+            return np.asarray(~steps.any(axis=tuple(a for a in range(steps.ndim) if a != axis)))
         data, zero = node.inputs[0], operand(node, self.operands.data_zero)
         if zero is not None and not is_constant(zero):
             return _zero_before(data, zero, axis, facts)
@@ -200,7 +201,7 @@ class IntegerProduct(Contraction):
         return known.only(point).mask
 
     def nonzero(self, node: gs.Node, facts: Facts, index: int, axes: tuple[int, int]) -> Nonzero:
-        adds = np.moveaxis(self._adds(node, facts), axes, (-2, -1))
+        adds = np.moveaxis(self.steps(node, facts) != 0, axes, (-2, -1))
         return Nonzero.of(np.asarray(adds.reshape(-1, *adds.shape[-2:]).any(axis=0)))
 
     def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
