@@ -150,6 +150,13 @@ def divided(first: Combination, second: Combination) -> Combination | None:
     return _times(first, "/", second, inside)
 
 
+def selected(condition: Combination, chosen: Combination, other: Combination) -> Combination | None:
+    """One of two by a shared condition; None where that is not the same throughout."""
+    inside = _inside((condition, chosen, other))
+    first, second = _times(chosen, "then", condition, inside), _times(other, "else", condition, inside)
+    return None if first is None or second is None else added((first, second), (1.0, 1.0))
+
+
 def _times(found: Combination, op: str, shared: Combination, inside: Mask) -> Combination | None:
     """All of it times (or over) one quantity, whose multiple a shift becomes; None if it is not the same throughout."""
     if not shared.shared(inside):

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
-from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
+from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Dependences, Link, Sets
 from passes.abstract_values.windows import kernel_windows, positions
 from passes.graph.tensors import (
     Array,
@@ -216,6 +216,10 @@ class IntegerProduct(Contraction):
         mask = sums.mask if bias is None else sums.mask & (facts.value(bias).reshape(-1) == 0)
         value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
         return ConstantSlices(mask, np.broadcast_to(value, mask.shape))
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        """None: steps lie around a zero point."""
+        return iter(())
 
     def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
         """Nothing: what lies at the zero point adds nothing."""

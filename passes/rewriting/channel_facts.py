@@ -21,6 +21,7 @@ from passes.graph.tensors import (
     Dim,
     Mask,
     is_constant,
+    is_float,
     output_index,
     rank_of,
     shape_of,
@@ -153,7 +154,8 @@ class Facts:
     def combinations(self, tensor: gs.Tensor, axis: int) -> LinearDependence | None:
         """Slices that weights for a few others can stand for, those that are constant maps included."""
         uneven = self.constant_map.get(tensor.name, {}).get(axis)
-        return self.dependence.get((tensor.name, axis)) or (None if uneven is None else uneven.dependence)
+        maps = None if uneven is None or not is_float(tensor) else uneven.dependence
+        return self.dependence.get((tensor.name, axis)) or maps
 
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
         """Elements of initializers that each slice along the axis takes, back to the contraction that makes it."""

@@ -17,6 +17,7 @@ from passes.abstract_values.slices import (
     Couples,
     Demand,
     Demands,
+    Dependences,
     Maps,
     Reads,
     Sets,
@@ -39,7 +40,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
-from passes.ops.traits import CoupledAxes
+from passes.ops.traits import CoupledAxes, DependenceTransfer, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -51,7 +52,7 @@ Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
-class Contraction(Op, CoupledAxes, Reordering):
+class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis: int | None = -1
@@ -243,6 +244,14 @@ class Contraction(Op, CoupledAxes, Reordering):
             mask = self._untouched(node, facts, projection, label, ~known.mask)
             value = self._sum_of_maps(node, projection, known, known.mask)
             yield 0, out, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), known.index)
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        """Along axes that one factor alone has, all slices of it are weighted alike."""
+        labels = [] if next(self.beside(node), None) else self.labels(node, facts)
+        for index, axis, out in ((*k.at[0], k.out) for k in labels if k.out is not None and len(k.at) == 1):
+            found = in_sums(facts, node.inputs[index], axis)
+            if found is not None:
+                yield 0, out, found
 
     # -- backward ----------------------------------------------------------------------------------------------------
 
