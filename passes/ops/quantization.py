@@ -182,11 +182,11 @@ class IntegerProduct(Contraction):
         yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
 
     def steps(self, node: gs.Node, facts: Facts) -> Array:
-        """How far the weights are from their zero point: int64."""
+        """How far the weights, of 8 bits, are from their zero point: int16."""
         values, zero = facts.value(node.inputs[self.operands.weight]), operand(node, self.operands.weight_zero)
-        points = np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
+        points = np.zeros(1, np.int16) if zero is None else facts.value(zero).astype(np.int16).reshape(-1)
         along = [-1 if a == self.free else 1 for a in range(values.ndim)]
-        return np.asarray(values.astype(np.int64) - points.reshape(along))
+        return np.asarray(values.astype(np.int16) - points.reshape(along))
 
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
         if index:
