@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from passes.abstract_values.linear_dependence import Combination, LinearDependence, dependence
 from passes.abstract_values.row_index import Rows, together, windowed
 from passes.abstract_values.windows import Window
 from passes.graph.tensors import Array, Dim, Mask
@@ -70,6 +72,12 @@ class ConstantMap:
         """Known channels that are not one constant throughout: bool [channels]."""
         rows = self.value.reshape(len(self.mask), -1)
         return np.asarray(self.mask & (rows != rows[:, :1]).any(axis=1))
+
+    @cached_property
+    def dependence(self) -> LinearDependence | None:
+        """All but a few of the maps as combinations of those few; None if they are too many or too unlike."""
+        rows = self.cleared().reshape(len(self.mask), -1).astype(np.float64)
+        return dependence(Combination(self.mask, tuple(range(rows.shape[1])), rows, np.zeros(len(rows))))
 
     def compact(self) -> ConstantMap:
         """The same maps without rows that occur nowhere."""

@@ -41,6 +41,12 @@ class LinearDependence:
         required[self.reps] = True
         return required
 
+    def gone(self, required: Mask | None) -> Mask:
+        """The slices that representatives stand for where these are read (None: all): bool [n]."""
+        if required is None or not required[self.reps].all():
+            return np.zeros(self.mask.size, bool)
+        return self.mask & ~required
+
     @property
     def copies(self) -> Index:
         """For each slice the representative that it equals, -1 where it is another combination: int64 [n]."""
@@ -142,6 +148,13 @@ def divided(first: Combination, second: Combination) -> Combination | None:
         inverse = 1 / np.where(inside, second.shift, 1)
         return Combination(inside, first.atoms, first.rows * inverse[:, None], first.shift * inverse)
     return _times(first, "/", second, inside)
+
+
+def selected(condition: Combination, chosen: Combination, other: Combination) -> Combination | None:
+    """One of two by a shared condition; None where that is not the same throughout."""
+    inside = _inside((condition, chosen, other))
+    first, second = _times(chosen, "then", condition, inside), _times(other, "else", condition, inside)
+    return None if first is None or second is None else added((first, second), (1.0, 1.0))
 
 
 def _times(found: Combination, op: str, shared: Combination, inside: Mask) -> Combination | None:

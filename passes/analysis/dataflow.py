@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap
 from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Array, Mask, is_constant, rank_of
+from passes.graph.tensors import Array, Mask, is_constant, is_float, rank_of
 from passes.ops import rules
 from passes.ops.traits import DependenceTransfer, Distribution
 from passes.rewriting.channel_facts import AxisMask, Facts
@@ -71,7 +71,7 @@ def _keep_dependences(node: gs.Node, facts: Facts) -> None:
         tensor = node.outputs[output]
         constant = facts.constants(tensor, axis)
         left = dependence if constant is None else dependence.without(constant)
-        if left is not None and facts.size(tensor, axis) is not None:
+        if left is not None and facts.size(tensor, axis) is not None and is_float(tensor):  # factors are no integers
             facts.dependence[tensor.name, axis] = left
 
 

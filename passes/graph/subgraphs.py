@@ -36,11 +36,16 @@ def captured(node: gs.Node) -> list[gs.Tensor]:
 def replace_captured(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
     """Let the subgraphs of the node read `new` where they read `old`, a tensor of the outer graph."""
     for graph in subgraphs(node):
-        graph.outputs = [new if t is old else t for t in graph.outputs]
-        for inner in graph.nodes:
-            if any(t is old for t in inner.inputs):
-                inner.inputs = [new if t is old else t for t in inner.inputs]
-            replace_captured(inner, old, new)
+        replace_inside(graph, old, new)
+
+
+def replace_inside(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Let a subgraph, and those in it, read `new` where they read `old`, a tensor of the outer graph."""
+    graph.outputs = [new if t is old else t for t in graph.outputs]
+    for node in graph.nodes:
+        if any(t is old for t in node.inputs):
+            node.inputs = [new if t is old else t for t in node.inputs]
+        replace_captured(node, old, new)
 
 
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:

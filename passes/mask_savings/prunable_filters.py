@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from passes.analysis import dataflow
 from passes.graph.editor import Change
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Index, is_constant, shape_of
+from passes.graph.tensors import Index, is_constant, is_float, shape_of, sizes_of
 from passes.ops import Linked, rules
+from passes.ops.quantization import IntegerProduct
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.sizes.prepare import checked
@@ -56,8 +57,11 @@ def filters(model: onnx.ModelProto) -> list[Filters]:
             continue
         weights, along, axis = makers[id(node)]
         tensor, axis = _masked_place(graph, node.outputs[0], axis, found)
-        values = np.asarray(found.value(weights), np.float64)
-        norm = np.sqrt(np.square(values).sum(axis=tuple(a for a in range(values.ndim) if a != along)))
+        op = rules(node)
+        values = op.steps(node, found) if isinstance(op, IntegerProduct) else found.value(weights)
+        norm = np.sqrt(
+            np.square(values.astype(np.float64)).sum(axis=tuple(a for a in range(values.ndim) if a != along))
+        )
         dtype = None if isinstance(tensor.dtype, int) or tensor.dtype is None else np.dtype(tensor.dtype)
         if dtype is not None and dtype.kind == "f" and found.size(tensor, axis) == norm.size:
             rank = len(shape_of(tensor) or ())
@@ -83,29 +87,29 @@ def _weights(graph: gs.Graph, node: gs.Node) -> tuple[gs.Tensor, int, int] | Non
     What makes an operator write its channels in another order is what makes them.
     """
     op = rules(node)
-    if op.width_axis is None or op.cost(node)[1] == 0 or not (rank := len(shape_of(node.outputs[0]) or ())):
+    if not isinstance(op, Reordering) or op.cost(node)[1] == 0:
         return None
-    axis, asked = op.width_axis % rank, _Asked(graph)
-    size = shape_of(node.outputs[0])[axis]  # type: ignore[index]
-    if not isinstance(size, (int, np.integer)):
-        return None
-    if isinstance(op, Reordering):
-        op.writes_in_order(node, 0, axis, np.arange(int(size)), asked)
-    for index, along in asked.operands:
-        weights = node.inputs[index]
-        if is_constant(weights) and len(weights.shape) > 1:
-            return weights, along, axis
+    sizes = sizes_of(node.outputs[0])
+    for axis in range(len(sizes)) if op.width_axis is None else [op.width_axis % max(len(sizes), 1)]:
+        asked = _Asked(graph)
+        if axis < len(sizes) and (size := sizes[axis]) is not None:
+            op.writes_in_order(node, 0, axis, np.arange(size), asked)
+        for index, along in asked.operands:
+            weights = node.inputs[index]
+            if is_constant(weights) and len(weights.shape) > 1:
+                return weights, along, axis
     return None
 
 
 def _masked_place(graph: gs.Graph, tensor: gs.Tensor, axis: int, found: Facts) -> tuple[gs.Tensor, int]:
-    """The last tensor to which operators with one computed input pass these channels on, each by itself."""
+    """The last tensor to which operators pass these channels on, each by itself, beside computed numbers at most."""
     inside = {t.name for node in graph.nodes for t in captured(node)}
     while len(tensor.outputs) == 1 and tensor.name not in inside and not any(t is tensor for t in graph.outputs):
         node = tensor.outputs[0]
-        computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
+        others = [t for t in node.inputs if t is not tensor and not t.is_empty() and not is_constant(t)]
+        apart = not is_float(tensor) or all(map(_is_number, others))  # among integers nothing comes in but a bias
         links = [k for k in found.links(node) if node.inputs[k.input] is tensor and k.input_axis == axis]
-        if not isinstance(rules(node), Linked) or len(computed) != 1 or len(node.outputs) != 1 or len(links) != 1:
+        if not isinstance(rules(node), Linked) or not apart or len(node.outputs) != 1 or len(links) != 1:
             break
         if links[0].source is not None or rules(node).cost(node)[1]:
             break
@@ -113,11 +117,16 @@ def _masked_place(graph: gs.Graph, tensor: gs.Tensor, axis: int, found: Facts) -
     return tensor, axis
 
 
+def _is_number(tensor: gs.Tensor) -> bool:
+    """Whether it is one element, as the scale of a whole tensor is, in which no channel shows."""
+    return tensor.shape is not None and {*sizes_of(tensor)} <= {1}
+
+
 def _shown(graph: gs.Graph, layers: dict[int, tuple[gs.Tensor, int, int]]) -> set[str]:
     """Names of the tensors from which a way to an output, or into a subgraph, leads through no layer."""
     shown = {t.name for t in graph.outputs}
     for node in reversed(graph.nodes):
         shown |= {t.name for t in captured(node)}
-        if id(node) not in layers and any(t.name in shown for t in node.outputs):
+        if id(node) not in layers and any(t.name in shown and not _is_number(t) for t in node.outputs):
             shown |= {t.name for t in node.inputs}
     return shown

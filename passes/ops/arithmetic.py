@@ -231,6 +231,9 @@ class Where(Elementwise):
         alike = beside is not None and keeps_shape(shape, beside) and keeps_shape(shape, dimensions(condition))
         return taken if alike else None
 
+    def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
+        return linear_dependence.selected(*parts)
+
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         condition, chosen, other = operands
         if condition is None or chosen is None or other is None:

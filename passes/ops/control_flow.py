@@ -12,6 +12,8 @@ from passes.graph.tensors import is_constant, operand, shape_of, size_of, values
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 
+_ENDLESS = 2**31  # rounds: a number that means none, as exporters write for a `while`
+
 Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -> what is known of it in every round
 
 
@@ -55,6 +57,10 @@ class Rounds(ControlFlow):
 
     def ports(self, node: gs.Node, body: gs.Graph) -> Ports:
         """What the operator's specification says about positions."""
+        raise NotImplementedError
+
+    def rounds(self, node: gs.Node) -> int | None:
+        """How many there are, at most; None where neither a constant nor a size tells."""
         raise NotImplementedError
 
     def scan_axis(self, node: gs.Node, attribute: str, number: int, rank: int) -> int:
@@ -118,6 +124,11 @@ class Loop(Rounds):
             collected=[(i, i + 1) for i in range(states, len(node.outputs))],
         )
 
+    def rounds(self, node: gs.Node) -> int | None:
+        most = operand(node, 0)
+        known = int(values_of(most).reshape(())) if most is not None and is_constant(most) else _ENDLESS
+        return None if known >= _ENDLESS else max(known, 0)
+
     def never_ends(self, node: gs.Node) -> bool:
         body, first = subgraphs(node)[0], operand(node, 1)
         again = body.outputs[0]
@@ -141,6 +152,11 @@ class Scan(Rounds):
             leave=[(i, i) for i in range(states)],
             collected=[(i, i) for i in range(states, len(node.outputs))],
         )
+
+    def rounds(self, node: gs.Node) -> int | None:
+        scanned = self.ports(node, subgraphs(node)[0]).scanned
+        rank = len(shape_of(node.inputs[scanned[0][0]]) or ()) if scanned else 0
+        return size_of(node.inputs[scanned[0][0]], self.scan_axis(node, "scan_input_axes", 0, rank)) if rank else None
 
 
 def _is_true(tensor: gs.Tensor) -> bool:

@@ -43,7 +43,7 @@ from passes.graph.tensors import (
     values_of,
 )
 from passes.ops.base import Linked, register, rules
-from passes.ops.traits import DependenceTransfer
+from passes.ops.traits import DependenceTransfer, combination
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 
@@ -206,7 +206,9 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
                 continue
             size = facts.size(node.outputs[0], axis) or 0
             parts = [self._combination(node, facts, i, aligned, size) for i, _ in present(node.inputs)]
-            found = self.combined(node, parts) or linear_dependence.grouped(parts)
+            found = self.combined(node, parts)
+            if found is None or not found.rows[found.inside].any():  # such as zeros over what may be zero, too
+                found = linear_dependence.grouped(parts)
             fixed = facts.constants(node.outputs[0], axis)
             if fixed is not None:
                 found = replace(found, inside=found.inside & ~fixed)
@@ -235,16 +237,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
             if value is None:
                 return linear_dependence.broadcast(tensor.name, size)
             return linear_dependence.constants(np.ones(size, bool), np.full(size, value))
-        known, dependence = facts.known(tensor, aligned[index]), facts.dependence.get((tensor.name, aligned[index]))
-        if known is None and dependence is not None:
-            return linear_dependence.of_dependence(tensor.name, dependence)
-        known = known or ConstantSlices(np.zeros(size, bool), np.zeros(size))
-        fixed = linear_dependence.constants(known.mask, known.value)
-        return (
-            fixed
-            if dependence is None
-            else linear_dependence.either(fixed, linear_dependence.of_dependence(tensor.name, dependence))
-        )
+        return combination(facts, tensor, aligned[index], size)
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         """The output as combinations, where the operator is linear in these operands."""

@@ -16,7 +16,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Dependences
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
-from passes.ops.traits import DependenceTransfer
+from passes.ops.traits import DependenceTransfer, passed_on
 from passes.rewriting.channel_facts import Facts
 
 
@@ -60,13 +60,7 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
                 yield index, [sizes.get(axis) for axis in range(len(tensor.shape))]
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        """An axis that stays as it is keeps what is known of its slices."""
-        links = facts.links(node) if self.only_picks else []
-        for link in links:
-            found = facts.dependence.get((node.inputs[link.input].name, link.input_axis))
-            others = [k for k in links if (k.output, k.output_axis) == (link.output, link.output_axis)]
-            if found is not None and link.source is None and len(others) == 1:
-                yield link.output, link.output_axis, found
+        yield from passed_on(node, facts) if self.only_picks else ()
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         """The axis of input `index` whose positions, all and in order, are those of this axis of the output.

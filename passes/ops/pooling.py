@@ -12,12 +12,13 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
-from passes.abstract_values.slices import ConstantSlices, Demands, Link, Maps, Sets
+from passes.abstract_values.slices import ConstantSlices, Demands, Dependences, Link, Maps, Sets
 from passes.abstract_values.windows import Window, positions, spatial_windows, windows_rounded_up
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
 from passes.ops.movement import same_axis
+from passes.ops.traits import DependenceTransfer, passed_on
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -103,8 +104,11 @@ class MaxPool(Pool):
 
 
 @register("AveragePool")
-class AveragePool(Pool):
+class AveragePool(Pool, DependenceTransfer):
     """A constant channel stays constant unless padding is counted."""
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        yield from passed_on(node, facts, means=self._is_even(node))
 
     def pooled(self, node: gs.Node, known: ConstantMap, sliding: Sliding) -> ConstantMap | None:
         found = sliding.over(known, 0.0)
@@ -121,9 +125,12 @@ class AveragePool(Pool):
         return ConstantMap(known.mask, mean.astype(known.value.dtype), index)
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
+        return known if self._is_even(node) else known.only(0)
+
+    @staticmethod
+    def _is_even(node: gs.Node) -> bool:
         pads = any(node.attrs.get("pads", [])) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-        even = not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
-        return known if even else known.only(0)
+        return not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
 
 
 @register("LpPool")
@@ -142,12 +149,15 @@ class LpPool(Pool):
 
 
 @register("GlobalAveragePool", "GlobalMaxPool")
-class GlobalPool(Pool):
+class GlobalPool(Pool, DependenceTransfer):
     """The mean or maximum of a constant is the constant.
 
     The mean of a constant map over sizes that are known at run time only is made of how often each of its rows occurs,
     so that the channel need not be there.
     """
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        yield from passed_on(node, facts) if node.op == "GlobalAveragePool" else ()
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x = operands[0]

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
-from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
+from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Dependences, Link, Sets
 from passes.abstract_values.windows import kernel_windows, positions
 from passes.graph.tensors import (
     Array,
@@ -181,16 +181,17 @@ class IntegerProduct(Contraction):
         ]
         yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
 
-    def _adds(self, node: gs.Node, facts: Facts) -> Mask:
-        """Which of the weights are not at their zero point."""
+    def steps(self, node: gs.Node, facts: Facts) -> Array:
+        """How far the weights, of 8 bits, are from their zero point: int16."""
         values, zero = facts.value(node.inputs[self.operands.weight]), operand(node, self.operands.weight_zero)
-        points = np.zeros(1, np.int64) if zero is None else facts.value(zero).astype(np.int64).reshape(-1)
-        return np.asarray(values != points.reshape([-1 if a == self.free else 1 for a in range(values.ndim)]))
+        points = np.zeros(1, np.int16) if zero is None else facts.value(zero).astype(np.int16).reshape(-1)
+        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
+        return np.asarray(values.astype(np.int16) - points.reshape(along))
 
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
         if index:
-            adds = self._adds(node, facts)
-            return np.asarray(~adds.any(axis=tuple(a for a in range(adds.ndim) if a != axis)))
+            steps = self.steps(node, facts)
+            return np.asarray(~steps.any(axis=tuple(a for a in range(steps.ndim) if a != axis)))
         data, zero = node.inputs[0], operand(node, self.operands.data_zero)
         if zero is not None and not is_constant(zero):
             return _zero_before(data, zero, axis, facts)
@@ -200,7 +201,7 @@ class IntegerProduct(Contraction):
         return known.only(point).mask
 
     def nonzero(self, node: gs.Node, facts: Facts, index: int, axes: tuple[int, int]) -> Nonzero:
-        adds = np.moveaxis(self._adds(node, facts), axes, (-2, -1))
+        adds = np.moveaxis(self.steps(node, facts) != 0, axes, (-2, -1))
         return Nonzero.of(np.asarray(adds.reshape(-1, *adds.shape[-2:]).any(axis=0)))
 
     def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
@@ -215,6 +216,10 @@ class IntegerProduct(Contraction):
         mask = sums.mask if bias is None else sums.mask & (facts.value(bias).reshape(-1) == 0)
         value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
         return ConstantSlices(mask, np.broadcast_to(value, mask.shape))
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        """None: steps lie around a zero point."""
+        return iter(())
 
     def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
         """Nothing: what lies at the zero point adds nothing."""

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import (
     Array,
@@ -26,6 +26,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Linked, Preserved, axis_attribute, register
 from passes.ops.movement import filled, same_axis
+from passes.ops.traits import DependenceTransfer, passed_on
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -165,8 +166,11 @@ class ReduceNorm(Reduce):
 
 
 @register("ReduceSum")
-class ReduceSum(Reduce):
+class ReduceSum(Reduce, DependenceTransfer):
     """Constant slices add a constant; linearly dependent ones count as multiples."""
+
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        yield from passed_on(node, facts, means=self.averages)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
         x = node.inputs[0]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values import linear_dependence
+from passes.abstract_values.linear_dependence import Combination, LinearDependence
 from passes.abstract_values.scale_shift import Affine, ClampedAffine
-from passes.abstract_values.slices import Couples, Dependences, Partitions
-from passes.graph.tensors import shape_of
+from passes.abstract_values.slices import ConstantSlices, Couples, Dependences, Partitions
+from passes.graph.tensors import is_constant, shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
 
@@ -37,6 +40,38 @@ class DependenceTransfer:
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """Forward: which slices of the outputs linearly depend on a few others."""
         raise NotImplementedError
+
+
+def combination(facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Combination:
+    """What is known of the slices, constants and those that depend on others, as combinations."""
+    known, dependence = facts.known(tensor, axis), facts.dependence.get((tensor.name, axis))
+    known = known or ConstantSlices(np.zeros(size, bool), np.zeros(size))
+    fixed = linear_dependence.constants(known.mask, known.value)
+    if dependence is None:
+        return fixed
+    return linear_dependence.either(fixed, linear_dependence.of_dependence(tensor.name, dependence))
+
+
+def in_sums(facts: Facts, tensor: gs.Tensor, axis: int) -> LinearDependence | None:
+    """How slices depend on each other once each is summed along other axes: constants are multiples of one sum."""
+    size, before = facts.size(tensor, axis), facts.dependence.get((tensor.name, axis))
+    if size is None or is_constant(tensor) or (before is None and facts.known(tensor, axis) is None):
+        return None
+    found = linear_dependence.multiplied(
+        combination(facts, tensor, axis, size), linear_dependence.broadcast("sum", size)
+    )
+    return None if found is None else linear_dependence.dependence(found, None if before is None else before.reps)
+
+
+def passed_on(node: gs.Node, facts: Facts, *, means: bool = True) -> Dependences:
+    """Those of axes that stay as they are, where of each slice elements are picked, or `means` taken, or else sums."""
+    links = facts.links(node)
+    for link in links:
+        data, axis = node.inputs[link.input], link.input_axis
+        found = facts.dependence.get((data.name, axis)) if means else in_sums(facts, data, axis)
+        others = [k for k in links if (k.output, k.output_axis) == (link.output, link.output_axis)]
+        if found is not None and link.source is None and len(others) == 1:
+            yield link.output, link.output_axis, found
 
 
 class CoupledAxes:

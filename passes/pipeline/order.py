@@ -26,7 +26,7 @@ from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.report import Report
-from passes.pipeline.subgraph_bodies import Enclosing, analyse_body
+from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
 from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.explain import explain
@@ -299,6 +299,7 @@ def plan_graph(
             for body in subgraphs(node)
         }
         if bodies:
+            pick_what_is_read(graph, {key: body.plan for key, body in bodies.items()})
             inside = {key: body.facts for key, body in bodies.items()}
             for body in bodies.values():
                 inside |= body.facts.inside

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
+from passes.graph.editor import GraphEditor
+from passes.graph.subgraphs import captured, replace_inside, subgraphs
+from passes.graph.tensors import is_constant, shape_of
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
+from passes.rewriting.storage_plan import StoragePlan
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,32 @@ def analyse_body(body: gs.Graph, around: Enclosing, inside: dict[int, Facts] | N
         if all(key in kept and (kept[key].mask == known.mask).all() for key, known in given.items()):
             return found
         given = kept
+
+
+def pick_what_is_read(graph: gs.Graph, plans: Mapping[int, StoragePlan]) -> None:
+    """Give each subgraph, of which this is the plan by its `id`, the slices of outer tensors that it reads.
+
+    Where these are all that the outer tensor comes to store, nothing is picked in the end.
+    """
+    editor = GraphEditor(graph)
+    made: dict[tuple[str, int, bytes], gs.Variable] = {}
+    for node in graph.nodes:
+        for body in subgraphs(node):
+            stored = plans[id(body)].stored
+            for tensor in captured(node):
+                if is_constant(tensor) or not any(t is tensor for inner in body.nodes for t in inner.inputs):
+                    continue
+                picked = tensor
+                for axis in range(len(shape_of(tensor) or ())):
+                    if (mask := stored.get((tensor.name, axis))) is None:
+                        continue
+                    key = picked.name, axis, mask.tobytes()
+                    if key not in made:
+                        shape = [int(mask.sum()) if a == axis else d for a, d in enumerate(shape_of(picked) or ())]
+                        output = editor.variable(f"{tensor.name}_read", tensor.dtype, shape)
+                        inputs = [picked, editor.ints("read", np.flatnonzero(mask))]
+                        made[key] = editor.emit("Gather", inputs, output, output.name, {"axis": axis}, before=node)
+                    picked = made[key]
+                if picked is not tensor:
+                    replace_inside(body, tensor, picked)
+    editor.finish()

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
+from passes.adapters.placement import flops_per_moved_element
 from passes.graph.tensors import Mask, bits, mask_of
 from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
@@ -58,10 +59,21 @@ class _Sweep:
             if node.captured is not None:
                 self._ask(node.captured)
             self._visit(node)
+        inputs = {tensor.name for tensor in self.ground.graph.inputs}
         for tensor in self.ground.given:
             for axis, size in self.facts.axes(tensor):
-                self._settle(tensor, axis, size)
+                self._settle(tensor, axis, size, None if tensor.name in inputs else self._captured(tensor, axis, size))
         return self.plan
+
+    def _captured(self, tensor: gs.Tensor, axis: int, size: int) -> Mask | None:
+        """The slices of a tensor around a subgraph that it reads, which are picked there; None for all."""
+        key = tensor.name, axis
+        needed = mask_of(self._needed(tensor, axis), size)
+        never = self.flops_per_moved_element == flops_per_moved_element("never")
+        if never or key in self.whole or needed.all() or not needed.any():
+            return None
+        self.plan.stored[key] = needed
+        return needed
 
     # -- one node ------------------------------------------------------------------------------------------------
 

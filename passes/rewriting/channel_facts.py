@@ -21,6 +21,7 @@ from passes.graph.tensors import (
     Dim,
     Mask,
     is_constant,
+    is_float,
     output_index,
     rank_of,
     shape_of,
@@ -149,6 +150,12 @@ class Facts:
         """Slices along the (static) axis that do not depend on the input: bool [size]."""
         constant = self.constants(tensor, axis)
         return np.zeros(self.size(tensor, axis) or 0, bool) if constant is None else constant
+
+    def combinations(self, tensor: gs.Tensor, axis: int) -> LinearDependence | None:
+        """Slices that weights for a few others can stand for, those that are constant maps included."""
+        uneven = self.constant_map.get(tensor.name, {}).get(axis)
+        maps = None if uneven is None or not is_float(tensor) else uneven.dependence
+        return self.dependence.get((tensor.name, axis)) or maps
 
     def weights(self, tensor: gs.Tensor, axis: int) -> int:
         """Elements of initializers that each slice along the axis takes, back to the contraction that makes it."""

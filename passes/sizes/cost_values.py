@@ -31,7 +31,7 @@ class CountedAt:
 
     `sizes` are those of each input, and `open` names the ones that the model leaves open: `input[axis]` where it has no
     name for one. `unknown` is the number of nodes that work on sizes which depend on data and count as 1, and `loops`
-    that of loops, of which one round counts.
+    that of loops whose rounds follow from no size, of which one counts.
     """
 
     sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from passes.model.onnx_to_graph import imported
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
+from passes.simplify.capture_unchanged_states import capture_unchanged_states
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
 from passes.sizes.loop_states import Suppositions
@@ -82,7 +83,7 @@ def shaped(
             _check_nodes(graph)
             check(graph, model)
         changed = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
-        changed |= inline_taken_branches(graph)
+        changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
         if not changed:
             break
     check_noted(model, graph)

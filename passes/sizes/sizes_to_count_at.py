@@ -18,6 +18,7 @@ from passes.graph.tensors import is_float
 from passes.model.declarations import symbol_of
 from passes.model.inputs import fix_inputs
 from passes.ops import rules
+from passes.ops.control_flow import Rounds
 from passes.ops.movement import Movement
 from passes.sizes.cost_values import CountedAt
 from passes.sizes.graph_at_sizes import agreeing, graph_at, windows_fit
@@ -35,7 +36,6 @@ OTHERS = (256, 128, 64, 320, 384, 512, 640, 192, 32, 28, 77, 96, 299, 336, 513, 
 _NO_BATCH = ("seq", "len", "time", "token", "frame")
 # How names begin that tf2onnx and paddle2onnx give to sizes which have none.
 _MADE_UP = ("unk__", "p2o.")
-_LOOPS = ("Loop", "Scan")
 
 _Open = dict[str, list[int | str]]  # the sizes of each input, with a key for what is open
 
@@ -144,7 +144,7 @@ def _counted_at(graph: gs.Graph, sizes: dict[str, tuple[int, ...]], names: Mappi
         sizes=sizes,
         open=tuple(names.values()),
         unknown=sum(_depends_on_data(node, unknown) for node in nodes) if unknown else 0,
-        loops=sum(node.op in _LOOPS for node in nodes),
+        loops=sum(isinstance(op := rules(node), Rounds) and op.rounds(node) is None for node in nodes),
     )
 
 

@@ -14,6 +14,7 @@ from passes.graph.construct import take_apart
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import describe, is_constant, is_float, present, size_of
 from passes.ops import rules
+from passes.ops.control_flow import Rounds
 from passes.ops.movement import Movement
 from passes.sizes.cost_values import Cost, NodeCost
 from passes.sizes.prepare import shaped
@@ -27,7 +28,7 @@ def count(model: onnx.ModelProto, graph: gs.Graph | None = None, at: Sizes | Non
     FLOPs: matrix products `m n (2k - 1)`, convolutions `output elements · (2 · kernel · in / groups - 1)`, one more
     per output element where a bias is added, elementwise operators one per output element, data movement none.
     Parameters: elements of the floating-point and 8-bit initializers. Of the branches of an If the dearest counts, of a
-    Loop or Scan one round.
+    Loop or Scan as many rounds as a constant or the sizes say, and one where they do not.
 
     graph: that of the model, if available; it is changed. at: sizes for what the inputs leave open, by input
     name; those that are not given are chosen (`sizes_to_count_at` says how).
@@ -107,13 +108,16 @@ def flops_of(graph: gs.Graph) -> int:
 
 
 def _work(node: gs.Node) -> tuple[int, int]:
-    """FLOPs and MACs of a node, those of the dearest of its subgraphs included."""
+    """FLOPs and MACs of a node, those of all rounds of its subgraphs, or of the dearest of them, included."""
     flops, macs = rules(node).cost(node)
     bodies = subgraphs(node)
     if bodies:
         inside = [[_work(n) for n in body.nodes] for body in bodies]
-        flops += max(sum(f for f, _ in costs) for costs in inside)
-        macs += max(sum(m for _, m in costs) for costs in inside)
+        op = rules(node)
+        times = op.rounds(node) if isinstance(op, Rounds) else 1
+        times = 1 if times is None else times
+        flops += times * max(sum(f for f, _ in costs) for costs in inside)
+        macs += times * max(sum(m for _, m in costs) for costs in inside)
     return int(flops), int(macs)
 
 

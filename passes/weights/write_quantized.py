@@ -102,7 +102,9 @@ class _Writer:
     def _parameter(self, axis: int | None, block: int, leaf: Leaf) -> gs.Tensor:
         """A scale or zero point of a DequantizeLinear: one, or one for each slice along the axis, or for each block."""
         if axis is None:
-            return self._own(leaf.stored)
+            one = prod(leaf.stored.shape) == 1
+            flat = list(leaf.stored.shape) if one and len(leaf.stored.shape) < 2 else []
+            return self._shaped(leaf, None if one else leaf.values.reshape(-1)[:1], flat)
         index = leaf.index[axis]
         if block and index is not None:
             leaf = replace(leaf, index=tuple(i if a != axis else index[::block] for a, i in enumerate(leaf.index)))

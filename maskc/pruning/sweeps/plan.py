@@ -21,6 +21,7 @@ from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
+from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
 from maskc.pruning.data import Given, path_and_name
@@ -176,7 +177,9 @@ class Plan:
             for target, level in zip(wanted, made, strict=True):
                 name, problem, file = f"flops-{target:g}", None, None
                 if level is None:
+                    nested = any(True for node in self.source.graph.node for _ in bodies(node))
                     problem = f"Filters cannot be removed so that {target:g} of the FLOPs are left. Ask for more."
+                    problem += " Layers in an If, Loop or Scan keep theirs." * nested
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
                     _save(file, level.masks)

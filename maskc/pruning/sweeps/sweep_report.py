@@ -62,6 +62,8 @@ def show(sweep: Record, out: VisibleConsole) -> None:
 def missing(sweep: Record) -> str:
     """What a sweep does not compare: no other function than the source, or not the quality of those; "" if it does."""
     if all(level.masks is None and level.model == sweep.source.onnx for level in sweep.levels):
+        if any(level.error is not None for level in sweep.levels):
+            return ""  # which is said where it happens
         if any(level.target is not None for level in sweep.levels):
             return "Nothing more is pruned. With its own masks the model has no more FLOPs than the targets leave."
         return "Nothing is pruned. The model is the only sparsity level; --targets 0.5,0.25 or --masks makes others."

@@ -17,6 +17,7 @@ from passes.abstract_values.slices import (
     Couples,
     Demand,
     Demands,
+    Dependences,
     Maps,
     Reads,
     Sets,
@@ -39,7 +40,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
-from passes.ops.traits import CoupledAxes
+from passes.ops.traits import CoupledAxes, DependenceTransfer, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -51,7 +52,7 @@ Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
-class Contraction(Op, CoupledAxes, Reordering):
+class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis: int | None = -1
@@ -123,7 +124,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         if not projection.is_matrix or is_dequantized(node.inputs[projection.weights]):
             return None
         (label,) = projection.inner
-        return facts.dependence.get((node.inputs[projection.data].name, projection.axis(label, projection.data)))
+        return facts.combinations(node.inputs[projection.data], projection.axis(label, projection.data))
 
     def uneven(self, node: gs.Node, facts: Facts, projection: Projection) -> ConstantMap | None:
         """Slices of the data that are constant maps over their other axes, which are those of the output, too."""
@@ -244,6 +245,14 @@ class Contraction(Op, CoupledAxes, Reordering):
             value = self._sum_of_maps(node, projection, known, known.mask)
             yield 0, out, ConstantMap(mask, value.astype(numpy_dtype(node.outputs[0])), known.index)
 
+    def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
+        """Along axes that one factor alone has, all slices of it are weighted alike."""
+        labels = [] if next(self.beside(node), None) else self.labels(node, facts)
+        for index, axis, out in ((*k.at[0], k.out) for k in labels if k.out is not None and len(k.at) == 1):
+            found = in_sums(facts, node.inputs[index], axis)
+            if found is not None:
+                yield 0, out, found
+
     # -- backward ----------------------------------------------------------------------------------------------------
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
@@ -312,13 +321,12 @@ class Contraction(Op, CoupledAxes, Reordering):
         known = self.absorbed(node, facts, projection, label)
         need = need if known is None else need & ~known.mask
         dependence, uneven = self.dependence(node, facts, projection), self.uneven(node, facts, projection)
-        need = need if dependence is None else dependence.required(need)
-        if uneven is None or not facts.adds_maps:
-            return need
-        read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
-        elements = facts.weights(node.inputs[projection.data], projection.axis(label, projection.data))
-        pays = Absorbed(elements, outputs).pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
-        return need & ~uneven.mask if pays else need
+        if uneven is not None and facts.adds_maps:
+            read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
+            elements = facts.weights(node.inputs[projection.data], projection.axis(label, projection.data))
+            pays = Absorbed(elements, outputs).pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
+            need = need & ~uneven.mask if pays else need
+        return need if dependence is None else dependence.required(need)
 
     # -- rewriting ---------------------------------------------------------------------------------------------------
 
@@ -345,8 +353,7 @@ class Contraction(Op, CoupledAxes, Reordering):
         """The weights, of which those of dependent slices that are gone are added to those of representatives."""
         weights = initializer(rewriter.before, projection.weights)
         dependence = self.dependence(rewriter.before, rewriter.facts, projection)
-        required = None if dependence is None else left.get(projection.inner[0])
-        if dependence is None or required is None or not (gone := dependence.mask & ~required).any():
+        if dependence is None or not (gone := dependence.gone(left.get(projection.inner[0]))).any():
             return weights
         (axis,), stored = projection.inner_axes, lazy(weights)
         if stored is not None:
@@ -365,11 +372,13 @@ class Contraction(Op, CoupledAxes, Reordering):
         values = self._together(projection.inner, removed).value
         required = left.get(projection.inner[0]) if projection.inner else None
         dependence, uneven = self.dependence(before, facts, projection), self.uneven(before, facts, projection)
-        if dependence is not None and required is not None:
-            values = np.where(dependence.mask & ~required, dependence.shift, values)
+        folded = np.zeros(values.shape, bool)
+        if dependence is not None:
+            folded = dependence.gone(required)
+            values = np.where(folded, dependence.shift, values)
         total, outs = self._sum(before, projection, values) if values.any() else (np.zeros(()), [])
-        if uneven is not None and required is not None and (uneven.mask & ~required).any():
-            value = self._sum_of_maps(before, projection, uneven, uneven.mask & ~required)
+        if uneven is not None and required is not None and (mapped := uneven.mask & ~required & ~folded).any():
+            value = self._sum_of_maps(before, projection, uneven, mapped)
             value = value + total.reshape(-1, *[1] * len(uneven.index))
             (axis,) = projection.kept
             self._add_map(node, rewriter, axis, ConstantMap(np.ones(len(value), bool), value, uneven.index))

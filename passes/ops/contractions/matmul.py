@@ -94,7 +94,7 @@ class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
             return None
         left, right = "mk", "kn"
         left, right = (t[::-1] if node.attrs.get(f"trans{name}", 0) else t for t, name in ((left, "A"), (right, "B")))
-        return Terms((left, right), "mn")
+        return Terms(([*left], [*right]), ["m", "n"])
 
     def scale(self, node: gs.Node) -> float:
         return float(node.attrs.get("alpha", 1.0))

@@ -281,7 +281,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
         """Input channels that weights of their representatives can stand for: at a border no shift can."""
-        dependence = facts.dependence.get((node.inputs[0].name, 1))
+        dependence = facts.combinations(node.inputs[0], 1)
         if dependence is None or group_size(node) != 1 or is_dequantized(node.inputs[1]):
             return None
         return dependence if self.spreads_evenly(node) or not dependence.shift.any() else None
@@ -329,10 +329,11 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
         removed = self._read_by(before, facts, outputs) & ~inputs
         known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
-        dependence = None if dependence is None else dependence.without(~removed)
+        dependence = None if dependence is None else dependence.without(~(dependence.gone(inputs) & removed))
         shift = _shift_of_removed(removed, known, dependence)
         meets_border = bool(shift.any()) and not self.spreads_evenly(before)
-        maps = self._removed_maps(before, facts, removed, meets_border and not _bears(known, inputs, shift))
+        mapped = removed if dependence is None else removed & ~dependence.mask
+        maps = self._removed_maps(before, facts, mapped, meets_border and not _bears(known, inputs, shift))
         if maps is not None:
             self._add_map(node, rewriter, maps, outputs)
         elif shift.any() and not meets_border:

@@ -34,6 +34,7 @@ from maskc.results.totals import Figures
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered
+from tests.passes.text import model as written
 
 # The sum of all weights, which takes the place of an evaluation: it is quick, and not the same for any two models.
 EVALUATE = """
@@ -167,6 +168,15 @@ def test_a_point_that_fails_does_not_stop_the_others(model: Path) -> None:
     assert errors["flops-0.5"] is None and errors["mine"] is None
     assert "no tensor 'nothing'" in errors["wrong"] and "0.0001 of the FLOPs" in errors["flops-0.0001"]
     assert sorted(result.stderr.splitlines()) == sorted(f"Error: {n}: {e}" for n, e in errors.items() if e)
+
+
+def test_where_all_layers_are_inside_a_branch_that_is_said(tmp_path: Path) -> None:
+    both = "yes () => (float[n,4] t) { t = MatMul(x, w) }, else_branch = no () => (float[n,4] e) { e = MatMul(x, v) }"
+    body = f"y = If (q) <then_branch = {both}>"
+    nested = written("(float[n,8] x, bool q) => (float[n,4] y)", body, w=(8, 4), v=(8, 4))
+    result = maskc("sweep", build.save(nested, tmp_path / "m.onnx"), "--targets", "0.5", "--seconds", 0)
+    assert result.exit_code == 2 and "Layers in an If, Loop or Scan keep theirs." in result.stderr
+    assert "Nothing more is pruned" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,22 @@ def test_a_map_of_many_places_is_not_added_where_it_is_larger_than_the_weights_t
     assert after <= before
 
 
+@pytest.mark.parametrize("read", ["y = MatMul(p, w)", "t = Transpose<perm=[0,2,1]>(p)\n y = Conv<pads=[2,2]>(t, w5)"])
+@pytest.mark.parametrize("live", [40, 62])
+def test_one_channel_stands_for_others_of_the_same_map_where_that_is_too_large_to_add(read: str, live: int) -> None:
+    source = tokens(
+        f"p = Add(m, positions)\n {read}",
+        f"(float[N,200,{CHANNELS}] x)",
+        "float[N,A,B]",
+        positions=random(1, 200, 1, seed=5),
+        k=mask(*[1] * live, *[0] * (CHANNELS - live), rank=2),
+        w5=random(4, CHANNELS, 5, seed=7),
+    )
+    op, axis = ("Conv", 1) if "Conv" in read else ("MatMul", 0)
+    assert weight(compiled(source), op).shape[axis] == live + 1
+    assert assert_exact(source)
+
+
 def test_weights_that_are_computed_may_have_sizes_that_are_not_known() -> None:
     """Where the size behind such a convolution is asked for."""
     source = model(

@@ -192,3 +192,55 @@ def test_representatives_are_chosen_so_that_factors_stay_near_one() -> None:
 def test_three_independent_quantities_are_not_tied() -> None:
     found = linear_dependence.Combination(np.ones(9, bool), (0, 1, 2), random(9, 3).astype(np.float64), np.zeros(9))
     assert linear_dependence.dependence(found) is None
+
+
+COUNTED = "s = ReduceSum<keepdims=0>(z, one)  f = Cast<to=1>(m)  c = ReduceSum<keepdims=0>(f, one)  d = Div(s, c)"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"z = Where(m, p, zero)  {COUNTED}  y = MatMul(d, w)",
+        f"a = Add(p, bias)  z = Where(m, a, zero)  {COUNTED}  y = MatMul(d, w)",
+        f"a = Add(p, bias)  f0 = Cast<to=1>(m)  z = Mul(f0, a)  {COUNTED}  y = MatMul(d, w)",
+        "a = Add(p, bias)  z = Where(m, a, zero)  t = Transpose<perm=[0,2,1]>(z)  g = GlobalAveragePool(t)"
+        "  s = Squeeze(g, two)  y = MatMul(s, w)",
+        "a = Add(p, bias)  z = Where(m, a, zero)  t = Transpose<perm=[0,2,1]>(z)  y = Conv<pads=[1,1]>(t, w3)",
+        "a = Add(p, bias)  q = MatMul(a, v)  f0 = Where(m, q, low)  s0 = Softmax<axis=1>(f0)"
+        "  u = Transpose<perm=[0,2,1]>(s0)  e = MatMul(u, a)  o = MatMul(e, w)",
+        f"z = Where(m, p, zero)  {COUNTED}  e = Mul(d, d)  y = Gemm(e, w, last)",
+    ],
+)
+def test_channels_that_are_the_same_but_for_a_mask_of_run_time_stand_for_each_other(body: str) -> None:
+    """Sums and means over the positions that it lets in, of which there may be none."""
+    output = "float[N,A,4] o" if "o = " in body else "float[N,4,T] y" if "Conv" in body else "float[N,4] y"
+    source = model(
+        f"(float[N,T,8] x, bool[N,T,1] m) => ({output})",
+        f"h = MatMul(x, first)  p = Mul(h, k)  {body}",
+        first=(8, N),
+        k=KEPT.astype(np.float32),
+        w=(N, 4),
+        constants={
+            "bias": random(N, seed=4),
+            "zero": np.float32(0),
+            "low": np.float32(-1e9),
+            "one": np.array([1]),
+            "two": np.array([2]),
+            "w3": random(4, N, 3, seed=5),
+            "v": random(N, 1, seed=6),
+            "last": random(4, seed=7),
+        },
+    )
+    assert weight(compiled(source, T=(5, 2)), "MatMul").shape == (8, LIVE + 1)
+    assert assert_exact(source, symbols={"T": (5,)})
+
+
+def test_integers_are_no_multiples_of_each_other() -> None:
+    source = model(
+        "(int32[N,T,6] x, int32[N,T,1] s) => (int32[N,T,4] y)",
+        "m = Mul(x, k)  a = Add(m, b)  p = Mul(a, s)  y = MatMul(p, w)",
+        k=np.array([1, 0, 0, 0, 1, 0], np.int32),
+        b=np.array([0, 3, 5, 7, 0, 9], np.int32),
+        w=np.arange(24, dtype=np.int32).reshape(6, 4),
+    )
+    compiled(source)

@@ -51,6 +51,45 @@ def test_norms_are_those_of_the_filters_whatever_the_axis_of_the_weights() -> No
     np.testing.assert_allclose(last.norm, np.linalg.norm(stored["w"], axis=0))
 
 
+def test_integer_products_of_dynamic_quantisation_have_filters_behind_their_scale() -> None:
+    """A bias that is rounded at run time comes in before; the scale of the data shows no channel of theirs."""
+    body = """
+        q, s, z = DynamicQuantizeLinear(x)
+        c = ConvInteger<pads = [1, 1, 1, 1]>(q, u, z, point)
+        steps = Div(b, s)
+        whole = Cast<to = 6>(steps)
+        column = Reshape(whole, shape)
+        sum = Add(c, column)
+        f = Cast<to = 1>(sum)
+        e = Mul(f, s)
+        r = Relu(e)
+        m = GlobalAveragePool(r)
+        l = Flatten(m)
+        p, t, o = DynamicQuantizeLinear(l)
+        i = MatMulInteger(p, w, o)
+        g = Cast<to = 1>(i)
+        y = Mul(g, t)
+    """
+    rng = np.random.default_rng(0)
+    model = text.model(
+        "(float[N,3,W,8] x) => (float[N,5] y)",
+        body,
+        u=rng.integers(0, 256, (16, 3, 3, 3)).astype(np.uint8),
+        point=np.uint8(120),
+        b=(16,),
+        shape=np.array([1, -1, 1, 1]),
+        w=rng.integers(-128, 128, (16, 5)).astype(np.int8),
+    )
+    assert [(f.tensor, f.axis, len(f.norm), f.fixed) for f in filters(model)] == [
+        ("l", 1, 16, False),
+        ("y", 1, 5, True),
+    ]
+    total = passes.count(model).flops
+    (half,) = levels(model, [0.5 * total])
+    assert half is not None and 0.4 * total < half.flops <= 0.5 * total
+    assert passes.shrink(apply_masks(model, half.masks)).report.after.flops == half.flops
+
+
 def test_the_smallest_filters_go_first_and_the_largest_of_a_layer_stays() -> None:
     scale = np.array([5, 1, 8, 2, 7, 3, 6, 4], np.float32)
     ones = np.ones((8, 3, 3, 3), np.float32)

@@ -205,7 +205,50 @@ def test_a_branch_inside_a_loop() -> None:
         v=random(16, 6) * 0.3,
     )
     with adapters_cost(0.0):
-        assert check(source).report.after.macs == 6 * 12 + 12 * 6
+        assert check(source).report.after.macs == 2 * (6 * 12 + 12 * 6), "of both rounds"
+
+
+@pytest.mark.parametrize("handed_on", [False, True])
+def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> None:
+    """A step reads the data of its time from outside, and weights from there or as states that no round changes."""
+    states, inside, copies = (
+        (", w, v", ", float[16,5] wi, float[5,5] vi", ", float[16,5] wo, float[5,5] vo") if handed_on else ("", "", "")
+    )
+    source = graph(
+        f"""(float[T,N,6] x, bool[T,N,1] q) => (float[N,5] y)
+        <float[6,16] u, float[16,5] w, float[5,5] v, float[6,5] s> {{
+            h = MatMul(x, u) p = Mul(h, k) shape = Shape(x) steps = Gather(shape, i0)
+            first = ReduceSum<keepdims=0>(x, i) start = MatMul(first, s)
+            y{", w_last, v_last" if handed_on else ""} = Loop (steps, go, start{states}) <
+                body = step (int64 t, bool c, float[N,5] h1{inside}) => (bool cc, float[N,5] h2{copies}) {{
+                    xt = Gather<axis=0>(p, t) qt = Gather<axis=0>(q, t) a = MatMul(xt, {"wi" if handed_on else "w"})
+                    b = MatMul(h1, {"vi" if handed_on else "v"}) d = Add(a, b) e = Tanh(d) h2 = Where(qt, e, h1)
+                    {"wo = Identity(wi) vo = Identity(vi)" if handed_on else ""} cc = Identity(c) }}>
+        }}""",
+        k=KEEP,
+        i0=np.array(0),
+        i=np.array([0]),
+        go=np.array(True),
+    )
+    result = check(source)
+    assert products(result.model) == [(6, 12), (6, 5), (12, 5), (5, 5)]
+    assert result.report.masked[0].removed == 4
+    assert [node.op_type for node in result.model.graph.node].count("Gather") == 1, "of the number of steps"
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_branches_read_what_they_need_of_a_tensor_around_them(shown: bool) -> None:
+    source = graph(
+        f"""(float[N,6] x, bool q) => (float[N,5] y{", float[N,16] z" if shown else ""})
+        <float[6,16] u, float[16] b, float[16,5] w, float[16,5] v> {{
+            h = MatMul(x, u) m = Mul(h, k) p = Add(m, b) {"z = Relu(p)" if shown else ""}
+            y = If (q) <then_branch = yes () => (float[N,5] t) {{ t = MatMul(p, w) }},
+                        else_branch = no () => (float[N,5] e) {{ r = Relu(p) e = MatMul(r, v) }}>
+        }}""",
+        k=KEEP,
+    )
+    found = products(check(source).model)
+    assert found[0] == (6, 16 if shown else 12) and found[1:] == [(12, 5), (12, 5)]
 
 
 def test_weights_that_two_graphs_read() -> None:

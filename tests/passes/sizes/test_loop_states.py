@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from passes import count
@@ -81,3 +82,21 @@ def test_what_inference_does_not_keep_is_supposed_once() -> None:
         body.inputs[2].shape = ["N", 4]
         again.append(states.revised(graph))
     assert again == [True, False, False]
+
+
+@pytest.mark.parametrize("trips, rounds", [("size", 9), ("most", 1), ("seven", 7)])
+def test_all_rounds_are_counted_as_far_as_a_constant_or_the_sizes_say(trips: str, rounds: int) -> None:
+    source = model(
+        f"""(float[N,T,4] x) => (float[N,4] y) <float[4,4] w> {{
+            shape = Shape(x) size = Gather(shape, one) start = ReduceSum<keepdims=0>(x, axis)
+            y = Loop ({trips}, go, start) <body = step (int64 i, bool c, float[N,4] h) => (bool cc, float[N,4] z) {{
+                z = MatMul(h, w) cc = Identity(c) }}>
+        }}""",
+        None,
+        one=np.array(1),
+        axis=np.array([1]),
+        go=np.array(True),
+        constants={"most": np.array(2**63 - 1), "seven": np.array(7)},
+    )
+    cost = count(source, at={"x": (2, 9, 4)})
+    assert cost.macs == rounds * 2 * 4 * 4 and cost.at.loops == (rounds == 1)
