@@ -79,9 +79,9 @@ def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1
     rank = len(shape or ())
     channels = shape[axis] if shape is not None and rank > 1 and -rank < axis < rank else None
     if channels is None:
-        given = f", not of {tuple(shape)}" if shape is not None else ""
+        given = "something that is no tensor" if shape is None else f"one of {tuple(shape)}"
         raise InputError(
-            f"{layer} needs a tensor of shape (batch, ..., channels) with a known number of channels{given}."
+            f"{layer} needs an input of shape (batch, ..., channels) with a known number of channels, not {given}."
         )
     return channels
 
