@@ -74,6 +74,18 @@ def optimizer_of(value: Any) -> Any:
     return optimizer
 
 
+def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1) -> int:
+    """Returns the channels of an input of this shape, None for what is no tensor, or raises InputError."""
+    rank = len(shape or ())
+    channels = shape[axis] if shape is not None and rank > 1 and -rank < axis < rank else None
+    if channels is None:
+        given = "something that is no tensor" if shape is None else f"one of {tuple(shape)}"
+        raise InputError(
+            f"{layer} needs an input of shape (batch, ..., channels) with a known number of channels, not {given}."
+        )
+    return channels
+
+
 def compiled(model: Any, *arguments: Any, **named: Any) -> None:
     """Compiles a Keras model, or raises InputError."""
     try:

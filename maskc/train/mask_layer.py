@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import shown
+from maskc.train.arguments import channels_of, shown
 from maskc.train.importance import (
     Gathering,
     Reduction,
@@ -136,14 +136,7 @@ class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
         Raises:
             InputError: if the input has no batch axis, or the number of channels is not known.
         """
-        rank = 0 if input_shape is None else len(input_shape)
-        if input_shape is None or rank < 2 or not -rank < self.axis < rank or input_shape[self.axis] is None:
-            shape = "one of unknown rank" if input_shape is None else tuple(input_shape)
-            raise InputError(
-                f"The mask {self.name!r} needs an input of shape (batch, ..., channels) with a known "
-                f"number of channels, not {shape}."
-            )
-        shape = (input_shape[self.axis],)
+        shape = (channels_of(f"The mask {self.name!r}", input_shape, self.axis),)
         # On several replicas all copies are given the same values, so that of the first one stands for all.
         same = {"autocast": False, "aggregation": "only_first_replica", "shape": shape}
         zeros = {"initializer": "zeros", "dtype": "float32"}

@@ -54,7 +54,11 @@ def _checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
     signature = inspect.signature(function)
 
     def wrong(*arguments: Given.args, **named: Given.kwargs) -> str:
-        for name, value in signature.bind(*arguments, **named).arguments.items():
+        try:
+            given = signature.bind(*arguments, **named).arguments
+        except TypeError:  # which the call itself raises, with the function's name
+            return ""
+        for name, value in given.items():
             hint = _hints(function).get(name, Any)  # `self` has none
             if not _fits(hint, value):
                 return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."

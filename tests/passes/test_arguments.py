@@ -63,5 +63,7 @@ def test_wrong_arguments_are_refused_in_a_sentence(entry: Callable[..., Any]) ->
 def test_what_may_be_given_is_said() -> None:
     with pytest.raises(TypeError, match="`masks` must be a mapping of names to arrays, and not 3"):
         passes.flops_by_mask(MASKED, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"count\(\) got an unexpected keyword argument 'att'"):
+        passes.count(MODEL, att=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="There is no option 'alin'; there are adapters, "):
         passes.shrink(MODEL, alin=8)

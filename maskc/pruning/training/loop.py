@@ -147,7 +147,10 @@ class _Training:
                 loss = self._trained({name: _filled(x, examples) for name, x in batch.items()}, share)
                 failed = 0 if math.isfinite(loss) else failed + 1
                 if failed == _PATIENCE:
-                    raise InputError(f"Training has diverged. Lower the learning rate, which is {self._rate:g}.")
+                    raise InputError(
+                        "Training has diverged: its loss is not finite. Leave it out, without --epochs and --minutes"
+                        f"{'' if self._loss is None else ', or give a --loss of finite values'}."
+                    )
                 self._done += 1
                 yield Progress(seconds, share, self._average)
             self._passes, self._done = self._passes + 1, 0

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError
+from maskc.train.arguments import channels_of
 from maskc.train.keras_internals import JoinedHeads, output_projection
 from maskc.train.mask_layer import MaskLayer
 from passes.errors import in_brief
@@ -30,9 +31,16 @@ class _MaskedHeads(JoinedHeads):
         except (TypeError, ValueError, ArithmeticError) as error:
             raise InputError(f"{cls.__name__} cannot {what}: {in_brief(error)}.") from error
 
-    # Keras gives each shape to the argument that is called like the tensor.
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+    # Keras gives each shape to the argument that is called like the tensor, and none of what is no tensor.
+    def build(self, query_shape: Any = None, value_shape: Any = None, key_shape: Any = None) -> None:
         """Creates the weights, of the mask as well."""
+        for shape in (query_shape, value_shape):
+            channels_of(type(self).__name__, shape)
+        if not len(query_shape) == len(value_shape) > 2:
+            raise InputError(
+                f"{type(self).__name__} needs a query and a value of shape (batch, ..., positions, channels), not of "
+                f"{tuple(query_shape)} and {tuple(value_shape)}."
+            )
         with self._refusing("be built of its arguments for these inputs"):
             super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
         joined = output_projection(self).kernel.shape

@@ -13,6 +13,7 @@ import pydantic
 from keras import layers
 
 from maskc.errors import InputError
+from maskc.train.arguments import channels_of
 from maskc.train.data.config import Checked
 from maskc.train.mask_layer import MaskLayer
 
@@ -154,22 +155,23 @@ class MaskBlock(Configured):
 
     kind = MaskBlockConfig
 
-    def build(self, net_shape: Shape, mask_input_shape: Shape) -> None:
+    def build(self, net_shape: Shape | None = None, mask_input_shape: Shape | None = None) -> None:
         """Creates the layers for inputs of these shapes."""
-        config = self.config
+        config, channels = self.config, channels_of("MaskBlock", net_shape)
+        aggregation = config.aggregation_for(channels_of("MaskBlock", mask_input_shape))
+        assert net_shape is not None and mask_input_shape is not None
 
         def made(layer: Any, shape: Shape) -> Any:
             layer.build(shape)
             return layer
 
-        aggregation = config.aggregation_for(mask_input_shape[-1] or 0)
         inner, output = (*mask_input_shape[:-1], aggregation), (*net_shape[:-1], config.output_size)
         dtype = self.dtype_policy
         norm = layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="input_norm")
         self.input_norm = made(norm, net_shape) if config.input_layer_norm else None
         guide = layers.Dense(aggregation, activation="relu", dtype=dtype, name="aggregation")
         self.aggregation = made(guide, mask_input_shape)
-        self.projection = made(layers.Dense(net_shape[-1], dtype=dtype, name="projection"), inner)
+        self.projection = made(layers.Dense(channels, dtype=dtype, name="projection"), inner)
         self.hidden = made(layers.Dense(config.output_size, dtype=dtype, name="hidden"), net_shape)
         self.output_norm = made(layers.LayerNormalization(epsilon=EPSILON, dtype=dtype, name="output_norm"), output)
         places = (("aggregation", inner, None), ("hidden", output, self.path), ("output", output, self.path))

@@ -279,13 +279,13 @@ class PruningOptimizer(Wrapping):
 
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
-        for name, given in (("grads", grads), ("trainable_variables", trainable_variables)):
-            check_kind(name, () if given is None else given, Iterable, "a list")
+        check_kind("grads", grads, Iterable, "a list")
         gradients = list(grads)
         if trainable_variables is None:
             if not self.built:
                 raise InputError("Call build(model.trainable_variables), or give apply the variables.")
             trainable_variables = trained_variables(self)
+        check_kind("trainable_variables", trainable_variables, Iterable, "a list")
         variables = list(trainable_variables)
         if not self.built:
             with keras.name_scope(self.name, caller=self):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.train.arguments import channels_of
 
 _NEEDED = "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
 
@@ -43,20 +44,24 @@ class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
             raise InputError(_NEEDED)
         self.supports_masking = True
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int | None, ...] | None) -> None:
         """Refuses an input without the channels that are picked."""
-        channels, last = input_shape[-1], max(self.sources, default=-1)
-        if channels is not None and last >= channels:
+        channels, last = channels_of("SelectChannels", input_shape), max(self.sources, default=-1)
+        if last >= channels:
             raise InputError(f"SelectChannels is to pick channel {last} of an input that has {channels}.")
 
     def call(self, inputs: Any) -> Any:
         """Returns the channels."""
         sources = np.array(self.sources, np.int64)
-        if (sources < 0).any():  # a channel of zeros is put after the others
+        places = np.arange(inputs.shape[-1])
+        if len(sources) == len(places) and ((sources < 0) | (sources == places)).all():
+            inputs *= keras.ops.cast(sources >= 0, inputs.dtype)  # which is faster than a gather
+            sources = places
+        elif (sources < 0).any():  # a channel of zeros is put after the others
             width = inputs.shape[-1]
             inputs = keras.ops.pad(inputs, [[0, 0]] * (len(inputs.shape) - 1) + [[0, 1]])
             sources = np.where(sources < 0, width, sources)
-        if not np.array_equal(sources, np.arange(inputs.shape[-1])):
+        if not np.array_equal(sources, places):
             inputs = keras.ops.take(inputs, sources, axis=-1)
         if self.constants is not None:
             inputs += keras.ops.cast(np.array(self.constants), inputs.dtype)

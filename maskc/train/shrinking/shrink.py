@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from maskc.errors import InputError, PruningWarning
-from maskc.train.arguments import check_choice
+from maskc.train.arguments import check_choice, check_count
 from maskc.train.models.calls import is_functional
 from maskc.train.models.own_class import alike
 from maskc.train.shrinking.carry_over import compile_alike
@@ -14,9 +14,10 @@ from maskc.train.shrinking.check_outputs import check_outputs
 from maskc.train.shrinking.expand import expanded
 from maskc.train.shrinking.known_channels import known_channels
 from maskc.train.shrinking.rebuild import Rebuilt
+from maskc.train.shrinking.rounded_widths import RoundTo, rounded
 
 
-def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
+def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: RoundTo = 1) -> Any:
     """Returns the smaller Keras model that computes the same as a model with masks.
 
     It is a functional model of ordinary layers with the same names, configurations and weights, but for the channels
@@ -30,6 +31,8 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
         keep_masks: leave the mask layers in, for channels that are left, so that pruning can go on. By default there
             are none in the smaller model.
         verify: compare the outputs of both models on a few random inputs.
+        round_to: a multiple that widths are rounded up to where a mask has that many channels, for kernels that are
+            faster with it. The channels that are added stay masked. "auto": 8 or 4, where that adds few.
 
     It is of the model's own class, with its `train_step` and attributes, where that is made of inputs and outputs as
     `keras.Model` is; else a warning says what is missing. If the model is compiled, so is the smaller one, with its
@@ -50,24 +53,27 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True) -> Any:
     """
     check_choice("keep_masks", keep_masks, (True, False))
     check_choice("verify", verify, (True, False))
+    if round_to != "auto":
+        check_count('round_to, unless it is "auto",', round_to, 1)
     if not is_functional(model) or not model.built:
         raise InputError(
             "shrink needs a functional or Sequential model whose inputs are known, and "
             f"{getattr(model, 'name', type(model).__name__)!r} is not one. `maskc compile` takes what "
             "model.export(...) makes of any model, and writes ONNX."
         )
-    rebuilt = rebuild(model, keep_masks, verify)
+    rebuilt = rebuild(model, keep_masks, verify, round_to)
     with model.distribute_strategy.scope():
         compile_alike(model, rebuilt.model, rebuilt.successors)
     return rebuilt.model
 
 
-def rebuild(model: Any, keep_masks: bool, verify: bool = True) -> Rebuilt:
+def rebuild(model: Any, keep_masks: bool, verify: bool = True, round_to: RoundTo = 1) -> Rebuilt:
     """The smaller model, not compiled, and where its variables come from; arguments and errors are as for `shrink`."""
     with model.distribute_strategy.scope():
         plain = expanded(model)
         analysis = known_channels(plain)
-        rebuilt = Rebuilt(plain, analysis.calls, keep_masks)
+        calls = analysis.calls if round_to == 1 else rounded(plain, analysis.calls, round_to)
+        rebuilt = Rebuilt(plain, calls, keep_masks)
         rebuilt.model = alike(model, rebuilt.model, rebuilt.copies)
         if verify:
             check_outputs(model, rebuilt.model, analysis)

@@ -572,6 +572,25 @@ def several_inputs_and_outputs() -> Trained:
 
 
 @structure
+def nested_inputs_and_preprocessing() -> Trained:
+    image, bins = keras.Input((10, 10, 3), name="image"), keras.Input((4,), name="bins")
+    x = layers.CenterCrop(8, 8)(layers.RandomFlip()(layers.Rescaling(1 / 255)(image)))
+    x = layers.GlobalAveragePooling2D()(MaskLayer()(layers.Conv2D(8, 3, activation="relu")(x)))
+    y = layers.Flatten()(layers.Embedding(4, 3)(layers.Discretization([-1.0, 0.0, 1.0])(bins)))
+    x = MaskLayer()(dense(16)(layers.Concatenate()([x, y])))
+    return Trained(compiled(keras.Model({"seen": {"image": image}, "rest": [bins]}, layers.Dense(2)(x))))
+
+
+@structure
+def recurrent_images() -> Trained:
+    inputs = keras.Input((3, 8, 8, 3))
+    x = MaskLayer()(layers.TimeDistributed(layers.SpectralNormalization(layers.Conv2D(12, 3)))(inputs))
+    x = MaskLayer()(layers.Conv2D(32, 3, activation="relu")(MaskLayer()(layers.ConvLSTM2D(8, 3)(x))))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    return Trained(compiled(model, optimizer=pruning(flops_target=0.95)))
+
+
+@structure
 def losses_of_layers() -> Trained:
     inputs = x = keras.Input((8,))
     for _ in range(2):

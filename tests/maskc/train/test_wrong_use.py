@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from maskc import InputError
 from maskc.errors import MaskcError
 from maskc.train import (
     FeatureSpec,
+    MaskBlock,
     MaskBlockConfig,
     MaskedGroupQueryAttention,
     MaskedMultiHeadAttention,
@@ -214,6 +216,24 @@ def plain() -> Any:
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)])
 
 
+def numbers() -> Any:
+    return tf.ones((8, 8))
+
+
+def sequences() -> Any:
+    return tf.ones((2, 5, 8))
+
+
+def called(layer: Any) -> Callable[..., Any]:
+    """A call of a new layer like this one."""
+
+    def call(**arguments: Any) -> Any:
+        return layer.from_config(layer.get_config())(**arguments)
+
+    call.__name__ = type(layer).__name__
+    return call
+
+
 def masks_counted(masks: Any) -> Any:
     cost = computational_cost(mlp())
     return cost.count(cost.masks() if masks is None else masks)
@@ -282,7 +302,7 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     prune: {"signals": None, "masks": mlp, "n": 1, "savings": None, "flops_weight": 0.0, "min_channels": 1},
     update_pruning_signals: {"loss": None, "decay": 0.9, "masks": mlp, "method": "fisher", "loss_reduction": "mean"},
     prunable: {"model": plain, "after": "activation"},
-    shrink: {"model": mlp, "keep_masks": False, "verify": False},
+    shrink: {"model": mlp, "keep_masks": False, "verify": False, "round_to": 1},
     fine_tune: {
         "model": compiled,
         "data": vectors,
@@ -321,6 +341,12 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     MaskedGroupQueryAttention: {"head_dim": 4, "num_query_heads": 2, "num_key_value_heads": 1},
     find_mask: {"model": mlp, "tensor": "mask"},
     masks_counted: {"masks": None},
+    called(MaskLayer()): {"inputs": numbers},
+    called(SelectChannels([0])): {"inputs": numbers},
+    called(MaskNet({"mask_blocks": [BLOCK]})): {"inputs": numbers},
+    called(MaskBlock(BLOCK)): {"net": numbers, "mask_input": numbers},
+    called(MaskedMultiHeadAttention(2, 4)): {"query": sequences, "value": sequences},
+    called(MaskedGroupQueryAttention(4, 2, 1)): {"query": sequences, "value": sequences},
     trained: {"data": vectors, "validation": None, "epochs": 0},
     minimized: {"variables": None, "tape": None, "prune_every": None, "flops_target": None, "method": None},
 }

@@ -16,7 +16,8 @@ from maskc.train.cost import compiled_flops
 from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import check_outputs
 from maskc.train.shrinking.known_channels import known_channels
-from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender
+from maskc.train.shrinking.rounded_widths import rounded_up
+from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender, u_net
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")]
 
@@ -100,6 +101,36 @@ def test_layers_have_as_many_channels_as_their_masks_leave() -> None:
         small.get_layer("first").kernel, np.asarray(model.get_layer("first").kernel)[..., kept]
     )
     assert error(model, small) < 1e-5
+
+
+@pytest.mark.parametrize("keep_masks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_widths_are_rounded_up(keep_masks: bool, tmp_path: Any) -> None:
+    """By channels that stay masked, in training as well."""
+    model = made(chain)
+    small = shrink(model, keep_masks, round_to=3)
+    assert [small.get_layer(name).filters for name in ("first", "second")] == [6, 6]
+    assert [int(np.sum(layer.mask)) for layer in mask_layers(small)] == [4, 4] * keep_masks
+    assert error(model, small) < 1e-5
+    small.save(tmp_path / "small.keras")
+    inputs = data(model)
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_allclose(model(inputs, training=True), loaded(inputs, training=True), rtol=1e-4, atol=1e-4)
+    assert [shrink(model, round_to=10).get_layer(name).filters for name in ("first", "second")] == [4, 4]  # of 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [u_net, kinds_of_convolutions, recommender], ids=lambda network: network.__name__)
+def test_rounded_networks_are_the_same_function(network: Callable[[], Any]) -> None:
+    model = made(network)
+    small = shrink(model, round_to=5)
+    assert error(model, small) < 1e-5
+    assert shrink(model).count_params() < small.count_params() < model.count_params()
+    assert compiled_flops(small) <= 1.03 * compiled_flops(model)
+
+
+def test_widths_that_are_fast_add_few_channels() -> None:
+    widths = {3: 3, 13: 13, 30: 30, 31: 32, 47: 48, 60: 60, 65: 68, 129: 136, 250: 256}
+    assert {width: rounded_up(width, "auto") for width in widths} == widths
 
 
 def test_configurations_stay() -> None:
