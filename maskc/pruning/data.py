@@ -31,7 +31,7 @@ Given = (
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
-_ENDLESS = 10_000_000  # batches
+_COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more bytes; more are as good as endless
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 
 
@@ -71,18 +71,26 @@ def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
     """So many of the batches as have that many samples or bytes, and one in any case."""
     for batch in batches:
         yield batch
-        samples -= max((len(array) for array in batch.values() if array.ndim), default=1)
+        samples -= samples_in(batch)
         size -= sum(array.nbytes for array in batch.values())
         if samples <= 0 or size <= 0:
             return
 
 
-def counted(batches: Iterator[object]) -> int:
-    """How many there are. Raises InputError where there seems to be no end."""
-    with stage("Counting batches"):
-        count = sum(1 for _ in itertools.islice(batches, _ENDLESS))
-    if count == _ENDLESS:
-        raise InputError("The data have no end, and so no epochs: give --minutes.")
+def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
+    """How many samples a batch has."""
+    return max((len(array) for array in batch.values() if np.ndim(array)), default=1)
+
+
+def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
+    """How many samples there are. Raises InputError where there seems to be no end."""
+    count = size = 0
+    with stage("Counting samples", slow=True):
+        for batch in batches:
+            count += samples_in(batch)
+            size += sum(array.nbytes for array in batch.values())
+            if count > _COUNTED or size > _COUNTED_BYTES:
+                raise InputError(f"Epochs cannot be counted: data go on after {_COUNTED:,} samples. Give --minutes.")
     return count
 
 

@@ -18,6 +18,7 @@ import pytest
 import maskc
 import passes
 from maskc.errors import InputError
+from maskc.pruning import data as pruning_data
 from maskc.pruning.choice import targets
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.data import data
@@ -228,6 +229,14 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
 )
 def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
+
+
+def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
+    endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
+    with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
+        pruning_data.counted(endless.used())
+    assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
 
 
 def batches() -> Iterator[dict[str, Any]]:
