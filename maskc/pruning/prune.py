@@ -186,7 +186,7 @@ def pruned(
         compiled = made(masked)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
-    model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), list(source.notes), False
+    model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), [*source.notes, *seen.notes], False
     if options.trains:
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
         chosen = {"masked": network, "align": np.array(str(options.align))}

@@ -142,6 +142,7 @@ class Convolution(Contraction):
         kernel = np.eye(self.taps, dtype=np.float32).reshape(self.taps, *self.shape[2:])
         node = NodeProto()
         node.CopyFrom(self.node)
+        node.op_type = self.node.op_type.removesuffix("Integer")
         del node.attribute[:]
         node.attribute.extend(a for a in self.node.attribute if a.name != "group")
         node.input[:], node.output[:] = ["x", "w"], ["y"]
@@ -200,6 +201,8 @@ def contractions(
     for node in model.graph.node:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
+    quantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"}
+    weights = {**weights, **quantised}
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -216,16 +219,17 @@ def _of(
     bias = biases.get(node.output[0], "")
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     first, second = constants.get(names[0]), constants.get(names[1])
-    if node.op_type == "MatMul" and first is not None and second is None and first.ndim == 2:
+    product = node.op_type in ("MatMul", "MatMulInteger")
+    if product and first is not None and second is None and first.ndim == 2:
         yield MatrixProduct(node, names[1], -2, names[0], first.shape, transposed=True)
     if first is not None or second is None:
         return
     shape = second.shape
-    if node.op_type == "MatMul" and len(shape) == 2:
+    if product and len(shape) == 2:
         yield MatrixProduct(node, names[0], -1, names[1], shape, bias)
     elif node.op_type == "Gemm" and not given.get("transA") and given.get("alpha", 1) == given.get("beta", 1) == 1:
         yield MatrixProduct(node, names[0], -1, names[1], shape, bias, bool(given.get("transB")))
-    elif node.op_type in ("Conv", "ConvTranspose"):
+    elif node.op_type in ("Conv", "ConvTranspose", "ConvInteger"):
         yield Convolution(node, names[0], 1, names[1], shape, bias, int(given.get("group", 1)))
     elif node.op_type in ("LSTM", "GRU", "RNN") and shape[0] == 1:
         yield Inputs(node, names[0], 2, names[1], shape, bias)

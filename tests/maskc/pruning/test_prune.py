@@ -306,6 +306,15 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
         maskc.prune(model, inputs(model), epochs=0)
 
 
+def test_layers_that_stay_are_told() -> None:
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
+        b = Relu(a) c = MatMul(b, same) d = Relu(c) y = MatMul(d, second) }"""
+    weights = {"first": drawn(16, 6), "same": drawn(16, 16), "second": drawn(16, 3)}
+    pruned = maskc.prune(network(text, weights), {"x": drawn(80, 6)}, flops=0.9)
+    told = "Layers whose input channels are not pruned: 2 with weights that are shared or of another form."
+    assert told in pruned.report.warnings
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
