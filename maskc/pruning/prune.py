@@ -229,7 +229,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
-        raise InputError(f"{output} must end with .onnx: that is what is written.")
+        keras = " A smaller Keras model comes from training with masks." if output.suffix == ".keras" else ""
+        raise InputError(f"{output} must end with .onnx: that is what is written.{keras}")
     checkpoint = Checkpoint.of(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():

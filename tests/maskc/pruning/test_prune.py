@@ -286,6 +286,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["-o", "small.txt"], "must end with .onnx"),
+        (["-o", "small.keras"], "A smaller Keras model comes from training with masks"),
     ],
 )
 def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
