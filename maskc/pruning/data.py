@@ -113,8 +113,6 @@ def data(given: Given, model: ModelProto) -> Data:
 
     names = frozenset(port.name for port in inputs)
     few = list(itertools.islice(batches(), 2))
-    if len(few) == 1 and (halves := _halves(few[0], inputs)):
-        return Data(lambda: iter(halves), names, alone=False)
     return Data(batches, names, alone=len(few) == 1)
 
 
@@ -215,13 +213,3 @@ def _split(arrays: Batch, inputs: Sequence[Port]) -> Iterator[Batch]:
     for start in range(0, count, size):
         part = slice(start, start + size)
         yield {name: a[part] if a.ndim and len(a) == count else a for name, a in arrays.items()}
-
-
-def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
-    """Two parts of a batch of several samples, where the model leaves their number open; else none."""
-    shapes = [declared(port) or (1,) for port in inputs]
-    counts = {len(array) for array in batch.values() if array.ndim}
-    if len(counts) != 1 or min(counts) < 2 or any(isinstance(shape[0], int) for shape in shapes):
-        return []
-    half = (counts.pop() + 1) // 2
-    return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]

@@ -78,9 +78,7 @@ class Walk:
         part = ModelProto(ir_version=self._model.ir_version, graph=graph)
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
-        held = {t.name for t in graph.initializer}
-        held |= {o for n in nodes for o in n.output if n.op_type in ("Constant", "DequantizeLinear")}
-        return with_weights(part, {name: value for name, value in self._weights.items() if name in held})
+        return with_weights(part, self._weights)
 
 
 def _read(node: NodeProto) -> set[str]:

@@ -15,7 +15,7 @@ from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.layers.network import Network
 from maskc.pruning.layers.stored_weights import stored, written
-from maskc.pruning.quality.divergence import divergence
+from maskc.pruning.quality.comparison import compared, distance
 from maskc.pruning.walk import Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.model.set_nodes import set_nodes
@@ -93,8 +93,8 @@ def sensitivities(
         hurt.without(order[:gone])
         name = layer.reader.contraction.weights
         changed = given | written(model, {name: hurt.stored()})
-        outputs = [session.run({**batch, **changed}) for batch in some]
-        found[number] = divergence(expected, outputs) / max(lost, 1e-9)
+        outputs = (session.run({**batch, **changed}) for batch in some)
+        found[number] = distance(compared(zip(expected, outputs, strict=True))) / max(lost, 1e-9)
     found = np.where(np.isfinite(found), found, 1.0)
     return np.maximum(found, _LEAST * np.median(found))
 
@@ -102,12 +102,8 @@ def sensitivities(
 def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
     """The model, in which these constants, by name, are inputs."""
     changed = copied(model)
-    nodes = changed.graph.node
+    nodes = changed.graph.node  # initializers may stay, as what is taken where an input is not given
     set_nodes(changed.graph, [n for n in nodes if not (n.op_type == "Constant" and n.output[0] in constants)])
-    tensors = [tensor for tensor in changed.graph.initializer if tensor.name not in constants]
-    left = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
-    del changed.graph.initializer[:]
-    changed.graph.initializer.extend(left)
     for name, value in sorted(constants.items()):
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
         changed.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))

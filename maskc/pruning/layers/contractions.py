@@ -140,13 +140,8 @@ class Convolution(Contraction):
     def _taps(self) -> OnnxRuntimeSession:
         """What gives, for a map of one channel, each tap's value at each place of the output, 0 in the padding."""
         kernel = np.eye(self.taps, dtype=np.float32).reshape(self.taps, *self.shape[2:])
-        node = NodeProto()
-        node.CopyFrom(self.node)
-        node.op_type = self.node.op_type.removesuffix("Integer")
-        del node.attribute[:]
-        node.attribute.extend(a for a in self.node.attribute if a.name != "group")
-        node.input[:], node.output[:] = ["x", "w"], ["y"]
-        node.domain = ""
+        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute if a.name != "group"}
+        node = helper.make_node(self.node.op_type.removesuffix("Integer"), ["x", "w"], ["y"], **given)
         rank = len(self.shape)
         graph = helper.make_graph(
             [node],

@@ -39,7 +39,7 @@ def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:
 
 
 def with_weights(model: ModelProto, weights: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """The model, in which weights, by the names that `stored` has for them, have other values, in place."""
+    """The model, in which those of the weights that it has, by the names of `stored`, have other values, in place."""
     tensors = _tensors(model)
     for name, value in written(model, weights).items():
         tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensors[name].name))
@@ -54,6 +54,8 @@ def written(model: ModelProto, weights: Mapping[str, NDArray[Any]]) -> dict[str,
     for name, value in weights.items():
         steps = quantised.get(name)
         tensor = name if steps is None else steps.tensor
+        if tensor not in tensors:
+            continue
         dtype = helper.tensor_dtype_to_np_dtype(tensors[tensor].data_type)
         if steps is not None:
             limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
