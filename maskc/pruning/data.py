@@ -31,7 +31,7 @@ Given = (
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
-_ENDLESS = 10_000_000  # batches
+_COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more bytes; more are as good as endless
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 
 
@@ -71,18 +71,26 @@ def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
     """So many of the batches as have that many samples or bytes, and one in any case."""
     for batch in batches:
         yield batch
-        samples -= max((len(array) for array in batch.values() if array.ndim), default=1)
+        samples -= samples_in(batch)
         size -= sum(array.nbytes for array in batch.values())
         if samples <= 0 or size <= 0:
             return
 
 
-def counted(batches: Iterator[object]) -> int:
-    """How many there are. Raises InputError where there seems to be no end."""
-    with stage("Counting batches"):
-        count = sum(1 for _ in itertools.islice(batches, _ENDLESS))
-    if count == _ENDLESS:
-        raise InputError("The data have no end, and so no epochs: give --minutes.")
+def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
+    """How many samples a batch has."""
+    return max((len(array) for array in batch.values() if np.ndim(array)), default=1)
+
+
+def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
+    """How many samples there are. Raises InputError where there seems to be no end."""
+    count = size = 0
+    with stage("Counting samples", slow=True):
+        for batch in batches:
+            count += samples_in(batch)
+            size += sum(array.nbytes for array in batch.values())
+            if count > _COUNTED or size > _COUNTED_BYTES:
+                raise InputError(f"Epochs cannot be counted: data go on after {_COUNTED:,} samples. Give --minutes.")
     return count
 
 
@@ -105,8 +113,6 @@ def data(given: Given, model: ModelProto) -> Data:
 
     names = frozenset(port.name for port in inputs)
     few = list(itertools.islice(batches(), 2))
-    if len(few) == 1 and (halves := _halves(few[0], inputs)):
-        return Data(lambda: iter(halves), names, alone=False)
     return Data(batches, names, alone=len(few) == 1)
 
 
@@ -207,13 +213,3 @@ def _split(arrays: Batch, inputs: Sequence[Port]) -> Iterator[Batch]:
     for start in range(0, count, size):
         part = slice(start, start + size)
         yield {name: a[part] if a.ndim and len(a) == count else a for name, a in arrays.items()}
-
-
-def _halves(batch: Batch, inputs: Sequence[Port]) -> list[Batch]:
-    """Two parts of a batch of several samples, where the model leaves their number open; else none."""
-    shapes = [declared(port) or (1,) for port in inputs]
-    counts = {len(array) for array in batch.values() if array.ndim}
-    if len(counts) != 1 or min(counts) < 2 or any(isinstance(shape[0], int) for shape in shapes):
-        return []
-    half = (counts.pop() + 1) // 2
-    return [{n: a[:half] for n, a in batch.items()}, {n: a[half:] for n, a in batch.items()}]

@@ -11,6 +11,7 @@ from onnx import ModelProto
 import passes
 from maskc.compilation.compile import table
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import all_nodes
 from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
 from maskc.pruning.choice.removal import Removal
@@ -18,6 +19,7 @@ from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Batch, Data, first
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
+from maskc.pruning.layers.stored_weights import stored
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
 from maskc.runtime.given_inputs import declared
@@ -29,13 +31,15 @@ from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
+_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul"}
+_LAYERS |= {"ConvInteger", "MatMulInteger", "MatMulNBits", "DynamicQuantizeLSTM", "Einsum"}
 
 
 @dataclass(frozen=True)
 class Observed:
     """The network of a source, the order in which its groups go, and the batches that say so.
 
-    cost: of the source, at the sizes of the network. seed: of what is drawn.
+    cost: of the source, at the sizes of the network. seed: of what is drawn. notes: on layers that are not pruned.
     """
 
     source: ModelProto
@@ -44,6 +48,7 @@ class Observed:
     batches: Sequence[Batch]
     cost: Cost
     seed: int
+    notes: tuple[str, ...] = ()
 
     def without(self, gone: Mask) -> ModelProto:
         """The masked network without groups, bool [groups], with weights that make up for them."""
@@ -69,16 +74,16 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)
+    notes = tuple(_left_out(net))
     if all(net.fixed[layer.labels].all() for layer in found):
-        raise InputError(
-            "No channels can be pruned: outputs show them, or no layer with weights in floating point reads them."
-        )
+        why = "outputs show them, or no layer with constant weights reads them."
+        raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
         known = rates if isinstance(rates, Rates) else None
         flops = shrunk.report.before.flops * _repeated(batches[0], at or {})
         removal = Removal(net, found, sensitivities(net, whole, found, batches, flops), known)
-    return Observed(source, net, removal, batches, shrunk.report.before, options.seed)
+    return Observed(source, net, removal, batches, shrunk.report.before, options.seed, notes)
 
 
 def levels(
@@ -94,6 +99,19 @@ def levels(
             yield share, seen.without(gone)
         except InputError as error:
             yield share, error
+
+
+def _left_out(net: Network) -> Iterator[str]:
+    """A sentence on layers that are not read as least squares, if there are any."""
+    constants, read = stored(net.model), {reader.contraction.node.output[0] for reader in net.readers}
+    outside = [node for node in net.model.graph.node if node.op_type in _LAYERS]
+    inside = sum(node.op_type in _LAYERS for node in all_nodes(net.model)) - len(outside)
+    weighted = [node for node in outside if any(constants[n].ndim > 1 for n in node.input if n in constants)]
+    other = sum(node.output[0] not in read for node in weighted)
+    parts = [f"{inside} in branches or loops"] * bool(inside)
+    parts += [f"{other} with weights that are shared or of another form"] * bool(other)
+    if parts:
+        yield f"Layers whose input channels are not pruned: {' and '.join(parts)}."
 
 
 def _repeated(batch: Batch, at: Sizes) -> int:

@@ -186,7 +186,7 @@ def pruned(
         compiled = made(masked)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
-    model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), list(source.notes), False
+    model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), [*source.notes, *seen.notes], False
     if options.trains:
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
         chosen = {"masked": network, "align": np.array(str(options.align))}
@@ -229,7 +229,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
     if output.suffix not in ("", ".onnx"):
-        raise InputError(f"{output} must end with .onnx: that is what is written.")
+        keras = " A smaller Keras model comes from training with masks." if output.suffix == ".keras" else ""
+        raise InputError(f"{output} must end with .onnx: that is what is written.{keras}")
     checkpoint = Checkpoint.of(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():

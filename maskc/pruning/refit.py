@@ -18,7 +18,8 @@ from onnx import ModelProto
 
 from maskc.errors import PruningWarning, RunError
 from maskc.progress import stage
-from maskc.pruning.layers.network import Mask, Network, Reader, stored, with_weights
+from maskc.pruning.layers.network import Mask, Network, Reader
+from maskc.pruning.layers.stored_weights import stored, with_weights
 from maskc.pruning.walk import Walk
 
 Feeds = Mapping[str, NDArray[Any]]

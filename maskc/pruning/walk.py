@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from maskc.errors import RunError
-from maskc.pruning.layers.network import with_weights
+from maskc.pruning.layers.stored_weights import with_weights
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 
@@ -78,8 +78,7 @@ class Walk:
         part = ModelProto(ir_version=self._model.ir_version, graph=graph)
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
-        held = {t.name for t in graph.initializer} | {o for n in nodes for o in n.output if n.op_type == "Constant"}
-        return with_weights(part, {name: value for name, value in self._weights.items() if name in held})
+        return with_weights(part, self._weights)
 
 
 def _read(node: NodeProto) -> set[str]:

@@ -13,8 +13,9 @@ from onnx import ModelProto, helper
 from maskc.errors import RunError
 from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
-from maskc.pruning.layers.network import Network, stored
-from maskc.pruning.quality.divergence import divergence
+from maskc.pruning.layers.network import Network
+from maskc.pruning.layers.stored_weights import stored, written
+from maskc.pruning.quality.comparison import compared, distance
 from maskc.pruning.walk import Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.model.set_nodes import set_nodes
@@ -74,8 +75,8 @@ def sensitivities(
     """
     taps = {layer.reader.contraction.weights for layer in layers}
     constants = stored(model)
-    session = OnnxRuntimeSession(_overridable(model, sorted(taps)))
-    given = {name: constants[name] for name in taps}
+    given = written(model, {name: constants[name] for name in taps})
+    session = OnnxRuntimeSession(_overridable(model, given))
     some = batches[: max(1, int(_WORK / max(flops * len(layers), 1)))]
     expected = [session.run({**batch, **given}) for batch in some]
     found = np.zeros(len(layers))
@@ -91,24 +92,19 @@ def sensitivities(
                 break
         hurt.without(order[:gone])
         name = layer.reader.contraction.weights
-        changed = {**given, name: hurt.stored().astype(constants[name].dtype)}
-        outputs = [session.run({**batch, **changed}) for batch in some]
-        found[number] = divergence(expected, outputs) / max(lost, 1e-9)
+        changed = given | written(model, {name: hurt.stored()})
+        outputs = (session.run({**batch, **changed}) for batch in some)
+        found[number] = distance(compared(zip(expected, outputs, strict=True))) / max(lost, 1e-9)
     found = np.where(np.isfinite(found), found, 1.0)
     return np.maximum(found, _LEAST * np.median(found))
 
 
-def _overridable(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """The model, in which these constants are inputs as well."""
+def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
+    """The model, in which these constants, by name, are inputs."""
     changed = copied(model)
-    constants = stored(model)
-    nodes = changed.graph.node
-    set_nodes(changed.graph, [n for n in nodes if not (n.op_type == "Constant" and n.output[0] in names)])
-    tensors = [tensor for tensor in changed.graph.initializer if tensor.name not in names]
-    left = [type(tensor).FromString(tensor.SerializeToString()) for tensor in tensors]
-    del changed.graph.initializer[:]
-    changed.graph.initializer.extend(left)
-    for name in names:
-        kind = helper.np_dtype_to_tensor_dtype(constants[name].dtype)
-        changed.graph.input.append(helper.make_tensor_value_info(name, kind, constants[name].shape))
+    nodes = changed.graph.node  # initializers may stay, as what is taken where an input is not given
+    set_nodes(changed.graph, [n for n in nodes if not (n.op_type == "Constant" and n.output[0] in constants)])
+    for name, value in sorted(constants.items()):
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        changed.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
     return changed

@@ -18,7 +18,8 @@ from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
 from maskc.progress import note, stage
 from maskc.pruning.choice.removal import Removal
-from maskc.pruning.layers.network import Mask, Network, stored, with_weights
+from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.layers.stored_weights import stored, with_weights
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
 from maskc.runtime.latency import measure

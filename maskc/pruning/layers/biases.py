@@ -27,6 +27,7 @@ def biased(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> tuple[Mo
     uses = Counter(name for node in changed.graph.node for name in node.input)
     shown = {value.name for value in changed.graph.output}
     adds = {name: node for node in changed.graph.node if node.op_type == "Add" for name in node.input}
+    dequantised = {node.output[0] for node in changed.graph.node if node.op_type == "DequantizeLinear"}
     biases: dict[str, str] = {}
     nodes: list[NodeProto] = []
     for node in changed.graph.node:
@@ -55,6 +56,9 @@ def biased(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> tuple[Mo
             shape = _shape(node, weights)
             held = constants.get(given) if given else np.zeros(shape, weights.dtype)
             if held is None or held.shape != shape:
+                continue
+            if given in dequantised and uses[given] == 1:
+                biases[output] = given
                 continue
             node.input.extend([""] * (place + 1 - len(node.input)))
             node.input[place] = name

@@ -2,8 +2,8 @@
 
 Each operator with constant weights that sums over the channels of an input is, for each of its groups, `rows @ matrix`
 with rows `[n, channels * taps]`, channel after channel, and a matrix `[channels * taps, outputs]`. The taps of a
-convolution are the same operator again, with one kernel for each position and each channel by itself, so padding,
-strides and dilations are what the runtime makes of them.
+convolution are found by the same operator, with one kernel for each, on the numbers of the places, so padding, strides
+and dilations are what the runtime makes of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Floats = NDArray[Any]  # float32 or float64
 
-_OPSET = 17  # in which the patches of a convolution are cut
+_OPSET = 17  # in which the taps of a convolution are found
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,43 +130,25 @@ class Convolution(Contraction):
         return np.concatenate(parts, axis=1)
 
     def _of_one(self, value: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
-        if self.taps == 1 and not self._reshapes:
-            found = np.moveaxis(value[0], 0, -1).reshape(-1, self.channels)
-            found = found[_some(len(found), most, rng)]
-        else:
-            patches = self._patches.run({"x": value.astype(np.float32, copy=False)})["y"][0]
-            patches = patches.reshape(self.channels * self.taps, -1)
-            found = patches[:, _some(patches.shape[1], most, rng)].T
-        split = found.astype(np.float32, copy=False).reshape(len(found), self.groups, -1)
-        rows: Floats = split.transpose(1, 0, 2)
-        return rows
+        place = np.arange(1, 1 + math.prod(value.shape[2:]), dtype=np.float32).reshape(1, 1, *value.shape[2:])
+        places = self._taps.run({"x": place})["y"][0].reshape(self.taps, -1).astype(np.int64)
+        places = places[:, _some(places.shape[1], most, rng)]
+        padded = np.pad(value[0].reshape(self.channels, -1).astype(np.float32, copy=False), ((0, 0), (1, 0)))
+        return padded[:, places].reshape(self.groups, -1, places.shape[1]).transpose(0, 2, 1)
 
     @cached_property
-    def _reshapes(self) -> bool:
-        found = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
-        return self._transposed or any(s != 1 for s in found.get("strides", ())) or any(found.get("pads", ()))
-
-    @cached_property
-    def _patches(self) -> OnnxRuntimeSession:
+    def _taps(self) -> OnnxRuntimeSession:
+        """What gives, for a map of one channel, each tap's value at each place of the output, 0 in the padding."""
         kernel = np.eye(self.taps, dtype=np.float32).reshape(self.taps, *self.shape[2:])
-        if self._transposed:
-            kernels = np.broadcast_to(kernel, (self.channels, *kernel.shape))
-        else:
-            kernels = np.tile(kernel[:, None], (self.channels, *[1] * (kernel.ndim)))
-        node = NodeProto()
-        node.CopyFrom(self.node)
-        del node.attribute[:]
-        node.attribute.extend(a for a in self.node.attribute if a.name != "group")
-        node.attribute.append(helper.make_attribute("group", self.channels))
-        node.input[:], node.output[:] = ["x", "w"], ["y"]
-        node.domain = ""
+        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute if a.name != "group"}
+        node = helper.make_node(self.node.op_type.removesuffix("Integer"), ["x", "w"], ["y"], **given)
         rank = len(self.shape)
         graph = helper.make_graph(
             [node],
-            "patches",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, self.channels, *[None] * (rank - 2)])],
+            "taps",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, *[None] * (rank - 2)])],
             [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
-            [onnx.numpy_helper.from_array(np.ascontiguousarray(kernels), "w")],
+            [onnx.numpy_helper.from_array(kernel[None] if self._transposed else kernel[:, None], "w")],
         )
         return OnnxRuntimeSession(
             helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
@@ -214,6 +196,8 @@ def contractions(
     for node in model.graph.node:
         for name in node.input:
             uses[name] = uses.get(name, 0) + 1
+    quantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"}
+    weights = {**weights, **quantised}
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -230,16 +214,17 @@ def _of(
     bias = biases.get(node.output[0], "")
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     first, second = constants.get(names[0]), constants.get(names[1])
-    if node.op_type == "MatMul" and first is not None and second is None and first.ndim == 2:
+    product = node.op_type in ("MatMul", "MatMulInteger")
+    if product and first is not None and second is None and first.ndim == 2:
         yield MatrixProduct(node, names[1], -2, names[0], first.shape, transposed=True)
     if first is not None or second is None:
         return
     shape = second.shape
-    if node.op_type == "MatMul" and len(shape) == 2:
+    if product and len(shape) == 2:
         yield MatrixProduct(node, names[0], -1, names[1], shape, bias)
     elif node.op_type == "Gemm" and not given.get("transA") and given.get("alpha", 1) == given.get("beta", 1) == 1:
         yield MatrixProduct(node, names[0], -1, names[1], shape, bias, bool(given.get("transB")))
-    elif node.op_type in ("Conv", "ConvTranspose"):
+    elif node.op_type in ("Conv", "ConvTranspose", "ConvInteger"):
         yield Convolution(node, names[0], 1, names[1], shape, bias, int(given.get("group", 1)))
     elif node.op_type in ("LSTM", "GRU", "RNN") and shape[0] == 1:
         yield Inputs(node, names[0], 2, names[1], shape, bias)

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
-from maskc.frontend.graph_queries import array_of
 from maskc.pruning.layers.contractions import Contraction, contractions
 from maskc.pruning.layers.recurrent_units import Units, gated_units
+from maskc.pruning.layers.stored_weights import stored, with_weights
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
@@ -66,6 +65,11 @@ class Network:
     def masked(self, gone: Mask) -> ModelProto:
         """The model at these masks, whose layers do not read what is gone, whatever became of it on the way."""
         model = bind(self.model, self.masks(gone))
+        whole = {f"{name}/masked" for name in self.places if not gone[self.groups[name]].any()}
+        for node in model.graph.node:
+            if node.output[0] in whole:  # what runtimes fuse, as what is between two steps of quantisation, stays so
+                node.op_type = "Identity"
+                del node.input[1:]
         constants = stored(model)
         unread = {}
         for reader in self.readers:
@@ -112,25 +116,3 @@ def _readers(layers: Iterable[Contraction], coupled: Coupling, entries: Index) -
         fitting = [axes[axis] for axis in candidates if axis in axes and len(axes[axis]) == found.channels]
         label = fitting[0] if fitting else np.full(found.channels, -1)
         yield Reader(found, np.append(entries, -1)[label])
-
-
-def stored(model: ModelProto) -> dict[str, NDArray[np.generic]]:
-    """The constants of the main graph by name."""
-    found = {t.name: array_of(t) for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return found
-
-
-def with_weights(model: ModelProto, weights: Mapping[str, NDArray[np.floating]]) -> ModelProto:
-    """The model, in which constants by name have other values, in place."""
-    tensors = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.output[0] in weights:
-            tensors[node.output[0]] = node.attribute[0].t
-    for name, value in weights.items():
-        kept = tensors[name].name
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensors[name].data_type)
-        tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype), kept))
-    return model

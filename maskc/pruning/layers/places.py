@@ -12,7 +12,8 @@ from onnx import ModelProto, helper
 from maskc.frontend.graph_queries import tensor_types
 from maskc.pruning.layers.biases import biased
 from maskc.pruning.layers.channel_tracing import reached
-from maskc.pruning.layers.network import Network, Reader, stored, with_places
+from maskc.pruning.layers.network import Network, Reader, with_places
+from maskc.pruning.layers.stored_weights import stored
 from passes.graph.name_scopes import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.sizes.sizes_to_count_at import Sizes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError
-from maskc.pruning.quality.divergence import from_distribution, is_distribution
 from maskc.results.agreement import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+
+Outputs = Mapping[str, NDArray[Any]]
+
+_TINY = 1e-12
 
 
 class Comparison:
@@ -33,18 +36,27 @@ class Comparison:
     def __call__(self, model: ModelProto, batches: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[Agreement, ...]:
         """Each output of a model beside the source's, where that is finite."""
         session = OnnxRuntimeSession(model)
-        sums = {name: _Sums() for name in self._source.outputs}
-        for batch in batches:
-            expected, found = self._source.run(batch), session.run(batch)
-            for name, values in expected.items():
-                if name in found:
-                    sums.setdefault(name, _Sums()).add(values, found[name], name in self._choices)
-        return tuple(total.agreement(name) for name, total in sums.items() if total.seen)
+        return compared(((self._source.run(batch), session.run(batch)) for batch in batches), self._choices)
+
+
+def compared(pairs: Iterable[tuple[Outputs, Outputs]], choices: Container[str] = ()) -> tuple[Agreement, ...]:
+    """Each output beside what is expected, which comes first in each pair. choices: those that are logits."""
+    sums: dict[str, _Sums] = {}
+    for expected, found in pairs:
+        for name in expected:
+            if name in found:
+                sums.setdefault(name, _Sums()).add(expected[name], found[name], name in choices)
+    return tuple(total.agreement(name) for name, total in sums.items())
+
+
+def distance(agreement: Sequence[Agreement]) -> float:
+    """The mean over outputs of the divergence or, of other numbers, the square of the error; infinite without any."""
+    terms = [o.error**2 if o.divergence is None else o.divergence for o in agreement if o.error is not None]
+    return float(np.mean(terms)) if terms else math.inf
 
 
 @dataclass
 class _Sums:
-    seen: bool = False
     alike: bool = True
     floating: bool = False
     count: int = 0
@@ -56,7 +68,6 @@ class _Sums:
     divergence: float | None = None
 
     def add(self, expected: NDArray[Any], found: NDArray[Any], choice: bool) -> None:
-        self.seen = True
         self.floating = expected.dtype.kind == "f"
         if expected.shape != found.shape:
             self.alike = False
@@ -72,10 +83,10 @@ class _Sums:
         self.total += float(values.sum())
         self.squares += float(np.square(values).sum())
         self.error += float(np.square(values - found[sound]).sum())
-        distribution = is_distribution(expected)
+        distribution = _is_distribution(expected)
         if distribution:
-            divergence = from_distribution(expected.astype(np.float64), found).sum()
-            self.divergence = (self.divergence or 0.0) + float(divergence)
+            ratio = np.log(expected.astype(np.float64) + _TINY) - np.log(np.maximum(found, 0) + _TINY)
+            self.divergence = (self.divergence or 0.0) + float((expected * ratio).sum())
         if choice or distribution:
             rows = sound.all(axis=-1)
             self.positions += int(rows.sum())
@@ -93,6 +104,13 @@ class _Sums:
             top = self.same / self.positions
             divergence = None if self.divergence is None else self.divergence / self.positions
         return Agreement(name, error, top, self.positions, divergence)
+
+
+def _is_distribution(values: NDArray[Any]) -> bool:
+    """Whether the numbers along the last axis, of more than one, are probabilities."""
+    if values.ndim == 0 or values.shape[-1] < 2:
+        return False
+    return bool((values >= 0).all() and np.allclose(values.sum(axis=-1, dtype=np.float64), 1, atol=1e-2))
 
 
 def _choices(model: ModelProto) -> set[str]:

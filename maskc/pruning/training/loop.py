@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError, Terminated
 from maskc.frontend.graph_queries import showing
-from maskc.pruning.data import counted
+from maskc.pruning.data import counted, samples_in
 from maskc.pruning.training.batches import Batch, shuffled
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx import from_onnx
@@ -119,7 +119,7 @@ class _Training:
         self._targets = targets(network, teacher)
         self._teacher = OnnxRuntimeSession(showing(teacher, [target.tensor for target in self._targets]))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
-        self._steps = self._passes = self._done = 0  # batches of the present pass are done
+        self._steps = self._samples = self._passes = self._done = 0  # batches of the present pass are done
         self._seconds, self._average = 0.0, math.nan
         self._step = tf.function(self._updated, autograph=False)
 
@@ -135,15 +135,15 @@ class _Training:
         self._distance = Distance(self._targets, seen)
         if self._loss is None and not self._distance.targets:
             raise InputError("No output holds finite floating-point numbers to train towards: give a loss.")
-        steps = math.ceil(epochs * counted(self._pass())) if epochs is not None else math.inf
+        samples = epochs * counted(self._batches()) if epochs is not None else math.inf
         examples = 0
         while True:
             for batch in islice(self._pass(), self._done, None):
                 self._seconds = seconds = time.monotonic() - begin
-                share = max(self._steps / steps, seconds / (60 * minutes) if minutes is not None else 0.0)
+                share = max(self._samples / samples, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
                     return
-                examples = max(examples, *(len(x) for x in batch.values() if np.ndim(x)))
+                examples = max(examples, samples_in(batch))
                 loss = self._trained({name: _filled(x, examples) for name, x in batch.items()}, share)
                 failed = 0 if math.isfinite(loss) else failed + 1
                 if failed == _PATIENCE:
@@ -151,13 +151,13 @@ class _Training:
                         "Training has diverged: its loss is not finite. Leave it out, without --epochs and --minutes"
                         f"{'' if self._loss is None else ', or give a --loss of finite values'}."
                     )
-                self._done += 1
+                self._samples, self._done = self._samples + samples_in(batch), self._done + 1
                 yield Progress(seconds, share, self._average)
             self._passes, self._done = self._passes + 1, 0
 
     def state(self) -> dict[str, Array]:
         """What training goes on from."""
-        position = [self._steps, self._passes, self._done, self._seconds, self._average]
+        position = [self._steps, self._samples, self._passes, self._done, self._seconds, self._average]
         found: dict[str, Array] = {"position": np.array(position)}
         for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
             found[f"weight/{name}"] = np.stack([each.numpy() for each in (variable, *moments)])
@@ -166,7 +166,7 @@ class _Training:
     def restore(self, state: Mapping[str, Array]) -> None:
         """Goes on from a state of the same training."""
         *counts, self._seconds, self._average = state["position"].tolist()
-        self._steps, self._passes, self._done = map(int, counts)
+        self._steps, self._samples, self._passes, self._done = map(int, counts)
         for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
             for each, value in zip((variable, *moments), state[f"weight/{name}"], strict=True):
                 each.assign(value)

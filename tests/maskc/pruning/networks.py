@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import ModelProto, numpy_helper, parser
 Array = NDArray[np.float32]
 
 
-def network(text: str, weights: dict[str, Array], opset: int = 17) -> ModelProto:
+def network(text: str, weights: dict[str, Any], opset: int = 17) -> ModelProto:
     model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
     onnx.checker.check_model(model)
@@ -84,8 +85,33 @@ def attention() -> ModelProto:
     return network(text, {**heads, **shapes, "wo": drawn(16, 8)})
 
 
+def steps(*shape: int) -> NDArray[np.int8]:
+    """Weights of integers, with room for larger ones."""
+    return np.random.default_rng([*shape]).integers(-40, 41, shape).astype(np.int8)
+
+
+def quantised() -> ModelProto:
+    """Weights in steps for each output, and in steps for all, from a zero point."""
+    text = """g (float[n,6] x) => (float[n,3] y) { a = DequantizeLinear<axis = 0>(first, each)
+        h = Gemm<transB = 1>(x, a) r = Relu(h) b = DequantizeLinear(second, scale, zero) y = MatMul(r, b) }"""
+    first, each = np.tile(steps(8, 6), (2, 1)), np.abs(drawn(16)) / 40 + 0.01
+    zero = np.array(3, np.int8)
+    weights = {"first": first, "each": each, "second": steps(16, 3), "scale": np.float32(0.02), "zero": zero}
+    return network(text, weights)
+
+
+def integers() -> ModelProto:
+    """A product of integers, whose data are quantised by their range."""
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h)
+        q, s, z = DynamicQuantizeLinear(r) i = MatMulInteger(q, second, z, zero) f = Cast<to = 1>(i) m = Mul(f, s)
+        y = MatMul(m, third) }"""
+    weights = {"first": doubled(drawn(8, 6), 0), "second": steps(16, 3), "third": drawn(3, 3)}
+    return network(text, {**weights, "zero": np.array([3, 0, -2], np.int8)})
+
+
 NETWORKS: dict[str, Callable[[], ModelProto]] = {
-    made.__name__: made for made in (gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention)
+    made.__name__: made
+    for made in (gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention, quantised, integers)
 }
 
 

@@ -11,8 +11,9 @@ from onnx import helper
 from maskc.frontend.graph_queries import showing
 from maskc.pruning.choice.surgeon import RIDGE, Layer, Moments
 from maskc.pruning.layers.contractions import contractions
-from maskc.pruning.layers.network import Reader, stored
+from maskc.pruning.layers.network import Reader
 from maskc.pruning.layers.places import network
+from maskc.pruning.layers.stored_weights import stored, written
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.pruning.networks import NETWORKS, drawn, inputs
 from tests.maskc.pruning.networks import network as made
@@ -40,6 +41,21 @@ def test_rows_times_matrix_is_the_layer(case: str) -> None:
     found = np.concatenate(list(rows.astype(np.float64) @ matrix), axis=1)
     expected = np.moveaxis(OnnxRuntimeSession(model).run({"x": x})["y"], 1, -1)
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("attributes", ["axis = 0, block_size = 4", "axis = 1", ""])
+def test_weights_of_steps_are_written_as_they_were_read(attributes: str) -> None:
+    shape = {"axis = 1": (3,), "": ()}.get(attributes, (2, 3))
+    scale, zero = np.abs(drawn(*shape)) + 0.1, np.full(shape, 3, np.uint8)
+    text = f"g (float[n,8] x) => (float[n,3] y) {{ w = DequantizeLinear<{attributes}>(q, s, z) y = MatMul(x, w) }}"
+    text = text.replace("<>", "")
+    q = np.random.default_rng(0).integers(0, 256, (8, 3)).astype(np.uint8)
+    model = made(text, {"q": q, "s": scale, "z": zero}, opset=21)
+    weight = stored(model)["w"]
+    x = drawn(5, 8)
+    np.testing.assert_allclose(x @ weight, OnnxRuntimeSession(model).run({"x": x})["y"], rtol=1e-4)
+    np.testing.assert_array_equal(written(model, {"w": weight})["q"], q)
+    assert written(model, {"w": weight + 1e9})["q"].min() == 255
 
 
 @pytest.mark.parametrize("name", NETWORKS)

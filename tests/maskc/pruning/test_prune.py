@@ -18,6 +18,7 @@ import pytest
 import maskc
 import passes
 from maskc.errors import InputError
+from maskc.pruning import data as pruning_data
 from maskc.pruning.choice import targets
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.data import data
@@ -230,6 +231,14 @@ def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
 
 
+def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
+    endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
+    with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
+        pruning_data.counted(endless.used())
+    assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
+
+
 def batches() -> Iterator[dict[str, Any]]:
     """What a loader gives: here, batches of several sizes."""
     for seed, count in enumerate((30, 20, 30, 10)):
@@ -277,6 +286,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["-o", "small.txt"], "must end with .onnx"),
+        (["-o", "small.keras"], "A smaller Keras model comes from training with masks"),
     ],
 )
 def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -295,6 +305,15 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
     with pytest.raises(InputError, match="No channels can be pruned"):
         maskc.prune(model, inputs(model), epochs=0)
+
+
+def test_layers_that_stay_are_told() -> None:
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
+        b = Relu(a) c = MatMul(b, same) d = Relu(c) y = MatMul(d, second) }"""
+    weights = {"first": drawn(16, 6), "same": drawn(16, 16), "second": drawn(16, 3)}
+    pruned = maskc.prune(network(text, weights), {"x": drawn(80, 6)}, flops=0.9)
+    told = "Layers whose input channels are not pruned: 2 with weights that are shared or of another form."
+    assert told in pruned.report.warnings
 
 
 def files(folder: Path) -> list[str]:
