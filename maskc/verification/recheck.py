@@ -339,9 +339,11 @@ class Claim:
     @classmethod
     def of(cls, arrays: Sequence[Array], axis: int, slices: Array) -> list[Claim]:
         """Claims on slices that are one number each, and on others."""
-        runs = [np.take(array, slices, axis) for array in arrays if array.size]  # at some sizes there may be nothing
-        ones, rest = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))], others(runs[0], axis)
-        number = np.all([(np.abs(run - ones) <= ALIKE * np.abs(ones)).all(axis=rest) for run in runs], axis=0)
+        runs = [np.take(array, slices, axis) for array in arrays]
+        first = next((run for run in runs if run.size), runs[0])
+        ones, rest = first[tuple(slice(None if a == axis else 1) for a in range(first.ndim))], others(first, axis)
+        same = [(np.abs(run - ones) <= ALIKE * np.abs(ones)).all(axis=rest) for run in runs if run.size]
+        number = np.all(same, axis=0) if same else np.zeros(len(slices), bool)
         claims = cls(axis, slices, [ones]).left(number), cls(axis, slices, runs).left(~number)
         return [claim for claim in claims if claim.slices.size]
 
@@ -523,7 +525,7 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if self.seen[name].values is not None:
             return values
-        for claim in self.claims.get(name, ()) if values.size else ():
+        for claim in self.claims.get(name, ()):
             values[(slice(None),) * claim.axis + (claim.slices,)] = claim.run(turn)
         return values
 
@@ -682,7 +684,7 @@ class Checker:
     def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
         """Note slices that are not what they are claimed to be."""
         top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
-        for claim in self.claims.get(region.boundary.source, ()) if want.size else ():
+        for claim in self.claims.get(region.boundary.source, ()):
             axis, held, rest = claim.axis, claim.run(turn).astype(np.float64), others(want, claim.axis)
             off = np.abs(want.take(claim.slices, axis) - held).max(axis=rest, initial=0)
             wrong = claim.slices[~(off <= allowed * np.maximum(np.abs(held).max(axis=rest, initial=0), top))]

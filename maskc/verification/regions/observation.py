@@ -84,11 +84,12 @@ def _still(arrays: Sequence[Array], prints: Mapping[int, Array]) -> list[Claim]:
             continue
         first, *near = np.split(rows, 1 + len(twins), axis=1)  # a print has not all elements, but is quick
         slices = np.flatnonzero(np.all([_alike(first, each) for each in near or [first[:, :1]]], axis=0))
-        for claim in Claim.of(arrays, axis, slices) if slices.size else ():
-            left = claim if claim.uniform else claim.left(_same(claim, twins))
-            if left.uniform or 0 < len(left.slices) < size:  # a whole that no data change is dead in these runs
-                found.append(left)
-    return found
+        claims = Claim.of(arrays, axis, slices) if slices.size else []
+        for claim in claims:
+            found.append(claim if claim.uniform else claim.left(_same(claim, twins)))
+        if len(claims) == 1 and len(found[-1].slices) == size and not found[-1].uniform:
+            return found[-1:]  # that is all that there is
+    return [claim for claim in found if claim.slices.size]
 
 
 def _same(claim: Claim, twins: Sequence[int]) -> Array:

@@ -244,7 +244,7 @@ class _Search:
         for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
             for claim in self.refuted.get(boundary.source, ()):
                 stored = np.isin(claim.slices, boundary.slices.get(claim.axis, claim.slices))
-                if stored.any() and claim.uniform:
+                if stored.any():
                     dead.setdefault(boundary.source, []).append(claim.left(stored))
         if not dead:
             return False
