@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck as checking
-from maskc.verification.recheck import Boundary, Claim, Seen
+from maskc.verification.recheck import Boundary, Claims, Seen
 from maskc.verification.regions.search import Proof
 
 # What is said where there is none.
@@ -86,8 +85,8 @@ def _boundary(name: str, boundary: Boundary) -> dict[str, Any]:
     return said if boundary.reads is None else said | {"reads": sorted(boundary.reads)}
 
 
-def _claims(claims: Sequence[Claim]) -> dict[str, Any]:
-    said: dict[int, set[int]] = defaultdict(set)
-    for claim in claims:
-        said[claim.axis].update(claim.slices.tolist())
-    return {str(axis): sorted(slices) for axis, slices in said.items()}
+def _claims(claims: Claims) -> dict[str, Any]:
+    return {
+        str(axis): {"slices": slices.tolist(), "constants": np.asarray(constants, np.float64).tolist()}
+        for axis, (slices, constants) in claims.items()
+    }

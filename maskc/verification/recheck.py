@@ -5,10 +5,10 @@
 It needs numpy, onnx and onnxruntime and nothing of the compiler, which itself searches what this file then checks.
 
 A *boundary* pairs a tensor c of the compiled model with slices of a tensor x of the source: c = x[slices]. A *claim*
-says that a slice of x is what it is in a run, whatever the values of the inputs are. What lies between boundaries is a
-*region*. Both of its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
+says that a slice of x holds one constant, whatever the inputs are. What lies between boundaries is a *region*. Both of
+its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
 
-Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that slice of random
+Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that constant of random
 values; c is x[slices] if both sides of its region agree and all that it reads is proved. Regions read what comes before
 them, so by induction the outputs agree for all inputs: as far as random values show that a region agrees for all, and
 with each operator as ONNX Runtime has it. What an error of rounding may be follows from the operators, `allowed`.
@@ -34,8 +34,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_da
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slices = Mapping[int, Array]  # by axis, those that are held
+Claims = Mapping[int, tuple[Array, Array]]  # by axis, slices and the constant of each
 
-VERSION = 2
+VERSION = 1
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {
     np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
@@ -64,8 +65,7 @@ STEPPING = frozenset(
 APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
-CLAIMED = 4.0  # times as many where slices are claimed, which were rounded themselves, and alike
-ALIKE = 1e-6  # what rounding may do to elements that are one number
+CLAIMED = 4.0  # times as many where constants are claimed, which were rounded themselves, and alike
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -328,39 +328,6 @@ def _drawn(pool: Array, rng: np.random.Generator, size: int) -> Array:
     return np.resize(pool[start:], size) if size > _POOL else pool[start : start + size].copy()
 
 
-@dataclass
-class Claim:
-    """Slices of a tensor that no data change: what they are in each run, or each one number, the same in all."""
-
-    axis: int
-    slices: Array
-    runs: list[Array]
-
-    @classmethod
-    def of(cls, arrays: Sequence[Array], axis: int, slices: Array) -> list[Claim]:
-        """Claims on slices that are one number each, and on others."""
-        runs = [np.take(array, slices, axis) for array in arrays]
-        first = next((run for run in runs if run.size), runs[0])
-        ones, rest = first[tuple(slice(None if a == axis else 1) for a in range(first.ndim))], others(first, axis)
-        same = [(np.abs(run - ones) <= ALIKE * np.abs(ones)).all(axis=rest) for run in runs if run.size]
-        number = np.all(same, axis=0) if same else np.zeros(len(slices), bool)
-        claims = cls(axis, slices, [ones]).left(number), cls(axis, slices, runs).left(~number)
-        return [claim for claim in claims if claim.slices.size]
-
-    @property
-    def uniform(self) -> bool:
-        """Whether each slice is one number."""
-        return len(self.runs) == 1
-
-    def left(self, keep: Array) -> Claim:
-        """The same of these slices alone, bool [slices]."""
-        return Claim(self.axis, self.slices[keep], [run.compress(keep, self.axis) for run in self.runs])
-
-    def run(self, turn: int) -> Array:
-        """What the slices are where sizes are those of a turn."""
-        return self.runs[turn % len(self.runs)]
-
-
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
     """Run a model on each of these inputs, some nodes at a time, and show every tensor, of all inputs together.
 
@@ -430,7 +397,7 @@ class Region:
 class Judgement:
     """The largest error of a region and what is allowed, relative to the scale of a slice; `at` is its axis and index.
 
-    refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition:
+    refuted: by axis, slices of the source's tensor that are not the constants that they were claimed to be. condition:
     of slices, relative to their scale, on the last values on which it was measured. plain: the error without regard to
     it. sparse: what is allowed where values are sparse. steps: whether rounding may lead to another step.
     """
@@ -487,7 +454,7 @@ class Checker:
         source: Graph,
         compiled: Graph,
         boundaries: dict[str, Boundary],
-        claims: dict[str, list[Claim]],
+        claims: dict[str, Claims],
         seen: Mapping[str, Seen],
         seed: int = 0,
     ) -> None:
@@ -499,23 +466,11 @@ class Checker:
         """The region of a boundary."""
         boundary, held = self.boundaries[target], self.boundaries
         nodes, reads = self.compiled.closure(target, held if boundary.reads is None else boundary.reads)
-        read = {held[name].source for name in reads if name in held}
-        ends = {boundary.source for boundary in held.values()} if boundary.reads is None else read
+        ends = {held[name].source for name in (held if boundary.reads is None else reads) if name in held}
         twins, needed = self.source.closure(boundary.source, ends)
-        # what the compiled model computes of what it reads, the source does as well
-        free = {n for n in needed - read if not self._claimed(n) and self.source.closure(n, read)[1] <= read}
-        if free:
-            twins, needed = self.source.closure(boundary.source, ends - free)
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
-
-    def _claimed(self, name: str) -> bool:
-        """Whether all slices of a tensor of the source are."""
-        left = dict(enumerate(self.seen[name].shapes[0]))
-        for claim in self.claims.get(name, ()):
-            left[claim.axis] -= len(claim.slices)
-        return 0 in left.values()
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold."""
@@ -525,8 +480,8 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if self.seen[name].values is not None:
             return values
-        for claim in self.claims.get(name, ()):
-            values[(slice(None),) * claim.axis + (claim.slices,)] = claim.run(turn)
+        for axis, (slices, constants) in self.claims.get(name, {}).items():
+            values[(slice(None),) * axis + (slices,)] = constants.reshape(-1, *[1] * (values.ndim - axis - 1))
         return values
 
     def turns(self, region: Region) -> Sequence[int]:
@@ -589,15 +544,15 @@ class Checker:
         step; what was rounded when it was claimed to be constant counts more, and what is stored in half precision is
         rounded to that, unless nothing of the region is `stored` otherwise.
         """
-        held = [claim.runs[0] for n in region.source_reads for claim in self.claims.get(n, ())]
+        constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
-        drawn = region.source_reads if sparse and not held else ()
+        drawn = region.source_reads if sparse and not constants else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = map(_rounding, (made, [self.compiled.nodes[i] for i in region.compiled]))
-        folded, claimed = before - _rounding(nodes), any(c.any() for c in held)
+        folded, claimed = before - _rounding(nodes), any(c.any() for c in constants)
         steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
             steps += (1 + folded) * self.source.coarse / 2
@@ -628,7 +583,7 @@ class Checker:
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
         if region.source:
-            self.judge_claims(region, want, turn, allowed, result)
+            self._judge_claims(region, want, allowed, result)
         want = region.boundary.cut(want)
         if want.shape != got.shape or want.dtype != got.dtype:
             return result.fail(f"it is {got.dtype} {list(got.shape)} and should be {want.dtype} {list(want.shape)}")
@@ -681,13 +636,13 @@ class Checker:
                     break
         return result.take(relative * as_all, axis)
 
-    def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
-        """Note slices that are not what they are claimed to be."""
-        top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
-        for claim in self.claims.get(region.boundary.source, ()):
-            axis, held, rest = claim.axis, claim.run(turn).astype(np.float64), others(want, claim.axis)
-            off = np.abs(want.take(claim.slices, axis) - held).max(axis=rest, initial=0)
-            wrong = claim.slices[~(off <= allowed * np.maximum(np.abs(held).max(axis=rest, initial=0), top))]
+    def _judge_claims(self, region: Region, want: Array, allowed: float, result: Judgement) -> None:
+        """Note slices that are not the constants that they are claimed to be."""
+        for axis, (slices, constants) in self.claims.get(region.boundary.source, {}).items():
+            rows = np.moveaxis(want.take(slices, axis), axis, 0).reshape(len(slices), want.size // want.shape[axis])
+            off = np.abs(rows.astype(np.float64) - constants[:, None]).max(axis=1, initial=0)
+            top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
+            wrong = slices[~(off <= allowed * np.maximum(np.abs(constants), top))]
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
@@ -801,24 +756,20 @@ def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Arr
 
 def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: int | None) -> Checker:
     """The boundaries and claims of a certificate on tensors as they are in runs of the source."""
-    inputs = [{name: decoded(tensor) for name, tensor in each.items()} for each in document["inputs"]]
-    said = {n: {int(a): np.array(s, np.int64) for a, s in axes.items()} for n, axes in document["claims"].items()}
-    if twice := [n for n, axes in said.items() if any((np.diff(slices) <= 0).any() for slices in axes.values())]:
-        raise RefusedError(f"Slices of '{twice[0]}' are claimed twice.")
     seen: dict[str, Seen] = {}
-    claims: dict[str, list[Claim]] = {name: [] for name in said}
-
-    def visit(name: str, arrays: list[Array]) -> None:
-        seen[name] = Seen.of(arrays)
-        if name in said:
-            claims[name] = [claim for axis, slices in said[name].items() for claim in Claim.of(arrays, axis, slices)]
-
-    stream(source, feeds(inputs, document["seed"]), visit)
+    inputs = [{name: decoded(tensor) for name, tensor in each.items()} for each in document["inputs"]]
+    stream(source, feeds(inputs, document["seed"]), lambda name, arrays: seen.update({name: Seen.of(arrays)}))
     boundaries = {name: Boundary(name) for name in compiled.inputs}
-    for name, stated in document["boundaries"].items():
-        slices = {int(axis): np.array(index, np.int64) for axis, index in stated.get("slices", {}).items()}
-        reads = frozenset(stated["reads"]) if "reads" in stated else None
-        boundaries[name] = Boundary(stated.get("source", name), slices, reads)
+    for name, said in document["boundaries"].items():
+        slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
+        reads = frozenset(said["reads"]) if "reads" in said else None
+        boundaries[name] = Boundary(said.get("source", name), slices, reads)
+    claims: dict[str, Claims] = {}
+    for name, axes in document["claims"].items():
+        held = {int(a): (np.array(each["slices"], np.int64), np.array(each["constants"])) for a, each in axes.items()}
+        if any((np.diff(slices) <= 0).any() for slices, _ in held.values()):
+            raise RefusedError(f"Slices of '{name}' are claimed twice.")
+        claims[name] = held
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
 
@@ -865,7 +816,7 @@ def _proved(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: i
         boundary, result, stated = checker.boundaries[name], judged[name], document["boundaries"][name]["allowed"]
         for axis, index in result.refuted.items():
             raise RefusedError(
-                f"'{boundary.source}' is not what it is claimed to be: slice {index[0]}, axis {axis}."
+                f"'{boundary.source}' is not the constant that it is claimed to be: slice {index[0]}, axis {axis}."
             )
         if not result.agrees:
             at = "" if result.at is None else f" in slice {result.at[1]} of axis {result.at[0]}"

@@ -1,4 +1,4 @@
-"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that no data change."""
+"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that look constant."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import ALIKE, Array, Claim, Graph, Seen, stream
+from maskc.verification.recheck import Array, Graph, Seen, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
 # An axis with more slices is none of channels.
 _MOST_SLICES = 8192
+# What rounding may do to a constant, relative to it.
+_ROUNDED = 1e-6
 
 
 @dataclass
 class Tensor:
     """A tensor on the first of the inputs: a print of each slice by axis, or all elements of what is no float.
 
-    still: claims on slices that no data change.
+    still: by axis, slices that hold one constant on all inputs, and these constants.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     prints: dict[int, Array] = field(default_factory=dict)
     whole: Array | None = None
-    still: Sequence[Claim] = ()
+    still: dict[int, tuple[Array, Array]] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,45 +67,31 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             for axis, size in enumerate(first.shape)
             if first.size and size <= _MOST_SLICES
         }
-        if all(array.ndim == first.ndim for array in arrays):
-            claims = _still(filled, tensor.prints)
-            tensor.still = [claim for claim in claims if claim.uniform or len(filled) == len(arrays)]
+        if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
+            for axis in tensor.prints:
+                size = first.shape[axis]
+                if any(array.shape[axis] != size for array in arrays) or sum(a.size for a in filled) <= size:
+                    continue
+                slices, constants = _still(filled, axis, tensor.prints[axis])
+                if slices.size:
+                    tensor.still[axis] = slices, constants
     return tensor
 
 
-def _still(arrays: Sequence[Array], prints: Mapping[int, Array]) -> list[Claim]:
-    """Claims on slices that no data change.
-
-    They are the same in runs of the same sizes, and one number in all runs if they are one in the first.
-    """
-    shape, found = arrays[0].shape, list[Claim]()
-    twins = [k for k, array in enumerate(arrays) if array.shape == shape][1:]
-    for axis, rows in prints.items():
-        size = shape[axis]
-        if size == 1 or any(a.shape[axis] != size for a in arrays) or sum(a.size for a in arrays) <= size:
-            continue
-        first, *near = np.split(rows, 1 + len(twins), axis=1)  # a print has not all elements, but is quick
-        slices = np.flatnonzero(np.all([_alike(first, each) for each in near or [first[:, :1]]], axis=0))
-        claims = Claim.of(arrays, axis, slices) if slices.size else []
-        for claim in claims:
-            found.append(claim if claim.uniform else claim.left(_same(claim, twins)))
-        if len(claims) == 1 and len(found[-1].slices) == size and not found[-1].uniform:
-            return found[-1:]  # that is all that there is
-    return [claim for claim in found if claim.slices.size]
-
-
-def _same(claim: Claim, twins: Sequence[int]) -> Array:
-    """Which slices are the same in the first run and in these, but not one number there."""
-    first, *others = (np.moveaxis(claim.runs[k], claim.axis, 0).reshape(len(claim.slices), -1) for k in (0, *twins))
-    same = ~_alike(first, first[:, :1]) & bool(twins)
-    for other in others:
-        same &= _alike(other, first)
-    return same
-
-
-def _alike(rows: Array, others: Array) -> Array:
-    """Which rows are the same as others, but for rounding."""
-    return np.asarray((np.abs(rows - others) <= ALIKE * np.abs(others)).all(axis=1))
+def _still(arrays: Sequence[Array], axis: int, first: Array) -> tuple[Array, Array]:
+    """Slices along the axis that hold one constant each on all inputs, and these."""
+    if arrays[0].shape[axis] == 1:
+        return np.zeros(0, np.int64), np.zeros(0)
+    flat = np.abs(first - first[:, :1]).max(axis=1) <= _ROUNDED * np.abs(first[:, 0])
+    slices = np.flatnonzero(flat)
+    if not slices.size:
+        return slices, np.zeros(0)
+    constants = np.moveaxis(arrays[0], axis, 0)[slices].reshape(len(slices), -1)[:, 0]
+    for array in arrays:  # a print has not all elements
+        rows = np.moveaxis(array, axis, 0)[slices].reshape(len(slices), array.size // array.shape[axis])
+        same = np.abs(rows - constants[:, None]).max(axis=1) <= _ROUNDED * np.abs(constants)
+        slices, constants = slices[same], constants[same]
+    return slices, constants
 
 
 def print_of(array: Array, axis: int) -> Array:

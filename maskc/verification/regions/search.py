@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import MOST, Array, Boundary, Claim, Graph, Judgement, Region, Slices
+from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.observation import observe
@@ -92,8 +92,8 @@ def prove(
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
     before = observe(source, feeds)
-    claims = {
-        name: list(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
+    claims: dict[str, Claims] = {
+        name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
@@ -121,11 +121,11 @@ class _Search:
     def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
         """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
         self.checker, self.judged, self.unlike = checker, judged, unlike
-        #: by tensor, the slices that are still claimed, where those were dropped that are not what they were said to be
+        #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
         self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
-        self.refuted: dict[str, list[Claim]] = {}
+        self.refuted: dict[str, Claims] = {}
         self.outputs = set(checker.compiled.outputs)
         self.position = checker.compiled.maker
 
@@ -192,17 +192,17 @@ class _Search:
             name, refuted = region.boundary.source, self.judged[key].refuted
             if not refuted or name not in self.checker.claims:
                 continue
-            left = []
+            left = {}
             self.refuted.setdefault(name, self.checker.claims[name])
-            for claim in self.checker.claims[name]:
-                keep = ~np.isin(claim.slices, refuted.get(claim.axis, ()))
+            for axis, (slices, constants) in self.checker.claims[name].items():
+                keep = ~np.isin(slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
                 if keep.any():
-                    left.append(claim.left(keep))
+                    left[axis] = slices[keep], constants[keep]
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
-            self.left[name] = tuple((claim.axis, claim.slices.tobytes()) for claim in left)
+            self.left[name] = tuple((axis, slices.tobytes()) for axis, (slices, _) in left.items())
         return dropped
 
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
@@ -240,12 +240,14 @@ class _Search:
 
         Units may be dead in the run. What was removed is not asked about: the compiler may know more of it.
         """
-        dead: dict[str, list[Claim]] = {}
+        dead: dict[str, Claims] = {}
         for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
-            for claim in self.refuted.get(boundary.source, ()):
-                stored = np.isin(claim.slices, boundary.slices.get(claim.axis, claim.slices))
+            for axis, (slices, constants) in self.refuted.get(boundary.source, {}).items():
+                stored = (
+                    np.isin(slices, boundary.slices[axis]) if axis in boundary.slices else np.ones(len(slices), bool)
+                )
                 if stored.any():
-                    dead.setdefault(boundary.source, []).append(claim.left(stored))
+                    dead[boundary.source] = {axis: (slices[stored], constants[stored])}
         if not dead:
             return False
         held, self.checker.claims = self.checker.claims, self.checker.claims | dead

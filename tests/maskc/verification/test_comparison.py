@@ -84,7 +84,7 @@ def test_indices_are_drawn_again_within_their_ranges() -> None:
     first, second = redrawn(ports, given, session, 0)
     assert first["i"].shape == second["i"].shape == (32, 3)
     assert {int(i) for i in (*first["i"].flat, *second["i"].flat)} == set(range(10))
-    assert {*first["j"].tolist()} == {*inputs["j"].tolist()}, "nobody knows the range of these"
+    assert (first["j"] == inputs["j"]).all(), "nobody knows the range of these"
     assert first["x"].std() > 0.5 and (first["x"] != second["x"]).any()
 
 
@@ -101,7 +101,7 @@ def test_what_is_drawn_again_runs_on_the_reference() -> None:
 
 @pytest.mark.parametrize("size", ["n", "2"])
 def test_both_models_run_once_for_each_sample(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
-    """Sizes are found, and what is inside models is seen, on the samples themselves, and on other data of one size."""
+    """Sizes are found, and what is inside models is seen, on the samples themselves."""
     runs: list[tuple[int, ...]] = []
 
     def run(self: OnnxRuntimeSession, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +111,7 @@ def test_both_models_run_once_for_each_sample(monkeypatch: pytest.MonkeyPatch, s
     whole = OnnxRuntimeSession.run
     monkeypatch.setattr(OnnxRuntimeSession, "run", run)
     assert api.compile(build.mlp(edits={"float[n,8]": f"float[{size},8]"}, hidden=128)).report.verified
-    sizes, more = ([(1, 8), (2, 8), (5, 8)], [(5, 8)]) if size == "n" else (3 * [(2, 8)], [])
-    assert runs == [*sizes, *more, *sizes]
+    assert runs == 2 * ([(1, 8), (2, 8), (5, 8)] if size == "n" else 3 * [(2, 8)])
 
 
 def test_real_data_show_what_is_inside() -> None:
