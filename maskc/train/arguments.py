@@ -75,11 +75,11 @@ def optimizer_of(value: Any) -> Any:
 
 
 def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1) -> int:
-    """Returns the channels of an input of this shape, None for what is no tensor, or raises InputError."""
+    """Returns the channels of an input of this shape, None where Keras knows none, or raises InputError."""
     rank = len(shape or ())
     channels = shape[axis] if shape is not None and rank > 1 and -rank < axis < rank else None
     if channels is None:
-        given = "something that is no tensor" if shape is None else f"one of {tuple(shape)}"
+        given = "something that is no tensor, or one of unknown rank" if shape is None else f"one of {tuple(shape)}"
         raise InputError(
             f"{layer} needs an input of shape (batch, ..., channels) with a known number of channels, not {given}."
         )
