@@ -53,7 +53,7 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
     """
     check_choice("keep_masks", keep_masks, (True, False))
     check_choice("verify", verify, (True, False))
-    if round_to != "auto":
+    if not (isinstance(round_to, str) and round_to == "auto"):
         check_count('round_to, unless it is "auto",', round_to, 1)
     if not is_functional(model) or not model.built:
         raise InputError(
