@@ -90,7 +90,8 @@ def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
             count += samples_in(batch)
             size += sum(array.nbytes for array in batch.values())
             if count > _COUNTED or size > _COUNTED_BYTES:
-                raise InputError(f"Epochs cannot be counted: data go on after {_COUNTED:,} samples. Give --minutes.")
+                seen = min(count, _COUNTED)
+                raise InputError(f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes.")
     return count
 
 

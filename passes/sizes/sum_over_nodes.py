@@ -109,13 +109,13 @@ def flops_of(graph: gs.Graph) -> int:
 
 def _work(node: gs.Node) -> tuple[int, int]:
     """FLOPs and MACs of a node, those of all rounds of its subgraphs, or of the dearest of them, included."""
-    flops, macs = rules(node).cost(node)
+    op = rules(node)
+    flops, macs = op.cost(node)
     bodies = subgraphs(node)
     if bodies:
         inside = [[_work(n) for n in body.nodes] for body in bodies]
-        op = rules(node)
-        times = op.rounds(node) if isinstance(op, Rounds) else 1
-        times = 1 if times is None else times
+        rounds = op.rounds(node) if isinstance(op, Rounds) else None
+        times = 1 if rounds is None else rounds
         flops += times * max(sum(f for f, _ in costs) for costs in inside)
         macs += times * max(sum(m for _, m in costs) for costs in inside)
     return int(flops), int(macs)
