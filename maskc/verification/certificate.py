@@ -15,7 +15,7 @@ import numpy as np
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck as checking
-from maskc.verification.recheck import Boundary, Claims, Seen
+from maskc.verification.recheck import Boundary, Seen
 from maskc.verification.regions.search import Proof
 
 # What is said where there is none.
@@ -45,7 +45,10 @@ class Certificate:
             "source": {"sha256": checking.digests(in_order(source))},
             "compiled": {"sha256": checking.digests(in_order(compiled))},
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
-            "claims": {name: _claims(checker.claims[name]) for name in sorted(sources & checker.claims.keys())},
+            "claims": {
+                name: {str(axis): slices.tolist() for axis, (slices, _) in checker.claims[name].items()}
+                for name in sorted(sources & checker.claims.keys())
+            },
             "boundaries": {
                 name: _boundary(name, region.boundary) | {"allowed": self.proof.judged[name].allowed}
                 for name, region in regions.items()
@@ -83,10 +86,3 @@ def _boundary(name: str, boundary: Boundary) -> dict[str, Any]:
     if boundary.slices:
         said["slices"] = {str(axis): index.tolist() for axis, index in boundary.slices.items()}
     return said if boundary.reads is None else said | {"reads": sorted(boundary.reads)}
-
-
-def _claims(claims: Claims) -> dict[str, Any]:
-    return {
-        str(axis): {"slices": slices.tolist(), "constants": np.asarray(constants, np.float64).tolist()}
-        for axis, (slices, constants) in claims.items()
-    }

@@ -17,7 +17,7 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import Array, Graph, Region, Seen, Slices, stream
+from maskc.verification.recheck import Array, Graph, Judgement, Region, Seen, Slices, stream
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
@@ -83,6 +83,9 @@ class _OnValues(Checker):
     def turns(self, region: Region) -> Sequence[int]:
         """One: no turn has other values."""
         return (0,)
+
+    def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
+        """Nothing: claims are of other runs."""
 
 
 def graph_of(model: ModelProto) -> Graph:

@@ -182,10 +182,12 @@ def notes_on(data: Sequence[Sample]) -> list[str]:
 def redrawn(
     ports: Sequence[random_inputs.Port], samples: Sequence[Sample], expected: Session, seed: int
 ) -> list[Inputs]:
-    """Two inputs on which to see what is inside a model: Gaussian numbers, and indices of any entry that there is.
+    """Inputs on which to see what is inside a model: Gaussian numbers, and indices of any entry that there is.
 
-    They have the sizes of two samples, as unlike as there are and the first not very small. They are these where such
-    are real data or Gaussian already, and where the reference cannot be run on what was drawn.
+    The first two have the sizes of two samples, as unlike as there are and the first not very small. They are these
+    where such are real data or Gaussian already, and where the reference cannot be run on what was drawn. If their
+    sizes are not the same, a third has those of the first, so that what no data change is seen, and other integers of
+    those that are there.
     """
     entries = {port.name: port.entries for port in ports if port.entries is not None}
     real = [sample for sample in samples if sample.label.startswith(_REAL)]
@@ -198,7 +200,12 @@ def redrawn(
     second = max(others, key=lambda sample: (_unlike(first, sample), enough[sample], new[sample], -elements[sample]))
     rng = np.random.default_rng([seed, 2])
     taken = ((first, real or shows[first]), (second, new[second]))
-    return [like.inputs if as_it_is else _redrawn(like, entries, expected, rng) for like, as_it_is in taken]
+    found = [like.inputs if as_it_is else _redrawn(like, entries, expected, rng) for like, as_it_is in taken]
+    if not _unlike(first, second):
+        return found
+    third = _redrawn(first, entries, expected, rng, integers=True)
+    differs = any(not np.array_equal(array, found[0][name]) for name, array in third.items())
+    return [*found, third] if differs else found
 
 
 def _shows(sample: Sample, entries: Mapping[str, int]) -> bool:
@@ -216,13 +223,17 @@ def _unlike(one: Sample, other: Sample) -> int:
     )
 
 
-def _redrawn(like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator) -> Inputs:
+def _redrawn(
+    like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator, *, integers: bool = False
+) -> Inputs:
     inputs = dict(like.inputs)
     for name, array in inputs.items():
         if name in entries:
             inputs[name] = np.asarray(rng.integers(0, entries[name], array.shape), array.dtype)
         elif array.dtype.kind == "f":
             inputs[name] = rng.normal(size=array.shape).astype(array.dtype)
+        elif integers and array.size:
+            inputs[name] = rng.choice(array.reshape(-1), array.shape)
     with contextlib.suppress(RunError):
         return _finite(Sample(like.label, inputs, expected.run(inputs)), expected).inputs
     return like.inputs

@@ -5,10 +5,10 @@
 It needs numpy, onnx and onnxruntime and nothing of the compiler, which itself searches what this file then checks.
 
 A *boundary* pairs a tensor c of the compiled model with slices of a tensor x of the source: c = x[slices]. A *claim*
-says that a slice of x holds one constant, whatever the inputs are. What lies between boundaries is a *region*. Both of
-its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
+says that a slice of x is what it is in a run, whatever the values of the inputs are. What lies between boundaries is a
+*region*. Both of its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
 
-Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that constant of random
+Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that slice of random
 values; c is x[slices] if both sides of its region agree and all that it reads is proved. Regions read what comes before
 them, so by induction the outputs agree for all inputs: as far as random values show that a region agrees for all, and
 with each operator as ONNX Runtime has it. What an error of rounding may be follows from the operators, `allowed`.
@@ -34,9 +34,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_da
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slices = Mapping[int, Array]  # by axis, those that are held
-Claims = Mapping[int, tuple[Array, Array]]  # by axis, slices and the constant of each
+Claims = Mapping[int, tuple[Array, list[Array]]]  # by axis, slices and what they are in each run
 
-VERSION = 1
+VERSION = 2
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {
     np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
@@ -65,7 +65,8 @@ STEPPING = frozenset(
 APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
-CLAIMED = 4.0  # times as many where constants are claimed, which were rounded themselves, and alike
+CLAIMED = 4.0  # times as many where slices are claimed that are not 0, which were rounded themselves, and alike
+ALIKE = 1e-6  # what rounding may do to a constant, relative to it
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -328,6 +329,15 @@ def _drawn(pool: Array, rng: np.random.Generator, size: int) -> Array:
     return np.resize(pool[start:], size) if size > _POOL else pool[start : start + size].copy()
 
 
+def in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
+    """What slices of a tensor are in each run: a number each where they are no more, which then is that of any size."""
+    runs = [np.take(array, slices, axis) for array in arrays]
+    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
+    with np.errstate(invalid="ignore"):
+        same = first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs)
+    return [first] if same else runs
+
+
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
     """Run a model on each of these inputs, some nodes at a time, and show every tensor, of all inputs together.
 
@@ -397,9 +407,9 @@ class Region:
 class Judgement:
     """The largest error of a region and what is allowed, relative to the scale of a slice; `at` is its axis and index.
 
-    refuted: by axis, slices of the source's tensor that are not the constants that they were claimed to be. condition:
-    of slices, relative to their scale, on the last values on which it was measured. plain: the error without regard to
-    it. sparse: what is allowed where values are sparse. steps: whether rounding may lead to another step.
+    refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
+    relative to their scale, on the last values on which it was measured. plain: the error without regard to it. sparse:
+    what is allowed where values are sparse. steps: whether rounding may lead to another step.
     """
 
     allowed: float = 0.0
@@ -466,8 +476,12 @@ class Checker:
         """The region of a boundary."""
         boundary, held = self.boundaries[target], self.boundaries
         nodes, reads = self.compiled.closure(target, held if boundary.reads is None else boundary.reads)
-        ends = {held[name].source for name in (held if boundary.reads is None else reads) if name in held}
+        read = {held[name].source for name in reads if name in held}
+        ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
+        if unread := needed - read - self.claims.keys():  # what follows from what is read is as the source computes it
+            more, leaves = self.source.closure(boundary.source, ends - unread)
+            twins, needed = (more, leaves) if leaves <= read | needed else (twins, needed)
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
@@ -480,8 +494,8 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if self.seen[name].values is not None:
             return values
-        for axis, (slices, constants) in self.claims.get(name, {}).items():
-            values[(slice(None),) * axis + (slices,)] = constants.reshape(-1, *[1] * (values.ndim - axis - 1))
+        for axis, (slices, runs) in self.claims.get(name, {}).items():
+            values[(slice(None),) * axis + (slices,)] = runs[turn % len(runs)]
         return values
 
     def turns(self, region: Region) -> Sequence[int]:
@@ -541,18 +555,18 @@ class Checker:
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
-        step; what was rounded when it was claimed to be constant counts more, and what is stored in half precision is
+        step; what was rounded when it was claimed counts more, and what is stored in half precision is
         rounded to that, unless nothing of the region is `stored` otherwise.
         """
-        constants = [c for n in region.source_reads for _, c in self.claims.get(n, {}).values()]
+        claims = [runs[0] for n in region.source_reads for _, runs in self.claims.get(n, {}).values()]
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
-        drawn = region.source_reads if sparse and not constants else ()
+        drawn = region.source_reads if sparse and not claims else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = map(_rounding, (made, [self.compiled.nodes[i] for i in region.compiled]))
-        folded, claimed = before - _rounding(nodes), any(c.any() for c in constants)
+        folded, claimed = before - _rounding(nodes), any(claim.any() for claim in claims)
         steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
             steps += (1 + folded) * self.source.coarse / 2
@@ -583,7 +597,7 @@ class Checker:
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
         if region.source:
-            self._judge_claims(region, want, allowed, result)
+            self.judge_claims(region, want, turn, allowed, result)
         want = region.boundary.cut(want)
         if want.shape != got.shape or want.dtype != got.dtype:
             return result.fail(f"it is {got.dtype} {list(got.shape)} and should be {want.dtype} {list(want.shape)}")
@@ -636,13 +650,13 @@ class Checker:
                     break
         return result.take(relative * as_all, axis)
 
-    def _judge_claims(self, region: Region, want: Array, allowed: float, result: Judgement) -> None:
-        """Note slices that are not the constants that they are claimed to be."""
-        for axis, (slices, constants) in self.claims.get(region.boundary.source, {}).items():
-            rows = np.moveaxis(want.take(slices, axis), axis, 0).reshape(len(slices), want.size // want.shape[axis])
-            off = np.abs(rows.astype(np.float64) - constants[:, None]).max(axis=1, initial=0)
+    def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
+        """Note slices that are not what they are claimed to be."""
+        for axis, (slices, runs) in self.claims.get(region.boundary.source, {}).items():
+            held, rest = runs[turn % len(runs)], others(want, axis)
+            off = np.abs(want.take(slices, axis) - held.astype(np.float64)).max(axis=rest, initial=0)
             top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
-            wrong = slices[~(off <= allowed * np.maximum(np.abs(constants), top))]
+            wrong = slices[~(off <= allowed * np.maximum(np.abs(held).max(axis=rest, initial=0), top))]
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
@@ -757,19 +771,23 @@ def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Arr
 def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: int | None) -> Checker:
     """The boundaries and claims of a certificate on tensors as they are in runs of the source."""
     seen: dict[str, Seen] = {}
+    claims: dict[str, Claims] = {}
     inputs = [{name: decoded(tensor) for name, tensor in each.items()} for each in document["inputs"]]
-    stream(source, feeds(inputs, document["seed"]), lambda name, arrays: seen.update({name: Seen.of(arrays)}))
+
+    def visit(name: str, arrays: list[Array]) -> None:
+        seen[name] = Seen.of(arrays)
+        said = {int(axis): np.array(slices, np.int64) for axis, slices in document["claims"].get(name, {}).items()}
+        if any((np.diff(slices) <= 0).any() for slices in said.values()):
+            raise RefusedError(f"Slices of '{name}' are claimed twice.")
+        if said:
+            claims[name] = {axis: (slices, in_runs(arrays, axis, slices)) for axis, slices in said.items()}
+
+    stream(source, feeds(inputs, document["seed"]), visit)
     boundaries = {name: Boundary(name) for name in compiled.inputs}
     for name, said in document["boundaries"].items():
         slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
         reads = frozenset(said["reads"]) if "reads" in said else None
         boundaries[name] = Boundary(said.get("source", name), slices, reads)
-    claims: dict[str, Claims] = {}
-    for name, axes in document["claims"].items():
-        held = {int(a): (np.array(each["slices"], np.int64), np.array(each["constants"])) for a, each in axes.items()}
-        if any((np.diff(slices) <= 0).any() for slices, _ in held.values()):
-            raise RefusedError(f"Slices of '{name}' are claimed twice.")
-        claims[name] = held
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
 
@@ -815,9 +833,7 @@ def _proved(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: i
     for name in sorted(made, key=lambda name: compiled.maker.get(name, -1)):
         boundary, result, stated = checker.boundaries[name], judged[name], document["boundaries"][name]["allowed"]
         for axis, index in result.refuted.items():
-            raise RefusedError(
-                f"'{boundary.source}' is not the constant that it is claimed to be: slice {index[0]}, axis {axis}."
-            )
+            raise RefusedError(f"'{boundary.source}' is not what it is claimed to be: slice {index[0]}, axis {axis}.")
         if not result.agrees:
             at = "" if result.at is None else f" in slice {result.at[1]} of axis {result.at[0]}"
             what = result.why or f"its error is {result.error:.3g} of its scale, above {result.allowed:.3g}"
@@ -826,7 +842,7 @@ def _proved(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: i
             raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
         if name not in done:
             raise RefusedError(f"'{name}' does not follow from what it reads.")
-    unheld = sorted(checker.claims.keys() - {checker.boundaries[name].source for name in made})
+    unheld = sorted(document["claims"].keys() - {checker.boundaries[name].source for name in made})
     missing = sorted(set(compiled.outputs) - set(checker.whole(done)))
     if unheld or missing:
         raise RefusedError(f"Nothing proves '{(unheld or missing)[0]}'.")

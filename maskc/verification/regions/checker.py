@@ -44,10 +44,12 @@ class Checker(recheck.Checker):
         inner = {name for i in region.source for name in self.source.nodes[i].output} - self.source.fixed
         names = {*region.source_reads, *inner, *(boundary.source for boundary in held)} - {region.boundary.source}
         axes = {a for boundary in held for a in boundary.slices}
-        axes |= {a for name in (*names, region.boundary.source) for a in self.claims.get(name, ())}
+        claims = [claim for name in (*names, region.boundary.source) for claim in self.claims.get(name, {}).items()]
+        axes |= {axis for axis, _ in claims}
         images = {self.seen[name].shapes[0][2:] if name in self.seen else () for name in names} - {(1, 1)}
         return (
             axes <= {1}
+            and all(len(runs) == 1 for _, (_, runs) in claims)
             and len(images) == 1
             and all(len(size) == 2 and min(size) > CROP for size in images)
             and all(self.seen[name].values is None and len(self.seen[name].shapes[0]) == 4 for name in names)

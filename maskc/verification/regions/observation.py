@@ -1,4 +1,4 @@
-"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that look constant."""
+"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that no data change."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Graph, Seen, stream
+from maskc.verification.recheck import ALIKE, Array, Claims, Graph, Seen, Slices, in_runs, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
 # An axis with more slices is none of channels.
 _MOST_SLICES = 8192
-# What rounding may do to a constant, relative to it.
-_ROUNDED = 1e-6
 
 
 @dataclass
 class Tensor:
     """A tensor on the first of the inputs: a print of each slice by axis, or all elements of what is no float.
 
-    still: by axis, slices that hold one constant on all inputs, and these constants.
+    still: claims on slices that no data change.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     prints: dict[int, Array] = field(default_factory=dict)
     whole: Array | None = None
-    still: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    still: Claims = field(default_factory=dict)
 
 
 @dataclass
@@ -42,19 +40,19 @@ class Observed:
     seen: dict[str, Seen]
 
 
-def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> Observed:
-    """Run a model. Raises what ONNX Runtime does."""
+def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]], stored: Mapping[str, Slices] | None = None) -> Observed:
+    """Run a model. stored: slices that another model keeps of its tensors. Raises what ONNX Runtime does."""
     observed = Observed({}, {})
 
     def visit(name: str, arrays: list[Array]) -> None:
         observed.seen[name] = Seen.of(arrays)
-        observed.tensors[name] = _tensor(arrays)
+        observed.tensors[name] = _tensor(arrays, (stored or {}).get(name, {}))
 
     stream(graph, feeds, visit)
     return observed
 
 
-def _tensor(arrays: Sequence[Array]) -> Tensor:
+def _tensor(arrays: Sequence[Array], stored: Slices) -> Tensor:
     filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
     first = filled[0]
     tensor = Tensor(first.shape, first.dtype)
@@ -68,30 +66,38 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             if first.size and size <= _MOST_SLICES
         }
         if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
-            for axis in tensor.prints:
-                size = first.shape[axis]
-                if any(array.shape[axis] != size for array in arrays) or sum(a.size for a in filled) <= size:
-                    continue
-                slices, constants = _still(filled, axis, tensor.prints[axis])
-                if slices.size:
-                    tensor.still[axis] = slices, constants
+            tensor.still = {
+                axis: (slices, in_runs(arrays, axis, slices))
+                for axis, size in enumerate(first.shape)
+                if axis in tensor.prints
+                and all(array.shape[axis] == size for array in arrays)
+                and sum(array.size for array in arrays) > size > 1
+                and (slices := _still(filled, axis, tensor.prints[axis], stored.get(axis))).size
+            }
     return tensor
 
 
-def _still(arrays: Sequence[Array], axis: int, first: Array) -> tuple[Array, Array]:
-    """Slices along the axis that hold one constant each on all inputs, and these."""
-    if arrays[0].shape[axis] == 1:
-        return np.zeros(0, np.int64), np.zeros(0)
-    flat = np.abs(first - first[:, :1]).max(axis=1) <= _ROUNDED * np.abs(first[:, 0])
-    slices = np.flatnonzero(flat)
-    if not slices.size:
-        return slices, np.zeros(0)
-    constants = np.moveaxis(arrays[0], axis, 0)[slices].reshape(len(slices), -1)[:, 0]
-    for array in arrays:  # a print has not all elements
-        rows = np.moveaxis(array, axis, 0)[slices].reshape(len(slices), array.size // array.shape[axis])
-        same = np.abs(rows - constants[:, None]).max(axis=1) <= _ROUNDED * np.abs(constants)
-        slices, constants = slices[same], constants[same]
-    return slices, constants
+def _still(arrays: Sequence[Array], axis: int, prints: Array, stored: Array | None) -> Array:
+    """Slices along the axis that are one number each on all inputs; of those not stored, that are the same on two."""
+    slices = np.flatnonzero(np.abs(prints - prints[:, :1]).max(axis=1) <= ALIKE * np.abs(prints[:, 0]))
+    if slices.size:
+        rows = [_rows(array, axis, slices) for array in arrays]  # a print has not all elements
+        slices = slices[np.all([_alike(each, rows[0][:, :1]) for each in rows], axis=0)]
+    twins = [array for array in arrays if array.shape == arrays[0].shape]
+    if stored is None or len(twins) < 2:
+        return slices
+    removed = np.setdiff1d(np.arange(len(prints)), [*stored, *slices])
+    first, *others = (_rows(array, axis, removed) for array in twins)
+    return np.union1d(slices, removed[np.all([_alike(other, first) for other in others], axis=0)])
+
+
+def _rows(array: Array, axis: int, slices: Array) -> Array:
+    return np.moveaxis(array, axis, 0)[slices].reshape(len(slices), array.size // array.shape[axis])
+
+
+def _alike(rows: Array, others: Array) -> Array:
+    """Which rows are the same as others, but for rounding."""
+    return np.asarray((np.abs(rows - others) <= ALIKE * np.abs(others)).all(axis=1))
 
 
 def print_of(array: Array, axis: int) -> Array:

@@ -91,7 +91,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    before = observe(source, feeds)
+    before = observe(source, feeds, stored or {})
     claims: dict[str, Claims] = {
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
@@ -121,7 +121,7 @@ class _Search:
     def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
         """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
         self.checker, self.judged, self.unlike = checker, judged, unlike
-        #: by tensor, the slices that are still claimed to be constant, where those were dropped that are not
+        #: by tensor, the slices that are still claimed, where those were dropped that are not what they were said to be
         self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
@@ -194,11 +194,11 @@ class _Search:
                 continue
             left = {}
             self.refuted.setdefault(name, self.checker.claims[name])
-            for axis, (slices, constants) in self.checker.claims[name].items():
+            for axis, (slices, runs) in self.checker.claims[name].items():
                 keep = ~np.isin(slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
                 if keep.any():
-                    left[axis] = slices[keep], constants[keep]
+                    left[axis] = slices[keep], [run.compress(keep, axis) for run in runs]
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
@@ -242,12 +242,10 @@ class _Search:
         """
         dead: dict[str, Claims] = {}
         for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
-            for axis, (slices, constants) in self.refuted.get(boundary.source, {}).items():
-                stored = (
-                    np.isin(slices, boundary.slices[axis]) if axis in boundary.slices else np.ones(len(slices), bool)
-                )
+            for axis, (slices, runs) in self.refuted.get(boundary.source, {}).items():
+                stored = np.isin(slices, boundary.slices.get(axis, slices))
                 if stored.any():
-                    dead[boundary.source] = {axis: (slices[stored], constants[stored])}
+                    dead[boundary.source] = {axis: (slices[stored], [run.compress(stored, axis) for run in runs])}
         if not dead:
             return False
         held, self.checker.claims = self.checker.claims, self.checker.claims | dead

@@ -25,7 +25,7 @@ from tests.maskc import command
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 NAMES = ("cnn", "masknet", "mlp", "mobilenet", "resnet", "transformer", "unet")
-SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-1.json").read_text())
+SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-2.json").read_text())
 
 Document = dict[str, Any]
 
@@ -87,7 +87,7 @@ def slices(document: Document, random: Random) -> Iterator[list[int]]:
         yield axes[random.choice(list(axes))]
 
 
-def claims(document: Document, random: Random) -> Iterator[Document]:
+def claims(document: Document, random: Random) -> Iterator[list[int]]:
     if document["claims"]:
         axes = document["claims"][random.choice(list(document["claims"]))]
         yield axes[random.choice(list(axes))]
@@ -115,16 +115,17 @@ def swapped_slices(document: Document, random: Random) -> bool:
     return False
 
 
-def another_constant(document: Document, random: Random) -> bool:
+def a_claim_more(document: Document, random: Random) -> bool:
     for claim in claims(document, random):
-        claim["constants"][random.randrange(len(claim["constants"]))] += 0.01
+        missing = sorted({*range(max(claim) + 2)} - {*claim})
+        claim[:] = sorted([*claim, random.choice(missing)])
         return True
     return False
 
 
 def another_claim(document: Document, random: Random) -> bool:
     for claim in claims(document, random):
-        claim["slices"][random.randrange(len(claim["slices"]))] += 1
+        claim[random.randrange(len(claim))] += 1
         return True
     return False
 
@@ -158,7 +159,7 @@ def another_version(document: Document, random: Random) -> bool:
 ALTERATIONS: tuple[Callable[[Document, Random], bool], ...] = (
     another_slice,
     swapped_slices,
-    another_constant,
+    a_claim_more,
     another_claim,
     a_wider_bound,
     another_source,

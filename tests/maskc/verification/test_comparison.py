@@ -111,7 +111,9 @@ def test_both_models_run_once_for_each_sample(monkeypatch: pytest.MonkeyPatch, s
     whole = OnnxRuntimeSession.run
     monkeypatch.setattr(OnnxRuntimeSession, "run", run)
     assert api.compile(build.mlp(edits={"float[n,8]": f"float[{size},8]"}, hidden=128)).report.verified
-    assert runs == 2 * ([(1, 8), (2, 8), (5, 8)] if size == "n" else 3 * [(2, 8)])
+    runs_once = [(1, 8), (2, 8), (5, 8)] if size == "n" else 3 * [(2, 8)]
+    # what no data change is seen on two inputs of the same sizes
+    assert runs == [*runs_once, *([(5, 8)] if size == "n" else []), *runs_once]
 
 
 def test_real_data_show_what_is_inside() -> None:
