@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 import passes
@@ -401,7 +397,7 @@ def _verified(
     assert options.verify is not None
     import_onnxruntime()  # a model that it cannot run is not verified; that it is not there is for the user to mend
     compiled = shrunk.model
-    models = Models(target, compiled, report.before, report.after, source, stored=_slices(shrunk))
+    models = Models(target, compiled, report.before, report.after, source, stored=shrunk.slices())
     try:
         result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:
@@ -414,14 +410,6 @@ def _verified(
     unsure = (f"Not verified: {reason}" for reason in (*(result.reasons if inside else ()), *result.undecided))
     new = () if result.provider == "openvino" else _too_new(compiled)
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
-
-
-def _slices(shrunk: Shrunk) -> dict[str, dict[int, NDArray[Any]]]:
-    """The slices that are left of each tensor, by axis."""
-    slices: dict[str, dict[int, NDArray[Any]]] = defaultdict(dict)
-    for (name, axis), mask in shrunk.stored.items():
-        slices[name][axis] = np.flatnonzero(mask)
-    return slices
 
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:

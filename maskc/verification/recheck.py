@@ -129,6 +129,10 @@ class Graph:
                     todo.append(self.maker[name])
         return sorted(seen), leaves
 
+    def weighs(self, index: int) -> bool:
+        """Whether a node computes with constants."""
+        return self.nodes[index].op_type not in EXACT and not self.fixed.isdisjoint(self.reads[index])
+
     def part(
         self,
         nodes: Iterable[int],
@@ -499,13 +503,15 @@ class Checker:
         return values
 
     def turns(self, region: Region) -> Sequence[int]:
-        """The turns in which a region is run: more often where there are few places at which it computes the same.
+        """The turns in which a region is run: more often where weights are seen at few places.
 
         What looks up entries of a table looks up all of them.
         """
         shape = self.seen[region.boundary.source].shapes[0]
-        places = math.prod(shape) / max(shape, default=1) if math.prod(shape) else 64
-        times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
+        places = math.prod(shape) / max(shape[1:] or shape, default=1) if math.prod(shape) else 64
+        sides = (self.source, region.source), (self.compiled, region.compiled)
+        weighs = any(graph.weighs(index) for graph, nodes in sides for index in nodes)
+        times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least or not weighs)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())

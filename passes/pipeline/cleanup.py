@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.graph.tensors import Index
 from passes.simplify import (
     absorb_gathers,
     constant_folding,
@@ -18,16 +19,16 @@ from passes.targets.base import Target
 from passes.weights import write_quantized
 
 
-def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
+def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> dict[tuple[str, int], Index]:
     """Leave nothing of the masks: fold constants, scales and Gathers into weights, fuse activations, drop the rest.
 
-    A `nested` graph reads tensors of the one around it, where some rewrites would not notice that.
+    A `nested` graph reads tensors of the one around it, where some rewrites would not notice that. Returns, by tensor
+    and axis, which of its channels a tensor then has, where their order has changed.
     """
     constant_folding.fold_constants(graph)
     # Reshapes that change nothing are removed only now: planned without them, a masked NASNet kept 2% more of its FLOPs
     dead_code.drop_identities(graph, shapes=True)
-    if not nested:
-        absorb_gathers.absorb_orders(graph)
+    orders = {} if nested else absorb_gathers.absorb_orders(graph)
     factor_out_of_sums.factor_out(graph)
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
@@ -37,6 +38,7 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> None:
     dead_code.drop_identities(graph)
     constant_folding.carry_sizes(graph)
     dead_code.drop_unused(graph)
+    return orders
 
 
 def store_compactly(graph: gs.Graph, source: onnx.ModelProto | None) -> None:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -19,7 +21,7 @@ from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import mark_shared, subgraphs
-from passes.graph.tensors import Mask
+from passes.graph.tensors import Index, Mask
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.pipeline import notes
@@ -72,7 +74,7 @@ class Shrunk:
     """A compiled model and what was done to get there.
 
     options: how it was compiled. at: what it and its source are counted at. stored: slices that are left of tensors of
-    the source, by name and axis. analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    the source, by name and axis. orders: which of these a tensor has, where their order has changed. analysed: where that was to be kept, and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
@@ -80,14 +82,24 @@ class Shrunk:
     options: ShrinkOptions
     at: Sizes
     stored: Mapping[tuple[str, int], Mask] = field(default_factory=dict)
+    orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
     analysed: Analysed | None = None
+
+    def slices(self) -> dict[str, dict[int, Index]]:
+        """The slices that are left of each tensor along each axis, as they are ordered; what is absent is whole."""
+        slices: dict[str, dict[int, Index]] = defaultdict(dict)
+        for (name, axis), mask in self.stored.items():
+            slices[name][axis] = np.flatnonzero(mask)
+        for (name, axis), order in self.orders.items():
+            slices[name][axis] = slices[name].get(axis, np.arange(order.max() + 1))[order]
+        return slices
 
 
 @dataclass(frozen=True)
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    cuts: of initializers, made in subgraphs. speedup: as in `WiderPlan`.
+    cuts: of initializers, made in subgraphs. orders: as in `Shrunk`. speedup: as in `WiderPlan`.
     """
 
     facts: Facts
@@ -98,6 +110,7 @@ class GraphPlan:
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
     speedup: float | None = None
+    orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
     analysed: Analysed | None = None
 
 
@@ -165,7 +178,7 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(result.written, report, options, result.at, done.plan.stored, done.analysed)
+    return Shrunk(result.written, report, options, result.at, done.plan.stored, done.orders, done.analysed)
 
 
 def attempts(
@@ -257,9 +270,9 @@ def shrink_graph(
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        finish(graph, options, faults, source=source, limit=limit, nested=around is not None)
+        orders = finish(graph, options, faults, source=source, limit=limit, nested=around is not None)
     analysed = None if found.analysed is None else replace(found.analysed, faults=faults)
-    return replace(found, notes=(*unknown, *found.notes), analysed=analysed)
+    return replace(found, notes=(*unknown, *found.notes), orders=orders, analysed=analysed)
 
 
 def finish(
@@ -270,13 +283,17 @@ def finish(
     source: onnx.ModelProto | None,
     limit: int = 0,
     nested: bool = False,
-) -> None:
-    """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
+) -> dict[tuple[str, int], Index]:
+    """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods.
+
+    Returns the orders of `clean`.
+    """
     runtime = options.runtime
-    clean(graph, runtime, nested=nested)
+    orders = clean(graph, runtime, nested=nested)
     runtime.write_fast_forms(graph, limit, nested=nested)
     store_compactly(graph, source)
     runtime.avoid_faults(graph, faults, nested=nested)
+    return orders
 
 
 def plan_graph(

@@ -32,6 +32,8 @@ class Orders:
     def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object]) -> None:
         self._rules = rules
         self._editor = GraphEditor(graph)
+        #: by tensor and axis, which of its channels it has now, in their order
+        self.moved: dict[tuple[str, int], Index] = {}
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let the tensor, which nothing else may read, have the channels `order` of those that it has now."""
@@ -45,6 +47,7 @@ class Orders:
             return None
 
         def resize() -> None:
+            self._move(tensor, axis, order)
             if isinstance(tensor, gs.Variable) and tensor.shape is not None:
                 tensor.shape = [order.size if a == axis else d for a, d in enumerate(tensor.shape)]
 
@@ -64,7 +67,10 @@ class Orders:
             if change is None:
                 return None
             changes.append(change)
-        return sequence(changes)
+        return sequence([*changes, lambda: self._move(tensor, axis, np.argsort(order))])
+
+    def _move(self, tensor: gs.Tensor, axis: int, order: Index) -> None:
+        self.moved[tensor.name, axis] = self.moved.get((tensor.name, axis), np.arange(order.max() + 1))[order]
 
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:
         """Let a constant operand be cut or put in order along the axis."""

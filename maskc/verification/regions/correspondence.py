@@ -25,8 +25,9 @@ def by_name(source: Graph, compiled: Graph, before: Observed, stored: Mapping[st
 
 
 def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
-    """Slices along those axes on which they are not all."""
-    return {a: index for a, index in slices.items() if a < len(tensor.shape) and len(index) < tensor.shape[a]}
+    """Slices along those axes on which they are not all, in order."""
+    sizes = dict(enumerate(tensor.shape))
+    return {a: index for a, index in slices.items() if a in sizes and not np.array_equal(index, np.arange(sizes[a]))}
 
 
 def by_value(

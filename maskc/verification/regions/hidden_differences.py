@@ -92,7 +92,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     sources = {n: checker.types[n] for n in region.source_reads}
     wanted = session(checker.source.part(region.source, sources, names))
     made = session(checker.compiled.part(region.compiled, types, names))
-    drawing, runs = checker.cropped() if checker.crops(region) else checker, []
+    drawing, runs = checker.of(checker.sizes(region)), []
     for turn in range(_TURNS):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
