@@ -307,7 +307,7 @@ class Seen:
 
     @np.errstate(over="ignore")  # a border may be the lowest number there is
     def fresh(self, name: str, turn: int, seed: int) -> Array:
-        """Random values as seen, or sparse and wider, in turn. Below 0 they are as wide as in no run."""
+        """Random values as seen, or sparse and wider, in turn. Below 0 they are wide as in no run, half of any sign."""
         if self.values is not None:
             return self.values[turn % len(self.values)]
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, seed])
@@ -318,7 +318,9 @@ class Seen:
             values[_drawn(_ABSENT, rng, values.size)] = 0
         else:
             values += self.mean
-        if self.low >= 0:
+        if turn < 0 and turn % 4 < 2:
+            pass  # few elements may have one sign by chance; where the source has no number for others, any will do
+        elif self.low >= 0:
             np.maximum(np.abs(values), self.low, out=values)
         elif self.high <= 0:
             np.minimum(-np.abs(values), self.high, out=values)

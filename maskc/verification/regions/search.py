@@ -59,6 +59,11 @@ class Proof:
         return {name: self.checker.region(name) for name in sorted(names, key=lambda name: maker.get(name, -1))}
 
     @property
+    def failing(self) -> list[str]:
+        """The boundaries that are not what they should be."""
+        return [name for name, judgement in self.judged.items() if not judgement.agrees]
+
+    @property
     def complete(self) -> bool:
         """Whether all outputs are those of the source."""
         return set(self.outputs) == set(self.checker.compiled.outputs)
@@ -97,24 +102,29 @@ def prove(
     }
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
-    if stored is not None:  # what the compiler says mostly does
-        checker = Checker(
-            source, compiled, inputs | by_name(source, compiled, before, stored), dict(claims), before.seen, seed
-        )
-        search = _Search(checker, judged)
-        if search.settles():
-            return search.proof()
-    after = observe(compiled, feeds)
-    proofs = []
+
+    def search(boundaries: Mapping[str, Boundary], unlike: Collection[str] = ()) -> _Search:
+        checker = Checker(source, compiled, {**inputs, **boundaries}, dict(claims), before.seen, seed)
+        return _Search(checker, judged, unlike)
+
+    named, failing = dict[str, Boundary](), set[str]()
+    if stored:  # what the compiler says mostly does
+        named = by_name(source, compiled, before, stored)
+        first = search(named)
+        if first.settles():
+            return first.proof()
+        failing = first.failing()
+    after, proofs = observe(compiled, feeds), []
     for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
         found, unlike = by_value(source, compiled, before, after, said or {})
-        checker = Checker(source, compiled, inputs | found, dict(claims), before.seen, seed)
-        search = _Search(checker, judged, unlike)
-        search.run()
-        proofs.append(search.proof())
+        if said:  # of what regions that fail make; or else of all
+            near = {n: b for n, b in found.items() if n in failing}
+            proofs.append(search({n: b for n, b in named.items() if n not in failing} | near, unlike).found())
+        if not (proofs and proofs[-1].complete):
+            proofs.append(search(found, unlike).found())
         if proofs[-1].complete:
             return proofs[-1]
-    return proofs[0]
+    return min(proofs, key=lambda proof: len(proof.failing))
 
 
 class _Search:
@@ -137,11 +147,17 @@ class _Search:
             if not self._drop_claims(regions):
                 return all(self.judged[key].agrees for key in regions)
 
-    def run(self) -> None:
-        """Let boundaries give way until all regions agree, nothing changes, or a limit is met."""
+    def failing(self) -> set[str]:
+        """What the compiled model computes in regions that do not agree."""
+        nodes = {i for key, region in self._regions().items() if not self.judged[key].agrees for i in region.compiled}
+        return {name for index in nodes for name in self.checker.compiled.nodes[index].output}
+
+    def found(self) -> Proof:
+        """What is proved when boundaries gave way until all regions agree, nothing changes, or a limit is met."""
         for _ in range(_ROUNDS):
             if self.settles() or not self._give_way(self._regions()):
                 break
+        return self.proof()
 
     def proof(self) -> Proof:
         """What is proved by what was judged."""
