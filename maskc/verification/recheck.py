@@ -66,7 +66,6 @@ APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".s
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 CLAIMED = 4.0  # times as many where slices are claimed that are not 0, which were rounded themselves, and alike
-ALIKE = 1e-6  # what rounding may do to a constant, relative to it
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -129,10 +128,6 @@ class Graph:
                     todo.append(self.maker[name])
         return sorted(seen), leaves
 
-    def weighs(self, index: int) -> bool:
-        """Whether a node computes with constants."""
-        return self.nodes[index].op_type not in EXACT and not self.fixed.isdisjoint(self.reads[index])
-
     def part(
         self,
         nodes: Iterable[int],
@@ -174,16 +169,13 @@ class Graph:
 
     def embedded(self, name: str) -> TensorProto:
         """An initializer with its data."""
-        return _wide(self._loaded(self.constants[name]))
-
-    def _loaded(self, tensor: TensorProto) -> TensorProto:
-        if tensor.data_location != TensorProto.EXTERNAL:
-            return tensor
-        copy: TensorProto = TensorProto.FromString(tensor.SerializeToString())
-        external_data_helper.load_external_data_for_tensor(copy, str(self.folder or Path()))
-        copy.data_location = TensorProto.DEFAULT
-        del copy.external_data[:]
-        return copy
+        tensor = self.constants[name]
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor = TensorProto.FromString(tensor.SerializeToString())
+            external_data_helper.load_external_data_for_tensor(tensor, str(self.folder or Path()))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+        return _wide(tensor)
 
 
 def widened(model: ModelProto) -> tuple[ModelProto, float]:
@@ -324,8 +316,6 @@ class Seen:
             np.maximum(np.abs(values), self.low, out=values)
         elif self.high <= 0:
             np.minimum(-np.abs(values), self.high, out=values)
-        if self.dtype == np.float16:
-            np.clip(values, -6e4, 6e4, out=values)
         return values.reshape(shape).astype(self.dtype)
 
 
@@ -333,15 +323,6 @@ def _drawn(pool: Array, rng: np.random.Generator, size: int) -> Array:
     """So many elements of a pool from a random place on."""
     start = int(rng.integers(_POOL))
     return np.resize(pool[start:], size) if size > _POOL else pool[start : start + size].copy()
-
-
-def in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
-    """What slices of a tensor are in each run: a number each where they are no more, which then is that of any size."""
-    runs = [np.take(array, slices, axis) for array in arrays]
-    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
-    with np.errstate(invalid="ignore"):
-        same = first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs)
-    return [first] if same else runs
 
 
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
@@ -363,7 +344,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         shown = {
             name: list(arrays)
             for name, arrays in zip(made, zip(*results, strict=True), strict=True)
-            if all(map(_is_array, arrays))
+            if all(isinstance(array, np.ndarray) and array.dtype in NUMPY for array in arrays)
         }
         if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
             step *= 2  # what cannot be handed on is read later
@@ -373,10 +354,6 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
         at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1)))
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype in NUMPY
 
 
 @dataclass
@@ -432,6 +409,11 @@ class Judgement:
     def agrees(self) -> bool:
         """Whether both sides agree."""
         return self.error <= self.allowed
+
+    def at_most(self, turn: int) -> tuple[float, float]:
+        """What is allowed in a turn, and the share of elements that may be one step off."""
+        allowed = self.sparse if turn % 2 and turn > 0 else self.allowed
+        return allowed, min(SHARE, STEPS * allowed) if self.steps else 0.0
 
     def take(self, error: Array, axis: int | None) -> None:
         """Note relative errors of elements, and in which slice along the axis the largest is."""
@@ -512,7 +494,10 @@ class Checker:
         shape = self.seen[region.boundary.source].shapes[0]
         places = math.prod(shape) / max(shape[1:] or shape, default=1) if math.prod(shape) else 64
         sides = (self.source, region.source), (self.compiled, region.compiled)
-        weighs = any(graph.weighs(index) for graph, nodes in sides for index in nodes)
+        reading = (
+            graph.nodes[i] for graph, nodes in sides for i in nodes if not graph.fixed.isdisjoint(graph.reads[i])
+        )
+        weighs = bool(_rounding(reading))
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least or not weighs)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
@@ -573,10 +558,10 @@ class Checker:
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and not claims else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
-        before, here = map(_rounding, (made, [self.compiled.nodes[i] for i in region.compiled]))
-        folded, claimed = before - _rounding(nodes), any(claim.any() for claim in claims)
-        steps = max(1, before - folded + here - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
-        if stored and (claimed or here < before or before > 1 or here > 1):  # what was computed of constants
+        before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
+        folded, claimed = len(before) - len(_rounding(nodes)), any(claim.any() for claim in claims)
+        steps = max(1, len(before) - folded + len(here) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        if stored and (claimed or before != here or len(before) > 1):  # what was computed of constants
             steps += (1 + folded) * self.source.coarse / 2
         return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
@@ -601,7 +586,7 @@ class Checker:
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""
-        allowed = result.sparse if turn % 2 and turn > 0 else result.allowed
+        allowed, share = result.at_most(turn)
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
         if region.source:
@@ -612,9 +597,8 @@ class Checker:
         if not want.size or np.array_equal(want, got):
             return None
         axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
-        share = min(SHARE, STEPS * allowed) if result.steps else 0.0
         if want.dtype.kind == "f":
-            return self._judge_floats(region, want, got, turn, result, allowed, axis, share)
+            return self._judge_floats(region, want, got, turn, result, axis)
         apart = np.not_equal(want, got)
         if want.dtype.kind == "O" or apart.mean() > share or np.abs(want - got.astype(np.float64))[apart].max() > 1:
             result.take(apart.astype(np.float64), axis)
@@ -622,17 +606,10 @@ class Checker:
         return None
 
     def _judge_floats(
-        self,
-        region: Region,
-        want: Array,
-        got: Array,
-        turn: int,
-        result: Judgement,
-        allowed: float,
-        axis: int | None,
-        share: float,
+        self, region: Region, want: Array, got: Array, turn: int, result: Judgement, axis: int | None
     ) -> None:
-        """Judge numbers of floating point. axis: whose slices have scales; share: of elements, may be one step off."""
+        """Judge numbers of floating point. axis: whose slices have scales."""
+        allowed, share = result.at_most(turn)
         wide = np.promote_types(want.dtype, np.float32)
         one, two = want.astype(wide), got.astype(wide)
         if not (np.isfinite(one).all() and np.isfinite(two).all()):
@@ -698,9 +675,9 @@ class Checker:
         return moved / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
 
     def nodes(self, region: Region) -> Iterator[NodeProto]:
-        """Those of both sides."""
-        yield from (self.source.nodes[i] for i in region.source)
-        yield from (self.compiled.nodes[i] for i in region.compiled)
+        """Those of both sides, but for those that compute with constants alone."""
+        for graph, nodes in ((self.source, region.source), (self.compiled, region.compiled)):
+            yield from (graph.nodes[i] for i in nodes if not graph.fixed.issuperset(graph.nodes[i].output))
 
     def same_constants(self, name: str, other: str) -> bool:
         """Whether initializers of the source and of the compiled model have the same type, sizes and elements."""
@@ -737,8 +714,8 @@ class Checker:
         ]
 
 
-def _rounding(nodes: Iterable[NodeProto]) -> int:
-    return sum(node.op_type not in EXACT for node in nodes)
+def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
+    return [node.op_type for node in nodes if node.op_type not in EXACT]
 
 
 def _steps(node: NodeProto) -> bool:
@@ -784,11 +761,10 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
 
     def visit(name: str, arrays: list[Array]) -> None:
         seen[name] = Seen.of(arrays)
-        said = {int(axis): np.array(slices, np.int64) for axis, slices in document["claims"].get(name, {}).items()}
-        if any((np.diff(slices) <= 0).any() for slices in said.values()):
-            raise RefusedError(f"Slices of '{name}' are claimed twice.")
-        if said:
-            claims[name] = {axis: (slices, in_runs(arrays, axis, slices)) for axis, slices in said.items()}
+        for axis, slices in ((int(a), np.array(index)) for a, index in document["claims"].get(name, {}).items()):
+            if (np.diff(slices) <= 0).any():
+                raise RefusedError(f"Slices of '{name}' are claimed twice.")
+            claims[name] = {**claims.get(name, {}), axis: (slices, [a.take(slices, axis) for a in arrays])}
 
     stream(source, feeds(inputs, document["seed"]), visit)
     boundaries = {name: Boundary(name) for name in compiled.inputs}

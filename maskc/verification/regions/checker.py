@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -65,6 +65,7 @@ class Checker(recheck.Checker):
         names = {*region.source_reads, *inner, *(boundary.source for boundary in held)}
         if any(name not in self.seen or self.seen[name].values is not None for name in names):
             return "as seen"
+        operators = {node.op_type for node in self.nodes(region)}
         claims = [claim for name in names for claim in self.claims.get(name, {}).items()]
         axes = {a for boundary in held for a in boundary.slices} | {axis for axis, _ in claims}
         shapes = {name: self.seen[name].shapes[0] for name in names}
@@ -75,20 +76,11 @@ class Checker(recheck.Checker):
             and all(len(size) == 2 and min(size) > CROP for size in images)
             and all(len(shape) == 4 for shape in shapes.values())
             and all(len(runs) == 1 for _, (_, runs) in claims)
-            and self._all_in(LOCAL, region)
+            and operators <= LOCAL
         ):
             return "in part"
         few = all(len(n) > 1 and n[0] == 1 and math.prod(n) < EXAMPLES * max(n) for n in shapes.values())
-        return "more examples" if few and 0 not in axes and self._all_in(BY_EXAMPLE, region) else "as seen"
-
-    def _all_in(self, operators: Collection[str], region: Region) -> bool:
-        """Whether nothing but these computes on a region's tensors."""
-        sides = (self.source, region.source), (self.compiled, region.compiled)
-        return all(
-            graph.nodes[i].op_type in operators or graph.fixed.issuperset(graph.nodes[i].output)
-            for graph, nodes in sides
-            for i in nodes
-        )
+        return "more examples" if few and 0 not in axes and operators <= BY_EXAMPLE else "as seen"
 
     def _groups(self, regions: Sequence[Region]) -> Iterator[tuple[recheck.Checker, list[Region]]]:
         """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""

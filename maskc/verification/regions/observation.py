@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import ALIKE, Array, Claims, Graph, Seen, Slices, in_runs, stream
+from maskc.verification.recheck import Array, Claims, Graph, Seen, Slices, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
 # An axis with more slices is none of channels.
 _MOST_SLICES = 8192
+# What rounding may do to a constant, relative to it.
+_ROUNDED = 1e-6
 
 
 @dataclass
@@ -67,7 +69,7 @@ def _tensor(arrays: Sequence[Array], stored: Slices) -> Tensor:
         }
         if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
             tensor.still = {
-                axis: (slices, in_runs(arrays, axis, slices))
+                axis: (slices, _in_runs(arrays, axis, slices))
                 for axis, size in enumerate(first.shape)
                 if axis in tensor.prints
                 and all(array.shape[axis] == size for array in arrays)
@@ -79,7 +81,7 @@ def _tensor(arrays: Sequence[Array], stored: Slices) -> Tensor:
 
 def _still(arrays: Sequence[Array], axis: int, prints: Array, stored: Array | None) -> Array:
     """Slices along the axis that are one number each on all inputs; of those not stored, that are the same on two."""
-    slices = np.flatnonzero(np.abs(prints - prints[:, :1]).max(axis=1) <= ALIKE * np.abs(prints[:, 0]))
+    slices = np.flatnonzero(np.abs(prints - prints[:, :1]).max(axis=1) <= _ROUNDED * np.abs(prints[:, 0]))
     if slices.size:
         rows = [_rows(array, axis, slices) for array in arrays]  # a print has not all elements
         slices = slices[np.all([_alike(each, rows[0][:, :1]) for each in rows], axis=0)]
@@ -91,13 +93,22 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array, stored: Array | No
     return np.union1d(slices, removed[np.all([_alike(other, first) for other in others], axis=0)])
 
 
+def _in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
+    """What slices of a tensor are in each run: a number each where they are no more, which then is that of any size."""
+    runs = [np.take(array, slices, axis) for array in arrays]
+    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
+    with np.errstate(invalid="ignore"):
+        same = first.size and all((np.abs(run - first) <= _ROUNDED * np.abs(first)).all() for run in runs)
+    return [first] if same else runs
+
+
 def _rows(array: Array, axis: int, slices: Array) -> Array:
     return np.moveaxis(array, axis, 0)[slices].reshape(len(slices), array.size // array.shape[axis])
 
 
 def _alike(rows: Array, others: Array) -> Array:
     """Which rows are the same as others, but for rounding."""
-    return np.asarray((np.abs(rows - others) <= ALIKE * np.abs(others)).all(axis=1))
+    return np.asarray((np.abs(rows - others) <= _ROUNDED * np.abs(others)).all(axis=1))
 
 
 def print_of(array: Array, axis: int) -> Array:
