@@ -65,7 +65,7 @@ STEPPING = frozenset(
 APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
-CLAIMED = 4.0  # times as many where slices are claimed that are not 0, which were rounded themselves, and alike
+CLAIMED = 16.0  # times as many where slices are claimed that are not 0: they come from a chain of up to 256 roundings
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -638,10 +638,11 @@ class Checker:
     def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
         """Note slices that are not what they are claimed to be."""
         for axis, (slices, runs) in self.claims.get(region.boundary.source, {}).items():
-            held, rest = runs[turn % len(runs)], others(want, axis)
-            off = np.abs(want.take(slices, axis) - held.astype(np.float64)).max(axis=rest, initial=0)
-            top = float(np.abs(want[np.isfinite(want)]).max(initial=0)) if want.dtype.kind == "f" else 0.0
-            wrong = slices[~(off <= allowed * np.maximum(np.abs(held).max(axis=rest, initial=0), top))]
+            held, rest = runs[turn % len(runs)].astype(np.promote_types(want.dtype, np.float32)), others(want, axis)
+            off, scale = (np.abs(a).max(axis=rest, initial=0) for a in (want.take(slices, axis) - held, held))
+            if want.dtype.kind == "f" and not (off <= allowed * scale).all():
+                scale = np.maximum(scale, np.abs(want[np.isfinite(want)]).max(initial=0))
+            wrong = slices[~(off <= allowed * scale)]
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 

@@ -74,7 +74,8 @@ class Shrunk:
     """A compiled model and what was done to get there.
 
     options: how it was compiled. at: what it and its source are counted at. stored: slices that are left of tensors of
-    the source, by name and axis. orders: which of these a tensor has, where their order has changed. analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    the source, by name and axis. orders: which of these a tensor has, where their order has changed. analysed: where
+    that was to be kept, and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
