@@ -49,6 +49,7 @@ from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from maskc.verification.rounding import RoundedWeights, Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
+from passes.model.declarations import dims_of
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,13 @@ def _compare_outputs(
     tolerance = Tolerance.of(models.reference, options.rtol, options.atol, expected.finest)
     found.outputs, failures, failed = compare_outputs(pairs, data, tolerance)
     found.reasons += failures
+    empty = {value.name for value in models.reference.graph.output if 0 in (dims_of(value) or ())}
+    found.undecided += [
+        f"Nothing of output '{name}' was compared: the reference makes no finite number of it on any sample. Compare "
+        "on real data with `maskc verify --inputs`."
+        for name in dict.fromkeys(error.name for error in found.outputs if error.passed and not error.compared)
+        if name not in empty
+    ]
     if found.parting is None and rounding.difference is not None:
         found.parting = rounding.difference
         found.reasons.insert(0, str(found.parting))

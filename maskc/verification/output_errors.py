@@ -48,7 +48,7 @@ class _Tally:
 
     def result(self, name: str, against: str, atol: float) -> OutputError:
         """The error of the output of this name."""
-        figures = ("max_abs", "mean_abs", "max_rel", "ulps", "top1", "scale", "histogram")
+        figures = ("max_abs", "mean_abs", "max_rel", "ulps", "top1", "scale", "compared", "histogram")
         return OutputError(
             name,
             against,
