@@ -174,6 +174,7 @@ class _Task:
     def run(self) -> Outcome:
         entry = self.baseline.models.get(self.model)
         if self.options is None:
+            frontend.locate(self.file)  # what is not there is told first
             path = self.baseline.path
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."

@@ -43,7 +43,7 @@ from maskc.verification.compare_regions import compare_regions, difference, summ
 from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
-from maskc.verification.output_errors import Pair, compare_outputs
+from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.recheck import Slices
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
@@ -170,7 +170,8 @@ def _compare_on(
     if found.reasons:
         first, *others = found.reasons
         why = where_odd(models.reference, failed or data[0])
-        found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
+        blamed = first.removesuffix(".").removesuffix(CONVERSION)
+        found.reasons = [first if why is None else f"{blamed}, where {why}.", *others]
         if options.dump is not None:
             found.notes.append(_dumped(options.dump, proof, failure, failed or data[0]))
     # What cannot be run on these data has failed above.
