@@ -66,13 +66,14 @@ def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Nod
 def _is_pair(dequantize: gs.Node, quantize: gs.Node) -> bool:
     """Whether it gives back what another QuantizeLinear rounded, to other steps than this one."""
     first = dequantize.inputs[0].inputs if dequantize.op == "DequantizeLinear" else ()
-    steps = [[operand(node, index) for index in (1, 2)] for node in (dequantize, quantize)]
-    return bool(first) and first[0].op == "QuantizeLinear" and not all(map(_same, *steps))
+    same = all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
+    return bool(first) and first[0].op == "QuantizeLinear" and not same
 
 
 def _same(one: gs.Tensor | None, other: gs.Tensor | None) -> bool:
-    known = one is not None and other is not None and is_constant(one) and is_constant(other)
-    return one is other or (known and np.array_equal(values_of(one), values_of(other)))
+    if one is None or other is None or not (is_constant(one) and is_constant(other)):
+        return one is other
+    return np.array_equal(values_of(one), values_of(other))
 
 
 def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
