@@ -65,9 +65,9 @@ def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Nod
 
 def _is_pair(dequantize: gs.Node, quantize: gs.Node) -> bool:
     """Whether it gives back what another QuantizeLinear rounded, to other steps than this one."""
-    first = dequantize.inputs[0].inputs if dequantize.op == "DequantizeLinear" else ()
-    same = all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
-    return bool(first) and first[0].op == "QuantizeLinear" and not same
+    if dequantize.op != "DequantizeLinear" or [node.op for node in dequantize.inputs[0].inputs] != ["QuantizeLinear"]:
+        return False
+    return not all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
 
 
 def _same(one: gs.Tensor | None, other: gs.Tensor | None) -> bool:
