@@ -64,7 +64,10 @@ Models = Annotated[
 ]
 Rules = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE.py", help="Python code with rules for custom operators; may be repeated."),
+    typer.Option(
+        metavar="FILE.py",
+        help="Python code to run first, with rules for custom operators or your own Keras layers; may be repeated.",
+    ),
 ]
 Reports = Annotated[
     list[Path] | None,

@@ -40,6 +40,7 @@ def verify(
         ),
     ] = None,
     certificate: shared.Certificate = None,
+    rules: shared.Rules = None,
     report: shared.Reports = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -55,8 +56,10 @@ def verify(
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
+    from maskc.frontend.custom_rules import load
     from maskc.verification.verify import verify_with
 
+    load(rules or ())
     result = verify_with(
         reference, compiled, reading, options, inputs=inputs, reports=report or (), certificate=certificate
     )
@@ -84,6 +87,7 @@ def recheck(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of random values; by default that of the certificate.")
     ] = None,
+    rules: shared.Rules = None,
 ) -> None:
     """Prove by a certificate that two models are the same.
 
@@ -94,8 +98,10 @@ def recheck(
 
     Example: maskc recheck model.onnx small.onnx proof.json
     """
+    from maskc.frontend.custom_rules import load
     from maskc.verification.verify import recheck as run
 
+    load(rules or ())
     result = run(
         reference,
         compiled,

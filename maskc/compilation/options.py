@@ -79,10 +79,10 @@ class CompileOptions(ReadOptions):
         from passes.targets import registry
 
         if self.adapters not in POLICIES:
-            raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not '{self.adapters}'.")
+            raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not {self.adapters!r}.")
         _checked(self.align)
         if self.target not in registry.names():
-            raise InputError(f"The target must be one of {', '.join(registry.names())}, and not '{self.target}'.")
+            raise InputError(f"The target must be one of {', '.join(registry.names())}, and not {self.target!r}.")
         known = registry.processors(self.target)
         if self.align_for is not None and self.align_for not in known:
             raise InputError(f"There is no table of widths for '{self.align_for}'; there are: {', '.join(known)}.")

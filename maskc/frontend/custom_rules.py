@@ -12,7 +12,7 @@ from maskc.errors import InputError, Terminated
 
 
 def load(files: Sequence[Path]) -> None:
-    """Run these Python files. Raises `InputError` when one is missing or fails."""
+    """Run these Python files, of rules or of Keras layers. Raises `InputError` when one is missing or fails."""
     for file in files:
         _run(file, "The file of rules")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Outcome:
 
     `file` is its path and `model` what the baseline calls it. `before` is the entry of the baseline and `now` that of
     this run; None where there is none. `compared` is false where the baseline was to be written. `error` says why it
-    could not be checked, with the exit code that stands for it.
+    could not be checked, with the exit code that stands for it. `seconds` is how long the check took.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     error: str = ""
     error_code: int = 0
+    seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -172,6 +174,7 @@ class _Task:
     def run(self) -> Outcome:
         entry = self.baseline.models.get(self.model)
         if self.options is None:
+            frontend.locate(self.file)  # what is not there is told first
             path = self.baseline.path
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
@@ -189,6 +192,12 @@ class _Task:
         told = (*report.warnings, *notes(entry if self.compare else None, now, report))
         return Outcome(self.model, self.file, entry, now, self.compare, tuple(found), told)
 
+    def timed(self) -> Outcome:
+        """The outcome of a run, with how long it took."""
+        start = time.perf_counter()
+        outcome = self.ended(attempt(_Task.run, self))
+        return dataclasses.replace(outcome, seconds=time.perf_counter() - start)
+
     def ended(self, found: Outcome | MaskcError) -> Outcome:
         """The outcome of a run that may have ended with an error."""
         if isinstance(found, Outcome):
@@ -205,8 +214,8 @@ def _all(tasks: Sequence[_Task], jobs: int | None, rules: Sequence[Path]) -> lis
     outcomes = {}
     with progress.stage("Compiling and comparing models", len(tasks)) as stage:
         load(rules)  # here as well, as rules that cannot be loaded are no model's fault
-        here = ((index, attempt(_Task.run, task)) for index, task in enumerate(tasks))
-        for index, found in each(_Task.run, tasks, jobs, rules) if jobs > 1 else here:
+        here = ((index, task.timed()) for index, task in enumerate(tasks))
+        for index, found in each(_Task.timed, tasks, jobs, rules) if jobs > 1 else here:
             outcome = outcomes[index] = tasks[index].ended(found)
             stage.advance(note=f"{outcome.model} is done")
             progress.detail(f"  {outcome.model}: {'passed' if outcome.passed else 'failed'}")

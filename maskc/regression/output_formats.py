@@ -86,11 +86,13 @@ def as_junit(outcomes: Sequence[Outcome]) -> str:
     """A JUnit test suite with a case for each model."""
     failures, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
     counts = {"tests": str(len(outcomes)), "failures": str(failures), "errors": str(errors), "skipped": "0"}
+    counts["time"] = f"{sum(outcome.seconds for outcome in outcomes):.3f}"
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "maskc check", **counts})
     for outcome in outcomes:
         name = visible(outcome.model)
         case = ElementTree.SubElement(suite, "testcase", {"classname": "maskc", "name": name, "file": name})
+        case.set("time", f"{outcome.seconds:.3f}")
         for finding in outcome.findings:
             attributes = {"message": visible(finding.message), "type": finding.kind}
             ElementTree.SubElement(case, "failure", attributes).text = _lines(finding)

@@ -43,6 +43,7 @@ class Skyline:
     """One pair of columns for each layer, in the order of the graph."""
 
     title: str
+    unit: str
     largest: int
     columns: tuple[Column, ...]
 
@@ -60,7 +61,7 @@ def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
             height = bars(before, after, largest)
             columns.append(Column(f"{layer.name}: {before:,} → {after:,} {unit}", height.before, height.after))
         if largest:
-            found.append(Skyline(title, largest, tuple(columns)))
+            found.append(Skyline(title, unit, largest, tuple(columns)))
     return tuple(found)
 
 
@@ -111,13 +112,14 @@ class Bin:
 class Histogram:
     """The errors of one output by magnitude, in a chart of `WIDTH` by `HEIGHT`.
 
-    `allowed` is where the tolerance stands, None where it is off the scale or not relative; `ticks` are places and
-    powers of ten.
+    `most` elements are in the highest bar. `allowed` is where the tolerance stands, None where it is off the scale or
+    not relative; `ticks` are places and powers of ten.
     """
 
     output: OutputError
     equal: int
     total: int
+    most: int
     bins: tuple[Bin, ...]
     allowed: float | None
     ticks: tuple[tuple[float, int], ...]
@@ -129,12 +131,12 @@ class Histogram:
 def histogram(output: OutputError) -> Histogram | None:
     """The histogram of an output; None where no errors could be measured."""
     counted = output.histogram
-    if counted is None:
+    if counted is None or not output.compared:
         return None
     total = counted.equal + sum(counted.counts)
     tolerance = math.log10(output.rtol) if output.rtol > 0 else None
     if not counted.counts:
-        return Histogram(output, counted.equal, total, (), None, ())
+        return Histogram(output, counted.equal, total, 0, (), None, ())
     ends = [counted.start, counted.start + counted.step * len(counted.counts)]
     ends += [] if tolerance is None else [tolerance]
     low, high = math.floor(min(ends)) - 1, math.ceil(max(ends)) + 1
@@ -149,7 +151,7 @@ def histogram(output: OutputError) -> Histogram | None:
     every = max(1, math.ceil((high - low) / 7))
     ticks = tuple((round((power - low) * unit, 2), power) for power in range(low + 1, high, every))
     allowed = None if tolerance is None else round((tolerance - low) * unit, 2)
-    return Histogram(output, counted.equal, total, tuple(bins), allowed, ticks)
+    return Histogram(output, counted.equal, total, most, tuple(bins), allowed, ticks)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from passes.sizes.cost_values import Cost, CountedAt
 
 _COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
+_OUTCOMES = {"ok": "green", "differs": "red", "not compared": "yellow"}
 
 # Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
 # is.
@@ -128,7 +129,7 @@ def show_figures(model: object, output: object, before: Figures, after: Figures,
 def show_verification(result: Verification, out: VisibleConsole) -> None:
     """The figures of both files and the error of every output."""
     show_sizes(out, result.before.at, result.after.at)
-    out.print(_figures(result.before, result.after))
+    out.print(_figures(result.before, result.after, reduces=result.equivalent))
     if result.outputs:
         out.print(_errors(result.outputs, out.width < NARROW))
     if result.regions is not None and not result.reasons:
@@ -210,15 +211,16 @@ def show_sizes(out: VisibleConsole, before: CountedAt, after: CountedAt | None =
         out.print(told, soft_wrap=True)
 
 
-def _figures(before: Figures, after: Figures) -> Table:
-    rows = table("", "before", "after", "reduction")
+def _figures(before: Figures, after: Figures, *, reduces: bool = True) -> Table:
+    """A row for each figure; a model that is another function reduces nothing."""
+    rows = table("", "before", "after", *["reduction"] * reduces)
     for name, left, right in (
         ("FLOPs", before.flops, after.flops),
         ("MACs", before.macs, after.macs),
         ("Parameters", before.params, after.params),
     ):
-        rows.add_row(name, f"{left:,}", f"{right:,}", factor(left, right))
-    rows.add_row("File size", size(before.bytes), size(after.bytes), factor(before.bytes, after.bytes))
+        rows.add_row(name, f"{left:,}", f"{right:,}", *[factor(left, right)] * reduces)
+    rows.add_row("File size", size(before.bytes), size(after.bytes), *[factor(before.bytes, after.bytes)] * reduces)
     return rows
 
 
@@ -331,13 +333,14 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
         what = [output.name, output.against, output.dtype]
         table.add_row(
             *([Text(", ".join(what))] if narrow else [Text(what[0]), *what[1:]]),
-            f"{output.max_abs:.2e}",
-            f"{output.mean_abs:.2e}",
-            f"{output.max_rel:.2e}" if math.isfinite(output.max_rel) else "-",
+            *(
+                f"{error:.2e}" if output.compared and math.isfinite(error) else "-"
+                for error in (output.max_abs, output.mean_abs, output.max_rel)
+            ),
             allowed,
             "-" if output.ulps is None else f"{output.ulps:.3g}",
             "-" if output.top1 is None else f"{output.top1:.1%}",
-            Text("ok", style="green") if output.passed else Text("differs", style="red"),
+            Text(output.outcome, style=_OUTCOMES[output.outcome]),
         )
     return table
 

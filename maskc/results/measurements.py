@@ -18,7 +18,8 @@ class OutputError:
     rows with the same largest entry, of outputs that look like scores of classes (floats of shape [n, classes]), else
     None. For integers, booleans and text, `max_abs` counts the elements that differ and `max_rel` is their share.
     `explained` holds when the plain tolerance failed, and regions show that rounding alone does so. `reason` says what
-    failed, and where. `histogram` counts the errors by their magnitude.
+    failed, and where. Of NaN and infinity only the places are compared: `compared` elements are none of these.
+    `histogram` counts the errors by their magnitude.
     """
 
     name: str
@@ -35,7 +36,13 @@ class OutputError:
     explained: bool
     passed: bool
     reason: str | None
+    compared: int
     histogram: ErrorHistogram | None = None
+
+    @property
+    def outcome(self) -> str:
+        """In a word or two."""
+        return "differs" if not self.passed else "ok" if self.compared else "not compared"
 
 
 @dataclass(frozen=True)

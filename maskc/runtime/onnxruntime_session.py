@@ -27,6 +27,7 @@ from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.fatal_models import must_be_positive, why_fatal
+from maskc.runtime.integer_products import saturates
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
 from passes.errors import in_brief
@@ -67,8 +68,9 @@ class OnnxRuntimeSession:
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
-        if exact:  # no processor saturates 8-bit products, and no bias in float is quantised
+        if exact and saturates(model):  # only then: of signed data and weights it makes products without a kernel
             options.add_session_config_entry("session.x64quantprecision", "1")
+        if exact:  # no bias in float is quantised
             options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

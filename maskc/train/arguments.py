@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def is_number(value: Any) -> bool:
 
 def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     """Raises InputError if `value` is not of this kind, or one of these kinds, which is `what`."""
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is Iterable and getattr(value, "shape", None) == ()):  # none iterates
         raise InputError(f"{name} must be {what}, not {shown(value)}.")
 
 
@@ -47,7 +47,8 @@ def check_model(name: str, value: Any) -> None:
 
 def path_of(name: str, value: Any) -> Path:
     """Returns a path, or raises InputError."""
-    check_kind(name, None if isinstance(value, str) and not value else value, (str, os.PathLike), "a path")
+    no_path = isinstance(value, str) and (not value or "\0" in value)
+    check_kind(name, None if no_path else value, (str, os.PathLike), "a path")
     return Path(value)
 
 

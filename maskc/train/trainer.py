@@ -23,18 +23,12 @@ from maskc.train.running import checkpoints
 from maskc.train.running.fine_tune import Distiller
 from maskc.train.running.loop import Loop, Monitor, Position, Shrinking
 from maskc.train.running.replicas import is_chief, placed
-from maskc.train.running.stepping import as_epochs, explained
+from maskc.train.running.stepping import as_epochs, batches_of, explained
 from maskc.train.selection.pruner import diverged
 from maskc.train.shrinking.carry_over import carried_over
 from maskc.train.shrinking.shrink import rebuild
 from maskc.train.summaries import Summaries
 from passes.errors import in_brief
-
-# Those of the trainer that this one descends from, where a run is hundreds of thousands of steps.
-ITER = 5000
-BURN_IN = 100_000
-FLOPS_TARGET = 250_000
-DECAY = 0.9999
 
 # What arguments of `PruningOptimizer` are called here.
 WORDS = {"burn_in": "pruning_burn_in", "prune_every": "pruning_iter", "flops_target": "pruning_flops_target"}
@@ -57,9 +51,11 @@ class PruningTrainer:
         directory: checkpoints and summaries go into it.
         optimizer: the Keras optimizer (or its name) that trains the weights.
         metrics: Keras metrics.
-        pruning_iter: updates between two pruned features.
+        pruning_iter: updates between two prunings; by default those of a cubic schedule over half of the updates after
+            the burn-in. Given, one channel goes at a time, unless `pruning` has a schedule.
         pruning_burn_in: updates before pruning starts.
         pruning_flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.
+            There is no default.
         pruning_decay: of the moving average of scores, from 0 on and less than 1.
         pruning_shrink_every: updates between two times that training goes on with the smaller model, so that it gets
             faster as channels go; see `shrink`. `model` and `optimizer` are then those of the smaller model, and
@@ -75,7 +71,7 @@ class PruningTrainer:
 
     Example:
         >>> trainer = PruningTrainer(model, keras.losses.BinaryCrossentropy(from_logits=True), "run", metrics=["auc"],
-        ...                          pruning_iter=10, pruning_burn_in=500, pruning_flops_target=0.1)
+        ...                          pruning_flops_target=0.1)
         >>> trainer.train(Records("train-*.tfrecord", spec), Records("test.tfrecord", spec), epochs=10)
         >>> trainer.fine_tune(Records("train-*.tfrecord", spec), Records("test.tfrecord", spec), epochs=2)
         >>> trainer.export_model("exported")
@@ -92,10 +88,10 @@ class PruningTrainer:
         optimizer: Any = "adam",
         metrics: Any = (),
         *,
-        pruning_iter: int = ITER,
-        pruning_burn_in: int = BURN_IN,
-        pruning_flops_target: float = FLOPS_TARGET,
-        pruning_decay: float = DECAY,
+        pruning_iter: int | None = None,
+        pruning_burn_in: int = 0,
+        pruning_flops_target: float | None = None,
+        pruning_decay: float = 0.96,
         pruning_shrink_every: int = 0,
         pruning: Mapping[str, Any] | None = None,
         monitor: Monitor | None = None,
@@ -111,6 +107,10 @@ class PruningTrainer:
         if not mask_layers(model):
             raise InputError(
                 f"The model {model.name!r} has no mask to prune: put at least one maskc.train.MaskLayer into it."
+            )
+        if pruning_flops_target is None:
+            raise InputError(
+                "PruningTrainer needs to know how far to prune: pruning_flops_target=0.5 keeps half of the FLOPs."
             )
         check_count("checkpoint_every", checkpoint_every, 1)
         check_count("summary_every", summary_every, 1)
@@ -188,6 +188,7 @@ class PruningTrainer:
             InputError: if the data do not fit; the message names the record and the field.
             Interrupted: if the process is asked to end, after writing a checkpoint.
         """
+        self._plan(data, epochs)
         position = self._run(TRAINING, "Pruning", self.optimizer, data, validation, epochs, resume)
         if not self.reached and self._settings["flops_target"]:
             burn_in = self._settings["burn_in"]
@@ -235,6 +236,15 @@ class PruningTrainer:
     def check_export(self, directory: str | Path) -> None:
         """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
         check_target(Path(directory))
+
+    def _plan(self, data: Any, epochs: int) -> None:
+        """Decides what a schedule leaves open by how many updates all epochs make, also of a run that goes on."""
+        settings = self.optimizer.settings
+        if settings.schedule == "auto":
+            known = settings.ramp or settings.prune_every
+            batches = 0 if known else batches_of(data, as_epochs(data, self._batch_size, self._seed))
+            self.optimizer.settings = planned = settings.planned(epochs * batches)
+            self._settings |= {"schedule": planned.schedule, "ramp": planned.ramp, "prune_every": planned.prune_every}
 
     def _run(
         self, phase: str, title: str, optimizer: Any, data: Any, validation: Any, epochs: int, resume: bool
@@ -305,14 +315,9 @@ class PruningTrainer:
 
 # Name, type, default and help of each flag, here and in `maskc train`.
 PRUNING_FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
-    ("iter", int, ITER, "Updates from one pruned channel to the next."),
-    ("burn_in", int, BURN_IN, "Updates before pruning starts."),
-    ("flops_target", float, FLOPS_TARGET, "FLOPs per example at which pruning stops; up to 1, a fraction of them."),
+    ("iter", int, None, "Updates from one pruning to the next; by default a cubic schedule's, over half of the run."),
+    ("burn_in", int, 0, "Updates before pruning starts."),
+    ("flops_target", float, None, "FLOPs per example at which pruning stops; up to 1, a fraction of them."),
     ("shrink_every", int, 0, "Updates after which training goes on with the smaller model; 0 for never."),
-    (
-        "decay",
-        float,
-        DECAY,
-        "Decay of the moving average of importance scores: 0.9999 averages over about 10,000 updates.",
-    ),
+    ("decay", float, 0.96, "Decay of the moving average of importance scores: 0.96 averages over about 25 updates."),
 )

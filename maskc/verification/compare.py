@@ -43,12 +43,13 @@ from maskc.verification.compare_regions import compare_regions, difference, summ
 from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
-from maskc.verification.output_errors import Pair, compare_outputs
+from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.recheck import Slices
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from maskc.verification.rounding import RoundedWeights, Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
+from passes.model.declarations import dims_of
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def _compare_on(
     if found.reasons:
         first, *others = found.reasons
         why = where_odd(models.reference, failed or data[0])
-        found.reasons = [first if why is None else f"{first.removesuffix('.')}, where {why}.", *others]
+        blamed = first.removesuffix(".").removesuffix(CONVERSION)
+        found.reasons = [first if why is None else f"{blamed}, where {why}.", *others]
         if options.dump is not None:
             found.notes.append(_dumped(options.dump, proof, failure, failed or data[0]))
     # What cannot be run on these data has failed above.
@@ -253,6 +255,13 @@ def _compare_outputs(
     tolerance = Tolerance.of(models.reference, options.rtol, options.atol, expected.finest)
     found.outputs, failures, failed = compare_outputs(pairs, data, tolerance)
     found.reasons += failures
+    empty = {value.name for value in models.reference.graph.output if 0 in (dims_of(value) or ())}
+    found.undecided += [
+        f"Nothing of output '{name}' was compared: the reference makes no finite number of it on any sample. Compare "
+        "on real data with `maskc verify --inputs`."
+        for name in dict.fromkeys(error.name for error in found.outputs if error.passed and not error.compared)
+        if name not in empty
+    ]
     if found.parting is None and rounding.difference is not None:
         found.parting = rounding.difference
         found.reasons.insert(0, str(found.parting))

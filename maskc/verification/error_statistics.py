@@ -49,6 +49,11 @@ class Statistics:
         return ErrorHistogram(self._equal, _LOWEST + first * _STEP, _STEP, counts)
 
     @property
+    def compared(self) -> int:
+        """The elements that were compared: not those that are NaN or infinite."""
+        return self._count
+
+    @property
     def mean_abs(self) -> float:
         """The mean absolute error; of what must be equal, the share of elements that differ."""
         return self._sum / self._count if self._count else 0.0
@@ -78,12 +83,13 @@ class Statistics:
         self._sum += float(errors.sum())
         self._count += errors.size
         self._count_magnitudes(errors, error.scale)
-        if not complex_:
+        if not complex_ and errors.size:
             ulps = _ulps(values, errors, error.scale, wanted.dtype) if error.max_abs else 0.0
             self.ulps = max(self.ulps or 0.0, ulps)
             if wanted.ndim == 2 and wanted.shape[1] > 1 and wanted.shape[0]:
-                self._rows += wanted.shape[0]
-                self._same += int((wanted.argmax(1) == got.argmax(1)).sum())
+                numbers = ~np.isnan(wanted).any(1)
+                self._rows += int(numbers.sum())
+                self._same += int((wanted.argmax(1) == got.argmax(1))[numbers].sum())
 
     def _count_magnitudes(self, errors: NDArray[Any], scale: float) -> None:
         if self._bins is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ from maskc.verification.input_output_signature import listed
 
 # How labels of samples begin: what is given, what is drawn first, and that at which any network may overflow.
 _REAL, _GAUSSIAN, _EXTREME = "real data", "gaussian", ("saturating", "large")
-# How often values that the reference overflows on are divided by ten.
-_SHRINKINGS = 3
+# What is tried in place of values of which the reference makes no numbers: smaller ones, then positive ones, for a
+# logarithm or a root.
+_INSTEAD: tuple[Callable[[NDArray[Any]], Any], ...] = (
+    *(functools.partial(np.multiply, factor) for factor in (0.1, 0.01, 0.001, 1e-8, 1e-16)),
+    np.abs,
+)
 
 # Of the arrays in all files together.
 _MOST_BYTES = 2**31
@@ -40,13 +45,13 @@ Outputs = dict[str, NDArray[Any]]
 class Sample:
     """Inputs, a description of them, and what the reference makes of them.
 
-    `shrunk`: the values are smaller than was drawn, because the reference made no numbers of those.
+    `instead`: the values are others than were drawn, because the reference made no numbers of those.
     """
 
     label: str
     inputs: Inputs
     expected: Outputs
-    shrunk: bool = False
+    instead: bool = False
 
 
 def read_inputs(path: Path) -> dict[str, Arrays]:
@@ -134,24 +139,26 @@ def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, e
 
 
 def _finite(sample: Sample, expected: Session) -> Sample:
-    """The sample, or one of smaller values at which the reference does not overflow, if it overflows and there is one.
+    """The sample, or one of other values of which the reference makes more numbers that are finite.
 
-    Where it does, what becomes of channels that are zero is up to the order of operations: infinity times zero.
+    Where it overflows, what becomes of channels that are zero is up to the order of operations: infinity times zero.
     """
-    found = sample
-    for _ in range(_SHRINKINGS):
-        if _all_finite(found):
+    tried = [(_not_finite(sample), sample)]
+    for changed in _INSTEAD:
+        if not tried[-1][0]:
             break
         inputs = {
-            name: np.asarray(array * 0.1, array.dtype) if array.dtype.kind in "fc" else array
-            for name, array in found.inputs.items()
+            name: np.asarray(changed(array), array.dtype) if array.dtype.kind in "fc" else array
+            for name, array in sample.inputs.items()
         }
-        found = Sample(sample.label, inputs, expected.run(inputs), shrunk=True)
-    return found if _all_finite(found) or sample.label.startswith("saturating") else sample
+        found = Sample(sample.label, inputs, expected.run(inputs), instead=True)
+        tried.append((_not_finite(found), found))
+    return min(tried, key=lambda one: one[0])[1]
 
 
-def _all_finite(sample: Sample) -> bool:
-    return all(np.isfinite(array).all() for array in sample.expected.values() if array.dtype.kind in "fc")
+def _not_finite(sample: Sample) -> int:
+    arrays = (array for array in sample.expected.values() if array.dtype.kind in "fc")
+    return sum(array.size - int(np.isfinite(array).sum()) for array in arrays)
 
 
 def _fitted(ports: Sequence[random_inputs.Port], given: Arrays, label: str) -> Inputs:
@@ -167,15 +174,24 @@ def _fitted(ports: Sequence[random_inputs.Port], given: Arrays, label: str) -> I
 
 
 def notes_on(data: Sequence[Sample]) -> list[str]:
-    """Sentences if all data have one batch size, or are smaller than what was drawn."""
+    """Sentences if all data have one batch size, or are not what was drawn."""
     leading = {array.shape[0] for sample in data for array in sample.inputs.values() if array.ndim}
     notes = ["Only one batch size could be compared."] if len(data) > 1 and len(leading) == 1 else []
-    smaller = sum(sample.shrunk and not sample.label.startswith(_EXTREME) for sample in data)
-    if smaller:
+    ordinary = [sample for sample in data if not sample.label.startswith(_EXTREME)]
+    instead = sum(sample.instead for sample in ordinary)
+    if instead:
         notes.append(
-            f"The reference gives infinity or NaN on {smaller} of {len(data)} samples, in whose place smaller values "
-            "were compared."
+            f"The reference gives infinity or NaN on {instead} of {len(data)} samples, in whose place smaller or "
+            "positive values were compared."
         )
+    for name in data[0].expected:
+        arrays = [sample.expected[name] for sample in ordinary if sample.expected[name].dtype.kind in "fc"]
+        missing = sum(array.size - int(np.isfinite(array).sum()) for array in arrays)
+        if 0 < missing < (count := sum(array.size for array in arrays)):
+            notes.append(
+                f"{missing / count:.1%} of output '{name}' is NaN or infinite in the reference. That it is so in the "
+                "compiled model, too, is all that was compared there."
+            )
     return notes
 
 

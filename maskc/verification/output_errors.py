@@ -18,6 +18,9 @@ from maskc.verification.tolerance import Tolerance
 
 Array = NDArray[Any]
 
+# How a failure ends for which only the conversion can be blamed, unless the reference is odd.
+CONVERSION = "; tf2onnx converted the model wrongly"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -48,7 +51,7 @@ class _Tally:
 
     def result(self, name: str, against: str, atol: float) -> OutputError:
         """The error of the output of this name."""
-        figures = ("max_abs", "mean_abs", "max_rel", "ulps", "top1", "scale", "histogram")
+        figures = ("max_abs", "mean_abs", "max_rel", "ulps", "top1", "scale", "compared", "histogram")
         return OutputError(
             name,
             against,
@@ -72,7 +75,7 @@ def compare_outputs(
     with progress.stage("Comparing", len(pairs) * len(data)) as stage:
         for pair in pairs:
             # The compiled model is compared with the conversion first; if they agree, the conversion is at fault.
-            blame = "; tf2onnx converted the model wrongly" if pair.against == "TensorFlow" and not failures else ""
+            blame = CONVERSION if pair.against == "TensorFlow" and not failures else ""
             tallies: dict[str, _Tally] = {name: _Tally() for name in data[0].expected}
             stopped: list[Sample] = []
             for sample in data:

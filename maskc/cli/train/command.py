@@ -29,8 +29,7 @@ def train(
     `tensorboard --logdir OUTPUT` shows its progress.
 
     Example: maskc train --model net.yaml --features spec.yaml --data
-    'train-*.tfrecord' -o run --pruning.iter 10 --pruning.burn_in 1000
-    --pruning.flops_target 0.1
+    'train-*.tfrecord' -o run --epochs 10 --pruning.flops_target 0.1
     """
     from maskc.frontend.tensorflow.importing import import_tensorflow
 

@@ -39,14 +39,20 @@ class TrainingOptions:
         "--metric",
         metavar="NAME",
     )
-    pruning_iter: int = option(
-        5000, "Updates from one pruned channel to the next.", "--pruning.iter", "--pruning_iter", metavar="N", min=1
+    pruning_iter: int | None = option(
+        None,
+        "Updates from one pruned channel to the next. By default pruning follows a cubic schedule over half of the "
+        "updates.",
+        "--pruning.iter",
+        "--pruning_iter",
+        metavar="N",
+        min=1,
     )
     pruning_burn_in: int = option(
-        100_000, "Updates before pruning starts.", "--pruning.burn_in", "--pruning_burn_in", metavar="N", min=0
+        0, "Updates before pruning starts.", "--pruning.burn_in", "--pruning_burn_in", metavar="N", min=0
     )
     pruning_flops_target: float = option(
-        250_000,
+        ...,
         "FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without masks.",
         "--pruning.flops_target",
         "--pruning_flops_target",
@@ -54,8 +60,8 @@ class TrainingOptions:
         min=0,
     )
     pruning_decay: float = option(
-        0.9999,
-        "Decay of the moving average of importance scores: 0.9999 averages over about 10,000 updates.",
+        0.96,
+        "Decay of the moving average of importance scores: 0.96 averages over about 25 updates.",
         "--pruning.decay",
         "--pruning_decay",
         metavar="F",
@@ -71,10 +77,10 @@ class TrainingOptions:
     method: Literal["fisher", "taylor", "magnitude", "random"] = option(
         "fisher", "The importance score that chooses the channel to prune."
     )
-    schedule: Literal["one-shot", "linear", "cubic"] | None = option(
-        None, "Prune along a schedule over --ramp updates instead of one channel at a time."
+    schedule: Literal["auto", "one-shot", "linear", "cubic"] = option(
+        "auto", "Prune along a schedule over --ramp updates; auto is cubic, unless --pruning.iter is given."
     )
-    ramp: int = option(0, "Updates that a schedule takes.", metavar="N", min=0)
+    ramp: int = option(0, "Updates that a schedule takes; by default half of them.", metavar="N", min=0)
     tie: Literal["auto", "none"] = option("auto", "Prune coupled channels together, or each channel on its own.")
     round_to: int = option(1, "Keep a multiple of N channels in each mask, 8 for phones and GPUs.", metavar="N", min=1)
     teacher: Path | None = option(None, "Distill from this model, for example the unpruned one.", metavar="FILE.keras")

@@ -200,7 +200,8 @@ def _foreign_operators(model: ModelProto) -> str:
         layer = _layer(names[0])
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         phrases.append(f"operator {operator} in layer '{layer}'{more}")
-    return ", ".join(phrases) + " has no ONNX form here" if phrases else ""
+    verb = "have" if len(phrases) > 1 else "has"
+    return f"{', '.join(phrases)} {verb} no ONNX form here" if phrases else ""
 
 
 def _advice(operators: str) -> str:

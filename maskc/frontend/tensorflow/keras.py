@@ -48,7 +48,7 @@ def load(path: Path) -> Any:
     """The `keras.Model` of a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError`."""
     if not path.exists():
         raise InputError(f"{path} does not exist.")
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+    if path.suffix == ".keras" and not (zipfile.is_zipfile(path) and "config.json" in zipfile.ZipFile(path).namelist()):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
     keras = import_keras()
     import h5py
@@ -65,9 +65,10 @@ def load(path: Path) -> Any:
         with quiet():
             model = keras.models.load_model(path, compile=False)
     except Exception as error:
+        inmost = ValueError(str(error).rpartition("Exception encountered: ")[2])  # of a layer in a model in a model
         raise InputError(
-            f"{path} cannot be loaded as a Keras model: {in_brief(error)}. "
-            "Import the modules that define its own layers first, or export it as a SavedModel."
+            f"{path} cannot be loaded as a Keras model: {in_brief(inmost)}. Run the code that defines its own layers "
+            "first (`--rules layers.py` on the command line), or export it as a SavedModel."
         ) from error
     return model
 

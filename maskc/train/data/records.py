@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from maskc import progress
 from maskc.errors import InputError
 from maskc.train.arguments import check_count, check_kind, path_of
 from maskc.train.data.bad_records import compression, first_misfit
@@ -71,6 +72,12 @@ class Records:
             records = records.shuffle(self.shuffle, int(order.integers(2**31)), reshuffle_each_iteration=False)
         batches = records.batch(self.batch_size).skip(skip)
         return batches.map(self._parser, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def count_batches(self) -> int:
+        """Returns how many batches an epoch has, by reading the files through once."""
+        records = tf.data.TFRecordDataset([str(file) for file in self.files], compression(self.files[0]))
+        with progress.stage("Counting records"):
+            return -(-int(records.reduce(np.int64(0), lambda count, _: count + 1)) // self.batch_size)
 
     def explain(self, error: Exception) -> InputError | None:
         """Returns what is wrong with the files if reading them may have raised `error`, or None if nothing is."""

@@ -265,8 +265,8 @@ class PruningOptimizer(Wrapping):
         check_kind("variables", variables, Sequence, "a list of variables")
         if not any(layer_of(variable) for variable in variables):
             raise InputError(
-                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the "
-                "model and leave it trainable."
+                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave "
+                "it trainable, and in a custom loop give all of model.trainable_variables."
             )
         with outside_of_tracing():
             self.inner_optimizer.build(without_probes(variables))

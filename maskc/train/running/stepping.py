@@ -66,6 +66,11 @@ def as_epochs(data: Any, batch_size: int = 32, seed: int = 0) -> Epochs:
     )
 
 
+def batches_of(data: Any, epochs: Epochs) -> int:
+    """Returns how many batches an epoch has; 0 if nobody knows."""
+    return data.count_batches() if isinstance(data, Records) else max(0, int(epochs(0, 0).cardinality()))
+
+
 def _epoch(data: Callable[[int], Any], epoch: int) -> Any:
     batches = data(epoch)
     check_kind("What the function of the epoch gives", batches, tf.data.Dataset, "a tf.data.Dataset")

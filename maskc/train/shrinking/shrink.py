@@ -7,6 +7,7 @@ from typing import Any
 
 from maskc.errors import InputError, PruningWarning
 from maskc.train.arguments import check_choice, check_count
+from maskc.train.mask_layer import mask_layers
 from maskc.train.models.calls import is_functional
 from maskc.train.models.own_class import alike
 from maskc.train.shrinking.carry_over import compile_alike
@@ -64,6 +65,13 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
     rebuilt = rebuild(model, keep_masks, verify, round_to)
     with model.distribute_strategy.scope():
         compile_alike(model, rebuilt.model, rebuilt.successors)
+    masks = mask_layers(model)
+    if masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
+        warnings.warn(
+            f"The model {model.name!r} has lost no channel: none is masked that could go. Did training come to prune?",
+            PruningWarning,
+            stacklevel=2,
+        )
     return rebuilt.model
 
 

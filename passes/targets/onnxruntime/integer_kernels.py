@@ -3,8 +3,9 @@
 ONNX Runtime (1.31, `QDQSelectorActionTransformer`) makes one operator of a product, convolution, sum or pooling, the
 DequantizeLinear nodes before it and the QuantizeLinear after it. Its integer kernels round a value in the middle
 between two steps otherwise than the nodes do as they are written, and weights and biases that are floats it rounds to
-integers first (`WeightBiasQuantization`). Where a mask that stood between is gone, values would be a step off that the
-source computes in floats.
+integers first (`WeightBiasQuantization`). Of a DequantizeLinear and a QuantizeLinear with another scale it makes one
+rounding instead of two (`DoubleQDQPairsRemover`). Where a mask that stood between is gone, values would be a step off
+that the source computes in floats.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ _TRANSPARENT = frozenset({"Identity", "MaxPool", "Reshape", "Slice", "Squeeze", 
 
 
 def merged(graph: gs.Graph) -> frozenset[str]:
-    """Names of the outputs of the QuantizeLinear nodes that become a part of the operator before them."""
-    return frozenset(node.outputs[0].name for node in _merged(GraphEditor(graph)))
+    """The QuantizeLinear nodes that become a part of what is before them: their outputs, and whether that is a pair."""
+    return frozenset(name for _, name in _merged(GraphEditor(graph)))
 
 
 def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
-    """Let ONNX Runtime merge no QuantizeLinear but those whose outputs are named in `before`, as in the source.
+    """Let ONNX Runtime merge no QuantizeLinear but those that are named in `before`, as in the source.
 
     It leaves alone what a Concat stands between, also one of a single tensor, which copies it.
     """
     editor = GraphEditor(graph)
-    for node in list(_merged(editor)):
+    for node, name in list(_merged(editor)):
         data = node.inputs[0]
-        if node.outputs[0].name not in before and shape_of(data) != ():
+        if name not in before and shape_of(data) != ():
             node.inputs[0] = editor.variable(f"{data.name}_float", data.dtype, data.shape)
             editor.emit("Concat", [data], node.inputs[0], f"{node.outputs[0].name}_apart", {"axis": 0}, before=node)
     editor.finish()
 
 
-def _merged(editor: GraphEditor) -> Iterator[gs.Node]:
+def _merged(editor: GraphEditor) -> Iterator[tuple[gs.Node, str]]:
     for node in editor.graph.nodes:
         if node.op == "QuantizeLinear":
             maker = _before(node.inputs[0], editor, node)
-            if maker is not None and _reads_steps(maker, editor):
-                yield node
+            if maker is not None and (_reads_steps(maker, editor) or _is_pair(maker, node)):
+                yield node, node.outputs[0].name + " of a pair" * (maker.op == "DequantizeLinear")
 
 
 def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Node | None:
@@ -60,6 +61,19 @@ def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Nod
     if maker is not None and (maker.op in _TRANSPARENT or _is_redundant(maker, quantize)):
         return _before(maker.inputs[0], editor, quantize)
     return maker
+
+
+def _is_pair(dequantize: gs.Node, quantize: gs.Node) -> bool:
+    """Whether it gives back what another QuantizeLinear rounded, to other steps than this one."""
+    if dequantize.op != "DequantizeLinear" or [node.op for node in dequantize.inputs[0].inputs] != ["QuantizeLinear"]:
+        return False
+    return not all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
+
+
+def _same(one: gs.Tensor | None, other: gs.Tensor | None) -> bool:
+    if one is None or other is None or not (is_constant(one) and is_constant(other)):
+        return one is other
+    return np.array_equal(values_of(one), values_of(other))
 
 
 def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:

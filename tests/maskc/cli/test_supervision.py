@@ -253,7 +253,8 @@ sys.modules[stuck.__name__] = stuck
 from maskc.cli import main
 main()
 """
-    arguments = {"train": ["--model", "m", "--features", "f", "--data", "d", "-o", "run", "--loss", "mse"], "demo": []}
+    train = "--model m --features f --data d -o run --pruning.flops_target 1"
+    arguments = {"train": train.split(), "demo": []}
     stuck = started(tmp_path, code, command, *arguments[command])
     began = time.monotonic()
     stuck.send_signal(signal.SIGINT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 import maskc as package
-from maskc.train import write_records
+from maskc.cli.train.options import TrainingOptions
+from maskc.train import PruningOptimizer, PruningTrainer, write_records
 from maskc.train.mask_layer import mask_layers
 from maskc.train.trainer import PRUNING_FLAGS
 from tests.maskc.command import maskc, process, refused
@@ -105,9 +108,22 @@ def test_the_flags_of_the_original_are_there() -> None:
     shown = process("train", "--help", COLUMNS="200").stdout
     for flag in ("--pruning.iter", "--pruning.burn_in", "--pruning.flops_target", "--pruning.decay"):
         assert flag in shown
-    for default in ("5000", "100000", "250000", "0.9999"):
-        assert default in shown
     assert all(f"--pruning.{name}" in shown for name, *_ in PRUNING_FLAGS)
+
+
+def test_one_default_for_each_argument_of_pruning() -> None:
+    """On the command line, for the trainer and for the optimizer; the target has none."""
+    optimizer, trainer = (inspect.signature(kind).parameters for kind in (PruningOptimizer, PruningTrainer))
+    options = {item.name: item.default for item in fields(TrainingOptions)}
+    for name, _, default, _ in PRUNING_FLAGS:
+        word = f"pruning_{name}"
+        assert default == trainer[word].default
+        if name != "flops_target":
+            assert default == options[word]
+        if (own := {"iter": "prune_every"}.get(name, name)) in optimizer:
+            assert default == optimizer[own].default
+    for name in ("schedule", "ramp", "tie", "method", "round_to", "seed"):
+        assert options[name] == optimizer[name].default, name
 
 
 @pytest.mark.slow

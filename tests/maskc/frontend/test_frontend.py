@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +272,35 @@ def test_damaged_models(tmp_path: Path, stored: dict[str, Path]) -> None:
     refused(maskc("compile", tmp_path / "bad"), 2, "SavedModel")
     (tmp_path / "half.keras").write_bytes(stored["keras"].read_bytes()[:-200])
     refused(maskc("compile", tmp_path / "half.keras"), 2, "half.keras")
+
+
+def test_a_layer_of_ones_own_is_named_and_found_in_a_file_of_rules(tmp_path: Path) -> None:
+    code = (
+        "import keras\n@keras.saving.register_keras_serializable('mine')\nclass Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n        return x + x\n"
+    )
+    made = f"{code}x = keras.Input((4,))\nkeras.Model(x, keras.layers.Dense(2)(Twice()(x))).save('own.keras')\n"
+    (tmp_path / "layers.py").write_text(code)
+    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True)
+    model, rules, small = tmp_path / "own.keras", tmp_path / "layers.py", tmp_path / "small.onnx"
+    refused(maskc("compile", model), 2, "Could not locate class 'Twice'", "--rules")
+    for words in (("compile", model, "-o", small), ("verify", model, small)):
+        done = process(*words, "--rules", rules)
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_archive_of_something_else_is_no_model(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.keras", "w") as archive:
+        archive.writestr("a.jpg", "x")
+    refused(maskc("compile", tmp_path / "photos.keras"), 2, "photos.keras is not a .keras file")
+
+
+def test_weights_without_numbers_are_no_fault_of_the_conversion(keras: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu")])
+    model.layers[0].kernel.assign(np.full((4, 3), np.nan))
+    model.save(tmp_path / "nan.keras")
+    done = maskc("compile", tmp_path / "nan.keras")
+    assert "tf2onnx" not in done.stderr and "NaN" in done.stderr
 
 
 def test_code_in_a_keras_file_is_not_run(keras: Any, tmp_path: Path) -> None:

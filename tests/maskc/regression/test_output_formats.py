@@ -30,6 +30,8 @@ def test_every_format_names_the_layer(repository: Path) -> None:
     assert told["models"][0]["findings"][0]["kind"] == "flops"
     suite = ElementTree.fromstring(texts["junit"]).find("testsuite")
     assert suite is not None and (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "0")
+    times = [float(case.get("time", "nan")) for case in suite.iter("testcase")]
+    assert min(times) > 0 and abs(float(suite.get("time", "nan")) - sum(times)) < 0.01, "those that failed, too"
     failure = suite.find("testcase[@name='models/a.onnx']/failure")
     assert failure is not None and failure.get("type") == "flops" and "no longer masked" in (failure.text or "")
     assert suite.find("testcase[@name='models/b.onnx']/failure") is None

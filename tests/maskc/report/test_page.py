@@ -91,7 +91,9 @@ def document(**changes: Any) -> Document:
 
 def output(**changes: Any) -> OutputError:
     """An output with errors, and these changes."""
-    known = OutputError("y", "ONNX Runtime", "float32", 1e-6, 1e-7, 2e-7, 3.0, 1.0, 5.0, 1e-6, 0.0, None, True, None)
+    known = OutputError(
+        "y", "ONNX Runtime", "float32", 1e-6, 1e-7, 2e-7, 3.0, 1.0, 5.0, 1e-6, 0.0, False, True, None, 9
+    )
     return dataclasses.replace(known, **changes)
 
 
@@ -166,6 +168,23 @@ def test_many_outputs_are_folded() -> None:
     read = Reader(page.page(dataclasses.replace(made, verification=verification)))
     assert "28 more histograms" in read.text and "out39" in read.text
     assert [tag for tag, _ in read.tags].count("figure") == 40  # two layers have no skyline
+
+
+def test_axes_have_names_and_what_is_not_compared_has_no_figures() -> None:
+    made = api.compile(build.cnn()).report.document()
+    assert made.verification is not None
+    outputs = (
+        output(histogram=ErrorHistogram(3, -8.0, 0.5, (1, 0, 2))),
+        output(name="none", compared=0, top1=None, ulps=None),
+    )
+    verification = dataclasses.replace(made.verification, outputs=outputs, undecided=("Nothing of it.",))
+    layers = document().layers
+    text = Reader(page.page(dataclasses.replace(made, verification=verification, layers=layers))).text
+    for name in ("FLOPs 1.00 M 0", "1 layers, in the order of the graph 4", "2 0 elements error, as a share of the"):
+        assert re.sub(r"\s", "", name) in re.sub(r"\s", "", text), name
+    assert "Nothing of it." in text and re.search(
+        r"none\s+ONNX Runtime\s+float32(\s+–){3}.*not compared", text, re.DOTALL
+    )
 
 
 def test_one_of_each_is_no_plural_and_none_is_no_section() -> None:

@@ -360,15 +360,27 @@ def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
         trainer(tmp_path).train((np.zeros((0, 4)), np.zeros((0, 1))), epochs=1)
 
 
+@pytest.mark.parametrize("data", ["records", "arrays"])
+def test_with_its_defaults_a_short_run_comes_to_the_target(files: Path, tmp_path: Path, data: str) -> None:
+    """As with `PruningOptimizer` in `fit`: along a schedule over half of the updates, here of 28."""
+    arrays = ({"a": np.ones((100, 4)), "b": np.zeros((100, 1))}, np.ones((100, 1)))
+    made = PruningTrainer(network(), "binary_crossentropy", tmp_path, batch_size=16, pruning_flops_target=0.5)
+    made.train(records(files) if data == "records" else arrays, epochs=4)
+    assert made.reached and (made.optimizer.settings.schedule, made.optimizer.settings.ramp) == ("cubic", 14)
+    with pytest.raises(InputError, match=r"pruning_flops_target=0\.5 keeps"):
+        PruningTrainer(network(), "mse", tmp_path)
+
+
 def test_the_flags_are_those_of_the_original() -> None:
+    """Their defaults are those of `PruningOptimizer`: the original's pruned nothing before update 105,000."""
     parser = PruningTrainer.add_parser_arguments()
     default = parser.parse_args([])
     assert vars(default) == {
-        "pruning_iter": 5000,
-        "pruning_burn_in": 100_000,
-        "pruning_flops_target": 250_000,
+        "pruning_iter": None,
+        "pruning_burn_in": 0,
+        "pruning_flops_target": None,
         "pruning_shrink_every": 0,
-        "pruning_decay": 0.9999,
+        "pruning_decay": 0.96,
     }
     given = parser.parse_args(["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"])
     assert (given.pruning_iter, given.pruning_burn_in, given.pruning_flops_target) == (7, 3, 0.1)

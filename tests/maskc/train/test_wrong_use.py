@@ -254,7 +254,7 @@ BLOCK = {"output_size": 8, "reduction_factor": 2.0, "input_layer_norm": True}
 
 WRONG = [
     *(None, 0, -1, 0.5, float("nan"), 1e30, True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int),
-    *(np.ones(3), np.ones((8, 4)), keras.layers.Dense(3), tf.ones(3)),
+    *("a\0b", np.array(3), np.ones(3), np.ones((8, 4)), keras.layers.Dense(3), tf.ones(3)),
 ]
 
 #: public entries, each with arguments that do: values, or functions that make them
@@ -370,6 +370,9 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
     [
         (lambda: PruningTrainer("x", "mse", "run"), "model must be a Keras model, not 'x'"),
         (lambda: apply_mask(tf.ones((2, 3)), "name"), "mask must be a maskc.train.MaskLayer, not 'name'"),
+        (lambda: PruningOptimizer("sgd", flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
+        (lambda: write_records("a\0b", []), "path must be a path"),
+        (lambda: write_records("x", np.array(3)), "examples must be dictionaries"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
     ],
 )

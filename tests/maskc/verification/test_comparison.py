@@ -72,7 +72,45 @@ def test_saturating_values_are_smaller_where_the_reference_overflows() -> None:
 def test_it_is_said_where_the_reference_makes_no_numbers_of_ordinary_values() -> None:
     model = row("m = Mul(x, many) y = Exp(m)", many=np.array(200.0))
     (note,) = api.verify(model, model).notes
-    assert note.startswith("The reference gives infinity or NaN on ") and "smaller values were compared" in note
+    assert note.startswith("The reference gives infinity or NaN on ") and "positive values were compared" in note
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "n = Neg(e) m = Sub(n, one) y = Log(m)",
+        "p = Add(e, one) y = Div(p, zero)",
+        "m = Mul(x, zero) y = Div(m, zero)",
+        "y = Add(x, nan)",
+        "y = Slice(x, none, none)",
+    ],
+)
+def test_an_output_without_a_number_is_not_verified(tmp_path: Path, body: str) -> None:
+    """A difference would not show in it, nor does a user want a network of which nothing comes out."""
+    weights = {"one": np.array(1.0), "zero": np.array(0.0), "nan": np.full(8, np.nan), "none": np.array([0])}
+    signature = "(float[n,8] x) => (float[?,8] y, float[n,8] e)"
+    model = build.model(signature, f"e = Abs(x) {body}", checked=False, **weights)
+    path = build.save(model, tmp_path / "m.onnx")
+    done = maskc("verify", path, path)
+    assert done.exit_code == 4, done.output
+    assert "Nothing of output 'y' was compared" in done.stdout and "--inputs" in done.stdout
+    assert "Inconclusive" in done.stdout and "'e'" not in done.stdout and "Verified" not in done.stdout
+    done = maskc("compile", path, "-o", tmp_path / "o.onnx")
+    assert done.exit_code == 0 and "Not verified: Nothing of output 'y'" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("body", ["a = Mul(x, big) y = Mul(a, big)", "l = Log(x) y = ReduceSum(l, axes)"])
+def test_other_values_are_compared_where_the_reference_makes_no_number(body: str) -> None:
+    """Far smaller ones where it overflows, and positive ones for a logarithm."""
+    model = build.model("(float[n,8] x) => (float[n,?] y)", body, big=np.array(1e25), axes=np.array([1]))
+    result = api.verify(model, model)
+    assert result.passed and result.outputs[0].compared
+    assert "positive values were compared" in result.notes[0]
+
+
+def test_places_without_a_number_are_told() -> None:
+    (note,) = api.verify(*[row("y = Add(x, some)", some=np.array([np.nan, *[0.0] * 7]))] * 2).notes
+    assert note.startswith("12.5% of output 'y' is NaN or infinite")
 
 
 def test_indices_are_drawn_again_within_their_ranges() -> None:

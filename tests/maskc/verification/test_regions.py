@@ -15,6 +15,7 @@ import pytest
 
 import maskc as api
 from maskc.frontend.graph_queries import copied
+from maskc.runtime import integer_products
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
@@ -336,6 +337,14 @@ def test_sizes_of_which_others_do_not_run() -> None:
     source = build.model(signature, body.format("rows = Shape<end=1>(x)"), **weights)
     compiled = build.model(signature, body.format(""), rows=np.array([1]), **weights)
     assert api.verify(source, compiled).verdict == "verified"
+
+
+@pytest.mark.skipif(integer_products._clips(), reason="This processor saturates 8-bit products.")
+def test_products_of_signed_data_and_weights() -> None:
+    """ONNX Runtime has no kernel for what its option against saturation makes of them."""
+    body = "q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, w, s, z, s, z) y = DequantizeLinear(p, s, z)"
+    weights = {"s": np.array(0.1), "z": np.array(0, np.int8), "w": np.ones((8, 4), np.int8)}
+    assert api.compile(build.model("(float[n,8] x) => (float[n,4] y)", body, **weights)).report.verified
 
 
 # Mutants.

@@ -71,9 +71,11 @@ def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
     model = build.mlp()
     reference = build.save(model, tmp_path / "a.onnx")
     other = build.save(build.changed(model, name, change), tmp_path / "b.onnx")
-    result = maskc("verify", reference, other)
+    result = maskc("verify", reference, other, "--report", tmp_path / "r.html")
     assert result.exit_code == 1
     assert "Failed: the outputs differ" in result.stdout and "'y'" in result.stdout
+    page = (tmp_path / "r.html").read_text().partition("<body>")[2]
+    assert not any("reduction" in text.lower() for text in (result.stdout, page.partition("Layers")[0])), "no success"
     result = maskc("verify", reference, other, "--json")
     assert result.exit_code == 1 and json.loads(result.stdout)["verification"]["passed"] is False
 

@@ -29,6 +29,8 @@ MATRICES = {
     "Gemm of floats": "a = Gemm(d, f, fb)",
     "moved": f"{PER_TENSOR} p = MatMul(d, w) t = Unsqueeze(p, one)"
     " u = Transpose<perm=[1,0,2]>(t) a = Squeeze(u, first)",
+    "quantised before the mask": f"{PER_TENSOR} p = MatMul(d, w) q1 = QuantizeLinear(p, s2, z)"
+    " a = DequantizeLinear(q1, s2, z)",
     "sum": "p = MatMul(d, f) q1 = QuantizeLinear(p, s, z) d1 = DequantizeLinear(q1, s, z) a = Add(d1, d1)",
 }
 IMAGES = {
@@ -50,6 +52,7 @@ def quantised(body: str, between: str, data: type, few: type, *, image: bool) ->
     kept = KEPT.reshape(8, 1, 1) if image else KEPT
     weights: dict[str, Array] = {
         "s": np.float32(STEP),
+        "s2": np.float32(STEP * 0.9),
         "z": np.array(0 if data is np.int8 else 128, data),
         "least": np.array(-128 if data is np.int8 else 0, data),
         # Whole hundredths, so that values lie in the middle between two steps now and then.
@@ -67,6 +70,8 @@ def quantised(body: str, between: str, data: type, few: type, *, image: bool) ->
         "first": np.array([0]),
         "keep": kept,
         "flag": kept > 0,
+        "kq": (kept * 127).astype(np.int8),
+        "sk": np.float32(1 / 127),
         "none": np.float32(0),
         "v": rng.normal(size=(3, 8, 1, 1) if image else (8, 3)).astype(np.float32),
     }
@@ -98,6 +103,7 @@ BETWEEN = {
     "Mul": "m = Mul(a, keep)",
     "Where": "m = Where(flag, a, none)",
     "Mul and Relu": "k = Mul(a, keep) m = Relu(k)",
+    "Mul of few bits": "k = DequantizeLinear(kq, sk) m = Mul(a, k)",
 }
 CASES = [
     *((name, "Where", np.uint8, np.int8) for name in (*MATRICES, *IMAGES)),
@@ -108,6 +114,7 @@ CASES = [
     ),
     *((name, "Mul and Relu", np.uint8, np.int8) for name in ("Gemm", "convolution per channel")),
     ("convolution of floats", "Mul", np.int8, np.int8),
+    ("quantised before the mask", "Mul of few bits", np.int8, np.int8),
 ]
 
 

@@ -128,6 +128,14 @@ def test_rounded_networks_are_the_same_function(network: Callable[[], Any]) -> N
     assert compiled_flops(small) <= 1.03 * compiled_flops(model)
 
 
+def test_a_model_that_was_not_pruned_is_told() -> None:
+    """A custom loop has no end at which a `PruningOptimizer` could say so."""
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(MaskLayer()(keras.layers.Dense(6)(inputs))))
+    with pytest.warns(PruningWarning, match="has lost no channel"):
+        shrink(model)
+
+
 def test_widths_that_are_fast_add_few_channels() -> None:
     widths = {3: 3, 13: 13, 30: 30, 31: 32, 47: 48, 60: 60, 65: 68, 129: 136, 250: 256}
     assert {width: rounded_up(width, "auto") for width in widths} == widths
