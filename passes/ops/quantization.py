@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,11 +31,13 @@ from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
+from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.packed_blocks import PackedBlocks
 from passes.weights.quantized import Quantized, dequantized
 from passes.weights.statistics import Nonzero
+from passes.weights.steps import Steps
 
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
@@ -171,6 +173,19 @@ class IntegerProduct(Contraction):
         terms = self.terms(node)
         return None if terms is None else Projection(0, self.operands.weight, labels, terms)
 
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        """Of what data that are quantised by their range were before; others are sums around a zero point."""
+        zero = operand(node, self.operands.data_zero)
+        data = node.inputs[0] if zero is None else _before_steps(node.inputs[0], zero)
+        if data is not None and self.operands.output_zero is None:
+            yield from (replace(each, data=data, bias_shape=None) for each in super().weighted_sums(node))
+
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+        zero, values = operand(node, self.operands.weight_zero), values_of(weights)
+        points = np.zeros((), np.float32) if zero is None else values_of(zero).astype(np.float32)
+        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
+        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(along) if points.ndim else points)
+
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
         terms = self.terms(node)
         if terms is None:
@@ -269,6 +284,7 @@ class IntegerConvolution(SizeRule, IntegerProduct):
     """Padding lies at the zero point of the data."""
 
     free = 0
+    slides = "Conv"
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[self.operands.weight]) or ()
@@ -308,10 +324,16 @@ class QLinearConv(IntegerConvolution):
 
 def _zero_before(data: gs.Tensor, zero: gs.Tensor, axis: int, facts: Facts) -> Mask:
     """Channels that were zero when a DynamicQuantizeLinear made both the data and its zero point."""
+    before = _before_steps(data, zero)
+    return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
+
+
+def _before_steps(data: gs.Tensor, zero: gs.Tensor) -> gs.Tensor | None:
+    """What a DynamicQuantizeLinear made both the data and its zero point of; None if none did."""
     producer = data.inputs[0] if data.inputs else None
     if producer is None or not isinstance(rules(producer), DynamicQuantize) or producer.outputs[2] is not zero:
-        return np.zeros(facts.size(data, axis) or 0, bool)
-    return facts.zero(producer.inputs[0], axis)
+        return None
+    return producer.inputs[0]
 
 
 @register("DynamicQuantizeLinear")
@@ -338,7 +360,7 @@ class DynamicQuantize(Op):
 
 
 @register("MatMulNBits", domain="com.microsoft")
-class MatMulNBits(Op):
+class MatMulNBits(Op, WeightedSums):
     """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
 
     width_axis = -1
@@ -347,6 +369,22 @@ class MatMulNBits(Op):
     def form(self, node: gs.Node) -> Op:
         known = node.attrs.keys() >= {"K", "N", "block_size"}  # nobody checks the form of such operators
         return self if known and all(operand(node, index) is not None for index in range(3)) else UNKNOWN
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if rank and self._is_stored(node) and operand(node, 4) is None:
+            bias = None if operand(node, 5) is None else 5
+            yield WeightedSum(
+                node.inputs[0], rank - 1, initializer(node, 1), "oc", bias=bias, bias_shape=(int(node.attrs["N"]),)
+            )
+
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+        if weights is not node.inputs[1]:
+            return None
+        packed, scales, zeros = (None if operand(node, i) is None else values_of(node.inputs[i]) for i in (1, 2, 3))
+        assert packed is not None and scales is not None
+        bits, size = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
+        return PackedBlocks.of(packed, scales, zeros, int(node.attrs["K"]), bits, size).in_steps(weights.name, bits)
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +12,7 @@ from passes.graph.construct import constant
 from passes.graph.tensors import Array, Index, element_of
 from passes.weights.leaf import Leaf
 from passes.weights.quantized import Applied, Expression, Quantized
+from passes.weights.steps import Steps
 
 _OF_FOUR_BITS = 21  # the opset from which tensors hold such numbers
 
@@ -52,6 +53,13 @@ class PackedBlocks:
         whole[:, : self.steps.shape[1]] = self.steps
         zeros = _packed(self.zeros, bits) if self.zeros.dtype == np.uint8 else self.zeros
         return _packed(whole, bits).reshape(rows, blocks, -1), self.scales, zeros
+
+    def in_steps(self, tensor: str, bits: int) -> Steps:
+        """The weight as numbers of these bits that are packed in an initializer."""
+        which = np.arange(self.steps.shape[1]) // self.block
+        numbers = self.steps.astype(np.dtype(f"uint{bits}"))
+        scales, zeros = self.scales[:, which], self.zeros[:, which].astype(self.scales.dtype)
+        return Steps(tensor, numbers, scales, zeros, lambda n: replace(self, steps=n.astype(np.uint8)).packed(bits)[0])
 
     def weight(self, name: str, rows: Index, columns: Index, dtype: np.dtype[Any], opset: int) -> Quantized:
         """Some of it [columns, rows], of this type, in as few bits as the opset has for tensors."""

@@ -66,6 +66,22 @@ def gemm(call: Call) -> Sequence[gs.Tensor]:
     return [y if call.given(7) is None else _quantized(call, y, 7, 8, call.node.inputs[0])]
 
 
+def conv(call: Call) -> Sequence[gs.Tensor]:
+    """QLinearConv, whose bias counts in steps of both scales."""
+    bias, attrs = call.given(8), {"axis": 0} if shape_of(call.node.inputs[4]) not in ((), (1,)) else {}
+    if bias is not None:
+        bias = call.op("DequantizeLinear", bias, call.op("Mul", *call.node.inputs[1:5:3]), **attrs)
+    y = call.op("Conv", _dequantized(call, 0, 1, 2), _dequantized(call, 3, 4, 5, axis=0), bias, **call.attrs)
+    return [_quantized(call, y, 6, 7, call.node.inputs[0])]
+
+
+def matmul(call: Call) -> Sequence[gs.Tensor]:
+    """QLinearMatMul, whose scales may be those of rows of the first operand and of columns of the second."""
+    rows, columns = (call.rank(call.node.inputs[index]) + last for index, last in ((0, -2), (3, -1)))
+    y = call.op("MatMul", _dequantized(call, 0, 1, 2, axis=rows), _dequantized(call, 3, 4, 5, axis=columns))
+    return [_quantized(call, y, 6, 7, call.node.inputs[0])]
+
+
 def matmul_to_float(call: Call) -> Sequence[gs.Tensor]:
     """A product of integers, scaled, and a bias."""
     a, b, a_scale, b_scale = call.node.inputs[:4]

@@ -43,7 +43,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
-from passes.ops.traits import CoupledAxes
+from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -52,7 +52,7 @@ from passes.weights.quantized import is_dequantized
 from passes.weights.statistics import Nonzero
 
 
-class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
+class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, WeightedSums):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk.
 
     No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
@@ -60,6 +60,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     reason = kept_reasons.GROUPS
     width_axis = 1
+    #: the standard operator with the same windows
+    slides = "Conv"
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        weights, (out, _) = node.inputs[1], self.channels(node)
+        if is_constant(weights) and out is not None and not is_constant(node.inputs[0]):
+            along = ("oc" if self.channel_axes == (0, 1) else "co") + "k" * (len(weights.shape) - 2)
+            yield WeightedSum(node.inputs[0], 1, weights, along, group_size(node), 2, (out,), self.slides)
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
