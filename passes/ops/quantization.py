@@ -373,18 +373,15 @@ class MatMulNBits(Op, WeightedSums):
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         rank = len(shape_of(node.inputs[0]) or ())
         if rank and self._is_stored(node) and operand(node, 4) is None:
-            bias = None if operand(node, 5) is None else 5
-            yield WeightedSum(
-                node.inputs[0], rank - 1, initializer(node, 1), "oc", bias=bias, bias_shape=(int(node.attrs["N"]),)
-            )
+            bias, shape = None if operand(node, 5) is None else 5, (int(node.attrs["N"]),)
+            yield WeightedSum(node.inputs[0], rank - 1, initializer(node, 1), "oc", 1, bias, shape)
 
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
-        if weights is not node.inputs[1]:
-            return None
-        packed, scales, zeros = (None if operand(node, i) is None else values_of(node.inputs[i]) for i in (1, 2, 3))
-        assert packed is not None and scales is not None
-        bits, size = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
-        return PackedBlocks.of(packed, scales, zeros, int(node.attrs["K"]), bits, size).in_steps(weights.name, bits)
+        return self._weight(node).in_steps(weights.name) if weights is node.inputs[1] else None
+
+    @staticmethod
+    def _weight(node: gs.Node) -> PackedBlocks:
+        return PackedBlocks.of(node.attrs, *(values_of(t) for i in (1, 2, 3) if (t := operand(node, i)) is not None))
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1
@@ -424,14 +421,9 @@ class MatMulNBits(Op, WeightedSums):
 
     def _cut_columns(self, node: gs.Node, rewriter: Rewriter, rows: Mask, columns: Mask) -> None:
         """With whole blocks less it is the same operator, with others a product with a weight of as few bits."""
-        before, attrs = rewriter.before, node.attrs
-        bits, size = int(attrs.get("bits", 4)), int(attrs["block_size"])
-        values = [None if operand(before, i) is None else values_of(before.inputs[i]) for i in (1, 2, 3)]
-        packed, scales, zeros = values
-        assert packed is not None and scales is not None
-        weight = PackedBlocks.of(packed, scales, zeros, columns.size, bits, size)
+        before, weight = rewriter.before, self._weight(rewriter.before)
         bias = None if operand(before, 5) is None else rewriter.slice(before.inputs[5], {0: rows})
-        kept, left, blocks = np.flatnonzero(rows), np.flatnonzero(columns), np.arange(columns.size) // size
+        kept, left, blocks = np.flatnonzero(rows), np.flatnonzero(columns), np.arange(columns.size) // weight.block
         if np.isin(blocks, blocks[columns])[~columns].any():
             name = rewriter.editor.names.fresh(before.inputs[1].name)
             made = weight.weight(name, kept, left, numpy_dtype(before.inputs[0]), rewriter.opset)
@@ -439,11 +431,12 @@ class MatMulNBits(Op, WeightedSums):
             if bias is not None:
                 rewriter.add_after(node, bias)
             return
-        attrs.update(K=int(columns.sum()), N=int(rows.sum()))
-        for index, (old, new) in enumerate(zip(values, weight.picked(kept, left).packed(bits), strict=True), 1):
-            if old is not None:
-                new = new.reshape(-1) if old.ndim == 1 else new
-                rewriter.set_input(node, index, rewriter.constant(before.inputs[index].name, new.astype(old.dtype)))
+        node.attrs.update(K=int(columns.sum()), N=int(rows.sum()))
+        for index, new in enumerate(weight.picked(kept, left).packed(), 1):
+            if operand(before, index) is not None:
+                old = initializer(before, index)
+                new = new.reshape(-1) if len(old.shape) == 1 else new
+                rewriter.set_input(node, index, rewriter.constant(old.name, new.astype(old.dtype)))
         if bias is not None:
             rewriter.set_input(node, 5, bias)
 

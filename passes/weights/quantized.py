@@ -88,18 +88,13 @@ class Quantized(Composed):
 
     def holding(self, name: str, values: Array, slack: Array | float = 0.0) -> Quantized | None:
         """Other values [same shape] in the same steps, where they fall on them but for `slack`; None if they do not."""
-        steps = self.expression
-        if not isinstance(steps, Applied) or steps.op != "DequantizeLinear":
+        steps, expression = self.steps(), self.expression
+        if steps is None or values.shape != tuple(self.shape) or values.dtype != self.dtype:
             return None
-        if values.shape != tuple(self.shape) or values.dtype != self.dtype:
-            return None
-        leaf, (scale, *zero) = steps.parts[0], [_evaluated(part).astype(np.float64) for part in steps.parts[1:]]
-        assert isinstance(leaf, Leaf)
-        dtype = leaf.stored.dtype
+        assert isinstance(expression, Applied)
         with np.errstate(all="ignore"):
-            whole = (np.rint(values.astype(np.float64) / scale) + (zero[0] if zero else 0)).astype(dtype)
-        stored = Leaf.of(constant(f"{name}_quantised", whole))
-        made = Quantized(name, replace(steps, parts=(stored, *steps.parts[1:])))
+            stored = Leaf.of(constant(f"{name}_quantised", steps.holding(values.astype(np.float64))))
+        made = Quantized(name, replace(expression, parts=(stored, *expression.parts[1:])))
         with np.errstate(all="ignore"):  # out of range, or not a number
             near = np.abs(made.values.astype(np.float64) - values) <= slack
         return made if near.all() else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
@@ -59,7 +58,7 @@ IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
     "SimplifiedLayerNormalization": (math.inf, normalization.simplified_layer),
 }
 
-#: of the standard: products of floating point, in which weights can be changed, and steps around them
+#: of the standard, by products between steps, whose weights can be changed
 BETWEEN_STEPS: Mapping[str, Decompose] = {"QLinearConv": quantized.conv, "QLinearMatMul": quantized.matmul}
 
 
@@ -67,10 +66,8 @@ BETWEEN_STEPS: Mapping[str, Decompose] = {"QLinearConv": quantized.conv, "QLinea
 _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFusedConv", "NhwcMaxPool")
 
 
-def decompose(graph: gs.Graph, infer: InferNode, more: Mapping[str, Decompose] = MappingProxyType({})) -> bool:
+def decompose(graph: gs.Graph, infer: InferNode) -> bool:
     """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
-
-    more: standard operators to decompose besides.
 
     Raises GraphError where the graph is laid out for one machine.
     """
@@ -83,9 +80,20 @@ def decompose(graph: gs.Graph, infer: InferNode, more: Mapping[str, Decompose] =
                 "the file that this was made from, or let ONNX Runtime save it with the optimization level "
                 "ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
             )
-    if all(is_standard(node) and not _decomposition(node, graph.opset, more) for node in nodes):
+    if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
         return False
-    return _decomposed(graph, Names(graph), infer, more)
+    return _decomposed(graph, Names(graph), infer)
+
+
+def decompose_steps(graph: gs.Graph, infer: InferNode) -> None:
+    """Decompose products of integers by products of floating point between QuantizeLinear and DequantizeLinear."""
+    decompose(graph, infer)
+    editor = GraphEditor(graph)
+    for node in graph.nodes:
+        write = BETWEEN_STEPS.get(node.op) if is_standard(node) else None
+        if write is None or not _replaced(node, write, editor, infer):
+            infer(node, graph.opset)
+    editor.finish()
 
 
 def _is_laid_out(node: gs.Node) -> bool:
@@ -99,20 +107,18 @@ def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
     return domain in STANDARD_DOMAINS and op in IN_STANDARD_DOMAIN and opset < IN_STANDARD_DOMAIN[op][0]
 
 
-def _decomposition(node: gs.Node, opset: int, more: Mapping[str, Decompose]) -> Decompose | None:
+def _decomposition(node: gs.Node, opset: int) -> Decompose | None:
     if node.domain == DOMAIN and rules(node) is UNKNOWN:  # rules of a user's own come first
         return OPERATORS.get(node.op)
-    if missing_in_standard(node.domain, node.op, opset):
-        return IN_STANDARD_DOMAIN[node.op][1]
-    return more.get(node.op) if is_standard(node) else None
+    return IN_STANDARD_DOMAIN[node.op][1] if missing_in_standard(node.domain, node.op, opset) else None
 
 
-def _decomposed(graph: gs.Graph, names: Names, infer: InferNode, more: Mapping[str, Decompose]) -> bool:
+def _decomposed(graph: gs.Graph, names: Names, infer: InferNode) -> bool:
     editor, found = GraphEditor(graph, names), False
     for node in graph.nodes:
         for body in subgraphs(node):
-            found |= _decomposed(body, names, infer, more)
-        write = _decomposition(node, graph.opset, more)
+            found |= _decomposed(body, names, infer)
+        write = _decomposition(node, graph.opset)
         if write is not None and _replaced(node, write, editor, infer):
             found = True
         elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:

@@ -77,8 +77,7 @@ def conv(call: Call) -> Sequence[gs.Tensor]:
 
 def matmul(call: Call) -> Sequence[gs.Tensor]:
     """QLinearMatMul, whose scales may be those of rows of the first operand and of columns of the second."""
-    rows, columns = (call.rank(call.node.inputs[index]) + last for index, last in ((0, -2), (3, -1)))
-    y = call.op("MatMul", _dequantized(call, 0, 1, 2, axis=rows), _dequantized(call, 3, 4, 5, axis=columns))
+    y = call.op("MatMul", _dequantized(call, 0, 1, 2, axis=-2), _dequantized(call, 3, 4, 5, axis=-1))
     return [_quantized(call, y, 6, 7, call.node.inputs[0])]
 
 

@@ -110,29 +110,19 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         """One over an axis of the data, if all others of the weights are the output's, or a window's."""
-        projection = self.projection(node, ())
+        projection, windowed = self.projection(node, ()), WHOLE if self.slides else None
         if projection is None or self.scale(node) != 1:
             return
-        (data, own), output = (
-            (projection.terms.factors[i] for i in (projection.data, projection.weights)),
-            projection.terms.output,
-        )
-        windowed = WHOLE if self.slides else None
+        weights, output = initializer(node, projection.weights), projection.terms.output
+        data, own = (projection.terms.factors[i] for i in (projection.data, projection.weights))
         along = "".join("k" if k == windowed else "o" if k in output else "c" for k in own)
         if along.count("c") != 1 or any((k in data) == (k in output) for k in own if k != windowed):
             return
-        weights, outs = initializer(node, projection.weights), [output.index(k) for k in own if k in output]
+        axis, outs = list(data).index(own[along.index("c")]), [output.index(k) for k in own if k in output]
         sizes = dict(zip(own, weights.shape, strict=True))
-        shape = tuple(sizes.get(k, 1) for k in output[min(outs, default=len(output)) :])
-        yield WeightedSum(
-            node.inputs[projection.data],
-            list(data).index(own[along.index("c")]),
-            weights,
-            along,
-            bias=self.addend,
-            bias_shape=shape if outs == sorted(outs) else None,
-            slides=self.slides,
-        )
+        shape = [sizes.get(k, 1) for k in output[min(outs, default=len(output)) :]] if outs == sorted(outs) else None
+        added = None if shape is None else tuple(shape)
+        yield WeightedSum(node.inputs[projection.data], axis, weights, along, 1, self.addend, added, self.slides)
 
     # -- what the weights take in ------------------------------------------------------------------------------------
 

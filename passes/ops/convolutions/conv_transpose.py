@@ -25,7 +25,6 @@ class ConvTranspose(SizeRule, Convolution):
     """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
 
     channel_axes = (1, 0)
-    slides = "ConvTranspose"
 
     def by_output(self, weights: Array, groups: int) -> Array:
         rows, columns, *kernel = weights.shape

@@ -60,14 +60,13 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
 
     reason = kept_reasons.GROUPS
     width_axis = 1
-    #: the standard operator with the same windows
-    slides = "Conv"
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         weights, (out, _) = node.inputs[1], self.channels(node)
-        if is_constant(weights) and out is not None and not is_constant(node.inputs[0]):
-            along = ("oc" if self.channel_axes == (0, 1) else "co") + "k" * (len(weights.shape) - 2)
-            yield WeightedSum(node.inputs[0], 1, weights, along, group_size(node), 2, (out,), self.slides)
+        along, slides = ("oc", "Conv") if self.channel_axes == (0, 1) else ("co", "ConvTranspose")
+        if is_constant(weights) and out is not None:
+            along += "k" * (len(weights.shape) - 2)
+            yield WeightedSum(node.inputs[0], 1, weights, along, group_size(node), 2, (out,), slides)
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
@@ -185,9 +184,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         even = facts.known(node.outputs[0], 1)
         if even is not None:  # which `constants` has found, for much less
             mask &= ~even.mask
-        if not mask.any():
-            return
-        result = self.convolved(node, facts, known, mask)
+        result = self.convolved(node, facts, known, mask) if mask.any() else None
         if result is None:
             return
         value = result.value
@@ -281,10 +278,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
             rows = need.reshape(groups, -1).copy()
             rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
             rows[~kept] = False
-            demands[0, 1] = Demand(
-                level(rows.reshape(-1), groups),
-                reason=kept_reasons.GROUPS,
-            )
+            demands[0, 1] = Demand(level(rows.reshape(-1), groups), reason=kept_reasons.GROUPS)
         return demands
 
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
