@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from maskc.pruning.layers.network import Mask, Network, Reader
 from maskc.pruning.walk import Walk
 
 Feeds = Mapping[str, NDArray[Any]]
+#: a layer's number, the layer, and what it reads in the source and in the pruned network, batch by batch
+_Read = tuple[int, Contraction, Sequence[NDArray[Any]], Sequence[NDArray[Any]]]
 
 # Of the mean square of what is read: at least, and more with as many weights for an output as rows. With 464 inputs and
 # half the FLOPs of magika 1.0.3 a tenth of it lost 1 point of 465 predictions.
@@ -41,7 +44,7 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
     before, after = Walk(source, batches), Walk(result, batches)
     weights: dict[str, NDArray[Any]] = {}
     sharing = Counter(reader.contraction.weights for reader in readers)
-    sums: dict[str, _Sums] = {}
+    read: dict[str, list[_Read]] = {}  # of weights that are shared
     changed = False
     with stage("Refitting", len(readers)) as refitting:
         for number, reader in enumerate(readers):
@@ -58,66 +61,52 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
                 warnings.warn(text, PruningWarning, stacklevel=2)
                 break
             if shared or not (layer.refits and all(np.array_equal(a, b) for a, b in zip(was, now, strict=True))):
-                again = layer.weights in sums
-                if not again:
-                    sums[layer.weights] = _Sums(reader, gone, sharing[layer.weights], constants.values)
-                weights.update(found := sums[layer.weights].with_rows(layer, was, now, [seed, number]))
-                if again:  # others ran with the weights as they were before
+                those = read.setdefault(layer.weights, []) if shared else []
+                those.append((number, layer, was, now))
+                weights.update(found := _refit(reader, gone, those, constants.values, seed))
+                if len(those) > 1:  # the others ran with the weights as they were before
                     after = Walk(constants.put(result, weights), batches)
                 after.give(constants.stored(found))
     return constants.put(result, weights)
 
 
-class _Sums:
-    """Sums over the rows of a layer, or of `count` that have the same weights, each with a bias of its own."""
-
-    def __init__(self, reader: Reader, gone: Mask, count: int, values: Mapping[str, NDArray[Any]]) -> None:
-        self._values, self._lost, self._layers = values, reader.lost(gone), list[Contraction]()
-        self._trained = reader.contraction.matrix(values[reader.contraction.weights])
-        groups, width, outputs = self._trained.shape
-        own = [np.flatnonzero(~of_group) for of_group in self._lost]
-        kept = max(map(len, own))
-        # layers of several groups keep equally many rows in each when they are solved; those that are gone are zero
-        self._rows = np.stack([np.concatenate([o, np.setdiff1d(np.arange(width), o)[: kept - len(o)]]) for o in own])
-        self._second = np.zeros((groups, kept + count, kept + count))
-        self._mixed = np.zeros((groups, kept + count, outputs))
-        self._count = 0
-
-    def with_rows(
-        self, layer: Contraction, was: Sequence[NDArray[Any]], now: Sequence[NDArray[Any]], seed: Sequence[int]
-    ) -> dict[str, NDArray[Any]]:
-        """Weights and biases by name, once the rows of this layer have come in, in the source and as pruned."""
-        kept = self._rows.shape[1]
-        self._layers.append(layer)
-        most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * self._trained.shape[1]) // len(was) + 1
-        for old, new in zip(was, now, strict=True):
-            x0 = layer.rows(old, most, np.random.default_rng([*seed, 0]))
-            x = layer.rows(new, most, np.random.default_rng([*seed, 0]))
+def _refit(
+    reader: Reader, gone: Mask, read: Sequence[_Read], values: Mapping[str, NDArray[Any]], seed: int
+) -> dict[str, NDArray[Any]]:
+    """New weights by name, and a new bias of each of the layers that have these weights."""
+    weights, lost = reader.contraction.weights, reader.lost(gone)
+    trained = reader.contraction.matrix(values[weights])
+    groups, width, outputs = trained.shape
+    own = [np.flatnonzero(~of_group) for of_group in lost]
+    kept = max(map(len, own))
+    # layers of several groups keep equally many rows in each when they are solved; those that are gone are zero
+    rows = np.stack([np.concatenate([o, np.setdiff1d(np.arange(width), o)[: kept - len(o)]]) for o in own])
+    size = kept + len(read)
+    second, mixed, count = np.zeros((groups, size, size)), np.zeros((groups, size, outputs)), 0
+    for place, (number, layer, was, now) in enumerate(read, kept):
+        most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
+        parts = ((layer.rows(x, most, np.random.default_rng([seed, number, 0])) for x in each) for each in (was, now))
+        for x0, x in zip(*map(chain.from_iterable, parts), strict=True):
             sound = np.isfinite(x0).all(axis=(0, 2)) & np.isfinite(x).all(axis=(0, 2))
-            x0, x = x0[:, sound], np.take_along_axis(x[:, sound], self._rows[:, None, :], axis=2)
-            ones = np.zeros((*x.shape[:2], self._second.shape[1] - kept), x.dtype)
-            ones[..., len(self._layers) - 1] = bool(layer.bias)
-            x = np.concatenate([x, ones], axis=2)
-            self._second += x.transpose(0, 2, 1) @ x
-            self._mixed += x.transpose(0, 2, 1) @ (x0 @ self._trained.astype(np.float32))
-            self._count += x.shape[1]
-        solution = self._solution(kept)
-        matrix = np.zeros_like(self._trained)
-        np.put_along_axis(matrix, self._rows[:, :, None], solution[:, :kept], axis=1)
-        matrix[self._lost] = 0
-        found: dict[str, NDArray[Any]] = {layer.weights: layer.stored(matrix)}
-        for number, each in enumerate(self._layers, kept):
-            if each.bias:
-                found[each.bias] = each.shifted(self._values[each.bias], solution[:, number].reshape(-1))
-        return found
-
-    def _solution(self, kept: int) -> NDArray[np.float64]:
-        """The rows of weights, and after them biases: float64 [groups, kept and biases, outputs]."""
-        second, mixed = self._second / max(self._count, 1), self._mixed / max(self._count, 1)
-        scarcity = min(1.0, kept / max(self._count, 1))
-        spread = np.trace(second[:, :kept, :kept], axis1=1, axis2=2)[:, None, None] / max(kept, 1)
-        shrinkage = ((_RIDGE + _SCARCE * scarcity) * spread + 1e-9) * np.eye(second.shape[1])
-        shrinkage[:, range(kept, second.shape[1]), range(kept, second.shape[1])] = 1e-9
-        prior = np.zeros_like(mixed)
-        prior[:, :kept] = np.take_along_axis(self._trained, self._rows[:, :, None], axis=1)
-        return np.linalg.solve(second + shrinkage, mixed + shrinkage @ prior)
+            x0, x = x0[:, sound], np.take_along_axis(x[:, sound], rows[:, None, :], axis=2)
+            x = np.concatenate([x, np.zeros((*x.shape[:2], len(read)), x.dtype)], axis=2)
+            x[..., place] = bool(layer.bias)
+            second += x.transpose(0, 2, 1) @ x
+            mixed += x.transpose(0, 2, 1) @ (x0 @ trained.astype(np.float32))
+            count += x.shape[1]
+    second, mixed = second / max(count, 1), mixed / max(count, 1)
+    scarcity = min(1.0, kept / max(count, 1))
+    spread = np.trace(second[:, :kept, :kept], axis1=1, axis2=2)[:, None, None] / max(kept, 1)
+    shrinkage = ((_RIDGE + _SCARCE * scarcity) * spread + 1e-9) * np.eye(size)
+    shrinkage[:, range(kept, size), range(kept, size)] = 1e-9
+    prior = np.zeros_like(mixed)
+    prior[:, :kept] = np.take_along_axis(trained, rows[:, :, None], axis=1)
+    solution = np.linalg.solve(second + shrinkage, mixed + shrinkage @ prior)
+    matrix = np.zeros_like(trained)
+    np.put_along_axis(matrix, rows[:, :, None], solution[:, :kept], axis=1)
+    matrix[lost] = 0
+    found: dict[str, NDArray[Any]] = {weights: reader.contraction.stored(matrix)}
+    for place, (_, layer, *_) in enumerate(read, kept):
+        if layer.bias:
+            found[layer.bias] = layer.shifted(values[layer.bias], solution[:, place].reshape(-1))
+    return found

@@ -50,8 +50,10 @@ def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: 
         with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
             for contraction in reading:
                 for values in walk.to(contraction.source):
-                    found[contraction.weights].add(contraction.rows(values, _ROWS, rng))
-    return [Layer(moments) for moments in found.values() if moments.count]
+                    for rows in contraction.rows(values, _ROWS, rng):
+                        found[contraction.weights].add(rows)
+    # one after the other, as the moments of all take much room
+    return [Layer(moments) for name in list(found) if (moments := found.pop(name)).count]
 
 
 def _groups(batches: Iterable[Feeds]) -> Iterator[list[Feeds]]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from passes.sizes.prepare import checked
 
 Floats = NDArray[Any]  # float32 or float64
 
+_PART = 2**20  # numbers of rows that come together
 _OPSET = 17  # in which the taps of a convolution are found
 
 
@@ -42,8 +43,8 @@ class Contraction:
     node, output: names of the node and of what it writes first. source: the input's name. axis: of its channels. shape:
     of the weights, along the axes of which run channels ("c"), outputs ("o") and a window ("k"). bias: the name of the
     constant that is added, one for each output; empty where none is. addend: the operand that this would be, None for
-    an Add that follows; bias_shape: its shape, None where nothing can be added. window: the standard operator with the
-    same window, and its attributes.
+    an Add that follows; bias_shape: its shape, None where nothing can be added. window: a standard node
+    with the same window, of x and w.
     """
 
     node: str
@@ -56,7 +57,7 @@ class Contraction:
     groups: int
     addend: int | None
     bias_shape: tuple[int, ...] | None
-    window: tuple[str, Mapping[str, Any]]
+    window: bytes
     bias: str = ""
 
     @property
@@ -94,14 +95,17 @@ class Contraction:
         more = np.pad(shift, (0, bias.size - shift.size))  # the rest is for the weights of the state
         return np.asarray(bias + more.reshape(bias.shape))
 
-    def rows(self, values: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
-        """Of the input's values, at positions that are drawn: float32 [groups, up to `most`, width * taps]."""
-        if self.window[0]:
-            each = max(1, math.ceil(most / len(values)))
-            parts = [self._of_one(values[i : i + 1], each, rng) for i in range(len(values))]
-            return np.concatenate(parts, axis=1)
-        moved = np.moveaxis(values, self.axis, -1).reshape(-1, self.channels)
-        return moved[_some(len(moved), most, rng)].astype(np.float32, copy=False)[None]
+    def rows(self, values: NDArray[Any], most: int, rng: np.random.Generator) -> Iterator[Floats]:
+        """Of the input's values, up to `most` that are drawn, in parts: float32 [groups, n, width * taps]."""
+        if not self.window:
+            moved = np.moveaxis(values, self.axis, -1).reshape(-1, self.channels)
+            yield moved[_some(len(moved), most, rng)].astype(np.float32, copy=False)[None]
+            return
+        each = max(1, math.ceil(most / len(values)))
+        together = max(1, _PART // (self.channels * self.taps * each))
+        for begin in range(0, len(values), together):
+            parts = [self._of_one(value, each, rng) for value in values[begin : begin + together]]
+            yield np.concatenate(parts, axis=1)
 
     @property
     def _split(self) -> tuple[int, ...]:
@@ -117,28 +121,30 @@ class Contraction:
         return math.prod(size for size, along in zip(self._split[1:], self.along, strict=True) if along == letter)
 
     def _of_one(self, value: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
-        place = np.arange(1, 1 + math.prod(value.shape[2:]), dtype=np.float32).reshape(1, 1, *value.shape[2:])
-        places = self._taps.run({"x": place})["y"][0].reshape(self.taps, -1).astype(np.int64)
+        kernel = (self.taps, 1, *self.shape[2:]) if self.along[0] == "o" else (1, self.taps, *self.shape[2:])
+        places = _places(self.window, kernel, value.shape[1:])
         places = places[:, _some(places.shape[1], most, rng)]
-        padded = np.pad(value[0].reshape(self.channels, -1).astype(np.float32, copy=False), ((0, 0), (1, 0)))
+        padded = np.pad(value.reshape(self.channels, -1).astype(np.float32, copy=False), ((0, 0), (1, 0)))
         return padded[:, places].reshape(self.groups, -1, places.shape[1]).transpose(0, 2, 1)
 
-    @cached_property
-    def _taps(self) -> OnnxRuntimeSession:
-        """What gives, for a map of one channel, each tap's value at each place of the output, 0 in the padding."""
-        op, attributes = self.window
-        kernel = np.eye(self.taps, dtype=np.float32).reshape(self.taps, *self.shape[2:])
-        rank = len(self.shape)
-        graph = helper.make_graph(
-            [helper.make_node(op, ["x", "w"], ["y"], **attributes)],
-            "taps",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, *[None] * (rank - 2)])],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
-            [onnx.numpy_helper.from_array(kernel[None] if self.along[0] == "c" else kernel[:, None], "w")],
-        )
-        return OnnxRuntimeSession(
-            helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-        )
+
+@lru_cache(maxsize=8)
+def _places(window: bytes, kernel: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Which of one channel's places, counted from 1, a tap reads for each of the output: int64 [taps, places].
+
+    0 is the padding.
+    """
+    taps, rank = max(kernel[:2]), len(kernel)
+    graph = helper.make_graph(
+        [onnx.NodeProto.FromString(window)],
+        "taps",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, *size])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
+        [onnx.numpy_helper.from_array(np.eye(taps, dtype=np.float32).reshape(kernel), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    numbers = np.arange(1, 1 + math.prod(size), dtype=np.float32).reshape(1, 1, *size)
+    return OnnxRuntimeSession(model).run({"x": numbers})["y"].reshape(taps, -1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,8 @@ def _is_layer(node: gs.Node) -> bool:
 
 def _contraction(node: gs.Node, each: WeightedSum, shape: tuple[int, ...]) -> Contraction:
     known = onnx.defs.get_schema(each.slides, _OPSET).attributes.keys() - {"group"} if each.slides else ()
+    attributes = {name: value for name, value in node.attrs.items() if name in known}
+    slides = helper.make_node(each.slides, ["x", "w"], ["y"], **attributes) if each.slides else onnx.NodeProto()
     return Contraction(
         node=node.name,
         output=node.outputs[0].name,
@@ -207,7 +215,7 @@ def _contraction(node: gs.Node, each: WeightedSum, shape: tuple[int, ...]) -> Co
         groups=each.groups,
         addend=each.bias,
         bias_shape=each.bias_shape,
-        window=(each.slides, {name: value for name, value in node.attrs.items() if name in known}),
+        window=slides.SerializeToString(deterministic=True),
     )
 
 

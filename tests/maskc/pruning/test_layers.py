@@ -39,7 +39,7 @@ def test_rows_times_matrix_is_the_layer(case: str) -> None:
     ((layer,), weight) = found.contractions, found.constants.values["w"]
     matrix = layer.matrix(weight)
     np.testing.assert_array_equal(layer.stored(matrix), weight)
-    rows = layer.rows(x, 10**9, np.random.default_rng(0))
+    rows = np.concatenate(list(layer.rows(x, 10**9, np.random.default_rng(0))), axis=1)
     found = np.concatenate(list(rows.astype(np.float64) @ matrix), axis=1)
     expected = np.moveaxis(OnnxRuntimeSession(model).run({"x": x})["y"], 1, -1)
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
@@ -89,7 +89,8 @@ def test_what_a_loss_costs_is_what_least_squares_leaves() -> None:
     reader = Reader(reader.contraction, np.arange(16) // 2)  # in pairs
     x = drawn(40, 16, 9, 9)
     moments = Moments.of(reader, matrix, seed=0)
-    moments.add(rows := reader.contraction.rows(x, 10**9, np.random.default_rng(0)))
+    rows = np.concatenate(list(reader.contraction.rows(x, 10**9, np.random.default_rng(0))), axis=1)
+    moments.add(rows)
     layer = Layer(moments)
     errors = layer.errors(8)
     ones = np.concatenate([rows[0], np.ones((len(rows[0]), 1))], axis=1).astype(np.float64)
@@ -128,7 +129,8 @@ def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) 
     values = session.run({**batch, **whole})
     for reader in last:
         source = values[reader.contraction.source]
-        moments.add(reader.contraction.rows(source, 10**9, np.random.default_rng(0)))
+        for rows in reader.contraction.rows(source, 10**9, np.random.default_rng(0)):
+            moments.add(rows)
     seen = Layer(moments)
     second = moments.total / moments.count
     ridge = RIDGE * np.trace(second, axis1=1, axis2=2).mean() / second.shape[1]
