@@ -59,7 +59,10 @@ IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
 }
 
 #: of the standard, by products between steps, whose weights can be changed
-BETWEEN_STEPS: Mapping[str, Decompose] = {"QLinearConv": quantized.conv, "QLinearMatMul": quantized.matmul}
+BETWEEN_STEPS: Mapping[str, Decompose] = {
+    "QLinearConv": quantized.elementwise("Conv", second=0),
+    "QLinearMatMul": quantized.elementwise("MatMul", -2, -1),
+}
 
 
 # Its layouts: that in which channels lie in blocks, as many as one processor's vectors hold, and that with them last.
