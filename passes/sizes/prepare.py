@@ -14,7 +14,7 @@ from passes.errors import GraphError
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
-from passes.model.contrib_operators.decompose import BETWEEN_STEPS, decompose, decompose_steps
+from passes.model.contrib_operators.decompose import BETWEEN_STEPS, decompose
 from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
@@ -45,7 +45,7 @@ def between_steps(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type in BETWEEN_STEPS for node in model.graph.node):
         return model
     graph = imported(model)
-    decompose_steps(graph, annotate_node)
+    decompose(graph, annotate_node, products=True)
     return exported(graph, model)
 
 

@@ -36,9 +36,9 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
         if layer.addend is None:
             following = adds.get(output) if uses[output] == 1 and output not in shown else None
             place = 0 if following is None else 1 - list(following.input).index(output)
-            given = None if following is None else stored.get(following.input[place])
-            if following is not None and given is not None and tuple(given.dims) == held.shape:
-                held = array_of(given)
+            added = None if following is None else stored.get(following.input[place])
+            if following is not None and added is not None and tuple(added.dims) == held.shape:
+                held = array_of(added)
                 following.input[place] = name
             else:
                 output = f"{layer.output}/maskc_product"
@@ -46,22 +46,18 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
                 nodes.append(helper.make_node("Add", [output, name], [layer.output], f"{layer.output}/maskc_add"))
         else:
             node.input.extend([""] * (layer.addend + 1 - len(node.input)))
-            given = node.input[layer.addend]
-            held = constants.values.get(given, np.zeros(0)) if given else held
+            own = node.input[layer.addend]
+            held = constants.values.get(own, np.zeros(0)) if own else held
             if held.shape != layer.bias_shape:
                 continue
-            if given in constants.steps and uses[given] == 1:
-                biases[layer.output] = given
+            if own in constants.steps and uses[own] == 1:
+                biases[layer.output] = own
                 continue
             node.input[layer.addend] = name
         biases[layer.output] = name
         constants.values[name] = held
         model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(held), name))
     set_nodes(model.graph, nodes)
-    return dataclasses.replace(
-        layers,
-        contractions=tuple(
-            dataclasses.replace(layer, bias=biases.get(layer.output, "") if layer is first.get(layer.output) else "")
-            for layer in layers.contractions
-        ),
-    )
+    given = {id(layer): biases.get(layer.output, "") for layer in first.values()}
+    made = [dataclasses.replace(layer, bias=given.get(id(layer), "")) for layer in layers.contractions]
+    return dataclasses.replace(layers, contractions=tuple(made))

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.pruning.layers.contractions import Contraction, Layers
-from maskc.pruning.layers.recurrent_units import Units, gated_units
+from maskc.pruning.layers.recurrent_units import gated_units
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling, unite
 from passes.mask_savings.gated import gated
 from passes.mask_savings.prunable_filters import Filters
-from passes.model.inputs import bind
+from passes.model.inputs import bind, split
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.rates import Rates
 
@@ -50,7 +50,7 @@ class Network:
 
     model: ModelProto
     places: Mapping[str, Filters]
-    units: Mapping[str, Units]
+    units: Mapping[str, Filters]
     groups: Mapping[str, Index]
     fixed: Mask
     readers: tuple[Reader, ...]
@@ -60,7 +60,7 @@ class Network:
 
     def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
         """0/1 by place, for groups that are gone, bool [groups]."""
-        masked: dict[str, Filters | Units] = {**self.places, **self.units}
+        masked = {**self.places, **self.units}
         return {name: np.where(gone[self.groups[name]], 0, 1).astype(what.dtype) for name, what in masked.items()}
 
     def masked(self, gone: Mask) -> ModelProto:
@@ -95,15 +95,14 @@ def with_places(model: ModelProto, layers: Layers, found: Sequence[Filters], at:
     places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
     masked = gated(model, places)
     units = gated_units(masked, layers)
-    sizes = {**{name: len(place.norm) for name, place in places.items()}, **{n: u.count for n, u in units.items()}}
+    sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}
     coupled = coupling(masked, sizes)
-    roots = np.concatenate([coupled.groups[name] for name in sizes]) if sizes else np.zeros(0, np.int64)
-    number = np.unique(roots)
-    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in sizes}
+    roots = np.concatenate([np.zeros(0, np.int64), *(coupled.groups[name] for name in sizes)])
+    number, index = np.unique(roots, return_inverse=True)
+    entries, groups = np.append(index, -1), split(index, sizes)
     fixed = np.zeros(len(number), bool)
     for name, place in places.items():
         fixed[groups[name]] |= place.fixed
-    entries = np.append(np.concatenate(list(groups.values())) if groups else roots, -1)
     renamed = {place.tensor: f"{name}/masked" for name, place in places.items()}
     readers = []
     for layer in layers.contractions:
@@ -132,11 +131,8 @@ def sharing(network: Network) -> Network:
             unite(root, labels[0, known], other[known])
         labels[:, ~known] = -1
     number, new = np.unique(root, return_inverse=True)
-    together = np.zeros(len(number), bool)
-    np.logical_or.at(together, new, fixed)
-    readers = []
-    for reader in network.readers:
-        labels = shared.get(reader.contraction.weights, reader.group_of[None])[0]
-        readers.append(Reader(reader.contraction, np.append(new, -1)[labels]))
+    labels_of = [shared.get(r.contraction.weights, r.group_of[None])[0] for r in network.readers]
+    readers = map(Reader, (r.contraction for r in network.readers), (np.append(new, -1)[each] for each in labels_of))
     groups = {name: new[index] for name, index in network.groups.items()}
+    together = np.isin(number, root[fixed])
     return dataclasses.replace(network, groups=groups, fixed=together, readers=tuple(readers))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.pruning.layers.contractions import Contraction, Layers
+from passes.mask_savings.prunable_filters import Filters
 from passes.model.set_nodes import set_nodes
 
 
-@dataclass(frozen=True)
-class Units:
-    """The units of one layer: their number, and the type of the weights."""
-
-    count: int
-    dtype: np.dtype[Any]
-
-
-def gated_units(model: ModelProto, layers: Layers) -> dict[str, Units]:
-    """The units of layers that read those of the step before, by the name of their mask.
+def gated_units(model: ModelProto, layers: Layers) -> dict[str, Filters]:
+    """The units of layers that read those of the step before, as filters, by the name of their mask.
 
     That is a new graph input, of shape [units], that their weights are multiplied by, in place: a unit all of whose
     weights are zero gives zero, if its state begins with zero.
@@ -29,7 +19,7 @@ def gated_units(model: ModelProto, layers: Layers) -> dict[str, Units]:
     of_node: dict[str, list[Contraction]] = {}
     for layer in layers.contractions:
         of_node.setdefault(layer.output, []).append(layer)
-    constants, units = layers.constants, dict[str, Units]()
+    constants, units = layers.constants, dict[str, Filters]()
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         those = of_node.get(next(iter(node.output), ""), [])
@@ -37,7 +27,7 @@ def gated_units(model: ModelProto, layers: Layers) -> dict[str, Units]:
         bias = those[0].bias if those else ""
         if state is not None and len(those) > 1 and bias:
             name, dtype = f"maskc_units_{len(units)}", constants.values[state.weights].dtype
-            units[name] = Units(state.width, dtype)
+            units[name] = Filters(node.output[0], state.axis, len(state.shape) + 1, dtype, np.ones(state.width), False)
             kind = helper.np_dtype_to_tensor_dtype(dtype)
             model.graph.input.append(helper.make_tensor_value_info(name, kind, [state.width]))
             along = [(layer.weights, layer.shape, layer.along.rindex("o")) for layer in those]
