@@ -55,19 +55,24 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
                 continue
             try:
                 was = before.to(layer.source)
-                now = after.to(layer.source) if layer.refits else was
+                now = after.to(layer.source) if layer.refits and changed else was
             except RunError as error:
                 text = f"Layers from {layer.node or layer.source!r} on are not refitted: {error}"
                 warnings.warn(text, PruningWarning, stacklevel=2)
                 break
-            if shared or not (layer.refits and all(np.array_equal(a, b) for a, b in zip(was, now, strict=True))):
-                those = read.setdefault(layer.weights, []) if shared else []
-                those.append((number, layer, was, now))
+            those = read.setdefault(layer.weights, []) if shared else []
+            those.append((number, layer, was, now))
+            if any(map(_is_changed, those)):
                 weights.update(found := _refit(reader, gone, those, constants.values, seed))
                 if len(those) > 1:  # the others ran with the weights as they were before
                     after = Walk(constants.put(result, weights), batches)
                 after.give(constants.stored(found))
     return constants.put(result, weights)
+
+
+def _is_changed(read: _Read) -> bool:
+    _, layer, was, now = read
+    return not layer.refits or not all(map(np.array_equal, was, now))
 
 
 def _refit(
