@@ -109,15 +109,13 @@ class Bench:
         return self.row(compiled.model, time.process_time() - start)
 
     def surgeon(self, share: float) -> Row:
-        from maskc.pruning.layers.network import with_weights
-
         seen, whole = self._observed
         gone, start = self._gone(share), time.process_time()
         weights = {}
         for layer in (layer.copy() for layer in whole):
             layer.without(np.flatnonzero(gone).tolist())
             weights[layer.reader.contraction.weights] = layer.stored()
-        return self._compiled(with_weights(seen.network.masked(gone), weights), start)
+        return self._compiled(seen.network.layers.constants.put(seen.network.masked(gone), weights), start)
 
     def refitted(self, share: float) -> Row:
         """As by `maskc prune --align none`, but for one observation for all shares."""

@@ -11,7 +11,6 @@ from onnx import ModelProto
 import passes
 from maskc.compilation.compile import table
 from maskc.errors import InputError
-from maskc.frontend.graph_queries import all_nodes
 from maskc.progress import stage
 from maskc.pruning.choice.observation import layers, sensitivities
 from maskc.pruning.choice.removal import Removal
@@ -19,20 +18,18 @@ from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Batch, Data, first
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
-from maskc.pruning.layers.stored_weights import stored
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.refit import refitted
 from maskc.runtime.given_inputs import declared
 from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
+from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "QLinearConv", "QLinearMatMul"}
-_LAYERS |= {"ConvInteger", "MatMulInteger", "MatMulNBits", "DynamicQuantizeLSTM", "Einsum"}
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,15 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
     batches = list(first(examples.used(), _SAMPLES, _BYTES))
     at: Sizes | None = options.at or _sizes(source, batches[0])
     with stage("Finding channels", slow=True):
+        pruned = between_steps(source)
         try:
-            shrunk = passes.shrink(source, at=at)
+            shrunk = passes.shrink(pruned, at=at)
         except SizeError:
             if options.at is not None:
                 raise
             at = None  # branches for other inputs may not take these sizes
-            shrunk = passes.shrink(source)
+            shrunk = passes.shrink(pruned)
+        cost = shrunk.report.before if pruned is source else passes.count(source, at=at)
         net = network(shrunk.model, batches[0], at, options.seed)
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
@@ -81,9 +80,9 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
         known = rates if isinstance(rates, Rates) else None
-        flops = shrunk.report.before.flops * _repeated(batches[0], at or {})
+        flops = cost.flops * _repeated(batches[0], at or {})
         removal = Removal(net, found, sensitivities(net, whole, found, batches, flops), known)
-    return Observed(source, net, removal, batches, shrunk.report.before, options.seed, notes)
+    return Observed(source, net, removal, batches, cost, options.seed, notes)
 
 
 def levels(
@@ -103,13 +102,8 @@ def levels(
 
 def _left_out(net: Network) -> Iterator[str]:
     """A sentence on layers that are not read as least squares, if there are any."""
-    constants, read = stored(net.model), {reader.contraction.node.output[0] for reader in net.readers}
-    outside = [node for node in net.model.graph.node if node.op_type in _LAYERS]
-    inside = sum(node.op_type in _LAYERS for node in all_nodes(net.model)) - len(outside)
-    weighted = [node for node in outside if any(constants[n].ndim > 1 for n in node.input if n in constants)]
-    other = sum(node.output[0] not in read for node in weighted)
-    parts = [f"{inside} in branches or loops"] * bool(inside)
-    parts += [f"{other} with weights that are shared or of another form"] * bool(other)
+    parts = [f"{net.layers.inside} in branches or loops"] * bool(net.layers.inside)
+    parts += [f"{net.layers.outside} with weights of another form"] * bool(net.layers.outside)
     if parts:
         yield f"Layers whose input channels are not pruned: {' and '.join(parts)}."
 

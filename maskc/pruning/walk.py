@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from maskc.errors import RunError
-from maskc.pruning.layers.stored_weights import with_weights
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 
@@ -26,7 +25,6 @@ class Walk:
         self._model = model
         self._waiting = list(model.graph.node)
         self._constants = {t.name: t for t in model.graph.initializer}
-        self._weights: dict[str, NDArray[Any]] = {}
         self.values: list[dict[str, NDArray[Any]]] = [dict(batch) for batch in batches]
 
     def to(self, name: str) -> list[NDArray[Any]]:
@@ -38,9 +36,9 @@ class Walk:
             self._run(self._needed(name), name)
         return [values[name] for values in self.values]
 
-    def give(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Constants by name that nodes not run yet are to have."""
-        self._weights.update(weights)
+    def give(self, stored: Mapping[str, NDArray[Any]]) -> None:
+        """Initializers by name that nodes not run yet are to have."""
+        self._constants |= {name: numpy_helper.from_array(value, name) for name, value in stored.items()}
 
     def _needed(self, name: str) -> list[NodeProto]:
         """The waiting nodes that the tensor is computed from, in their order."""
@@ -78,7 +76,7 @@ class Walk:
         part = ModelProto(ir_version=self._model.ir_version, graph=graph)
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
-        return with_weights(part, self._weights)
+        return part
 
 
 def _read(node: NodeProto) -> set[str]:

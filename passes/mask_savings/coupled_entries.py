@@ -119,7 +119,7 @@ def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _
 def _leaves_a_choice(root: Index, masks: Mapping[str, int], entries: Index, index: Index) -> bool:
     """Whether no mask of several groups becomes a single one, where the entries of each class are coupled."""
     united = np.arange(len(root))
-    _unite(united, *_by_class(entries, index))
+    unite(united, *_by_class(entries, index))
     groups = zip(split(root, masks).values(), split(united[root], masks).values(), strict=True)
     return all(len(np.unique(after)) > 1 or len(np.unique(old)) == 1 for old, after in groups)
 
@@ -262,7 +262,7 @@ class _Spreading:
         self._unite(label[both], entries[both])
 
     def _unite(self, a: Index, b: Index) -> None:
-        self._changed |= _unite(self.root, a, b)
+        self._changed |= unite(self.root, a, b)
 
 
 def _by_class(entries: Index, index: Index) -> tuple[Index, Index]:
@@ -273,7 +273,7 @@ def _by_class(entries: Index, index: Index) -> tuple[Index, Index]:
     return entries[reached], first[index[reached]]
 
 
-def _unite(root: Index, a: Index, b: Index) -> bool:
+def unite(root: Index, a: Index, b: Index) -> bool:
     """Couple entry `a[i]` with entry `b[i]`, in `root`; whether any was not before."""
     changed = False
     while not np.array_equal(root[a], root[b]):

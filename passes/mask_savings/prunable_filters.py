@@ -15,6 +15,7 @@ from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, is_constant, is_float, shape_of, sizes_of
 from passes.ops import Linked, rules
 from passes.ops.quantization import IntegerProduct
+from passes.ops.traits import WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.sizes.prepare import checked
@@ -128,5 +129,7 @@ def _shown(graph: gs.Graph, layers: dict[int, tuple[gs.Tensor, int, int]]) -> se
     for node in reversed(graph.nodes):
         shown |= {t.name for t in captured(node)}
         if id(node) not in layers and any(t.name in shown and not _is_number(t) for t in node.outputs):
-            shown |= {t.name for t in node.inputs}
+            op = rules(node)
+            sums = op.weighted_sums(node) if isinstance(op, WeightedSums) else ()
+            shown |= {t.name for t in node.inputs} - {each.data.name for each in sums}
     return shown

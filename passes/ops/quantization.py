@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -31,11 +31,13 @@ from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
+from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.packed_blocks import PackedBlocks
 from passes.weights.quantized import Quantized, dequantized
 from passes.weights.statistics import Nonzero
+from passes.weights.steps import Steps
 
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
@@ -171,6 +173,19 @@ class IntegerProduct(Contraction):
         terms = self.terms(node)
         return None if terms is None else Projection(0, self.operands.weight, labels, terms)
 
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        """Of what data that are quantised by their range were before; others are sums around a zero point."""
+        zero = operand(node, self.operands.data_zero)
+        data = node.inputs[0] if zero is None else _before_steps(node.inputs[0], zero)
+        if data is not None and self.operands.output_zero is None:
+            yield from (replace(each, data=data, bias_shape=None) for each in super().weighted_sums(node))
+
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+        zero, values = operand(node, self.operands.weight_zero), values_of(weights)
+        points = np.zeros((), np.float32) if zero is None else values_of(zero).astype(np.float32)
+        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
+        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(along) if points.ndim else points)
+
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
         terms = self.terms(node)
         if terms is None:
@@ -269,6 +284,7 @@ class IntegerConvolution(SizeRule, IntegerProduct):
     """Padding lies at the zero point of the data."""
 
     free = 0
+    slides = "Conv"
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         weights = shape_of(node.inputs[self.operands.weight]) or ()
@@ -308,10 +324,16 @@ class QLinearConv(IntegerConvolution):
 
 def _zero_before(data: gs.Tensor, zero: gs.Tensor, axis: int, facts: Facts) -> Mask:
     """Channels that were zero when a DynamicQuantizeLinear made both the data and its zero point."""
+    before = _before_steps(data, zero)
+    return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
+
+
+def _before_steps(data: gs.Tensor, zero: gs.Tensor) -> gs.Tensor | None:
+    """What a DynamicQuantizeLinear made both the data and its zero point of; None if none did."""
     producer = data.inputs[0] if data.inputs else None
     if producer is None or not isinstance(rules(producer), DynamicQuantize) or producer.outputs[2] is not zero:
-        return np.zeros(facts.size(data, axis) or 0, bool)
-    return facts.zero(producer.inputs[0], axis)
+        return None
+    return producer.inputs[0]
 
 
 @register("DynamicQuantizeLinear")
@@ -338,7 +360,7 @@ class DynamicQuantize(Op):
 
 
 @register("MatMulNBits", domain="com.microsoft")
-class MatMulNBits(Op):
+class MatMulNBits(Op, WeightedSums):
     """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
 
     width_axis = -1
@@ -347,6 +369,19 @@ class MatMulNBits(Op):
     def form(self, node: gs.Node) -> Op:
         known = node.attrs.keys() >= {"K", "N", "block_size"}  # nobody checks the form of such operators
         return self if known and all(operand(node, index) is not None for index in range(3)) else UNKNOWN
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        rank = len(shape_of(node.inputs[0]) or ())
+        if rank and self._is_stored(node) and operand(node, 4) is None:
+            bias, shape = None if operand(node, 5) is None else 5, (int(node.attrs["N"]),)
+            yield WeightedSum(node.inputs[0], rank - 1, initializer(node, 1), "oc", 1, bias, shape)
+
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+        return self._weight(node).in_steps(weights.name) if weights is node.inputs[1] else None
+
+    @staticmethod
+    def _weight(node: gs.Node) -> PackedBlocks:
+        return PackedBlocks.of(node.attrs, *(values_of(t) for i in (1, 2, 3) if (t := operand(node, i)) is not None))
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1
@@ -386,14 +421,9 @@ class MatMulNBits(Op):
 
     def _cut_columns(self, node: gs.Node, rewriter: Rewriter, rows: Mask, columns: Mask) -> None:
         """With whole blocks less it is the same operator, with others a product with a weight of as few bits."""
-        before, attrs = rewriter.before, node.attrs
-        bits, size = int(attrs.get("bits", 4)), int(attrs["block_size"])
-        values = [None if operand(before, i) is None else values_of(before.inputs[i]) for i in (1, 2, 3)]
-        packed, scales, zeros = values
-        assert packed is not None and scales is not None
-        weight = PackedBlocks.of(packed, scales, zeros, columns.size, bits, size)
+        before, weight = rewriter.before, self._weight(rewriter.before)
         bias = None if operand(before, 5) is None else rewriter.slice(before.inputs[5], {0: rows})
-        kept, left, blocks = np.flatnonzero(rows), np.flatnonzero(columns), np.arange(columns.size) // size
+        kept, left, blocks = np.flatnonzero(rows), np.flatnonzero(columns), np.arange(columns.size) // weight.block
         if np.isin(blocks, blocks[columns])[~columns].any():
             name = rewriter.editor.names.fresh(before.inputs[1].name)
             made = weight.weight(name, kept, left, numpy_dtype(before.inputs[0]), rewriter.opset)
@@ -401,11 +431,12 @@ class MatMulNBits(Op):
             if bias is not None:
                 rewriter.add_after(node, bias)
             return
-        attrs.update(K=int(columns.sum()), N=int(rows.sum()))
-        for index, (old, new) in enumerate(zip(values, weight.picked(kept, left).packed(bits), strict=True), 1):
-            if old is not None:
-                new = new.reshape(-1) if old.ndim == 1 else new
-                rewriter.set_input(node, index, rewriter.constant(before.inputs[index].name, new.astype(old.dtype)))
+        node.attrs.update(K=int(columns.sum()), N=int(rows.sum()))
+        for index, new in enumerate(weight.picked(kept, left).packed(), 1):
+            if operand(before, index) is not None:
+                old = initializer(before, index)
+                new = new.reshape(-1) if len(old.shape) == 1 else new
+                rewriter.set_input(node, index, rewriter.constant(old.name, new.astype(old.dtype)))
         if bias is not None:
             rewriter.set_input(node, 5, bias)
 

@@ -23,6 +23,7 @@ from passes.graph.tensors import (
     volume,
 )
 from passes.ops.base import Op, register
+from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -30,7 +31,7 @@ from passes.rewriting.lower_ops import Rewriter
 _ODD = {"tanh", "relu", "softsign", "leakyrelu", "elu", "scaledtanh"}
 
 
-class Recurrent(ReadRule, Op):
+class Recurrent(ReadRule, Op, WeightedSums):
     """Data [.., .., features], weights [ways, gates · units, features], recurrent weights [ways, gates · units, units].
 
     The weights shrink with the features that are stored. A hidden unit is kept for its consumers, other units included.
@@ -54,6 +55,14 @@ class Recurrent(ReadRule, Op):
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
         yield 0, [None, None, weights[2] if weights is not None and len(weights) == 3 else None]
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        """Of the features, and of the units of the step before, in one direction."""
+        weights, state = node.inputs[1:3]
+        if is_constant(weights) and weights.shape[0] == 1:
+            yield WeightedSum(node.inputs[0], 2, weights, "ooc", bias=3, bias_shape=(1, 2 * weights.shape[1]))
+            if is_constant(state) and not node.outputs[0].is_empty():
+                yield WeightedSum(node.outputs[0], 3, state, "ooc")
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         # the reference implementation knows one direction, and no sequence lengths

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -12,6 +15,8 @@ from passes.abstract_values.slices import ConstantSlices, Couples, Dependences, 
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
+from passes.weights.quantized import Quantized
+from passes.weights.steps import Steps
 
 
 class ScaleShift:
@@ -84,6 +89,39 @@ class CoupledAxes:
     def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
         """Axes that are stored by whole classes of slices, with the class of each slice: one of several divisions."""
         return iter(())
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSum:
+    """The channels of a tensor, each times a weight and summed.
+
+    data: the tensor, which may be the node's own output, of the step before. axis: of its channels. along: what runs
+    along each axis of the weights, "o" outputs, "c" channels, "k" a window; `groups` divide the first axis, and the
+    channels. bias_shape: of what can be added, which begins with one element for each output; None where nothing can.
+    bias: the operand that adds it, None where a node after this one would. slides: the standard operator with the same
+    window, if there is one.
+    """
+
+    data: gs.Tensor
+    axis: int
+    weights: gs.Constant
+    along: str
+    groups: int = 1
+    bias: int | None = None
+    bias_shape: tuple[int, ...] | None = None
+    slides: str = ""
+
+
+class WeightedSums:
+    """Operators that sum channels with constant weights, so that others can make up for those that go."""
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        """What the node sums."""
+        raise NotImplementedError
+
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+        """The numbers of few bits that make up an initializer of the node; None where it is stored as it is."""
+        return weights.steps() if isinstance(weights, Quantized) else None
 
 
 def affine(node: gs.Node) -> Affine | None:

@@ -14,8 +14,9 @@ from passes.errors import GraphError
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
-from passes.model.contrib_operators.decompose import decompose
+from passes.model.contrib_operators.decompose import BETWEEN_STEPS, decompose
 from passes.model.declarations import check_noted, written
+from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.model.onnx_to_graph import imported
 from passes.ops import rules
@@ -37,6 +38,15 @@ def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
     graph = checked(model, keep)
     dead_code.drop_identities(graph, keep)
     return simplified(graph, keep)
+
+
+def between_steps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with products of floating point, and steps before and after them, in place of those of integers."""
+    if not any(node.op_type in BETWEEN_STEPS for node in model.graph.node):
+        return model
+    graph = imported(model)
+    decompose(graph, annotate_node, products=True)
+    return exported(graph, model)
 
 
 def checked(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +13,7 @@ from passes.graph.construct import constant
 from passes.graph.tensors import Array, Index, element_of
 from passes.weights.leaf import Leaf
 from passes.weights.quantized import Applied, Expression, Quantized
+from passes.weights.steps import Steps
 
 _OF_FOUR_BITS = 21  # the opset from which tensors hold such numbers
 
@@ -27,31 +29,39 @@ class PackedBlocks:
     scales: Array
     zeros: Array
     block: int
+    bits: int
 
     @staticmethod
-    def of(packed: Array, scales: Array, zeros: Array | None, columns: int, bits: int, block: int) -> PackedBlocks:
+    def of(attrs: Mapping[str, Any], packed: Array, scales: Array, zeros: Array | None = None) -> PackedBlocks:
         """Of what the operator reads; `zeros`: packed as well where they are bytes, the middle where there are none."""
+        columns, bits, block = (int(attrs.get(name, 4)) for name in ("K", "bits", "block_size"))
         rows, blocks = packed.shape[:2]
         steps = _unpacked(packed.reshape(rows, -1), bits)[:, :columns]
         if zeros is None:
             zeros = np.full((rows, blocks), 1 << bits - 1, np.uint8)
         elif zeros.dtype == np.uint8:
             zeros = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
-        return PackedBlocks(steps, scales.reshape(rows, blocks), zeros.reshape(rows, blocks), block)
+        return PackedBlocks(steps, scales.reshape(rows, blocks), zeros.reshape(rows, blocks), block, bits)
 
     def picked(self, rows: Index, columns: Index) -> PackedBlocks:
         """Some rows, and the columns of some whole blocks."""
         steps = self.steps[np.ix_(rows, columns)]
         blocks = np.ix_(rows, np.unique(columns // self.block))
-        return PackedBlocks(steps, self.scales[blocks], self.zeros[blocks], self.block)
+        return replace(self, steps=steps, scales=self.scales[blocks], zeros=self.zeros[blocks])
 
-    def packed(self, bits: int) -> tuple[Array, Array, Array]:
+    def packed(self) -> tuple[Array, Array, Array]:
         """Steps, scales and zeros as the operator reads them."""
         rows, blocks = self.scales.shape
         whole = np.zeros((rows, blocks * self.block), np.uint8)
         whole[:, : self.steps.shape[1]] = self.steps
-        zeros = _packed(self.zeros, bits) if self.zeros.dtype == np.uint8 else self.zeros
-        return _packed(whole, bits).reshape(rows, blocks, -1), self.scales, zeros
+        zeros = _packed(self.zeros, self.bits) if self.zeros.dtype == np.uint8 else self.zeros
+        return _packed(whole, self.bits).reshape(rows, blocks, -1), self.scales, zeros
+
+    def in_steps(self, tensor: str) -> Steps:
+        """The weight as numbers that are packed in an initializer."""
+        which, numbers = np.arange(self.steps.shape[1]) // self.block, self.steps.astype(f"uint{self.bits}")
+        scales, zeros = self.scales[:, which], self.zeros[:, which].astype(self.scales.dtype)
+        return Steps(tensor, numbers, scales, zeros, lambda n: replace(self, steps=n.astype(np.uint8)).packed()[0])
 
     def weight(self, name: str, rows: Index, columns: Index, dtype: np.dtype[Any], opset: int) -> Quantized:
         """Some of it [columns, rows], of this type, in as few bits as the opset has for tensors."""

@@ -17,6 +17,7 @@ from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Dtype, dtype_of, element_of, stored
 from passes.weights.leaf import Leaf
+from passes.weights.steps import Steps
 from passes.weights.streaming import Picked, element_bits, moved
 
 #: operators that do the same to each element, and of which weights are made of numbers of fewer bits
@@ -75,20 +76,25 @@ class Quantized(Composed):
         simple = dequantizes(made.expression) and not any(leaf.in_blocks for leaf in leaves(made.expression)[1:])
         return made if simple or made.bytes < _bytes(made) else None
 
+    def steps(self) -> Steps | None:
+        """The integers of a DequantizeLinear; None where it is made of others."""
+        if not isinstance(self.expression, Applied) or self.expression.op != "DequantizeLinear":
+            return None
+        leaf, (scale, *zero) = self.expression.parts[0], map(_evaluated, self.expression.parts[1:])
+        if not isinstance(leaf, Leaf) or "int" not in np.dtype(leaf.stored.dtype).name:
+            return None
+        point = zero[0].astype(scale.dtype) if zero else np.zeros_like(scale)
+        return Steps(leaf.stored.name, leaf.values, scale, point)
+
     def holding(self, name: str, values: Array, slack: Array | float = 0.0) -> Quantized | None:
         """Other values [same shape] in the same steps, where they fall on them but for `slack`; None if they do not."""
-        steps = self.expression
-        if not isinstance(steps, Applied) or steps.op != "DequantizeLinear":
+        steps, expression = self.steps(), self.expression
+        if steps is None or values.shape != tuple(self.shape) or values.dtype != self.dtype:
             return None
-        if values.shape != tuple(self.shape) or values.dtype != self.dtype:
-            return None
-        leaf, (scale, *zero) = steps.parts[0], [_evaluated(part).astype(np.float64) for part in steps.parts[1:]]
-        assert isinstance(leaf, Leaf)
-        dtype = leaf.stored.dtype
+        assert isinstance(expression, Applied)
         with np.errstate(all="ignore"):
-            whole = (np.rint(values.astype(np.float64) / scale) + (zero[0] if zero else 0)).astype(dtype)
-        stored = Leaf.of(constant(f"{name}_quantised", whole))
-        made = Quantized(name, replace(steps, parts=(stored, *steps.parts[1:])))
+            stored = Leaf.of(constant(f"{name}_quantised", steps.holding(values.astype(np.float64))))
+        made = Quantized(name, replace(expression, parts=(stored, *expression.parts[1:])))
         with np.errstate(all="ignore"):  # out of range, or not a number
             near = np.abs(made.values.astype(np.float64) - values) <= slack
         return made if near.all() else None

@@ -14,11 +14,9 @@ from maskc.errors import RunError
 from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.layers.network import Network
-from maskc.pruning.layers.stored_weights import stored, written
 from maskc.pruning.quality.comparison import compared, distance
 from maskc.pruning.walk import Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-from passes.model.set_nodes import set_nodes
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -33,24 +31,29 @@ _WORK = 5e11
 def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: int = 0) -> list[Layer]:
     """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
 
+    Those that have the same weights are one, whose moments are the sum of theirs.
     Depthwise convolutions are none of them: what they read goes as what they write does.
     """
-    constants = stored(model)
-    found = []
+    found: dict[str, Moments] = {}
+    reading = []
     for number, reader in enumerate(network.readers):
         contraction = reader.contraction
         label = reader.group_of[reader.group_of >= 0]
         if label.size and not network.fixed[label].all() and not (contraction.groups > 1 and contraction.width == 1):
-            matrix = contraction.matrix(constants[contraction.weights])
-            found.append(Moments.of(reader, matrix, seed + number))
+            if contraction.weights not in found:
+                matrix = contraction.matrix(network.layers.constants.values[contraction.weights])
+                found[contraction.weights] = Moments.of(reader, matrix, seed + number)
+            reading.append(contraction)
     rng = np.random.default_rng(seed)
     for group in _groups(batches):
         walk = Walk(model, group)
         with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
-            for moments in found:
-                for values in walk.to(moments.reader.contraction.source):
-                    moments.add(moments.reader.contraction.rows(values, _ROWS, rng))
-    return [Layer(moments) for moments in found if moments.count]
+            for contraction in reading:
+                for values in walk.to(contraction.source):
+                    for rows in contraction.rows(values, _ROWS, rng):
+                        found[contraction.weights].add(rows)
+    # one after the other, as the moments of all take much room
+    return [Layer(moments) for name in list(found) if (moments := found.pop(name)).count]
 
 
 def _groups(batches: Iterable[Feeds]) -> Iterator[list[Feeds]]:
@@ -73,9 +76,8 @@ def sensitivities(
     Each layer loses, alone, the channels that it needs least, about so many as hurt it by a twentieth. flops: of the
     model, on a batch.
     """
-    taps = {layer.reader.contraction.weights for layer in layers}
-    constants = stored(model)
-    given = written(model, {name: constants[name] for name in taps})
+    constants, names = network.layers.constants, {layer.reader.contraction.weights for layer in layers}
+    given = constants.stored({name: constants.values[name] for name in names})
     session = OnnxRuntimeSession(_overridable(model, given))
     some = batches[: max(1, int(_WORK / max(flops * len(layers), 1)))]
     expected = [session.run({**batch, **given}) for batch in some]
@@ -92,7 +94,7 @@ def sensitivities(
                 break
         hurt.without(order[:gone])
         name = layer.reader.contraction.weights
-        changed = given | written(model, {name: hurt.stored()})
+        changed = given | constants.stored({name: hurt.stored()})
         outputs = (session.run({**batch, **changed}) for batch in some)
         found[number] = distance(compared(zip(expected, outputs, strict=True))) / max(lost, 1e-9)
     found = np.where(np.isfinite(found), found, 1.0)
@@ -100,10 +102,8 @@ def sensitivities(
 
 
 def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """The model, in which these constants, by name, are inputs."""
+    """The model, in which these initializers, by name, are what inputs are that are not given."""
     changed = copied(model)
-    nodes = changed.graph.node  # initializers may stay, as what is taken where an input is not given
-    set_nodes(changed.graph, [n for n in nodes if not (n.op_type == "Constant" and n.output[0] in constants)])
     for name, value in sorted(constants.items()):
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
         changed.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))

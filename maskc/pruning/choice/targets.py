@@ -19,7 +19,6 @@ from maskc.frontend.file_size import model_bytes
 from maskc.progress import note, stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.layers.network import Mask, Network
-from maskc.pruning.layers.stored_weights import stored, with_weights
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
 from maskc.runtime.latency import measure
@@ -177,10 +176,12 @@ class Search:
     def _compiled(self, gone: Mask) -> passes.Shrunk:
         """What is compiled without these groups, with a number in place of each bias, which a refit will need."""
         model = self.network.masked(gone)
-        constants = stored(model)
+        constants = self.network.layers.constants
         biases = {r.contraction.bias for r in self.network.readers if r.contraction.bias and gone.any()}
-        filled = {name: np.full_like(constants[name], 1e-3) for name in biases if not constants[name].any()}
-        return shrink_with(with_weights(model, filled), self.options)
+        filled = {
+            name: np.full_like(constants.values[name], 1e-3) for name in biases if not constants.values[name].any()
+        }
+        return shrink_with(constants.put(model, filled), self.options)
 
     @staticmethod
     def _flops(compiled: passes.Shrunk) -> float:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.pruning.layers.contractions import Contraction, contractions
-from maskc.pruning.layers.recurrent_units import Units, gated_units
-from maskc.pruning.layers.stored_weights import stored, with_weights
+from maskc.pruning.layers.contractions import Contraction, Layers
+from maskc.pruning.layers.recurrent_units import gated_units
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
-from passes.mask_savings.coupled_entries import Coupling, coupling
+from passes.mask_savings.coupled_entries import Coupling, coupling, unite
 from passes.mask_savings.gated import gated
 from passes.mask_savings.prunable_filters import Filters
-from passes.model.inputs import bind
+from passes.model.inputs import bind, split
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.rates import Rates
 
@@ -44,22 +44,23 @@ class Network:
 
     model: the masked form, in which each place of `places`, and the weights of each of `units`, are multiplied with a
     graph input of the same name. groups: by name, int64 [channels], the number of each channel's group; groups go as a
-    whole. fixed: bool [groups], those that must stay. readers: all contractions, in the order of the graph. at: the
-    sizes that FLOPs are counted at.
+    whole. fixed: bool [groups], those that must stay. readers: all contractions, in the order of the graph. layers:
+    what they are of, and its constants. at: the sizes that FLOPs are counted at.
     """
 
     model: ModelProto
     places: Mapping[str, Filters]
-    units: Mapping[str, Units]
+    units: Mapping[str, Filters]
     groups: Mapping[str, Index]
     fixed: Mask
     readers: tuple[Reader, ...]
+    layers: Layers
     coupling: Coupling
     at: Sizes | None
 
     def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
         """0/1 by place, for groups that are gone, bool [groups]."""
-        masked: dict[str, Filters | Units] = {**self.places, **self.units}
+        masked = {**self.places, **self.units}
         return {name: np.where(gone[self.groups[name]], 0, 1).astype(what.dtype) for name, what in masked.items()}
 
     def masked(self, gone: Mask) -> ModelProto:
@@ -70,16 +71,15 @@ class Network:
             if node.output[0] in whole:  # what runtimes fuse, as what is between two steps of quantisation, stays so
                 node.op_type = "Identity"
                 del node.input[1:]
-        constants = stored(model)
         unread = {}
         for reader in self.readers:
             lost = reader.lost(gone)
             if lost.any():
                 layer = reader.contraction
-                matrix = layer.matrix(constants[layer.weights])
+                matrix = layer.matrix(self.layers.constants.values[layer.weights])
                 matrix[lost] = 0
                 unread[layer.weights] = layer.stored(matrix)
-        return with_weights(model, unread)
+        return self.layers.constants.put(model, unread)
 
     def flops(self, gone: Mask) -> int:
         """FLOPs of the masked model when it is compiled, with as few channels as can be."""
@@ -90,29 +90,49 @@ class Network:
         return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at, rates)
 
 
-def with_places(model: ModelProto, biases: Mapping[str, str], found: Sequence[Filters], at: Sizes | None) -> Network:
-    """The network of a model with biases, by the name of a layer's output, that is masked at these places."""
+def with_places(model: ModelProto, layers: Layers, found: Sequence[Filters], at: Sizes | None) -> Network:
+    """The network of a model with these layers that is masked at these places."""
     places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
-    masked, units, weights = gated_units(gated(model, places), stored(model))
-    sizes = {**{name: len(place.norm) for name, place in places.items()}, **{n: u.count for n, u in units.items()}}
+    masked = gated(model, places)
+    units = gated_units(masked, layers)
+    sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}
     coupled = coupling(masked, sizes)
-    roots = np.concatenate([coupled.groups[name] for name in sizes]) if sizes else np.zeros(0, np.int64)
-    number = np.unique(roots)
-    groups = {name: np.searchsorted(number, coupled.groups[name]) for name in sizes}
+    roots = np.concatenate([np.zeros(0, np.int64), *(coupled.groups[name] for name in sizes)])
+    number, index = np.unique(roots, return_inverse=True)
+    entries, groups = np.append(index, -1), split(index, sizes)
     fixed = np.zeros(len(number), bool)
     for name, place in places.items():
         fixed[groups[name]] |= place.fixed
-    entries = np.concatenate(list(groups.values())) if groups else roots
-    layers = contractions(masked, stored(masked), biases, weights)
-    readers = tuple(_readers(layers, coupled, entries))
-    return Network(masked, places, units, groups, fixed, readers, coupled, at)
+    renamed = {place.tensor: f"{name}/masked" for name, place in places.items()}
+    readers = []
+    for layer in layers.contractions:
+        if layer.refits:
+            layer = dataclasses.replace(layer, source=renamed.get(layer.source, layer.source))
+        label = coupled.entries.get((layer.source, layer.axis), ())
+        known = np.asarray(label) if len(label) == layer.channels else np.full(layer.channels, -1)
+        readers.append(Reader(layer, entries[known]))
+    return Network(masked, places, units, groups, fixed, tuple(readers), layers, coupled, at)
 
 
-def _readers(layers: Iterable[Contraction], coupled: Coupling, entries: Index) -> Iterator[Reader]:
-    for found in layers:
-        axes = {axis: label for (name, axis), label in coupled.entries.items() if name == found.source}
-        rank = 1 + max(axes, default=0)
-        candidates = [found.axis] if found.axis >= 0 else range(rank - 1, -1, -1)
-        fitting = [axes[axis] for axis in candidates if axis in axes and len(axes[axis]) == found.channels]
-        label = fitting[0] if fitting else np.full(found.channels, -1)
-        yield Reader(found, np.append(entries, -1)[label])
+def sharing(network: Network) -> Network:
+    """The network in which channels that several layers read with the same weights go together.
+
+    They stay where it is not known of all of these layers what they read.
+    """
+    of: dict[str, list[Index]] = {}
+    for reader in network.readers:
+        of.setdefault(reader.contraction.weights, []).append(reader.group_of)
+    shared = {name: np.stack(labels) for name, labels in of.items() if len(labels) > 1}
+    root, fixed = np.arange(len(network.fixed)), network.fixed.copy()
+    for labels in shared.values():
+        known = (labels >= 0).all(axis=0)
+        fixed[np.setdiff1d(labels[:, ~known], -1)] = True
+        for other in labels[1:]:
+            unite(root, labels[0, known], other[known])
+        labels[:, ~known] = -1
+    number, new = np.unique(root, return_inverse=True)
+    labels_of = [shared.get(r.contraction.weights, r.group_of[None])[0] for r in network.readers]
+    readers = map(Reader, (r.contraction for r in network.readers), (np.append(new, -1)[each] for each in labels_of))
+    groups = {name: new[index] for name, index in network.groups.items()}
+    together = np.isin(number, root[fixed])
+    return dataclasses.replace(network, groups=groups, fixed=together, readers=tuple(readers))

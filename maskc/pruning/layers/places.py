@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from maskc.frontend.graph_queries import tensor_types
+from maskc.frontend.graph_queries import copied, tensor_types
 from maskc.pruning.layers.biases import biased
 from maskc.pruning.layers.channel_tracing import reached
-from maskc.pruning.layers.network import Network, Reader, with_places
-from maskc.pruning.layers.stored_weights import stored
+from maskc.pruning.layers.contractions import layers
+from maskc.pruning.layers.network import Network, Reader, sharing, with_places
 from passes.graph.name_scopes import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.sizes.sizes_to_count_at import Sizes
@@ -27,8 +27,12 @@ def network(model: ModelProto, batch: Mapping[str, NDArray[Any]], at: Sizes | No
     Raises GraphError when the graph is not valid.
     """
     places = filters(model)
-    model, biases = biased(model, stored(model))
-    known = with_places(model, biases, places, at)
+    model = copied(model)
+    for number, node in enumerate(model.graph.node):
+        if node.output and not node.output[0]:  # what recurrent layers write at each step, which they read themselves
+            node.output[0] = f"maskc_output_{number}"
+    read = biased(model, layers(model))
+    known = with_places(model, read, places, at)
     found = reached(known, batch, seed)
     units = np.concatenate([np.zeros(0, np.int64), *(found.groups[name] for name in found.units)])
     unknown = [
@@ -37,7 +41,7 @@ def network(model: ModelProto, batch: Mapping[str, NDArray[Any]], at: Sizes | No
         if (reader.group_of < 0).all() and not np.isin(tried.group_of, units).any()
     ]
     own = list(_own_places(model, unknown))
-    return reached(with_places(model, biases, [*places, *own], at), batch, seed) if own else found
+    return sharing(reached(with_places(model, read, [*places, *own], at), batch, seed) if own else found)
 
 
 def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filters]:

@@ -58,15 +58,21 @@ IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
     "SimplifiedLayerNormalization": (math.inf, normalization.simplified_layer),
 }
 
+#: of the standard, in floating point between steps, where weights can be changed
+BETWEEN_STEPS: Mapping[str, Decompose] = {
+    "QLinearConv": quantized.elementwise("Conv", second=0),
+    "QLinearMatMul": quantized.elementwise("MatMul", -2, -1),
+}
+
 
 # Its layouts: that in which channels lie in blocks, as many as one processor's vectors hold, and that with them last.
 _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFusedConv", "NhwcMaxPool")
 
 
-def decompose(graph: gs.Graph, infer: InferNode) -> bool:
+def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool:
     """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
 
-    Raises GraphError where the graph is laid out for one machine.
+    products: those of `BETWEEN_STEPS`, too. Raises GraphError where the graph is laid out for one machine.
     """
     nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     for node in nodes:
@@ -77,9 +83,9 @@ def decompose(graph: gs.Graph, infer: InferNode) -> bool:
                 "the file that this was made from, or let ONNX Runtime save it with the optimization level "
                 "ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
             )
-    if all(is_standard(node) and not _decomposition(node, graph.opset) for node in nodes):
+    if all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
         return False
-    return _decomposed(graph, Names(graph), infer)
+    return _decomposed(graph, Names(graph), infer, products)
 
 
 def _is_laid_out(node: gs.Node) -> bool:
@@ -93,18 +99,20 @@ def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
     return domain in STANDARD_DOMAINS and op in IN_STANDARD_DOMAIN and opset < IN_STANDARD_DOMAIN[op][0]
 
 
-def _decomposition(node: gs.Node, opset: int) -> Decompose | None:
+def _decomposition(node: gs.Node, opset: int, products: bool) -> Decompose | None:
     if node.domain == DOMAIN and rules(node) is UNKNOWN:  # rules of a user's own come first
         return OPERATORS.get(node.op)
+    if products and is_standard(node) and node.op in BETWEEN_STEPS:
+        return BETWEEN_STEPS[node.op]
     return IN_STANDARD_DOMAIN[node.op][1] if missing_in_standard(node.domain, node.op, opset) else None
 
 
-def _decomposed(graph: gs.Graph, names: Names, infer: InferNode) -> bool:
+def _decomposed(graph: gs.Graph, names: Names, infer: InferNode, products: bool) -> bool:
     editor, found = GraphEditor(graph, names), False
     for node in graph.nodes:
         for body in subgraphs(node):
-            found |= _decomposed(body, names, infer)
-        write = _decomposition(node, graph.opset)
+            found |= _decomposed(body, names, infer, products)
+        write = _decomposition(node, graph.opset, products)
         if write is not None and _replaced(node, write, editor, infer):
             found = True
         elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:

@@ -14,12 +14,18 @@ from passes.model.contrib_operators.call import Call, Decompose
 _ONE_AXIS = 13
 
 
-def elementwise(op: str) -> Decompose:
-    """QLinearAdd and its like: two operands, each with its scale and zero point, and those of the result."""
+def elementwise(op: str, first: int | None = None, second: int | None = None) -> Decompose:
+    """QLinearAdd and its like: two operands, each with its scale and zero point, and those of the result.
+
+    first, second: the axes that scales run along. A bias counts in steps of both scales.
+    """
 
     def write(call: Call) -> Sequence[gs.Tensor]:
-        a, b = _dequantized(call, 0, 1, 2), _dequantized(call, 3, 4, 5)
-        return [_quantized(call, call.op(op, a, b), 6, 7, call.node.inputs[0])]
+        bias, along = call.given(8), {"axis": 0} if shape_of(call.node.inputs[4]) not in ((), (1,)) else {}
+        if bias is not None:
+            bias = call.op("DequantizeLinear", bias, call.op("Mul", *call.node.inputs[1:5:3]), **along)
+        a, b = _dequantized(call, 0, 1, 2, axis=first), _dequantized(call, 3, 4, 5, axis=second)
+        return [_quantized(call, call.op(op, a, b, bias, **call.attrs), 6, 7, call.node.inputs[0])]
 
     return write
 

@@ -40,7 +40,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
-from passes.ops.traits import CoupledAxes, DependenceTransfer, in_sums
+from passes.ops.traits import CoupledAxes, DependenceTransfer, WeightedSum, WeightedSums, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -52,13 +52,17 @@ Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
-class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering):
+class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis: int | None = -1
     foldable = True
     #: why slices that are summed over are kept
     reason = kept_reasons.READ
+    #: the operand that is added, None if there is none
+    addend: int | None = None
+    #: the standard operator that slides over the axes of the weights that stay whole; "" if there are none
+    slides = ""
 
     def terms(self, node: gs.Node) -> Terms | None:
         """What the axes are called, None where that cannot be said."""
@@ -103,6 +107,22 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering):
         data, weights = (1, 0) if is_constant(node.inputs[0]) else (0, 1)
         once = len({*terms.factors[weights]}) == len(terms.factors[weights])
         return Projection(data, weights, labels, terms) if once else None
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        """One over an axis of the data, if all others of the weights are the output's, or a window's."""
+        projection, windowed = self.projection(node, ()), WHOLE if self.slides else None
+        if projection is None or self.scale(node) != 1:
+            return
+        weights, output = initializer(node, projection.weights), projection.terms.output
+        data, own = (projection.terms.factors[i] for i in (projection.data, projection.weights))
+        along = "".join("k" if k == windowed else "o" if k in output else "c" for k in own)
+        if along.count("c") != 1 or any((k in data) == (k in output) for k in own if k != windowed):
+            return
+        axis, outs = list(data).index(own[along.index("c")]), [output.index(k) for k in own if k in output]
+        sizes = dict(zip(own, weights.shape, strict=True))
+        shape = [sizes.get(k, 1) for k in output[min(outs, default=len(output)) :]] if outs == sorted(outs) else None
+        added = None if shape is None else tuple(shape)
+        yield WeightedSum(node.inputs[projection.data], axis, weights, along, 1, self.addend, added, self.slides)
 
     # -- what the weights take in ------------------------------------------------------------------------------------
 

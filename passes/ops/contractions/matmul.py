@@ -16,6 +16,7 @@ from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape
 from passes.ops.base import register
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import Terms
+from passes.ops.traits import WeightedSum
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
@@ -72,6 +73,11 @@ class MatMul(ReadRule, Contraction, AffineFolding):
 @register("Gemm")
 class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
     """alpha · op(A) · op(B) + beta · C on matrices."""
+
+    addend = 2
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        return super().weighted_sums(node) if self._beta(node) == 1 else iter(())
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         """A matrix in any case, as many columns wide as the weight, whatever is known of the data."""

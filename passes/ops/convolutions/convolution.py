@@ -43,7 +43,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
-from passes.ops.traits import CoupledAxes
+from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -52,7 +52,7 @@ from passes.weights.quantized import is_dequantized
 from passes.weights.statistics import Nonzero
 
 
-class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
+class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, WeightedSums):
     """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk.
 
     No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
@@ -60,6 +60,13 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
 
     reason = kept_reasons.GROUPS
     width_axis = 1
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        weights, (out, _) = node.inputs[1], self.channels(node)
+        along, slides = ("oc", "Conv") if self.channel_axes == (0, 1) else ("co", "ConvTranspose")
+        if is_constant(weights) and out is not None:
+            along += "k" * (len(weights.shape) - 2)
+            yield WeightedSum(node.inputs[0], 1, weights, along, group_size(node), 2, (out,), slides)
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
@@ -177,9 +184,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         even = facts.known(node.outputs[0], 1)
         if even is not None:  # which `constants` has found, for much less
             mask &= ~even.mask
-        if not mask.any():
-            return
-        result = self.convolved(node, facts, known, mask)
+        result = self.convolved(node, facts, known, mask) if mask.any() else None
         if result is None:
             return
         value = result.value
@@ -273,10 +278,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             rows = need.reshape(groups, -1).copy()
             rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
             rows[~kept] = False
-            demands[0, 1] = Demand(
-                level(rows.reshape(-1), groups),
-                reason=kept_reasons.GROUPS,
-            )
+            demands[0, 1] = Demand(level(rows.reshape(-1), groups), reason=kept_reasons.GROUPS)
         return demands
 
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:

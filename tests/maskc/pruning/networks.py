@@ -14,7 +14,7 @@ Array = NDArray[np.float32]
 
 
 def network(text: str, weights: dict[str, Any], opset: int = 17) -> ModelProto:
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> {text}')
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]> {text}')
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
     onnx.checker.check_model(model)
     return model
@@ -109,9 +109,55 @@ def integers() -> ModelProto:
     return network(text, {**weights, "zero": np.array([3, 0, -2], np.int8)})
 
 
+def steps_in_and_out() -> ModelProto:
+    """Convolutions of integers, as static quantisation writes them, with a bias in steps."""
+    text = """g (float[n,2,9,9] x) => (float[n,3,9,9] y) { q = QuantizeLinear(x, scale, zero)
+        h = QLinearConv(q, scale, zero, first, each, none, wide, low)
+        i = QLinearConv<pads = [1,1,1,1]>(h, wide, low, second, small, zero8, wider, zero, bias)
+        y = DequantizeLinear(i, wider, zero) }"""
+    scales = {"scale": 0.03, "wide": 0.03, "wider": 0.06, "small": 0.01}
+    weights = {
+        "first": np.tile(steps(8, 2, 1, 1), (2, 1, 1, 1)),
+        "second": steps(3, 16, 3, 3),
+        "bias": np.array([9, 0, -400]),
+    }
+    zeros = {"zero": np.uint8(128), "low": np.uint8(0), "zero8": np.int8(0), "none": np.zeros(16, np.int8)}
+    found = {**weights, "bias": weights["bias"].astype(np.int32), "each": np.full(16, 0.03, np.float32)}
+    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}})
+
+
+def blocks() -> ModelProto:
+    """A weight in blocks of numbers of 8 bits."""
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h)
+        y = com.microsoft.MatMulNBits<K = 32, N = 3, bits = 8, block_size = 16>(r, second, scales) }"""
+    second = (128 + steps(3, 2, 16).astype(int)).astype(np.uint8)
+    first = np.tile(drawn(16, 6), (2, 1))
+    return network(text, {"first": first, "second": second, "scales": np.full((3, 2), 0.02, np.float32)})
+
+
+def twins() -> ModelProto:
+    """Two towers that end in the same weights."""
+    text = """g (float[n,6] x) => (float[n,2,3] y) { h = MatMul(x, first) r = Relu(h) a = MatMul(r, same)
+        i = MatMul(x, other) s = Relu(i) b = MatMul(s, same) aa = Unsqueeze(a, axis) bb = Unsqueeze(b, axis)
+        y = Concat<axis = 1>(aa, bb) }"""
+    first, other = (doubled(drawn(6, 8, seed=seed), 1) for seed in (0, 1))
+    return network(text, {"first": first, "other": other, "same": drawn(16, 3), "axis": np.array([1])})
+
+
+def repeated() -> ModelProto:
+    """A layer that comes twice, one after the other."""
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
+        b = Relu(a) c = MatMul(b, same) d = Relu(c) y = MatMul(d, second) }"""
+    same = doubled(drawn(16, 8) / 4, 1)
+    return network(text, {"first": doubled(drawn(8, 6), 0), "same": same, "second": drawn(16, 3)})
+
+
 NETWORKS: dict[str, Callable[[], ModelProto]] = {
     made.__name__: made
-    for made in (gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention, quantised, integers)
+    for made in (
+        *(gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention, quantised, integers),
+        *(steps_in_and_out, blocks, twins, repeated),
+    )
 }
 
 

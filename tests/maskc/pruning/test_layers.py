@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
+import passes
 from maskc.frontend.graph_queries import showing
 from maskc.pruning.choice.surgeon import RIDGE, Layer, Moments
-from maskc.pruning.layers.contractions import contractions
+from maskc.pruning.layers.contractions import layers
 from maskc.pruning.layers.network import Reader
 from maskc.pruning.layers.places import network
-from maskc.pruning.layers.stored_weights import stored, written
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from passes.sizes.prepare import between_steps
 from tests.maskc.pruning.networks import NETWORKS, drawn, inputs
 from tests.maskc.pruning.networks import network as made
 
@@ -34,10 +35,11 @@ def test_rows_times_matrix_is_the_layer(case: str) -> None:
     model = made("g (float[2,?,?,?] x) => (float[?,?,?,?] y) { y = Identity(x) }", {"w": drawn(*weights)})
     model.graph.node[0].CopyFrom(node)
     x = drawn(*shape)
-    (layer,) = contractions(model, stored(model), {}, {})
-    matrix = layer.matrix(stored(model)["w"])
-    np.testing.assert_array_equal(layer.stored(matrix), stored(model)["w"])
-    rows = layer.rows(x, 10**9, np.random.default_rng(0))
+    found = layers(model)
+    ((layer,), weight) = found.contractions, found.constants.values["w"]
+    matrix = layer.matrix(weight)
+    np.testing.assert_array_equal(layer.stored(matrix), weight)
+    rows = np.concatenate(list(layer.rows(x, 10**9, np.random.default_rng(0))), axis=1)
     found = np.concatenate(list(rows.astype(np.float64) @ matrix), axis=1)
     expected = np.moveaxis(OnnxRuntimeSession(model).run({"x": x})["y"], 1, -1)
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-4)
@@ -51,18 +53,19 @@ def test_weights_of_steps_are_written_as_they_were_read(attributes: str) -> None
     text = text.replace("<>", "")
     q = np.random.default_rng(0).integers(0, 256, (8, 3)).astype(np.uint8)
     model = made(text, {"q": q, "s": scale, "z": zero}, opset=21)
-    weight = stored(model)["w"]
+    constants = layers(model).constants
+    weight = constants.values["w"]
     x = drawn(5, 8)
     np.testing.assert_allclose(x @ weight, OnnxRuntimeSession(model).run({"x": x})["y"], rtol=1e-4)
-    np.testing.assert_array_equal(written(model, {"w": weight})["q"], q)
-    assert written(model, {"w": weight + 1e9})["q"].min() == 255
+    np.testing.assert_array_equal(constants.stored({"w": weight})["q"], q)
+    assert constants.stored({"w": weight + 1e9})["q"].min() == 255
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers_know_their_channels_and_rows(name: str) -> None:
     """Zeroing a group makes those channels of a layer's input constant that go with it, and no others."""
     model = NETWORKS[name]()
-    net = network(NETWORKS[name](), inputs(model))
+    net = network(between_steps(model), inputs(model))
     assert any((reader.group_of >= 0).all() for reader in net.readers)
     sources = [reader.contraction.source for reader in net.readers]
     session = OnnxRuntimeSession(showing(net.model, sources))
@@ -82,11 +85,12 @@ def test_what_a_loss_costs_is_what_least_squares_leaves() -> None:
     model = NETWORKS["convolution"]()
     net = network(model, inputs(model))
     reader = next(r for r in net.readers if r.contraction.channels == 16)
-    matrix = reader.contraction.matrix(stored(net.model)[reader.contraction.weights])
+    matrix = reader.contraction.matrix(net.layers.constants.values[reader.contraction.weights])
     reader = Reader(reader.contraction, np.arange(16) // 2)  # in pairs
     x = drawn(40, 16, 9, 9)
     moments = Moments.of(reader, matrix, seed=0)
-    moments.add(rows := reader.contraction.rows(x, 10**9, np.random.default_rng(0)))
+    rows = np.concatenate(list(reader.contraction.rows(x, 10**9, np.random.default_rng(0))), axis=1)
+    moments.add(rows)
     layer = Layer(moments)
     errors = layer.errors(8)
     ones = np.concatenate([rows[0], np.ones((len(rows[0]), 1))], axis=1).astype(np.float64)
@@ -103,3 +107,56 @@ def test_what_a_loss_costs_is_what_least_squares_leaves() -> None:
         taken = layer.copy()
         taken.without(gone)
         np.testing.assert_allclose(taken.weights[0], solved, atol=1e-5)  # products are in single precision
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"attention", "recurrent", "integers", "repeated"}))
+def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) -> None:
+    """The second layer, or two with the same weights, without each of a few groups, which the others make up for."""
+    model = NETWORKS[name]()
+    first = next(tensor for tensor in model.graph.initializer if tensor.name == "first")
+    if first.data_type == TensorProto.FLOAT:  # where half of the channels follow from the others, nothing is lost
+        first.CopyFrom(numpy_helper.from_array(drawn(*first.dims, seed=3), "first"))
+    model = passes.shrink(between_steps(model)).model
+    net, batch = network(model, inputs(model)), inputs(model)
+    last = [reader for reader in net.readers if reader.contraction.channels > 6 and (reader.group_of >= 0).all()]
+    last = [reader for reader in last if reader.contraction.weights == last[-1].contraction.weights]
+    layer, constants = last[0].contraction, net.layers.constants
+    moments = Moments.of(last[0], layer.matrix(constants.values[layer.weights]), seed=0)
+    session, whole = (
+        OnnxRuntimeSession(showing(net.model, [r.contraction.source for r in last])),
+        net.masks(np.zeros(len(net.fixed), bool)),
+    )
+    values = session.run({**batch, **whole})
+    for reader in last:
+        source = values[reader.contraction.source]
+        for rows in reader.contraction.rows(source, 10**9, np.random.default_rng(0)):
+            moments.add(rows)
+    seen = Layer(moments)
+    second = moments.total / moments.count
+    ridge = RIDGE * np.trace(second, axis1=1, axis2=2).mean() / second.shape[1]
+    errors, rounded = seen.errors(len(net.fixed)), 1e-3 if layer.weights in constants.steps else 0.0
+    for group in sorted(seen.labels, key=errors.__getitem__)[-3:]:
+        gone = np.arange(len(net.fixed)) == group
+        taken = seen.copy()
+        taken.without([group])
+        shift = taken.weights[:, -1].reshape(-1)
+        biases = {r.contraction.bias: r.contraction for r in last}
+        changed = {name: layer.shifted(constants.values[name], shift) for name, layer in biases.items() if name}
+        pruned = constants.put(net.masked(gone), {**changed, layer.weights: taken.stored()})
+        lost = np.square(OnnxRuntimeSession(pruned).run(batch)["y"].astype(float) - values["y"]).sum() / moments.count
+        lost += ridge * np.square(taken.weights - seen.weights).sum()
+        assert lost / seen.energy == pytest.approx(errors[group], rel=1e-3, abs=rounded)
+
+
+def test_packed_numbers_are_written_as_they_were_read() -> None:
+    text = """g (float[n,40] x) => (float[n,3] y) {
+        y = com.microsoft.MatMulNBits<K = 40, N = 3, bits = 4, block_size = 16>(x, w, s, z) }"""
+    rng = np.random.default_rng(0)
+    packed, zeros = (rng.integers(0, 256, shape).astype(np.uint8) for shape in ((3, 3, 8), (3 * 2,)))
+    packed[:, 2, 4:] = 0
+    model = made(text, {"w": packed, "s": np.abs(drawn(9)) + 0.1, "z": zeros})
+    ((layer,), constants) = (found := layers(model)).contractions, found.constants
+    x, weight = drawn(5, 40), constants.values["w"]
+    expected = OnnxRuntimeSession(model).run({"x": x})["y"]
+    np.testing.assert_allclose(x @ layer.matrix(weight)[0], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(constants.stored({"w": weight})["w"], packed)

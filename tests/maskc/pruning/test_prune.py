@@ -29,9 +29,11 @@ from maskc.pruning.quality.judge import Judge, Verdict
 from maskc.results.agreement import Agreement
 from maskc.results.measurements import Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from passes.ops import base
+from passes.ops.contractions.matmul import Gemm
 from tests.maskc.command import maskc as command
 from tests.maskc.command import process, refused, succeeded
-from tests.maskc.pruning.networks import NETWORKS, attention, drawn, gemm, inputs, network, recurrent
+from tests.maskc.pruning.networks import NETWORKS, attention, doubled, drawn, gemm, inputs, network, recurrent
 
 # Of the FLOPs, which half of the hidden channels have.
 SHARES = {"attention": 0.55, "depthwise": 0.6, "recurrent": 0.5}
@@ -309,11 +311,33 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
 
 def test_layers_that_stay_are_told() -> None:
     text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
-        b = Relu(a) c = MatMul(b, same) d = Relu(c) y = MatMul(d, second) }"""
+        b = Relu(a) c = Gemm<transB = 1>(b, same) d = Relu(c) y = MatMul(d, second) }"""
     weights = {"first": drawn(16, 6), "same": drawn(16, 16), "second": drawn(16, 3)}
     pruned = maskc.prune(network(text, weights), {"x": drawn(80, 6)}, flops=0.9)
-    told = "Layers whose input channels are not pruned: 2 with weights that are shared or of another form."
+    told = "Layers whose input channels are not pruned: 2 with weights of another form."
     assert told in pruned.report.warnings
+
+
+def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule takes precedence over standard operators in place of the node."""
+    monkeypatch.setattr(base, "_RULES", dict(base._RULES))
+
+    @passes.register("FusedGemm", domain="com.microsoft")
+    class FusedGemm(Gemm):
+        like = "Gemm"
+
+        def constants(self, *_: object) -> Iterator[Any]:
+            return iter(())
+
+    model = network(
+        """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h)
+        y = com.microsoft.FusedGemm<activation = "LeakyRelu", activation_alpha = 0.1>(r, second) }""",
+        {"first": doubled(drawn(8, 6), 0), "second": drawn(16, 3)},
+    )
+    pruned = maskc.prune(model, inputs(model), flops=0.56, align="none")
+    assert [node.op_type for node in pruned.model.graph.node] == ["Gemm", "Relu", "FusedGemm"]
+    (output,) = pruned.agreement
+    assert output.error is not None and output.error < 0.02
 
 
 def files(folder: Path) -> list[str]:

@@ -16,16 +16,19 @@ from maskc.pruning.training.from_onnx.convolutions import convolution
 from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank
 
 
+def _along(x: Value, values: Value, axis: int) -> Value:
+    """Scales or zero points, which may be one for each slice of an axis, as they lie beside what is quantised."""
+    values = tf.cast(0 if values is None else values, tf.float32)
+    return (
+        tf.reshape(values, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]) if rank(values) == 1 else values
+    )
+
+
 def _beside(call: Call, x: Value, values: Value) -> Value:
-    """Scales or zero points in the shape in which they lie beside what is quantised."""
-    if values is None:
-        return 0.0
-    values, axis = tf.cast(values, tf.float32), call("axis", 1)
-    if call("block_size", 0):
-        return tf.repeat(values, call("block_size"), axis)
-    if tf.size(values) == 1 if values.shape.rank is None else values.shape.num_elements() == 1:
-        return tf.reshape(values, ())
-    return tf.reshape(values, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))])
+    axis, block = call("axis", 1), call("block_size", 0)
+    return (
+        tf.repeat(tf.cast(values, tf.float32), block, axis) if block and values is not None else _along(x, values, axis)
+    )
 
 
 def _quantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
@@ -46,23 +49,14 @@ def _dequantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value
     return tf.cast(y, dtype_of(scale))
 
 
-def _shifted(x: Value, zero: Value, axis: int) -> Value:
-    """A whole number less the zero point, which may be one for each slice of an axis."""
-    x = tf.cast(x, tf.float32)
-    if zero is None:
-        return x
-    zero = tf.cast(zero, tf.float32)
-    return x - (
-        tf.reshape(zero, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]) if rank(zero) == 1 else zero
-    )
-
-
 def _matmul_integer(call: Call, a: Value, b: Value, zero_a: Value = None, zero_b: Value = None) -> Value:
-    return matmul(_shifted(a, zero_a, -2), _shifted(b, zero_b, -1))
+    a, b = (tf.cast(each, tf.float32) for each in (a, b))
+    return matmul(a - _along(a, zero_a, -2), b - _along(b, zero_b, -1))
 
 
 def _conv_integer(call: Call, x: Value, w: Value, zero_x: Value = None, zero_w: Value = None) -> Value:
-    return convolution(call, _shifted(x, zero_x, 1), _shifted(w, zero_w, 0))
+    x, w = (tf.cast(each, tf.float32) for each in (x, w))
+    return convolution(call, x - _along(x, zero_x, 1), w - _along(w, zero_w, 0))
 
 
 RULES = {

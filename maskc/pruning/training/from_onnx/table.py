@@ -22,17 +22,8 @@ from maskc.pruning.training.from_onnx.rule import Rule
 RULES: Mapping[str, Rule] = {
     name: rule
     for family in (
-        contractions,
-        control_flow,
-        convolutions,
-        elementwise,
-        movement,
-        normalization,
-        pooling,
-        quantization,
-        recurrent,
-        reductions,
-        resize,
+        *(contractions, control_flow, convolutions, elementwise, movement, normalization, pooling),
+        *(quantization, recurrent, reductions, resize),
     )
     for name, rule in family.RULES.items()
 }
