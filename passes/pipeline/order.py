@@ -287,7 +287,10 @@ def plan_graph(
     Afterwards heads are aligned where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
-        facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())
+        if around is None:
+            facts, made = understood(graph, options.adapters)
+        else:
+            facts, made = analyse_body(graph, around), frozenset[str]()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph, traced=True):
         if around is None:

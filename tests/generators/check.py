@@ -24,7 +24,7 @@ from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import copied
 from passes import count, shrink
 from passes.pipeline.report import Report
-from passes.planning import planner
+from passes.planning import divide_groups, planner
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators.builder import Network
 from tests.generators.form import assert_explained, assert_folded, assert_well_formed
@@ -257,7 +257,9 @@ def adapters_cost(price: float | None) -> Iterator[None]:
     if price is None:
         yield
         return
-    with patch.object(planner, "flops_per_moved_element", lambda policy: price):
+    with contextlib.ExitStack() as stack:
+        for module in (planner, divide_groups):
+            stack.enter_context(patch.object(module, "flops_per_moved_element", lambda policy: price))
         yield
 
 
