@@ -273,10 +273,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             rows = need.reshape(groups, -1).copy()
             rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
             rows[~kept] = False
-            demands[0, 1] = Demand(
-                level(rows.reshape(-1), groups),
-                reason=kept_reasons.GROUPS,
-            )
+            demands[0, 1] = Demand(level(rows.reshape(-1), groups), reason=kept_reasons.GROUPS)
         return demands
 
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
@@ -370,10 +367,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         return ConstantMap(maps.mask & removed, maps.value, maps.index)
 
     def _add_map(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
-        """Add what these maps bring to the output: its distinct rows and columns, expanded when the model is loaded.
-
-        They take in the bias.
-        """
+        """Add what these maps and the bias bring, by distinct rows and columns, expanded when the model is loaded."""
         added = self.convolved(rewriter.before, rewriter.facts, maps, outputs)
         assert added is not None
         value, bias = added.value[added.mask], operand(node, 2)
