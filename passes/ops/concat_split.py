@@ -212,8 +212,5 @@ class Split(Movement, AffineFolding, Reordering):
         kept = [i for i, t in enumerate(node.outputs) if counts[i] or rewriter.is_whole(t, axis)]
         rewriter.set_outputs(node, [node.outputs[i] for i in kept])
         sizes = [counts[i] for i in kept]
-        node.attrs.pop("num_outputs", None)
-        if rewriter.opset < 13:
-            node.attrs["split"] = sizes
-        else:
-            rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("split", np.asarray(sizes, np.int64))])
+        inputs, node.attrs = rewriter.editor.form("Split", node.inputs[:1], {"axis": axis, "split": sizes})
+        rewriter.set_inputs(node, inputs)

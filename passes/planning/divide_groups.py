@@ -30,8 +30,6 @@ from passes.weights.streaming import Picked
 # these, divided blocks of 64 to 512 channels take 0.74 to 0.93 of the time in ONNX Runtime, 0.95 to 1.05 in OpenVINO.
 _ELEMENTS_PER_NODE = 2000
 
-_SPLIT_BY_OPERAND = 13  # the opset from which Split takes sizes as such
-
 # The number of divisions that are looked at grows with its square.
 _MOST_GROUPS = 128
 
@@ -124,9 +122,7 @@ def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
 
     read, written = parts(data), parts(result)
     sizes = [size_of(t, 1) or 0 for t in read]
-    by_operand = editor.opset >= _SPLIT_BY_OPERAND
-    attrs = {"axis": 1} if by_operand else {"axis": 1, "split": sizes}
-    inputs = [data, editor.ints("split", sizes)] if by_operand else [data]
+    inputs, attrs = editor.form("Split", [data], {"axis": 1, "split": sizes})
     editor.insert(construct.node("Split", editor.names.fresh(f"{node.name}_split"), attrs, inputs, read), before=node)
     for (start, stop), source, output in zip(pairwise(runs), read, written, strict=True):
         operands = [source, *(cut(tensor, start, stop) for tensor in (weight, *bias))]

@@ -152,8 +152,6 @@ class Rewriter:
 
     def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
         """A reduction over one axis, which stays with size 1, ahead of the node being rewritten."""
-        if self.opset >= (13 if op == "ReduceSum" else 18):
-            return self.emit(op, [tensor, self.constant("axes", np.asarray([axis], np.int64))], tensor, keepdims=1)
         return self.emit(op, [tensor], tensor, axes=[axis], keepdims=1)
 
     def become(self, node: gs.Node, op: str, inputs: list[gs.Tensor], **attrs: object) -> None:
