@@ -1,22 +1,20 @@
-"""Exposure of heads and groups: early picks, aligned heads and divided convolutions, with the facts of the result."""
+"""Exposure of attention heads: early picks and aligned heads, with the facts of the result."""
 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
 from passes.analysis import dataflow
 from passes.attention import heads, split_projections
-from passes.planning import divide_groups
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph, policy: Policy = "auto") -> tuple[Facts, frozenset[str]]:
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
 
-    Afterwards parts are picked early, heads aligned and grouped convolutions divided where channels can then be
-    removed; the function of the graph is the same. policy: that for adapters.
+    Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
+    the same.
     """
     found = dataflow.analyse(graph)
     if split_projections.hoist(graph, found):
@@ -24,6 +22,4 @@ def understood(graph: gs.Graph, policy: Policy = "auto") -> tuple[Facts, frozens
         found = dataflow.analyse(graph)
     made = heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
-    divided = divide_groups.divide(graph, found, policy)
-    found = dataflow.analyse(graph) if divided else found
-    return found, made | divided
+    return found, made
