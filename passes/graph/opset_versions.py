@@ -11,7 +11,7 @@ from onnx.defs import OpSchema
 # Before it, operators changed what they compute and kept their signature.
 _OLDEST = 11
 
-_LISTS = ("starts", "ends", "axes", "split", "pads")
+_LISTS = ("starts", "ends", "axes", "steps", "split", "pads")
 
 
 class Form(NamedTuple):

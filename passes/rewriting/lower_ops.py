@@ -131,14 +131,6 @@ class Rewriter:
         if node.inputs[index] is not tensor:
             node.inputs[index] = tensor
 
-    def set_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> None:
-        """Replace all inputs."""
-        node.inputs = list(tensors)
-
-    def set_outputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> None:
-        """Replace all outputs."""
-        node.outputs = list(tensors)
-
     def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Variable:
         """A new node ahead of the one being rewritten; its output has the element type of `like`."""
         output = self.editor.variable(f"{self.before.outputs[0].name}_{op.lower()}", like.dtype)

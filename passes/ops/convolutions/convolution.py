@@ -373,7 +373,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
         value, bias = added.value[added.mask], operand(node, 2)
         if bias is not None and is_constant(bias) and not is_dequantized(bias):
             value = value + values_of(bias).reshape(-1, *[1] * len(added.index))
-            rewriter.set_inputs(node, node.inputs[:2])
+            node.inputs = node.inputs[:2]
         value = value.astype(numpy_dtype(rewriter.before.inputs[1]))
         rewriter.add_after(node, rewriter.expanded(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
