@@ -111,7 +111,7 @@ class Slice(SizeRule, Movement):
         back = (-1, -(1 << 40), -1)
         kept = {a: back if a in changed else r for a, r in ranges.items() if a not in changed or r[2] < 0}
         if not kept:
-            rewriter.replace_by_input(node)
+            rewriter.become(node, "Identity", node.inputs[:1])
             return
         starts, ends, steps = (list(each) for each in zip(*kept.values(), strict=True))
         bounds = {"starts": starts, "ends": ends, "axes": list(kept)} | ({"steps": steps} if {*steps} != {1} else {})

@@ -375,7 +375,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering):
             value = value + values_of(bias).reshape(-1, *[1] * len(added.index))
             node.inputs = node.inputs[:2]
         value = value.astype(numpy_dtype(rewriter.before.inputs[1]))
-        rewriter.add_after(node, rewriter.expanded(ConstantMap(added.mask[added.mask], value, added.index), 1))
+        rewriter.add_after(node, rewriter.adapters.expand(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
     @staticmethod
     def _add_bias(node: gs.Node, rewriter: Rewriter, shift: Array) -> None:
