@@ -226,10 +226,7 @@ class Adapters:
                 continue
             other = order.index(place + (place >= axis))
             current = self._node("Gather", [current, self._index(rows)], "maps_expanded", current, axis=other)
-            if self._editor.opset < 18:
-                current = self._node("ReduceMean", [current], "maps_mean", current, axes=[other])
-            else:
-                current = self._node("ReduceMean", [current, self._editor.ints("axes", [other])], "maps_mean", current)
+            current = self._node("ReduceMean", [current], "maps_mean", current, axes=[other])
         return self._in_order(current, order)
 
     def _order(self, constant_map: ConstantMap, axis: int) -> list[int]:
@@ -365,8 +362,8 @@ class Adapters:
     def _gather(self, tensor: gs.Tensor, axis: int, index: Array) -> gs.Tensor:
         hint = f"{tensor.name}_fit"
         if self._editor.opset >= 10 and (np.diff(index) == 1).all():  # neighbours are copied at once
-            bounds = [("first", index[0]), ("end", index[-1] + 1), ("axes", axis)]
-            return self._node("Slice", [tensor, *(self._editor.ints(n, [int(v)]) for n, v in bounds)], hint, tensor)
+            bounds = {"starts": [int(index[0])], "ends": [int(index[-1]) + 1], "axes": [axis]}
+            return self._node("Slice", [tensor], hint, tensor, **bounds)
         return self._node("Gather", [tensor, self._editor.ints("channels", index)], hint, tensor, axis=axis)
 
     def _pad(
@@ -386,11 +383,7 @@ class Adapters:
     def append(self, tensor: gs.Tensor, sizes: Sequence[Dim], axis: int, constant: gs.Tensor, more: int) -> gs.Variable:
         """`tensor`, of these sizes, with so many slices of a constant after its own, of its other sizes at run time."""
         hint = tensor.name
-        bounds = [self._editor.ints(n, [v]) for n, v in (("starts", 0), ("ends", 1), ("axes", axis))]
-        if self._editor.opset < 10:
-            first = self._node("Slice", [tensor], f"{hint}_first", tensor, starts=[0], ends=[1], axes=[axis])
-        else:
-            first = self._node("Slice", [tensor, *bounds], f"{hint}_first", tensor)
+        first = self._node("Slice", [tensor], f"{hint}_first", tensor, starts=[0], ends=[1], axes=[axis])
         shape = self._node("Shape", [first], f"{hint}_shape", None)
         expanded = self._node("Expand", [constant, shape], f"{hint}_fill", tensor)
         filled = self._node("Concat", [tensor, expanded], f"{hint}_filled", tensor, axis=axis)

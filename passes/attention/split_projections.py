@@ -132,10 +132,7 @@ class _Hoist:
             dims = [dims[a] for a in perm]
             current = self._emit("Transpose", [current], {"perm": perm}, dims)
         if part.drops:
-            if self.editor.opset >= 13:
-                current = self._emit("Squeeze", [current, self.editor.ints("axes", [part.axis])], {}, [])
-            else:
-                current = self._emit("Squeeze", [current], {"axes": [part.axis]}, [])
+            current = self._emit("Squeeze", [current], {"axes": [part.axis]}, [])
         part.output.inputs.clear()
         current.inputs[0].outputs = [part.output]
 

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from passes.graph import construct
+from passes.graph.opset_versions import became_operands
 from passes.graph.subgraphs import seen_outside, with_bodies
 from passes.graph.tensors import Array, Dim, Dtype
 
@@ -132,6 +133,14 @@ class GraphEditor:
         """A new tensor that a node is to write."""
         return construct.variable(self.names.fresh(hint), dtype, shape)
 
+    def form(
+        self, op: str, inputs: Sequence[gs.Tensor], attrs: Mapping[str, Any]
+    ) -> tuple[list[gs.Tensor], dict[str, Any]]:
+        """Inputs and attributes of a node of the standard, of which some are operands in this opset."""
+        became = became_operands(op, self.opset)
+        operands = [self.ints(name, attrs[name]) for name in became if name in attrs]
+        return [*inputs, *operands], {name: value for name, value in attrs.items() if name not in became}
+
     def emit(
         self,
         op: str,
@@ -148,7 +157,8 @@ class GraphEditor:
 
         It comes right before `before`, or after `after` and all that was put there.
         """
-        node = construct.node(op, self.names.fresh(name), attrs or {}, inputs, [output], domain)
+        inputs, attrs = self.form(op, inputs, attrs or {}) if not domain else (inputs, attrs or {})
+        node = construct.node(op, self.names.fresh(name), attrs, inputs, [output], domain)
         self.insert(node, before=before, after=after)
         return output
 

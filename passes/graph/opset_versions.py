@@ -11,6 +11,8 @@ from onnx.defs import OpSchema
 # Before it, operators changed what they compute and kept their signature.
 _OLDEST = 11
 
+_LISTS = ("starts", "ends", "axes", "steps", "split", "pads")
+
 
 class Form(NamedTuple):
     """What a node looks like: its operator, the names of its attributes, and its numbers of inputs and outputs."""
@@ -50,6 +52,13 @@ def means_the_same(form: Form, first: int, second: int) -> bool:
         and all(_stands_in(new.attributes[name], was) for name, was in old.attributes.items() if name not in gone)
         and not any(new.attributes[name].required for name in new.attributes.keys() - old.attributes.keys())
     )
+
+
+@cache
+def became_operands(op: str, opset: int) -> tuple[str, ...]:
+    """What were attributes, lists of integers, and are operands in this opset, in their order."""
+    schema = _schema(op, opset)
+    return () if schema is None else tuple(each.name for each in schema.inputs if each.name in _LISTS)
 
 
 def _schema(op: str, opset: int) -> OpSchema | None:

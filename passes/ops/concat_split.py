@@ -129,7 +129,7 @@ class Concat(SizeRule, Movement):
         axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
         required = [rewriter.required(node, i, axis) for i in range(len(node.inputs))]
         kept = [t for t, mask in zip(list(node.inputs), required, strict=True) if mask is None or mask.any()]
-        rewriter.set_inputs(node, kept)
+        node.inputs = kept
 
 
 @register("Split")
@@ -210,10 +210,6 @@ class Split(Movement, AffineFolding, Reordering):
             return
         # a part that was empty from the start is still read
         kept = [i for i, t in enumerate(node.outputs) if counts[i] or rewriter.is_whole(t, axis)]
-        rewriter.set_outputs(node, [node.outputs[i] for i in kept])
+        node.outputs = [node.outputs[i] for i in kept]
         sizes = [counts[i] for i in kept]
-        node.attrs.pop("num_outputs", None)
-        if rewriter.opset < 13:
-            node.attrs["split"] = sizes
-        else:
-            rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("split", np.asarray(sizes, np.int64))])
+        node.inputs, node.attrs = rewriter.editor.form("Split", node.inputs[:1], {"axis": axis, "split": sizes})

@@ -331,7 +331,7 @@ class ScatterND(Scattering):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         left = rewriter.required(node, 2, 0)
         if left is not None and not left.any():
-            rewriter.replace_by_input(node)
+            rewriter.become(node, "Identity", node.inputs[:1])
             return
         if _components(rewriter.before, 0) is not None:
             _renumbered(node, rewriter, 0)
@@ -356,7 +356,7 @@ class Compress(Movement):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = axis_attribute(rewriter.before)
         if rewriter.required(node, 0, axis) is not None:  # what is required is what the condition would leave
-            rewriter.replace_by_input(node)
+            rewriter.become(node, "Identity", node.inputs[:1])
 
 
 @register("OneHot")

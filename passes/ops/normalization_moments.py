@@ -49,7 +49,7 @@ class DecomposedNormalization:
         return self.rewriter.emit(op, list(inputs), self.data, **attrs)
 
     def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
-        return self.rewriter.reduce(op, tensor, axis)
+        return self.rewriter.emit(op, [tensor], tensor, axes=[axis], keepdims=1)
 
     def _number(self, value: Array | float) -> gs.Constant:
         """One number, or a column of one for each group."""

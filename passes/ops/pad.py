@@ -177,9 +177,5 @@ class Pad(SizeRule, Movement):
         if amounts == pads:
             return
         flat = [p[0] for p in amounts] + [p[1] for p in amounts]
-        if "pads" in node.attrs:
-            node.attrs["pads"] = flat
-            return
-        inputs = list(node.inputs)[:3]
-        inputs[1] = rewriter.constant("pads", np.asarray(flat, np.int64))
-        rewriter.set_inputs(node, inputs)
+        inputs, node.attrs = rewriter.editor.form("Pad", node.inputs[:1], {**node.attrs, "pads": flat})
+        node.inputs = [*inputs, *node.inputs[2:3]]

@@ -111,18 +111,11 @@ class Slice(SizeRule, Movement):
         back = (-1, -(1 << 40), -1)
         kept = {a: back if a in changed else r for a, r in ranges.items() if a not in changed or r[2] < 0}
         if not kept:
-            rewriter.replace_by_input(node)
+            rewriter.become(node, "Identity", node.inputs[:1])
             return
-        if "starts" in node.attrs:
-            node.attrs.update(starts=[r[0] for r in kept.values()], ends=[r[1] for r in kept.values()], axes=list(kept))
-            return
-        bounds = np.asarray(list(kept.values()), np.int64).reshape(-1, 3).T
-        operands = zip(
-            ("starts", "ends", "axes", "steps"),
-            (bounds[0], bounds[1], np.asarray(list(kept)), bounds[2]),
-            strict=True,
-        )
-        rewriter.set_inputs(node, [node.inputs[0], *(rewriter.constant(n, v.astype(np.int64)) for n, v in operands)])
+        starts, ends, steps = (list(each) for each in zip(*kept.values(), strict=True))
+        bounds = {"starts": starts, "ends": ends, "axes": list(kept)} | ({"steps": steps} if {*steps} != {1} else {})
+        node.inputs, node.attrs = rewriter.editor.form("Slice", node.inputs[:1], bounds)
 
 
 def _bounds(tensor: gs.Tensor, vectors: ShapeVectors) -> list[Bound] | None:
@@ -268,4 +261,4 @@ class Gather(Picking):
             return
         chosen = indices if asked is None else indices[asked]
         positions = chosen if required is None else (np.cumsum(required) - 1)[chosen]
-        rewriter.set_inputs(node, [node.inputs[0], rewriter.constant("indices", positions)])
+        rewriter.set_input(node, 1, rewriter.constant("indices", positions))

@@ -31,6 +31,7 @@ from passes.pipeline.report import Report
 from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
 from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
+from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
 from passes.planning.explanation import Held, MaskedAxis
 from passes.planning.planner import Planner
@@ -302,10 +303,12 @@ def plan_graph(
 ) -> GraphPlan:
     """Analyse a prepared graph, shrink its subgraphs in place and plan what it stores itself.
 
-    Afterwards heads are aligned where that removes channels. around: where a subgraph stands.
+    Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
         facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())
+        divided = divide(graph, facts, options.adapters) if around is None else frozenset()
+        facts = dataflow.analyse(graph) if divided else facts
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph, traced=True):
         if around is None:
@@ -334,10 +337,11 @@ def plan_graph(
     if not options.explains:
         return found
     with recorder.step("explain"):
-        masked, held = explain(graph, facts, chosen.plan, made)
+        masked, held = explain(graph, facts, chosen.plan, made | divided)
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         said = notes.on_constants(graph, chosen.plan) if options.adapters == "never" and around is None else ()
-    keeps = options.keeps_analysis and not bodies and (chosen.widths or held)
+    # another policy may divide other groups
+    keeps = options.keeps_analysis and not bodies and not divided and (chosen.widths or held)
     analysed = Analysed(copied(graph), facts.of_copy(), made) if keeps else None
     return replace(found, masked=masked, held=held, notes=said, analysed=analysed)

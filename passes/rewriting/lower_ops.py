@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.constant_maps import ConstantMap
 from passes.adapters.insertion import Adapters
 from passes.graph import construct
-from passes.graph.editor import GraphEditor, become
+from passes.graph.editor import GraphEditor
 from passes.graph.subgraphs import mark_as
 from passes.graph.tensors import Array, Dim, Mask, is_constant, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
@@ -131,14 +130,6 @@ class Rewriter:
         if node.inputs[index] is not tensor:
             node.inputs[index] = tensor
 
-    def set_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> None:
-        """Replace all inputs."""
-        node.inputs = list(tensors)
-
-    def set_outputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> None:
-        """Replace all outputs."""
-        node.outputs = list(tensors)
-
     def emit(self, op: str, inputs: list[gs.Tensor], like: gs.Tensor, **attrs: object) -> gs.Variable:
         """A new node ahead of the one being rewritten; its output has the element type of `like`."""
         output = self.editor.variable(f"{self.before.outputs[0].name}_{op.lower()}", like.dtype)
@@ -150,24 +141,10 @@ class Rewriter:
         result.dtype = dtype
         return result
 
-    def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Tensor:
-        """A reduction over one axis, which stays with size 1, ahead of the node being rewritten."""
-        if self.opset >= (13 if op == "ReduceSum" else 18):
-            return self.emit(op, [tensor, self.constant("axes", np.asarray([axis], np.int64))], tensor, keepdims=1)
-        return self.emit(op, [tensor], tensor, axes=[axis], keepdims=1)
-
     def become(self, node: gs.Node, op: str, inputs: list[gs.Tensor], **attrs: object) -> None:
         """Let the node being rewritten be this operator of the standard, with its outputs as they are."""
         node.op, node.domain, node.attrs = op, None, dict(attrs)
         node.inputs = list(inputs)
-
-    def replace_by_input(self, node: gs.Node) -> None:
-        """The node does nothing any more: an Identity, which the clean-up takes away."""
-        become(node, "Identity", [node.inputs[0]])
-
-    def expanded(self, constant_map: ConstantMap, axis: int) -> gs.Tensor:
-        """Maps of channels along the axis as a tensor, of size 1 where they do not vary."""
-        return self.adapters.expand(constant_map, axis)
 
     def add_after(self, node: gs.Node, values: Array | gs.Tensor) -> None:
         """Add a constant (broadcast against the output) to output 0 of the node."""

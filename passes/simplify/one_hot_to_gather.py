@@ -21,7 +21,6 @@ from passes.weights.statistics import is_finite
 from passes.weights.streaming import lazy
 
 _CLIPS_INTEGERS = 12  # the opset from which Clip does
-_AXES_ARE_INPUT = 13  # the opset from which those of a Squeeze are no attribute
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,7 @@ def _write(node: gs.Node, found: _OneHot, rows: Array, editor: GraphEditor) -> N
     def number(value: int) -> gs.Tensor:
         return editor.constant("row", np.asarray(value, numpy_dtype(tokens)))
 
-    if editor.opset < _AXES_ARE_INPUT:
-        flat = emit("Squeeze", [tokens], {"axes": [-1]})
-    else:
-        flat = emit("Squeeze", [tokens, editor.ints("axes", [-1])])
+    flat = emit("Squeeze", [tokens], {"axes": [-1]})
     place = emit("Clip", [flat, number(before), number(before + len(rows) - 1)])
     place = emit("Sub", [place, number(before)]) if before else place
     become(node, "Gather", [editor.constant(node.inputs[1].name, rows), place], {"axis": 0})

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, Sets
 from passes.graph.tensors import Array, Mask, numpy_dtype, size_of
+from passes.ops.convolutions.channel_groups import filled
 from passes.rewriting.channel_facts import Facts
 
 #: what lies there: queries, keys, values, the result, or one slice for each head of queries, as scores have it
@@ -136,7 +137,7 @@ class Heads:
         heads = read["scores"].reshape(self.keys, -1)
         groups: Mask = np.asarray(heads.any(axis=1) | read["key"].any(axis=1) | read["value"].any(axis=1))
         groups[0] |= not groups.any()
-        heads = _level(heads, groups)
+        heads = filled(heads, groups, least=1)
         key, value = (self._of_one_size(read[kind], groups) for kind in ("key", "value"))
         each = heads.reshape(-1, 1)
         return {
@@ -152,7 +153,7 @@ class Heads:
             return np.broadcast_to(groups[:, None], read.shape)
         if any(len(place.axes) > 1 for place in (*self.inputs, *self.outputs)):
             read = np.broadcast_to(read[groups].any(axis=0), read.shape)  # an axis of channels is that of all heads
-        return _level(read, groups)
+        return filled(read, groups, least=1)
 
     def _repeated(self, mask: Mask) -> Mask:
         """For each head of queries what is said of its head of keys."""
@@ -202,12 +203,3 @@ class Heads:
                 first = np.take(value, [0], axis=across)
                 mask = (slices.mask & (value == first)).all(axis=across)
                 yield place.index, axis, ConstantSlices(np.asarray(mask), first.reshape(-1))
-
-
-def _level(rows: Mask, kept: Mask) -> Mask:
-    """As many in each kept row as in the fullest, and one at least: what is marked, then the first that is not."""
-    most = max(int(rows[kept].sum(axis=1).max()), 1)
-    order = np.argsort(~rows, axis=1, kind="stable")
-    chosen = np.zeros_like(rows)
-    np.put_along_axis(chosen, order[:, :most], True, axis=1)
-    return np.asarray(chosen & kept[:, None])

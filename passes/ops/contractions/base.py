@@ -416,7 +416,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         kept = others.pop(axis)
         value = (added.value if kept is None else added.value[kept]).astype(numpy_dtype(y))
         stored = ConstantMap(np.ones(len(value), bool), value, added.index).cut(axis, others)
-        rewriter.add_after(node, rewriter.expanded(stored, axis))
+        rewriter.add_after(node, rewriter.adapters.expand(stored, axis))
 
     def add(self, node: gs.Node, rewriter: Rewriter, total: Array, axes: list[int], first: int = 0) -> None:
         """Add sums (float64) along these axes of the output, as it is stored, with its axes from `first` on."""

@@ -21,11 +21,16 @@ def level(counts: Mask, groups: int) -> Mask:
     if groups in (1, counts.size):
         return counts
     rows = counts.reshape(groups, -1)
-    most = int(rows.sum(axis=1).max(initial=0))
-    order = np.argsort(~rows, axis=1, kind="stable")  # wanted slices first, then the others in order
+    return filled(rows, np.asarray(rows.any(axis=1))).reshape(-1)
+
+
+def filled(rows: Mask, kept: Mask, least: int = 0) -> Mask:
+    """As many in each kept row as in the fullest, and `least`: what is marked, then the first that is not."""
+    most = max(int(rows[kept].sum(axis=1).max(initial=0)), least)
+    order = np.argsort(~rows, axis=1, kind="stable")
     chosen = np.zeros_like(rows)
     np.put_along_axis(chosen, order[:, :most], True, axis=1)
-    return (chosen & rows.any(axis=1, keepdims=True)).reshape(-1)
+    return np.asarray(chosen & kept[:, None])
 
 
 def cut_groups(weights: Array, outputs: Mask, inputs: Mask, groups: int) -> Array:

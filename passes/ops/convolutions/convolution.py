@@ -230,10 +230,10 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         if not self.understood_shapes(node, facts):
             return
         live = facts.live(node.outputs[0], 1)
-        yield 0, 1, self._read_by(node, facts, live)
+        yield 0, 1, self.read_by(node, facts, live)
         yield 2, 0, live
 
-    def _read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
+    def read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
         """Input channels that these output channels depend on."""
         nonzero = self.nonzero(node, facts)
         groups = group_size(node)
@@ -255,7 +255,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
         if bias is not None and (0, 1) in stored:
             demands[2, 0] = Demand(outputs)
-        read = self._read_by(node, facts, outputs)
+        read = self.read_by(node, facts, outputs)
         known = facts.known(node.inputs[0], 1)
         uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
         groups = group_size(node)
@@ -329,7 +329,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
             return
         inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if required is None else required
         outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
-        removed = self._read_by(before, facts, outputs) & ~inputs
+        removed = self.read_by(before, facts, outputs) & ~inputs
         known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
         dependence = None if dependence is None else dependence.without(~(dependence.gone(inputs) & removed))
         shift = _shift_of_removed(removed, known, dependence)
@@ -372,11 +372,15 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         return ConstantMap(maps.mask & removed, maps.value, maps.index)
 
     def _add_map(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
-        """Add what these maps bring to the output: its distinct rows and columns, expanded when the model is loaded."""
+        """Add what these maps and the bias bring, by distinct rows and columns, expanded when the model is loaded."""
         added = self.convolved(rewriter.before, rewriter.facts, maps, outputs)
         assert added is not None
-        value = added.value[added.mask].astype(numpy_dtype(rewriter.before.inputs[1]))
-        rewriter.add_after(node, rewriter.expanded(ConstantMap(added.mask[added.mask], value, added.index), 1))
+        value, bias = added.value[added.mask], operand(node, 2)
+        if bias is not None and is_constant(bias) and not is_dequantized(bias):
+            value = value + values_of(bias).reshape(-1, *[1] * len(added.index))
+            node.inputs = node.inputs[:2]
+        value = value.astype(numpy_dtype(rewriter.before.inputs[1]))
+        rewriter.add_after(node, rewriter.adapters.expand(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
     @staticmethod
     def _add_bias(node: gs.Node, rewriter: Rewriter, shift: Array) -> None:

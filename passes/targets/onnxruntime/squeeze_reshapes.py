@@ -18,8 +18,6 @@ from passes.ops import rules
 from passes.ops.shape import Reshape, Squeeze, Transpose
 from passes.simplify import dead_code
 
-_AXES_ARE_INPUT = 13  # the opset from which they are no attribute
-
 
 def squeeze_reshapes(graph: gs.Graph) -> None:
     """Let nodes that give a tensor with an open size another shape do so in the form that ONNX Runtime understands.
@@ -55,10 +53,7 @@ def _write(node: gs.Node, source: gs.Tensor, after: Sequence[Dim], editor: Graph
     ):
         if not axes or (node.op == op and node.inputs[0] is source):
             continue
-        if name == "axes" and editor.opset >= _AXES_ARE_INPUT:
-            become(node, op, [source, editor.ints(name, axes)])
-        else:
-            become(node, op, [source], {name: axes})
+        become(node, op, *editor.form(op, [source], {name: axes}))
         return True
     sizes = _sizes(before, after)
     if not isinstance(rules(node), Reshape) or node.inputs[0] is source or sizes is None:

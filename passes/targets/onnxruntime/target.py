@@ -11,7 +11,7 @@ from passes.targets.onnxruntime import (
     half_precision_transpose,
     integer_kernels,
     keep_nchwc_layout,
-    maxpool_padding,
+    pool_padding,
     space_to_depth_convolutions,
     squeeze_reshapes,
 )
@@ -44,10 +44,10 @@ class OnnxRuntime:
             squeeze_reshapes.squeeze_reshapes(graph)
 
     def faults(self, graph: gs.Graph) -> Collection[str]:
-        return maxpool_padding.merged(graph) | integer_kernels.merged(graph)
+        return pool_padding.merged(graph) | integer_kernels.merged(graph)
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
-        maxpool_padding.keep_apart(graph, known)
+        pool_padding.keep_apart(graph, known)
         integer_kernels.keep_floats(graph, known)
         if not nested:
             half_precision_transpose.put_after(graph)

@@ -74,6 +74,13 @@ def test_known_maps_leave_the_depthwise_convolution_and_come_back_as_one_additio
     assert largest < 16 * 16, "the map is stored by its distinct rows and columns"
 
 
+def test_an_added_map_takes_in_the_bias() -> None:
+    source = depthwise(f"(float[N,{CHANNELS},16,16] x) => (float[N,4,16,16] y) <float[4] bias>")
+    source.graph.node[-1].input.append("bias")
+    nodes = compiled(source).model.graph.node
+    assert [len(node.input) for node in nodes if node.op_type == "Conv"] == [2, 2]
+
+
 WIDE = 288  # channels: enough that the many places of two windows are stored
 SIZES = {"N": (1, 2, 1, 3, 1, 2), "H": (1, 1, 2, 3, 16, 25), "W": (1, 4, 2, 7, 9, 20)}
 

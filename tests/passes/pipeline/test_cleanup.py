@@ -18,6 +18,7 @@ BATCH_NORMALISATION = {
     "mu": np.linspace(0.1, 0.4, 4),
     "var": np.linspace(0.5, 2, 4),
 }
+OF_CASES = {**BATCH_NORMALISATION, "last": np.int64(1)}
 
 
 CASES = {
@@ -65,6 +66,11 @@ CASES = {
         "w = MatMul(up, down)  v = Mul(w, w)  y = MatMul(x, v)",
         "MatMul Mul MatMul",
     ),
+    "a constant that was data, for two readers, of which the first makes as much of it": (
+        "(float[3,40] x, float[3,40] u) => (float[3,40] y, float[3,40] z) <float[3,40] b, float[1] zero = {0}>",
+        "m = Mul(x, zero)  c = Add(m, b)  a = CumSum(c, last)  y = Add(a, u)  l = ReduceMax(c)  z = Mul(l, u)",
+        "Add Mul",
+    ),
     "a choice that broadcasts": (
         "(float[N,3] x, float[4,1,3] z) => (float[4,N,3] y) <bool[3] all = {1, 1, 1}>",
         "y = Where(all, x, z)",
@@ -75,7 +81,7 @@ CASES = {
 
 @pytest.mark.parametrize(("signature", "body", "expected"), CASES.values(), ids=CASES)
 def test_what_is_folded_and_what_is_not(signature: str, body: str, expected: str) -> None:
-    assert operators(compiled(model(signature, body, constants=BATCH_NORMALISATION))) == expected.split()
+    assert operators(compiled(model(signature, body, constants=OF_CASES))) == expected.split()
 
 
 @pytest.mark.parametrize("swapped", [False, True])

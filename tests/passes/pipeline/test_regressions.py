@@ -315,6 +315,23 @@ def test_padding_that_only_a_maximum_still_reads(opset: int) -> None:
     check(graph(text % pads, opset, **constants))
 
 
+@pytest.mark.parametrize("opset", [10, 17])
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+def test_padding_that_is_not_smaller_than_the_kernel_of_a_pooling(pool: str, opset: int) -> None:
+    """ONNX Runtime merges the two, and does not load what comes of that; NASNet has such a pooling."""
+    pads = "<pads = [0,0,0,0,0,0,1,1]> (b)" if opset < 11 else "(b, pads)"
+    text = f"""(float[N,3,5,5] x) => (float[N,4,3,3] y) {{
+        a = Conv(x, w)
+        b = Mul(a, keep)
+        c = Pad {pads}
+        d = {pool} <kernel_shape = [1,1], strides = [2,2]> (c)
+        y = Conv(d, v)
+    }}"""
+    keep = np.array([1, 0, 1, 1.0]).reshape(4, 1, 1)
+    amounts = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1])} if opset >= 11 else {}
+    check(graph(text, opset, w=(4, 3, 1, 1), v=(4, 4, 1, 1), keep=keep, **amounts))
+
+
 def test_padding_that_a_maximum_and_a_node_without_readers_read() -> None:
     """ONNX Runtime counts the latter, and does not merge; when it is gone nothing but the maximum reads the padding."""
     text = """(float[N,3,5,5] x) => (float[N,8,3,3] y) {

@@ -1,0 +1,62 @@
+"""Grouped convolutions whose groups lose unequal numbers of channels: one for each run of groups that are alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes import Policy, Shrunk, shrink
+from tests.generators.check import adapters_cost, check
+from tests.passes.text import model
+
+# Of four groups of four channels each, those that are read and those that are written.
+READ = np.float32([[1, 0, 0, 0], [1, 1, 0, 1], [0, 1, 0, 0], [1, 1, 1, 1]])
+WRITTEN = np.float32([[0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1], [1, 1, 0, 1]])
+PAIRS = int(READ.sum(axis=1) @ WRITTEN.sum(axis=1))
+
+
+def network(layer: str = "Conv", opset: int = 17, size: int = 5, times: int = 1) -> onnx.ModelProto:
+    """A grouped convolution between two others, with masks before and after it, and `times` as many channels."""
+    text = f"""a = Conv(x, u)  m = Mul(a, read)  r = Relu(m)
+        b = {layer}<group = 4, pads = [1, 1, 1, 1], strides = [2, 2]>(r, w, bias)
+        n = Mul(b, written)  s = Relu(n)  y = Conv(s, v)"""
+    c = 16 * times
+    return model(
+        f"(float[N,{c},{size},{size}] x) => (float[N,5,A,B] y)",
+        text,
+        opset,
+        read=np.repeat(READ, times).reshape(-1, 1, 1),
+        written=np.repeat(WRITTEN, times).reshape(-1, 1, 1),
+        u=(c, c, 1, 1),
+        w=(c, c // 4, 3, 3),
+        bias=(c,),
+        v=(5, c, 1, 1),
+    )
+
+
+def parts(result: Shrunk) -> list[tuple[int, int]]:
+    """The channels that each 3x3 convolution reads in a group, and those that it writes, by their numbers on disk."""
+    found = [tuple(t.dims) for t in result.model.graph.initializer if len(t.dims) == 4 and t.dims[2] == 3]
+    return [(int(shape[0]), int(shape[1])) for shape in found]
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("layer", ["Conv", "ConvTranspose"])
+def test_each_group_computes_what_it_must_where_moving_is_cheap(layer: str, opset: int) -> None:
+    with adapters_cost(1e-6):
+        result = check(network(layer, opset))
+    assert len(parts(result)) == 4
+    assert sum(a * b for a, b in parts(result)) == PAIRS
+
+
+@pytest.mark.parametrize(("policy", "convolutions"), [("never", 1), ("auto", 1), ("always", 4)])
+def test_moving_costs_what_the_policy_says(policy: Policy, convolutions: int) -> None:
+    assert len(parts(shrink(network(), adapters=policy))) == convolutions
+
+
+def test_large_images_are_worth_it() -> None:
+    result = shrink(network(size=32, times=8))
+    assert len(parts(result)) > 1
+    assert not result.report.held
+    assert sum(a * b for a, b in parts(result)) == PAIRS * 8**2
