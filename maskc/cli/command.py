@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.shared_options import Debug, Limits, Quiet, Verbose
+from maskc.cli.shared_options import Debug, Limits, Quiet, Rules, Verbose
 from maskc.inspection.option_fields import Option, options_of
 
 _VOLUME = {"quiet": Quiet, "verbose": Verbose, "debug": Debug}
@@ -42,14 +42,16 @@ class _Group(NamedTuple):
         return self.kind(**values)
 
 
-def command(*, limits: bool = True) -> Callable[[Function], Function]:
+def command(*, limits: bool = True, rules: bool = False) -> Callable[[Function], Function]:
     """Register a function as the command of its name.
 
-    Options that all commands have are added and, with `limits`, those on time, memory and trust. They work by
-    themselves: the function does not get them. A command with limits is run once more after a crash.
+    Options that all commands have are added and, with `limits`, those on time, memory and trust, and with `rules`
+    that for a user's code. They work by themselves: the function does not get them. A command with limits is run once
+    more after a crash.
     """
     shared = [
         *(_parameters_of(options_of(Limits)) if limits else ()),
+        *([_parameter("rules", Rules, None)] if rules else ()),
         *(_parameter(name, hint, False) for name, hint in _VOLUME.items()),
     ]
 
@@ -61,6 +63,10 @@ def command(*, limits: bool = True) -> Callable[[Function], Function]:
         def run(**given: Any) -> None:
             if limits:
                 supervision.repeat_after_crash()
+            if rules and given["rules"]:
+                from maskc.frontend.custom_rules import load
+
+                load(given["rules"])
             for parameter in shared:
                 del given[parameter.name]
             function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)

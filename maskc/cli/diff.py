@@ -13,7 +13,7 @@ from maskc.cli.output import console, print_json
 from maskc.inspection.options import ReadOptions
 
 
-@command()
+@command(rules=True)
 def diff(
     before: Annotated[
         Path,
@@ -23,7 +23,6 @@ def diff(
     *,
     every: Annotated[bool, typer.Option("--all", help="Show unchanged layers, too; --json always has them.")] = False,
     options: Annotated[ReadOptions, Without("masks")],
-    rules: shared.Rules = None,
     as_json: shared.Json = False,
 ) -> None:
     """Compare two models layer by layer.
@@ -36,10 +35,8 @@ def diff(
 
     Example: maskc diff model.onnx model.compiled.onnx
     """
-    from maskc.frontend.custom_rules import load
     from maskc.inspection.diff import diff as run
 
-    load(rules or ())
     result = run(before, after, shapes=options.shapes, at=options.at, signature=options.signature)
     if as_json:
         print_json(result.to_json())

@@ -16,7 +16,7 @@ from maskc.compilation.options import CompileOptions
 _CODE = re.compile(r"[A-Za-z]\d{3}")
 
 
-@command()
+@command(rules=True)
 def explain(
     model: Annotated[
         Path,
@@ -27,7 +27,6 @@ def explain(
         ),
     ],
     options: Annotated[CompileOptions, Without("at"), Without("align_seconds")],
-    rules: shared.Rules = None,
     as_json: shared.Json = False,
 ) -> None:
     """Show which operators keep masked channels alive, and why.
@@ -43,9 +42,7 @@ def explain(
         _show_reason(str(model).upper(), as_json)
         return
     from maskc.compilation.compile import explain_with
-    from maskc.frontend.custom_rules import load
 
-    load(rules or ())
     result = explain_with(model, options)
     warn(result.warnings)
     if as_json:

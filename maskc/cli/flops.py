@@ -8,8 +8,8 @@ from maskc.cli.output import console, print_json
 from maskc.inspection.options import ReadOptions
 
 
-@command()
-def flops(model: shared.Model, options: ReadOptions, rules: shared.Rules = None, as_json: shared.Json = False) -> None:
+@command(rules=True)
+def flops(model: shared.Model, options: ReadOptions, as_json: shared.Json = False) -> None:
     """Count FLOPs, multiply-accumulates and parameters.
 
     Prints the input sizes used for counting first; --at counts at others.
@@ -17,10 +17,8 @@ def flops(model: shared.Model, options: ReadOptions, rules: shared.Rules = None,
 
     Example: maskc flops model.onnx
     """
-    from maskc.frontend.custom_rules import load
     from maskc.inspection.flops import flops as run
 
-    load(rules or ())
     cost = run(model, options.masks, shapes=options.shapes, at=options.at, signature=options.signature)
     if as_json:
         from maskc.results.json_values import plain

@@ -27,7 +27,7 @@ _Compiled = Annotated[
 ]
 
 
-@command()
+@command(rules=True)
 def verify(
     reference: _Reference,
     compiled: _Compiled,
@@ -40,7 +40,6 @@ def verify(
         ),
     ] = None,
     certificate: shared.Certificate = None,
-    rules: shared.Rules = None,
     report: shared.Reports = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -56,10 +55,8 @@ def verify(
 
     Example: maskc verify model_dir model_dir.compiled.onnx --min-reduction 4
     """
-    from maskc.frontend.custom_rules import load
     from maskc.verification.verify import verify_with
 
-    load(rules or ())
     result = verify_with(
         reference, compiled, reading, options, inputs=inputs, reports=report or (), certificate=certificate
     )
@@ -76,7 +73,7 @@ def verify(
         raise typer.Exit(NotEquivalentError.exit_code if result.reasons else UndecidedError.exit_code)
 
 
-@command()
+@command(rules=True)
 def recheck(
     reference: _Reference,
     compiled: _Compiled,
@@ -87,7 +84,6 @@ def recheck(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Seed of random values; by default that of the certificate.")
     ] = None,
-    rules: shared.Rules = None,
 ) -> None:
     """Prove by a certificate that two models are the same.
 
@@ -98,10 +94,8 @@ def recheck(
 
     Example: maskc recheck model.onnx small.onnx proof.json
     """
-    from maskc.frontend.custom_rules import load
     from maskc.verification.verify import recheck as run
 
-    load(rules or ())
     result = run(
         reference,
         compiled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def _finite(sample: Sample, expected: Session) -> Sample:
 
     Where it overflows, what becomes of channels that are zero is up to the order of operations: infinity times zero.
     """
-    tried = [(_not_finite(sample), sample)]
+    tried = [(_not_finite(sample.expected.values()), sample)]
     for changed in _INSTEAD:
         if not tried[-1][0]:
             break
@@ -152,13 +152,12 @@ def _finite(sample: Sample, expected: Session) -> Sample:
             for name, array in sample.inputs.items()
         }
         found = Sample(sample.label, inputs, expected.run(inputs), instead=True)
-        tried.append((_not_finite(found), found))
+        tried.append((_not_finite(found.expected.values()), found))
     return min(tried, key=lambda one: one[0])[1]
 
 
-def _not_finite(sample: Sample) -> int:
-    arrays = (array for array in sample.expected.values() if array.dtype.kind in "fc")
-    return sum(array.size - int(np.isfinite(array).sum()) for array in arrays)
+def _not_finite(arrays: Iterable[NDArray[Any]]) -> int:
+    return sum(array.size - int(np.isfinite(array).sum()) for array in arrays if array.dtype.kind in "fc")
 
 
 def _fitted(ports: Sequence[random_inputs.Port], given: Arrays, label: str) -> Inputs:
@@ -185,9 +184,8 @@ def notes_on(data: Sequence[Sample]) -> list[str]:
             "positive values were compared."
         )
     for name in data[0].expected:
-        arrays = [sample.expected[name] for sample in ordinary if sample.expected[name].dtype.kind in "fc"]
-        missing = sum(array.size - int(np.isfinite(array).sum()) for array in arrays)
-        if 0 < missing < (count := sum(array.size for array in arrays)):
+        arrays = [sample.expected[name] for sample in ordinary]
+        if 0 < (missing := _not_finite(arrays)) < (count := sum(array.size for array in arrays)):
             notes.append(
                 f"{missing / count:.1%} of output '{name}' is NaN or infinite in the reference. That it is so in the "
                 "compiled model, too, is all that was compared there."

@@ -14,7 +14,7 @@ from maskc.cli.output import console, print_error, print_json, warn
 from maskc.pruning.options import PruneOptions
 
 
-@command()
+@command(rules=True)
 def prune(
     model: shared.Model,
     *,
@@ -37,7 +37,6 @@ def prune(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of an interrupted run of the same command.")
     ] = False,
-    rules: shared.Rules = None,
     as_json: shared.Json = False,
 ) -> None:
     """Prune a trained model, by data alone.
@@ -51,10 +50,8 @@ def prune(
     maskc prune model.onnx --data loader.py:batches --speedup 2 --minutes 30
     """
     from maskc.compilation.compile import default_output
-    from maskc.frontend.custom_rules import load
     from maskc.pruning.prune import pruned_file
 
-    load(rules or ())
     if not verify:
         options = dataclasses.replace(options, verify=None)
     path = output or default_output(model).with_suffix("").with_suffix(".pruned.onnx")
