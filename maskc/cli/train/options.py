@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from maskc.inspection.option_fields import option
+
+
+def _pruning(name: str, default: Any, help: str, metavar: str = "N", min: int = 0) -> Any:
+    """An option of pruning, with both spellings of the trainer that these descend from."""
+    return option(default, help, f"--pruning.{name}", f"--pruning_{name}", metavar=metavar, min=min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,40 +44,27 @@ class TrainingOptions:
         "--metric",
         metavar="NAME",
     )
-    pruning_iter: int | None = option(
+    pruning_iter: int | None = _pruning(
+        "iter",
         None,
-        "Updates from one pruned channel to the next. By default pruning follows a cubic schedule over half of the "
-        "updates.",
-        "--pruning.iter",
-        "--pruning_iter",
-        metavar="N",
+        "Updates from one pruned channel to the next. By default a cubic schedule over half of all updates.",
         min=1,
     )
-    pruning_burn_in: int = option(
-        0, "Updates before pruning starts.", "--pruning.burn_in", "--pruning_burn_in", metavar="N", min=0
-    )
-    pruning_flops_target: float = option(
+    pruning_burn_in: int = _pruning("burn_in", 0, "Updates before pruning starts.")
+    pruning_flops_target: float = _pruning(
+        "flops_target",
         ...,
         "FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without masks.",
-        "--pruning.flops_target",
-        "--pruning_flops_target",
         metavar="F",
-        min=0,
     )
-    pruning_decay: float = option(
+    pruning_decay: float = _pruning(
+        "decay",
         0.96,
         "Decay of the moving average of importance scores: 0.96 averages over about 25 updates.",
-        "--pruning.decay",
-        "--pruning_decay",
         metavar="F",
     )
-    pruning_shrink_every: int = option(
-        0,
-        "Updates after which training goes on with the smaller model; 0 for never.",
-        "--pruning.shrink_every",
-        "--pruning_shrink_every",
-        metavar="N",
-        min=0,
+    pruning_shrink_every: int = _pruning(
+        "shrink_every", 0, "Updates after which training goes on with the smaller model; 0 for never."
     )
     method: Literal["fisher", "taylor", "magnitude", "random"] = option(
         "fisher", "The importance score that chooses the channel to prune."
