@@ -19,7 +19,7 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-fast  the tests that need no TensorFlow"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make test-versions  some of them with the oldest and the newest versions of all libraries"
+	@echo "make test-versions  some of them with the oldest and the newest versions of all libraries, and on the CPU build"
 	@echo "make test-release  more of the same, for hours"
 	@echo "make lint       ruff, which room imports which, and the wording of pages and messages"
 	@echo "make format     rewrite the sources as ruff wants them"

@@ -75,6 +75,10 @@ class PruneOptions(CompileOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
+        if self.quality is None and self.max_drop is not None and self.max_drop >= 1:
+            raise InputError(
+                f"--max-drop is a share of the predictions, without --quality, and {self.max_drop:g} is all of them."
+            )
         if self.seed < 0:
             raise InputError("The seed must not be negative.")
         if len(self.targets) > 1:

@@ -285,6 +285,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "1.5"], "above 0 and below 1, and not 1.5"),
         (["--flops", "0.5", "--params", "0.5"], "Give one target, and not --flops and --params"),
         (["--speedup", "0.5"], "--speedup must be a number above 1"),
+        (["--max-drop", "2"], "--max-drop is a share of the predictions, without --quality, and 2 is all of them"),
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["-o", "small.txt"], "must end with .onnx"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 import maskc as api
@@ -21,6 +22,10 @@ from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
+
+of_the_gpu_build = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="This is ONNX Runtime for CPUs."
+)
 
 
 def test_a_compiled_model_passes(pair: tuple[Path, Path]) -> None:
@@ -327,6 +332,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_cuda(
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA cannot be used")
 
 
+@of_the_gpu_build
 def test_tensorrt_without_its_libraries_is_refused_by_name(pair: tuple[Path, Path]) -> None:
     try:
         session.choose_provider("tensorrt")
@@ -337,10 +343,9 @@ def test_tensorrt_without_its_libraries_is_refused_by_name(pair: tuple[Path, Pat
     refused(maskc("verify", *pair, "--provider", "tensorrt"), 3, "TensorRT cannot be used", "lib", "--provider cpu")
 
 
+@of_the_gpu_build
 def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """TF32 is off on CUDA by its option, and in NVIDIA's libraries, of which TensorRT is one, by their variable."""
-    import onnxruntime
-
     asked: list[Any] = []
 
     class Accepting(onnxruntime.InferenceSession):  # type: ignore[misc]
@@ -366,11 +371,11 @@ def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pyte
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
+@of_the_gpu_build
 def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session says CUDA, and its profile the CPU."""
-    import onnxruntime
 
     class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
         def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
