@@ -8,7 +8,6 @@ head may keep other channels, their order is changed within each head, so that t
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +29,7 @@ from passes.graph.tensors import (
     shape_of,
     values_of,
 )
-from passes.ops import rules, traits
+from passes.ops import rules
 from passes.ops.arithmetic import Product
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.labels import Terms
@@ -206,14 +205,9 @@ class _Follower:
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
         trace = self.traces[tensor.name]
-        affine, even = traits.affine(node), trace.even
-        if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
-            even = even and bool((affine.scale == 1).all())
-            index: list[Array] | None = [trace.index]
-        else:
-            index = self._moved(node, trace) if place == 0 else None
-            if index is None:
-                even, index = False, self._alike(node, place, trace)
+        even, index = trace.even, self._moved(node, trace) if place == 0 else None
+        if index is None:
+            even, index = False, self._alike(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
@@ -231,11 +225,9 @@ class _Follower:
                 trace.root.uses[_among(trace)] += 1  # each is multiplied by another number, and keeps its place
         else:
             alike = place == 0 and is_pointwise(node) and self._keeps_zero(node)
-        if not alike or not is_float(node.outputs[0]):
-            return None
-        with contextlib.suppress(ValueError):  # sizes that are not known
-            return [np.broadcast_to(trace.index, _example(node.outputs[0]))]
-        return None
+        shape = _example(node.outputs[0])
+        grows = shape[len(shape) - trace.index.ndim :] != trace.index.shape  # or is of sizes that are not known
+        return [np.broadcast_to(trace.index, shape)] if alike and is_float(node.outputs[0]) and not grows else None
 
     def _keeps_zero(self, node: gs.Node) -> bool:
         others = [None if t.is_empty() else values_of(t) for t in node.inputs[1:]]
