@@ -26,8 +26,8 @@ from passes.sizes.tokens_per_example import multiples
 from passes.weights.quantized import is_dequantized, moved_initializer
 from passes.weights.streaming import Picked
 
-# Elements that are moved in the time that a convolution of fewer groups takes longer than its share of one of all. With
-# these divided blocks of 64 to 450 channels take 0.78 to 0.95 of the time in ONNX Runtime, 0.96 to 1.06 in OpenVINO.
+# What a convolution takes beside its work, in the time of moved elements. With it blocks of 64 to 450 channels that are
+# divided take 0.78 to 0.95 of the time in ONNX Runtime, and 0.96 to 1.06 in OpenVINO.
 _ELEMENTS_PER_NODE = 2000
 
 # Of 32 groups and more, divided, ONNX Runtime is as fast as before, and OpenVINO slower.
