@@ -17,11 +17,24 @@ from passes.abstract_values.slices import ConstantSlices
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, operand, present, shape_of
-from passes.ops import rules, traits
+from passes.graph.tensors import (
+    Array,
+    Index,
+    Mask,
+    is_constant,
+    is_float,
+    numpy_dtype,
+    operand,
+    present,
+    shape_of,
+    values_of,
+)
+from passes.ops import rules
+from passes.ops.arithmetic import Product
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.labels import Terms
 from passes.ops.contractions.matmul import Gemm, MatMul
+from passes.ops.elementwise import is_pointwise
 from passes.ops.movement import Movement
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
@@ -192,18 +205,34 @@ class _Follower:
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
         trace = self.traces[tensor.name]
-        affine, even = traits.affine(node), trace.even
-        if affine is not None and affine.data is tensor and affine.scale.size == 1 and not affine.shift.any():
-            even = even and bool((affine.scale == 1).all())
-            index: list[Array] | None = [trace.index]
-        else:
-            index = self._moved(node, trace) if place == 0 else None
+        even, index = trace.even, self._moved(node, trace) if place == 0 else None
+        if index is None:
+            even, index = False, self._alike(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
         for output, found in zip(node.outputs, index, strict=True):
             self._arrive(output, _Trace(trace.root, found, even))
         return True
+
+    def _alike(self, node: gs.Node, place: int, trace: _Trace) -> list[Index] | None:
+        """The channels in the output of a node that computes each by itself, and makes zero of zero."""
+        alike = isinstance(rules(node), Product)
+        if alike:
+            others = [shape_of(t) for i, t in present(node.inputs) if i != place]
+            axes = [axis - trace.index.ndim for axis in _varying(trace.index)]
+            if any(s is None or (len(s) >= -axis and s[axis] != 1) for s in others for axis in axes):
+                trace.root.uses[_among(trace)] += 1  # each is multiplied by another number, and keeps its place
+        else:
+            alike = place == 0 and is_pointwise(node) and self._keeps_zero(node)
+        shape = _example(node.outputs[0])
+        grows = shape[len(shape) - trace.index.ndim :] != trace.index.shape  # or is of sizes that are not known
+        return [np.broadcast_to(trace.index, shape)] if alike and is_float(node.outputs[0]) and not grows else None
+
+    def _keeps_zero(self, node: gs.Node) -> bool:
+        others = [None if t.is_empty() else values_of(t) for t in node.inputs[1:]]
+        found = evaluate(node, self.facts.opset, [np.zeros(1, np.float32), *others])
+        return found is not None and not found[0].any()
 
     def _moved(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
         """The channels in each output of a node that moves those of its operand 0; None if it does something else."""
@@ -239,11 +268,10 @@ class _Follower:
             return False
         if len(traced) == 2:
             both = [self._channels(node, terms, index, "k") for index in range(2)]
-            if both[0] is None or both[1] is None:
-                return False
-            self._contract(both[0], both[1])
-            return True
-        (factor,) = traced
+            if both[0] is not None and both[1] is not None:
+                self._contract(both[0], both[1])
+                return True
+        factor = max(traced)
         kept = None if is_constant(node.inputs[1 - factor]) else self._channels(node, terms, factor, "mn"[factor])
         if kept is None:
             return False
@@ -252,6 +280,8 @@ class _Follower:
         sizes = zip(reversed(index.shape), reversed(shape), strict=False)
         if index.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
             return False  # the output is not known to have these sizes
+        if len(traced) == 2:  # channels of keys that are rows, as in linear attention, are all there
+            self._read_whole(traced[0].name)
         self.values.append(kept)
         mean = self.facts.sums_to_one(node.inputs[1 - factor], terms.factors[1 - factor].index("k"))
         self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
@@ -359,14 +389,15 @@ class _Writer:
         """Reorder the channels of values; whether the merged ones have to be put back in order."""
         values = [v for v in self.found.values if v.root is merge.root]
         merges = [m for m in self.found.merges if m.root is merge.root]
-        if len(values) != 1 or len(merges) != 1 or merge.tensor.name in self.found.pinned:
+        several = any(not np.array_equal(v.index, values[0].index) for v in values)  # and not one after another
+        if not values or several or len(merges) != 1 or merge.tensor.name in self.found.pinned:
             return False
-        if not _used_once(values) or np.unique(np.unique(merge.index, return_counts=True)[1]).size > 1:
+        if not _used_once(values[:1]) or np.unique(np.unique(merge.index, return_counts=True)[1]).size > 1:
             return False
         root, index = values[0].root, values[0].index
         if set(np.unique(index)) != set(merge.index):
             return False
-        return _live_first(values, root.zero[index] | ~root.needed[index])
+        return _live_first(values[:1], root.zero[index] | ~root.needed[index])
 
 
 def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:

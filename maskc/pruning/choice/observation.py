@@ -104,7 +104,6 @@ def sensitivities(
 def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
     """The model, in which these initializers, by name, are what inputs are that are not given."""
     changed = copied(model)
-    for name, value in sorted(constants.items()):
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        changed.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+    types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in sorted(constants.items())}
+    changed.graph.input.extend(helper.make_tensor_value_info(n, kind, constants[n].shape) for n, kind in types.items())
     return changed

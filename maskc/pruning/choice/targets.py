@@ -188,8 +188,11 @@ class Search:
         return compiled.report.after.flops
 
     def _figure(self, name: str) -> Figure:
-        if name in ("params", "size"):
-            return lambda compiled: self._share(compiled, name)
+        whole = max(self.before.get(name, 1), 1)
+        if name == "params":
+            return lambda compiled: compiled.report.after.params / whole
+        if name == "size":
+            return lambda compiled: model_bytes(compiled.model) / whole
         if name == "ms":
             return lambda compiled: self.latency(compiled.model, _SECONDS).after[1]
         return lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup
@@ -206,7 +209,3 @@ class Search:
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
         before, after = load(self.source, provider), load(model, provider)
         return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
-
-    def _share(self, shrunk: passes.Shrunk, name: str) -> float:
-        figure = shrunk.report.after.params if name == "params" else model_bytes(shrunk.model)
-        return figure / max(self.before[name], 1)

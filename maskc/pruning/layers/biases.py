@@ -23,8 +23,7 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
     shown = {value.name for value in model.graph.output}
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants, biases = layers.constants, dict[str, str]()
-    nodes: list[NodeProto] = []
+    constants, biases, nodes = layers.constants, dict[str, str](), list[NodeProto]()
     first = {layer.output: layer for layer in reversed(layers.contractions) if layer.bias_shape is not None}
     for node in model.graph.node:
         nodes.append(node)

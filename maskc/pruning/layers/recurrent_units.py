@@ -19,8 +19,7 @@ def gated_units(model: ModelProto, layers: Layers) -> dict[str, Filters]:
     of_node: dict[str, list[Contraction]] = {}
     for layer in layers.contractions:
         of_node.setdefault(layer.output, []).append(layer)
-    constants, units = layers.constants, dict[str, Filters]()
-    nodes: list[NodeProto] = []
+    constants, units, nodes = layers.constants, dict[str, Filters](), list[NodeProto]()
     for node in model.graph.node:
         those = of_node.get(next(iter(node.output), ""), [])
         state = next((layer for layer in those if not layer.refits), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +54,8 @@ class Judge:
             worse = self.quality - verdict.quality
             return -worse if self._options.lower_is_better else worse
         tops = [output.top for output in verdict.agreement if output.top is not None]
-        return 1 - min(tops) if tops else max(_errors(verdict.agreement), default=math.inf)
+        errors = [output.error for output in verdict.agreement if output.error is not None]
+        return 1 - min(tops) if tops else max(errors, default=math.inf)
 
     def collapse(self, verdict: Verdict) -> list[str]:
         """A sentence where little is left of what the source computes, if that is all that counts."""
@@ -77,9 +77,7 @@ class Judge:
 
         They tell more than predictions do: of a few hundred, one or two change by chance.
         """
-        if self.quality is not None:
-            return min(one, other, key=self.drop)
-        return min(one, other, key=lambda verdict: sum(_distances(verdict.agreement)))
+        return min(one, other, key=_distance if self.quality is None else self.drop)
 
     def _rated(self, model: ModelProto) -> float | None:
         if self._options.quality is None:
@@ -90,10 +88,6 @@ class Judge:
             return rate(self._options.quality, path)
 
 
-def _errors(agreement: Sequence[Agreement]) -> list[float]:
-    return [output.error for output in agreement if output.error is not None]
-
-
-def _distances(agreement: Sequence[Agreement]) -> list[float]:
-    found = [output.error if output.divergence is None else output.divergence for output in agreement]
-    return [distance for distance in found if distance is not None]
+def _distance(verdict: Verdict) -> float:
+    found = [output.error if output.divergence is None else output.divergence for output in verdict.agreement]
+    return sum(distance for distance in found if distance is not None)

@@ -43,43 +43,33 @@ def fine_tuned(
         keep(state)
 
     try:
-        return _trained(model, source, examples, options, saved, keep_state), not over
+        from maskc.frontend.tensorflow.importing import import_tensorflow
+
+        import_tensorflow()
+        from maskc.pruning.training.loop import finetune
+
+        loss = options.loss
+        if isinstance(loss, str):
+            loss = function_of(*path_and_name(loss, "--loss"))
+        with stage("Training", _TICKS, slow=True) as training:
+
+            def listen(progress: Progress) -> None:
+                left = progress.seconds / max(progress.share, 1e-3) * (1 - progress.share)
+                note = f"loss {progress.loss:.4g}, {max(1, math.ceil(left / 60))} min left"
+                training.advance(int(progress.share * _TICKS) - training.done, note=note)
+
+            trained = finetune(
+                model,
+                examples.with_labels if loss else examples.used,
+                source,
+                minutes=options.minutes,
+                epochs=options.epochs,
+                loss=loss,
+                seed=options.seed,
+                on_progress=listen,
+                saved=saved,
+                on_state=keep_state,
+            )
     except (KeyboardInterrupt, Terminated):  # before the first step
         return model, True
-
-
-def _trained(
-    model: ModelProto,
-    source: ModelProto,
-    examples: Data,
-    options: PruneOptions,
-    saved: State | None,
-    keep: Callable[[State, bool], None],
-) -> ModelProto:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    import_tensorflow()
-    from maskc.pruning.training.loop import finetune
-
-    loss = options.loss
-    if isinstance(loss, str):
-        loss = function_of(*path_and_name(loss, "--loss"))
-    with stage("Training", _TICKS, slow=True) as training:
-
-        def listen(progress: Progress) -> None:
-            left = progress.seconds / max(progress.share, 1e-3) * (1 - progress.share)
-            note = f"loss {progress.loss:.4g}, {max(1, math.ceil(left / 60))} min left"
-            training.advance(int(progress.share * _TICKS) - training.done, note=note)
-
-        return finetune(
-            model,
-            examples.with_labels if loss else examples.used,
-            source,
-            minutes=options.minutes,
-            epochs=options.epochs,
-            loss=loss,
-            seed=options.seed,
-            on_progress=listen,
-            saved=saved,
-            on_state=keep,
-        )
+    return trained, not over

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Claims, Graph, Seen, Slices, stream
+from maskc.verification.recheck import ALIKE, Array, Claims, Graph, Seen, in_runs, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
 # An axis with more slices is none of channels.
 _MOST_SLICES = 8192
-# What rounding may do to a constant, relative to it.
-_ROUNDED = 1e-6
 
 
 @dataclass
@@ -42,19 +40,19 @@ class Observed:
     seen: dict[str, Seen]
 
 
-def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]], stored: Mapping[str, Slices] | None = None) -> Observed:
-    """Run a model. stored: slices that another model keeps of its tensors. Raises what ONNX Runtime does."""
+def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> Observed:
+    """Run a model. Raises what ONNX Runtime does."""
     observed = Observed({}, {})
 
     def visit(name: str, arrays: list[Array]) -> None:
         observed.seen[name] = Seen.of(arrays)
-        observed.tensors[name] = _tensor(arrays, (stored or {}).get(name, {}))
+        observed.tensors[name] = _tensor(arrays)
 
     stream(graph, feeds, visit)
     return observed
 
 
-def _tensor(arrays: Sequence[Array], stored: Slices) -> Tensor:
+def _tensor(arrays: Sequence[Array]) -> Tensor:
     filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
     first = filled[0]
     tensor = Tensor(first.shape, first.dtype)
@@ -69,37 +67,33 @@ def _tensor(arrays: Sequence[Array], stored: Slices) -> Tensor:
         }
         if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
             tensor.still = {
-                axis: (slices, _in_runs(arrays, axis, slices))
+                axis: (slices, in_runs(arrays, axis, slices))
                 for axis, size in enumerate(first.shape)
                 if axis in tensor.prints
                 and all(array.shape[axis] == size for array in arrays)
                 and sum(array.size for array in arrays) > size > 1
-                and (slices := _still(filled, axis, tensor.prints[axis], stored.get(axis))).size
+                and (slices := _still(filled, axis, tensor.prints[axis])).size
             }
     return tensor
 
 
-def _still(arrays: Sequence[Array], axis: int, prints: Array, stored: Array | None) -> Array:
-    """Slices along the axis that are one number each on all inputs; of those not stored, that are the same on two."""
-    slices = np.flatnonzero(np.abs(prints - prints[:, :1]).max(axis=1) <= _ROUNDED * np.abs(prints[:, 0]))
+def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
+    """Slices along the axis that are one number each on all inputs, or the same on those of one size.
+
+    A tensor that is the same in whole is dead on these inputs.
+    """
+    slices = np.flatnonzero(_alike(prints, prints[:, :1]))
     if slices.size:
         rows = [_rows(array, axis, slices) for array in arrays]  # a print has not all elements
         slices = slices[np.all([_alike(each, rows[0][:, :1]) for each in rows], axis=0)]
     twins = [array for array in arrays if array.shape == arrays[0].shape]
-    if stored is None or len(twins) < 2:
+    near = np.split(prints, len(twins), axis=1)
+    rest = np.setdiff1d(np.flatnonzero(np.all([_alike(each, near[0]) for each in near], axis=0)), slices)
+    if len(twins) < 2 or not len(rest):
         return slices
-    removed = np.setdiff1d(np.arange(len(prints)), [*stored, *slices])
-    first, *others = (_rows(array, axis, removed) for array in twins)
-    return np.union1d(slices, removed[np.all([_alike(other, first) for other in others], axis=0)])
-
-
-def _in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
-    """What slices of a tensor are in each run: a number each where they are no more, which then is that of any size."""
-    runs = [np.take(array, slices, axis) for array in arrays]
-    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
-    with np.errstate(invalid="ignore"):
-        same = first.size and all((np.abs(run - first) <= _ROUNDED * np.abs(first)).all() for run in runs)
-    return [first] if same else runs
+    first, *others = (_rows(array, axis, rest) for array in twins)
+    found = np.union1d(slices, rest[np.all([_alike(other, first) for other in others], axis=0)])
+    return found if len(found) < len(prints) else slices
 
 
 def _rows(array: Array, axis: int, slices: Array) -> Array:
@@ -108,7 +102,7 @@ def _rows(array: Array, axis: int, slices: Array) -> Array:
 
 def _alike(rows: Array, others: Array) -> Array:
     """Which rows are the same as others, but for rounding."""
-    return np.asarray((np.abs(rows - others) <= _ROUNDED * np.abs(others)).all(axis=1))
+    return np.asarray((np.abs(rows - others) <= ALIKE * np.abs(others)).all(axis=1))
 
 
 def print_of(array: Array, axis: int) -> Array:

@@ -96,7 +96,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    before = observe(source, feeds, stored or {})
+    before = observe(source, feeds)
     claims: dict[str, Claims] = {
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
@@ -108,7 +108,7 @@ def prove(
         return _Search(checker, judged, unlike)
 
     named, failing = dict[str, Boundary](), set[str]()
-    if stored:  # what the compiler says mostly does
+    if stored is not None:  # what the compiler says mostly does
         named = by_name(source, compiled, before, stored)
         first = search(named)
         if first.settles():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -19,9 +19,11 @@ from maskc.runtime import integer_products
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
+from maskc.verification.regions import search
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Proof, prove
-from passes import shrink
+from passes import Shrunk, shrink
+from passes.graph.tensors import Index
 from passes.pipeline import order
 from tests.generators.flat_networks import flat_network, mutants
 from tests.generators.mutations import MUTATIONS, mutant
@@ -32,10 +34,12 @@ from tests.maskc.command import maskc
 EVERY_SECOND = np.tile([1.0, 0.0], 8)
 
 
-def compared(source: onnx.ModelProto, compiled: onnx.ModelProto) -> Proof:
+def compared(
+    source: onnx.ModelProto, compiled: onnx.ModelProto, stored: Mapping[str, Mapping[int, Index]] | None = None
+) -> Proof:
     """The two region by region, without a run of the whole."""
     feeds = [random_feeds(source, seed, {"n": 5}) for seed in range(2)]
-    return compare_regions(source, compiled, feeds, {}, 0).proof
+    return compare_regions(source, compiled, feeds, stored or {}, 0).proof
 
 
 # Outputs that hardly move.
@@ -330,6 +334,28 @@ def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[
     assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        "e = Relu(d) f = Add(e, bias) y = Conv(f, v)",
+        "g = GlobalAveragePool(d) a = Conv(g, u) p = Mul(d, a) y = Conv(p, v)",
+    ],
+)
+@pytest.mark.parametrize("sizes", [("n", "h", "i"), ("1", "12", "10")])
+def test_what_the_compiler_says_is_enough(monkeypatch: pytest.MonkeyPatch, end: str, sizes: tuple[str, ...]) -> None:
+    """Removed channels that differ at a border, and channels in another order, without a search by values."""
+    weights = {"w": (8, 3, 3, 3), "k": (8, 1, 3, 3), "u": (8, 8, 1, 1), "v": (4, 8, 1, 1), "bias": (1, 8, 1, 1)}
+    body = f"c = Conv(x, w) m = Mul(c, mask) b = Add(m, bias) d = Conv<pads=[1,1,1,1], group=8>(b, k) {end}"
+    weights = {name: shape for name, shape in weights.items() if f" {name})" in body}
+    batch, height, smaller = sizes
+    signature = f"(float[{batch},3,{height},{height}] x) => (float[{batch},4,{smaller},{smaller}] y)"
+    source = build.model(signature, body, mask=EVERY_SECOND[:8].reshape(8, 1, 1), **weights)
+    made, places = shrink(source), ({"n": 1, "h": 12}, {"n": 2, "h": 9}, {"n": 1, "h": 12})
+    feeds = [random_feeds(source, seed, each) for seed, each in enumerate(places)]
+    monkeypatch.setattr(search, "by_value", lambda *_: pytest.fail("tensors were compared by their values"))
+    assert compare_regions(source, made.model, feeds, made.slices(), 0).proof.complete
+
+
 def test_sizes_of_which_others_do_not_run() -> None:
     """What is repeated along the batch in one model, and by the sum in the other."""
     body = "{} sizes = Concat<axis=0>(rows, three) e = Expand(k, sizes) y = Add(x, e)"
@@ -446,15 +472,20 @@ SUBTLE = ("a weight by 1%", "a weight by a thousandth", "a constant wrong")
 
 
 @cache
-def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def shrunk(name: str) -> tuple[onnx.ModelProto, Shrunk]:
     source = NETWORKS[name]()
-    return source, shrink(source).model
+    return source, shrink(source)
+
+
+def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    return shrunk(name)[0], shrunk(name)[1].model
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_compiled_networks_agree_everywhere(name: str) -> None:
-    proof = compared(*pair(name))
-    assert proof.complete, proof.first()
+    for stored in (None, shrunk(name)[1].slices()):
+        proof = compared(*pair(name), stored)
+        assert proof.complete, proof.first()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -466,7 +497,7 @@ def test_mutants_are_refused_where_they_are_broken(name: str, kind: str) -> None
         found = mutant(compiled, kind, Random(seed))
         if found is None or not runs_otherwise(compiled, found.model):
             continue
-        proof = compared(source, found.model)
+        proof = compared(source, found.model, shrunk(name)[1].slices() if seed == 1 else None)
         failure = first_failure(proof)
         assert failure is not None, found.what
         graph = proof.checker.compiled

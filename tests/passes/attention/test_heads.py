@@ -99,6 +99,36 @@ def test_each_head_keeps_its_own_channels_as_many_as_the_fullest_one(form: str, 
     assert columns(form, attention(form, masks, time=time)) == [both * HEADS, both * HEADS, values * HEADS]
 
 
+@pytest.mark.parametrize("form", ["separate", "fused"])
+def test_channels_are_followed_through_what_computes_each_by_itself(form: str) -> None:
+    each = """qe = Relu(q)  ke = Tanh(k)  g = ReduceMean<axes=[2]>(x)  gate = Unsqueeze(g, axis)  ve = Mul(v, gate)"""
+    behind = each + BEHIND.replace("(q, ", "(qe, ").replace(", k)", ", ke)").replace(", v)", ", ve)")
+    masks, axis = independent(), {"axis": np.array([1])}
+    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
+    found = columns(form, attention(form, masks, behind, more=axis))
+    assert found == [both * HEADS, both * HEADS, values * HEADS]
+
+
+@pytest.mark.parametrize("shape", [(HEADS, 1, 1), (1, SIZE), (HEADS, 1, SIZE)])
+def test_channels_with_gains_of_their_own_go_and_keep_their_order(shape: tuple[int, ...]) -> None:
+    gain = {"gain": random(*shape, seed=9)}
+    behind = "qe = Mul(q, gain)  ve = Mul(gain, v)" + BEHIND.replace("(q, ", "(qe, ").replace(", v)", ", ve)")
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[0, :, 2] = masks[1, :, [4, 5]] = masks[2, :, :3] = False
+    found = columns("separate", attention("separate", masks.reshape(3, WIDTH), behind, more=gain))
+    assert found == [HEADS * (SIZE - 3)] * 3
+    compiled(attention("separate", independent(), behind, more=gain))
+
+
+def test_values_are_followed_where_keys_are_rows() -> None:
+    behind = """qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)
+        y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)"""
+    masks = independent()
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
+    assert columns("separate", attention("separate", masks, behind))[2] == values * HEADS
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_whole_heads_go_with_their_values(form: str) -> None:
     masks = np.ones((3, HEADS, SIZE), bool)
