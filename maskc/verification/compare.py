@@ -58,7 +58,7 @@ class Models:
 
     `original` is what the reference was made of, by masks if it is another model: then TensorFlow, if it is from there,
     is compared with the model as it was converted. `stored` are the slices that the compiler says it left of tensors,
-    by name and axis, None where none says so.
+    by name and axis, and None of those that hold them otherwise; None where none says so.
     """
 
     reference: ModelProto
@@ -66,7 +66,7 @@ class Models:
     before: Figures
     after: Figures
     original: Source | None = None
-    stored: Mapping[str, Slices] | None = None
+    stored: Mapping[str, Slices | None] | None = None
 
 
 @dataclass

@@ -25,7 +25,11 @@ from passes.model.local_functions import inlined
 
 
 def compare_regions(
-    reference: ModelProto, compiled: ModelProto, feeds: Sequence[Inputs], stored: Mapping[str, Slices] | None, seed: int
+    reference: ModelProto,
+    compiled: ModelProto,
+    feeds: Sequence[Inputs],
+    stored: Mapping[str, Slices | None] | None,
+    seed: int,
 ) -> Certificate:
     """Prove the outputs of the compiled model region by region, as far as that goes.
 

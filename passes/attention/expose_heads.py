@@ -10,8 +10,8 @@ from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
-    """The facts of a prepared graph, and the names of tensors that were put in to make them plain.
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], heads.Arrangement]:
+    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what was rearranged.
 
     Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
     the same.
@@ -20,6 +20,6 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str]]:
     if split_projections.hoist(graph, found):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made = heads.align(graph, found)
+    made, arranged = heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
-    return found, made
+    return found, made, arranged

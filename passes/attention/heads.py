@@ -92,13 +92,18 @@ class _Merge:
         return self.root.fixed & self.even
 
 
-def align(graph: gs.Graph, facts: Facts) -> frozenset[str]:
-    """Write zeros that are only known here into the graph, and align heads. Names of the tensors that are new.
+#: by tensor and axis, which of its channels now are where, None where each head has others
+Arrangement = dict[str, dict[int, Index] | None]
 
-    The function of the graph stays the same; facts have to be found anew where there are new tensors.
+
+def align(graph: gs.Graph, facts: Facts) -> tuple[frozenset[str], Arrangement]:
+    """Write zeros that are only known here into the graph, and align heads.
+
+    The function of the graph stays the same; facts have to be found anew where there are new tensors, whose names are
+    returned. Others keep their names and have their channels in another arrangement.
     """
     if not any(_is_inner(node) for node in graph.nodes):
-        return frozenset()
+        return frozenset(), {}
     follower = _Follower(graph, facts)
     follower.run()
     return _Writer(graph, follower, facts).run()
@@ -335,7 +340,7 @@ class _Writer:
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
 
-    def run(self) -> frozenset[str]:
+    def run(self) -> tuple[frozenset[str], Arrangement]:
         for left, right in self.found.products:
             if left.index.ndim == right.index.ndim and _used_once([left, right]):
                 dead = left.root.zero[left.index] | right.root.zero[right.index]
@@ -347,12 +352,16 @@ class _Writer:
             nothing = np.zeros(root.zero.size)
             new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
             _replace_inputs(root.starts, root.tensor, new)
+        arranged: Arrangement = {
+            name: None for name, trace in self.found.traces.items() if (np.diff(trace.root.order) != 1).any()
+        }
         for merge in self.found.merges:
             channels, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
                 channels = merge.root.order[merge.index]
                 # what several heads share is there once in each, before and after
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
+                arranged[merge.tensor.name] = {merge.axis: np.argsort(back)}
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if merge not in aligned:
@@ -363,7 +372,7 @@ class _Writer:
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
-        return frozenset(self.made)
+        return frozenset(self.made), arranged
 
     def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
         """The tensor with zeros for what is not kept, the shift added, and then in this order."""

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
+from passes.attention.heads import Arrangement
 from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
@@ -75,8 +76,8 @@ class Shrunk:
     """A compiled model and what was done to get there.
 
     options: how it was compiled. at: what it and its source are counted at. stored: slices that are left of tensors of
-    the source, by name and axis. orders: which of these a tensor has, where their order has changed. analysed: where
-    that was to be kept, and can be: of graphs without subgraphs.
+    the source as it was `arranged`, by name and axis. orders: which of these a tensor has then, where their order has
+    changed. analysed: where that was to be kept, and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
@@ -84,24 +85,32 @@ class Shrunk:
     options: ShrinkOptions
     at: Sizes
     stored: Mapping[tuple[str, int], Mask] = field(default_factory=dict)
+    arranged: Arrangement = field(default_factory=dict)
     orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
     analysed: Analysed | None = None
 
-    def slices(self) -> dict[str, dict[int, Index]]:
-        """The slices that are left of each tensor along each axis, as they are ordered; what is absent is whole."""
+    def slices(self) -> dict[str, dict[int, Index] | None]:
+        """The slices that are left of each tensor along each axis, as they are ordered; what is absent is whole.
+
+        None where each head has others.
+        """
         slices: dict[str, dict[int, Index]] = defaultdict(dict)
         for (name, axis), mask in self.stored.items():
             slices[name][axis] = np.flatnonzero(mask)
+        for name, axes in self.arranged.items():
+            for axis, channels in (axes or {}).items():
+                slices[name][axis] = channels[slices[name].get(axis, np.arange(channels.size))]
         for (name, axis), order in self.orders.items():
             slices[name][axis] = slices[name].get(axis, np.arange(order.max() + 1))[order]
-        return slices
+        return {**slices, **{name: None for name, axes in self.arranged.items() if axes is None}}
 
 
 @dataclass(frozen=True)
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    cuts: of initializers, made in subgraphs. orders: as in `Shrunk`. speedup: as in `WiderPlan`.
+    cuts: of initializers, made in subgraphs. arranged: before planning. orders: as in `Shrunk`. speedup: as in
+    `WiderPlan`.
     """
 
     facts: Facts
@@ -112,6 +121,7 @@ class GraphPlan:
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
     speedup: float | None = None
+    arranged: Arrangement = field(default_factory=dict)
     orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
     analysed: Analysed | None = None
 
@@ -180,7 +190,9 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(result.written, report, options, result.at, done.plan.stored, done.orders, done.analysed)
+    return Shrunk(
+        result.written, report, options, result.at, done.plan.stored, done.arranged, done.orders, done.analysed
+    )
 
 
 def attempts(
@@ -306,7 +318,9 @@ def plan_graph(
     Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
-        facts, made = understood(graph) if around is None else (analyse_body(graph, around), frozenset())
+        facts, made, arranged = (
+            understood(graph) if around is None else (analyse_body(graph, around), frozenset[str](), Arrangement())
+        )
         divided = divide(graph, facts, options.adapters) if around is None else frozenset()
         facts = dataflow.analyse(graph) if divided else facts
     cuts: Cuts = {} if around is None else around.cuts
@@ -333,7 +347,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
-    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup)
+    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, arranged=arranged)
     if not options.explains:
         return found
     with recorder.step("explain"):

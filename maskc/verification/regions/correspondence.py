@@ -15,12 +15,17 @@ from maskc.verification.regions.observation import Observed, Tensor
 _ALIKE = 1e-3
 
 
-def by_name(source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices]) -> dict[str, Boundary]:
+def by_name(
+    source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices | None]
+) -> dict[str, Boundary]:
     """The tensors that have one name in both models, with the slices that the compiler says it left of them."""
     return {
-        name: Boundary(name, _narrowed(before.tensors[name], stored.get(name, {})))
+        name: Boundary(name, _narrowed(before.tensors[name], slices))
         for name in dict.fromkeys((*compiled.maker, *compiled.outputs))
-        if name in source.maker and name in before.tensors and (name not in compiled.fixed or name in compiled.outputs)
+        if (slices := stored.get(name, {})) is not None
+        and name in source.maker
+        and name in before.tensors
+        and (name not in compiled.fixed or name in compiled.outputs)
     }
 
 
@@ -31,7 +36,7 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
 
 
 def by_value(
-    source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices]
+    source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices | None]
 ) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
@@ -54,7 +59,7 @@ def by_value(
                 tensor = after.tensors[name]
                 if twin is None:
                     boundary = _gathered(compiled, node, before, found)
-                elif (slices := _of_twin(twin, tensor, stored.get(name, {}), likely)) is not None:
+                elif (slices := _of_twin(twin, tensor, stored.get(name) or {}, likely)) is not None:
                     boundary = Boundary(name, slices)
                 elif twin.dtype == tensor.dtype:
                     unlike.add(name)

@@ -92,7 +92,7 @@ def prove(
     source: Graph,
     compiled: Graph,
     feeds: Sequence[Mapping[str, Array]],
-    stored: Mapping[str, Slices] | None = None,
+    stored: Mapping[str, Slices | None] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""

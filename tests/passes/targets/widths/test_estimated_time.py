@@ -22,7 +22,7 @@ NETWORKS = ("resnet", "resnext", "mobilenet3", "senet", "shufflenet", "densenet"
 def test_a_step_takes_as_long_as_where_nothing_is_remembered(name: str) -> None:
     """At random widths, one after the other, against a timing that was asked for nothing before."""
     graph = prepared(architectures.build(getattr(architectures, name), Masks(consistent=False)).model())
-    facts, _ = understood(graph)
+    facts = understood(graph)[0]
     steps, rng = PlanSteps(Network(graph, facts), Planner(graph, facts).plan()), Random(0)
     timing = Timing(steps, RATES["avx512"])
     times = set()
