@@ -18,7 +18,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
 from maskc.verification.recheck import Array, Graph, Judgement, Region, Seen, Slices, stream
-from maskc.verification.regions.checker import Checker, Sizes
+from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 from passes.model.local_functions import inlined
@@ -76,9 +76,9 @@ class _OnValues(Checker):
         super().__init__(proven.source, proven.compiled, proven.boundaries, proven.claims, seen, proven.seed)
         self._values = values
 
-    def sizes(self, region: Region) -> Sizes:
+    def sizes(self, region: Region) -> int:
         """As they are."""
-        return "as seen"
+        return AS_SEEN
 
     def fresh(self, name: str, turn: int) -> Array:
         """The value of a tensor."""

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Literal, get_args
 
 from onnx import AttributeProto
 
@@ -15,8 +14,8 @@ from maskc.verification import recheck
 from maskc.verification.recheck import CHUNK, Claims, Judgement, Region, Seen, bodies
 
 CROP = 64  # places along each axis of an image that are enough where each is computed alike
-EXAMPLES = 64  # that are run in place of one
-Sizes = Literal["as seen", "in part", "more examples"]
+PLACES = 64  # of so many examples that few turns show all that is computed with weights
+AS_SEEN, IN_PART = 0, -1
 # Operators that compute the same at each place of an image, whatever its size is.
 LOCAL = frozenset(
     "Abs Add AveragePool BatchNormalization Clip Constant Conv Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity "
@@ -39,41 +38,38 @@ class Checker(recheck.Checker):
                 continue
             with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
                 checker.run(group, found)
-                group = [r for r in group if not found[r.target].agrees or found[r.target].refuted]
+                group = [region for region in group if not found[region.target].agrees]
             for region in group:  # some agree at the sizes alone that were seen
                 found[region.target] = self.unjudged(region)
                 self.run([region], found)
         return found
 
-    def of(self, sizes: Sizes) -> recheck.Checker:
-        """A checker of tensors that have these sizes, in one run."""
-        if sizes == "as seen":
+    def of(self, sizes: int) -> recheck.Checker:
+        """A checker of tensors that have other sizes; what is claimed of them is that of one example.
+
+        sizes: AS_SEEN, IN_PART for images, or how many examples.
+        """
+        if sizes == AS_SEEN:
             return self
-        seen = self._parts if sizes == "in part" else self._examples
+        if sizes not in self._resized:
+            self._resized[sizes] = {name: _resized(seen, sizes) for name, seen in self.seen.items()}
         claims: dict[str, Claims] = {
-            name: {axis: (slices, runs[:1]) for axis, (slices, runs) in axes.items()}
+            name: {axis: (slices, [run[:1] for run in runs]) for axis, (slices, runs) in axes.items()}
             for name, axes in self.claims.items()
         }
-        return recheck.Checker(self.source, self.compiled, self.boundaries, claims, seen, self.seed)
+        return recheck.Checker(self.source, self.compiled, self.boundaries, claims, self._resized[sizes], self.seed)
 
     @cached_property
-    def _parts(self) -> dict[str, Seen]:
-        return {
-            name: replace(seen, shapes=[(*shape[:2], *(min(n, CROP) for n in shape[2:])) for shape in seen.shapes])
-            for name, seen in self.seen.items()
-        }
+    def _resized(self) -> dict[int, dict[str, Seen]]:
+        return {}
 
-    @cached_property
-    def _examples(self) -> dict[str, Seen]:
-        return {name: replace(seen, shapes=[(EXAMPLES, *seen.shapes[0][1:])]) for name, seen in self.seen.items()}
-
-    def sizes(self, region: Region) -> Sizes:
+    def sizes(self, region: Region) -> int:
         """Sizes at which few turns show all that a region does: large images in part, more examples of few places."""
         held = [self.boundaries[name] for name in (*region.compiled_reads, region.target)]
         inner = {name for i in region.source for name in self.source.nodes[i].output} - self.source.fixed
         names = {*region.source_reads, *inner, *(boundary.source for boundary in held)}
         if any(name not in self.seen or self.seen[name].values is not None for name in names):
-            return "as seen"
+            return AS_SEEN
         operators = {node.op_type for node in self.nodes(region)}
         claims = [claim for name in names for claim in self.claims.get(name, {}).items()]
         axes = {a for boundary in held for a in boundary.slices} | {axis for axis, _ in claims}
@@ -87,22 +83,26 @@ class Checker(recheck.Checker):
             and all(len(runs) == 1 for _, (_, runs) in claims)
             and operators <= LOCAL
         ):
-            return "in part"
-        few = all(len(n) > 1 and n[0] == 1 and math.prod(n) < EXAMPLES * max(n) for n in shapes.values())
-        return "more examples" if few and 0 not in axes and operators <= BY_EXAMPLE else "as seen"
+            return IN_PART
+        places = [math.prod(n[1:]) // max(n[1:], default=1) for name in names for n in self.seen[name].shapes]
+        alone = all(shape[:1] == (1,) and len(shape) > 1 for shape in shapes.values())
+        if not alone or 0 in axes or not operators <= BY_EXAMPLE or not 0 < min(places) <= max(places) < PLACES:
+            return AS_SEEN
+        return PLACES // max(places) if len(self.turns(region)) > 3 else AS_SEEN
 
     def _groups(self, regions: Sequence[Region]) -> Iterator[tuple[recheck.Checker, list[Region]]]:
         """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""
-        checkers: dict[Sizes, recheck.Checker] = {sizes: self.of(sizes) for sizes in get_args(Sizes)}
-        together: dict[tuple[Sequence[int], Sizes], tuple[list[Region], dict[str, int]]] = {}
+        checkers: dict[int, recheck.Checker] = {}
+        together: dict[tuple[Sequence[int], int], tuple[list[Region], dict[str, int]]] = {}
         for region in regions:
             sizes = self.sizes(region)
+            checkers[sizes] = checkers.get(sizes) or self.of(sizes)
             key = checkers[sizes].turns(region), sizes
             if region.boundary.reads is not None:
                 yield checkers[sizes], [region]
                 continue
             names = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()
-            if sizes == "as seen":
+            if sizes == AS_SEEN:
                 names |= region.source_reads.union(*(self.source.nodes[i].output for i in region.source))
             group, held = together.setdefault(key, ([], {}))
             group.append(region)
@@ -129,6 +129,12 @@ class Checker(recheck.Checker):
         return list(before.output).index(region.boundary.source) == list(after.output).index(region.target) and all(
             same
         )
+
+
+def _resized(seen: Seen, sizes: int) -> Seen:
+    if sizes == IN_PART:
+        return replace(seen, shapes=[(*shape[:2], *(min(n, CROP) for n in shape[2:])) for shape in seen.shapes])
+    return replace(seen, shapes=[(sizes, *shape[1:]) for shape in seen.shapes])
 
 
 def _written(attribute: AttributeProto) -> bytes:

@@ -82,18 +82,17 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
 
     A tensor that is the same in whole is dead on these inputs.
     """
-    slices = np.flatnonzero(_alike(prints, prints[:, :1]))
-    if slices.size:
-        rows = [_rows(array, axis, slices) for array in arrays]  # a print has not all elements
-        slices = slices[np.all([_alike(each, rows[0][:, :1]) for each in rows], axis=0)]
     twins = [array for array in arrays if array.shape == arrays[0].shape]
     near = np.split(prints, len(twins), axis=1)
-    rest = np.setdiff1d(np.flatnonzero(np.all([_alike(each, near[0]) for each in near], axis=0)), slices)
-    if len(twins) < 2 or not len(rest):
+    one, same = _alike(prints, prints[:, :1]), np.all([_alike(each, near[0]) for each in near], axis=0)
+    slices = np.flatnonzero(same if len(twins) > 1 else one)
+    if not slices.size:
         return slices
-    first, *others = (_rows(array, axis, rest) for array in twins)
-    found = np.union1d(slices, rest[np.all([_alike(other, first) for other in others], axis=0)])
-    return found if len(found) < len(prints) else slices
+    first, *others = (_rows(array, axis, slices) for array in arrays)  # a print has not all elements
+    same = np.all([_alike(each, first) for each in others if each.shape == first.shape], axis=0) & (len(twins) > 1)
+    one = one[slices] & np.all([_alike(each, first[:, :1]) for each in (first, *others)], axis=0)
+    kept: Array = one | same if len(slices) < len(prints) else one
+    return slices[kept]
 
 
 def _rows(array: Array, axis: int, slices: Array) -> Array:

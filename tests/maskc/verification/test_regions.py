@@ -354,7 +354,7 @@ def test_what_the_compiler_says_is_enough(monkeypatch: pytest.MonkeyPatch, end: 
 
 
 def test_heads_that_keep_other_channels_are_proved_as_the_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the projections and the result each head holds its own: nothing there is a slice of the source's tensor."""
+    """Between the projections and the result each head has its own: nothing there is a slice of the source's tensor."""
     body = """
         q0 = MatMul(x, wq) k0 = MatMul(x, wk) v0 = MatMul(x, wv) v1 = Mul(v0, keep)
         q1 = Reshape(q0, heads) k1 = Reshape(k0, heads) v2 = Reshape(v1, heads)
