@@ -57,7 +57,7 @@ def mnist(seed: int, methods: list[str]) -> Iterator[Point]:
     """The convolutional network: trained once, then pruned ever further by each method, and tuned at each factor."""
     import keras
 
-    example = _example("mnist")
+    example = load_example("mnist")
     keras.utils.set_random_seed(seed)
     train_data, test_data = example.data(seed)
     model = example.network()
@@ -76,7 +76,7 @@ def mnist(seed: int, methods: list[str]) -> Iterator[Point]:
 
 def movielens(seed: int, methods: list[str]) -> Iterator[Point]:
     """MaskNet: trained once, and by each method pruned to each factor and distilled."""
-    example, epochs = _example("movielens"), 2
+    example, epochs = load_example("movielens"), 2
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         batches = example.write(directory, 100_000)
@@ -89,7 +89,7 @@ def movielens(seed: int, methods: list[str]) -> Iterator[Point]:
                 yield Point(method, factor, seed, found["FLOPs"], found["AUC, held out"])
 
 
-def _example(name: str) -> ModuleType:
+def load_example(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, DOCS / "examples" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
