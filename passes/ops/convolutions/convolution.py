@@ -43,6 +43,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
+from passes.ops.convolutions.removed_channels import bears, fold_dependent, fold_into_constant, shift_of_removed
 from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -332,10 +333,10 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         removed = self.read_by(before, facts, outputs) & ~inputs
         known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
         dependence = None if dependence is None else dependence.without(~(dependence.gone(inputs) & removed))
-        shift = _shift_of_removed(removed, known, dependence)
+        shift = shift_of_removed(removed, known, dependence)
         meets_border = bool(shift.any()) and not self.spreads_evenly(before)
         mapped = removed if dependence is None else removed & ~dependence.mask
-        maps = self._removed_maps(before, facts, mapped, meets_border and not _bears(known, inputs, shift))
+        maps = self._removed_maps(before, facts, mapped, meets_border and not bears(known, inputs, shift))
         if maps is not None:
             self._add_map(node, rewriter, maps, outputs)
         elif shift.any() and not meets_border:
@@ -351,8 +352,8 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         elif dependence is None and constant is None:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
-            weights = _fold_dependent(self.weights(before, facts), dependence)
-            weights = weights if constant is None else _fold_into_constant(weights, shift, inputs, constant)
+            weights = fold_dependent(self.weights(before, facts), dependence)
+            weights = weights if constant is None else fold_into_constant(weights, shift, inputs, constant)
             weights = self.by_output(weights[np.ix_(outputs, inputs)], 1)
             cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
         rewriter.set_input(node, 1, cut)
@@ -441,36 +442,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
         if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
             yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
-
-
-def _bears(known: ConstantSlices | None, inputs: Mask, shift: Array) -> bool:
-    """Whether a constant channel stays that can stand for those removed, which hold these constants."""
-    return known is not None and bool(np.abs(known.value[inputs & known.mask]).max(initial=0) >= np.abs(shift).max())
-
-
-def _shift_of_removed(removed: Mask, known: ConstantSlices | None, dependence: LinearDependence | None) -> Array:
-    """What removed channels hold beside multiples of their representatives, 0 in the others: [channels]."""
-    shift = np.zeros(removed.shape) if known is None else np.where(known.mask & removed, known.value, 0)
-    return shift if dependence is None else np.where(dependence.mask, dependence.shift, shift)
-
-
-def _fold_dependent(weights: Array, dependence: LinearDependence | None) -> Array:
-    """Let representatives stand for the channels that depend on them."""
-    if dependence is None:
-        return weights
-    return np.moveaxis(dependence.folded(np.moveaxis(weights, 1, 0), dependence.mask), 0, 1)
-
-
-def _fold_into_constant(weights: Array, shift: Array, inputs: Mask, known: ConstantSlices) -> Array:
-    """Let the strongest constant channel that stays stand for those removed, borders included."""
-    strength = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)
-    representative = int(strength.argmax())
-    used = np.flatnonzero(shift)
-    ratio = shift[used].astype(np.float64) / float(known.value[representative])
-    folded = np.tensordot(weights[:, used].astype(np.float64), ratio, axes=(1, 0))
-    weights = weights.copy()
-    weights[:, representative] = (weights[:, representative] + folded).astype(weights.dtype)
-    return weights
 
 
 @register("Conv")
