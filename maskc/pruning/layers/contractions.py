@@ -82,7 +82,7 @@ class Contraction:
 
     def matrix(self, weights: NDArray[Any]) -> Floats:
         """Weights as they are stored as float64 [groups, width * taps, outputs]."""
-        split = np.asarray(weights, np.float64).reshape(self._split)
+        split = np.array(weights, np.float64).reshape(self._split)  # a copy, also of double precision
         return split.transpose(self._order).reshape(self.groups, self.width * self.taps, -1)
 
     def stored(self, matrix: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper, parser
 
 Array = NDArray[np.float32]
 
@@ -57,8 +57,9 @@ def transposed() -> ModelProto:
 
 
 def from_the_left() -> ModelProto:
-    text = "g (float[n,6,5] x) => (float[n,3,5] y) { h = MatMul(first, x) r = Relu(h) y = MatMul(second, r) }"
-    return network(text, {"first": doubled(drawn(8, 6), 0), "second": drawn(3, 16)})
+    """In double precision."""
+    text = "g (double[n,6,5] x) => (double[n,3,5] y) { h = MatMul(first, x) r = Relu(h) y = MatMul(second, r) }"
+    return network(text, {"first": doubled(drawn(8, 6), 0).astype(float), "second": drawn(3, 16).astype(float)})
 
 
 def recurrent() -> ModelProto:
@@ -165,4 +166,5 @@ def inputs(model: ModelProto, count: int = 120, seed: int = 0) -> dict[str, Arra
     """Samples of the model's input; of sequences, the samples lie along the second axis and are one batch."""
     value = model.graph.input[0]
     shape = [d.dim_value or count for d in value.type.tensor_type.shape.dim]
-    return {value.name: drawn(*shape, seed=seed)}
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return {value.name: drawn(*shape, seed=seed).astype(kind)}
