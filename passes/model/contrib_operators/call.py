@@ -78,7 +78,7 @@ class Call:
         return self.several(kind, *inputs, outputs=1, **attrs)[0]
 
     def several(self, kind: str, *inputs: gs.Tensor | None, outputs: int, **attrs: object) -> Sequence[gs.Tensor]:
-        """A standard operator; raises NotCoveredError where the opset has none, or operands are of different types."""
+        """A standard operator; raises NotCoveredError where the opset has none such, or operands are of two types."""
         self.needs(onnx.defs.has(kind, self.opset, ""))
         hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
         made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
@@ -86,7 +86,7 @@ class Call:
         while given and given[-1] is None:
             given.pop()
         schema = onnx.defs.get_schema(kind, self.opset, "")
-        self.needs(schema.min_input <= len(given) <= schema.max_input)
+        self.needs(schema.min_input <= len(given) <= schema.max_input and attrs.keys() <= schema.attributes.keys())
         operands = [construct.variable("") if t is None else t for t in given]
         named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
         name = self.node.name if named else self._editor.names.fresh(hint)

@@ -124,7 +124,7 @@ def steps_in_and_out() -> ModelProto:
     }
     zeros = {"zero": np.uint8(128), "low": np.uint8(0), "zero8": np.int8(0), "none": np.zeros(16, np.int8)}
     found = {**weights, "bias": weights["bias"].astype(np.int32), "each": np.full(16, 0.03, np.float32)}
-    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}})
+    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}}, opset=12)
 
 
 def blocks() -> ModelProto:
