@@ -13,8 +13,8 @@ from onnx import ModelProto, helper, numpy_helper, parser
 Array = NDArray[np.float32]
 
 
-def network(text: str, weights: dict[str, Any], opset: int = 17) -> ModelProto:
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]> {text}')
+def network(text: str, weights: dict[str, Any], opset: int = 17, ir: int = 8) -> ModelProto:
+    model = parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]> {text}')
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
     onnx.checker.check_model(model)
     return model
