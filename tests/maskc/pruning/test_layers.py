@@ -149,6 +149,19 @@ def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) 
         assert lost / seen.energy == pytest.approx(errors[group], rel=1e-3, abs=rounded)
 
 
+def test_a_bias_that_another_layer_reads_is_copied() -> None:
+    """Also one that is made of the same integers; a layer's own stays."""
+    text = """g (float[n,6] x) => (float[n,3] y, float[n,3] z, float[n,3] u) {
+        h = Gemm<transB = 1>(x, first) r = Relu(h)
+        a = DequantizeLinear(q, s) b = DequantizeLinear(q, t) y = Gemm(r, second, a) z = Gemm(r, third, b)
+        u = Gemm(r, fourth, own) }"""
+    weights = {"first": drawn(16, 6), **{name: drawn(16, 3) for name in ("second", "third", "fourth")}}
+    scales = {"s": np.float32(0.01), "t": np.float32(0.02)}
+    model = made(text, {**weights, **scales, "q": np.zeros(3, np.int32), "own": drawn(3)})
+    biases = [reader.contraction.bias for reader in network(model, inputs(model)).readers]
+    assert biases == ["h/maskc_bias", "y/maskc_bias", "z/maskc_bias", "own"]
+
+
 def test_packed_numbers_are_written_as_they_were_read() -> None:
     text = """g (float[n,40] x) => (float[n,3] y) {
         y = com.microsoft.MatMulNBits<K = 40, N = 3, bits = 4, block_size = 16>(x, w, s, z) }"""
