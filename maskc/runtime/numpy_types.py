@@ -7,11 +7,12 @@ from onnx import ModelProto, TensorProto
 
 from maskc.frontend.graph_queries import HALF_TYPES, copied, type_of
 
-_FOREIGN_TO_NUMPY = HALF_TYPES - {TensorProto.FLOAT16}
+_FEW_BITS = {value for name, value in TensorProto.DataType.items() if name.endswith(("INT2", "INT4"))}
+_FOREIGN_TO_NUMPY = HALF_TYPES - {TensorProto.FLOAT16} | _FEW_BITS
 
 
 def in_numpy_types(model: ModelProto) -> tuple[ModelProto, dict[str, str]]:
-    """The model with float32 at its ends where numpy cannot hold the type (bfloat16, 8-bit floats).
+    """The model with float32 at its ends where numpy cannot hold the type (bfloat16, 8-bit floats, int4).
 
     Every such value is also a float32, so nothing is rounded that was not rounded before. Returns the names
     under which the changed inputs are now fed; outputs keep their order.

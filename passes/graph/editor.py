@@ -90,12 +90,16 @@ class GraphEditor:
     def __init__(self, graph: gs.Graph, names: Names | None = None) -> None:
         """A subgraph needs the `names` of the graph around it where both are kept."""
         self.graph = graph
-        self.opset: int = graph.opset
         self.names = names or Names(graph)
         #: the node before which new ones are put, unless it is said otherwise
         self.place = self.end
         self._before: dict[int, list[gs.Node]] = {}
         self._after: dict[int, list[gs.Node]] = {}
+
+    @property
+    def opset(self) -> int:
+        """That of the graph."""
+        return int(self.graph.opset)
 
     # -- producers and consumers -----------------------------------------------------------------------------------
 

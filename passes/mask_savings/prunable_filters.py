@@ -59,7 +59,7 @@ def filters(model: onnx.ModelProto) -> list[Filters]:
         weights, along, axis = makers[id(node)]
         tensor, axis = _masked_place(graph, node.outputs[0], axis, found)
         op = rules(node)
-        values = op.steps(node, found) if isinstance(op, IntegerProduct) else found.value(weights)
+        values = op.steps(node) if isinstance(op, IntegerProduct) else found.value(weights)
         norm = np.sqrt(
             np.square(values.astype(np.float64)).sum(axis=tuple(a for a in range(values.ndim) if a != along))
         )

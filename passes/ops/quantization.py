@@ -180,11 +180,11 @@ class IntegerProduct(Contraction):
         if data is not None and self.operands.output_zero is None:
             yield from (replace(each, data=data, bias_shape=None) for each in super().weighted_sums(node))
 
-    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
+    def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps:
         zero, values = operand(node, self.operands.weight_zero), values_of(weights)
-        points = np.zeros((), np.float32) if zero is None else values_of(zero).astype(np.float32)
+        points = np.zeros(1, np.int8) if zero is None else values_of(zero)
         along = [-1 if a == self.free else 1 for a in range(values.ndim)]
-        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(along) if points.ndim else points)
+        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(along))
 
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
         terms = self.terms(node)
@@ -196,16 +196,14 @@ class IntegerProduct(Contraction):
         ]
         yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
 
-    def steps(self, node: gs.Node, facts: Facts) -> Array:
+    def steps(self, node: gs.Node) -> Array:
         """How far the weights, of 8 bits, are from their zero point: int16."""
-        values, zero = facts.value(node.inputs[self.operands.weight]), operand(node, self.operands.weight_zero)
-        points = np.zeros(1, np.int16) if zero is None else facts.value(zero).astype(np.int16).reshape(-1)
-        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
-        return np.asarray(values.astype(np.int16) - points.reshape(along))
+        found = self.stored_steps(node, initializer(node, self.operands.weight))
+        return np.asarray(found.numbers.astype(np.int16) - found.zero)
 
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
         if index:
-            steps = self.steps(node, facts)
+            steps = self.steps(node)
             return np.asarray(~steps.any(axis=tuple(a for a in range(steps.ndim) if a != axis)))
         data, zero = node.inputs[0], operand(node, self.operands.data_zero)
         if zero is not None and not is_constant(zero):
@@ -216,7 +214,7 @@ class IntegerProduct(Contraction):
         return known.only(point).mask
 
     def nonzero(self, node: gs.Node, facts: Facts, index: int, axes: tuple[int, int]) -> Nonzero:
-        adds = np.moveaxis(self.steps(node, facts) != 0, axes, (-2, -1))
+        adds = np.moveaxis(self.steps(node) != 0, axes, (-2, -1))
         return Nonzero.of(np.asarray(adds.reshape(-1, *adds.shape[-2:]).any(axis=0)))
 
     def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:

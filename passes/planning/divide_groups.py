@@ -58,7 +58,7 @@ def _may_be_divided(node: gs.Node, facts: Facts) -> bool:
         return False
     bias = operand(node, 2)
     plain = not is_dequantized(node.inputs[1]) and (bias is None or is_constant(bias))
-    return plain and groups < (size_of(node.inputs[0], 1) or 0)
+    return plain and groups < (size_of(node.inputs[0], 1) or 0) and volume(node.inputs[0]) > 0
 
 
 class _Runs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, all_or_none
@@ -40,9 +39,9 @@ def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
     )
     if change is None:
         return False
-    change()
     for scope in with_bodies(graph):
         scope.opset = opset
+    change()
     return True
 
 
@@ -53,18 +52,13 @@ def _means_the_same(node: gs.Node, old: int, new: int) -> bool:
     return not dropped and means_the_same(form, old, new)
 
 
-def _as_operand(attribute: str) -> Callable[[gs.Node, GraphEditor], Change | None]:
-    """A list of integers became the second operand."""
+def _as_operands(node: gs.Node, editor: GraphEditor) -> Change | None:
+    """Lists of integers became operands."""
 
-    def rewrite(node: gs.Node, editor: GraphEditor) -> Change | None:
-        def change() -> None:
-            if attribute in node.attrs:
-                values = np.asarray(node.attrs.pop(attribute), np.int64)
-                node.inputs.append(editor.constant(attribute, values))
+    def change() -> None:
+        node.inputs, node.attrs = editor.form(node.op, node.inputs, node.attrs)
 
-        return change
-
-    return rewrite
+    return change
 
 
 def _over_last_axis(node: gs.Node, editor: GraphEditor) -> Change | None:
@@ -76,7 +70,6 @@ def _over_last_axis(node: gs.Node, editor: GraphEditor) -> Change | None:
 
 
 _REWRITES: dict[str, Callable[[gs.Node, GraphEditor], Change | None]] = {
-    **dict.fromkeys(("ReduceSum", "Squeeze", "Unsqueeze"), _as_operand("axes")),
-    "Split": _as_operand("split"),
+    **dict.fromkeys(("ReduceSum", "Split", "Squeeze", "Unsqueeze"), _as_operands),
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _over_last_axis),
 }

@@ -25,9 +25,12 @@ from passes.simplify import constant_folding, dead_code, move_masks_after_produc
 from passes.simplify.capture_unchanged_states import capture_unchanged_states
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
+from passes.simplify.raise_opset import raise_opset
 from passes.sizes.loop_states import Suppositions
 from passes.sizes.onnx_inference import annotate_node, check, name_inputs
 from passes.sizes.sweep import Sweep
+
+_SCALES_ALONG_AXES = 13  # the opset from which DequantizeLinear takes them
 
 
 def prepared(model: onnx.ModelProto, keep: Collection[str] = ()) -> gs.Graph:
@@ -45,6 +48,7 @@ def between_steps(model: onnx.ModelProto) -> onnx.ModelProto:
     if not any(node.op_type in BETWEEN_STEPS for node in model.graph.node):
         return model
     graph = imported(model)
+    raise_opset(graph, _SCALES_ALONG_AXES)
     decompose(graph, annotate_node, products=True)
     return exported(graph, model)
 

@@ -60,7 +60,7 @@ class PackedBlocks:
     def in_steps(self, tensor: str) -> Steps:
         """The weight as numbers that are packed in an initializer."""
         which, numbers = np.arange(self.steps.shape[1]) // self.block, self.steps.astype(f"uint{self.bits}")
-        scales, zeros = self.scales[:, which], self.zeros[:, which].astype(self.scales.dtype)
+        scales, zeros = self.scales[:, which], self.zeros[:, which]
         return Steps(tensor, numbers, scales, zeros, lambda n: replace(self, steps=n.astype(np.uint8)).packed()[0])
 
     def weight(self, name: str, rows: Index, columns: Index, dtype: np.dtype[Any], opset: int) -> Quantized:

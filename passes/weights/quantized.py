@@ -83,7 +83,7 @@ class Quantized(Composed):
         leaf, (scale, *zero) = self.expression.parts[0], map(_evaluated, self.expression.parts[1:])
         if not isinstance(leaf, Leaf) or "int" not in np.dtype(leaf.stored.dtype).name:
             return None
-        point = zero[0].astype(scale.dtype) if zero else np.zeros_like(scale)
+        point = zero[0].astype(np.float32) if zero else np.zeros((), np.float32)
         return Steps(leaf.stored.name, leaf.values, scale, point)
 
     def holding(self, name: str, values: Array, slack: Array | float = 0.0) -> Quantized | None:

@@ -23,8 +23,8 @@ class Steps:
 
     @property
     def values(self) -> Array:
-        """The weight."""
-        return np.asarray((self.numbers.astype(self.scale.dtype) - self.zero) * self.scale)
+        """The weight, in single precision before it has the type of the scale, as runtimes compute it."""
+        return np.asarray((self.numbers.astype(np.float32) - self.zero) * self.scale).astype(self.scale.dtype)
 
     def holding(self, values: Array) -> Array:
         """What the initializer holds where the weight has the nearest values to these."""

@@ -174,9 +174,9 @@ def _form(expression: Applied, opset: int) -> tuple[int | None, int] | None:
     parameters = [leaf for part in expression.parts[1:] for leaf in leaves(part)]
     rank, block = len(parameters[0].shape), int(expression.attrs.get("block_size", 0))
     runs = [_run(parameters, axis) for axis in range(rank)]
-    if block and runs[axis := int(expression.attrs.get("axis", 1)) % rank] % block == 0:
-        return axis, block
     varying = [axis for axis, run in enumerate(runs) if run]
+    if varying and block and runs[axis := int(expression.attrs.get("axis", 1)) % rank] % block == 0:
+        return axis, block
     if len(varying) <= 1:
         return (varying[0] if varying else None), 0
     axis = max(varying, key=lambda a: runs[a])

@@ -102,8 +102,11 @@ def sensitivities(
 
 
 def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """The model, in which these initializers, by name, are what inputs are that are not given."""
+    """The model, in which these initializers, by name, are inputs."""
     changed = copied(model)
+    for place, tensor in reversed([*enumerate(changed.graph.initializer)]):
+        if tensor.name in constants:
+            del changed.graph.initializer[place]
     types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in sorted(constants.items())}
     changed.graph.input.extend(helper.make_tensor_value_info(n, kind, constants[n].shape) for n, kind in types.items())
     return changed

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import array_of
-from maskc.pruning.layers.contractions import Layers
+from maskc.pruning.layers.contractions import Layers, readers
 from passes.model.set_nodes import set_nodes
 
 
@@ -19,8 +18,7 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
     Biases that were not there are zero, and such as were shared are copied. Where the operator adds none, an Add that
     follows has it.
     """
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    shown = {value.name for value in model.graph.output}
+    uses = readers(model)
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     constants, biases, nodes = layers.constants, dict[str, str](), list[NodeProto]()
@@ -33,7 +31,7 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
         output, name = layer.output, f"{layer.output}/maskc_bias"
         held = np.zeros(layer.bias_shape, constants.values[layer.weights].dtype)
         if layer.addend is None:
-            following = adds.get(output) if uses[output] == 1 and output not in shown else None
+            following = adds.get(output) if uses[output] == 1 else None
             place = 0 if following is None else 1 - list(following.input).index(output)
             added = None if following is None else stored.get(following.input[place])
             if following is not None and added is not None and tuple(added.dims) == held.shape:
@@ -49,7 +47,8 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
             held = constants.values.get(own, np.zeros(0)) if own else held
             if held.shape != layer.bias_shape:
                 continue
-            if own in constants.steps and uses[own] == 1:
+            tensor = constants.steps[own].tensor if own in constants.steps else own
+            if tensor in stored and uses[own] == uses[tensor] == 1:
                 biases[layer.output] = own
                 continue
             node.input[layer.addend] = name

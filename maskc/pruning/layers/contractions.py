@@ -82,7 +82,7 @@ class Contraction:
 
     def matrix(self, weights: NDArray[Any]) -> Floats:
         """Weights as they are stored as float64 [groups, width * taps, outputs]."""
-        split = np.asarray(weights, np.float64).reshape(self._split)
+        split = np.array(weights, np.float64).reshape(self._split)  # a copy, also of double precision
         return split.transpose(self._order).reshape(self.groups, self.width * self.taps, -1)
 
     def stored(self, matrix: Floats) -> Floats:
@@ -167,8 +167,7 @@ def layers(model: onnx.ModelProto) -> Layers:
     Raises GraphError when the graph is not valid.
     """
     graph = checked(model)
-    uses = Counter(name for node in model.graph.node for name in (*node.input, *captured_names(node)))
-    uses.update(value.name for value in model.graph.output)
+    uses = readers(model)
     stored = {tensor.name for tensor in model.graph.initializer}
     found: dict[str, list[Contraction]] = {}
     constants, nodes = Constants(), [node for node in graph.nodes if _is_layer(node)]
@@ -191,6 +190,13 @@ def layers(model: onnx.ModelProto) -> Layers:
     read = sorted((each for those in found.values() for each in those), key=lambda each: order[each.output])
     inside = sum(_is_layer(node) for body in bodies(graph) for node in body.nodes)
     return Layers(tuple(read), constants, len(order.keys() - {each.output for each in read}), inside)
+
+
+def readers(model: onnx.ModelProto) -> Counter[str]:
+    """How often each tensor is read, by what is in bodies and by the outside as well."""
+    uses = Counter(name for node in model.graph.node for name in (*node.input, *captured_names(node)))
+    uses.update(value.name for value in model.graph.output)
+    return uses
 
 
 def _is_layer(node: gs.Node) -> bool:

@@ -11,9 +11,6 @@ from passes.graph.tensors import numpy_dtype, shape_of
 from passes.model.contrib_operators.call import Call
 from passes.model.contrib_operators.quantized import scaled_product
 
-# The opset from which axes of Unsqueeze and sizes of Split are inputs.
-_OPSET = 13
-
 
 def attention(call: Call) -> Sequence[gs.Tensor]:
     """Queries, keys and values by a weight for all of them, then attention."""
@@ -54,8 +51,7 @@ def _sizes(call: Call, weights: gs.Tensor) -> Sequence[int]:
 
 
 def _split(call: Call, tensor: gs.Tensor, sizes: Sequence[int], axis: int) -> Sequence[gs.Tensor]:
-    call.needs(call.opset >= _OPSET)
-    return call.several("Split", tensor, call.ints(*sizes), outputs=3, axis=axis)
+    return call.several("Split", tensor, outputs=3, axis=axis, split=sizes)
 
 
 def _self_attention(
@@ -72,7 +68,7 @@ def _self_attention(
     y, k, v = _attention(call, parts, sizes, mask, both, added, keeps=call.wanted(1))
     if not call.wanted(1):
         return [y]
-    return [y, call.op("Concat", *(call.op("Unsqueeze", each, call.ints(0)) for each in (k, v)), axis=0)]
+    return [y, call.op("Concat", *(call.op("Unsqueeze", each, axes=[0]) for each in (k, v)), axis=0)]
 
 
 def _attention(
@@ -91,7 +87,7 @@ def _attention(
     keys are transposed at once, unless they are kept.
     """
     heads = int(call.attrs["num_heads"])
-    call.needs(sizes[0] == sizes[1] and call.opset >= _OPSET)
+    call.needs(sizes[0] == sizes[1])
     split = [call.op("Reshape", x, call.ints(0, 0, heads, n // heads)) for x, n in zip(parts, sizes, strict=True)]
     keeps = keeps or past[0] is not None
     perms = [0, 2, 1, 3], [0, 2, 1, 3] if keeps else [0, 2, 3, 1], [0, 2, 1, 3]
@@ -126,11 +122,11 @@ def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor, k: gs.Tensor) -> gs.
     if call.rank(mask) == 1:
         call.needs((shape_of(mask) or ())[0] == (shape_of(q) or (None,))[0])  # else it says where they begin as well
         places = call.op("Range", call.scalar(0), _size(call, k, 3), call.scalar(1))
-        mask = call.op("Less", call.cast(places, mask), call.op("Unsqueeze", mask, call.ints(1)))
+        mask = call.op("Less", call.cast(places, mask), call.op("Unsqueeze", mask, axes=[1]))
     else:
         mask = call.op("Clip", mask, call.number(0, mask), call.number(1, mask))
     for axis in (1, 2) if call.rank(mask) == 2 else (1,):
-        mask = call.op("Unsqueeze", mask, call.ints(axis))
+        mask = call.op("Unsqueeze", mask, axes=[axis])
     kept = call.cast(mask, q)
     filtered = float(call.attrs.get("mask_filter_value", -10000.0))
     return call.op("Mul", call.op("Sub", call.number(1.0, q), kept), call.number(filtered, q))
@@ -145,5 +141,5 @@ def _causal(call: Call, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor:
     queries, keys = _size(call, q, 2), _size(call, k, 3)
     zero, one = call.scalar(0), call.scalar(1)
     places = call.op("Range", call.op("Sub", keys, queries), keys, one)
-    after = call.op("Less", call.op("Unsqueeze", places, call.ints(1)), call.op("Range", zero, keys, one))
+    after = call.op("Less", call.op("Unsqueeze", places, axes=[1]), call.op("Range", zero, keys, one))
     return call.op("Where", after, call.number(np.finfo(numpy_dtype(q)).min, q), call.number(0.0, q))

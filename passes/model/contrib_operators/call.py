@@ -78,16 +78,17 @@ class Call:
         return self.several(kind, *inputs, outputs=1, **attrs)[0]
 
     def several(self, kind: str, *inputs: gs.Tensor | None, outputs: int, **attrs: object) -> Sequence[gs.Tensor]:
-        """A standard operator; raises NotCoveredError where the opset has none, or operands are of different types."""
+        """A standard operator; raises NotCoveredError where the opset has none such, or operands are of two types."""
         self.needs(onnx.defs.has(kind, self.opset, ""))
         hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
         made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
         given = list(inputs)
         while given and given[-1] is None:
             given.pop()
+        operands, attrs = self._editor.form(kind, [construct.variable("") if t is None else t for t in given], attrs)
         schema = onnx.defs.get_schema(kind, self.opset, "")
-        self.needs(schema.min_input <= len(given) <= schema.max_input)
-        operands = [construct.variable("") if t is None else t for t in given]
+        takes = schema.min_input <= len(operands) <= schema.max_input
+        self.needs(takes and attrs.keys() <= schema.attributes.keys())
         named = kind in _LAYERS and self.node.name and all(w.name != self.node.name for w in self.written)
         name = self.node.name if named else self._editor.names.fresh(hint)
         node = construct.node(kind, name, attrs, operands, made)
@@ -124,12 +125,6 @@ class Call:
             return self.op(str(expression[0]), *(self.expression(each, data) for each in expression[1:]))
         return self.number(float(expression), data)
 
-    def reduce_mean(self, x: gs.Tensor, axes: Sequence[int], keepdims: bool = True) -> gs.Tensor:
-        """The mean over these axes, which are an input from opset 18 on."""
-        if self.opset >= 18:
-            return self.op("ReduceMean", x, self.ints(*axes), keepdims=int(keepdims))
-        return self.op("ReduceMean", x, axes=list(axes), keepdims=int(keepdims))
-
     def number(self, value: float | Array, like: gs.Tensor) -> gs.Constant:
         """An initializer of the element type of `like`; raises NotCoveredError where that is not known."""
         self.needs(like.dtype is not None and not isinstance(like.dtype, int))
@@ -149,11 +144,14 @@ class Call:
 
 
 def _agree(node: gs.Node, schema: onnx.defs.OpSchema) -> bool:
-    """Whether inputs for which the operator takes the same element type have it, as far as is known."""
+    """Whether inputs have element types that the operator takes, and the same where it asks for that, if known."""
     formal = schema.inputs
     asked: dict[str, object] = {}
     for index, tensor in present(list(node.inputs)):
-        kind = formal[min(index, len(formal) - 1)].type_str
-        if tensor.dtype is not None and asked.setdefault(kind, tensor.dtype) != tensor.dtype:
+        kind = formal[min(index, len(formal) - 1)]
+        if tensor.dtype is None:
+            continue
+        name = onnx.TensorProto.DataType.Name(element_of(tensor.dtype)).lower()
+        if f"tensor({name})" not in kind.types or asked.setdefault(kind.type_str, tensor.dtype) != tensor.dtype:
             return False
     return True

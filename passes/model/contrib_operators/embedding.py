@@ -20,7 +20,7 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     scale, bias, mask, places = (call.given(index) for index in range(5, 9))
     if ids is None or words is None or positions is None or scale is None:
         raise NotCoveredError(call.node.op)
-    call.needs(call.opset >= 13 and not call.attrs.get("mask_index_type", 0))
+    call.needs(not call.attrs.get("mask_index_type", 0))
     total = call.op("Gather", words, ids, axis=0)
     if places is None:
         count = call.op("Gather", call.op("Shape", ids), call.scalar(1), axis=0)
@@ -34,4 +34,4 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     if mask is None:  # the kernel counts none
         mask = call.op("Mul", ids, call.number(0, ids))
     call.needs(mask.dtype == np.int32)
-    return [y, call.op("ReduceSum", mask, call.ints(1), keepdims=0), total]
+    return [y, call.op("ReduceSum", mask, axes=[1], keepdims=0), total]

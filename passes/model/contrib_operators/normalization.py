@@ -64,7 +64,7 @@ def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, a
         return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)
     axes, dtype = _axes(call, x, axis), x.dtype
     x = _in_single_precision(call, x)
-    centred = call.op("Sub", x, call.reduce_mean(x, axes))
+    centred = call.op("Sub", x, call.op("ReduceMean", x, axes=axes))
     y = call.op("Div", centred, _root(call, centred, axes, epsilon))
     y = call.op("Mul", _back(call, y, dtype), scale)
     return y if bias is None else call.op("Add", y, bias)
@@ -82,7 +82,7 @@ def _simplified_layer(call: Call, x: gs.Tensor, scale: gs.Tensor, axis: int, def
 
 def _root(call: Call, x: gs.Tensor, axes: Sequence[int], epsilon: float) -> gs.Tensor:
     """√(mean of squares + epsilon), in the order in which ONNX Runtime recognises a normalisation."""
-    squares = call.reduce_mean(call.op("Pow", x, call.number(2.0, x)), axes)
+    squares = call.op("ReduceMean", call.op("Pow", x, call.number(2.0, x)), axes=axes)
     return call.op("Sqrt", call.op("Add", squares, call.number(epsilon, x)))
 
 

@@ -236,8 +236,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
 
     def read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
         """Input channels that these output channels depend on."""
-        nonzero = self.nonzero(node, facts)
-        groups = group_size(node)
+        nonzero, groups = self.nonzero(node, facts), group_size(node)
         if groups == 1:
             return nonzero.columns(outputs)
         used = nonzero.matrix & outputs[:, None]
@@ -251,8 +250,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         if not self.understood_shapes(node, facts):
             return {}
-        bias = operand(node, 2)
-        demands: Demands = {}
+        bias, demands = operand(node, 2), Demands()
         outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
         if bias is not None and (0, 1) in stored:
             demands[2, 0] = Demand(outputs)
@@ -260,9 +258,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         known = facts.known(node.inputs[0], 1)
         uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
         groups = group_size(node)
-        need = read
-        if known is not None:
-            need = read & ~known.mask
+        need = read if known is None else read & ~known.mask
         if uneven is not None and groups == 1 and self._adds_map(node, facts, read & uneven.mask, uneven.mask | ~need):
             need = need & ~uneven.mask
         elif known is not None:
@@ -426,8 +422,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
     # -- cost ----------------------------------------------------------------------------------------------------
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
-        depthwise = group_size(node) > 1 and axis == 1
-        return [(0, 1)] if depthwise else []
+        return [(0, 1)] if group_size(node) > 1 and axis == 1 else []
 
     def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
         """Groups have equally many channels: whole groups are removed, or the same place in each."""

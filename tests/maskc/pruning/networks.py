@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper, parser
 
 Array = NDArray[np.float32]
 
 
-def network(text: str, weights: dict[str, Any], opset: int = 17) -> ModelProto:
-    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "com.microsoft" : 1]> {text}')
+def network(text: str, weights: dict[str, Any], opset: int = 17, ir: int = 8) -> ModelProto:
+    model = parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}, "com.microsoft" : 1]> {text}')
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items())
     onnx.checker.check_model(model)
     return model
@@ -57,8 +57,9 @@ def transposed() -> ModelProto:
 
 
 def from_the_left() -> ModelProto:
-    text = "g (float[n,6,5] x) => (float[n,3,5] y) { h = MatMul(first, x) r = Relu(h) y = MatMul(second, r) }"
-    return network(text, {"first": doubled(drawn(8, 6), 0), "second": drawn(3, 16)})
+    """In double precision."""
+    text = "g (double[n,6,5] x) => (double[n,3,5] y) { h = MatMul(first, x) r = Relu(h) y = MatMul(second, r) }"
+    return network(text, {"first": doubled(drawn(8, 6), 0).astype(float), "second": drawn(3, 16).astype(float)})
 
 
 def recurrent() -> ModelProto:
@@ -123,7 +124,7 @@ def steps_in_and_out() -> ModelProto:
     }
     zeros = {"zero": np.uint8(128), "low": np.uint8(0), "zero8": np.int8(0), "none": np.zeros(16, np.int8)}
     found = {**weights, "bias": weights["bias"].astype(np.int32), "each": np.full(16, 0.03, np.float32)}
-    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}})
+    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}}, opset=12)
 
 
 def blocks() -> ModelProto:
@@ -165,4 +166,5 @@ def inputs(model: ModelProto, count: int = 120, seed: int = 0) -> dict[str, Arra
     """Samples of the model's input; of sequences, the samples lie along the second axis and are one batch."""
     value = model.graph.input[0]
     shape = [d.dim_value or count for d in value.type.tensor_type.shape.dim]
-    return {value.name: drawn(*shape, seed=seed)}
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return {value.name: drawn(*shape, seed=seed).astype(kind)}

@@ -14,6 +14,7 @@ from maskc.errors import InputError
 from tests.double_precision.evaluator import NO_DOUBLE, to_double
 from tests.generators.node_cases import cases
 from tests.generators.running import CannotRunError, Feeds, Runner
+from tests.passes import text
 from tests.passes.ops.test_node_cases import runs
 
 pytestmark = pytest.mark.tensorflow
@@ -131,6 +132,13 @@ MODEL = """<ir_version: 8, opset_import: ["" : 20, "own" : 1]> g (float[2,3,4,4]
     <float[2,3,1,1] weights = {1, 2, 3, 4, 5, 6}, float16[2] bias = {1, 2}, float[1] half = {0.5}>
     { h = Conv(x, weights) s = Mul(h, half) b = Cast<to = 1>(bias) a = Reshape(b, q) z = Add(s, a) y = Relu(z) }"""
 MODEL = MODEL.replace("float[1] half", "int64[3] q = {2, 1, 1}, float[1] half")
+
+
+def test_the_last_block_of_steps_may_be_shorter() -> None:
+    body = "q = QuantizeLinear<axis=1, block_size=4>(x, s, z) y = DequantizeLinear<axis=1, block_size=4>(q, s, z)"
+    s, z = np.float32([[0.1, 0.2, 0.3]] * 2), np.zeros((2, 3), np.int8)
+    model = text.model("(float[2,10] x) => (float[2,10] y)", body, 21, ir=10, s=s, z=z)
+    check_outputs(model, {"x": np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10)})
 
 
 def test_trained_values_go_back_into_the_file() -> None:

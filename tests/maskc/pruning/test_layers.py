@@ -114,8 +114,9 @@ def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) 
     """The second layer, or two with the same weights, without each of a few groups, which the others make up for."""
     model = NETWORKS[name]()
     first = next(tensor for tensor in model.graph.initializer if tensor.name == "first")
-    if first.data_type == TensorProto.FLOAT:  # where half of the channels follow from the others, nothing is lost
-        first.CopyFrom(numpy_helper.from_array(drawn(*first.dims, seed=3), "first"))
+    if first.data_type != TensorProto.INT8:  # where half of the channels follow from the others, nothing is lost
+        values = drawn(*first.dims, seed=3).astype(helper.tensor_dtype_to_np_dtype(first.data_type))
+        first.CopyFrom(numpy_helper.from_array(values, "first"))
     model = passes.shrink(between_steps(model)).model
     net, batch = network(model, inputs(model)), inputs(model)
     last = [reader for reader in net.readers if reader.contraction.channels > 6 and (reader.group_of >= 0).all()]
@@ -146,6 +147,19 @@ def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) 
         lost = np.square(OnnxRuntimeSession(pruned).run(batch)["y"].astype(float) - values["y"]).sum() / moments.count
         lost += ridge * np.square(taken.weights - seen.weights).sum()
         assert lost / seen.energy == pytest.approx(errors[group], rel=1e-3, abs=rounded)
+
+
+def test_a_bias_that_another_layer_reads_is_copied() -> None:
+    """Also one that is made of the same integers; a layer's own stays."""
+    text = """g (float[n,6] x) => (float[n,3] y, float[n,3] z, float[n,3] u) {
+        h = Gemm<transB = 1>(x, first) r = Relu(h)
+        a = DequantizeLinear(q, s) b = DequantizeLinear(q, t) y = Gemm(r, second, a) z = Gemm(r, third, b)
+        u = Gemm(r, fourth, own) }"""
+    weights = {"first": drawn(16, 6), **{name: drawn(16, 3) for name in ("second", "third", "fourth")}}
+    scales = {"s": np.float32(0.01), "t": np.float32(0.02)}
+    model = made(text, {**weights, **scales, "q": np.zeros(3, np.int32), "own": drawn(3)})
+    biases = [reader.contraction.bias for reader in network(model, inputs(model)).readers]
+    assert biases == ["h/maskc_bias", "y/maskc_bias", "z/maskc_bias", "own"]
 
 
 def test_packed_numbers_are_written_as_they_were_read() -> None:

@@ -56,6 +56,16 @@ def test_what_follows_from_the_rest_goes_for_nothing(name: str) -> None:
     assert np.sqrt(np.mean((expected - found) ** 2)) < 0.02 * expected.std()
 
 
+def test_weights_of_four_bits_stay_so() -> None:
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h)
+        w = DequantizeLinear(second, scale) y = MatMul(r, w) }"""
+    second = drawn(16, 3).clip(-3, 3).astype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4))
+    model = network(text, {"first": doubled(drawn(8, 6), 0), "second": second, "scale": np.float32(0.2)}, 21, ir=10)
+    pruned = maskc.prune(model, [inputs(model)], flops=0.6, align="none")
+    left = [list(t.dims) for t in pruned.model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
+    assert pruned.report.verified and left == [[8, 3]]
+
+
 @pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}])
 def test_targets_are_met(target: dict[str, Any]) -> None:
     model = gemm()

@@ -24,7 +24,7 @@ from tests.passes.model.contrib_forms import FORMS, Array, Form, floats, ones
 from tests.passes.text import compiled
 
 #: where not any will do
-OPSETS = {"LayerNormalization": (13, 15)}
+OPSETS = {"LayerNormalization": (13, 15), **dict.fromkeys(("QGemm", "QLinearSoftmax"), (13, 17, 20, 23))}
 
 
 def model_of(op: str, form: Form, opset: int, domain: str | None = None) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -86,7 +86,7 @@ def test_it_computes_what_the_kernel_does_in_any_form(op: str) -> None:
 def compare(op: str, seeds: range) -> None:
     for seed in seeds:
         form = FORMS[op](np.random.default_rng(seed))
-        opsets = OPSETS.get(op, (13, 17, 20, 23))
+        opsets = OPSETS.get(op, (12, 13, 17, 23))
         model, feeds = model_of(op, form, opsets[seed % len(opsets)])
         written = decomposed(model)
         assert not foreign(written), seed
@@ -111,12 +111,25 @@ UNCOVERED = {
         "Attention",
         Form([ones(2, 3, 8), ones(8, 24), ones(24)], {"num_heads": 2, "do_rotary": 1}),
     ),
+    "a scale for each column, in opset 12": (
+        "QGemm",
+        Form(
+            [
+                np.ones((2, 5), np.int8),
+                ones(),
+                np.zeros((), np.int8),
+                np.ones((5, 5), np.int8),
+                ones(5),
+                np.zeros(5, np.int8),
+            ]
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize(("op", "form"), UNCOVERED.values(), ids=list(UNCOVERED))
 def test_what_is_not_covered_stays(op: str, form: Form) -> None:
-    model, _ = model_of(op, form, 17)
+    model, _ = model_of(op, form, 12 if op == "QGemm" else 17)
     assert decomposed(model).graph.node == model.graph.node
 
 

@@ -60,3 +60,7 @@ def test_large_images_are_worth_it() -> None:
     assert len(parts(result)) > 1
     assert not result.report.held
     assert sum(a * b for a, b in parts(result)) == PAIRS * 8**2
+
+
+def test_empty_images_stay_as_they_are() -> None:
+    assert len(parts(shrink(network(size=0)))) == 1

@@ -14,6 +14,7 @@ from passes.graph.construct import copied, take_apart
 from passes.graph.tensors import values_of
 from passes.sizes.prepare import prepared
 from passes.weights.quantized import Quantized
+from passes.weights.steps import Steps
 from tests.generators.check import check
 from tests.passes.text import Array, compiled, mask, model, operators, random, weight
 
@@ -184,6 +185,24 @@ def test_blocks_of_scales(rows: Iterable[int], scales: int) -> None:
     result = compiled(in_blocks(4, rows))
     assert weight(result, "DequantizeLinear", 0).shape == (8, 6)
     assert weight(result, "DequantizeLinear", 1).shape == (scales, 6)
+
+
+def test_a_bias_of_which_one_block_is_left_has_one_scale() -> None:
+    """ONNX Runtime takes no block size beside the scale of all."""
+    source = model(
+        "(float[N,5] x) => (float[N,6] y) <float[5,8] w, float[8,6] v>",
+        "b = DequantizeLinear<axis = 0, block_size = 4>(q, s) h = Gemm(x, w, b) m = Mul(h, k) y = MatMul(m, v)",
+        opset=21,
+        k=np.float32([0, 0, 0, 0, 1, 1, 1, 1]),
+        q=int8(8),
+        s=steps(2),
+    )
+    assert weight(compiled(source), "DequantizeLinear", 0).shape == (4,)
+
+
+def test_steps_of_16_bits_are_exact_beside_a_scale_of_half_precision() -> None:
+    found = Steps("q", np.uint16([65535, 0]), np.float16(2**-14), np.float32(65535)).values
+    assert found.dtype == np.float16 and found.tolist() == [0, -4]
 
 
 def test_blocks_that_are_cut_unevenly_go_as_well() -> None:

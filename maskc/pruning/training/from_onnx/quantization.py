@@ -13,22 +13,21 @@ import tensorflow as tf
 
 from maskc.pruning.training.from_onnx.contractions import matmul
 from maskc.pruning.training.from_onnx.convolutions import convolution
-from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank, size
 
 
 def _along(x: Value, values: Value, axis: int) -> Value:
     """Scales or zero points, which may be one for each slice of an axis, as they lie beside what is quantised."""
     values = tf.cast(0 if values is None else values, tf.float32)
-    return (
-        tf.reshape(values, [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]) if rank(values) == 1 else values
-    )
+    shape = [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]
+    return tf.reshape(values, shape) if rank(values) == 1 else values
 
 
 def _beside(call: Call, x: Value, values: Value) -> Value:
     axis, block = call("axis", 1), call("block_size", 0)
-    return (
-        tf.repeat(tf.cast(values, tf.float32), block, axis) if block and values is not None else _along(x, values, axis)
-    )
+    if not block or values is None:
+        return _along(x, values, axis)
+    return tf.gather(tf.cast(values, tf.float32), tf.range(size(x, axis)) // block, axis=axis)
 
 
 def _quantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
