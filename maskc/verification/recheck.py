@@ -718,12 +718,13 @@ class Checker:
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
-    return [node.op_type for node in nodes if node.op_type not in EXACT]
+    rounding = [node for node in nodes if node.op_type not in EXACT]
+    return [op for node in rounding for op in (node.op_type, *(o for b in bodies(node) for o in _rounding(b.node)))]
 
 
 def _steps(node: NodeProto) -> bool:
     if node.op_type == "Cast":
-        return next((a.i for a in node.attribute if a.name == "to"), 0) not in FLOATS
+        return all(a.i not in FLOATS for a in node.attribute if a.name == "to")
     return node.op_type in STEPPING or any(_steps(inner) for body in bodies(node) for inner in body.node)
 
 
