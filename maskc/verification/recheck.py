@@ -501,10 +501,7 @@ class Checker:
         shape = self.seen[region.boundary.source].shapes[0]
         places = math.prod(shape) / max(shape[1:] or shape, default=1) if math.prod(shape) else 64
         sides = (self.source, region.source), (self.compiled, region.compiled)
-        reading = (
-            graph.nodes[i] for graph, nodes in sides for i in nodes if not graph.fixed.isdisjoint(graph.reads[i])
-        )
-        weighs = bool(_rounding(reading))
+        weighs = any(_rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i])) for g, nodes in sides)
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least or not weighs)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
