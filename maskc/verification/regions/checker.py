@@ -52,7 +52,7 @@ class Checker(recheck.Checker):
         if sizes == AS_SEEN:
             return self
         if sizes not in self._resized:
-            self._resized[sizes] = {name: _resized(seen, sizes) for name, seen in self.seen.items()}
+            self._resized[sizes] = {name: _at_sizes(seen, sizes) for name, seen in self.seen.items()}
         claims: dict[str, Claims] = {
             name: {axis: (slices, [run[:1] for run in runs]) for axis, (slices, runs) in axes.items()}
             for name, axes in self.claims.items()
@@ -131,7 +131,7 @@ class Checker(recheck.Checker):
         )
 
 
-def _resized(seen: Seen, sizes: int) -> Seen:
+def _at_sizes(seen: Seen, sizes: int) -> Seen:
     if sizes == IN_PART:
         return replace(seen, shapes=[(*shape[:2], *(min(n, CROP) for n in shape[2:])) for shape in seen.shapes])
     return replace(seen, shapes=[(sizes, *shape[1:]) for shape in seen.shapes])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -114,14 +114,19 @@ def prove(
         if first.settles():
             return first.proof()
         failing = first.failing()
-    after, proofs = observe(compiled, feeds), []
-    for said in [stored, None] if stored else [None]:  # where it says too little, values may say more
-        found, unlike = by_value(source, compiled, before, after, said or {})
-        if said:  # of what regions that fail make; or else of all
-            near = {n: b for n, b in found.items() if n in failing}
-            proofs.append(search({n: b for n, b in named.items() if n not in failing} | near, unlike).found())
-        if not (proofs and proofs[-1].complete):
-            proofs.append(search(found, unlike).found())
+    after, proofs = observe(compiled, feeds), list[Proof]()
+
+    def guesses() -> Iterator[tuple[Mapping[str, Boundary], set[str]]]:
+        """Boundaries, the likeliest first: where the compiler says too little, values may say more."""
+        if stored:
+            found, unlike = by_value(source, compiled, before, after, stored)
+            near = {name: boundary for name, boundary in found.items() if name in failing}
+            yield {name: boundary for name, boundary in named.items() if name not in failing} | near, unlike
+            yield found, unlike
+        yield by_value(source, compiled, before, after, {})
+
+    for boundaries, unlike in guesses():
+        proofs.append(search(boundaries, unlike).found())
         if proofs[-1].complete:
             return proofs[-1]
     return min(proofs, key=lambda proof: len(proof.failing))
