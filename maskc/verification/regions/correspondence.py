@@ -13,6 +13,8 @@ from maskc.verification.regions.observation import Observed, Tensor
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
+# Of slices that are so near, as a share of that, the nearest do not count as nearer than the others.
+_SAME = 1e-2
 
 
 def by_name(
@@ -203,7 +205,7 @@ def _near(one: Array, two: Array) -> bool:
 
 
 def _nearest(source: Array, rows: Array) -> Array:
-    """For each row the first row of the source after the one before that is near it, or any; -1 where none is."""
+    """For each row the first of the nearest of the source after the one before, or of all; -1 where none is near."""
     weights = np.random.default_rng(3).standard_normal(rows.shape[1])
     keys, wanted = np.nan_to_num(source @ weights), rows @ weights
     slack = _ALIKE * (float(np.abs(rows).max(initial=0)) or 1.0)
@@ -213,7 +215,8 @@ def _nearest(source: Array, rows: Array) -> Array:
     found, last = np.full(len(rows), -1), -1
     for row, (a, b) in enumerate(zip(low, high, strict=True)):
         near = np.sort(order[a:b])
-        near = near[np.abs(source[near] - rows[row]).max(axis=1, initial=0) <= slack]
+        apart = np.abs(source[near] - rows[row]).max(axis=1, initial=0)
+        near = near[apart <= min(slack, max(_SAME * slack, 2 * apart.min(initial=slack)))]
         if near.size:
             later = near[near > last]
             last = int(later[0] if later.size else near[0])
