@@ -96,12 +96,28 @@ def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Arra
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
-    """The first tensor of the source of which it holds slices."""
+    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
+    nearest, least = None, np.inf
     for name in index.like(tensor):
         slices = _slices(before.tensors[name], tensor, likely)
-        if slices is not None:
-            return Boundary(name, slices)
-    return None
+        if slices is None:
+            continue
+        apart = _apart(before.tensors[name], tensor, slices)
+        if apart < least:
+            nearest, least = Boundary(name, slices), apart
+        if apart <= _SAME * _ALIKE:
+            break
+    return nearest
+
+
+def _apart(source: Tensor, tensor: Tensor, slices: Slices) -> float:
+    """How far prints of a tensor are from those of slices of another, relative to the largest element."""
+    axis = next(iter(slices), max(tensor.prints, key=lambda a: tensor.shape[a], default=0))
+    one, two = _rows(source, axis), _rows(tensor, axis)
+    if one is None or two is None:
+        return 0.0
+    one = one[slices[axis]] if axis in slices else one
+    return float(np.nan_to_num(np.abs(one - two)).max(initial=0) / (np.abs(two).max(initial=0) or 1.0))
 
 
 class _Index:

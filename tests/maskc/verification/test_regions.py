@@ -442,6 +442,20 @@ def test_a_scale_that_moved_before_a_clip_behind_units_that_are_dead_on_the_data
     assert compared(source, compiled).complete and api.verify(source, compiled).verdict == "verified"
 
 
+def test_a_sigmoid_near_zero_is_as_exact_as_the_runtime_makes_it() -> None:
+    """It has steps there, and sums that are rounded otherwise are on others."""
+    signature, rng = "(float[n,64] x) => (float[n,9] y)", np.random.default_rng(0)
+    w, far = rng.normal(size=(64, 9)) / 8, np.full(9, -17.0)
+    source = build.model(signature, "a = MatMul(x, w) b = Add(a, far) y = Sigmoid(b)", w=w, far=far)
+    body = (
+        "p = Gather<axis=1>(x, order) t = Transpose(p) c = MatMul(v, t) d = Add(c, far) s = Sigmoid(d) y = Transpose(s)"
+    )
+    order = rng.permutation(64)
+    weights = {"v": w[order].T, "far": far[:, None], "order": order}
+    assert compared(source, build.model(signature, body, **weights)).complete
+    assert not compared(source, build.model(signature, body, **weights | {"far": far[:, None] / 1.2})).complete
+
+
 def test_a_tensor_that_no_data_change_at_all() -> None:
     """All of its channels are one number within, and other numbers at the border."""
     body = """
