@@ -34,7 +34,7 @@ from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from passes.planning.planner import Planner
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
