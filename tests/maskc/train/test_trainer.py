@@ -335,7 +335,8 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         MaskcError, match=r"^The importance score of the mask 'first' is not finite: training has diverged\.$"
     ):
-        trainer(tmp_path, pruning_burn_in=0, batch_size=8).train((inputs, np.full((32, 1), np.nan, np.float32)))
+        run = trainer(tmp_path, pruning_burn_in=0, batch_size=8, compile_options=EAGER)
+        run.train((inputs, np.full((32, 1), np.nan, np.float32)))
 
 
 def test_no_example_to_validate_on_is_told(tmp_path: Path) -> None:
