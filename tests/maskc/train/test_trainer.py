@@ -361,7 +361,7 @@ def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
         trainer(tmp_path).train((np.zeros((0, 4)), np.zeros((0, 1))), epochs=1)
 
 
-@pytest.mark.parametrize("data", ["records", "arrays"])
+@pytest.mark.parametrize("data", ["records", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_with_its_defaults_a_short_run_comes_to_the_target(files: Path, tmp_path: Path, data: str) -> None:
     """As with `PruningOptimizer` in `fit`: along a schedule over half of the updates, here of 28."""
     arrays = ({"a": np.ones((100, 4)), "b": np.zeros((100, 1))}, np.ones((100, 1)))

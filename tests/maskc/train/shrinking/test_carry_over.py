@@ -67,7 +67,7 @@ def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks
     np.testing.assert_allclose(small.get_layer("second").kernel, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("keep_masks", [False, True])
+@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_scale_of_losses_is_carried_over(keep_masks: bool) -> None:
     model = pruned("adam", around=lambda inner: keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0))
     model.optimizer.dynamic_scale.assign(4.0)
