@@ -397,7 +397,7 @@ def _verified(
     assert options.verify is not None
     import_onnxruntime()  # a model that it cannot run is not verified; that it is not there is for the user to mend
     compiled = shrunk.model
-    models = Models(target, compiled, report.before, report.after, source, stored=shrunk.slices())
+    models = Models(target, compiled, report.before, report.after, source, origins=shrunk.origins)
     try:
         result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:

@@ -87,10 +87,11 @@ def compiled(
 
 
 def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    """All checks, with adapters at their price, where it is compiled twice, for next to nothing and beyond it."""
-    for price in (None, 0.01, 1e9):
+    """All checks, with adapters at their price, where it is compiled twice, and with cheaper and prohibitive ones."""
+    checked = set[bytes]()
+    for price in (None, 0.01, 4.0, 1e9):
         with adapters_cost(price):
-            check(Network(network, {}, symbols), twice=price is None)
+            check(Network(network, {}, symbols), twice=price is None, checked=checked)
 
 
 def narrowed(network: onnx.ModelProto) -> Shrunk:

@@ -10,6 +10,7 @@ from onnx import NodeProto, numpy_helper
 
 from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
+from passes.rewriting.origins import Origin
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
@@ -18,15 +19,15 @@ _SAME = 1e-2
 
 
 def by_name(
-    source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices | None]
+    source: Graph, compiled: Graph, before: Observed, origins: Mapping[str, Origin | None]
 ) -> dict[str, Boundary]:
-    """The tensors that have one name in both models, with the slices that the compiler says it left of them."""
+    """The tensors of which the compiler says what they hold of the source, and those that have one name in both."""
     return {
-        name: Boundary(name, _narrowed(before.tensors[name], slices))
+        name: Boundary(origin.source, _narrowed(before.tensors[origin.source], origin.slices))
         for name in dict.fromkeys((*compiled.maker, *compiled.outputs))
-        if (slices := stored.get(name, {})) is not None
-        and name in source.maker
-        and name in before.tensors
+        if (origin := origins.get(name, Origin(name))) is not None
+        and origin.source in source.maker
+        and origin.source in before.tensors
         and (name not in compiled.fixed or name in compiled.outputs)
     }
 
@@ -38,12 +39,12 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
 
 
 def by_value(
-    source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices | None]
+    source: Graph, compiled: Graph, before: Observed, after: Observed, origins: Mapping[str, Origin | None]
 ) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
-    And which tensors do not hold in the run what the source's tensor of their name does. stored: slices that the
-    compiler says it left of tensors, by name and axis.
+    And which tensors do not hold in the run what the source's tensor of their name does. origins: what the compiler
+    says that they hold.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
     index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
@@ -53,7 +54,8 @@ def by_value(
     for node, read in zip(compiled.nodes, compiled.reads, strict=True):
         likely = [slices for name in read if name in found for slices in found[name].slices.values()]
         for name in node.output:
-            twin = before.tensors.get(name) if name in source.maker else None
+            origin = origins.get(name) or Origin(name)
+            twin = before.tensors.get(origin.source) if origin.source in source.maker else None
             boundary = None
             if name in compiled.outputs and twin is not None:
                 boundary = Boundary(name)
@@ -61,11 +63,11 @@ def by_value(
                 tensor = after.tensors[name]
                 if twin is None:
                     boundary = _gathered(compiled, node, before, found)
-                elif (slices := _of_twin(twin, tensor, stored.get(name) or {}, likely)) is not None:
-                    boundary = Boundary(name, slices)
+                elif (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
+                    boundary = Boundary(origin.source, slices)
                 elif twin.dtype == tensor.dtype:
                     unlike.add(name)
-                    boundary = Boundary(name) if twin.shape == tensor.shape else None
+                    boundary = Boundary(origin.source) if twin.shape == tensor.shape else None
                 boundary = boundary or _alike(index, before, tensor, likely)
             if boundary is not None:
                 found[name] = boundary
@@ -86,9 +88,9 @@ def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[st
     return Boundary(held.source, {**held.slices, axis: own[taken]})
 
 
-def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Array]) -> Slices | None:
-    """The slices of the tensor of the same name: those that the compiler says, or by values."""
-    said = _narrowed(twin, stored)
+def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array]) -> Slices | None:
+    """The slices of the tensor that it is made of: those that the compiler says, or by values."""
+    said = _narrowed(twin, slices)
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
