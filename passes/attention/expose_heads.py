@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.attention import heads, split_projections
+from passes.attention import align_heads, split_projections
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], heads.Arrangement]:
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], align_heads.Arrangement]:
     """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what was rearranged.
 
     Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
@@ -20,6 +20,6 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], heads.Arrangemen
     if split_projections.hoist(graph, found):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made, arranged = heads.align(graph, found)
+    made, arranged = align_heads.align(graph, found)
     found = dataflow.analyse(graph) if made else found
     return found, made, arranged

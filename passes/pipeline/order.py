@@ -16,8 +16,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
+from passes.attention.align_heads import Arrangement
 from passes.attention.expose_heads import understood
-from passes.attention.heads import Arrangement
 from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish

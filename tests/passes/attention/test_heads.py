@@ -224,3 +224,80 @@ def test_nothing_changes_without_masks() -> None:
     source = attention("fused", np.ones((3, WIDTH)))
     assert shrink(source).report.after.macs == shrink(source).report.before.macs
     assert operators(compiled(source)).count("MatMul") == 4
+
+
+EDGES = {
+    "pieces": """h = GatherND(v, src)  hw = Mul(h, a1)  y0 = ScatterND<reduction="add">(none, dst, hw)""",
+    "elements": """su = Unsqueeze(src, two)  sx = Expand(su, wide)  h = GatherElements<axis=0>(v, sx)  hw = Mul(h, a1)
+        du = Unsqueeze(dst, two)  dx = Expand(du, wide)  y0 = ScatterElements<axis=0, reduction="add">(none, dx, hw)""",
+}
+
+
+@pytest.mark.parametrize("form", [*EDGES, "matrix"])
+def test_heads_of_attention_on_a_graph_are_cut(form: str) -> None:
+    """Each channel is weighted, and summed over a head; then it goes along the edges, times what its head is worth."""
+    scores = "va = Mul(v, fa)  l = ReduceSum<keepdims=0>(va, two)  vb = Mul(v, fb)  r = ReduceSum<keepdims=0>(vb, two)"
+    if form == "matrix":
+        passed = """l1 = Unsqueeze(l, one)  r1 = Unsqueeze(r, zero)  s = Add(l1, r1)  a = Softmax<axis=1>(s)
+            y0 = Einsum<equation="ijh,jho->iho">(a, v)"""
+    else:
+        passed = """s1 = GatherND(l, src)  s2 = GatherND(r, dst)  s = Add(s1, s2)
+            a = Sigmoid(s)  a1 = Unsqueeze(a, two)""" + EDGES[form]
+    kept = independent()[0]
+    source = model(
+        "(float[10,16] x, int64[24,1] src, int64[24,1] dst) => (float[10,5] o)",
+        f"""p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  {scores}  {passed}
+        y1 = Reshape(y0, together)  y2 = Add(y1, bias)  y3 = Elu(y2)  o = MatMul(y3, wo)""",
+        opset=18,
+        constants={
+            "w": random(16, WIDTH),
+            "mask": kept.astype(np.float32),
+            "heads": np.asarray([10, HEADS, SIZE]),
+            "together": np.asarray([10, WIDTH]),
+            "fa": random(1, HEADS, SIZE, seed=1),
+            "fb": random(SIZE, seed=2),
+            "bias": random(WIDTH, seed=3),
+            "wo": random(WIDTH, 5, seed=4),
+            "none": np.zeros((10, HEADS, SIZE), np.float32),
+            "wide": np.asarray([24, HEADS, SIZE]),
+            "zero": np.asarray([0]),
+            "one": np.asarray([1]),
+            "two": np.asarray([2]),
+        },
+    )
+    result = compiled(source)
+    fullest = kept.reshape(HEADS, SIZE).sum(axis=1).max()
+    assert weight(result, "MatMul").shape[1] == HEADS * fullest
+    assert weight(result, "MatMul", which=-1).shape[0] == kept.sum()
+
+
+@pytest.mark.parametrize("kind", ["sums", "gains of tokens", "parts", "shifted zeros"])
+def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
+    """Sums over heads, gains that are computed, a part of each head, and edges written where there is something."""
+    between = {
+        "sums": "y0 = ReduceSum<keepdims=0>(v, one)",
+        "gains of tokens": "g = MatMul(x, wg)  ge = Reshape(g, apart)  y0 = Mul(v, ge)",
+        "parts": "y0 = Slice(v, first, last, two)",
+        "shifted zeros": 'y0 = ScatterND<reduction="add">(some, at, v)',
+    }[kind]
+    source = model(
+        "(float[10,16] x, int64[10,1] at) => (float[10,5] o)",
+        f"""p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  {between}
+        y1 = Reshape(y0, together)  o = MatMul(y1, wo)""",
+        opset=18,
+        constants={
+            "w": random(16, WIDTH),
+            "wg": random(16, SIZE, seed=1),
+            "mask": independent()[0].astype(np.float32),
+            "heads": np.asarray([10, HEADS, SIZE]),
+            "apart": np.asarray([10, 1, SIZE]),
+            "together": np.asarray([10, -1]),
+            "wo": random({"sums": SIZE, "parts": HEADS * 4}.get(kind, WIDTH), 5, seed=4),
+            "some": random(10, HEADS, SIZE, seed=5),
+            "first": np.asarray([2]),
+            "last": np.asarray([6]),
+            "one": np.asarray([1]),
+            "two": np.asarray([2]),
+        },
+    )
+    compiled(source)

@@ -119,7 +119,10 @@ CASES = [
         for data, few in [(np.int8,) * 2, (np.uint8,) * 2]
     ),
     *((name, "Mul and Relu", np.uint8, np.int8) for name in ("Gemm", "convolution per channel")),
-    *((name, "Mul by ones", np.uint8, np.int8) for name in ("product per channel", "convolution", "quantised before the mask")),
+    *(
+        (name, "Mul by ones", np.uint8, np.int8)
+        for name in ("product per channel", "convolution", "quantised before the mask")
+    ),
     ("convolution", "Add of zeros", np.uint8, np.int8),
     ("convolution", "Mul by one", np.uint8, np.int8),
     ("convolution of floats", "Mul", np.int8, np.int8),
