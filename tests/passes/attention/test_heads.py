@@ -40,7 +40,26 @@ SPLIT = """
     q3 = Reshape(q2, heads)  k3 = Reshape(k2, heads)  v3 = Reshape(v2, heads)
     q = Transpose<perm=[0,2,1,3]>(q3)  k = Transpose<perm=[0,2,3,1]>(k3)  v = Transpose<perm=[0,2,1,3]>(v3)
 """
-FORMS = {"separate": SEPARATE, "fused": FUSED, "unbound": UNBOUND, "split": SPLIT}
+INTERLEAVED = """
+    p0 = MatMul(x, wi)  p1 = Add(p0, bi)  p2 = Mul(p1, mi)  p3 = Reshape(p2, each)
+    p = Transpose<perm=[3,0,2,1,4]>(p3)
+    sq = Slice(p, ends0, ends1, first)  sk = Slice(p, ends1, ends2, first)  sv = Slice(p, ends2, ends3, first)
+    q = Squeeze(sq, first)  kt = Squeeze(sk, first)  v = Squeeze(sv, first)
+    k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+CHUNKED = """
+    p0 = MatMul(x, wi)  p1 = Add(p0, bi)  p2 = Mul(p1, mi)  p3 = Reshape(p2, chunks)
+    p = Transpose<perm=[0,2,1,3]>(p3)
+    q, kt, v = Split<axis=3>(p, sizes)  k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+FORMS = {
+    "separate": SEPARATE,
+    "interleaved": INTERLEAVED,
+    "chunked": CHUNKED,
+    "fused": FUSED,
+    "unbound": UNBOUND,
+    "split": SPLIT,
+}
 BEHIND = """
     qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)
     y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)
@@ -59,6 +78,13 @@ def attention(
         "widths": np.asarray([WIDTH] * 3),
         "thirds": np.asarray([1, 1, 1]),
         "first": np.asarray([0]),
+        "each": np.asarray([0, -1, HEADS, 3, SIZE]),
+        "chunks": np.asarray([0, -1, HEADS, 3 * SIZE]),
+        "sizes": np.asarray([SIZE] * 3),
+        "wi": np.stack([w.reshape(-1, HEADS, SIZE) for w in weights], axis=2).reshape(-1, 3 * WIDTH),
+        "bi": np.stack([b.reshape(HEADS, SIZE) for b in biases], axis=1).reshape(-1),
+        "mi": masks.reshape(3, HEADS, SIZE).transpose(1, 0, 2).reshape(-1).astype(np.float32),
+        **{f"ends{i}": np.asarray([i]) for i in range(4)},
         "zero": np.asarray(0),
         "one": np.asarray(1),
         "minus": np.asarray(-1),
