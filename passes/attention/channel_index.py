@@ -14,6 +14,22 @@ def by_group(index: Index, groups: int) -> Index:
     return once(index[:, :, 0].reshape(index.shape[0], groups, -1, index.shape[3]))
 
 
+def repeats(index: Index) -> int:
+    """How often the channels at each place of the axis before the last are repeated, one after another."""
+    if index.ndim < 2 or index.shape[-2] == 1:
+        return 1
+    rows = np.moveaxis(index, -2, 0)
+    changes = np.flatnonzero((rows[1:] != rows[:-1]).reshape(len(rows) - 1, -1).any(axis=1)) + 1
+    return int(np.gcd.reduce([*changes, len(rows)]))
+
+
+def in_groups(index: Index, times: int) -> Index:
+    """Channels [..., heads, channels] as [..., groups, heads of a group, channels]."""
+    if index.shape[-2] == 1:
+        return index[..., None, :]
+    return once(index.reshape(*index.shape[:-2], -1, times, index.shape[-1]))
+
+
 def places(index: Index, free: Collection[int], channels: int) -> Index:
     """A number for each channel, the same for those that lie at the same places, whatever these are along free axes."""
     index = once(index)

@@ -9,13 +9,13 @@ the way treats channels differently says which of them may change places.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
-from passes.attention.channel_index import by_group, fits, laid, once, places, varying
+from passes.attention.channel_index import by_group, fits, in_groups, laid, once, places, repeats, varying
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import (
@@ -282,8 +282,11 @@ class Follower:
         return evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
 
     def _reshaped(self, node: gs.Node, trace: Trace) -> list[Array] | None:
-        shape = _example(node.outputs[0])
-        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, varying(trace.index))
+        shape, axes = _example(node.outputs[0]), {*varying(trace.index)}
+        out = {k.output_axis for k in self.facts.links(node) if k.input_axis in axes}
+        # what is merged with them, as copies of keys for several queries are, is of a static size
+        axes |= {k.input_axis for k in self.facts.links(node) if k.output_axis in out}
+        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, tuple(axes))
         return [trace.index.reshape(shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
@@ -356,6 +359,9 @@ class Follower:
 
     def _contract(self, left: Trace, right: Trace) -> None:
         """A channel is needed where neither factor is zero."""
+        times = max(repeats(left.index), repeats(right.index))  # heads of queries for each of keys, one after another
+        if times > 1:
+            left, right = (replace(t, index=in_groups(t.index, times)) for t in (left, right))
         first, second = np.broadcast_arrays(left.index, right.index)
         alive = ~(left.root.zero[first] | right.root.zero[second])
         left.root.needed[first[alive]] = True

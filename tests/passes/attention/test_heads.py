@@ -155,6 +155,43 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     assert columns("separate", attention("separate", masks, behind))[2] == values * HEADS
 
 
+@pytest.mark.parametrize("keys", [1, 2])
+@pytest.mark.parametrize("time", ["T", "6"])
+def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, time: str) -> None:
+    """Keys and values are repeated for the heads of queries, as PyTorch writes grouped-query attention."""
+    form = SEPARATE
+    for name in "kv":
+        form = form.replace(f"{name}3 = Reshape({name}2, heads)", f"{name}3 = Reshape({name}2, fewer)")
+        turned = "0,2,3,1" if name == "k" else "0,2,1,3"
+        form = form.replace(
+            f"{name} = Transpose<perm=[{turned}]>({name}3)",
+            f"{name}4 = Transpose<perm=[0,2,1,3]>({name}3)  {name}5 = Unsqueeze({name}4, two)"
+            f"  {name}6 = Expand({name}5, times)  {name}7 = Shape<end=1>(x)  {name}8 = Shape<start=1, end=2>(x)"
+            f"  {name}9 = Concat<axis=0>({name}7, four, {name}8, size)  {name}a = Reshape({name}6, {name}9)"
+            f"  {name} = " + (f"Transpose<perm=[0,1,3,2]>({name}a)" if name == "k" else f"Identity({name}a)"),
+        )
+    masks, more = independent(), dict[str, Array]()
+    shared = [masks[0], *(m[: keys * SIZE] for m in masks[1:])]
+    for name, mask in zip("kv", shared[1:], strict=True):
+        more |= {
+            f"w{name}": random(16, keys * SIZE, seed=5),
+            f"b{name}": random(keys * SIZE, seed=6),
+            f"m{name}": mask.astype(np.float32),
+        }
+    more |= {
+        "fewer": np.asarray([0, -1, keys, SIZE]),
+        "two": np.asarray([2]),
+        "times": np.asarray([1, 1, HEADS // keys, 1, 1]),
+        "four": np.asarray([HEADS]),
+        "size": np.asarray([SIZE]),
+    }
+    queries = shared[0].reshape(keys, HEADS // keys, SIZE)
+    both = (queries.any(axis=1) & shared[1].reshape(keys, SIZE)).sum(axis=1).max()
+    values = shared[2].reshape(keys, SIZE).sum(axis=1).max()
+    found = columns("separate", attention(form, masks, time=time, more=more))
+    assert found == [both * HEADS, both * keys, values * keys]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_whole_heads_go_with_their_values(form: str) -> None:
     masks = np.ones((3, HEADS, SIZE), bool)
