@@ -30,8 +30,8 @@ from passes.weights.streaming import Picked
 # divided take 0.78 to 0.95 of the time in ONNX Runtime, and 0.96 to 1.06 in OpenVINO.
 _ELEMENTS_PER_NODE = 2000
 
-# Kernels are fast for groups of one channel, and slow for those that make some more of one. Half masked, networks of the
-# latter take 0.6 to 0.85 of the time with a Gather in ONNX Runtime, and with groups that make 6 to 16, 1.2 to 2 times it;
+# Kernels are fast for groups of one channel, and slow for those that make some more of one. Half masked, networks with
+# these take 0.6 to 0.85 of the time with a Gather in ONNX Runtime, and 1.2 to 2 times it where groups make 6 or more;
 # in OpenVINO convolutions take 0.5 to 0.8 of the time with all of their channels.
 _MOST_TIMES = 4
 
