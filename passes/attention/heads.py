@@ -28,6 +28,7 @@ from passes.graph.tensors import (
     present,
     shape_of,
     values_of,
+    volume,
 )
 from passes.ops import rules
 from passes.ops.arithmetic import Product
@@ -37,6 +38,7 @@ from passes.ops.contractions.labels import WHOLE, Terms
 from passes.ops.elementwise import is_pointwise
 from passes.ops.gather_scatter import Scattering
 from passes.ops.movement import Movement
+from passes.ops.quantization import Dequantize, Quantization, same_steps
 from passes.ops.reduction import Reduce, ReduceNorm, ReduceSum, reduced_axes
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
@@ -210,6 +212,8 @@ class Follower:
             trace.root.needed[among(trace)] = True
             self._hold(trace, reduced_axes(node) or ())  # in whatever order they are reduced
             return True
+        if isinstance(op, Quantization):
+            return self._round(node, trace)
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
         if index is None:
             even, index = False, self._alike(node, place, trace) or self._through(node, place, trace)
@@ -219,6 +223,19 @@ class Follower:
         for output, found in zip(node.outputs, index, strict=True):
             self._arrive(output, Trace(trace.root, found, even))
         return True
+
+    def _round(self, node: gs.Node, trace: Trace) -> bool:
+        """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
+        output, steps = node.outputs[0], [operand(node, 1), operand(node, 2)]
+        if any(t is not None and not (is_constant(t) and volume(t) == 1) for t in steps):
+            return False
+        if isinstance(rules(node), Dequantize):
+            self._arrive(output, replace(trace, even=False))
+            return True
+        back = all(isinstance(rules(k), Dequantize) and same_steps(k, node) for k in output.outputs)
+        if back and output.name not in self.pinned:
+            self.traces[output.name] = replace(trace, even=False)
+        return output.name in self.traces
 
     def _alike(self, node: gs.Node, place: int, trace: Trace) -> list[Index] | None:
         """The channels in the output of a node that computes each by itself, and makes zero of zero."""

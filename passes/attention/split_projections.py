@@ -114,7 +114,7 @@ class _Hoist:
         current = self.reshape.inputs[0]
         while (node := self.editor.sole_producer(current)) is not None:
             computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
-            plain = not any(quantized.is_dequantized(t) or isinstance(t.dtype, int) for t in node.inputs)
+            plain = not any(quantized.has_blocks(t) or isinstance(t.dtype, int) for t in node.inputs)
             if len(computed) != 1 or len(node.outputs) != 1 or not plain:
                 return []
             chain.insert(0, node)

@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import is_constant, operand, shape_of, values_of, volume
 from passes.ops import rules
+from passes.ops.quantization import same_steps
 from passes.weights.quantized import Quantized
 
 # Those whose weights and biases may be floats.
@@ -79,13 +80,7 @@ def _is_pair(dequantize: gs.Node, quantize: gs.Node) -> bool:
     """Whether it gives back what another QuantizeLinear rounded, to other steps than this one."""
     if dequantize.op != "DequantizeLinear" or [node.op for node in dequantize.inputs[0].inputs] != ["QuantizeLinear"]:
         return False
-    return not all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
-
-
-def _same(one: gs.Tensor | None, other: gs.Tensor | None) -> bool:
-    if one is None or other is None or not (is_constant(one) and is_constant(other)):
-        return one is other
-    return np.array_equal(values_of(one), values_of(other))
+    return not same_steps(dequantize, quantize)
 
 
 def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:

@@ -155,6 +155,27 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     assert columns("separate", attention("separate", masks, behind))[2] == values * HEADS
 
 
+@pytest.mark.parametrize("back", ["zero_point", "other"])
+def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
+    """Between a product and its heads, and behind the reshape; but where a zero is read as another number."""
+    form = SEPARATE
+    more = {"step": np.float32(0.1), "zero_point": np.asarray(7, np.int8), "other": np.asarray(8, np.int8)}
+    for name in "qkv":
+        form = form.replace(
+            f"{name}3 = Reshape({name}2, heads)",
+            f"{name}4 = QuantizeLinear({name}2, step, zero_point)  {name}5 = DequantizeLinear({name}4, step, {back})"
+            f"  {name}6 = Reshape({name}5, heads)  {name}7 = QuantizeLinear({name}6, step, zero_point)"
+            f"  {name}3 = DequantizeLinear({name}7, step, {back})",
+        )
+    masks = independent()
+    result = compiled(attention(form, masks, more=more))
+    found = [weight(result, "MatMul", which=i).shape[1] for i in range(3)]
+    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
+    if back == "zero_point":
+        assert found == [both * HEADS, both * HEADS, masks[2].reshape(HEADS, SIZE).sum(axis=1).max() * HEADS]
+        assert not {"Gather", "Pad"} & set(operators(result)[: operators(result).index("Softmax")])
+
+
 @pytest.mark.parametrize("keys", [1, 2])
 @pytest.mark.parametrize("time", ["T", "6"])
 def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, time: str) -> None:
