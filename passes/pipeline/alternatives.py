@@ -34,7 +34,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
         masked, held = explain(graph, facts, chosen, analysed.made)
         apply(graph, facts, chosen)
         finish(graph, options, analysed.faults, Origins(), source=source)
-        after = sum_over_nodes.count(exported(graph, source), at=shrunk.at)
+        after = sum_over_nodes.count(exported(graph, source), at=before.at.sizes)
         take_apart(graph)
         if after.flops <= before.flops and after.params <= before.params:
             return Report(before, after, masked, held, {}, (), {})

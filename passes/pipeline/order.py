@@ -74,14 +74,13 @@ class Analysed:
 class Shrunk:
     """A compiled model and what was done to get there.
 
-    options: how it was compiled. at: what it and its source are counted at. origins: what is left of tensors of the
-    source. analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    options: how it was compiled. origins: what is left of tensors of the source. analysed: where that was to be kept,
+    and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
     report: Report
     options: ShrinkOptions
-    at: Sizes
     origins: Origins = field(default_factory=Origins)
     analysed: Analysed | None = None
 
@@ -107,17 +106,13 @@ class GraphPlan:
 
 @dataclass(frozen=True)
 class Attempt(Generic[Written]):
-    """A compiled graph, what was written of it, its cost beside that of the source, and the plan that it follows.
-
-    at: what both are counted at.
-    """
+    """A compiled graph, what was written of it, its cost at the sizes of the source's, and the plan that it follows."""
 
     graph: gs.Graph
     written: Written
     before: Cost
     after: Cost
     plan: GraphPlan
-    at: Sizes
 
     @property
     def has_more_flops(self) -> bool:
@@ -169,7 +164,7 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(result.written, report, options, result.at, done.origins, done.analysed)
+    return Shrunk(result.written, report, options, done.origins, done.analysed)
 
 
 def attempts(
@@ -194,7 +189,7 @@ def attempts(
                 if recorder.trace is not None:
                     recorder.trace.stored.clear()
             else:
-                best = replace(best, written=write(best.graph, best.at)[0])  # over the other one
+                best = replace(best, written=write(best.graph, best.before.at.sizes)[0])  # over the other one
         if not best.has_more_params():
             break
     return best
@@ -208,11 +203,10 @@ def _attempt(
         graph = checked(model)
     with recorder.step("cost"):
         before = sum_over_nodes.of_shaped(model, graph, options.at)
-        at = before.at.sizes
     recorder.measure("source", graph)
     plan = shrink_graph(graph, options, recorder, source=model)
-    written, after = write(graph, at)
-    return Attempt(graph, written, before, after, plan, at)
+    written, after = write(graph, before.at.sizes)
+    return Attempt(graph, written, before, after, plan)
 
 
 def _with_all_channels(
@@ -227,7 +221,7 @@ def _with_all_channels(
         plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, why))
     clean(graph, options.runtime, plan.origins)
     store_compactly(graph, model)
-    written, after = write(graph, attempt.at)
+    written, after = write(graph, attempt.before.at.sizes)
     return replace(attempt, graph=graph, written=written, after=after, plan=plan)
 
 

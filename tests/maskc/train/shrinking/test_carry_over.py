@@ -51,7 +51,7 @@ def stepped(model: Any) -> Any:
         pytest.param(lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("keep_masks", [False, True])
+@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks: bool) -> None:
     """With the masks as they are, what is pruned has no gradient, and what is left goes the same way."""
     model = pruned(optimizer())
