@@ -18,7 +18,6 @@ from passes.ops.quantization import IntegerProduct
 from passes.ops.traits import WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
-from passes.rewriting.origins import Origins
 from passes.sizes.prepare import checked
 
 
@@ -75,7 +74,7 @@ class _Asked(Orders):
     """Notes which operands would have to be put in another order, and lets all be."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        super().__init__(graph, rules, Origins())
+        super().__init__(graph, rules)
         self.operands: list[tuple[int, int]] = []
 
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:

@@ -28,12 +28,12 @@ class Reordering:
 
 
 class Orders:
-    """What operators ask for to write or read channels in another order, which is noted in `origins`."""
+    """What operators ask for to write or read channels in another order; `origins` are told of what was changed."""
 
-    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object], origins: Origins) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object], origins: Origins | None = None) -> None:
         self._rules = rules
         self._editor = GraphEditor(graph)
-        self._origins = origins
+        self._origins = Origins() if origins is None else origins
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let the tensor, which nothing else may read, have the channels `order` of those that it has now."""
