@@ -359,7 +359,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
-    chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
+            chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
     found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, arranged=arranged)
     if not options.explains:
         return found
