@@ -29,6 +29,7 @@ from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.report import Report
 from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
 from passes.pipeline.trace import Recorder, Trace, Watch
+from passes.planning.absorbed_orders import reading_all
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
@@ -327,6 +328,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
+            chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
     found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins)
     if not options.explains:
         return found

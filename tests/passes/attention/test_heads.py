@@ -235,6 +235,22 @@ def test_the_order_of_channels_is_in_the_weights() -> None:
     assert weight(result, "MatMul", which=5).shape == (WIDTH // 2, 5)
 
 
+@pytest.mark.parametrize("steps", [False, True])
+def test_merged_heads_are_read_whole_where_that_is_cheaper_than_to_pick_channels(steps: bool) -> None:
+    masks, behind, more = independent(), BEHIND, dict[str, Array]()
+    if steps:
+        behind = BEHIND.replace("MatMul(y2, wo)", "MatMul(y4, wo)").replace(
+            "o =", "y3 = QuantizeLinear(y2, step, zp)  y4 = DequantizeLinear(y3, step, zp)  o ="
+        )
+        more = {"step": np.float32(0.05), "zp": np.asarray(0, np.int8)}
+    source = attention("separate", masks, behind, more=more)
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1)
+    whole, least = compiled(source, align=1), compiled(source)  # for speed, and for the fewest FLOPs
+    assert "Gather" not in operators(whole)
+    assert weight(whole, "MatMul", which=5).shape[0] == HEADS * values.max()
+    assert weight(least, "MatMul", which=5).shape[0] == values.sum()
+
+
 @pytest.mark.parametrize(
     "behind",
     [
