@@ -17,7 +17,7 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import Array, Graph, Judgement, Region, Seen, stream
+from maskc.verification.recheck import UNIT, Array, Graph, Judgement, Region, Seen, session, stream
 from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
@@ -68,6 +68,25 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
     judged = checker.check(regions)
     failing = (Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees)
     return next(failing, None)
+
+
+def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed: int) -> Inputs:
+    """The reference's outputs where every tensor moves by up to a rounding before it is read; whole numbers stay."""
+    graph, rng = proof.checker.source, np.random.default_rng(seed)
+    values, fed, moved = _fed(graph, reference, inputs), Inputs(), {}
+
+    def visit(name: str, arrays: list[Array]) -> None:
+        (array,) = arrays
+        if array.dtype in UNIT and name not in graph.fixed:
+            unit = np.finfo(array.dtype).eps
+            moves = np.where(np.rint(array) == array, 0, rng.uniform(-unit, unit, array.shape))
+            fed[f"{name}·by"], moved[name] = (1 + moves).astype(array.dtype), array.dtype
+
+    stream(graph, [values], visit)
+    types = {name: array.dtype for name, array in values.items()}
+    runs = session(graph.part(range(len(graph.nodes)), types, graph.outputs, moved))
+    results = runs.run(graph.outputs, fed | {f"{name}·": array for name, array in values.items()})
+    return dict(zip(graph.outputs, results, strict=True))
 
 
 class _OnValues(Checker):

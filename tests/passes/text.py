@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from maskc.frontend.graph_queries import all_graphs
 from passes import Policy, Shrunk, shrink
 from passes.targets import registry
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, assert_same_function, check
 from tests.generators.form import assert_well_formed
@@ -75,7 +75,7 @@ def drawn(name: str, *shape: int) -> Array:
 def compiled(
     source: onnx.ModelProto,
     target: str = registry.DEFAULT,
-    align: Rates | Lines | int | None = None,
+    align: Rates | int | None = None,
     adapters: Policy = "auto",
     **symbols: tuple[int, ...],
 ) -> Shrunk:

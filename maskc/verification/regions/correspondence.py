@@ -14,6 +14,8 @@ from passes.rewriting.origins import Origin
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
+# Of slices that are so near, as a share of that, the nearest do not count as nearer than the others.
+_SAME = 1e-2
 
 
 def by_name(
@@ -96,12 +98,28 @@ def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Arra
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
-    """The first tensor of the source of which it holds slices."""
+    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
+    nearest, least = None, np.inf
     for name in index.like(tensor):
         slices = _slices(before.tensors[name], tensor, likely)
-        if slices is not None:
-            return Boundary(name, slices)
-    return None
+        if slices is None:
+            continue
+        apart = _apart(before.tensors[name], tensor, slices)
+        if apart < least:
+            nearest, least = Boundary(name, slices), apart
+        if apart <= _SAME * _ALIKE:
+            break
+    return nearest
+
+
+def _apart(source: Tensor, tensor: Tensor, slices: Slices) -> float:
+    """How far prints of a tensor are from those of slices of another, relative to the largest element."""
+    axis = next(iter(slices), max(tensor.prints, key=lambda a: tensor.shape[a], default=0))
+    one, two = _rows(source, axis), _rows(tensor, axis)
+    if one is None or two is None:
+        return 0.0
+    one = one[slices[axis]] if axis in slices else one
+    return float(np.nan_to_num(np.abs(one - two)).max(initial=0) / (np.abs(two).max(initial=0) or 1.0))
 
 
 class _Index:
@@ -205,7 +223,7 @@ def _near(one: Array, two: Array) -> bool:
 
 
 def _nearest(source: Array, rows: Array) -> Array:
-    """For each row the first row of the source after the one before that is near it, or any; -1 where none is."""
+    """For each row the first of the nearest of the source after the one before, or of all; -1 where none is near."""
     weights = np.random.default_rng(3).standard_normal(rows.shape[1])
     keys, wanted = np.nan_to_num(source @ weights), rows @ weights
     slack = _ALIKE * (float(np.abs(rows).max(initial=0)) or 1.0)
@@ -215,7 +233,8 @@ def _nearest(source: Array, rows: Array) -> Array:
     found, last = np.full(len(rows), -1), -1
     for row, (a, b) in enumerate(zip(low, high, strict=True)):
         near = np.sort(order[a:b])
-        near = near[np.abs(source[near] - rows[row]).max(axis=1, initial=0) <= slack]
+        apart = np.abs(source[near] - rows[row]).max(axis=1, initial=0)
+        near = near[apart <= min(slack, max(_SAME * slack, 2 * apart.min(initial=slack)))]
         if near.size:
             later = near[near > last]
             last = int(later[0] if later.size else near[0])

@@ -245,6 +245,11 @@ class _Search:
             # a small error is a weight that is not quite right, and must not get lost in a larger region
             small = self.judged[self._key(region)].error < MOST
             reading = [reader.target for reader in readers[target]]
+            if stages := self._stages(region, readers[target]):
+                for name in stages:
+                    self._discard(name)
+                touched |= stages | {target, *reading}
+                continue
             if self._agrees_where_dead(region):
                 self.settled.add(target)
                 continue
@@ -256,6 +261,21 @@ class _Search:
                 touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
         return bool(touched)
+
+    def _stages(self, region: Region, readers: Sequence[Region]) -> set[str]:
+        """Tensors on the way to one of the source's name that look like it already, as before a Clip of what is within.
+
+        They need not be it: this region is of one, or reads some.
+        """
+        boundaries = self.checker.boundaries
+        pairs = ((name, reader) for reader in (region, *readers) for name in reader.compiled_reads)
+        return {
+            name
+            for name, reader in pairs
+            if region.target in (name, reader.target)
+            and name != reader.boundary.source == reader.target
+            and boundaries[name].source == reader.target
+        }
 
     def _agrees_where_dead(self, region: Region) -> bool:
         """Whether a region that fails agrees where slices that the compiled model stores were constant, but are not.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -187,6 +187,36 @@ def test_what_no_region_shows_is_no_rounding_where_it_is_large(monkeypatch: pyte
     )
     result = api.verify(source, other)
     assert not result.passed and not result.outputs[0].explained
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.01])
+def test_rounding_of_one_model_by_the_runtime_counts_as_such_where_the_function_magnifies_it(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spectrum over its own range is 0 where it is flat, and noise where one element is rounded otherwise."""
+    body = """
+        low = ReduceMin<axes=[1]>(x) above = Sub(x, low) most = ReduceMax<axes=[1]>(above) share = Div(above, most)
+        none = Equal(most, zero) scaled = Where(none, zero, share) y = MatMul(scaled, w)
+    """
+    source = build.model("(float[n,8] x) => (float[n,4] y)", body, w=(8, 4), zero=np.array(0.0))
+    other = copied(source)
+    other.graph.name = "rounded otherwise"
+    loaded, run = OnnxRuntimeSession.__init__, OnnxRuntimeSession.run
+
+    def load(self: Any, model: onnx.ModelProto, *arguments: Any, optimized: bool = True, **options: Any) -> None:
+        loaded(self, model, *arguments, optimized=optimized, **options)
+        self.moved = optimized and model.graph.name == other.graph.name
+
+    def rounded(self: Any, fed: Mapping[str, Any]) -> Any:
+        if not self.moved:
+            return run(self, fed)
+        last = np.where(np.arange(8) == 7, 1 + 2.0**-23, 1).astype(np.float32)
+        return {name: factor * array for name, array in run(self, {"x": fed["x"] * last}).items()}
+
+    monkeypatch.setattr(OnnxRuntimeSession, "__init__", load)
+    monkeypatch.setattr(OnnxRuntimeSession, "run", rounded)
+    result = api.verify(source, other, inputs={"x": np.full((3, 8), 0.7, np.float32)})
+    assert result.passed == (factor == 1), result.reasons
 
 
 def test_errors_that_rounding_explains_are_said_to_be() -> None:
@@ -375,6 +405,67 @@ def is_proved_as_said(source: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) 
     feeds = [random_feeds(source, seed, each) for seed, each in enumerate(places)]
     monkeypatch.setattr(search, "by_value", lambda *_: pytest.fail("tensors were compared by their values"))
     return compare_regions(source, made.model, feeds, made.origins, 0).proof.complete
+
+
+def test_constants_that_are_nearly_those_of_another_channel() -> None:
+    """Without the compiler's word, restored channels are known by the constants in them."""
+    rng = np.random.default_rng(0)
+    shift, mask = rng.normal(size=8), np.array([1, 0, 1, 0, 1, 0, 1, 1.0])
+    w, v = rng.normal(size=(4, 8)), rng.normal(size=(8, 3))
+    shift[[1, 3, 5]] = 3.0, 0.0952, 0.0980  # the second is added to the result, the others are written
+    body = "a = MatMul(x, w) m = Mul(a, mask) s = Add(m, shift) y = MatMul(s, v)"
+    source = build.model("(float[n,4] x) => (float[n,3] y)", body, w=w, mask=mask, shift=shift, v=v)
+    kept, written = np.flatnonzero(mask), [1, 5]
+    restored = """
+        a = MatMul(x, w) k = Add(a, shift) rows = Shape<end=1>(x) sizes = Concat<axis=0>(rows, two)
+        fill = Expand(filled, sizes) all = Concat<axis=1>(k, fill) p = MatMul(all, v) y = Add(p, rest)
+    """
+    weights = {"w": w[:, kept], "shift": shift[kept], "v": v[[*kept, *written]], "rest": shift[3] * v[3]}
+    filled = shift[written][None]
+    compiled = build.model("(float[n,4] x) => (float[n,3] y)", restored, filled=filled, two=np.array([2]), **weights)
+    proof = compared(source, compiled)
+    assert proof.complete and proof.regions["fill"].boundary.slices[1].tolist() == written
+
+
+def test_a_scale_that_moved_before_a_clip_behind_units_that_are_dead_on_the_data() -> None:
+    rng = np.random.default_rng(0)
+    w2, w3 = rng.normal(size=(8, 6)), rng.normal(size=(6, 3))
+    w2[4:, :2], w2[:4, :2] = w2[4:, :2], 0  # of units that are dead alone
+    mask, kept = np.array([1, 1, 1, 1, 0, 1.0]), np.array([0, 1, 2, 3, 5])
+    first = "a = MatMul(x, w1) b = Add(a, shift) r = Relu(b) "
+    body = first + "c = MatMul(r, w2) m = Mul(c, mask) h = HardSigmoid<alpha=0.2, beta=0.5>(m) y = MatMul(h, w3)"
+    signature, shared = "(float[n,4] x) => (float[n,3] y)", {"w1": (4, 8), "shift": np.repeat([0.5, -30.0], 4)}
+    source = build.model(signature, body, mask=mask, w2=w2 / 5, w3=w3, **shared)
+    rest = first + "p = MatMul(r, w2) q = Add(p, half) h = Clip(q, zero, one) t = MatMul(h, w3) y = Add(t, rest)"
+    weights = {"w2": w2[:, kept] / 25, "w3": w3[kept], "half": np.full(5, 0.5), "rest": 0.5 * w3[4]}
+    compiled = build.model(signature, rest, zero=np.array(0.0), one=np.array(1.0), **weights, **shared)
+    assert compared(source, compiled).complete and api.verify(source, compiled).verdict == "verified"
+
+
+def test_a_sigmoid_near_zero_is_as_exact_as_the_runtime_makes_it() -> None:
+    """It has steps there, and sums that are rounded otherwise are on others."""
+    signature, rng = "(float[n,64] x) => (float[n,9] y)", np.random.default_rng(0)
+    w, far = rng.normal(size=(64, 9)) / 8, np.full(9, -17.0)
+    source = build.model(signature, "a = MatMul(x, w) b = Add(a, far) y = Sigmoid(b)", w=w, far=far)
+    body = (
+        "p = Gather<axis=1>(x, order) t = Transpose(p) c = MatMul(v, t) d = Add(c, far) s = Sigmoid(d) y = Transpose(s)"
+    )
+    order = rng.permutation(64)
+    weights = {"v": w[order].T, "far": far[:, None], "order": order}
+    assert compared(source, build.model(signature, body, **weights)).complete
+    assert not compared(source, build.model(signature, body, **weights | {"far": far[:, None] / 1.2})).complete
+
+
+def test_a_tensor_that_no_data_change_at_all() -> None:
+    """All of its channels are one number within, and other numbers at the border."""
+    body = """
+        a = Conv<pads=[1,1]>(x, k) m = Mul(a, none) s = Add(m, shift) c = Conv<pads=[1,1]>(s, other)
+        g = GlobalAveragePool(c) h = Conv(x, wide) y = Add(h, g)
+    """
+    weights: dict[str, Any] = {"k": (6, 3, 3), "other": (5, 6, 3), "wide": (5, 3, 1)}
+    weights |= {"none": np.zeros((6, 1)), "shift": np.linspace(-1, 1, 6)[:, None]}
+    source = build.model("(float[n,3,t] x) => (float[n,5,t] y)", body, **weights)
+    assert api.compile(source).report.verification.verdict == "verified"  # type: ignore[union-attr]
 
 
 def test_sizes_of_which_others_do_not_run() -> None:
