@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.attention import heads, split_projections
+from passes.attention import align_heads, split_projections
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
@@ -22,6 +22,6 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
     if split_projections.hoist(graph, found, origins):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made = heads.align(graph, found, origins)
+    made = align_heads.align(graph, found, origins)
     found = dataflow.analyse(graph) if made else found
     return found, made, origins

@@ -1,20 +1,21 @@
-"""Channels split into heads: zeros that only both axes together show, and their order.
+"""Channels split into heads, followed: zeros that only both axes together show, and which may change their order.
 
 A mask on the channels of a query says, split into heads, something else of every head. Here such channels are followed
-through reshapes, transposes and matrix products to where they are summed over or merged again. A channel of a query is
-not read where the same channel of the key is zero; a merged channel is zero where that of the values is. And as each
-head may keep other channels, their order is changed within each head, so that those which are kept stand first in all.
+through reshapes, transposes and contractions to where they are summed over or merged again. A channel of a query is
+not read where the same channel of the key is zero; a merged channel is zero where that of the values is. And what on
+the way treats channels differently says which of them may change places.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.editor import GraphEditor
+from passes.attention.channel_index import by_group, fits, in_groups, laid, once, places, repeats, varying
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import (
@@ -23,32 +24,36 @@ from passes.graph.tensors import (
     Mask,
     is_constant,
     is_float,
-    numpy_dtype,
     operand,
     present,
     shape_of,
     values_of,
+    volume,
 )
 from passes.ops import rules
 from passes.ops.arithmetic import Product
 from passes.ops.attention.fused import FusedAttention
-from passes.ops.contractions.labels import Terms
-from passes.ops.contractions.matmul import Gemm, MatMul
+from passes.ops.contractions.base import Contraction
+from passes.ops.contractions.labels import WHOLE, Terms
 from passes.ops.elementwise import is_pointwise
+from passes.ops.gather_scatter import Scattering
 from passes.ops.movement import Movement
+from passes.ops.quantization import Dequantize, Quantization, same_steps
+from passes.ops.reduction import Reduce, ReduceNorm, ReduceSum, reduced_axes
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.origins import Origins
+from passes.weights.quantized import is_dequantized
 
 #: elements: larger arrays of channel numbers are not followed
 _LARGEST = 1 << 21
 
 
 @dataclass
-class _Root:
-    """A tensor whose `axis` is split: which of its channels are read after it, and by how many.
+class Root:
+    """A tensor whose `axis` is split: which of its channels are read after it, and which may change places.
 
     `zero` and `fixed` say which channels are known to be zero, or some constant; `value` holds these constants.
+    Channels of one number in `groups` may change places, if `paired` says that no product multiplies them with others.
     """
 
     tensor: gs.Tensor
@@ -57,31 +62,41 @@ class _Root:
     fixed: Mask
     value: Array
     needed: Mask
-    uses: Index
     order: Index
+    groups: Index
+    paired: Index
     starts: list[gs.Node] = field(default_factory=list)
+
+    def hold(self, groups: Index) -> None:
+        """Let channels change places only within these groups, too."""
+        both = np.stack([self.groups, groups], axis=1)
+        self.groups = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def pin(self, channels: Mask) -> None:
+        """Let these channels stay where they are."""
+        self.hold(np.where(channels, np.arange(channels.size) + 1, 0))
 
 
 @dataclass(frozen=True)
-class _Trace:
+class Trace:
     """For each element (of one example) of a tensor, the channel of the root that it comes from.
 
     `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
     """
 
-    root: _Root
+    root: Root
     index: Index
     even: bool = True
 
 
 @dataclass(frozen=True)
-class _Merge:
+class Merge:
     """A tensor whose `axis` holds channels of a root again, in the order of `index`.
 
     `even`: constants are still there as they were, and an adapter can restore them at their consumers.
     """
 
-    root: _Root
+    root: Root
     tensor: gs.Tensor
     axis: int
     index: Index
@@ -93,51 +108,33 @@ class _Merge:
         return self.root.fixed & self.even
 
 
-def align(graph: gs.Graph, facts: Facts, origins: Origins) -> frozenset[str]:
-    """Write zeros that are only known here into the graph, and align heads.
-
-    The function of the graph stays the same; facts have to be found anew where there are new tensors, whose names are
-    returned. Others keep their names and have their channels in another order, as `origins` then say.
-    """
-    if not any(_is_inner(node) for node in graph.nodes):
-        return frozenset()
-    follower = _Follower(graph, facts)
-    follower.run()
-    return _Writer(graph, follower, facts, origins).run()
-
-
-def _is_inner(node: gs.Node) -> bool:
-    """A product of two computed tensors, or fused attention."""
-    return isinstance(rules(node), MatMul | Gemm | FusedAttention) and not any(is_constant(t) for t in node.inputs[:2])
-
-
-class _Follower:
+class Follower:
     """One sweep over the nodes."""
 
     def __init__(self, graph: gs.Graph, facts: Facts) -> None:
         self.graph, self.facts = graph, facts
-        self.roots: dict[tuple[str, int], _Root] = {}
-        self.traces: dict[str, _Trace] = {}
-        self.merges: list[_Merge] = []
+        self.roots: dict[tuple[str, int], Root] = {}
+        self.traces: dict[str, Trace] = {}
+        self.merges: list[Merge] = []
         #: channels [..., inner] that are multiplied with each other and summed over the last axis
-        self.products: list[tuple[_Trace, _Trace]] = []
-        self.values: list[_Trace] = []  # [..., inner]: channels that a product keeps
+        self.products: list[tuple[Trace, Trace]] = []
+        self.scaled: list[tuple[gs.Node, int, Trace]] = []  # each channel times its own element of operand `int`
         self.pinned = seen_outside(graph)
 
     def run(self) -> None:
+        """Follow all that is split to where it ends."""
         for node in self.graph.nodes:
             self._visit(node)
         for name in self.pinned & self.traces.keys():
             self._read_whole(name)
         for merge in self.merges:
             merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
-            merge.root.uses[np.unique(merge.index)] += 1
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
-                root.uses += 2
+                root.pin(root.needed)
 
-    def _read(self, merge: _Merge) -> Mask:
+    def _read(self, merge: Merge) -> Mask:
         """Which merged channels count: those that are read, and those whose readers know them to be no zeros."""
         tensor, size = merge.tensor, merge.index.size
         read = self.facts.read[tensor.name].get(merge.axis) if tensor.name in self.facts.read else np.zeros(size, bool)
@@ -155,9 +152,13 @@ class _Follower:
 
     def _read_whole(self, name: str) -> None:
         trace = self.traces[name]
-        read = _among(trace)
+        read = among(trace)
         trace.root.needed[read] = True
-        trace.root.uses[read] += 2
+        trace.root.pin(read)
+
+    def _hold(self, trace: Trace, free: Collection[int]) -> None:
+        """Let the channels change places only along these axes."""
+        trace.root.hold(places(trace.index, free, trace.root.zero.size))
 
     def _start(self, node: gs.Node) -> None:
         """A reshape that splits one axis."""
@@ -175,12 +176,12 @@ class _Follower:
             if key not in self.roots:
                 known = self.facts.known(x, axis) or ConstantSlices(np.zeros(size, bool), np.zeros(size))
                 value = np.where(known.mask, known.value, 0)
-                zero, uses = known.mask & (value == 0), np.zeros(size, np.int64)
+                zero, none = known.mask & (value == 0), np.zeros(size, np.int64)
                 needed, order = np.zeros(size, bool), np.arange(size)
-                self.roots[key] = _Root(x, axis, zero, known.mask, value, needed, uses, order)
+                self.roots[key] = Root(x, axis, zero, known.mask, value, needed, order, none, none.copy())
             self.roots[key].starts.append(node)
             index = np.broadcast_to(channels, example).reshape(shape)
-            self.traces[y.name] = _Trace(self.roots[key], index)
+            self.traces[y.name] = Trace(self.roots[key], index)
             return
 
     def _keeps(self, node: gs.Node, axes: tuple[int, ...]) -> bool:
@@ -199,7 +200,7 @@ class _Follower:
     def _pass(self, node: gs.Node, traced: list[tuple[int, gs.Tensor]]) -> bool:
         """Follow the node; False where that is not possible."""
         op = rules(node)
-        if isinstance(op, MatMul | Gemm):
+        if isinstance(op, Contraction):
             return self._multiply(node, op, dict(traced))
         if isinstance(op, FusedAttention):
             return self._attend(node, op, dict(traced))
@@ -207,36 +208,86 @@ class _Follower:
         if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
             return False
         trace = self.traces[tensor.name]
+        if isinstance(op, Reduce) and (reduced_axes(node) or set()) & {*varying(trace.index)}:
+            trace.root.needed[among(trace)] = True
+            self._hold(trace, reduced_axes(node) or ())  # in whatever order they are reduced
+            return True
+        if isinstance(op, Quantization):
+            return self._round(node, trace)
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
         if index is None:
-            even, index = False, self._alike(node, place, trace)
+            even, index = False, self._alike(node, place, trace) or self._through(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
         for output, found in zip(node.outputs, index, strict=True):
-            self._arrive(output, _Trace(trace.root, found, even))
+            self._arrive(output, Trace(trace.root, found, even))
         return True
 
-    def _alike(self, node: gs.Node, place: int, trace: _Trace) -> list[Index] | None:
+    def _round(self, node: gs.Node, trace: Trace) -> bool:
+        """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
+        output, steps = node.outputs[0], [operand(node, 1), operand(node, 2)]
+        if any(t is not None and not (is_constant(t) and volume(t) == 1) for t in steps):
+            return False
+        if isinstance(rules(node), Dequantize):
+            self._arrive(output, replace(trace, even=False))
+            return True
+        back = all(isinstance(rules(k), Dequantize) and same_steps(k, node) for k in output.outputs)
+        if back and output.name not in self.pinned:
+            self.traces[output.name] = replace(trace, even=False)
+        return output.name in self.traces
+
+    def _alike(self, node: gs.Node, place: int, trace: Trace) -> list[Index] | None:
         """The channels in the output of a node that computes each by itself, and makes zero of zero."""
-        alike = isinstance(rules(node), Product)
-        if alike:
-            others = [shape_of(t) for i, t in present(node.inputs) if i != place]
-            axes = [axis - trace.index.ndim for axis in _varying(trace.index)]
-            if any(s is None or (len(s) >= -axis and s[axis] != 1) for s in others for axis in axes):
-                trace.root.uses[_among(trace)] += 1  # each is multiplied by another number, and keeps its place
-        else:
-            alike = place == 0 and is_pointwise(node) and self._keeps_zero(node)
+        product = isinstance(rules(node), Product)
+        alike = product or (place == 0 and is_pointwise(node) and self._keeps_zero(node))
         shape = _example(node.outputs[0])
         grows = shape[len(shape) - trace.index.ndim :] != trace.index.shape  # or is of sizes that are not known
-        return [np.broadcast_to(trace.index, shape)] if alike and is_float(node.outputs[0]) and not grows else None
+        if not alike or not is_float(node.outputs[0]) or grows:
+            return None
+        if product:
+            self._scale(node, 1 - place, trace)
+        return [np.broadcast_to(trace.index, shape)]
+
+    def _scale(self, node: gs.Node, place: int, trace: Trace) -> None:
+        """Channels stay where others are multiplied by another number, but for constants, which go with them."""
+        other, axes = node.inputs[place], varying(trace.index)
+        shape, rank = shape_of(other), trace.index.ndim
+        free = [a for a in axes if shape is not None and (len(shape) < rank - a or shape[a - rank] == 1)]
+        if len(free) == len(axes):
+            return
+        if (
+            isinstance(other, gs.Constant)
+            and not is_dequantized(other)
+            and once(trace.index).size == among(trace).sum()
+        ):
+            self.scaled.append((node, place, trace))
+        else:
+            self._hold(trace, free)
+
+    def _through(self, node: gs.Node, place: int, trace: Trace) -> list[Index] | None:
+        """The channels in the output of a node that lets each pass by itself, all in the same way."""
+        op = rules(node)
+        picks = isinstance(op, Movement) and op.only_picks and place == 0
+        if len(node.outputs) != 1 or not (picks or isinstance(op, ReduceSum | ReduceNorm | Scattering)):
+            return None
+        found: dict[int, int] = {}  # by axis of the output
+        links, shape = self.facts.links(node), _example(node.outputs[0])
+        for axis in varying(trace.index):
+            out = [k.output_axis for k in links if (k.input, k.input_axis) == (place, axis) and k.source is None]
+            beside = [k for k in links if k.output_axis in out and k.input != place]
+            if len(out) != 1 or any(not self.facts.zero(node.inputs[k.input], k.input_axis).all() for k in beside):
+                return None
+            found[out[0]] = axis
+        index = laid(trace.index, [found.get(a) for a in range(len(shape))])
+        return [np.broadcast_to(index, shape)] if fits(index, shape) else None
 
     def _keeps_zero(self, node: gs.Node) -> bool:
         others = [None if t.is_empty() else values_of(t) for t in node.inputs[1:]]
         found = evaluate(node, self.facts.opset, [np.zeros(1, np.float32), *others])
         return found is not None and not found[0].any()
 
-    def _moved(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
+    def _moved(self, node: gs.Node, trace: Trace) -> list[Array] | None:
         """The channels in each output of a node that moves those of its operand 0; None if it does something else."""
         op = rules(node)
         if isinstance(op, Reshape):
@@ -247,214 +298,98 @@ class _Follower:
         operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
         return evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
 
-    def _reshaped(self, node: gs.Node, trace: _Trace) -> list[Array] | None:
-        shape = _example(node.outputs[0])
-        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, _varying(trace.index))
+    def _reshaped(self, node: gs.Node, trace: Trace) -> list[Array] | None:
+        shape, axes = _example(node.outputs[0]), {*varying(trace.index)}
+        out = {k.output_axis for k in self.facts.links(node) if k.input_axis in axes}
+        # what is merged with them, as copies of keys for several queries are, is of a static size
+        axes |= {k.input_axis for k in self.facts.links(node) if k.output_axis in out}
+        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, tuple(axes))
         return [trace.index.reshape(shape)] if whole else None
 
-    def _arrive(self, output: gs.Tensor, trace: _Trace) -> None:
+    def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
         """One axis that holds the channels by itself, once or for several heads, is the end."""
-        varying = _varying(trace.index)
-        size = self.facts.size(output, varying[0]) if len(varying) == 1 else None
+        axes = varying(trace.index)
+        size = self.facts.size(output, axes[0]) if len(axes) == 1 else None
         if size is not None and size % trace.root.zero.size == 0:
-            axis = varying[0]
+            axis = axes[0]
             index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
             even = trace.even and output.name not in self.pinned
-            self.merges.append(_Merge(trace.root, output, axis, index, even))
+            self.merges.append(Merge(trace.root, output, axis, index, even))
         else:
             self.traces[output.name] = trace
 
-    def _multiply(self, node: gs.Node, op: MatMul | Gemm, traced: dict[int, gs.Tensor]) -> bool:
+    def _multiply(self, node: gs.Node, op: Contraction, traced: dict[int, gs.Tensor]) -> bool:
         terms = op.terms(node)
-        if terms is None or operand(node, 2) is not None or not {*"mkn"} <= {*terms.factors[0], *terms.factors[1]}:
+        if terms is None or operand(node, 2) is not None or len(terms.factors) != 2 or max(traced) > 1:
             return False
-        if len(traced) == 2:
-            both = [self._channels(node, terms, index, "k") for index in range(2)]
-            if both[0] is not None and both[1] is not None:
-                self._contract(both[0], both[1])
+        along = {i: [terms.factors[i][a] for a in varying(self.traces[t.name].index)] for i, t in traced.items()}
+        if any(len({*letters}) < len(letters) or WHOLE in letters for letters in terms.factors):
+            return False
+        shared = [k for k in terms.factors[0] if k in terms.factors[1]]
+        summed = [k for k in shared if k not in terms.output]
+        if len(traced) == 2 and len(summed) == 1:
+            batch = [k for k in terms.output if k in shared]
+            if all(summed[0] in letters and {*letters} <= {*batch, *summed} for letters in along.values()):
+                both = [self._of_letters(node, terms, i, [*batch, *summed]) for i in range(2)]
+                self._contract(*both)
                 return True
         factor = max(traced)
-        kept = None if is_constant(node.inputs[1 - factor]) else self._channels(node, terms, factor, "mn"[factor])
-        if kept is None:
+        kept, other = along[factor], 1 - factor
+        trace = self.traces[node.inputs[factor].name]
+        if is_constant(node.inputs[other]) or not {*kept} <= {*terms.output} or not {*kept} - {*shared}:
             return False
-        index = np.expand_dims(kept.index, -2 if factor == 1 else -1)
-        shape = _example(node.outputs[0])
-        sizes = zip(reversed(index.shape), reversed(shape), strict=False)
-        if index.ndim > len(shape) or any(size not in (1, whole) for size, whole in sizes):
+        shape, index = _example(node.outputs[0]), self._of_letters(node, terms, factor, terms.output).index
+        if not fits(index, shape):
             return False  # the output is not known to have these sizes
         if len(traced) == 2:  # channels of keys that are rows, as in linear attention, are all there
-            self._read_whole(traced[0].name)
-        self.values.append(kept)
-        mean = self.facts.sums_to_one(node.inputs[1 - factor], terms.factors[1 - factor].index("k"))
-        self._arrive(node.outputs[0], _Trace(kept.root, np.broadcast_to(index, shape), kept.even and mean))
+            self._read_whole(traced[other].name)
+        self._hold(trace, [a for a, letter in enumerate(terms.factors[factor]) if letter not in shared])
+        mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], terms.factors[other].index(summed[0]))
+        self._arrive(node.outputs[0], Trace(trace.root, np.broadcast_to(index, shape), trace.even and mean))
         return True
+
+    def _of_letters(self, node: gs.Node, terms: Terms, factor: int, order: Sequence[str]) -> Trace:
+        """The channels of a factor, which vary along these letters only, laid out along them."""
+        trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
+        axes = [letters.index(k) if k in letters else None for k in order]
+        return Trace(trace.root, laid(trace.index, axes), trace.even)
 
     def _attend(self, node: gs.Node, op: FusedAttention, traced: dict[int, gs.Tensor]) -> bool:
         """Fused attention of queries, keys and values [batch, heads, tokens, channels], and nothing else."""
         heads, found = op.heads(node), {index: self.traces[t.name] for index, t in traced.items()}
         alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
-        if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(_varies(t.index, 2) for t in found.values()):
+        if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(2 in varying(t.index) for t in found.values()):
             return False
-        grouped = {i: _Trace(t.root, _by_group(t.index, heads.keys), t.even) for i, t in found.items()}
+        grouped = {i: Trace(t.root, by_group(t.index, heads.keys), t.even) for i, t in found.items()}
         if 0 in found and 1 in found:
             self._contract(grouped[0], grouped[1])
         elif 0 in found or 1 in found:
             self._read_whole(traced[min(found)].name)
         if 2 in found:
-            self.values.append(value := grouped[2])
+            value = grouped[2]
+            self._hold(self.traces[traced[2].name], (3,))
             batch, *others = _example(node.outputs[0])
             shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
             index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
-            self._arrive(node.outputs[0], _Trace(value.root, index, value.even and op.averages(node, self.facts)))
+            self._arrive(node.outputs[0], Trace(value.root, index, value.even and op.averages(node, self.facts)))
         return True
 
-    def _channels(self, node: gs.Node, terms: Terms, factor: int, letter: str) -> _Trace | None:
-        """Channels [..., letter] of one factor of a matrix product, where they do not vary along its other axis."""
-        trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
-        along, other = letters.index(letter), next(a for a in (-1, -2) if letters[a] != letter) + len(letters)
-        if _varies(trace.index, other) or not _varies(trace.index, along):
-            return None
-        taken = np.moveaxis(trace.index, along, -1)
-        other = other - (along < other)
-        return _Trace(trace.root, _once(np.take(taken, 0, axis=other)), trace.even)
-
-    def _contract(self, left: _Trace, right: _Trace) -> None:
+    def _contract(self, left: Trace, right: Trace) -> None:
         """A channel is needed where neither factor is zero."""
+        times = max(repeats(left.index), repeats(right.index))  # heads of queries for each of keys, one after another
+        if times > 1:
+            left, right = (replace(t, index=in_groups(t.index, times)) for t in (left, right))
         first, second = np.broadcast_arrays(left.index, right.index)
         alive = ~(left.root.zero[first] | right.root.zero[second])
         left.root.needed[first[alive]] = True
         right.root.needed[second[alive]] = True
-        left.root.uses[_among(left)] += 1
-        right.root.uses[_among(right)] += 1
+        for trace in (left, right):
+            trace.root.paired[among(trace)] += 1
+            self._hold(trace, (trace.index.ndim - 1,))
         self.products.append((left, right))
 
 
-class _Writer:
-    """Writes what was found into the graph."""
-
-    def __init__(self, graph: gs.Graph, found: _Follower, facts: Facts, origins: Origins) -> None:
-        self.found, self.facts, self.origins = found, facts, origins
-        self.editor = GraphEditor(graph)
-        self.made: set[str] = set()
-
-    def run(self) -> frozenset[str]:
-        for left, right in self.found.products:
-            if left.index.ndim == right.index.ndim and _used_once([left, right]):
-                dead = left.root.zero[left.index] | right.root.zero[right.index]
-                shared = zip(left.index.shape, right.index.shape, strict=True)
-                axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
-                _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
-        aligned = [merge for merge in self.found.merges if self._align_values(merge)]
-        for root in self.found.roots.values():
-            nothing = np.zeros(root.zero.size)
-            new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
-            _replace_inputs(root.starts, root.tensor, new)
-        reordered = (name for name, trace in self.found.traces.items() if (np.diff(trace.root.order) != 1).any())
-        self.origins.update(dict.fromkeys(reordered))
-        for merge in self.found.merges:
-            channels, back = merge.index, np.arange(merge.index.size)
-            if merge in aligned:
-                channels = merge.root.order[merge.index]
-                # what several heads share is there once in each, before and after
-                back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
-                self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
-            zero = merge.root.zero[channels] | merge.fixed[channels]
-            shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
-            if merge not in aligned:
-                known = self.facts.known(merge.tensor, merge.axis)
-                new_here = (shift != 0) | (True if known is None else ~known.mask)
-                zero, shift = zero & new_here, np.where(new_here, shift, 0)
-            consumers = list(merge.tensor.outputs)
-            new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
-            _replace_inputs(consumers, merge.tensor, new)
-        self.editor.finish()
-        return frozenset(self.made)
-
-    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
-        """The tensor with zeros for what is not kept, the shift added, and then in this order."""
-        producer = tensor.inputs[0] if tensor.inputs else self.editor.start
-        shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
-
-        def emit(op: str, data: gs.Tensor, hint: str, values: Array, **attrs: object) -> gs.Tensor:
-            constant = self.editor.constant(hint, values)
-            output = self.editor.variable(f"{data.name}_heads", data.dtype, data.shape)
-            self.made.add(output.name)
-            return self.editor.emit(op, [data, constant], output, f"{output.name}_{op.lower()}", attrs, after=producer)
-
-        current = tensor
-        if not kept.all():
-            current = emit("Mul", current, "needed", kept.astype(numpy_dtype(tensor)).reshape(shape))
-        if shift.any():
-            current = emit("Add", current, "constants", shift.astype(numpy_dtype(tensor)).reshape(shape))
-        if (order != np.arange(order.size)).any():
-            current = emit("Gather", current, "order", order, axis=axis)
-        return current
-
-    def _align_values(self, merge: _Merge) -> bool:
-        """Reorder the channels of values; whether the merged ones have to be put back in order."""
-        values = [v for v in self.found.values if v.root is merge.root]
-        merges = [m for m in self.found.merges if m.root is merge.root]
-        several = any(not np.array_equal(v.index, values[0].index) for v in values)  # and not one after another
-        if not values or several or len(merges) != 1 or merge.tensor.name in self.found.pinned:
-            return False
-        if not _used_once(values[:1]) or np.unique(np.unique(merge.index, return_counts=True)[1]).size > 1:
-            return False
-        root, index = values[0].root, values[0].index
-        if set(np.unique(index)) != set(merge.index):
-            return False
-        return _live_first(values[:1], root.zero[index] | ~root.needed[index])
-
-
-def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
-    for node in nodes if new is not old else ():
-        node.inputs = [new if t is old else t for t in node.inputs]
-
-
-def _used_once(traces: list[_Trace]) -> bool:
-    """Whether each of these channels is read in one place only."""
-    for root in {id(t.root): t.root for t in traces}.values():
-        channels = np.concatenate([t.index.reshape(-1) for t in traces if t.root is root])
-        if (root.uses[channels] != 1).any() or np.unique(channels).size < channels.size:
-            return False
-    return True
-
-
-def _live_first(traces: list[_Trace], dead: Mask) -> bool:
-    """Reorder these channels so that along the last axis those that are not dead come first, unless nothing is won."""
-    alive = ~dead
-    if int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum()) == int(alive.sum(axis=-1).max()):
-        return False
-    places = np.argsort(dead, axis=-1, kind="stable")
-    for trace in traces:
-        everywhere = np.broadcast_to(places, trace.index.shape)
-        trace.root.order[trace.index] = np.take_along_axis(trace.index, everywhere, axis=-1)
-    return True
-
-
-def _by_group(index: Index, groups: int) -> Index:
-    """Channels [batch, heads, tokens, channels], the same for all tokens, as [batch, groups, heads, channels]."""
-    return _once(index[:, :, 0].reshape(index.shape[0], groups, -1, index.shape[3]))
-
-
-def _once(index: Index) -> Index:
-    """With size 1 along axes that hold the same channels everywhere."""
-    return index[tuple(slice(None) if _varies(index, axis) else slice(1) for axis in range(index.ndim))]
-
-
-def _varying(index: Index) -> tuple[int, ...]:
-    """Axes along which the channels differ."""
-    return tuple(a for a in range(index.ndim) if _varies(index, a))
-
-
-def _varies(index: Index, axis: int) -> bool:
-    if index.strides[axis] == 0 or index.shape[axis] == 1:
-        return False
-    slices = np.moveaxis(index, axis, 0)
-    # the ends mostly tell
-    return bool((slices[0] != slices[-1]).any() or (slices[0] != slices).any())
-
-
-def _among(trace: _Trace) -> Mask:
+def among(trace: Trace) -> Mask:
     """The channels of the root that occur: bool [channels]."""
     found = np.zeros(trace.root.zero.size, bool)
     found[trace.index] = True

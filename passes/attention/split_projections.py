@@ -19,7 +19,7 @@ from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, si
 from passes.ops import rules
 from passes.ops.concat_split import Split
 from passes.ops.shape import Reshape, Transpose
-from passes.ops.slice_gather import Gather
+from passes.ops.slice_gather import Gather, Slice
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
 from passes.rewriting.origins import Origin, Origins
@@ -28,12 +28,11 @@ from passes.weights import quantized
 
 @dataclass(frozen=True)
 class _Part:
-    """Slices `start` to `stop` of `axis` of what a reshape, and perhaps a transposition after it, writes."""
+    """Slices `index` of `axis` of what a reshape, and perhaps a transposition after it, writes."""
 
     output: gs.Tensor
     axis: int
-    start: int
-    stop: int
+    index: Index
     drops: bool  # the axis, of size 1 then, is taken away
 
 
@@ -59,9 +58,11 @@ class _Hoist:
     def run(self) -> bool:
         """Whether the parts could be picked before the reshape, and were."""
         split = self._split()
-        if split is None:
-            return False
-        axis, first, inner = split
+        return split is not None and any(self._picked(*split, place) for place in range(len(split[1])))
+
+    def _picked(self, axis: int, outputs: list[int], sizes: list[int], place: int) -> bool:
+        """Whether the parts of one of the output axes could be picked."""
+        first, channels = outputs[place], np.arange(np.prod(sizes)).reshape(sizes)
         tensor, transpose = self.reshape.outputs[0], None
         if len(tensor.outputs) == 1 and isinstance(rules(tensor.outputs[0]), Transpose):
             transpose = tensor.outputs[0]
@@ -70,23 +71,24 @@ class _Hoist:
         ends = {self.reshape.outputs[0].name, tensor.name}
         if (transpose is not None and perm is None) or ends & self.editor.seen_outside:
             return False
-        place = first if perm is None else perm.index(first)
         consumers = list(tensor.outputs)
-        found = [_parts(consumer, tensor, place) for consumer in consumers]
+        at = first if perm is None else perm.index(first)
+        found = [_parts(consumer, tensor, at, self.facts) for consumer in consumers]
         parts = [part for each in found if each is not None for part in each]
-        sizes = self._operand(first)
-        if None in found or len(parts) < 2 or sizes is None:
+        operand = self._operand(outputs)
+        whole = sum(part.index.size for part in parts) <= sizes[place]  # none is made twice
+        if None in found or len(parts) < 2 or operand is None or not whole:
             return False
         chain = self._chain()
         for part in parts:
-            source = self._made_in_part(chain, axis, np.arange(part.start * inner, part.stop * inner))
-            self._write(part, source, first, perm, sizes)
+            taken = channels.take(part.index, axis=place).reshape(-1)
+            self._write(part, self._made_in_part(chain, axis, taken), first, perm, operand)
         erase(self.reshape, *([transpose] if transpose is not None else []), *consumers)
         self.editor.finish()
         return True
 
-    def _split(self) -> tuple[int, int, int] | None:
-        """The input axis that is split, its outermost part among the output axes, and the size of all other parts."""
+    def _split(self) -> tuple[int, list[int], list[int]] | None:
+        """The input axis that is split, and the output axes that it is split into, with their sizes."""
         links = [k for k in self.facts.links(self.reshape) if k.split]
         axes = {k.input_axis for k in links}
         if len(axes) != 1:
@@ -96,15 +98,15 @@ class _Hoist:
         sizes = [self.facts.size(self.reshape.outputs[0], a) or 0 for a in outputs]
         whole = self.facts.size(self.reshape.inputs[0], axis)
         known = self.facts.known(self.reshape.inputs[0], axis)
-        if known is None or len(outputs) < 3 or int(np.prod(sizes)) != whole:
+        if known is None or len(outputs) < 2 or int(np.prod(sizes)) != whole:
             return None
-        return axis, outputs[0], int(np.prod(sizes[1:]))
+        return axis, outputs, sizes
 
-    def _operand(self, first: int) -> list[int] | None:
+    def _operand(self, outputs: list[int]) -> list[int] | None:
         """The sizes that the reshape is given, None where they are not constant or copied after the split axis."""
         sizes = int_list(self.reshape.inputs[1]) if len(self.reshape.inputs) > 1 else None
         shape: tuple[Dim, ...] = shape_of(self.reshape.outputs[0]) or ()
-        if sizes is None or len(sizes) != len(shape) or 0 in sizes[first + 1 :]:
+        if sizes is None or len(sizes) != len(shape) or 0 in sizes[outputs[0] + 1 :]:
             return None
         return sizes
 
@@ -114,7 +116,7 @@ class _Hoist:
         current = self.reshape.inputs[0]
         while (node := self.editor.sole_producer(current)) is not None:
             computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
-            plain = not any(quantized.is_dequantized(t) or isinstance(t.dtype, int) for t in node.inputs)
+            plain = not any(quantized.has_blocks(t) or isinstance(t.dtype, int) for t in node.inputs)
             if len(computed) != 1 or len(node.outputs) != 1 or not plain:
                 return []
             chain.insert(0, node)
@@ -125,7 +127,7 @@ class _Hoist:
 
     def _write(self, part: _Part, current: gs.Tensor, first: int, perm: list[int] | None, sizes: list[int]) -> None:
         new = list(sizes)
-        new[first] = part.stop - part.start
+        new[first] = part.index.size
         shape = self.editor.ints("shape", new)
         dims = list(shape_of(self.reshape.outputs[0]) or ())
         dims[first] = new[first]
@@ -168,20 +170,21 @@ class _Hoist:
         return self.editor.emit(op, inputs, output, f"{output.name}_{op.lower()}", attrs, before=self.reshape)
 
 
-def _parts(node: gs.Node, tensor: gs.Tensor, axis: int) -> list[_Part] | None:
+def _parts(node: gs.Node, tensor: gs.Tensor, axis: int, facts: Facts) -> list[_Part] | None:
     """What the node picks of the tensor along the axis, None if it does something else."""
-    op, rank = rules(node), len(shape_of(tensor) or ())
-    if isinstance(op, Gather) and node.inputs[0] is tensor and is_constant(node.inputs[1]):
-        index, size = values_of(node.inputs[1]), size_of(tensor, axis)
-        if size is None or index.ndim or int(node.attrs.get("axis", 0)) % rank != axis:
-            return None
-        start = int(index) % size
-        return [_Part(node.outputs[0], axis, start, start + 1, True)]
+    op, rank, size = rules(node), len(shape_of(tensor) or ()), size_of(tensor, axis)
+    if node.inputs[0] is not tensor or size is None:
+        return None
+    if isinstance(op, Gather) and is_constant(node.inputs[1]) and not node.inputs[1].shape:
+        picked = int(node.attrs.get("axis", 0)) % rank == axis
+        return [_Part(node.outputs[0], axis, values_of(node.inputs[1]).reshape(1) % size, True)] if picked else None
     if isinstance(op, Split) and int(node.attrs.get("axis", 0)) % rank == axis:
         sizes = [size for t in node.outputs if (size := size_of(t, axis)) is not None]
         if len(sizes) < len(node.outputs):
             return None
-        ends = accumulate(sizes)
-        bounds = zip(node.outputs, sizes, ends, strict=True)
-        return [_Part(t, axis, end - size, end, False) for t, size, end in bounds if t.outputs] or None
+        bounds = zip(node.outputs, sizes, accumulate(sizes), strict=True)
+        return [_Part(t, axis, np.arange(end - size, end), False) for t, size, end in bounds if t.outputs] or None
+    if isinstance(op, Slice) and all(op.along(node, 0, 0, a) == a for a in range(rank) if a != axis):
+        sources = [k.source for k in facts.links(node) if k.input_axis == axis and k.source is not None]
+        return [_Part(node.outputs[0], axis, sources[0], False)] if sources else None
     return None

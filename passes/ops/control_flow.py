@@ -17,6 +17,22 @@ _ENDLESS = 2**31  # rounds: a number that means none, as exporters write for a `
 Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -> what is known of it in every round
 
 
+@dataclass(frozen=True)
+class Port:
+    """Where data goes into a subgraph, or comes out, or both, as a state does: positions at the node and in it.
+
+    along: the axis outside along which the rounds lie, which is not there inside.
+    """
+
+    enters: tuple[int, int] | None = None
+    leaves: tuple[int, int] | None = None
+    along: int | None = None
+
+    def outside(self, axis: int) -> int:
+        """The axis outside that an axis inside is."""
+        return axis + (self.along is not None and axis >= self.along)
+
+
 class ControlFlow(Op):
     """Reads what its graphs read, whole. What these compute is counted there."""
 
@@ -29,6 +45,10 @@ class ControlFlow(Op):
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
         """What is left of `given` after a round, when it held before."""
         return given
+
+    def narrow_ports(self, node: gs.Node) -> list[Port]:
+        """Those that may have fewer slices."""
+        return []
 
     def taken(self, node: gs.Node) -> gs.Graph | None:
         """The subgraph that does what the node does, where that is known beforehand."""
@@ -67,6 +87,17 @@ class Rounds(ControlFlow):
         """The axis of the `number`-th scanned input or collected output along which the rounds lie."""
         axes = node.attrs.get(attribute) or []
         return int(axes[number]) % rank if number < len(axes) else 0
+
+    def narrow_ports(self, node: gs.Node) -> list[Port]:
+        ports = self.ports(node, body := subgraphs(node)[0])
+        found = [Port(enters, leaves) for enters, leaves in zip(ports.enter, ports.leave, strict=True)]
+        for number, each in enumerate(ports.scanned):
+            along = self.scan_axis(node, "scan_input_axes", number, len(body.inputs[each[1]].shape or ()) + 1)
+            found.append(Port(enters=each, along=along))
+        for number, each in enumerate(ports.collected):
+            along = self.scan_axis(node, "scan_output_axes", number, len(body.outputs[each[1]].shape or ()) + 1)
+            found.append(Port(leaves=each, along=along))
+        return found
 
     def entering(self, node: gs.Node, facts: Facts) -> Given:
         body = subgraphs(node)[0]
@@ -166,6 +197,9 @@ def _is_true(tensor: gs.Tensor) -> bool:
 @register("If")
 class If(ControlFlow):
     """What both branches say is so."""
+
+    def narrow_ports(self, node: gs.Node) -> list[Port]:
+        return [Port(leaves=(index, index)) for index in range(len(node.outputs))]
 
     def taken(self, node: gs.Node) -> gs.Graph | None:
         condition = node.inputs[0]

@@ -22,6 +22,8 @@ from passes.rewriting.lower_ops import Rewriter
 class Picking(Movement):
     """Elements of input 0 at the indices of input 1."""
 
+    only_picks = True
+
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         """Axes of the data that constant indices choose from, with the indices there, none of them negative."""
         return []

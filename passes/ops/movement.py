@@ -103,9 +103,10 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
         # what is only said to be known, and of no value
         unvalued = ConstantSlices(known.mask[source] & (source >= 0), np.full(source.shape, np.nan))
         mask = self.constant(node, facts, part, unvalued)
-        if mask is None or part.output_axis in targets:
+        if mask is None:
             return None
-        picks = [source, *[np.zeros(1, np.int64)] * len(rows)]
+        merged = {place: rows[place] for place in targets.pop(part.output_axis, ())}  # each slice is of one row there
+        picks = [source, *(np.zeros(1, np.int64) if r is None else r.places for r in map(merged.get, range(len(rows))))]
         index: list[Rows | None] = []
         shapes = [_along(0, rank)] * (len(rows) + 1)
         for axis in (a for a in range(rank) if a != part.output_axis):

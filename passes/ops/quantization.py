@@ -80,6 +80,18 @@ class Quantization(PerChannel):
         return all(w == s for w, s in zip(wanted, shape, strict=True) if isinstance(w, int))
 
 
+def same_steps(one: gs.Node, other: gs.Node) -> bool:
+    """Whether two nodes of these have the same scale and zero point."""
+    for index in (1, 2):
+        first, second = operand(one, index), operand(other, index)
+        if first is None or second is None or not is_constant(first) or not is_constant(second):
+            if first is not second:
+                return False
+        elif not np.array_equal(values_of(first), values_of(second)):
+            return False
+    return True
+
+
 @register("QuantizeLinear")
 class Quantize(Quantization):
     """To the nearest step, ties to the even one, within the range of the type."""

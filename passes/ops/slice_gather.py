@@ -199,8 +199,6 @@ def sliced(shape: Sizes, axis: int, start: Bound, end: Bound, step: Bound) -> Di
 class Gather(Picking):
     """Constant indices choose slices of `axis`; computed ones (an embedding) leave the other axes as they are."""
 
-    only_picks = True
-
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
         """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
         axis = self._axis(node)

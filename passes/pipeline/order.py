@@ -24,10 +24,12 @@ from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
+from passes.pipeline.narrow_ports import narrow_ports
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.report import Report
 from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
 from passes.pipeline.trace import Recorder, Trace, Watch
+from passes.planning.absorbed_orders import reading_all
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
@@ -239,8 +241,9 @@ def shrink_graph(
     """
     limit = sum_over_nodes.flops_of(graph) if around is None and options.align is not None else 0
     with recorder.step("prepare", graph, traced=True):
+        # unused nodes are still there, and count as readers, and so are masks that let all pass, which stand between
+        faults = options.runtime.faults(graph)
         dead_code.drop_identities(graph)
-        faults = options.runtime.faults(graph)  # unused nodes are still there, and count as readers
         if around is None:
             simplified(graph)
             hard_activations.fuse(graph)  # the fewer nodes there are, the less there is to analyse
@@ -296,6 +299,15 @@ def plan_graph(
     with recorder.step("nested", graph, traced=True):
         if around is None:
             mark_shared(graph)
+        known = {
+            id(body): analyse_body(body, Enclosing(node, facts, cuts))
+            for node in graph.nodes
+            for body in subgraphs(node)
+        }
+        if known:
+            facts = dataflow.analyse(graph, inside=known) if around is None else analyse_body(graph, around, known)
+            if options.adapters != "never" and narrow_ports(graph, facts, known):
+                facts = dataflow.analyse(graph) if around is None else analyse_body(graph, around)
         nested = replace(options, align=None, frugal=True)
         bodies = {
             id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts, cuts))
@@ -316,6 +328,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
+            chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
     found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins)
     if not options.explains:
         return found

@@ -72,7 +72,7 @@ class Orders:
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:
         """Let a constant operand be cut or put in order along the axis."""
         tensor = node.inputs[index]
-        if not is_constant(tensor) or isinstance(tensor.dtype, int) or quantized.is_dequantized(tensor):
+        if not is_constant(tensor) or isinstance(tensor.dtype, int) or quantized.has_blocks(tensor):
             return None
         if is_read_by_others(tensor) and int(np.prod(tensor.shape)) > SMALL:
             return None  # others read it as it is, and it would be stored twice

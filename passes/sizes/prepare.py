@@ -21,7 +21,13 @@ from passes.model.local_functions import inlined
 from passes.model.onnx_to_graph import imported
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
-from passes.simplify import constant_folding, dead_code, move_masks_after_products, reshape_chains_to_gather
+from passes.simplify import (
+    constant_folding,
+    dead_code,
+    move_masks_after_products,
+    repeated_indices,
+    reshape_chains_to_gather,
+)
 from passes.simplify.capture_unchanged_states import capture_unchanged_states
 from passes.simplify.decomposed_activations import gelu
 from passes.simplify.inline_constant_if import inline_taken_branches
@@ -138,6 +144,7 @@ def _check_sizes(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor]) -> None:
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
+    repeated_indices.move_pieces(graph)
     if reshape_chains_to_gather.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)

@@ -73,7 +73,7 @@ class Quantized(Composed):
         kept = self.expression if isinstance(move, Picked) else _unplaced(self.expression)
         made = Quantized(name, shortened(mapped(kept, lambda leaf: leaf.moved(name, move, size))))
         # what is along one axis never takes much, and kernels of integers are not given up for it
-        simple = dequantizes(made.expression) and not any(leaf.in_blocks for leaf in leaves(made.expression)[1:])
+        simple = dequantizes(made.expression) and not has_blocks(made)
         return made if simple or made.bytes < _bytes(made) else None
 
     def steps(self) -> Steps | None:
@@ -271,6 +271,11 @@ def dequantizes(expression: Expression) -> bool:
 def is_dequantized(tensor: gs.Tensor) -> bool:
     """Whether it is such a weight, and a DequantizeLinear is part of it."""
     return isinstance(tensor, Quantized) and dequantizes(tensor.expression)
+
+
+def has_blocks(tensor: gs.Tensor) -> bool:
+    """Whether it is such a weight, with parameters that vary along more than one axis."""
+    return isinstance(tensor, Quantized) and any(leaf.in_blocks for leaf in leaves(tensor.expression)[1:])
 
 
 def dtype_of_result(expression: Expression) -> Dtype:

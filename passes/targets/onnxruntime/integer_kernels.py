@@ -16,7 +16,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import is_constant, operand, shape_of, values_of
+from passes.graph.tensors import is_constant, operand, shape_of, values_of, volume
+from passes.ops import rules
+from passes.ops.quantization import same_steps
 from passes.weights.quantized import Quantized
 
 # Those whose weights and biases may be floats.
@@ -26,6 +28,8 @@ _INTEGER = _ROUNDED_WEIGHTS | frozenset(
 )
 # What quantisation is moved across (`QDQPropagationTransformer`).
 _TRANSPARENT = frozenset({"Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+# What is taken away where it changes nothing.
+_DROPPED = frozenset({"Add", "Div", "Dropout", "Mul", "Sub"})
 
 
 def merged(graph: gs.Graph) -> frozenset[str]:
@@ -58,22 +62,25 @@ def _merged(editor: GraphEditor) -> Iterator[tuple[gs.Node, str]]:
 def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Node | None:
     """What makes the tensor for this QuantizeLinear alone, but for nodes that ONNX Runtime moves or drops."""
     maker = editor.sole_producer(tensor)
-    if maker is not None and (maker.op in _TRANSPARENT or _is_redundant(maker, quantize)):
-        return _before(maker.inputs[0], editor, quantize)
-    return maker
+    if maker is None:
+        return None
+    moved = maker.inputs[0] if _is_redundant(maker, quantize) else _moved(maker)
+    return maker if moved is None else _before(moved, editor, quantize)
+
+
+def _moved(node: gs.Node) -> gs.Tensor | None:
+    """What it only moves, or not even that: a Dropout, or what adds a single zero (`NoopElimination`)."""
+    if node.op in _TRANSPARENT:
+        return node.inputs[0]
+    passed = rules(node).passes_on(node) if node.op in _DROPPED else None
+    return passed if all(t is passed or not t.name or volume(t) == 1 for t in node.inputs) else None
 
 
 def _is_pair(dequantize: gs.Node, quantize: gs.Node) -> bool:
     """Whether it gives back what another QuantizeLinear rounded, to other steps than this one."""
     if dequantize.op != "DequantizeLinear" or [node.op for node in dequantize.inputs[0].inputs] != ["QuantizeLinear"]:
         return False
-    return not all(_same(operand(dequantize, index), operand(quantize, index)) for index in (1, 2))
-
-
-def _same(one: gs.Tensor | None, other: gs.Tensor | None) -> bool:
-    if one is None or other is None or not (is_constant(one) and is_constant(other)):
-        return one is other
-    return np.array_equal(values_of(one), values_of(other))
+    return not same_steps(dequantize, quantize)
 
 
 def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
@@ -114,5 +121,5 @@ def _reads_steps(node: gs.Node, editor: GraphEditor) -> bool:
 def _is_dequantized(tensor: gs.Tensor) -> bool:
     if not tensor.inputs:
         return isinstance(tensor, Quantized)
-    maker = tensor.inputs[0]
-    return maker.op == "DequantizeLinear" or (maker.op in _TRANSPARENT and _is_dequantized(maker.inputs[0]))
+    moved = _moved(tensor.inputs[0])
+    return tensor.inputs[0].op == "DequantizeLinear" or (moved is not None and _is_dequantized(moved))

@@ -40,7 +40,26 @@ SPLIT = """
     q3 = Reshape(q2, heads)  k3 = Reshape(k2, heads)  v3 = Reshape(v2, heads)
     q = Transpose<perm=[0,2,1,3]>(q3)  k = Transpose<perm=[0,2,3,1]>(k3)  v = Transpose<perm=[0,2,1,3]>(v3)
 """
-FORMS = {"separate": SEPARATE, "fused": FUSED, "unbound": UNBOUND, "split": SPLIT}
+INTERLEAVED = """
+    p0 = MatMul(x, wi)  p1 = Add(p0, bi)  p2 = Mul(p1, mi)  p3 = Reshape(p2, each)
+    p = Transpose<perm=[3,0,2,1,4]>(p3)
+    sq = Slice(p, ends0, ends1, first)  sk = Slice(p, ends1, ends2, first)  sv = Slice(p, ends2, ends3, first)
+    q = Squeeze(sq, first)  kt = Squeeze(sk, first)  v = Squeeze(sv, first)
+    k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+CHUNKED = """
+    p0 = MatMul(x, wi)  p1 = Add(p0, bi)  p2 = Mul(p1, mi)  p3 = Reshape(p2, chunks)
+    p = Transpose<perm=[0,2,1,3]>(p3)
+    q, kt, v = Split<axis=3>(p, sizes)  k = Transpose<perm=[0,1,3,2]>(kt)
+"""
+FORMS = {
+    "separate": SEPARATE,
+    "interleaved": INTERLEAVED,
+    "chunked": CHUNKED,
+    "fused": FUSED,
+    "unbound": UNBOUND,
+    "split": SPLIT,
+}
 BEHIND = """
     qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)
     y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)
@@ -59,6 +78,13 @@ def attention(
         "widths": np.asarray([WIDTH] * 3),
         "thirds": np.asarray([1, 1, 1]),
         "first": np.asarray([0]),
+        "each": np.asarray([0, -1, HEADS, 3, SIZE]),
+        "chunks": np.asarray([0, -1, HEADS, 3 * SIZE]),
+        "sizes": np.asarray([SIZE] * 3),
+        "wi": np.stack([w.reshape(-1, HEADS, SIZE) for w in weights], axis=2).reshape(-1, 3 * WIDTH),
+        "bi": np.stack([b.reshape(HEADS, SIZE) for b in biases], axis=1).reshape(-1),
+        "mi": masks.reshape(3, HEADS, SIZE).transpose(1, 0, 2).reshape(-1).astype(np.float32),
+        **{f"ends{i}": np.asarray([i]) for i in range(4)},
         "zero": np.asarray(0),
         "one": np.asarray(1),
         "minus": np.asarray(-1),
@@ -129,6 +155,64 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     assert columns("separate", attention("separate", masks, behind))[2] == values * HEADS
 
 
+@pytest.mark.parametrize("back", ["zero_point", "other"])
+def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
+    """Between a product and its heads, and behind the reshape; but where a zero is read as another number."""
+    form = SEPARATE
+    more = {"step": np.float32(0.1), "zero_point": np.asarray(7, np.int8), "other": np.asarray(8, np.int8)}
+    for name in "qkv":
+        form = form.replace(
+            f"{name}3 = Reshape({name}2, heads)",
+            f"{name}4 = QuantizeLinear({name}2, step, zero_point)  {name}5 = DequantizeLinear({name}4, step, {back})"
+            f"  {name}6 = Reshape({name}5, heads)  {name}7 = QuantizeLinear({name}6, step, zero_point)"
+            f"  {name}3 = DequantizeLinear({name}7, step, {back})",
+        )
+    masks = independent()
+    result = compiled(attention(form, masks, more=more))
+    found = [weight(result, "MatMul", which=i).shape[1] for i in range(3)]
+    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
+    if back == "zero_point":
+        assert found == [both * HEADS, both * HEADS, masks[2].reshape(HEADS, SIZE).sum(axis=1).max() * HEADS]
+        assert not {"Gather", "Pad"} & set(operators(result)[: operators(result).index("Softmax")])
+
+
+@pytest.mark.parametrize("keys", [1, 2])
+@pytest.mark.parametrize("time", ["T", "6"])
+def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, time: str) -> None:
+    """Keys and values are repeated for the heads of queries, as PyTorch writes grouped-query attention."""
+    form = SEPARATE
+    for name in "kv":
+        form = form.replace(f"{name}3 = Reshape({name}2, heads)", f"{name}3 = Reshape({name}2, fewer)")
+        turned = "0,2,3,1" if name == "k" else "0,2,1,3"
+        form = form.replace(
+            f"{name} = Transpose<perm=[{turned}]>({name}3)",
+            f"{name}4 = Transpose<perm=[0,2,1,3]>({name}3)  {name}5 = Unsqueeze({name}4, two)"
+            f"  {name}6 = Expand({name}5, times)  {name}7 = Shape<end=1>(x)  {name}8 = Shape<start=1, end=2>(x)"
+            f"  {name}9 = Concat<axis=0>({name}7, four, {name}8, size)  {name}a = Reshape({name}6, {name}9)"
+            f"  {name} = " + (f"Transpose<perm=[0,1,3,2]>({name}a)" if name == "k" else f"Identity({name}a)"),
+        )
+    masks, more = independent(), dict[str, Array]()
+    shared = [masks[0], *(m[: keys * SIZE] for m in masks[1:])]
+    for name, mask in zip("kv", shared[1:], strict=True):
+        more |= {
+            f"w{name}": random(16, keys * SIZE, seed=5),
+            f"b{name}": random(keys * SIZE, seed=6),
+            f"m{name}": mask.astype(np.float32),
+        }
+    more |= {
+        "fewer": np.asarray([0, -1, keys, SIZE]),
+        "two": np.asarray([2]),
+        "times": np.asarray([1, 1, HEADS // keys, 1, 1]),
+        "four": np.asarray([HEADS]),
+        "size": np.asarray([SIZE]),
+    }
+    queries = shared[0].reshape(keys, HEADS // keys, SIZE)
+    both = (queries.any(axis=1) & shared[1].reshape(keys, SIZE)).sum(axis=1).max()
+    values = shared[2].reshape(keys, SIZE).sum(axis=1).max()
+    found = columns("separate", attention(form, masks, time=time, more=more))
+    assert found == [both * HEADS, both * keys, values * keys]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_whole_heads_go_with_their_values(form: str) -> None:
     masks = np.ones((3, HEADS, SIZE), bool)
@@ -149,6 +233,22 @@ def test_the_order_of_channels_is_in_the_weights() -> None:
     result = compiled(attention("separate", np.stack([equal] * 3)))
     assert not {"Gather", "Pad", "Concat"} & set(operators(result))
     assert weight(result, "MatMul", which=5).shape == (WIDTH // 2, 5)
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_merged_heads_are_read_whole_where_that_is_cheaper_than_to_pick_channels(steps: bool) -> None:
+    masks, behind, more = independent(), BEHIND, dict[str, Array]()
+    if steps:
+        behind = BEHIND.replace("MatMul(y2, wo)", "MatMul(y4, wo)").replace(
+            "o =", "y3 = QuantizeLinear(y2, step, zp)  y4 = DequantizeLinear(y3, step, zp)  o ="
+        )
+        more = {"step": np.float32(0.05), "zp": np.asarray(0, np.int8)}
+    source = attention("separate", masks, behind, more=more)
+    values = masks[2].reshape(HEADS, SIZE).sum(axis=1)
+    whole, least = compiled(source, align=1), compiled(source)  # for speed, and for the fewest FLOPs
+    assert "Gather" not in operators(whole)
+    assert weight(whole, "MatMul", which=5).shape[0] == HEADS * values.max()
+    assert weight(least, "MatMul", which=5).shape[0] == values.sum()
 
 
 @pytest.mark.parametrize(
@@ -224,3 +324,80 @@ def test_nothing_changes_without_masks() -> None:
     source = attention("fused", np.ones((3, WIDTH)))
     assert shrink(source).report.after.macs == shrink(source).report.before.macs
     assert operators(compiled(source)).count("MatMul") == 4
+
+
+EDGES = {
+    "pieces": """h = GatherND(v, src)  hw = Mul(h, a1)  y0 = ScatterND<reduction="add">(none, dst, hw)""",
+    "elements": """su = Unsqueeze(src, two)  sx = Expand(su, wide)  h = GatherElements<axis=0>(v, sx)  hw = Mul(h, a1)
+        du = Unsqueeze(dst, two)  dx = Expand(du, wide)  y0 = ScatterElements<axis=0, reduction="add">(none, dx, hw)""",
+}
+
+
+@pytest.mark.parametrize("form", [*EDGES, "matrix"])
+def test_heads_of_attention_on_a_graph_are_cut(form: str) -> None:
+    """Each channel is weighted, and summed over a head; then it goes along the edges, times what its head is worth."""
+    scores = "va = Mul(v, fa)  l = ReduceSum<keepdims=0>(va, two)  vb = Mul(v, fb)  r = ReduceSum<keepdims=0>(vb, two)"
+    if form == "matrix":
+        passed = """l1 = Unsqueeze(l, one)  r1 = Unsqueeze(r, zero)  s = Add(l1, r1)  a = Softmax<axis=1>(s)
+            y0 = Einsum<equation="ijh,jho->iho">(a, v)"""
+    else:
+        passed = """s1 = GatherND(l, src)  s2 = GatherND(r, dst)  s = Add(s1, s2)
+            a = Sigmoid(s)  a1 = Unsqueeze(a, two)""" + EDGES[form]
+    kept = independent()[0]
+    source = model(
+        "(float[10,16] x, int64[24,1] src, int64[24,1] dst) => (float[10,5] o)",
+        f"""p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  {scores}  {passed}
+        y1 = Reshape(y0, together)  y2 = Add(y1, bias)  y3 = Elu(y2)  o = MatMul(y3, wo)""",
+        opset=18,
+        constants={
+            "w": random(16, WIDTH),
+            "mask": kept.astype(np.float32),
+            "heads": np.asarray([10, HEADS, SIZE]),
+            "together": np.asarray([10, WIDTH]),
+            "fa": random(1, HEADS, SIZE, seed=1),
+            "fb": random(SIZE, seed=2),
+            "bias": random(WIDTH, seed=3),
+            "wo": random(WIDTH, 5, seed=4),
+            "none": np.zeros((10, HEADS, SIZE), np.float32),
+            "wide": np.asarray([24, HEADS, SIZE]),
+            "zero": np.asarray([0]),
+            "one": np.asarray([1]),
+            "two": np.asarray([2]),
+        },
+    )
+    result = compiled(source)
+    fullest = kept.reshape(HEADS, SIZE).sum(axis=1).max()
+    assert weight(result, "MatMul").shape[1] == HEADS * fullest
+    assert weight(result, "MatMul", which=-1).shape[0] == kept.sum()
+
+
+@pytest.mark.parametrize("kind", ["sums", "gains of tokens", "parts", "shifted zeros"])
+def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
+    """Sums over heads, gains that are computed, a part of each head, and edges written where there is something."""
+    between = {
+        "sums": "y0 = ReduceSum<keepdims=0>(v, one)",
+        "gains of tokens": "g = MatMul(x, wg)  ge = Reshape(g, apart)  y0 = Mul(v, ge)",
+        "parts": "y0 = Slice(v, first, last, two)",
+        "shifted zeros": 'y0 = ScatterND<reduction="add">(some, at, v)',
+    }[kind]
+    source = model(
+        "(float[10,16] x, int64[10,1] at) => (float[10,5] o)",
+        f"""p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  {between}
+        y1 = Reshape(y0, together)  o = MatMul(y1, wo)""",
+        opset=18,
+        constants={
+            "w": random(16, WIDTH),
+            "wg": random(16, SIZE, seed=1),
+            "mask": independent()[0].astype(np.float32),
+            "heads": np.asarray([10, HEADS, SIZE]),
+            "apart": np.asarray([10, 1, SIZE]),
+            "together": np.asarray([10, -1]),
+            "wo": random({"sums": SIZE, "parts": HEADS * 4}.get(kind, WIDTH), 5, seed=4),
+            "some": random(10, HEADS, SIZE, seed=5),
+            "first": np.asarray([2]),
+            "last": np.asarray([6]),
+            "one": np.asarray([1]),
+            "two": np.asarray([2]),
+        },
+    )
+    compiled(source)

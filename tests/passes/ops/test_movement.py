@@ -139,3 +139,20 @@ def test_blocks_of_channels_become_steps_of_an_open_axis() -> None:
     result = compiled(source, N=(1, 2), T=(3, 5))
     assert weight(result, "MatMul", which=0).shape[1] == 4 and weight(result, "MatMul", which=1).shape[0] == 2
     exact(source, N=(1, 2), T=(3, 5))
+
+
+@pytest.mark.parametrize("order", ["channel by channel", "knot by knot"])
+def test_a_masked_channel_is_one_constant_at_each_knot_of_a_spline(order: str) -> None:
+    """As in layers of Kolmogorov-Arnold networks: a basis function for each knot, all merged into one axis."""
+    turn, knots = ("r = Transpose<perm=[0,2,1]>(b)" if order == "knot by knot" else "r = Identity(b)"), 3
+    source = model(
+        f"(float[N,6] x) => (float[N,5] y) <float[6,8] w, float[{8 * knots},5] v>",
+        f"h = MatMul(x, w)  m = Mul(h, keep)  u = Unsqueeze(m, last)  d = Sub(u, knots)  a = Abs(d)  f = Sub(top, a)  "
+        f"b = Relu(f)  {turn}  p = Reshape(r, flat)  y = MatMul(p, v)",
+        opset=18,
+        constants=NUMBERS
+        | {"keep": KEEP, "knots": np.array([-1, 0, 1.5], np.float32), "top": np.float32(2), "flat": np.array([0, -1])},
+    )
+    exact(source)
+    result = compiled(source)
+    assert weight(result, "MatMul").shape == (6, 4) and weight(result, "MatMul", which=1).shape == (4 * knots, 5)

@@ -64,3 +64,27 @@ def test_large_images_are_worth_it() -> None:
 
 def test_empty_images_stay_as_they_are() -> None:
     assert len(parts(shrink(network(size=0)))) == 1
+
+
+@pytest.mark.parametrize("layer", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("policy", ["never", "auto", "always"])
+@pytest.mark.parametrize("times", [3, 6])
+def test_groups_of_one_channel_read_it_once_for_each_that_they_keep(layer: str, policy: Policy, times: int) -> None:
+    written = np.random.default_rng(times).random(8 * times) < 0.5
+    read = np.arange(8) % 3 > 0
+    source = model(
+        "(float[N,4,6,6] x) => (float[N,5,A,B] y)",
+        f"""a = Conv(x, u)  m = Mul(a, read)  r = Relu(m)  b = {layer}<group = 8, pads = [1, 1, 1, 1]>(r, w, bias)
+        n = Mul(b, written)  s = Relu(n)  y = Conv(s, v)""",
+        read=read.astype(np.float32).reshape(-1, 1, 1),
+        written=written.astype(np.float32).reshape(-1, 1, 1),
+        u=(8, 4, 1, 1),
+        w=(8 * times, 1, 3, 3) if layer == "Conv" else (8, times, 3, 3),
+        bias=(8 * times,),
+        v=(5, 8 * times, 1, 1),
+    )
+    result = check(source) if policy == "auto" else shrink(source, adapters=policy)
+    repeats = layer == "Conv" and (policy == "always" or (policy == "auto" and times == 3))
+    kept = written.reshape(8, -1)[read]
+    count = kept.sum() if repeats else kept.any(axis=1).sum() * kept.sum(axis=1).max()
+    assert sum(a if layer == "Conv" else a * b for a, b in parts(result)) == count

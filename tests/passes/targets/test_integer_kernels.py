@@ -69,6 +69,9 @@ def quantised(body: str, between: str, data: type, few: type, *, image: bool) ->
         "one": np.array([1]),
         "first": np.array([0]),
         "keep": kept,
+        "all": np.ones_like(kept),
+        "single": np.float32(1),
+        "nothing": np.zeros_like(kept),
         "flag": kept > 0,
         "kq": (kept * 127).astype(np.int8),
         "sk": np.float32(1 / 127),
@@ -103,6 +106,9 @@ BETWEEN = {
     "Mul": "m = Mul(a, keep)",
     "Where": "m = Where(flag, a, none)",
     "Mul and Relu": "k = Mul(a, keep) m = Relu(k)",
+    "Mul by ones": "m = Mul(a, all)",
+    "Add of zeros": "m = Add(nothing, a)",
+    "Mul by one": "k = Dropout(a) m = Mul(single, k)",
     "Mul of few bits": "k = DequantizeLinear(kq, sk) m = Mul(a, k)",
 }
 CASES = [
@@ -113,6 +119,12 @@ CASES = [
         for data, few in [(np.int8,) * 2, (np.uint8,) * 2]
     ),
     *((name, "Mul and Relu", np.uint8, np.int8) for name in ("Gemm", "convolution per channel")),
+    *(
+        (name, "Mul by ones", np.uint8, np.int8)
+        for name in ("product per channel", "convolution", "quantised before the mask")
+    ),
+    ("convolution", "Add of zeros", np.uint8, np.int8),
+    ("convolution", "Mul by one", np.uint8, np.int8),
     ("convolution of floats", "Mul", np.int8, np.int8),
     ("quantised before the mask", "Mul of few bits", np.int8, np.int8),
 ]
