@@ -66,12 +66,17 @@ class Savings:
     @property
     def flops(self) -> int:
         """FLOPs at these masks; counted where savings may be off."""
-        return self._model.flops if self._model.exact else self._cost.count(self.masks)
+        return self._model.flops if self._model.exact and self._cost.rates is None else self._cost.count(self.masks)
 
     @property
     def estimated(self) -> int:
         """FLOPs at these masks by the analysis alone."""
         return self._model.flops
+
+    @property
+    def channels(self) -> NDArray[np.int64]:
+        """How many channels of a convolution each group is, of shape `(groups,)`."""
+        return self._model.channels
 
     @property
     def doubtful(self) -> bool:

@@ -116,6 +116,14 @@ class Rates:
         each = self.ns_per_loaded_window / shape.taps if windows else self.ns_per_loaded_weight
         return each * shape.weights(read, written)
 
+    def groups_at_once(self, left: int, channels: int) -> int:
+        """How many groups go together, of those left, each of so many channels of a convolution or of none.
+
+        That leaves whole channel blocks, or a part of one that is the last: kernels take as long for one partly filled.
+        """
+        block, part = (max(1, size // (channels or size)) for size in (self.channels_per_block, self.channel_multiple))
+        return block if left > block else part
+
     def padded(self, channels: int) -> int:
         """The channels of as many channel blocks as hold so many."""
         return round_up(channels, self.channels_per_block)
