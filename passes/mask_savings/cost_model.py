@@ -349,8 +349,9 @@ class _Building:
         axes = self._axes_of(node)
         dimensions = tuple(dict.fromkeys(axis.dimension for axis in axes.values()))
         if convolution_shape(node) is not None:
-            for own in (self.dimensions[d] for d in dimensions):
-                self.channels[own.groups] = np.maximum(self.channels[own.groups], own.counts)
+            for tensor in (node.inputs[0], node.outputs[0]):
+                groups, counts = np.unique(self.group_of.get((tensor.name, 1), _NONE), return_counts=True)
+                self.channels[groups[groups >= 0]] = counts[groups >= 0]
         if subgraphs(node) or len(dimensions) > _MOST:
             axes, dimensions = {}, ()
         if axes:
