@@ -97,12 +97,9 @@ class Removal:
         may = np.flatnonzero(self._free & ~self._gone & (saved > 0))
         room = _Room(self._network, self._gone)
         order = may[np.argsort(errors[may] / saved[may], kind="stable")].tolist()
-        units = (
-            [[group] for group in order]
-            if self._rates is None
-            else room.blocks(order, self._rates, self._costs.channels)
-        )
+        units = [[group] for group in order]
         if self._rates is not None:
+            units = room.blocks(order, self._rates, self._costs.channels)
             units.sort(key=lambda unit: errors[unit].sum() / saved[unit].sum())
         taken: list[tuple[list[int], float]] = []
         left = float(self.flops)

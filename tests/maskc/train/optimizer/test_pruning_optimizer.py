@@ -197,7 +197,9 @@ def test_without_a_target_every_mask_keeps_a_channel() -> None:
     assert [int(mask.sum()) for mask in masks(model).values()] == [2, 2]
 
 
-@pytest.mark.parametrize(("target", "processor"), [("any", "avx512"), ("openvino", "avx2")])
+@pytest.mark.parametrize(
+    ("target", "processor"), [pytest.param("any", "avx512", marks=pytest.mark.slow), ("openvino", "avx2")]
+)
 def test_channels_go_in_blocks_until_the_table_predicts_the_latency(
     target: str, processor: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -320,6 +322,7 @@ def test_config_round_trip() -> None:
     assert again.inner_optimizer.momentum == 0.5
 
 
+@pytest.mark.slow
 def test_time_is_saved_as_on_the_processor_that_training_began_on(tmp_path: Path, monkeypatch: Any) -> None:
     def fresh() -> Any:
         keras.utils.set_random_seed(4)
