@@ -414,10 +414,7 @@ def _verified(
 
 
 def timed(source: ModelProto, compiled: ModelProto, wanted: str) -> Latency:
-    """The latency of both models on one random sample, in turns, in the runtime of a provider.
-
-    Raises NotComparableError, RunError or UnavailableError where they cannot be run.
-    """
+    """The latency of both models on one random sample, in turns. Raises MaskcError where a provider cannot run them."""
     from maskc.runtime.latency import measure
     from maskc.runtime.session import choose_provider, load, strict
     from maskc.verification.inputs import one_sample

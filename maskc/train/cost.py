@@ -149,9 +149,8 @@ class ComputationalCost:
         named, by_name = self._named(masks), dict(zip(self._inputs, groups, strict=True))
         model = passes.cost_model(self._graph, named, by_name, self.coupling, rates=self.rates)
         if self.rates is not None:
-            # What takes time and no FLOPs is in the offset, and one channel says nothing of what a block of them saves.
-            more = self.count(masks) - model.flops
-            return replace(model, offset=model.offset + more, doubtful=np.zeros_like(model.doubtful))
+            more = self.count(masks) - model.flops  # of what takes time and no FLOPs
+            return replace(model, offset=model.offset + more, doubtful=model.doubtful | (model.channels > 0))
         self._keep(named, model.flops)
         return model
 

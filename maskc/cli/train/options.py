@@ -76,8 +76,7 @@ class TrainingOptions:
     tie: Literal["auto", "none"] = option("auto", "Prune coupled channels together, or each channel on its own.")
     latency_target: float | None = option(
         None,
-        "Instead of FLOPs the milliseconds per example at which pruning stops, predicted by the table of a processor; "
-        "up to 1, a fraction of those without masks.",
+        "Instead of FLOPs the predicted milliseconds at which pruning stops; up to 1, a fraction of all without masks.",
         metavar="F",
     )
     target: str = option("any", "The runtime of --latency-target: any, onnxruntime or openvino.", metavar="NAME")

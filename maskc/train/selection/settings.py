@@ -71,12 +71,9 @@ class Settings:
             raise InputError('ramp goes with schedule="linear" or "cubic" only.')
         if self.flops_before is not None and not (_is_flops(self.flops_before) and self.flops_before):
             raise InputError(f"flops_before must be a number of FLOPs, not {shown(self.flops_before)}.")
-        for name, what in (("flops_target", "FLOPs"), ("latency_target", "milliseconds")):
-            value = getattr(self, name)
-            if value is not None and not _is_flops(value):
-                raise InputError(
-                    f"{name} must be a number of {what}, or a fraction of them up to 1, not {shown(value)}."
-                )
+        for name, of in (("flops_target", "FLOPs"), ("latency_target", "milliseconds")):
+            if (to := getattr(self, name)) is not None and not _is_flops(to):
+                raise InputError(f"{name} must be a number of {of}, or a fraction of them up to 1, not {shown(to)}.")
         if self.latency_target is None and (self.target, self.align_for) != ("any", None):
             raise InputError("target and align_for say where latency_target holds: give that, too.")
         if self.latency_target is not None and self.flops_target is not None:
