@@ -16,8 +16,6 @@ class MaskcError(Exception):
 class InputError(MaskcError):
     """The model, the masks or the arguments cannot be used (exit code 2)."""
 
-    exit_code = 2
-
 
 class NotEquivalentError(MaskcError):
     """The compiled model is not the same function, or saves less than was asked (exit code 1)."""

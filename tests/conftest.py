@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 # TensorFlow computes images with channels first by oneDNN only, and leaves it off on processors without AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# Where no bytecode is written each of the hundreds of processes that tests start compiles all sources, half a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 _HERE = Path(__file__).parent
 

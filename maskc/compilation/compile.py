@@ -53,7 +53,7 @@ from passes.sizes.prepare import checked
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 from passes.targets.onnxruntime.processors import RATES
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 from passes.weights.external_file import Store
 
 # How long latency is measured for a report, and how many runs of each model there are at least.
@@ -331,7 +331,7 @@ def shrink_with(
     return passes.shrink(model, how, align=align, watch=watch, store=store)
 
 
-def table(options: CompileOptions) -> Rates | Lines | None:
+def table(options: CompileOptions) -> Rates | None:
     """The table of the target and the processor; None for processors without one."""
     return registry.table(options.target, options.align_for or table_name())
 
@@ -398,7 +398,7 @@ def _verified(
     assert options.verify is not None
     import_onnxruntime()  # a model that it cannot run is not verified; that it is not there is for the user to mend
     compiled = shrunk.model
-    models = Models(target, compiled, report.before, report.after, source, stored=shrunk.slices())
+    models = Models(target, compiled, report.before, report.after, source, origins=shrunk.origins)
     try:
         result = compare(models, options.verify)
     except (NotComparableError, UnavailableError) as error:

@@ -11,7 +11,7 @@ from maskc.report import files
 from maskc.results.document import Channels, Compared, Document, KeptForSpeed
 from maskc.results.environment import now
 from maskc.results.verification import Verification
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from passes.targets.widths.wider_layers import Width
 
 

@@ -14,7 +14,7 @@ from maskc.results.document import KeptForSpeed
 from passes import Shrunk
 from passes.abstract_values.kept_reasons import SPEED
 from passes.pipeline.report import Report
-from passes.planning.explanation import Held, channels_by_axis
+from passes.planning.masked_axes import Held, channels_by_axis
 
 _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 

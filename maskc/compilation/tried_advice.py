@@ -18,7 +18,7 @@ from maskc.frontend.graph_queries import has_external
 from maskc.frontend.mask_files import apply_masks
 from passes import Shrunk
 from passes.pipeline.report import Report
-from passes.planning.explanation import Held, channels_by_axis
+from passes.planning.masked_axes import Held, channels_by_axis
 
 
 @dataclasses.dataclass(frozen=True)

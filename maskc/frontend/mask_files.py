@@ -25,7 +25,7 @@ from maskc.frontend.graph_queries import (
     defined,
     tensor_types,
 )
-from passes.graph.tensors import STANDARD_DOMAINS
+from passes.graph.opset_versions import opset_of
 
 # Mul takes these only since opset 14; the other numbers since opset 7.
 _SMALL_INTEGERS = frozenset(map(TensorProto.DataType.Value, "INT8 INT16 UINT8 UINT16".split()))
@@ -112,7 +112,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     result = copied(model)
     graph = result.graph
     types = tensor_types(result)
-    opset = next((entry.version for entry in result.opset_import if entry.domain in STANDARD_DOMAINS), 0)
+    opset = opset_of(result) or 0
     taken = {name for inner in all_graphs(graph) for name in (*defined(inner), *(node.name for node in inner.node))}
     inserted: dict[str, list[NodeProto]] = {}
     stored = {tensor.name: tensor for tensor in graph.initializer}

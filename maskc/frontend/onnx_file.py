@@ -14,6 +14,7 @@ from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes
 from maskc.frontend.graph_queries import all_nodes, copied, has_external, weight_bytes
 from passes.errors import in_brief
+from passes.graph.opset_versions import opset_of
 from passes.graph.tensors import STANDARD_DOMAINS
 from passes.model import local_functions
 from passes.model.contrib_operators.decompose import DOMAIN, missing_in_standard
@@ -175,7 +176,7 @@ def _in_own_domain(model: ModelProto) -> ModelProto:
 
     The checker then takes them, as it takes all that it does not know.
     """
-    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), 0)
+    opset = opset_of(model) or 0
     kinds = {(node.domain, node.op_type) for node in all_nodes(model)}
     if not any(missing_in_standard(*kind, opset) for kind in kinds):
         return model

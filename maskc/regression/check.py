@@ -24,7 +24,7 @@ from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Op
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
 from passes.adapters.placement import Policy
-from passes.planning.explanation import channels_by_axis
+from passes.planning.masked_axes import channels_by_axis
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 
 

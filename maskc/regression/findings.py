@@ -14,7 +14,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
 from maskc.report.wording import codes_line, counted_at, distinct, held_lines, ranges, sizes_in_brief
-from passes.planning.explanation import Held
+from passes.planning.masked_axes import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
 _NAMED = 8

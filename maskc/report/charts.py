@@ -9,7 +9,7 @@ from itertools import groupby
 
 from maskc.results.layers import Layer
 from maskc.results.measurements import Latency, OutputError
-from passes.planning.explanation import Held, MaskedAxis, channels_by_axis
+from passes.planning.masked_axes import Held, MaskedAxis, channels_by_axis
 
 # A strip with more runs of channels than this draws shares instead; nobody could tell the runs apart.
 _MOST_RUNS = 600

@@ -15,7 +15,7 @@ from passes.abstract_values.kept_reasons import SPEED
 if TYPE_CHECKING:
     from maskc.results.document import Checked, Document
     from maskc.results.verification import Verification
-    from passes.planning.explanation import Held
+    from passes.planning.masked_axes import Held
     from passes.sizes.cost_values import CountedAt
     from passes.targets.widths.wider_layers import Width
 

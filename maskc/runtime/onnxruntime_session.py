@@ -35,6 +35,8 @@ from passes.errors import in_brief
 Gpu = Literal["cuda", "tensorrt"]
 Provider = Literal["cpu", Gpu]
 
+_PROBE = "probe"
+
 #: keeps products with weights of few bits in single precision, as the graph says: see `rounds_products`
 SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
 
@@ -95,6 +97,15 @@ class OnnxRuntimeSession:
                 raise
             self._session, _ = _load(ort, wide, options, providers)
             self._inputs = {v.name: v.name for v in model.graph.input if type_of(v).elem_type == TensorProto.BFLOAT16}
+        except _RefusedError as error:
+            assert gpu is not None
+            if model.graph.name != _PROBE:
+                require_provider(provider)
+            missed = f"{gpu.title} cannot be used: {missing(ort, gpu)}"
+            refused = f"ONNX Runtime cannot load the model on {gpu.title}: {error}"
+            raise UnavailableError(
+                f"{missed if model.graph.name == _PROBE else refused}. Use --provider cpu."
+            ) from error
         #: a sentence on what is not computed in the types of the model
         self.note = "" if wide is None else "ONNX Runtime cannot compute with bfloat16 here, so float32 took its place."
         if gpu is not None and gpu.name not in self._session.get_providers():
@@ -216,6 +227,8 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
             path = Path(directory) / "model.onnx"
             onnx.save_model(copied(model), path, save_as_external_data=True, location="weights")
             return _on_providers(ort, str(path), options, providers)
+        except _RefusedError:
+            raise
         except Exception as error:
             readable = re.search(r"Unsupported model IR version.* max supported IR version: (\d+)", str(error))
             if not readable:
@@ -227,17 +240,19 @@ def _create(ort: Any, model: ModelProto, options: Any, providers: list[Any]) -> 
     return _create(ort, older, options, providers)
 
 
-def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
-    """A session on these providers, or on all but the first where that fails.
+class _RefusedError(Exception):
+    """What a provider has against a model that runs on others."""
 
-    ONNX Runtime does the same when it is left to, and prints that it does.
-    """
+
+def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[Any]) -> Any:
+    """A session on these providers. Raises `_RefusedError` where only those after the first run the model."""
     try:
         return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    except Exception:
+    except Exception as error:
         if len(providers) == 1:
             raise
-        return _on_providers(ort, model, options, providers[1:])
+        _on_providers(ort, model, options, providers[1:])
+        raise _RefusedError(gist(error)) from error
 
 
 def from_root(model: ModelProto) -> ModelProto:
@@ -270,7 +285,7 @@ def _probe() -> ModelProto:
     value = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "x"], ["y"])],
-        "probe",
+        _PROBE,
         [helper.make_tensor_value_info("x", value, [2, 2])],
         [helper.make_tensor_value_info("y", value, [2, 2])],
     )

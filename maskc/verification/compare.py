@@ -44,12 +44,12 @@ from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
-from maskc.verification.recheck import Slices
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from maskc.verification.rounding import RoundedWeights, Rounding
 from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 from passes.model.declarations import dims_of
+from passes.rewriting.origins import Origin
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Models:
     """What is compared, read already: the reference and the compiled model, with the figures of both.
 
     `original` is what the reference was made of, by masks if it is another model: then TensorFlow, if it is from there,
-    is compared with the model as it was converted. `stored` are the slices that the compiler says it left of tensors,
-    by name and axis, and None of those that hold them otherwise; None where none says so.
+    is compared with the model as it was converted. `origins` say what tensors hold of the source, as far as the
+    compiler knows; None where none says so.
     """
 
     reference: ModelProto
@@ -66,7 +66,7 @@ class Models:
     before: Figures
     after: Figures
     original: Source | None = None
-    stored: Mapping[str, Slices | None] | None = None
+    origins: Mapping[str, Origin | None] | None = None
 
 
 @dataclass
@@ -207,7 +207,7 @@ def _compare_inside(
     feeds: Sequence[Inputs], models: Models, options: VerifyOptions, found: _Found
 ) -> tuple[Proof | None, Failure | None]:
     """Compare region by region, as far as that can be, and say what fails first."""
-    arguments = models.reference, models.compiled, feeds, models.stored, options.seed
+    arguments = models.reference, models.compiled, feeds, models.origins, options.seed
     try:
         if isolation.suspected:
             isolation.isolated(lambda: bool(compare_regions(*arguments)))

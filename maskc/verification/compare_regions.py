@@ -17,30 +17,31 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import Array, Graph, Judgement, Region, Seen, Slices, stream
+from maskc.verification.recheck import UNIT, Array, Graph, Judgement, Region, Seen, session, stream
 from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 from passes.model.local_functions import inlined
+from passes.rewriting.origins import Origin
 
 
 def compare_regions(
     reference: ModelProto,
     compiled: ModelProto,
     feeds: Sequence[Inputs],
-    stored: Mapping[str, Slices | None] | None,
+    origins: Mapping[str, Origin | None] | None,
     seed: int,
 ) -> Certificate:
     """Prove the outputs of the compiled model region by region, as far as that goes.
 
-    feeds: inputs on which tensors are seen. stored: slices that the compiler says it left, by tensor and axis. Raises
+    feeds: inputs on which tensors are seen. origins: what the compiler says that tensors hold. Raises
     `UnavailableError` where one of the models does not run operator by operator.
     """
     with progress.stage("Comparing regions"):
         try:
             source = graph_of(reference)
             inputs = seen_in([_fed(source, reference, each) for each in feeds])
-            proof = prove(source, graph_of(compiled), recheck.feeds(inputs, seed), stored, seed)
+            proof = prove(source, graph_of(compiled), recheck.feeds(inputs, seed), origins, seed)
             return Certificate(proof, inputs)
         except Exception as error:  # of any kind that ONNX Runtime has
             what = "ONNX Runtime cannot run the models operator by operator"
@@ -67,6 +68,25 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
     judged = checker.check(regions)
     failing = (Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees)
     return next(failing, None)
+
+
+def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed: int) -> Inputs:
+    """The reference's outputs where every tensor moves by up to a rounding before it is read; whole numbers stay."""
+    graph, rng = proof.checker.source, np.random.default_rng(seed)
+    values, fed, moved = _fed(graph, reference, inputs), Inputs(), {}
+
+    def visit(name: str, arrays: list[Array]) -> None:
+        (array,) = arrays
+        if array.dtype in UNIT and name not in graph.fixed:
+            unit = np.finfo(array.dtype).eps
+            moves = np.where(np.rint(array) == array, 0, rng.uniform(-unit, unit, array.shape))
+            fed[f"{name}·by"], moved[name] = (1 + moves).astype(array.dtype), array.dtype
+
+    stream(graph, [values], visit)
+    types = {name: array.dtype for name, array in values.items()}
+    runs = session(graph.part(range(len(graph.nodes)), types, graph.outputs, moved))
+    results = runs.run(graph.outputs, fed | {f"{name}·": array for name, array in values.items()})
+    return dict(zip(graph.outputs, results, strict=True))
 
 
 class _OnValues(Checker):

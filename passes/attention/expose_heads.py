@@ -7,19 +7,21 @@ import onnx_graphsurgeon as gs
 from passes.analysis import dataflow
 from passes.attention import heads, split_projections
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], heads.Arrangement]:
-    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what was rearranged.
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
+    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what is from where.
 
     Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
     the same.
     """
     found = dataflow.analyse(graph)
-    if split_projections.hoist(graph, found):
+    origins = Origins()
+    if split_projections.hoist(graph, found, origins):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made, arranged = heads.align(graph, found)
+    made = heads.align(graph, found, origins)
     found = dataflow.analyse(graph) if made else found
-    return found, made, arranged
+    return found, made, origins

@@ -38,6 +38,7 @@ from passes.ops.elementwise import is_pointwise
 from passes.ops.movement import Movement
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.origins import Origins
 
 #: elements: larger arrays of channel numbers are not followed
 _LARGEST = 1 << 21
@@ -92,21 +93,17 @@ class _Merge:
         return self.root.fixed & self.even
 
 
-#: by tensor and axis, which of its channels now are where, None where each head has others
-Arrangement = dict[str, dict[int, Index] | None]
-
-
-def align(graph: gs.Graph, facts: Facts) -> tuple[frozenset[str], Arrangement]:
+def align(graph: gs.Graph, facts: Facts, origins: Origins) -> frozenset[str]:
     """Write zeros that are only known here into the graph, and align heads.
 
     The function of the graph stays the same; facts have to be found anew where there are new tensors, whose names are
-    returned. Others keep their names and have their channels in another arrangement.
+    returned. Others keep their names and have their channels in another order, as `origins` then say.
     """
     if not any(_is_inner(node) for node in graph.nodes):
-        return frozenset(), {}
+        return frozenset()
     follower = _Follower(graph, facts)
     follower.run()
-    return _Writer(graph, follower, facts).run()
+    return _Writer(graph, follower, facts, origins).run()
 
 
 def _is_inner(node: gs.Node) -> bool:
@@ -335,12 +332,12 @@ class _Follower:
 class _Writer:
     """Writes what was found into the graph."""
 
-    def __init__(self, graph: gs.Graph, found: _Follower, facts: Facts) -> None:
-        self.found, self.facts = found, facts
+    def __init__(self, graph: gs.Graph, found: _Follower, facts: Facts, origins: Origins) -> None:
+        self.found, self.facts, self.origins = found, facts, origins
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
 
-    def run(self) -> tuple[frozenset[str], Arrangement]:
+    def run(self) -> frozenset[str]:
         for left, right in self.found.products:
             if left.index.ndim == right.index.ndim and _used_once([left, right]):
                 dead = left.root.zero[left.index] | right.root.zero[right.index]
@@ -352,16 +349,15 @@ class _Writer:
             nothing = np.zeros(root.zero.size)
             new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
             _replace_inputs(root.starts, root.tensor, new)
-        arranged: Arrangement = {
-            name: None for name, trace in self.found.traces.items() if (np.diff(trace.root.order) != 1).any()
-        }
+        reordered = (name for name, trace in self.found.traces.items() if (np.diff(trace.root.order) != 1).any())
+        self.origins.update(dict.fromkeys(reordered))
         for merge in self.found.merges:
             channels, back = merge.index, np.arange(merge.index.size)
             if merge in aligned:
                 channels = merge.root.order[merge.index]
                 # what several heads share is there once in each, before and after
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
-                arranged[merge.tensor.name] = {merge.axis: np.argsort(back)}
+                self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if merge not in aligned:
@@ -372,7 +368,7 @@ class _Writer:
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
-        return frozenset(self.made), arranged
+        return frozenset(self.made)
 
     def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
         """The tensor with zeros for what is not kept, the shift added, and then in this order."""

@@ -22,6 +22,7 @@ from passes.ops.shape import Reshape, Transpose
 from passes.ops.slice_gather import Gather
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
+from passes.rewriting.origins import Origin, Origins
 from passes.weights import quantized
 
 
@@ -36,23 +37,24 @@ class _Part:
     drops: bool  # the axis, of size 1 then, is taken away
 
 
-def hoist(graph: gs.Graph, facts: Facts) -> bool:
+def hoist(graph: gs.Graph, facts: Facts, origins: Origins) -> bool:
     """Pick parts of a split axis before the reshape that splits it, where some channels of it are constant.
 
-    Afterwards each part has a product, a reshape and a transposition of its own. Whether anything was changed.
+    Afterwards each part has a product, a reshape and a transposition of its own, and `origins` say what it holds of the
+    whole. Whether anything was changed.
     """
     changed = False
     for node in list(graph.nodes):
         if isinstance(rules(node), Reshape) and not is_constant(node.inputs[0]):
-            changed = _Hoist(GraphEditor(graph), facts, node).run() or changed
+            changed = _Hoist(GraphEditor(graph), facts, node, origins).run() or changed
     return changed
 
 
 class _Hoist:
     """One reshape with the parts after it."""
 
-    def __init__(self, editor: GraphEditor, facts: Facts, reshape: gs.Node) -> None:
-        self.editor, self.facts, self.reshape = editor, facts, reshape
+    def __init__(self, editor: GraphEditor, facts: Facts, reshape: gs.Node, origins: Origins) -> None:
+        self.editor, self.facts, self.reshape, self.origins = editor, facts, reshape, origins
 
     def run(self) -> bool:
         """Whether the parts could be picked before the reshape, and were."""
@@ -148,12 +150,13 @@ class _Hoist:
             ]
             output, name = node.outputs[0], node.name or node.op.lower()
             copies[output.name] = copy = self.editor.variable(output.name, output.dtype, output.shape)
+            self.origins[copy.name] = Origin(output.name)
             current = self.editor.emit(node.op, inputs, copy, name, node.attrs, domain=node.domain, before=self.reshape)
         shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
         picked = self.editor.variable(f"{source.name}_part", source.dtype, shape)
         operands = [current, self.editor.constant("channels", channels)]
         self.editor.emit("Gather", operands, picked, f"{source.name}_pick", {"axis": axis}, before=self.reshape)
-        change = Orders(self.editor.graph, rules).written(current, axis, channels) if chain else None
+        change = Orders(self.editor.graph, rules, self.origins).written(current, axis, channels) if chain else None
         if change is None:
             return picked
         change()

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import onnx
 from onnx.defs import OpSchema
 
+from passes.graph.tensors import STANDARD_DOMAINS
+
 # Before it, operators changed what they compute and kept their signature.
 _OLDEST = 11
 
@@ -21,6 +23,11 @@ class Form(NamedTuple):
     attributes: frozenset[str]
     inputs: int
     outputs: int
+
+
+def opset_of(owner: onnx.ModelProto | onnx.FunctionProto) -> int | None:
+    """The version of the standard's operators that it has; None if it says nothing of them."""
+    return next((said.version for said in owner.opset_import if said.domain in STANDARD_DOMAINS), None)
 
 
 @cache

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.inliner import inline_local_functions
 
-from passes.graph.opset_versions import Form, is_valid, means_the_same
+from passes.graph.opset_versions import Form, is_valid, means_the_same, opset_of
 from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.outline import outline
 
@@ -37,14 +37,14 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
 
     onnx converts the rest, and asks for the types of what they write.
     """
-    opset = _opset_of(model)
-    others = [f for f in model.functions if _opset_of(f) not in (None, opset)]
+    opset = opset_of(model)
+    others = [f for f in model.functions if opset_of(f) not in (None, opset)]
     if opset is None or not others:
         return model
     model = ModelProto.FromString(model.SerializeToString())
     converted = False
     for function in model.functions:
-        own = _opset_of(function)
+        own = opset_of(function)
         if own in (None, opset):
             continue
         changed = [n for n in _standard(function.node) if not _means_the_same(n, own, opset)]
@@ -62,10 +62,6 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
         found = onnx.shape_inference.infer_shapes(outline(model)).graph.value_info
         model.graph.value_info.extend(value for value in found if value.name not in known)
     return model
-
-
-def _opset_of(owner: ModelProto | FunctionProto) -> int | None:
-    return next((said.version for said in owner.opset_import if said.domain in STANDARD_DOMAINS), None)
 
 
 def _standard(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:

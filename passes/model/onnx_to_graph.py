@@ -15,6 +15,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, omitted, variable
 from passes.graph.name_scopes import captured_names, distinguish
+from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
 from passes.model import descriptions
@@ -40,11 +41,6 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
     if scope.shadows:
         distinguish(graph)
     return graph
-
-
-def opset_of(model: onnx.ModelProto) -> int | None:
-    """The version of the standard's operators that the model has; None if it says nothing of them."""
-    return next((said.version for said in model.opset_import if said.domain in STANDARD_DOMAINS), None)
 
 
 class Empty(list[Any]):

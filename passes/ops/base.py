@@ -31,6 +31,7 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 Preserved = Literal["constants", "zeros", "nothing"]
+Scope = Literal["place", "example", "all"]
 
 
 class Op:
@@ -102,6 +103,8 @@ class Op:
     may_overflow = True
     #: the axis of the outputs along which its width is counted; None where it is not counted
     width_axis: int | None = None
+    #: within what of its data it computes alike: about each place of an image, within each example, or in all of it
+    scope: Scope = "all"
     #: whether the node is replaced by its result when its operands are constant
     foldable = False
     #: a standard operator with the same output shapes and types, where onnx does not know this one; "" if there is none

@@ -55,6 +55,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
     """
 
     foldable = True
+    scope = "place"
     like = "Sum"
     reason = kept_reasons.COMBINED
     #: how many simple operators it stands for, in estimates of what a slice costs to compute

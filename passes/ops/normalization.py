@@ -85,6 +85,8 @@ class Normalization(AlongAxes, DependenceTransfer):
 class NormalizationFromAxis(ReadRule, Normalization):
     """Statistics over the axes from `axis` on; the others pass through. Channels lie along the last axis alone."""
 
+    scope = "example"
+
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         rank, scale = len(shape_of(node.inputs[0]) or ()), shape_of(node.inputs[1]) or ()
         if rank >= len(scale):

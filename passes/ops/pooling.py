@@ -92,6 +92,7 @@ class MaxPool(Pool):
     """Padding never wins, so a constant channel stays constant."""
 
     may_overflow = False
+    scope = "place"
 
     def windows(self, node: gs.Node) -> list[Window] | None:
         if node.attrs.get("ceil_mode", 0) and "kernel_shape" in node.attrs:
@@ -106,6 +107,8 @@ class MaxPool(Pool):
 @register("AveragePool")
 class AveragePool(Pool, DependenceTransfer):
     """A constant channel stays constant unless padding is counted."""
+
+    scope = "place"
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         yield from passed_on(node, facts, means=self._is_even(node))
@@ -155,6 +158,8 @@ class GlobalPool(Pool, DependenceTransfer):
     The mean of a constant map over sizes that are known at run time only is made of how often each of its rows occurs,
     so that the channel need not be there.
     """
+
+    scope = "example"
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         yield from passed_on(node, facts) if node.op == "GlobalAveragePool" else ()

@@ -336,6 +336,8 @@ class Size(ElementRule, Measuring):
 class Constant(Generated):
     """A value among the attributes."""
 
+    scope = "place"
+
     def value(self, node: gs.Node) -> Array | None:
         """The value; None where numpy has no type for it."""
         if "value" in node.attrs:

@@ -153,6 +153,7 @@ class Softmax(AlongAxes, Distribution):
     """Needs all channels along its axis (before opset 13, along all axes from it on)."""
 
     preserves = "nothing"
+    scope = "example"
     flops_per_element = 4  # subtract the maximum, exponentiate, sum, divide
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> range:

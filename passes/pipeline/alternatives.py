@@ -15,6 +15,7 @@ from passes.pipeline.report import Report
 from passes.planning.apply import apply
 from passes.planning.explain import explain
 from passes.planning.planner import Planner
+from passes.rewriting.origins import Origins
 from passes.sizes import sum_over_nodes
 
 
@@ -32,8 +33,8 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
         chosen = Planner(graph, facts).plan(options)
         masked, held = explain(graph, facts, chosen, analysed.made)
         apply(graph, facts, chosen)
-        finish(graph, options, analysed.faults, source=source)
-        after = sum_over_nodes.count(exported(graph, source), at=shrunk.at)
+        finish(graph, options, analysed.faults, Origins(), source=source)
+        after = sum_over_nodes.count(exported(graph, source), at=before.at.sizes)
         take_apart(graph)
         if after.flops <= before.flops and after.params <= before.params:
             return Report(before, after, masked, held, {}, (), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index
+from passes.rewriting.origins import Origins
 from passes.simplify import (
     absorb_gathers,
     constant_folding,
@@ -19,17 +19,18 @@ from passes.targets.base import Target
 from passes.weights import write_quantized
 
 
-def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> dict[tuple[str, int], Index]:
+def clean(graph: gs.Graph, target: Target, origins: Origins, *, nested: bool = False) -> None:
     """Leave nothing of the masks: fold constants, scales and Gathers into weights, fuse activations, drop the rest.
 
-    A `nested` graph reads tensors of the one around it, where some rewrites would not notice that. Returns, by tensor
-    and axis, which of its channels a tensor then has, where their order has changed.
+    A `nested` graph reads tensors of the one around it, where some rewrites would not notice that. Channels in another
+    order are noted in `origins`.
     """
     while constant_folding.fold_constants(graph):
         pass  # of operands that several nodes read, the last one is computed once the others are
     # Reshapes that change nothing are removed only now: planned without them, a masked NASNet kept 2% more of its FLOPs
     dead_code.drop_identities(graph, shapes=True)
-    orders = {} if nested else absorb_gathers.absorb_orders(graph)
+    if not nested:
+        absorb_gathers.absorb_orders(graph, origins)
     factor_out_of_sums.factor_out(graph)
     fold_scale_shift.fold_into_producers(graph)
     if not nested:
@@ -39,7 +40,6 @@ def clean(graph: gs.Graph, target: Target, *, nested: bool = False) -> dict[tupl
     dead_code.drop_identities(graph)
     constant_folding.carry_sizes(graph)
     dead_code.drop_unused(graph)
-    return orders
 
 
 def store_compactly(graph: gs.Graph, source: onnx.ModelProto | None) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.graph.opset_versions import opset_of
 from passes.model import inputs_with_defaults
 from passes.model.declarations import misdeclared, redeclared
-from passes.model.onnx_to_graph import opset_of
 from passes.ops import UNKNOWN, rules
 from passes.planning.planner import constant_operands
 from passes.rewriting.channel_facts import Facts

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -17,12 +16,10 @@ import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
 from passes.attention.expose_heads import understood
-from passes.attention.heads import Arrangement
 from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import mark_shared, subgraphs
-from passes.graph.tensors import Index, Mask
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.pipeline import notes
@@ -34,10 +31,11 @@ from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from passes.planning.planner import Planner
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
+from passes.rewriting.origins import Origins
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
 from passes.simplify.decomposed_activations import hard_activations
@@ -75,42 +73,22 @@ class Analysed:
 class Shrunk:
     """A compiled model and what was done to get there.
 
-    options: how it was compiled. at: what it and its source are counted at. stored: slices that are left of tensors of
-    the source as it was `arranged`, by name and axis. orders: which of these a tensor has then, where their order has
-    changed. analysed: where that was to be kept, and can be: of graphs without subgraphs.
+    options: how it was compiled. origins: what is left of tensors of the source. analysed: where that was to be kept,
+    and can be: of graphs without subgraphs.
     """
 
     model: onnx.ModelProto
     report: Report
     options: ShrinkOptions
-    at: Sizes
-    stored: Mapping[tuple[str, int], Mask] = field(default_factory=dict)
-    arranged: Arrangement = field(default_factory=dict)
-    orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
+    origins: Origins = field(default_factory=Origins)
     analysed: Analysed | None = None
-
-    def slices(self) -> dict[str, dict[int, Index] | None]:
-        """The slices that are left of each tensor along each axis, as they are ordered; what is absent is whole.
-
-        None where each head has others.
-        """
-        slices: dict[str, dict[int, Index]] = defaultdict(dict)
-        for (name, axis), mask in self.stored.items():
-            slices[name][axis] = np.flatnonzero(mask)
-        for name, axes in self.arranged.items():
-            for axis, channels in (axes or {}).items():
-                slices[name][axis] = channels[slices[name].get(axis, np.arange(channels.size))]
-        for (name, axis), order in self.orders.items():
-            slices[name][axis] = slices[name].get(axis, np.arange(order.max() + 1))[order]
-        return {**slices, **{name: None for name, axes in self.arranged.items() if axes is None}}
 
 
 @dataclass(frozen=True)
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    cuts: of initializers, made in subgraphs. arranged: before planning. orders: as in `Shrunk`. speedup: as in
-    `WiderPlan`.
+    cuts: of initializers, made in subgraphs. origins: as in `Shrunk`. speedup: as in `WiderPlan`.
     """
 
     facts: Facts
@@ -121,24 +99,19 @@ class GraphPlan:
     widths: tuple[Width, ...] = ()
     notes: tuple[str, ...] = ()
     speedup: float | None = None
-    arranged: Arrangement = field(default_factory=dict)
-    orders: Mapping[tuple[str, int], Index] = field(default_factory=dict)
+    origins: Origins = field(default_factory=Origins)
     analysed: Analysed | None = None
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[Written]):
-    """A compiled graph, what was written of it, its cost beside that of the source, and the plan that it follows.
-
-    at: what both are counted at.
-    """
+    """A compiled graph, what was written of it, its cost at the sizes of the source's, and the plan that it follows."""
 
     graph: gs.Graph
     written: Written
     before: Cost
     after: Cost
     plan: GraphPlan
-    at: Sizes
 
     @property
     def has_more_flops(self) -> bool:
@@ -190,9 +163,7 @@ def shrink(
     costs = result.before, result.after
     report = Report(*costs, done.masked, done.held, recorder.seconds, said, recorder.sizes, done.widths, done.speedup)
     take_apart(result.graph)
-    return Shrunk(
-        result.written, report, options, result.at, done.plan.stored, done.arranged, done.orders, done.analysed
-    )
+    return Shrunk(result.written, report, options, done.origins, done.analysed)
 
 
 def attempts(
@@ -217,7 +188,7 @@ def attempts(
                 if recorder.trace is not None:
                     recorder.trace.stored.clear()
             else:
-                best = replace(best, written=write(best.graph, best.at)[0])  # over the other one
+                best = replace(best, written=write(best.graph, best.before.at.sizes)[0])  # over the other one
         if not best.has_more_params():
             break
     return best
@@ -231,11 +202,10 @@ def _attempt(
         graph = checked(model)
     with recorder.step("cost"):
         before = sum_over_nodes.of_shaped(model, graph, options.at)
-        at = before.at.sizes
     recorder.measure("source", graph)
     plan = shrink_graph(graph, options, recorder, source=model)
-    written, after = write(graph, at)
-    return Attempt(graph, written, before, after, plan, at)
+    written, after = write(graph, before.at.sizes)
+    return Attempt(graph, written, before, after, plan)
 
 
 def _with_all_channels(
@@ -248,9 +218,9 @@ def _with_all_channels(
         masked, held = explain(graph, plan.facts, plan.plan)
         why = "Removing channels would have cost more than it saves, so all of them are kept."
         plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, why))
-    clean(graph, options.runtime)
+    clean(graph, options.runtime, plan.origins)
     store_compactly(graph, model)
-    written, after = write(graph, attempt.at)
+    written, after = write(graph, attempt.before.at.sizes)
     return replace(attempt, graph=graph, written=written, after=after, plan=plan)
 
 
@@ -281,33 +251,32 @@ def shrink_graph(
     found = plan_graph(graph, options, recorder, around)
     with recorder.step("rewrite", graph, traced=True):
         apply(graph, found.facts, found.plan, found.cuts, nested=around is not None)
+        for (name, axis), mask in found.plan.stored.items():
+            found.origins.take(name, axis, np.flatnonzero(mask))
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        orders = finish(graph, options, faults, source=source, limit=limit, nested=around is not None)
+        finish(graph, options, faults, found.origins, source=source, limit=limit, nested=around is not None)
     analysed = None if found.analysed is None else replace(found.analysed, faults=faults)
-    return replace(found, notes=(*unknown, *found.notes), orders=orders, analysed=analysed)
+    return replace(found, notes=(*unknown, *found.notes), analysed=analysed)
 
 
 def finish(
     graph: gs.Graph,
     options: ShrinkOptions,
     faults: Collection[str],
+    origins: Origins,
     *,
     source: onnx.ModelProto | None,
     limit: int = 0,
     nested: bool = False,
-) -> dict[tuple[str, int], Index]:
-    """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods.
-
-    Returns the orders of `clean`.
-    """
+) -> None:
+    """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
     runtime = options.runtime
-    orders = clean(graph, runtime, nested=nested)
+    clean(graph, runtime, origins, nested=nested)
     runtime.write_fast_forms(graph, limit, nested=nested)
     store_compactly(graph, source)
     runtime.avoid_faults(graph, faults, nested=nested)
-    return orders
 
 
 def plan_graph(
@@ -318,8 +287,8 @@ def plan_graph(
     Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
-        facts, made, arranged = (
-            understood(graph) if around is None else (analyse_body(graph, around), frozenset[str](), Arrangement())
+        facts, made, origins = (
+            understood(graph) if around is None else (analyse_body(graph, around), frozenset[str](), Origins())
         )
         divided = divide(graph, facts, options.adapters) if around is None else frozenset()
         facts = dataflow.analyse(graph) if divided else facts
@@ -347,7 +316,7 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
-    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, arranged=arranged)
+    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins)
     if not options.explains:
         return found
     with recorder.step("explain"):

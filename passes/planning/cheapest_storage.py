@@ -18,7 +18,6 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Demand, Sets
 from passes.adapters import price
-from passes.adapters.placement import flops_per_moved_element
 from passes.graph.tensors import Mask, bits, mask_of
 from passes.planning.groundwork import CALLER, Asked, Groundwork, PlannedNode, not_empty
 from passes.rewriting.channel_facts import Facts
@@ -68,9 +67,8 @@ class _Sweep:
     def _captured(self, tensor: gs.Tensor, axis: int, size: int) -> Mask | None:
         """The slices of a tensor around a subgraph that it reads, which are picked there; None for all."""
         key = tensor.name, axis
-        needed = mask_of(self._needed(tensor, axis), size)
-        never = self.flops_per_moved_element == flops_per_moved_element("never")
-        if never or key in self.whole or needed.all() or not needed.any():
+        needed = mask_of(self._needed(tensor, axis), size) | self.floor.stored.get(key, np.zeros(size, bool))
+        if key in self.whole or needed.all() or not needed.any():
             return None
         self.plan.stored[key] = needed
         return needed

@@ -102,7 +102,7 @@ class _Widening:
                             stored = self.stored.get(key)
                             if asked is not stored or stored is not self.plan.stored.get(key):
                                 self._visit(node.index, node.node, i, axis, size)
-        for tensor in self.ground.graph.outputs:
+        for tensor in (*self.ground.graph.outputs, *self.ground.given):
             for axis, size in self.facts.axes(tensor):
                 if (tensor.name, axis) in self.stored and tensor.name not in self.plan.absent:
                     self._store(tensor, axis, np.ones(size, bool))

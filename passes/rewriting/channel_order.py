@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import Change, GraphEditor, sequence
 from passes.graph.subgraphs import is_read_by_others
 from passes.graph.tensors import SMALL, Index, initializer, is_constant, output_index
+from passes.rewriting.origins import Origins
 from passes.weights import quantized
 from passes.weights.streaming import Picked
 
@@ -27,13 +28,12 @@ class Reordering:
 
 
 class Orders:
-    """What operators ask for to write or read channels in another order."""
+    """What operators ask for to write or read channels in another order; `origins` are told of what was changed."""
 
-    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object]) -> None:
+    def __init__(self, graph: gs.Graph, rules: Callable[[gs.Node], object], origins: Origins | None = None) -> None:
         self._rules = rules
         self._editor = GraphEditor(graph)
-        #: by tensor and axis, which of its channels it has now, in their order
-        self.moved: dict[tuple[str, int], Index] = {}
+        self._origins = Origins() if origins is None else origins
 
     def written(self, tensor: gs.Tensor, axis: int, order: Index) -> Change | None:
         """Let the tensor, which nothing else may read, have the channels `order` of those that it has now."""
@@ -47,7 +47,7 @@ class Orders:
             return None
 
         def resize() -> None:
-            self._move(tensor, axis, order)
+            self._origins.take(tensor.name, axis, order)
             if isinstance(tensor, gs.Variable) and tensor.shape is not None:
                 tensor.shape = [order.size if a == axis else d for a, d in enumerate(tensor.shape)]
 
@@ -67,10 +67,7 @@ class Orders:
             if change is None:
                 return None
             changes.append(change)
-        return sequence([*changes, lambda: self._move(tensor, axis, np.argsort(order))])
-
-    def _move(self, tensor: gs.Tensor, axis: int, order: Index) -> None:
-        self.moved[tensor.name, axis] = self.moved.get((tensor.name, axis), np.arange(order.max() + 1))[order]
+        return sequence([*changes, lambda: self._origins.take(tensor.name, axis, np.argsort(order))])
 
     def taken(self, node: gs.Node, index: int, axis: int, order: Index) -> Change | None:
         """Let a constant operand be cut or put in order along the axis."""

@@ -6,21 +6,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import drop_erased, erase_keeping_input, erase_keeping_output
-from passes.graph.tensors import Index, size_of
+from passes.graph.tensors import size_of
 from passes.ops import rules
 from passes.ops.slice_gather import Gather
 from passes.rewriting.channel_order import Orders
+from passes.rewriting.origins import Origins
 
 
-def absorb_orders(graph: gs.Graph) -> dict[tuple[str, int], Index]:
+def absorb_orders(graph: gs.Graph, origins: Origins) -> None:
     """Fold Gathers into the weights before them, or into all the weights after them.
-
-    Returns, by tensor and axis, which of its channels a tensor then has, in their order.
 
     Afterwards none is left that picks each channel once at most and has nothing but single-read operators between
     itself and a product of constant weights, nor a permutation that only such products read.
     """
-    orders = Orders(graph, rules)
+    orders = Orders(graph, rules, origins)
     for node in list(graph.nodes):
         op = rules(node)
         picked = op.picked(node) if isinstance(op, Gather) else None
@@ -38,4 +37,3 @@ def absorb_orders(graph: gs.Graph) -> dict[tuple[str, int], Index]:
             change()
             erase_keeping_input(node, data)
     drop_erased(graph)
-    return orders.moved

@@ -59,7 +59,9 @@ class Suppositions:
             state.body.declared[state.place] = None
             told.add(None)
         told |= {
-            axis for axis, (dim, known) in enumerate(zip(shape, first, strict=True)) if _tells(known, dim)
+            axis
+            for axis, (dim, known) in enumerate(zip(shape, first, strict=True))
+            if is_made_up(dim) and not is_made_up(known)
         } - refuted
         supposed = self._supposed.setdefault(id(entered), set())
         if told <= supposed:  # inference does not keep it
@@ -68,10 +70,6 @@ class Suppositions:
         supposed |= told
         entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
         return True
-
-
-def _tells(known: Dim, dim: Dim) -> bool:
-    return is_made_up(dim) and not is_made_up(known)
 
 
 @dataclass(frozen=True)

@@ -209,17 +209,12 @@ def refine(tensor: gs.Tensor, dims: Sequence[Dim] | None) -> bool:
         return True
     if len(before) != len(dims):
         raise GraphError(f"The shapes in the graph contradict each other: {before} is no {dims}.")
-    after = [_more_precise(old, new) for old, new in zip(before, dims, strict=True)]
+    pairs = zip(before, dims, strict=True)
+    after = [old if new is None or isinstance(old, (int, np.integer)) else new for old, new in pairs]
     if after == before:
         return False
     tensor.shape = after
     return True
-
-
-def _more_precise(old: Dim, new: Dim) -> Dim:
-    if new is None or isinstance(old, (int, np.integer)):
-        return old
-    return new
 
 
 @contextmanager

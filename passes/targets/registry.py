@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from passes.targets.base import Target
 from passes.targets.widths.channel_multiples import Align
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 
 #: what a model is compiled for where nothing else is said
 DEFAULT = "any"
@@ -22,7 +22,7 @@ class Kind(Protocol):
     TABLES: what widths go by, for each processor; one that is alone is for all. make: the target with these widths.
     """
 
-    TABLES: Mapping[str, Rates | Lines]
+    TABLES: Mapping[str, Rates]
 
     def make(self, align: Align | None) -> Target: ...
 
@@ -42,7 +42,7 @@ def kind(name: str) -> Kind:
     return cast("Kind", import_module(f".{name}.target", __package__))
 
 
-def table(name: str, processor: str) -> Rates | Lines | None:
+def table(name: str, processor: str) -> Rates | None:
     """What widths go by for a target on a processor, by whichever target knows that; None where none does."""
     tables = kind(name).TABLES
     if len(tables) == 1:

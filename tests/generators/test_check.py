@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import copied
 from passes.pipeline.report import Report
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from passes.sizes.cost_values import Cost
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators import check as checks

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from maskc.frontend.graph_queries import all_graphs
 from passes import Policy, Shrunk, shrink
 from passes.targets import registry
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, assert_same_function, check
 from tests.generators.form import assert_well_formed
@@ -75,7 +75,7 @@ def drawn(name: str, *shape: int) -> Array:
 def compiled(
     source: onnx.ModelProto,
     target: str = registry.DEFAULT,
-    align: Rates | Lines | int | None = None,
+    align: Rates | int | None = None,
     adapters: Policy = "auto",
     **symbols: tuple[int, ...],
 ) -> Shrunk:
@@ -87,10 +87,11 @@ def compiled(
 
 
 def exact(network: onnx.ModelProto, **symbols: tuple[int, ...]) -> None:
-    """All checks, with adapters at their price, where it is compiled twice, for next to nothing and beyond it."""
-    for price in (None, 0.01, 1e9):
+    """All checks, with adapters at their price, where it is compiled twice, and with cheaper and prohibitive ones."""
+    checked = set[bytes]()
+    for price in (None, 0.01, 4.0, 1e9):
         with adapters_cost(price):
-            check(Network(network, {}, symbols), twice=price is None)
+            check(Network(network, {}, symbols), twice=price is None, checked=checked)
 
 
 def narrowed(network: onnx.ModelProto) -> Shrunk:

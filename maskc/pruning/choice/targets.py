@@ -162,11 +162,11 @@ class Search:
             kept[self.network.groups[name]] = False
         for name, place in self.network.places.items():
             groups = np.unique(self.network.groups[name])
-            slices = compiled.stored.get((f"{name}/masked", place.axis))
+            origin = compiled.origins.get(f"{name}/masked")
             stored = np.zeros(len(gone), bool)
-            if slices is not None:
+            if origin is not None and place.axis in origin.slices:
                 stored[groups] = True
-                stored[self.network.groups[name][~slices]] = False
+                stored[np.delete(self.network.groups[name], origin.slices[place.axis])] = False
             lost = groups[gone[groups]]
             lost = lost[np.argsort(rank[lost])]
             kept[lost[: len(lost) - int(stored[lost].sum())]] = False

@@ -13,9 +13,10 @@ from onnx import ModelProto
 from maskc.frontend.graph_queries import showing
 from maskc.pruning.layers.network import Mask, Network
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from passes.ops.base import rules_of
+from passes.ops.normalization import NormalizationFromAxis
 
 _TRIALS = 40  # with half of the groups zeroed in each: two of a thousand groups look alike once in a million times
-_NORMALISATIONS = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 _STILL = 1e-3  # of what a channel spreads over in the whole network: below that it is a constant
 
 
@@ -57,7 +58,8 @@ def reached(network: Network, batch: Mapping[str, NDArray[Any]], seed: int = 0) 
 def _unnormalised(model: ModelProto) -> ModelProto:
     """The model, in which normalisations across channels pass on what they read, in place."""
     for node in model.graph.node:
-        if node.op_type in _NORMALISATIONS and not any(node.output[1:]):
+        normalises = isinstance(rules_of(node.domain, node.op_type), NormalizationFromAxis)
+        if normalises and not any(node.output[1:]):
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
     return model

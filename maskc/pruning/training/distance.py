@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from onnx import helper
 
+from passes.graph.opset_versions import opset_of
 from passes.graph.tensors import STANDARD_DOMAINS
 
 Tensors = Mapping[str, Any]
@@ -60,7 +61,7 @@ def _kind(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> tuple[Kind, st
     if node is not None and node.domain in STANDARD_DOMAINS:
         if node.op_type == "Sigmoid":
             return "sigmoid", node.input[0]
-        opset = max(said.version for said in model.opset_import if said.domain in STANDARD_DOMAINS)
+        opset = opset_of(model) or 1
         axes = [helper.get_attribute_value(a) for a in node.attribute if a.name == "axis"] or [-1 if opset >= 13 else 1]
         if node.op_type == "Softmax" and axes[0] in (-1, len(output.type.tensor_type.shape.dim) - 1):
             return "softmax", node.input[0]

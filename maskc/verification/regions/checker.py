@@ -12,17 +12,11 @@ from onnx import AttributeProto
 
 from maskc.verification import recheck
 from maskc.verification.recheck import CHUNK, Claims, Judgement, Region, Seen, bodies
+from passes.ops.base import rules_of
 
 CROP = 64  # places along each axis of an image that are enough where each is computed alike
 PLACES = 64  # of so many examples that few turns show all that is computed with weights
 AS_SEEN, IN_PART = 0, -1
-# Operators that compute the same at each place of an image, whatever its size is.
-LOCAL = frozenset(
-    "Abs Add AveragePool BatchNormalization Clip Constant Conv Div Elu Erf Exp Gelu HardSigmoid HardSwish Identity "
-    "LeakyRelu Max MaxPool Min Mish Mul Neg Pow PRelu Reciprocal Relu Selu Sigmoid Softplus Sqrt Sub Swish Tanh".split()
-)
-# Those, and others that compute the same for each example.
-BY_EXAMPLE = LOCAL | frozenset("GlobalAveragePool GlobalMaxPool LayerNormalization MatMul Softmax".split())
 
 
 class Checker(recheck.Checker):
@@ -70,7 +64,7 @@ class Checker(recheck.Checker):
         names = {*region.source_reads, *inner, *(boundary.source for boundary in held)}
         if any(name not in self.seen or self.seen[name].values is not None for name in names):
             return AS_SEEN
-        operators = {node.op_type for node in self.nodes(region)}
+        scopes = {rules_of(node.domain, node.op_type).scope for node in self.nodes(region)}
         claims = [claim for name in names for claim in self.claims.get(name, {}).items()]
         axes = {a for boundary in held for a in boundary.slices} | {axis for axis, _ in claims}
         shapes = {name: self.seen[name].shapes[0] for name in names}
@@ -81,12 +75,12 @@ class Checker(recheck.Checker):
             and all(len(size) == 2 and min(size) > CROP for size in images)
             and all(len(shape) == 4 for shape in shapes.values())
             and all(len(runs) == 1 for _, (_, runs) in claims)
-            and operators <= LOCAL
+            and scopes <= {"place"}
         ):
             return IN_PART
         places = [math.prod(n[1:]) // max(1, *n[1:]) for name in names for n in self.seen[name].shapes]
         alone = all(shape[:1] == (1,) and len(shape) > 1 for shape in shapes.values())
-        if not alone or 0 in axes or not operators <= BY_EXAMPLE or not 0 < min(places) <= max(places) < PLACES:
+        if not alone or 0 in axes or "all" in scopes or not 0 < min(places) <= max(places) < PLACES:
             return AS_SEEN
         return PLACES // max(places) if len(self.turns(region)) > 3 else AS_SEEN
 

@@ -10,21 +10,24 @@ from onnx import NodeProto, numpy_helper
 
 from maskc.verification.recheck import Array, Boundary, Graph, Slices
 from maskc.verification.regions.observation import Observed, Tensor
+from passes.rewriting.origins import Origin
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
+# Of slices that are so near, as a share of that, the nearest do not count as nearer than the others.
+_SAME = 1e-2
 
 
 def by_name(
-    source: Graph, compiled: Graph, before: Observed, stored: Mapping[str, Slices | None]
+    source: Graph, compiled: Graph, before: Observed, origins: Mapping[str, Origin | None]
 ) -> dict[str, Boundary]:
-    """The tensors that have one name in both models, with the slices that the compiler says it left of them."""
+    """The tensors of which the compiler says what they hold of the source, and those that have one name in both."""
     return {
-        name: Boundary(name, _narrowed(before.tensors[name], slices))
+        name: Boundary(origin.source, _narrowed(before.tensors[origin.source], origin.slices))
         for name in dict.fromkeys((*compiled.maker, *compiled.outputs))
-        if (slices := stored.get(name, {})) is not None
-        and name in source.maker
-        and name in before.tensors
+        if (origin := origins.get(name, Origin(name))) is not None
+        and origin.source in source.maker
+        and origin.source in before.tensors
         and (name not in compiled.fixed or name in compiled.outputs)
     }
 
@@ -36,12 +39,12 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
 
 
 def by_value(
-    source: Graph, compiled: Graph, before: Observed, after: Observed, stored: Mapping[str, Slices | None]
+    source: Graph, compiled: Graph, before: Observed, after: Observed, origins: Mapping[str, Origin | None]
 ) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
-    And which tensors do not hold in the run what the source's tensor of their name does. stored: slices that the
-    compiler says it left of tensors, by name and axis.
+    And which tensors do not hold in the run what the source's tensor of their name does. origins: what the compiler
+    says that they hold.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
     index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
@@ -51,7 +54,8 @@ def by_value(
     for node, read in zip(compiled.nodes, compiled.reads, strict=True):
         likely = [slices for name in read if name in found for slices in found[name].slices.values()]
         for name in node.output:
-            twin = before.tensors.get(name) if name in source.maker else None
+            origin = origins.get(name) or Origin(name)
+            twin = before.tensors.get(origin.source) if origin.source in source.maker else None
             boundary = None
             if name in compiled.outputs and twin is not None:
                 boundary = Boundary(name)
@@ -59,11 +63,11 @@ def by_value(
                 tensor = after.tensors[name]
                 if twin is None:
                     boundary = _gathered(compiled, node, before, found)
-                elif (slices := _of_twin(twin, tensor, stored.get(name) or {}, likely)) is not None:
-                    boundary = Boundary(name, slices)
+                elif (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
+                    boundary = Boundary(origin.source, slices)
                 elif twin.dtype == tensor.dtype:
                     unlike.add(name)
-                    boundary = Boundary(name) if twin.shape == tensor.shape else None
+                    boundary = Boundary(origin.source) if twin.shape == tensor.shape else None
                 boundary = boundary or _alike(index, before, tensor, likely)
             if boundary is not None:
                 found[name] = boundary
@@ -84,9 +88,9 @@ def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[st
     return Boundary(held.source, {**held.slices, axis: own[taken]})
 
 
-def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Array]) -> Slices | None:
-    """The slices of the tensor of the same name: those that the compiler says, or by values."""
-    said = _narrowed(twin, stored)
+def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array]) -> Slices | None:
+    """The slices of the tensor that it is made of: those that the compiler says, or by values."""
+    said = _narrowed(twin, slices)
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
@@ -94,12 +98,28 @@ def _of_twin(twin: Tensor, tensor: Tensor, stored: Slices, likely: Sequence[Arra
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
-    """The first tensor of the source of which it holds slices."""
+    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
+    nearest, least = None, np.inf
     for name in index.like(tensor):
         slices = _slices(before.tensors[name], tensor, likely)
-        if slices is not None:
-            return Boundary(name, slices)
-    return None
+        if slices is None:
+            continue
+        apart = _apart(before.tensors[name], tensor, slices)
+        if apart < least:
+            nearest, least = Boundary(name, slices), apart
+        if apart <= _SAME * _ALIKE:
+            break
+    return nearest
+
+
+def _apart(source: Tensor, tensor: Tensor, slices: Slices) -> float:
+    """How far prints of a tensor are from those of slices of another, relative to the largest element."""
+    axis = next(iter(slices), max(tensor.prints, key=lambda a: tensor.shape[a], default=0))
+    one, two = _rows(source, axis), _rows(tensor, axis)
+    if one is None or two is None:
+        return 0.0
+    one = one[slices[axis]] if axis in slices else one
+    return float(np.nan_to_num(np.abs(one - two)).max(initial=0) / (np.abs(two).max(initial=0) or 1.0))
 
 
 class _Index:
@@ -203,7 +223,7 @@ def _near(one: Array, two: Array) -> bool:
 
 
 def _nearest(source: Array, rows: Array) -> Array:
-    """For each row the first row of the source after the one before that is near it, or any; -1 where none is."""
+    """For each row the first of the nearest of the source after the one before, or of all; -1 where none is near."""
     weights = np.random.default_rng(3).standard_normal(rows.shape[1])
     keys, wanted = np.nan_to_num(source @ weights), rows @ weights
     slack = _ALIKE * (float(np.abs(rows).max(initial=0)) or 1.0)
@@ -213,7 +233,8 @@ def _nearest(source: Array, rows: Array) -> Array:
     found, last = np.full(len(rows), -1), -1
     for row, (a, b) in enumerate(zip(low, high, strict=True)):
         near = np.sort(order[a:b])
-        near = near[np.abs(source[near] - rows[row]).max(axis=1, initial=0) <= slack]
+        apart = np.abs(source[near] - rows[row]).max(axis=1, initial=0)
+        near = near[apart <= min(slack, max(_SAME * slack, 2 * apart.min(initial=slack)))]
         if near.size:
             later = near[near > last]
             last = int(later[0] if later.size else near[0])

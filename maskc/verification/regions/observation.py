@@ -78,10 +78,7 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
 
 
 def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
-    """Slices along the axis that are one number each on all inputs, or the same on those of one size.
-
-    A tensor that is the same in whole is dead on these inputs.
-    """
+    """Slices along the axis that are one number each on all inputs, or the same on those of one size."""
     twins = [array for array in arrays if array.shape == arrays[0].shape]
     near = np.split(prints, len(twins), axis=1)
     one, same = _alike(prints, prints[:, :1]), np.all([_alike(each, near[0]) for each in near], axis=0)
@@ -91,8 +88,7 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
     first, *others = (_rows(array, axis, slices) for array in arrays)  # a print has not all elements
     same = np.all([_alike(each, first) for each in others if each.shape == first.shape], axis=0) & (len(twins) > 1)
     one = one[slices] & np.all([_alike(each, first[:, :1]) for each in (first, *others)], axis=0)
-    kept: Array = one | same if len(slices) < len(prints) else one
-    return slices[kept]
+    return np.asarray(slices[one | same])
 
 
 def _rows(array: Array, axis: int, slices: Array) -> Array:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
+from passes.rewriting.origins import Origin
 
 # How often what a region reads is taken into it.
 _LEVELS = 12
@@ -92,7 +93,7 @@ def prove(
     source: Graph,
     compiled: Graph,
     feeds: Sequence[Mapping[str, Array]],
-    stored: Mapping[str, Slices | None] | None = None,
+    origins: Mapping[str, Origin | None] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
@@ -108,8 +109,8 @@ def prove(
         return _Search(checker, judged, unlike)
 
     named, failing = dict[str, Boundary](), set[str]()
-    if stored is not None:  # what the compiler says mostly does
-        named = by_name(source, compiled, before, stored)
+    if origins is not None:  # what the compiler says mostly does
+        named = by_name(source, compiled, before, origins)
         first = search(named)
         if first.settles():
             return first.proof()
@@ -118,8 +119,8 @@ def prove(
 
     def guesses() -> Iterator[tuple[Mapping[str, Boundary], set[str]]]:
         """Boundaries, the likeliest first: where the compiler says too little, values may say more."""
-        if stored:
-            found, unlike = by_value(source, compiled, before, after, stored)
+        if origins:
+            found, unlike = by_value(source, compiled, before, after, origins)
             near = {name: boundary for name, boundary in found.items() if name in failing}
             yield {name: boundary for name, boundary in named.items() if name not in failing} | near, unlike
             yield found, unlike
@@ -244,6 +245,11 @@ class _Search:
             # a small error is a weight that is not quite right, and must not get lost in a larger region
             small = self.judged[self._key(region)].error < MOST
             reading = [reader.target for reader in readers[target]]
+            if stages := self._stages(region, readers[target]):
+                for name in stages:
+                    self._discard(name)
+                touched |= stages | {target, *reading}
+                continue
             if self._agrees_where_dead(region):
                 self.settled.add(target)
                 continue
@@ -255,6 +261,21 @@ class _Search:
                 touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
         return bool(touched)
+
+    def _stages(self, region: Region, readers: Sequence[Region]) -> set[str]:
+        """Tensors on the way to one of the source's name that look like it already, as before a Clip of what is within.
+
+        They need not be it: this region is of one, or reads some.
+        """
+        boundaries = self.checker.boundaries
+        pairs = ((name, reader) for reader in (region, *readers) for name in reader.compiled_reads)
+        return {
+            name
+            for name, reader in pairs
+            if region.target in (name, reader.target)
+            and name != reader.boundary.source == reader.target
+            and boundaries[name].source == reader.target
+        }
 
     def _agrees_where_dead(self, region: Region) -> bool:
         """Whether a region that fails agrees where slices that the compiled model stores were constant, but are not.

@@ -26,6 +26,8 @@ from passes.rewriting.weight_scaling import AffineFolding, Fuser
 class MatMul(ReadRule, Contraction, AffineFolding):
     """numpy.matmul."""
 
+    scope = "example"
+
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         data, weight = (shape_of(t) for t in node.inputs)
         if data and weight:

@@ -444,6 +444,7 @@ class Conv(SizeRule, Convolution):
     """Weights [out, in / group, *kernel]; FLOPs: output elements · (2 · kernel · in / group - 1), + 1 with a bias."""
 
     foldable = True
+    scope = "place"
 
     def windows(self, node: gs.Node) -> list[Window] | None:
         """The windows over the spatial axes, None if they are not understood."""

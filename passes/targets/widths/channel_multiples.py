@@ -17,16 +17,19 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import describe, numpy_dtype
 from passes.ops import rules
 from passes.planning.planner import Planner, PlanOptions
-from passes.rewriting.storage_plan import NO_FLOOR, StoragePlan
+from passes.rewriting.storage_plan import StoragePlan
 from passes.targets.widths.coupled_slices import CoupledSlices, SliceCoupling
 from passes.targets.widths.fastest_plan import fastest_plan
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 from passes.targets.widths.spare_channels import everything, with_spare
 from passes.targets.widths.wider_layers import WiderPlan, Width
 from passes.targets.widths.width_search import rounded
 
-#: a multiple to round widths up to, or one for each size of elements, rates to choose widths by, or all channels
-Align = int | Lines | Rates | Literal["all"]
+#: a multiple to round widths up to, rates to choose widths by, or all channels
+Align = int | Rates | Literal["all"]
+
+# Layers of fewer channels are no faster for being round (`benchmarks/cuda.py`), and grow by a larger share.
+_NARROW = 16
 
 
 def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOptions) -> WiderPlan:
@@ -41,13 +44,20 @@ def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOpti
         floor = everything(plan, "kept, because the model with fewer channels was measured to be slower")
         wider = planner.plan(options, floor)
     elif isinstance(align, Rates):
-        wider, speedup = fastest_plan(planner, plan, align, options)
+        wider, options, speedup = fastest_plan(planner, plan, align, options)
+        if align.bytes_per_piece > 1:
+            wider = _rounded(planner, wider, align, options)
     else:
-        coupled = CoupledSlices(planner.graph, planner.facts, plan)
-        extras = rounded(_written(planner.graph, coupled.found), _multiples(planner.graph, coupled.found, align))
-        reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes} bytes"
-        wider = planner.plan(options, with_spare(coupled, plan, extras, reason, NO_FLOOR)) if extras else plan
+        wider = _rounded(planner, plan, align, options)
     return WiderPlan(wider, tuple(_widths(planner.graph, plan, wider)), speedup)
+
+
+def _rounded(planner: Planner, plan: StoragePlan, align: int | Rates, options: PlanOptions) -> StoragePlan:
+    """The plan with widths that are multiples, as far as there are channels for it."""
+    coupled = CoupledSlices(planner.graph, planner.facts, plan)
+    extras = rounded(_written(planner.graph, coupled.found), _multiples(planner.graph, coupled.found, align))
+    reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes_per_piece} bytes"
+    return planner.plan(options, with_spare(coupled, plan, extras, reason, plan.floor)) if extras else plan
 
 
 def _written(graph: gs.Graph, couplings: list[SliceCoupling]) -> dict[int, SliceCoupling]:
@@ -60,13 +70,14 @@ def _written(graph: gs.Graph, couplings: list[SliceCoupling]) -> dict[int, Slice
     return {number: coupling for number, coupling in enumerate(couplings) if layers & coupling.slices_per_class.keys()}
 
 
-def _multiples(graph: gs.Graph, couplings: list[SliceCoupling], align: int | Lines) -> dict[int, int]:
+def _multiples(graph: gs.Graph, couplings: list[SliceCoupling], align: int | Rates) -> dict[int, int]:
     """What the width of each coupling is rounded up to a multiple of: by the smallest elements that are stored so."""
     if isinstance(align, int):
         return dict.fromkeys(range(len(couplings)), align)
     sizes = {name: numpy_dtype(tensor).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
     elements = ([sizes[name] for name, _ in coupling.slices_per_class if sizes.get(name)] for coupling in couplings)
-    return {number: align.multiple(min(found, default=4)) for number, found in enumerate(elements)}
+    multiples = [align.multiple(min(found, default=4)) for found in elements]
+    return {n: m if couplings[n].stored >= _NARROW else 1 for n, m in enumerate(multiples)}
 
 
 def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan) -> Iterator[Width]:

@@ -113,22 +113,22 @@ class _Estimate:
 
 def fastest_plan(
     planner: Planner, plan: StoragePlan, rates: Rates, options: PlanOptions
-) -> tuple[StoragePlan, float | None]:
-    """The plan that rates say is the fastest, and its speedup beside `plan`, which was made with these options.
+) -> tuple[StoragePlan, PlanOptions, float | None]:
+    """The plan that rates say is the fastest, how it was made, and its speedup beside `plan`, made with these options.
 
     That is `plan` itself, and no speedup, where little is won.
     """
     comparison = _Comparison(planner, rates)
     if not comparison.has_convolutions:
-        return plan, None
+        return plan, options, None
     first = comparison.choice(options, made=plan)
     best = comparison.best(comparison.estimates(first))
     if comparison.whole < best.time:
         words = "kept, because the model with fewer channels is estimated to be slower"
         best = comparison.choice(options, everything(plan, words))
     if first.time <= comparison.whole and not _is_worth_it(planner.graph, first, best):
-        return plan, None
-    return best.plan, first.compared() / best.compared()
+        return plan, options, None
+    return best.plan, best.options, first.compared() / best.compared()
 
 
 class _Comparison:

@@ -48,6 +48,7 @@ class Rates:
     ns_per_gathered_piece: each of the pieces that a Gather copies one by one.
     ns_per_node: any operator.
     least_gain_ns: what a model must win before channels are computed that could be removed.
+    bytes_per_piece: kernels read channels in pieces of so many bytes, and are slower where widths are no multiple.
     beside: those of another runtime, in which the same model is to be fast, too.
     """
 
@@ -78,6 +79,7 @@ class Rates:
     ns_per_gathered_piece: float = 4.0
     ns_per_node: float
     least_gain_ns: float = 10_000.0
+    bytes_per_piece: int = 1
     beside: Rates | None = None
 
     def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:
@@ -124,6 +126,10 @@ class Rates:
         block, part = (max(1, size // (channels or size)) for size in (self.channels_per_block, self.channel_multiple))
         return block if left > block else part
 
+    def multiple(self, itemsize: int) -> int:
+        """How many elements of `itemsize` bytes widths are rounded up to."""
+        return max(1, self.bytes_per_piece // itemsize)
+
     def padded(self, channels: int) -> int:
         """The channels of as many channel blocks as hold so many."""
         return round_up(channels, self.channels_per_block)
@@ -151,18 +157,6 @@ class Rates:
         if form == "nchw_to_nchwc":
             return read * wide * (shape.taps * self.ns_per_nchw_to_nchwc_mac + self.ns_per_accumulated_element)
         return read * wide * shape.taps * self.ns_per_nchwc_mac
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Kernels that read channels in pieces of so many bytes, and are slower where widths are no multiple of a piece."""
-
-    name: str
-    bytes: int
-
-    def multiple(self, itemsize: int) -> int:
-        """How many elements of `itemsize` bytes widths are rounded up to."""
-        return max(1, self.bytes // itemsize)
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -33,7 +33,6 @@ def unread(*arguments: Any, streams: tuple[str, ...]) -> int:
 def test_nobody_reads(tmp_path: Path, streams: tuple[str, ...], options: tuple[str, ...]) -> None:
     source, output = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     assert unread("compile", source, "-o", output, *options, streams=streams) == 0
-    assert unread("verify", source, output, streams=streams) == 0
     other = build.save(build.changed(build.mlp(), "w2", lambda w: w * 2), tmp_path / "other.onnx")
     assert unread("verify", source, other, streams=streams) == 1
     assert unread("verify", source, tmp_path / "none.onnx", streams=streams) == 2

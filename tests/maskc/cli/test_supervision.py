@@ -80,7 +80,9 @@ def started(directory: Path, code: str, *arguments: str) -> subprocess.Popen[str
 
 
 @pytest.mark.parametrize("told", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("what", [NATIVE, "time.sleep(60)"], ids=["native", "python"])
+@pytest.mark.parametrize(
+    "what", [pytest.param(NATIVE, id="native"), pytest.param("time.sleep(60)", id="python", marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
     number = getattr(signal, told)
     stuck = begun(tmp_path, what)

@@ -20,7 +20,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.results.totals import Figures
 from maskc.verification.error_statistics import Statistics, distance
 from passes.abstract_values.kept_reasons import REASONS
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, process, refused, succeeded
 

@@ -21,7 +21,7 @@ from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.results.measurements import ErrorHistogram, OutputError
 from maskc.results.totals import Figures
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from tests.maskc import browser, build
 from tests.maskc.command import ROOT, succeeded
 

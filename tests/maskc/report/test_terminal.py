@@ -18,7 +18,7 @@ from maskc.results.environment import installed_versions
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
 from maskc.results.totals import Figures
-from passes.planning.explanation import Held, MaskedAxis
+from passes.planning.masked_axes import Held, MaskedAxis
 from tests.documentation import ROOT
 from tests.maskc.command import maskc
 from tests.maskc.terminal import in_terminal, screen

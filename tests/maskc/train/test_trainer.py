@@ -349,7 +349,8 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         MaskcError, match=r"^The importance score of the mask 'first' is not finite: training has diverged\.$"
     ):
-        trainer(tmp_path, pruning_burn_in=0, batch_size=8).train((inputs, np.full((32, 1), np.nan, np.float32)))
+        run = trainer(tmp_path, pruning_burn_in=0, batch_size=8, compile_options=EAGER)
+        run.train((inputs, np.full((32, 1), np.nan, np.float32)))
 
 
 def test_no_example_to_validate_on_is_told(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_wrong_use_is_told(files: Path, tmp_path: Path) -> None:
         trainer(tmp_path).train((np.zeros((0, 4)), np.zeros((0, 1))), epochs=1)
 
 
-@pytest.mark.parametrize("data", ["records", "arrays"])
+@pytest.mark.parametrize("data", ["records", pytest.param("arrays", marks=pytest.mark.slow)])
 def test_with_its_defaults_a_short_run_comes_to_the_target(files: Path, tmp_path: Path, data: str) -> None:
     """As with `PruningOptimizer` in `fit`: along a schedule over half of the updates, here of 28."""
     arrays = ({"a": np.ones((100, 4)), "b": np.zeros((100, 1))}, np.ones((100, 1)))

@@ -68,6 +68,7 @@ def test_it_is_as_the_schema_says(proof: Path) -> None:
     jsonschema.validate(json.loads((proof / "proof.json").read_text()), SCHEMA)
 
 
+@pytest.mark.parametrize("proof", ["masknet", "transformer"], indirect=True)
 def test_the_file_alone_needs_nothing_of_maskc(proof: Path) -> None:
     alone = shutil.copy(recheck.__file__, proof / "alone.py")
     before = "import sys; sys.modules['maskc'] = sys.modules['passes'] = None; import runpy; runpy.run_path"

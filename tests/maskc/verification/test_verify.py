@@ -388,6 +388,22 @@ def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "none of the reference's operators on CUDA")
 
 
+def test_a_gpu_that_refuses_the_model_alone(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ONNX Runtime's fused convolutions do on CUDA for some activations."""
+
+    class Refusing(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
+            if len(providers) > 1 and b"probe" not in model:
+                raise RuntimeError('unsupported conv activation mode "Tanh"')
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Refusing)
+    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "cannot load the model on CUDA: unsupported conv")
+
+
 def test_a_runtime_without_cuda_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "maskc[cuda]")

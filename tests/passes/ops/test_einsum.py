@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 
-from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, model, operators, random, weight
-
-PRICES = (None, 0.01, 1e9)
+from tests.passes.text import compiled, exact, model, operators, random, weight
 
 
 def masks(*axes: tuple[int, int], rank: int, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
@@ -22,12 +18,6 @@ def masks(*axes: tuple[int, int], rank: int, seed: int = 0) -> np.ndarray:  # ty
         keep[0], keep[-1] = True, False
         total = total * keep.reshape([-1 if a == axis else 1 for a in range(rank)])
     return total
-
-
-def exact(source: onnx.ModelProto) -> None:
-    for price in PRICES:
-        with adapters_cost(price):
-            check(source)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from passes.targets import registry
+from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.processors import RATES
-from passes.targets.widths.rates import Lines, Rates
+from passes.targets.widths.rates import Rates
 
 
 def test_each_folder_of_a_target_is_one_and_the_default_is_first() -> None:
@@ -40,5 +41,5 @@ def test_widths_go_by_the_processor() -> None:
 
 
 def test_one_table_is_for_all_processors_and_one_of_another_target_is_found() -> None:
-    assert registry.table("tensorrt", "avx2") == registry.table("cuda", "") == Lines("cuda", 16)
-    assert registry.table("any", "cuda") == Lines("cuda", 16)
+    assert registry.table("tensorrt", "avx2") == registry.table("cuda", "") is CUDA["cuda"]
+    assert registry.table("any", "cuda") is CUDA["cuda"]

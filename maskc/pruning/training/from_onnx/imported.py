@@ -16,11 +16,12 @@ from maskc.pruning.training.from_onnx.interpreter import Interpreter, known, mis
 from maskc.pruning.training.from_onnx.rule import Value
 from maskc.pruning.training.from_onnx.table import RULES
 from passes.errors import GraphError
+from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import STANDARD_DOMAINS, Array, is_constant, numpy_dtype, values_of
 from passes.model.contrib_operators.decompose import decompose
 from passes.model.local_functions import inlined
-from passes.model.onnx_to_graph import imported, opset_of
+from passes.model.onnx_to_graph import imported
 from passes.sizes.onnx_inference import annotate_node
 
 

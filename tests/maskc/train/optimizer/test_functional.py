@@ -70,7 +70,10 @@ class Case:
         return per_example_gradients(self.copied, values, self.ranks, len(self.y), self.reduction)
 
 
-@pytest.mark.parametrize(("kind", "reduction"), [("dense", "mean"), ("conv", "sum"), ("sequence", "mean")])
+@pytest.mark.parametrize(
+    ("kind", "reduction"),
+    [("dense", "mean"), ("conv", "sum"), pytest.param("sequence", "mean", marks=pytest.mark.slow)],
+)
 def test_signals_are_those_of_copied_masks(kind: str, reduction: Any) -> None:
     case = Case(kind, reduction)
     gradients = case.expected()

@@ -205,12 +205,12 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
     x, y = data(mlp(), 32)
     for at in (lambda callback: callback, at_target):
         model = mlp()
-        compiled(model, prune_every=4, flops_target=0.5)
+        compiled(model, prune_every=1, flops_target=0.5)
         best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
         stop = keras.callbacks.EarlyStopping("channels", patience=6, mode="max", restore_best_weights=True)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.fit(x, y, batch_size=8, epochs=20, callbacks=[at(best), at(stop)], verbose=0)
+            model.fit(x, y, batch_size=32, epochs=20, callbacks=[at(best), at(stop)], verbose=0)
         said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
         flops = [computational_cost(m).flops() for m in (model, keras.models.load_model(tmp_path / "best.keras"))]
         if at is at_target:
@@ -218,10 +218,10 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
         else:
             assert len(said) == 1 and "set back" in said[0] and "at_target" in said[0] and min(flops) > 84
     model = mlp()
-    compiled(model, prune_every=4, flops_target=0.5)
+    compiled(model, prune_every=1, flops_target=0.5)
     best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
     with pytest.warns(PruningWarning, match="last saved before it came to the target, with 1[0-9]{2} FLOPs.*at_target"):
-        model.fit(x, y, batch_size=8, epochs=10, callbacks=[best], verbose=0)
+        model.fit(x, y, batch_size=32, epochs=10, callbacks=[best], verbose=0)
     with pytest.raises(InputError, match="callback"):
         at_target("x")
 

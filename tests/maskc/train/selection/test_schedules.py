@@ -91,7 +91,9 @@ def wide() -> Any:
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
-@pytest.mark.parametrize(("schedule", "flops_weight"), [(None, "auto"), ("one-shot", 1e-9)])
+@pytest.mark.parametrize(
+    ("schedule", "flops_weight"), [(None, "auto"), pytest.param("one-shot", 1e-9, marks=pytest.mark.slow)]
+)
 def test_channels_are_left_in_multiples(schedule: Any, flops_weight: Any) -> None:
     model = compiled(
         wide, prune_every=1, schedule=schedule, flops_weight=flops_weight, round_to=4, flops_target=0.2, method="taylor"

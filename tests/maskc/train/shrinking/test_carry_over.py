@@ -51,7 +51,7 @@ def stepped(model: Any) -> Any:
         pytest.param(lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("keep_masks", [False, True])
+@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks: bool) -> None:
     """With the masks as they are, what is pruned has no gradient, and what is left goes the same way."""
     model = pruned(optimizer())
@@ -67,7 +67,7 @@ def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks
     np.testing.assert_allclose(small.get_layer("second").kernel, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("keep_masks", [False, True])
+@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_scale_of_losses_is_carried_over(keep_masks: bool) -> None:
     model = pruned("adam", around=lambda inner: keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0))
     model.optimizer.dynamic_scale.assign(4.0)
@@ -126,10 +126,10 @@ def test_what_a_class_loses_is_said() -> None:
 
 
 def test_pruning_goes_on_towards_the_same_flops() -> None:
-    model = pruned("adam", prune_every=3, flops_target=0.3)
+    model = pruned("adam", prune_every=3, flops_target=0.4)
     assert not model.optimizer.reached
     small = shrink(model, keep_masks=True)
-    small.fit(X, Y, batch_size=16, epochs=12, verbose=0)
+    small.fit(X, Y, batch_size=16, epochs=6, verbose=0)
     first, second = model.optimizer._pruner, small.optimizer._pruner
     assert second.target == first.target and small.optimizer.reached and small.optimizer.flops <= first.target
     scores = [np.asarray(layer.signal) for layer in mask_layers(shrink(model, keep_masks=True))]
