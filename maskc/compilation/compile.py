@@ -39,6 +39,7 @@ from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
+from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import Policy
@@ -412,17 +413,22 @@ def _verified(
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
 
 
-def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
-    """The report with the latency of both models on one random sample, or a warning that says why there is none."""
+def timed(source: ModelProto, compiled: ModelProto, wanted: str) -> Latency:
+    """The latency of both models on one random sample, in turns. Raises MaskcError where a provider cannot run them."""
     from maskc.runtime.latency import measure
     from maskc.runtime.session import choose_provider, load, strict
     from maskc.verification.inputs import one_sample
 
+    provider = choose_provider(wanted)
+    before, after = load(source, provider), load(compiled, provider)
+    sample = one_sample(source, strict(before, source, provider))
+    return measure(before, after, sample, provider, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+
+
+def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:
+    """The report with the latency of both models on one random sample, or a warning that says why there is none."""
     try:
-        provider = choose_provider(report.verification.provider if report.verification else "cpu")
-        before, after = load(source.model, provider), load(compiled, provider)
-        sample = one_sample(source.model, strict(before, source.model, provider))
-        latency = measure(before, after, sample, provider, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+        latency = timed(source.model, compiled, report.verification.provider if report.verification else "cpu")
     except (NotComparableError, RunError, UnavailableError) as error:
         return dataclasses.replace(report, warnings=(*report.warnings, f"Latency was not measured: {error}"))
     return dataclasses.replace(report, latency=latency)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 import passes
-from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train.arguments import check_model
@@ -23,6 +23,7 @@ from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel
 from passes.mask_savings.coupled_entries import Coupling
 from passes.mask_savings.kinds import kinds_of_groups
+from passes.targets.widths.rates import Rates
 
 Values = Sequence[NDArray[np.floating]]
 
@@ -43,13 +44,14 @@ class ComputationalCost:
         model: a built Keras model.
         sizes: of an example, where the model's input leaves some open: without the batch, `(224, 224, 3)`, or one for
             each input, in a list or by name. Those that are not given are chosen as `maskc.flops` does.
+        rates: with these, what `count`, `model` and `compiled_flops` say are nanoseconds, and not FLOPs.
 
     Attributes:
         names: one name for each mask: its layer's, or its path where two layers share a name.
         layers: the mask layers, in the same order.
     """
 
-    def __init__(self, model: Any, sizes: Any = None) -> None:
+    def __init__(self, model: Any, sizes: Any = None, rates: Rates | None = None) -> None:
         check_model("model", model)
         if not model.built:
             raise InputError(
@@ -57,6 +59,7 @@ class ComputationalCost:
             )
         self.layers: list[MaskLayer] = mask_layers(model)
         self.names: list[str] = _names(self.layers)
+        self.rates = rates
         self._without_kernels, self._inputs = masked_graph(model, self.layers, sizes)
         self._counts: dict[bytes, int] = {}  # FLOPs by the values of masks, the latest
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
@@ -125,8 +128,12 @@ class ComputationalCost:
         """Returns the FLOPs alone, at the given values of `layers`' masks."""
         named = self._named(masks)
         if _key(named) not in self._counts:
-            self._keep(named, compiled_cost(filled(self._without_kernels, named)).flops)
+            self._keep(named, compiled_cost(self.at_masks(masks)).priced(self.rates))
         return self._counts[_key(named)]
+
+    def at_masks(self, masks: Values) -> ModelProto:
+        """Returns the graph at the given values of `layers`' masks, with weights of any values."""
+        return filled(self._without_kernels, self._named(masks))
 
     def _keep(self, named: dict[str, NDArray[np.float32]], flops: int) -> None:
         latest = list(self._counts.items())[-_KEPT:]
@@ -137,10 +144,13 @@ class ComputationalCost:
 
         Args:
             masks: as for `at`.
-            groups: as for `by_group`.
+            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that are kept.
         """
         named, by_name = self._named(masks), dict(zip(self._inputs, groups, strict=True))
-        model = passes.cost_model(self._graph, named, by_name, self.coupling)
+        model = passes.cost_model(self._graph, named, by_name, self.coupling, rates=self.rates)
+        if self.rates is not None:
+            more = self.count(masks) - model.flops  # of what takes time and no FLOPs
+            return replace(model, offset=model.offset + more, doubtful=model.doubtful | (model.channels > 0))
         self._keep(named, model.flops)
         return model
 
@@ -148,28 +158,10 @@ class ComputationalCost:
         """Returns the kind of each group, of shape `(groups,)`: those of one kind are alike in the graph.
 
         Args:
-            masks, groups: as for `by_group`.
+            masks, groups: as for `model`.
         """
         named = self._named(masks)
         return kinds_of_groups(self._graph, named, dict(zip(self._inputs, groups, strict=True)), self.coupling)
-
-    def by_group(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> tuple[int, NDArray[np.int64]]:
-        """Returns the FLOPs at these values of the masks and, of shape `(groups,)`, what zeroing each group would save.
-
-        Args:
-            masks: as for `at`.
-            groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that are kept.
-        """
-        by_name = dict(zip(self._inputs, groups, strict=True))
-        with progress.stage("Counting what channels would save") as stage:
-
-            def watch(done: int, total: int) -> None:
-                stage.total = total
-                stage.advance(done - stage.done)
-
-            named = self._named(masks)
-            flops, savings = passes.flops_by_group(self._graph, named, by_name, self.coupling, watch)
-        return flops, np.asarray(savings, np.int64)
 
     @property
     def _graph(self) -> ModelProto:
@@ -228,7 +220,7 @@ def _names(layers: Sequence[MaskLayer]) -> list[str]:
     return [f"{name}:{names[:i].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-def compiled_flops(model: Any, sizes: Any = None) -> int:
+def compiled_flops(model: Any, sizes: Any = None, rates: Rates | None = None) -> int:
     """Returns the FLOPs per example of the model's compilation, with its present weights and masks.
 
     Raises:
@@ -243,4 +235,4 @@ def compiled_flops(model: Any, sizes: Any = None) -> int:
         given = examples(model, list(inputs.values()), sizes)
         fixed = {name: (None, *example) for name, example in zip(inputs, given, strict=True)}
         graph = passes.fix_sizes(graph, fixed)
-    return compiled_cost(graph).flops
+    return compiled_cost(graph).priced(rates)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ class Summaries:
         rows = np.stack([edges[:-1], edges[1:], counts], axis=-1)
         self._write(name, tf.constant(rows, tf.float64), step, "histograms", data_class=2)
 
-    def pruning(self, flops: int | None, layers: Sequence[Any], step: int) -> None:
-        """Writes the FLOPs that are left, where they are known, and the channels that each mask layer keeps."""
-        if flops is not None:
-            self.scalar("pruning/flops", flops, step)
+    def pruning(self, left: Mapping[str, float], layers: Sequence[Any], step: int) -> None:
+        """Writes the figures of what is left, where they are known, and the channels that each mask layer keeps."""
+        for name, figure in left.items():
+            self.scalar(f"pruning/{name}", figure, step)
         for layer in layers:
             self.scalar(f"pruning/kept/{layer.path}", float(layer.mask.numpy().sum()), step)
 

@@ -55,7 +55,7 @@ class PruningTrainer:
             the burn-in. Given, one channel goes at a time, unless `pruning` has a schedule.
         pruning_burn_in: updates before pruning starts.
         pruning_flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of those without masks.
-            There is no default.
+            There is no default; `pruning={"latency_target": ...}` takes its place.
         pruning_decay: of the moving average of scores, from 0 on and less than 1.
         pruning_shrink_every: updates between two times that training goes on with the smaller model, so that it gets
             faster as channels go; see `shrink`. `model` and `optimizer` are then those of the smaller model, and
@@ -108,7 +108,7 @@ class PruningTrainer:
             raise InputError(
                 f"The model {model.name!r} has no mask to prune: put at least one maskc.train.MaskLayer into it."
             )
-        if pruning_flops_target is None:
+        if pruning_flops_target is None and options_of("pruning", pruning).get("latency_target") is None:
             raise InputError(
                 "PruningTrainer needs to know how far to prune: pruning_flops_target=0.5 keeps half of the FLOPs."
             )
@@ -190,12 +190,12 @@ class PruningTrainer:
         """
         self._plan(data, epochs)
         position = self._run(TRAINING, "Pruning", self.optimizer, data, validation, epochs, resume)
-        if not self.reached and self._settings["flops_target"]:
+        if not self.reached and self._settings["flops_target"] != 0:
             burn_in = self._settings["burn_in"]
             late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""
             warnings.warn(
                 f"Training ended after {position.step:,} updates, before pruning reached its target{late}. "
-                f"The model has {self.flops or 0:,} FLOPs.",
+                f"The model has {self.optimizer.settings.currency.said(self.optimizer.left_now() or 0)}.",
                 stacklevel=2,
             )
         return position
@@ -306,7 +306,7 @@ class PruningTrainer:
 
     def _summarize(self, summaries: Summaries, step: int) -> None:
         layers = mask_layers(self.model)
-        summaries.pruning(self.optimizer.counted, layers, step)
+        summaries.pruning(self.optimizer.settings.currency.figures(self.optimizer.counted), layers, step)
         for layer in layers:
             if not np.isfinite(layer.signal.numpy()).all():
                 raise diverged(layer.name)

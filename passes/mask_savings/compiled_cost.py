@@ -20,6 +20,8 @@ from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import shaped
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.estimated_time import of_graph
+from passes.targets.widths.rates import Rates
 
 _LARGE = 2**12  # elements
 _MANY = 2**22  # weights
@@ -39,6 +41,10 @@ class CompiledCost:
     def flops(self) -> int:
         """Those of all nodes."""
         return sum(self.nodes.values())
+
+    def priced(self, rates: Rates | None) -> int:
+        """FLOPs, or nanoseconds by these rates."""
+        return self.flops if rates is None else round(of_graph(self.graph, rates).total())
 
 
 def collect(model: onnx.ModelProto) -> None:

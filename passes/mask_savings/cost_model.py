@@ -26,6 +26,7 @@ from passes.mask_savings.coupled_entries import Coupling
 from passes.model.inputs import bind
 from passes.rewriting.storage_plan import Key
 from passes.sizes.sizes_to_count_at import Sizes
+from passes.targets.widths.convolution_shape import convolution_shape
 from passes.targets.widths.estimated_time import of_nodes
 from passes.targets.widths.rates import Rates
 
@@ -73,11 +74,13 @@ class CostModel:
 
     Attributes:
         groups: how many groups there are.
+        channels: int64 [groups], how many channels of a convolution each group is; 0 where it is none.
         doubtful: bool [groups], those for which `savings` may be off, as the trials show.
         offset: FLOPs that depend on no mask.
     """
 
     groups: int
+    channels: Index
     doubtful: Mask
     offset: float
     _sizes: Array
@@ -241,6 +244,7 @@ class _Building:
         self.group_of = {k: np.where(entry >= 0, alone[root[entry]], -1) for k, entry in coupling.entries.items()}
         self.uncertain = np.zeros(zeroed[0].size, bool)
         self.uncertain[group[(group >= 0) & (alone[root] < 0)]] = True
+        self.channels = np.zeros(zeroed[0].size, np.int64)
         self.dimensions: list[_Dimension] = []
         self._numbers: dict[tuple[int, bytes, bytes], int] = {}
         self._shapes = [{t.name: shape_of(t) for t in _computed(trial.graph)} for trial in trials]
@@ -344,6 +348,10 @@ class _Building:
         actual = [counted.nodes.get(name, 0) for counted in (self.now, *self.trials)]
         axes = self._axes_of(node)
         dimensions = tuple(dict.fromkeys(axis.dimension for axis in axes.values()))
+        if convolution_shape(node) is not None:
+            for tensor in (node.inputs[0], node.outputs[0]):
+                groups, counts = np.unique(self.group_of.get((tensor.name, 1), _NONE), return_counts=True)
+                self.channels[groups[groups >= 0]] = counts[groups >= 0]
         if subgraphs(node) or len(dimensions) > _MOST:
             axes, dimensions = {}, ()
         if axes:
@@ -423,6 +431,7 @@ class _Building:
         fixed = sum(float(coefficients) for _, coefficients in by_degree.pop(0, []))
         return CostModel(
             self.uncertain.size,
+            self.channels,
             self.uncertain,
             fixed,
             np.array([dimension.size for dimension in self.dimensions], float),

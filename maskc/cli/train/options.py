@@ -51,9 +51,9 @@ class TrainingOptions:
         min=1,
     )
     pruning_burn_in: int = _pruning("burn_in", 0, "Updates before pruning starts.")
-    pruning_flops_target: float = _pruning(
+    pruning_flops_target: float | None = _pruning(
         "flops_target",
-        ...,
+        None,
         "FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without masks.",
         metavar="F",
     )
@@ -74,6 +74,13 @@ class TrainingOptions:
     )
     ramp: int = option(0, "Updates that a schedule takes; by default half of them.", metavar="N", min=0)
     tie: Literal["auto", "none"] = option("auto", "Prune coupled channels together, or each channel on its own.")
+    latency_target: float | None = option(
+        None,
+        "Instead of FLOPs the predicted milliseconds at which pruning stops; up to 1, a fraction of all without masks.",
+        metavar="F",
+    )
+    target: str = option("any", "The runtime of --latency-target: any, onnxruntime or openvino.", metavar="NAME")
+    align_for: str | None = option(None, "The processor of --latency-target; by default this one.", metavar="NAME")
     round_to: int = option(1, "Keep a multiple of N channels in each mask, 8 for phones and GPUs.", metavar="N", min=1)
     teacher: Path | None = option(None, "Distill from this model, for example the unpruned one.", metavar="FILE.keras")
     alpha: float = option(0.5, "The teacher's share of the loss.", metavar="F", min=0, max=1)

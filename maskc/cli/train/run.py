@@ -20,7 +20,6 @@ from maskc.train.data.features import FeatureSpec
 from maskc.train.data.records import Records
 from maskc.train.export import Exported
 from maskc.train.models.builders import load_model
-from maskc.train.optimizer.progress_metric import LEFT
 from maskc.train.running import checkpoints
 from maskc.train.running.loop import Monitor
 from maskc.train.running.replicas import mirrored
@@ -29,7 +28,8 @@ from passes.errors import in_brief
 
 _SETTINGS = "settings.json"
 # Arguments of the optimizer, beside those that `PruningTrainer` has of its own.
-_PRUNING = ("method", "schedule", "ramp", "tie", "round_to", "seed")
+_PRUNING = ("method", "schedule", "ramp", "tie", "round_to", "seed", "latency_target", "target", "align_for")
+_COUNTED = ("flops", "flops_target", "channels")  # which the export says by itself
 # What may differ when a run is taken up again.
 _FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every", "steps_per_execution")
 
@@ -67,6 +67,8 @@ def train(options: TrainingOptions, resume: bool = True) -> Trained:
     """
     if options.monitor.startswith("val_") and options.patience is not None and not options.validation:
         raise InputError(f"Early stop by {options.monitor!r} needs --validation.")
+    if options.pruning_flops_target is None and options.latency_target is None:
+        raise InputError("Give --pruning.flops_target or --latency-target.")
     keras.utils.set_random_seed(options.seed)
     spec = FeatureSpec.read(options.features)
     records = Records(options.data, spec, options.batch_size, shuffle=options.shuffle, seed=options.seed)
@@ -84,7 +86,7 @@ def train(options: TrainingOptions, resume: bool = True) -> Trained:
         position = trainer.fine_tune(records, held_out, options.fine_tune, resume=resume)
         steps += position.step
     exported = trainer.export_model(target)
-    metrics = {name: value for name, value in position.metrics.items() if name not in LEFT}  # `flops` says it by itself
+    metrics = {name: value for name, value in position.metrics.items() if name not in _COUNTED}
     return Trained(exported, trainer.reached, steps, metrics)
 
 

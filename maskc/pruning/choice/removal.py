@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.pruning.choice.surgeon import Layer
-from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.layers.network import Index, Mask, Network
 from passes.targets.widths.rates import Rates
 
 _STEP = 0.03  # of the FLOPs, that go at a time
@@ -97,8 +97,9 @@ class Removal:
         may = np.flatnonzero(self._free & ~self._gone & (saved > 0))
         room = _Room(self._network, self._gone)
         order = may[np.argsort(errors[may] / saved[may], kind="stable")].tolist()
-        units = [[group] for group in order] if self._rates is None else room.blocks(order, self._rates)
+        units = [[group] for group in order]
         if self._rates is not None:
+            units = room.blocks(order, self._rates, self._costs.channels)
             units.sort(key=lambda unit: errors[unit].sum() / saved[unit].sum())
         taken: list[tuple[list[int], float]] = []
         left = float(self.flops)
@@ -135,7 +136,6 @@ class _Room:
         self._places: dict[int, list[str]] = {}
         self._left: dict[str, int] = {}
         self._width: dict[str, int] = {}
-        self._each: dict[str, int] = {}  # channels of a group, where kernels work on blocks of them
         for name, groups in network.groups.items():
             distinct = np.unique(groups)
             for group in distinct.tolist():
@@ -143,21 +143,17 @@ class _Room:
             stay = max(1, round(_LEAST * len(distinct)))
             self._width[name] = int((~gone[distinct]).sum())
             self._left[name] = self._width[name] - stay
-            place = network.places.get(name)
-            if place is not None and place.rank > 2 and place.axis == 1:
-                self._each[name] = -(-len(groups) // len(distinct))
 
-    def blocks(self, groups: list[int], rates: Rates) -> list[list[int]]:
-        """These groups in units that leave whole channel blocks in each place, or a part of one that is the last."""
+    def blocks(self, groups: list[int], rates: Rates, channels: Index) -> list[list[int]]:
+        """These groups, of so many channels each, in units that leave whole channel blocks in each place."""
         alike: dict[tuple[str, ...], list[int]] = {}
         for group in groups:
             alike.setdefault(tuple(self._places[group]), []).append(group)
         found = []
         for names, members in alike.items():
-            width, each = self._width[names[0]], self._each.get(names[0], rates.channels_per_block)
-            whole, part = (max(1, size // each) for size in (rates.channels_per_block, rates.channel_multiple))
+            width = self._width[names[0]]
             while members:
-                step = whole if width > whole else part
+                step = rates.groups_at_once(width, int(channels[members[0]]))
                 size = width % step or step
                 found.append(members[:size])
                 members, width = members[size:], width - size

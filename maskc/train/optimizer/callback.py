@@ -53,7 +53,8 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         pruned = self._optimizer.history[self._told :]
         self._told += len(pruned)
         if self._summaries is not None:
-            self._summaries.pruning(pruned[-1].flops, self._optimizer.masked_layers(), pruned[-1].step)
+            left = self._optimizer.settings.currency.figures(self._optimizer.counted)
+            self._summaries.pruning(left, self._optimizer.masked_layers(), pruned[-1].step)
         if self._on_pruned is not None:
             self._on_pruned(pruned)
 

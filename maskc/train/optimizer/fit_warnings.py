@@ -43,7 +43,7 @@ def warn_of_begin(
     if left <= updates:
         return
     settings, end = pruner.settings, step + updates
-    burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", "flops_target"))
+    burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", pruner.currency.target))
     first = settings.burn_in + settings.every
     if end < first:
         what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"
@@ -67,7 +67,8 @@ def warn_of_end(pruner: Pruner, step: int, flops: int, restored: bool, stopped: 
     left = pruner.updates_left(step)
     if not left or flops <= pruner.target:
         return
-    what = f"the model has {flops:,} FLOPs, and flops_target is {pruner.target:,}"
+    currency = pruner.currency
+    what = f"the model has {currency.said(flops)}, and {currency.target} is {currency.shown(pruner.target)}"
     if restored:
         _warn(
             f"Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does: {what}. "
@@ -82,7 +83,7 @@ def warn_of_saved(pruner: Pruner, saved: int, flops: int) -> None:
     """Warns if a call of `fit` came to the target, and what was last saved of it has `saved` FLOPs, which are more."""
     if flops <= pruner.target < saved:
         _warn(
-            f"The model was last saved before it came to the target, with {saved:,} FLOPs, as "
+            f"The model was last saved before it came to the target, with {pruner.currency.said(saved)}, as "
             "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target by "
             "maskc.train.at_target(callback)."
         )

@@ -1,4 +1,4 @@
-"""The Keras metric that shows remaining FLOPs, their target and remaining channels in `fit`."""
+"""The Keras metric that shows remaining FLOPs, or milliseconds, their target and remaining channels in `fit`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import tensorflow as tf
 
 from maskc.train.mask_layer import Pruning
 
-#: the names of what is shown
-LEFT = ("flops", "flops_target", "channels")
-
 
 class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
-    """FLOPs and channels left, and the target, as metrics of the model of a `PruningOptimizer`, in training only.
+    """What is left, and the target, as metrics of the model of a `PruningOptimizer`, in training only.
 
     In validation and `evaluate` there is nothing to say, so the metric has no result.
 

@@ -18,7 +18,7 @@ from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
 from maskc.train.optimizer import fit_warnings
-from maskc.train.optimizer.progress_metric import LEFT, PruningProgress
+from maskc.train.optimizer.progress_metric import PruningProgress
 from maskc.train.optimizer.step import act_when_due, differentiated, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
@@ -32,22 +32,23 @@ class PruningOptimizer(Wrapping):
 
     Every update goes to the wrapped optimizer, which never sees masks or scores. Beside it, the importance score of
     each mask entry follows its batches as an exponential moving average, and every `prune_every` updates the least
-    important entries are set to zero, until the compiled model would have no more than `flops_target` FLOPs. Nothing
-    else changes a mask, and an entry that is zero stays zero.
+    important entries are set to zero, until the compiled model would have no more than `flops_target` FLOPs, or take no
+    longer than `latency_target`. Nothing else changes a mask, and an entry that is zero stays zero.
 
     Args:
-        optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and
-            schedules, weight decay, clipping, averaging and gradient accumulation are its own affair and
-            never touch the masks.
+        optimizer: the Keras optimizer (or its name) that trains the other weights. Learning rate and schedules, weight
+            decay, clipping, averaging and gradient accumulation are its own affair and never touch the masks.
         prune_every: updates between two prunings, counted from the end of the burn-in. By default a fiftieth of the
             ramp, or 100 if there is none.
         burn_in: updates before pruning starts.
         decay: of the moving average: `signal = decay · signal + (1 - decay) · statistic`.
         flops_target: FLOPs per example at which pruning stops; up to 1, a fraction of the FLOPs without
             masks. With 0 it stops when every mask is down to `min_channels`. There is no default.
-        flops_weight: "auto" prunes the entry with the lowest score per FLOP that it saves, where what it
-            would save beyond the target does not count; a number w, the one with the smallest
-            `signal - w · FLOPs`.
+        latency_target: instead of FLOPs the milliseconds per example at which pruning stops, as the table of a
+            processor predicts them; up to 1, a fraction of those without masks. Channels of convolutions go in the
+            blocks that kernels work on. At the target the latency is measured, if it is that of this processor.
+        flops_weight: "auto" prunes the entry with the lowest score per FLOP (or nanosecond) that it saves, where what
+            it would save beyond the target does not count; a number w, the one with the smallest `signal - w · FLOPs`.
         update_params: False prunes without training: the wrapped optimizer makes no updates.
         method: the importance score: "fisher", "taylor", "magnitude" or "random"; see `maskc.train.importance`.
         schedule: None prunes one entry (with those coupled to it) at a time, as Theis et al. do. "one-shot", "linear"
@@ -67,8 +68,10 @@ class PruningOptimizer(Wrapping):
             score does not depend on which. "auto" looks at the loss that the model was compiled with.
         sizes: of an example, to count FLOPs at, where the model's input leaves some open: `(224, 224, 3)`, or one for
             each input, in a list or by name.
-        flops_before: FLOPs without masks that a fraction and a schedule go by, where this model is what is left of a
-            larger one; by default those of the model.
+        flops_before: FLOPs (or nanoseconds) without masks that a fraction and a schedule go by, where this model is
+            what is left of a larger one; by default those of the model.
+        target: the runtime that `latency_target` is for: "onnxruntime", "openvino", or by default "any".
+        align_for: the processor, as for `maskc compile --align-for`; by default this one.
         model: the model whose FLOPs count. Needed in custom training loops; `fit` finds it.
 
     In a custom loop give `model` and `loss_reduction`, and call the model with `training=True`. For mixed
@@ -114,6 +117,9 @@ class PruningOptimizer(Wrapping):
         loss_reduction: Reduction | Literal["auto"] = "auto",
         sizes: Any = None,
         flops_before: int | None = None,
+        latency_target: float | None = None,
+        target: str = "any",
+        align_for: str | None = None,
         model: Any = None,
         name: str = "pruning_optimizer",
     ) -> None:
@@ -126,24 +132,9 @@ class PruningOptimizer(Wrapping):
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
-        self.settings = Settings(
-            prune_every,
-            burn_in,
-            decay,
-            flops_target,
-            flops_weight,
-            update_params,
-            method,
-            schedule,
-            ramp,
-            tie,
-            min_channels,
-            seed,
-            loss_reduction,
-            sizes,
-            flops_before,
-            round_to,
-        )
+        when = prune_every, burn_in, decay, flops_target, flops_weight, update_params, method, schedule, ramp, tie
+        how = min_channels, seed, loss_reduction, sizes, flops_before, round_to, latency_target, target, align_for
+        self.settings = Settings(*when, *how)
         if model is not None:
             check_model("model", model)
         self._model = None if model is None else weakref.ref(model)
@@ -161,10 +152,19 @@ class PruningOptimizer(Wrapping):
 
     @property
     def flops(self) -> int | None:
-        """FLOPs per example of the compiled model at its present masks; None before the first update.
+        """FLOPs per example of the compiled model at its present masks; None before the first update, or with `ms`.
 
         Once the target is reached this is the count of a compilation with the present weights.
         """
+        return self.settings.currency.figures(self.left_now()).get("flops")
+
+    @property
+    def ms(self) -> float | None:
+        """The milliseconds that it is predicted to take instead, if there is a `latency_target`."""
+        return self.settings.currency.figures(self.left_now()).get("ms")
+
+    def left_now(self) -> int | None:
+        """Returns what is left at the present masks, FLOPs or nanoseconds; None before the first update."""
         if not self.built or self._pruner is None:
             return self.counted
         step = int(self._step.numpy())
@@ -175,10 +175,8 @@ class PruningOptimizer(Wrapping):
 
     @property
     def counted(self) -> int | None:
-        """FLOPs as they were counted at the last decision; None before the first update."""
-        if not self.built:
-            return None
-        flops = int(self._flops.numpy())
+        """FLOPs (or nanoseconds) as they were counted at the last decision; None before the first update."""
+        flops = int(self._flops.numpy()) if self.built else 0
         return flops if flops or self._history else None  # what is pruned may leave nothing to compute
 
     @property
@@ -199,14 +197,16 @@ class PruningOptimizer(Wrapping):
         """The entries pruned so far, in order."""
         self.prune_if_due()
         names = self._pruner.names if self._pruner else [layer.name for layer in self.masked_layers()]
-        return tuple(Pruned(step, names[mask], channel, flops) for step, mask, channel, flops in self._history)
+        figures = self.settings.currency.figures
+        return tuple(Pruned(step, names[mask], channel, **figures(left)) for step, mask, channel, left in self._history)
 
     def left(self) -> dict[str, Any]:
-        """Returns `flops`, as of the last decision, their target, and `channels` that all masks keep: scalars."""
+        """Returns `flops`, or `ms`, as of the last decision, the target, and `channels` that masks keep: scalars."""
         masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
-        flops = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
-        target = tf.constant(self._prepare().target, tf.float64)
-        return dict(zip(LEFT, (flops, target, tf.reduce_sum(tf.concat(masks, axis=0))), strict=True))
+        target, currency = tf.constant(self._prepare().target, tf.float64), self.settings.currency
+        left = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
+        figures = {currency.name: left / currency.scale, currency.target: target / currency.scale}
+        return {**figures, "channels": tf.reduce_sum(tf.concat(masks, axis=0))}
 
     def count_pruned(self) -> int:
         """Returns how many entries were pruned so far."""

@@ -30,21 +30,21 @@ def ranked_in_multiples(
     savings: NDArray[np.float64],
     flops_weight: FlopsWeight,
     min_channels: int,
-    round_to: int,
+    units: NDArray[np.int64],
     enough: float = np.inf,
 ) -> Iterator[list[int]]:
     """Yields which live groups to remove together, those with the lowest importance per FLOP first.
 
-    Of each kind that is first so many groups that a multiple of `round_to` is left, and then `round_to` at a time, the
-    least important first. Of kinds with fewer groups than that to begin with it is one at a time.
+    Of each kind that is first so many groups that a multiple of its unit is left, and then a unit at a time, the least
+    important first.
 
     Args:
         masks, scores, groups, savings, flops_weight, min_channels: as for `ranked`.
         kinds: of the groups, as `kinds_of` returns them.
-        round_to: what the number of live groups of a kind is to be a multiple of.
+        units: what the number of live groups of each kind is to be a multiple of, of shape `(kinds,)`.
         enough: FLOPs beyond which it does not matter how much is saved.
     """
-    together = _together(masks, scores, groups, kinds, savings, round_to)
+    together = _together(masks, scores, groups, kinds, savings, units)
     number = 1 + int(together.max(initial=-1))
     live = np.flatnonzero(together >= 0)
     kind = np.zeros(number, np.int64)
@@ -63,17 +63,16 @@ def _together(
     groups: Groups,
     kinds: NDArray[np.int64],
     savings: NDArray[np.float64],
-    round_to: int,
+    units: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """With which others each group is removed, in numbers that rise with the importance within a kind; -1 if gone."""
     importance, alive = importance_of(masks, scores, groups, len(kinds)), live(masks, groups, len(kinds))
-    unit = np.where(np.bincount(kinds) < round_to, 1, round_to)
-    left = np.bincount(kinds[alive], minlength=len(unit))
+    left = np.bincount(kinds[alive], minlength=len(units))
     order = np.lexsort((-savings, importance, kinds))
     order = order[alive[order]]
     kind = kinds[order]
     position = np.arange(len(order)) - (np.cumsum(left) - left)[kind]
-    place = (position + -left[kind] % unit[kind]) // unit[kind]
+    place = (position + -left[kind] % units[kind]) // units[kind]
     found = np.full(len(kinds), -1)
     found[order] = np.unique(np.stack([kind, place]), axis=1, return_inverse=True)[1].reshape(-1)
     return found

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskc.compilation.compile import shrink_with, timed
+from maskc.compilation.detect_cpu import table_name
+from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError, MaskcError, PruningWarning
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
-from maskc.train.selection.ranking import grouped, ranked, uncoupled
+from maskc.train.selection.ranking import grouped, live, ranked, uncoupled
 from maskc.train.selection.savings import Analyses, Rows, Savings, without
 from maskc.train.selection.schedules import goal
 from maskc.train.selection.settings import FlopsWeight, Settings
@@ -28,17 +31,19 @@ from maskc.train.selection.settings import FlopsWeight, Settings
 Masks = Sequence[NDArray[Any]]
 
 _TRIES = 8  # counts of groups that looked cheapest and were not
+_CLOSE = 0.1  # to a latency, of it: measured, it is never quite as predicted
 _NEAR = 1.05  # times the target: from here on it is the model with its present weights that counts
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """One entry that was set to zero: after which update, in which mask, and the FLOPs left after that update."""
+    """One entry that was set to zero: after which update, in which mask, and the FLOPs, or ms, left after that."""
 
     step: int
     mask: str
     channel: int
-    flops: int
+    flops: int | None = None
+    ms: float | None = None
 
 
 def diverged(mask: str) -> MaskcError:
@@ -48,18 +53,21 @@ def diverged(mask: str) -> MaskcError:
 
 def _target(model: Any, settings: Settings) -> float:
     """The target of the settings, if there is one and the FLOPs of the model can be counted."""
-    if settings.flops_target is None:
+    asked = settings.flops_target if settings.latency_target is None else settings.latency_target
+    if asked is None:
         raise InputError("PruningOptimizer needs to know how far to prune: flops_target=0.5 keeps half of the FLOPs.")
-    if settings.flops_target and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
+    if asked and (open_sizes := sizes_left_open(model)) and settings.sizes is None:
         raise InputError(
             f"The input of the model {model.name!r} leaves sizes open, {open_sizes}, and FLOPs depend on them: "
             "pass the sizes of an example to count at, as in sizes=(224, 224, 3)."
         )
-    return settings.flops_target
+    return asked
 
 
 class Pruner:
     """Takes the decisions of a pruning optimizer for one model, in numpy.
+
+    FLOPs are nanoseconds where the currency of the settings is time.
 
     Args:
         model: the model whose FLOPs count.
@@ -83,8 +91,9 @@ class Pruner:
     def __init__(self, model: Any, layers: Sequence[MaskLayer], settings: Settings, history: Rows) -> None:
         self._model = weakref.ref(model)
         self._kept: Any = None  # the model, as long as it is still to be counted, whoever else drops it
-        target = _target(model, settings)
-        self._cost = ComputationalCost(model, settings.sizes)
+        self._asked = _target(model, settings)
+        self.currency = settings.currency
+        self._cost = ComputationalCost(model, settings.sizes, self.currency.rates)
         index = {id(layer): position for position, layer in enumerate(self._cost.layers)}
         self._where = [index[id(layer)] for layer in layers]
         self.settings = settings = settings.planned(0)  # which leaves alone what is planned already
@@ -106,7 +115,7 @@ class Pruner:
         self._more = 0  # FLOPs of the model with its present weights beyond those that are counted
         self._follow(masks)
         self.before = settings.flops_before or self._full
-        self.target = int(target * self.before if target <= 1 else target)
+        self.target = int(self._asked * (self.before if self._asked <= 1 else self.currency.scale))
         removable = bool((self._savings.estimates() > 0).any())
         self._unpruned = all(mask.all() for mask in masks)
         self._floor = self._fewest(masks) if self.target or settings.schedule or not removable else 0
@@ -117,11 +126,11 @@ class Pruner:
 
     def _check_reachable(self) -> None:
         """Refuses a target below what the fewest channels cost, and warns of one that the model has from the start."""
-        settings = self.settings
+        settings, said, shown = self.settings, self.currency.said, self.currency.shown
         least = max(settings.min_channels, settings.round_to)
         if least <= 1 and self._floor >= self.flops > self.target and self._unpruned:
             raise InputError(
-                f"Nothing can be pruned: removing channels of the masks saves none of the {self.flops:,} FLOPs, "
+                f"Nothing can be pruned: removing channels of the masks saves none of the {said(self.flops)}, "
                 "as where they are its outputs, or are added to channels without a mask. Put masks where nothing but "
                 "layers with weights reads the channels, or where all that is added has one."
             )
@@ -133,13 +142,13 @@ class Pruner:
                 else ""
             )
             raise InputError(
-                f"flops_target cannot be reached: with {multiple}{settings.min_channels} channel(s) left in every mask "
-                f"the model still has {self._floor:,} FLOPs, and the target is {self.target:,}.{hint}"
+                f"{self.currency.target} cannot be reached: with {multiple}{settings.min_channels} channel(s) left in "
+                f"every mask the model still has {said(self._floor)}, and the target is {shown(self.target)}.{hint}"
             )
         if self.flops <= self.target and not self._history and settings.flops_before is None:
             warnings.warn(
-                f"flops_target is {self.target:,}, and the model has {self.flops:,} FLOPs as it is: nothing will be "
-                "pruned.",
+                f"{self.currency.target} is {shown(self.target)}, and the model has {said(self.flops)} as it is: "
+                "nothing will be pruned.",
                 PruningWarning,
                 stacklevel=3,
             )
@@ -196,7 +205,8 @@ class Pruner:
             return
         self._counting = True
         try:
-            self._more = compiled_flops(self.model(), self.settings.sizes) - self._savings.flops
+            found = compiled_flops(self.model(), self.settings.sizes, self.currency.rates)
+            self._more = found - self._savings.flops
         finally:
             self._counting = False
 
@@ -250,6 +260,28 @@ class Pruner:
         flops, rows = self.flops, self._history
         last = rows[-1][0] if rows else None
         rows[:] = [(*row[:3], flops) if row[0] == last else row for row in rows]
+        options = self.currency.compiling
+        if options is not None and flops <= self.target and self.settings.align_for == table_name():
+            self._check_latency(options)
+
+    def _check_latency(self, options: CompileOptions) -> None:
+        """Warns if the model, compiled so, is slower than predicted, where this is the processor that it is for."""
+        masks, told = self._cost.masks(), f"latency_target is {self._asked:g}, and"
+        ones = [np.ones_like(mask) for mask in masks]
+        try:
+            models = [shrink_with(self._cost.at_masks(of), options).model for of in (ones, masks)]
+            latency = timed(models[0], models[1], "openvino" if options.target == "openvino" else "cpu")
+        except MaskcError as error:
+            told += f" the latency was not measured: {error}"
+        else:
+            # of quartiles the least, as training has the processor, too
+            found, most, unit = latency.after[0], self.target / self.currency.scale, "ms"
+            if self._asked <= 1:
+                found, most, unit = found / latency.before[0], self.target / self._full, "of the time without masks"
+            if found <= (1 + _CLOSE) * most:
+                return
+            told += f" was missed: measured here, the model takes {found:.3g} {unit}."
+        warnings.warn(told, PruningWarning, stacklevel=2)
 
     def model(self) -> Any:
         """Returns the model.
@@ -342,12 +374,23 @@ class Pruner:
         enough: float = np.inf,
     ) -> Iterator[list[int]]:
         """Groups that are removed together, in the order of their rank."""
-        least, round_to = self.settings.min_channels, self.settings.round_to
-        if round_to == 1:
+        least = self.settings.min_channels
+        if self.settings.round_to == 1 and self.currency.rates is None:
             chosen = ranked(masks, importance, self._groups, np.minimum(savings, enough), flops_weight, least)
             return ([group] for group in chosen)
         given = masks, importance, self._groups, self._kinds, savings
-        return ranked_in_multiples(*given, flops_weight, least, round_to, enough)
+        return ranked_in_multiples(*given, flops_weight, least, self._units(masks), enough)
+
+    def _units(self, masks: Masks) -> NDArray[np.int64]:
+        """How many groups of each kind go at a time."""
+        rates, round_to, kinds = self.currency.rates, self.settings.round_to, self._kinds
+        count = np.bincount(kinds)
+        if rates is None or round_to > 1:
+            return np.where(count < round_to, 1, round_to)
+        left = np.bincount(kinds[live(masks, self._groups, len(kinds))], minlength=len(count))
+        channels = np.zeros_like(count)
+        np.maximum.at(channels, kinds, self._savings.channels)
+        return np.array([rates.groups_at_once(*each) for each in zip(left.tolist(), channels.tolist(), strict=True)])
 
     def _fewest(self, masks: Masks) -> int:
         """FLOPs when every mask is down to its fewest channels.
@@ -368,8 +411,8 @@ class Pruner:
         self._exhausted = True
         least = max(self.settings.min_channels, self.settings.round_to)
         warnings.warn(
-            f"Every mask is down to {least} channel(s), and the model still has {flops:,} "
-            f"FLOPs, above the target of {self.target:,}.",
+            f"Every mask is down to {least} channel(s), and the model still has {self.currency.said(flops)}, above the "
+            f"target of {self.currency.shown(self.target)}.",
             PruningWarning,
             stacklevel=2,
         )

@@ -24,16 +24,18 @@ _CLOSE = 0.01  # a saving that is off by less is right
 
 @dataclass(frozen=True)
 class _Error:
-    """By how much a saving is off: counted when it is first needed, by compiling at these masks and without a group."""
+    """By how much a saving is off: counted when it is first needed, by compiling at these masks and without groups."""
 
     cost: ComputationalCost
     masks: Values
     without: Values
     expected: float
+    groups: int
 
     @cached_property
     def flops(self) -> float:
-        return self.cost.count(self.masks) - self.cost.count(self.without) - self.expected
+        """For each of the groups."""
+        return (self.cost.count(self.masks) - self.cost.count(self.without) - self.expected) / self.groups
 
     @property
     def is_counted(self) -> bool:
@@ -66,12 +68,17 @@ class Savings:
     @property
     def flops(self) -> int:
         """FLOPs at these masks; counted where savings may be off."""
-        return self._model.flops if self._model.exact else self._cost.count(self.masks)
+        return self._model.flops if self._model.exact and self._cost.rates is None else self._cost.count(self.masks)
 
     @property
     def estimated(self) -> int:
         """FLOPs at these masks by the analysis alone."""
         return self._model.flops
+
+    @property
+    def channels(self) -> NDArray[np.int64]:
+        """How many channels of a convolution each group is, of shape `(groups,)`."""
+        return self._model.channels
 
     @property
     def doubtful(self) -> bool:
@@ -96,7 +103,8 @@ class Savings:
         """Returns what holds after a decision to zero these groups: errors are counted again where that is due."""
         after, gone = self.without(groups), Counter(self._kinds[groups].tolist())
         removed = self._removed + gone
-        due = [kind for kind in gone if removed[kind].bit_length() > self._removed[kind].bit_length()]
+        steps = self._cost.rates is not None  # then the next block may save more than the last, or nothing
+        due = [kind for kind in gone if steps or removed[kind].bit_length() > self._removed[kind].bit_length()]
         return replace(after.counted(due), _removed=removed)
 
     def at(self, masks: Values) -> Savings | None:
@@ -122,17 +130,23 @@ class Savings:
         return replace(self, _corrections={**self._corrections, **more})
 
     def counted(self, kinds: Collection[int]) -> Savings:
-        """Returns the same where the errors of these kinds, each by its first group, are those at the present masks."""
+        """Returns the same where the errors of these kinds, each by its first ones, are those at the present masks."""
         off = self._model.uncertain if self._to_the_last else self._model.doubtful
         if not off.any():
             return self
         off = off & self._live()
         errors, savings = dict(self._errors), self._model.savings()
         for kind in kinds:
-            for group in np.flatnonzero(off & (self._kinds == kind))[:1].tolist():
-                fewer = without(self.masks, self._groups, [group])
-                errors[kind] = _Error(self._cost, self.masks, fewer, float(savings[group]))
+            if first := self._first(np.flatnonzero(off & (self._kinds == kind)).tolist()):
+                fewer = without(self.masks, self._groups, first)
+                errors[kind] = _Error(self._cost, self.masks, fewer, float(savings[first].sum()), len(first))
         return replace(self, _errors=errors)
+
+    def _first(self, groups: list[int]) -> list[int]:
+        """As many of these groups, all of a kind, as go together first."""
+        rates = self._cost.rates
+        step = 1 if rates is None or not groups else rates.groups_at_once(len(groups), int(self.channels[groups[0]]))
+        return groups[: len(groups) % step or step]
 
     def _live(self) -> NDArray[np.bool_]:
         return live(self.masks, self._groups, self._model.groups)

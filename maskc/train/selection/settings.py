@@ -8,6 +8,7 @@ from typing import Any, Literal
 from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, is_number, shown
 from maskc.train.importance import Reduction, canonical, check_decay
+from maskc.train.selection.currency import Currency, milliseconds
 from maskc.train.selection.schedules import SCHEDULES
 
 FlopsWeight = float | Literal["auto"]
@@ -50,6 +51,9 @@ class Settings:
     sizes: Any = None
     flops_before: int | None = None
     round_to: int = 1
+    latency_target: float | None = None
+    target: str = "any"
+    align_for: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical(self.method))
@@ -67,11 +71,15 @@ class Settings:
             raise InputError('ramp goes with schedule="linear" or "cubic" only.')
         if self.flops_before is not None and not (_is_flops(self.flops_before) and self.flops_before):
             raise InputError(f"flops_before must be a number of FLOPs, not {shown(self.flops_before)}.")
-        if self.flops_target is not None and not _is_flops(self.flops_target):
-            raise InputError(
-                "flops_target must be a number of FLOPs, or a fraction of them up to 1, "
-                f"not {shown(self.flops_target)}."
-            )
+        for name, of in (("flops_target", "FLOPs"), ("latency_target", "milliseconds")):
+            if (to := getattr(self, name)) is not None and not _is_flops(to):
+                raise InputError(f"{name} must be a number of {of}, or a fraction of them up to 1, not {shown(to)}.")
+        if self.latency_target is None and (self.target, self.align_for) != ("any", None):
+            raise InputError("target and align_for say where latency_target holds: give that, too.")
+        if self.latency_target is not None and self.flops_target is not None:
+            raise InputError("Give flops_target or latency_target, and not both.")
+        if (rates := self.currency.rates) is not None:
+            object.__setattr__(self, "align_for", rates.name)  # a run is to go on by these elsewhere, too
         check_weight(self.flops_weight)
 
     def planned(self, updates: int) -> Settings:
@@ -83,6 +91,11 @@ class Settings:
             schedule = "cubic" if ramp else None
         every = every or (max(1, ramp // _DECISIONS) if ramp else _EVERY)
         return replace(self, ramp=ramp, schedule=schedule, prune_every=every)
+
+    @property
+    def currency(self) -> Currency:
+        """What pruning saves. Raises InputError for a target or processor of which nobody knows that."""
+        return Currency() if self.latency_target is None else milliseconds(self.target, self.align_for)
 
     @property
     def every(self) -> int:

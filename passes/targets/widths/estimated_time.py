@@ -196,7 +196,11 @@ class Timing:
 
 def of_nodes(graph: gs.Graph, rates: Rates) -> dict[str, float]:
     """Nanoseconds of each node, by the name of what it writes, without those that any operator takes by itself."""
-    plan = PlanSteps(Network(graph), untouched(graph))
-    timing = Timing(plan, replace(rates, ns_per_node=0.0))
+    timing = of_graph(graph, replace(rates, ns_per_node=0.0))
     gains, blocked = timing.gains({}), timing.unblocked()
-    return {name: timing.of([index], gains, blocked) for name, index in plan.writers.items()}
+    return {name: timing.of([index], gains, blocked) for name, index in timing.plan.writers.items()}
+
+
+def of_graph(graph: gs.Graph, rates: Rates) -> Timing:
+    """Estimates of a graph as it is."""
+    return Timing(PlanSteps(Network(graph), untouched(graph)), rates)

@@ -118,6 +118,14 @@ class Rates:
         each = self.ns_per_loaded_window / shape.taps if windows else self.ns_per_loaded_weight
         return each * shape.weights(read, written)
 
+    def groups_at_once(self, left: int, channels: int) -> int:
+        """How many groups go together, of those left, each of so many channels of a convolution or of none.
+
+        That leaves whole channel blocks, or a part of one that is the last: kernels take as long for one partly filled.
+        """
+        block, part = (max(1, size // (channels or size)) for size in (self.channels_per_block, self.channel_multiple))
+        return block if left > block else part
+
     def multiple(self, itemsize: int) -> int:
         """How many elements of `itemsize` bytes widths are rounded up to."""
         return max(1, self.bytes_per_piece // itemsize)

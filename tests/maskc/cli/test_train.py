@@ -112,17 +112,16 @@ def test_the_flags_of_the_original_are_there() -> None:
 
 
 def test_one_default_for_each_argument_of_pruning() -> None:
-    """On the command line, for the trainer and for the optimizer; the target has none."""
+    """On the command line, for the trainer and for the optimizer."""
     optimizer, trainer = (inspect.signature(kind).parameters for kind in (PruningOptimizer, PruningTrainer))
     options = {item.name: item.default for item in fields(TrainingOptions)}
     for name, _, default, _ in PRUNING_FLAGS:
         word = f"pruning_{name}"
         assert default == trainer[word].default
-        if name != "flops_target":
-            assert default == options[word]
+        assert default == options[word]
         if (own := {"iter": "prune_every"}.get(name, name)) in optimizer:
             assert default == optimizer[own].default
-    for name in ("schedule", "ramp", "tie", "method", "round_to", "seed"):
+    for name in ("schedule", "ramp", "tie", "method", "round_to", "seed", "latency_target", "target", "align_for"):
         assert options[name] == optimizer[name].default, name
 
 
@@ -187,6 +186,7 @@ def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
     refused(train(work, "--devices", 99), 2, "99 devices are asked for, and TensorFlow finds")
     refused(train(work, "--learning-rate", 0), 2, "--learning-rate must be greater than 0")
     refused(train(work, "--pruning.flops_target", 10), 2, "flops_target cannot be reached")
+    refused(train(work, "--latency-target", 0.5), 2, "Give flops_target or latency_target, and not both")
     # Nothing was trained yet, so that the mistake may be corrected.
     refused(train(work, "--pruning.flops_target", 11), 2, "flops_target cannot be reached")
     (work / "net.py").write_text(

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 import maskc
+import passes
 from maskc.train import MaskLayer
 from maskc.train.mask_layer import mask_layers
 
@@ -51,6 +52,16 @@ def residual() -> Any:
     x = MaskLayer(name="after")(layers.ReLU()(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(3)(x), name="residual")
+
+
+def wide() -> Any:
+    """Convolutions of some channel blocks, beside few enough channels to go one at a time."""
+    inputs = keras.Input((16, 16, 3))
+    x = MaskLayer(name="first")(layers.Conv2D(48, 3, padding="same", activation="relu")(inputs))
+    x = MaskLayer(name="second")(layers.Conv2D(64, 3, padding="same", activation="relu")(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    x = MaskLayer(name="third")(layers.Dense(6, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(3)(x), name="wide")
 
 
 def depthwise() -> Any:
@@ -105,6 +116,12 @@ def thinned(model: Any, share: float, seed: int) -> Any:
     for layer in mask_layers(model):
         layer.mask.assign(rng.random(layer.mask.shape[0]) >= share)
     return model
+
+
+def flops_by_group(cost: Any, masks: Any, groups: Any) -> Any:
+    """The FLOPs at these masks, and what zeroing each group would save, counted one by one."""
+    by_name = dict(zip(cost._inputs, groups, strict=True))
+    return passes.flops_by_group(cost._graph, cost._named(masks), by_name, cost.coupling)
 
 
 def compiled_flops(model: Any, path: Any) -> int:

@@ -21,7 +21,7 @@ from maskc.train.data.parsing import model_inputs
 from maskc.train.export import export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.running.loop import Interrupted, Monitor
-from tests.maskc.train.networks import masks
+from tests.maskc.train.networks import LOSS, data, masks, wide
 
 SPEC = FeatureSpec(
     features={"a": {"kind": "dense", "shape": (4,)}, "b": {"kind": "categorical", "size": 3}}, label="label"
@@ -139,6 +139,20 @@ def test_it_goes_on_with_the_smaller_model(files: Path, tmp_path: Path) -> None:
     assert second.train(records(files), epochs=4).step == 28
     assert widths(second.model) == widths(whole.model)
     np.testing.assert_equal(weights(second.model), weights(whole.model))
+
+
+@pytest.mark.slow
+def test_it_saves_time(tmp_path: Path) -> None:
+    pruning = {"latency_target": 0.6, "align_for": "avx2", "schedule": "linear", "ramp": 8}
+    whole, options = wide(), {"pruning_flops_target": None, "pruning_iter": 1, "pruning_shrink_every": 6}
+    run = trainer(tmp_path, whole, pruning_burn_in=0, pruning=pruning, compile_options=EAGER, **options)
+    run.loss, run.metrics = LOSS, []
+    run.train(data(whole, 96), epochs=4)
+    assert run.reached and run.flops is None and widths(run.model) < widths(whole)
+    assert run.optimizer.ms is not None and run.optimizer.ms * 1e6 <= 0.6 * run.optimizer.settings.flops_before
+    events = next((tmp_path / "training/logs").iterdir())
+    told = {v.tag for event in tf.compat.v1.train.summary_iterator(str(events)) for v in event.summary.value}
+    assert {"pruning/ms", "train/ms", "train/latency_target"} <= told and "pruning/flops" not in told
 
 
 @pytest.mark.parametrize("of_known_length", [True, False])

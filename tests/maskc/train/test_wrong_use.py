@@ -58,6 +58,23 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
 
 
 @pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"flops_target": 0.5, "latency_target": 0.5}, "Give flops_target or latency_target, and not both"),
+        ({"target": "openvino"}, "target and align_for say where latency_target holds"),
+        ({"flops_target": 0.5, "align_for": "avx2"}, "target and align_for say where latency_target holds"),
+        ({"latency_target": -1}, "latency_target must be a number of milliseconds"),
+        ({"latency_target": 1, "target": "onnx"}, "The target must be one of any, .*, and not 'onnx'"),
+        ({"latency_target": 1, "align_for": "z80"}, "no table of widths for 'z80'; there are"),
+        ({"latency_target": 1, "target": "cuda"}, "How long layers take in 'cuda' .* is not known"),
+    ],
+)
+def test_targets_of_time(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        PruningOptimizer("sgd", **arguments)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         {"prune_every": 0},

@@ -11,11 +11,10 @@ import tensorflow as tf
 
 import maskc
 import passes
-from maskc import progress
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
 from maskc.train.selection.ranking import grouped, uncoupled
-from tests.maskc.train.networks import depthwise, mlp, plain, residual, thinned, trained
+from tests.maskc.train.networks import depthwise, flops_by_group, mlp, plain, residual, thinned, trained
 
 pytestmark = pytest.mark.tensorflow
 
@@ -175,7 +174,7 @@ def test_savings_stay_exact_as_pruning_goes_on(build: Any, tie: str) -> None:
         groups = grouped(cost.layers, coupled, [True] * len(masks))
         rng = np.random.default_rng(seed)
         for _ in range(4):
-            flops, savings = cost.by_group(masks, groups)
+            flops, savings = flops_by_group(cost, masks, groups)
             live = np.unique(np.concatenate([g[mask != 0] for g, mask in zip(groups, masks, strict=True)]))
             for group in live:
                 fewer = [np.where(g == group, 0, mask) for g, mask in zip(groups, masks, strict=True)]
@@ -194,14 +193,3 @@ def test_weights_that_are_not_trained_yet_count_as_trained_ones(channels: list[i
     fresh = computational_cost(model).flops()
     assert fresh == computational_cost(trained(model)).flops()
     assert fresh == passes.shrink(to_onnx(model)).report.after.flops
-
-
-def test_counting_what_groups_save_tells_how_far_it_is() -> None:
-    inputs = keras.Input((8,))
-    x = MaskLayer()(keras.layers.Dense(6, activation="relu")(inputs))
-    cost = computational_cost(keras.Model(inputs, keras.layers.Dense(2)(x)))
-    heard: list[Any] = []
-    with progress.listening(heard.append):
-        cost.by_group(cost.masks(), cost.coupled)
-    stage = heard[0]
-    assert stage.title == "Counting what channels would save" and stage.done == stage.total >= 1

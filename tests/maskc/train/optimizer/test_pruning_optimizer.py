@@ -12,8 +12,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import maskc
+from maskc.results.measurements import Latency
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from tests.maskc.train.networks import LOSS, compiled_flops, data, depthwise, fit, masks, mlp, plain, pruned, residual
+from passes.mask_savings.compiled_cost import compiled_cost
+from passes.targets.registry import table
+from passes.targets.widths.rates import Rates
+from tests.maskc.train.networks import (
+    LOSS,
+    compiled_flops,
+    data,
+    depthwise,
+    fit,
+    masks,
+    mlp,
+    plain,
+    pruned,
+    residual,
+    trained,
+    wide,
+)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -179,12 +197,41 @@ def test_without_a_target_every_mask_keeps_a_channel() -> None:
     assert [int(mask.sum()) for mask in masks(model).values()] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("target", "processor"), [pytest.param("any", "avx512", marks=pytest.mark.slow), ("openvino", "avx2")]
+)
+def test_channels_go_in_blocks_until_the_table_predicts_the_latency(
+    target: str, processor: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    measured = []
+    monkeypatch.setattr("maskc.train.selection.pruner.table_name", lambda: processor)
+    fast = Latency((9, 9, 9), (1, 1, 1), 20, {}, 9.0, "cpu")
+    monkeypatch.setattr("maskc.train.selection.pruner.timed", lambda *given: measured.append(given) or fast)
+    model, rates = trained(wide()), table(target, processor)
+    assert isinstance(rates, Rates)
+
+    def predicted(name: str) -> int:
+        model.export(tmp_path / name, verbose=False)
+        return compiled_cost(maskc.compile(tmp_path / name, align="none", verify=False).model).priced(rates)
+
+    before = predicted("before")
+    time = {"latency_target": 0.6, "target": target, "align_for": processor}
+    optimizer = PruningOptimizer("sgd", prune_every=1, schedule="cubic", ramp=4, **time)
+    train(model, optimizer, steps=6, traced=False)
+    assert optimizer.reached and optimizer.flops is None and optimizer.ms is not None
+    assert optimizer.ms * 1e6 == predicted("after") <= 0.6 * before
+    assert [row.ms for row in optimizer.history][-1] == optimizer.ms
+    widths = [int(mask.sum()) for mask in masks(model).values()]
+    assert pruned(model) and all(width % rates.channels_per_block == 0 or width < 16 for width in widths[:2])
+    assert len(measured) == 1 and measured[0][2] == ("openvino" if target == "openvino" else "cpu")
+
+
 def test_surrogate_and_compilation_may_disagree_and_the_compilation_decides(monkeypatch: Any) -> None:
     """Where the count of the real compilation is still above the target, pruning goes on."""
     model = mlp()
     full = computational_cost(model).flops()
     counts = itertools.chain([full, full], itertools.repeat(1))
-    monkeypatch.setattr("maskc.train.selection.pruner.compiled_flops", lambda model, sizes: next(counts))
+    monkeypatch.setattr("maskc.train.selection.pruner.compiled_flops", lambda *_: next(counts))
     optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=full - 1)
     train(model, optimizer, steps=6, traced=False)
     assert pruned(model) == 3
@@ -195,7 +242,7 @@ def test_recounts_with_the_weights_after_the_update(monkeypatch: Any) -> None:
     model = mlp()
     seen = []
 
-    def count(model: Any, sizes: Any) -> int:
+    def count(model: Any, *_: Any) -> int:
         seen.append([value.copy() for value in model.get_weights()])
         return 1
 
@@ -266,12 +313,36 @@ def test_config_round_trip() -> None:
         "seed": 7,
         "loss_reduction": "sum",
     }
+    time = {"latency_target": None, "target": "any", "align_for": None}
     optimizer = PruningOptimizer(inner, **{"flops_target": 0, **arguments})
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(again, PruningOptimizer)
     assert again.get_config() == optimizer.get_config()
-    assert dataclasses.asdict(again.settings) == {**arguments, "sizes": None, "flops_before": None}
+    assert dataclasses.asdict(again.settings) == {**arguments, "sizes": None, "flops_before": None, **time}
     assert again.inner_optimizer.momentum == 0.5
+
+
+@pytest.mark.slow
+def test_time_is_saved_as_on_the_processor_that_training_began_on(tmp_path: Path, monkeypatch: Any) -> None:
+    def fresh() -> Any:
+        keras.utils.set_random_seed(4)
+        model = wide()
+        model.compile(
+            PruningOptimizer("sgd", 2, burn_in=1, latency_target=0.7, target="openvino"), LOSS, run_eagerly=True
+        )
+        return model
+
+    monkeypatch.setattr("maskc.compilation.compile.table_name", lambda: "avx2")
+    straight, stopped = fresh(), fresh()
+    fit(straight, 0, 12)
+    fit(stopped, 0, 4)
+    stopped.save(tmp_path / "model.keras")
+    monkeypatch.setattr("maskc.compilation.compile.table_name", lambda: "xeon")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert resumed.optimizer.history == stopped.optimizer.history != ()
+    fit(resumed, 4, 12)
+    assert resumed.optimizer.history == straight.optimizer.history != stopped.optimizer.history
+    assert resumed.optimizer.ms == straight.optimizer.ms
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from keras import layers
 
 from maskc.errors import InputError, PruningWarning
+from maskc.results.measurements import Latency
 from maskc.train import (
     MaskLayer,
     Pruned,
@@ -24,7 +25,7 @@ from maskc.train import (
     pruned_shape,
 )
 from maskc.train.mask_layer import mask_layers
-from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp
+from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp, wide
 
 pytestmark = pytest.mark.tensorflow
 
@@ -164,6 +165,25 @@ def test_what_fit_will_not_reach_is_said_before_and_after(options: dict[str, Any
         assert re.search(words, said[0])
     if len(said) == 2:
         assert re.search(r"fit ended .* flops_target is 84\. It takes at least \d+ more", said[1])
+
+
+@pytest.mark.parametrize(("target", "words"), [(0.5, r"0\.667 of the time without masks"), (1e-2, None)])
+def test_a_latency_that_is_not_what_the_table_predicts(target: float, words: str | None, monkeypatch: Any) -> None:
+    monkeypatch.setattr("maskc.train.selection.pruner.table_name", lambda: "avx2")
+    slow = Latency((3, 3, 3), (2, 2, 2), 20, {}, 1.5, "cpu")
+    monkeypatch.setattr("maskc.train.selection.pruner.timed", lambda *given: slow)
+    model = wide()
+    compiled(model, latency_target=target, align_for="avx2", prune_every=1, schedule="one-shot")
+    if words is None:
+        with pytest.raises(
+            InputError, match=r"latency_target cannot be reached: .* still has [\d.]+ ms of predicted time"
+        ):
+            model.fit(*data(model), verbose=0)
+        return
+    with pytest.warns(PruningWarning, match=rf"latency_target is 0\.5, and was missed: .* the model takes {words}\."):
+        history = model.fit(*data(model), verbose=0).history
+    assert set(history) == {"loss", "ms", "latency_target", "channels"}
+    assert model.optimizer.ms == pytest.approx(history["ms"][-1]) and history["ms"] <= history["latency_target"]
 
 
 @pytest.mark.parametrize("target", [0, 0.5])

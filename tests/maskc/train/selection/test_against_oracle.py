@@ -14,6 +14,7 @@ from maskc.train import PruningOptimizer, prunable
 from maskc.train.mask_layer import mask_layers
 from maskc.train.selection.pruner import Pruner
 from maskc.train.selection.ranking import ranked
+from tests.maskc.train.networks import flops_by_group
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -178,7 +179,7 @@ def signal_per_flop(pruner: Pruner, masks: Any, scores: Any, gone: list[int]) ->
     channel stands for others, it is one of them that does, and to remove that one saves something else.
     """
     (group,) = gone
-    flops, savings = pruner._cost.by_group(masks, pruner._groups)
+    flops, savings = flops_by_group(pruner._cost, masks, pruner._groups)
     entries, alive, score = (np.concatenate(parts) for parts in (pruner._groups, masks, scores))
     itself: set[int] = set()
     while not {group, best := least(pruner, masks, scores, flops, savings)} <= itself:

@@ -85,7 +85,9 @@ def multiples(
     arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
     groups = uncoupled([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
     saved = np.concatenate(savings).astype(np.float64)
-    return list(ranked_in_multiples(*arrays, groups, kinds_of(groups), saved, weight, least, round_to, enough))
+    kinds = kinds_of(groups)
+    units = np.where(np.bincount(kinds) < round_to, 1, round_to)
+    return list(ranked_in_multiples(*arrays, groups, kinds, saved, weight, least, units, enough))
 
 
 def test_first_goes_what_is_beyond_a_multiple() -> None:
