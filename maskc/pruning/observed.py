@@ -26,7 +26,6 @@ from passes.errors import SizeError
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
-from passes.targets.widths.rates import Rates
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
@@ -79,7 +78,7 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
         raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
-        known = rates if isinstance(rates, Rates) else None
+        known = rates if rates is not None and rates.predicts else None
         flops = cost.flops * _repeated(batches[0], at or {})
         removal = Removal(net, found, sensitivities(net, whole, found, batches, flops), known)
     return Observed(source, net, removal, batches, cost, options.seed, notes)

@@ -42,7 +42,7 @@ class Currency:
 def milliseconds(target: str, processor: str | None) -> Currency:
     """Time by the table of a runtime and a processor, by default this one. Raises InputError where there is none."""
     rates = table(options := CompileOptions(target=target, align_for=processor))
-    if rates is None or rates.bytes_per_piece > 1:  # a GPU's say which widths are fast, not how fast
+    if rates is None or not rates.predicts:
         raise InputError(
             f"How long layers take in {target!r} on this processor is not known: latency_target needs another "
             "target, or a processor in align_for."

@@ -126,6 +126,11 @@ class Rates:
         block, part = (max(1, size // (channels or size)) for size in (self.channels_per_block, self.channel_multiple))
         return block if left > block else part
 
+    @property
+    def predicts(self) -> bool:
+        """Whether they say how long a layer takes, and not only which widths and forms are fast."""
+        return self.bytes_per_piece == 1
+
     def multiple(self, itemsize: int) -> int:
         """How many elements of `itemsize` bytes widths are rounded up to."""
         return max(1, self.bytes_per_piece // itemsize)
