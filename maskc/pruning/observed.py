@@ -48,8 +48,8 @@ class Observed:
     notes: tuple[str, ...] = ()
 
     def without(self, gone: Mask) -> ModelProto:
-        """The masked network without groups, bool [groups], with weights that make up for them."""
-        return refitted(self.network, gone, self.batches, self.seed)
+        """The masked network without groups, bool [groups], with weights that make up for them, or the source."""
+        return self.source if not gone.any() else refitted(self.network, gone, self.batches, self.seed)
 
 
 def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Observed:
@@ -75,7 +75,7 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
         found = layers(net, whole, batches, options.seed)
     notes = tuple(_left_out(net))
     if all(net.fixed[layer.labels].all() for layer in found):
-        why = "outputs show them, or no layer with constant weights reads them."
+        why = "outputs show them, or no layer with constant weights reads them, apart from such as change nothing."
         raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None

@@ -199,7 +199,9 @@ def pruned(
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
-    warnings += judge.collapse(verdict)
+    if masked is target:
+        warnings.append("The target is met by what `maskc compile` does, so nothing was pruned: ask for less.")
+    warnings += [*judge.collapse(verdict), *judge.constant(verdict)]
     latency = search.latency(model) if options.timed else None
     if latency is not None:
         warnings += search.missed(latency)

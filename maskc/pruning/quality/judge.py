@@ -72,6 +72,18 @@ class Judge:
             return [f"{what}: leave more, train {more}, or let --max-drop find how little it can bear."]
         return []
 
+    @staticmethod
+    def constant(verdict: Verdict) -> list[str]:
+        """A sentence where the source makes the same of all samples, which no figure shows."""
+        told = [output for output in verdict.agreement if output.constant]
+        if not told or len(told) < len(verdict.agreement):
+            return []
+        what = f"{told[0].constant} '{told[0].output}'"
+        return [
+            f"The source makes the same {what} of all data that it was measured on, as a constant would, so the "
+            "figures say little: give more samples, and of more kinds."
+        ]
+
     def better(self, one: Verdict, other: Verdict) -> Verdict:
         """The one that drops less by the user's measure, else the one of smaller divergence or, of numbers, error.
 

@@ -320,6 +320,37 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
         maskc.prune(model, inputs(model), epochs=0)
 
 
+@pytest.mark.parametrize(
+    ("x", "bias", "told"),
+    [
+        (np.tile(drawn(1, 6), (80, 1)), 0, "The source makes the same output 'y' of all data that it was measured on"),
+        (drawn(2, 6), 0, "The source makes the same output 'y' of all data"),
+        (drawn(80, 6), 200, "The source makes the same prediction 'y' of all data"),
+        (drawn(80, 6), 0, None),
+    ],
+    ids=["one sample again and again", "one sample held out", "one class", "classes"],
+)
+def test_data_that_say_little_are_told(x: Any, bias: float, told: str | None) -> None:
+    text = "g (float[n,6] x) => (float[n,3] y) { h = MatMul(x, first) r = Relu(h) y = Gemm(r, second, b) }"
+    b = np.array([bias, 0, 0], np.float32)
+    pruned = maskc.prune(network(text, {"first": drawn(6, 16), "second": drawn(16, 3), "b": b}), {"x": x}, flops=0.6)
+    found = [warning for warning in pruned.report.warnings if warning.startswith("The source makes")]
+    assert len(found) == bool(told) and all((told or "") in warning for warning in found)
+
+
+@pytest.mark.parametrize("target", [{"flops": 0.5}, {"params": 0.9}, {"ms": 1e9}, {"max_drop": 0.1}])
+def test_a_target_that_is_met_as_it_is_is_told(target: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bias comes into a model that stays as it is."""
+    clock(monkeypatch, lambda left: 1.0)
+    first = drawn(200, 6)
+    first[np.arange(200) >= (200 if "ms" in target else 8)] = 0
+    text = "g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) y = MatMul(r, second) }"
+    model = network(text, {"first": first, "second": drawn(200, 3)})
+    pruned = maskc.prune(model, inputs(model), **target)
+    assert ["so nothing was pruned" in warning for warning in pruned.report.warnings] == [True]
+    assert pruned.report.after.flops == maskc.compile(model).report.after.flops
+
+
 def test_layers_that_stay_are_told() -> None:
     text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
         b = Relu(a) c = Gemm<transB = 1>(b, same) d = Relu(c) y = MatMul(d, second) }"""
