@@ -32,14 +32,16 @@ def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: 
     """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
 
     Those that have the same weights are one, whose moments are the sum of theirs.
-    Depthwise convolutions are none of them: what they read goes as what they write does.
+    Depthwise convolutions, and others whose groups go as a whole, are none of them: what they read goes as what they
+    write does.
     """
     found: dict[str, Moments] = {}
     reading = []
     for number, reader in enumerate(network.readers):
         contraction = reader.contraction
         label = reader.group_of[reader.group_of >= 0]
-        if label.size and not network.fixed[label].all() and not (contraction.groups > 1 and contraction.width == 1):
+        whole = contraction.groups > 1 and (reader.group_of == reader.group_of[..., :1]).all()
+        if label.size and not network.fixed[label].all() and not whole:
             if contraction.weights not in found:
                 matrix = contraction.matrix(network.layers.constants.values[contraction.weights])
                 found[contraction.weights] = Moments.of(reader, matrix, seed + number)

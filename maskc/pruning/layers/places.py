@@ -55,6 +55,7 @@ def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filter
         if not shape or layer.source not in made or layer.source in inside:
             continue
         axis = layer.axis % len(shape)
-        if shape[axis] == layer.channels and layer.channels > 1:
+        size = shape[axis]
+        if isinstance(size, int) and size > 1 and layer.row_labels(range(size), axis) is not None:
             dtype = helper.tensor_dtype_to_np_dtype(types[layer.source].elem_type)
-            yield Filters(layer.source, axis, len(shape), dtype, np.ones(layer.channels), fixed=False)
+            yield Filters(layer.source, axis, len(shape), dtype, np.ones(size), fixed=False)
