@@ -96,7 +96,7 @@ class Contraction:
         shape = [size if n == place or n < divided else 1 for n, size in zip(order, sizes, strict=True)]
         if len(labels) != math.prod(shape):
             return None
-        return np.broadcast_to(np.reshape(labels, shape), sizes).reshape(self.groups, -1)
+        return np.array(np.broadcast_to(np.reshape(labels, shape), sizes), np.int64).reshape(self.groups, -1)
 
     def by_channel(self, values: NDArray[Any]) -> NDArray[Any]:
         """The input's values as [n, channels of all groups], or rows where no window slides."""
@@ -106,7 +106,7 @@ class Contraction:
 
     def matrix(self, weights: NDArray[Any]) -> Floats:
         """Weights as they are stored as float64 [groups, width * taps, outputs], times their scale."""
-        split = np.multiply(weights, self.scale, dtype=np.float64).reshape(self._split)
+        split = (np.asarray(weights, np.float64) * self.scale).reshape(self._split)
         return split.transpose(self._order).reshape(self.groups, self.width * self.taps, -1)
 
     def stored(self, matrix: Floats) -> Floats:
