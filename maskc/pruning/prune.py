@@ -167,7 +167,7 @@ def pruned(
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        search = Search(target, net, seen.removal, options, before, seen.batches[0])
+        search = Search(target, net, seen.removal, options, before, seen.batches[0], seen.notes)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)

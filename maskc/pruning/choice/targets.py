@@ -39,7 +39,7 @@ Figure = Callable[[passes.Shrunk], float]
 class Search:
     """A network, the order in which its groups go, and the source that targets are shares of.
 
-    before: FLOPs, weights and bytes of the source. batch: what latency is measured on.
+    before: FLOPs, weights and bytes of the source. batch: what latency is measured on. notes: on layers that stay.
     """
 
     source: ModelProto
@@ -48,6 +48,7 @@ class Search:
     options: PruneOptions
     before: Mapping[str, float]
     batch: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
 
     def found(self) -> tuple[Mask, PruneOptions]:
         """The groups to remove for the target of the options, bool [groups], and the options to compile with.
@@ -78,10 +79,7 @@ class Search:
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.removal.flops) - max(left - most, step)
             step *= 2
-        raise InputError(
-            f"{share:g} of the FLOPs cannot be reached: with a tenth of every layer's channels left, "
-            f"{left / self.before['flops']:.2g} of them are left."
-        )
+        raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.2g} of them are left")
 
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
@@ -91,13 +89,15 @@ class Search:
             low, left = len(self.removal.ends), self.removal.flops
             self.removal.down_to(_STAGE * left if left > 0 else -math.inf)  # a model of time may be below what is left
             if len(self.removal.ends) == low:
-                told = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}.get(
-                    name, f"{found:.2g} of the {name}"
-                )
-                raise InputError(
-                    f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
+                figures = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}
+                raise self._unreachable(
+                    f"--{name} {value:g}", f"it is {figures.get(name, f'{found:.2g} of the {name}')}"
                 )
         return self._fewest(figure, most, low)
+
+    def _unreachable(self, what: str, left: str) -> InputError:
+        text = f"{what} cannot be reached: with a tenth of every layer's channels left, {left}."
+        return InputError(" ".join([text, *self.notes]))
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:
         """The fewest groups, of those that go first, whose loss brings a figure down to `most`: more than `low` units.

@@ -360,6 +360,18 @@ def test_layers_that_stay_are_told() -> None:
     assert told in pruned.report.warnings
 
 
+def test_layers_in_bodies_are_told() -> None:
+    text = """g (float[n,6] x) => (float[n,3] y) { rounds = Constant<value = int64 {3}>()
+        on = Constant<value = bool {1}>() z = Loop(rounds, on, x) <body = b (int64 i, bool c, float[?,6] s) =>
+        (bool d, float[?,6] t) { d = Identity(c) h = MatMul(s, up) r = Relu(h) q = MatMul(r, down) t = Tanh(q) }>
+        h = MatMul(z, first) r = Relu(h) y = MatMul(r, second) }"""
+    weights = {"up": drawn(6, 32), "down": drawn(32, 6), "first": drawn(6, 32), "second": drawn(32, 3)}
+    model, told = network(text, weights), "2 in branches or loops, which have 80% of the FLOPs."
+    assert told in maskc.prune(model, inputs(model), flops=0.9).report.warnings[0]
+    with pytest.raises(InputError, match=rf"0.5 of the FLOPs cannot be reached: .* {told}"):
+        maskc.prune(model, inputs(model), flops=0.5)
+
+
 def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule takes precedence over standard operators in place of the node."""
     monkeypatch.setattr(base, "_RULES", dict(base._RULES))
