@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +52,13 @@ class Observed:
         return self.source if not gone.any() else refitted(self.network, gone, self.batches, self.seed)
 
 
-def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Observed:
-    """Observe a model on data, at the sizes of the options or else of the data.
+def observed(
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    takes_bias: Callable[[str], bool] = lambda node: True,
+) -> Observed:
+    """Observe a model on data, at the sizes of the options or else of the data; `takes_bias` as for `network`.
 
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
@@ -69,7 +74,7 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             at = None  # branches for other inputs may not take these sizes
             shrunk = passes.shrink(pruned)
         cost = shrunk.report.before if pruned is source else passes.count(source, at=at)
-        net = network(shrunk.model, batches[0], at, options.seed)
+        net = network(shrunk.model, batches[0], at, options.seed, takes_bias)
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)

@@ -26,6 +26,7 @@ from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given
 from maskc.pruning.data import data as read_data
+from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.measure import Quality
 from maskc.pruning.observed import observed
@@ -153,17 +154,20 @@ def pruned(
     options: PruneOptions,
     saved: State | None = None,
     keep: Callable[[ModelProto, State], object] = lambda model, state: None,
+    layers: KerasModel | None = None,
 ) -> Pruned:
     """`prune` of a model that was read, with the options as one value.
 
     keep: called while training goes on, at once and then each minute, with the result without training, and a state to
-    go on from. saved: such a state, of the same model, data and options.
+    go on from. saved: such a state, of the same model, data and options. layers: the Keras model that the source is the
+    graph of, if a smaller one is to come of it.
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
     try:
         judge = Judge(target, examples, options)
-        seen = observed(target, examples, options)
+        takes_bias = {} if layers is None else {"takes_bias": layers.takes_bias}
+        seen = observed(target, examples, options, **takes_bias)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
@@ -183,6 +187,8 @@ def pruned(
         else:
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
             masked = seen.without(gone)
+            if layers is not None and masked is not target:
+                masked = layers.smaller(net, gone, masked, seen.batches)
         compiled = made(masked)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
@@ -205,13 +211,17 @@ def pruned(
     latency = search.latency(model) if options.timed else None
     if latency is not None:
         warnings += search.missed(latency)
+    count = passes.count(model if layers is None else masked, at=net.at)
+    if layers is not None:
+        warnings += search.exceeded({"flops": count.flops, "params": count.params})
     report = dataclasses.replace(
         compiled.report,
+        after=Figures.from_cost(count, compiled.report.after.bytes),
         latency=latency,
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
-        layers=layers_of(cost, passes.count(model, at=net.at)),
+        layers=layers_of(cost, count),
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
@@ -230,9 +240,13 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     source = options.read(model)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
-    if output.suffix not in ("", ".onnx"):
-        keras = " A smaller Keras model comes from training with masks." if output.suffix == ".keras" else ""
-        raise InputError(f"{output} must end with .onnx: that is what is written.{keras}")
+    layers = None
+    if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
+        if options.trains:
+            raise InputError("--epochs and --minutes are for .onnx: write .keras without, and train that in Keras.")
+        layers = KerasModel(source.tensorflow.owner)
+    elif output.suffix not in ("", ".onnx"):
+        raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint.of(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():
@@ -247,8 +261,11 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
         checkpoint.write(state)
 
     try:
-        result = pruned(source, given, options, saved, keep)
-        size = write_model_files.write_model(result.model, output, keep=read)
+        result = pruned(source, given, options, saved, keep, layers)
+        if layers is None:
+            size = write_model_files.write_model(result.model, output, keep=read)
+        else:
+            size = layers.write(output)
     except MaskcError as error:
         if begun:
             raise type(error)(f"{error} {output} is the result without training, and --resume goes on.") from error

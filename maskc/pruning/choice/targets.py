@@ -204,6 +204,13 @@ class Search:
         told = f"{latency.speedup:.3g} times as fast" if name == "speedup" else f"{latency.after[1]:.3g} ms"
         return [f"--{name} {value:g} was missed: at the end it is {told}."] if short > 1 + _CLOSE else []
 
+    def exceeded(self, after: Mapping[str, float]) -> list[str]:
+        """A sentence where layers of Keras, which have channels alone, cannot leave out all that was pruned."""
+        name, value = self.options.target_of
+        left = after.get(name, 0) / self.before.get(name, 1)
+        told = f"--{name} {value:g} was missed: Keras layers of this model can be cut to {left:.2g}. Ask for less."
+        return [told] if left > (1 + _CLOSE) * value else []
+
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"

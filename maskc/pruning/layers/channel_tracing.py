@@ -43,12 +43,14 @@ def reached(network: Network, batch: Mapping[str, NDArray[Any]], seed: int = 0) 
 
     whole = spreads(np.zeros(len(network.fixed), bool))
     trials = [spreads(gone) for gone in zeroed]
-    number = {pattern.tobytes(): group for group, pattern in enumerate(np.packbits(zeroed, axis=0).T)}
     found = []
     for reader in network.readers:
         if id(reader) in whole:
             still = np.stack([spread[id(reader)] <= _STILL * whole[id(reader)] for spread in trials])
-            labels = np.array([number.get(pattern.tobytes(), -1) for pattern in np.packbits(still, axis=0).T])
+            some = ~still.all(axis=1)  # where all that was before is zero, nothing is told
+            patterns, of_groups = (np.packbits(each[some], axis=0).T for each in (still, zeroed))
+            number = {pattern.tobytes(): group for group, pattern in enumerate(of_groups)}
+            labels = np.array([number.get(pattern.tobytes(), -1) for pattern in patterns])
             _, groups, count = reader.group_of.shape
             rows = np.repeat(labels, groups * count // len(labels)).reshape(groups, count)
             reader = dataclasses.replace(reader, group_of=np.broadcast_to(rows, reader.group_of.shape))

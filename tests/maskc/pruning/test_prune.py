@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import signal
 import sys
@@ -299,7 +300,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["-o", "small.txt"], "must end with .onnx"),
-        (["-o", "small.keras"], "A smaller Keras model comes from training with masks"),
+        (["-o", "small.keras"], "or with .keras where that is a .keras file made smaller"),
     ],
 )
 def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -392,6 +393,68 @@ def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch
     assert [node.op_type for node in pruned.model.graph.node] == ["Gemm", "Relu", "FusedGemm"]
     (output,) = pruned.agreement
     assert output.error is not None and output.error < 0.02
+
+
+def keras_model(kind: str) -> Any:
+    """With half of the channels of hidden layers following from the others, but where they are recurrent."""
+    import keras
+    from keras import layers
+
+    def twice(layer: Any, x: Any, *after: Any) -> Any:
+        """What a layer makes, and the same again, with other biases, as one layer."""
+        y = layer(x)
+        for variable in layer.weights:
+            half = np.array_split(np.asarray(variable), 2, axis=-1)[0]
+            variable.assign(np.concatenate([half, half], axis=-1))
+        return functools.reduce(lambda y, step: step(y), after, y)
+
+    keras.utils.set_random_seed(0)
+    if kind == "convolutions":
+        x = inputs = keras.Input((9, 9, 2))
+        x = twice(layers.Conv2D(16, 3, use_bias=False), x, layers.BatchNormalization(), layers.ReLU())
+        x = layers.DepthwiseConv2D(3)(x)
+        block = keras.Input((5, 5, 16))
+        y = twice(layers.Conv2D(32, 1, name="inside"), block, layers.ReLU())
+        x = keras.Model(block, layers.Conv2DTranspose(8, 2, strides=2)(y), name="block")(x)
+        x = layers.Flatten()(layers.MaxPooling2D(5)(x))
+    elif kind == "recurrent":
+        x = inputs = keras.Input((7, 4))
+        x = layers.GRU(16, return_sequences=True)(x)
+        x = layers.LSTM(16)(x)
+    else:
+        x = inputs = keras.Input((5, 16))
+        x = x + layers.MultiHeadAttention(4, 8)(x, x)
+        y = twice(layers.Dense(64, activation="relu"), layers.LayerNormalization()(x))
+        x = layers.GlobalAveragePooling1D()(x + layers.Dense(16)(y))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            half = np.random.default_rng(0).uniform(0.5, 2, (4, 8))
+            layer.set_weights(list(np.tile(half, (1, 2))))
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.6)])
+def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
+    import keras
+
+    model = keras_model(kind)
+    x, small = drawn(200, *model.input_shape[1:]), tmp_path / "small.keras"
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    given = "prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", str(share)
+    report = json.loads(succeeded(*given, "-o", small, "--json").stdout)
+    assert report["after"]["flops"] <= 1.04 * share * report["before"]["flops"]
+    assert not any("missed" in warning for warning in report["warnings"])
+    loaded = keras.models.load_model(small)
+    assert loaded.count_params() < 0.7 * model.count_params()
+    assert {layer.name for layer in loaded.layers} == {layer.name for layer in model.layers}
+    expected, found = (np.asarray(each(x), float) for each in (model, loaded))
+    error = np.sqrt(np.square(expected - found).mean()) / expected.std()
+    assert 0.5 * error < report["agreement"][0]["error"] < 2 * error < 0.8
+    refused(command(*given, "-o", small, "--epochs", "1"), 2, "--epochs and --minutes are for .onnx")
 
 
 def files(folder: Path) -> list[str]:
