@@ -120,30 +120,8 @@ def prune(
         True
         >>> pruned.save("small.onnx")
     """
-    chosen = PruneOptions(
-        flops=flops,
-        params=params,
-        size=size,
-        speedup=speedup,
-        ms=ms,
-        max_drop=max_drop,
-        quality=quality,
-        lower_is_better=lower_is_better,
-        epochs=epochs,
-        minutes=minutes,
-        loss=loss,
-        masks=masks,
-        signature=signature,
-        shapes=shapes,
-        at=at,
-        adapters=adapters,
-        align=align,
-        align_for=align_for,
-        align_seconds=align_seconds,
-        target=target,
-        verify=VERIFY if verify else None,
-        seed=seed,
-    )
+    given = {**locals(), "verify": VERIFY if verify else None}
+    chosen = PruneOptions(**{field.name: given[field.name] for field in dataclasses.fields(PruneOptions)})
     with nullcontext() if progress is None else listening(progress):
         return pruned(chosen.read(model), data, chosen)
 

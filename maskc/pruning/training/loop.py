@@ -23,7 +23,7 @@ from maskc.frontend.graph_queries import showing
 from maskc.pruning.data import counted, samples_in
 from maskc.pruning.training.batches import Batch, shuffled
 from maskc.pruning.training.distance import Distance, targets
-from maskc.pruning.training.from_onnx import from_onnx
+from maskc.pruning.training.from_onnx.imported import Imported
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Array = NDArray[Any]
@@ -80,7 +80,7 @@ def finetune(
     the teacher's outputs. learning_rate: relative to the size of the weights. on_state: called after the first step,
     each minute and at the end, with what goes on from there as `saved`, and whether training is over.
 
-    Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
+    Raises InputError where an operator of the model has no rule, and where the loss is no number.
     """
     training = _Training(model, batches, teacher, loss, learning_rate, seed)
     if saved is not None:
@@ -111,7 +111,7 @@ class _Training:
         learning_rate: float,
         seed: int,
     ) -> None:
-        self._imported = from_onnx(network)
+        self._imported = Imported(network)
         self._variables = list(self._imported.variables.values())
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
