@@ -49,9 +49,12 @@ class KerasModel:
         norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
         self._norms = {id(producer(n.input_tensors[0])): n.operation for n in norms if n.operation.center}
 
-    def takes_bias(self, node: str) -> bool:
-        """Whether the layer of a node, or a normalisation after it, adds something to each of its outputs."""
-        return self._bias(node) is not None
+    def bias(self, node: str) -> Any:
+        """What the layer of a node, or a normalisation after it, adds to each output; None if it adds nothing."""
+        layer = self._layer(node)
+        if id(layer) in self._norms:
+            return self._norms[id(layer)].beta
+        return next((v for v in getattr(layer, "weights", ()) if v.path.rpartition("/")[2] == "bias"), None)
 
     def smaller(self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch]) -> ModelProto:
         """Give the layers the weights of the masked network, with zeros for what is gone, and make the model smaller.
@@ -86,12 +89,6 @@ class KerasModel:
         paths = ("/".join(parts[begin:]) for begin in range(len(parts)))
         return next((self._layers[path] for path in paths if path in self._layers), None)
 
-    def _bias(self, node: str) -> Any:
-        layer = self._layer(node)
-        if id(layer) in self._norms:
-            return self._norms[id(layer)].beta
-        return next((v for v in getattr(layer, "weights", ()) if v.path.rpartition("/")[2] == "bias"), None)
-
     def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask) -> None:
         owner, trained = self._layer(layer.node), layer.matrix(before[layer.weights])
         found = next(_places(layer, owner, trained, unread.size), None)
@@ -104,7 +101,7 @@ class KerasModel:
         changed.ravel()[order] = layer.stored(matrix)
         variable.assign(changed)
         if layer.bias:
-            bias = self._bias(layer.node)
+            bias = self.bias(layer.node)
             was, now = (values[layer.bias].ravel()[: unread.size] for values in (before, after))
             added = np.where(unread, 0, now) - was
             changed, norm = np.array(bias), self._norms.get(id(owner))

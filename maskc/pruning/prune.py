@@ -144,8 +144,7 @@ def pruned(
     examples = read_data(given, target)
     try:
         judge = Judge(target, examples, options)
-        takes_bias = {} if layers is None else {"takes_bias": layers.takes_bias}
-        seen = observed(target, examples, options, **takes_bias)
+        seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
@@ -188,10 +187,10 @@ def pruned(
     warnings += [*judge.collapse(verdict), *judge.constant(verdict)]
     latency = search.latency(model) if options.timed else None
     if latency is not None:
-        warnings += search.missed(latency)
+        warnings += search.missed({"speedup": latency.speedup, "ms": latency.after[1]})
     count = passes.count(model if layers is None else masked, at=net.at)
     if layers is not None:
-        warnings += search.exceeded({"flops": count.flops, "params": count.params})
+        warnings += search.missed({"flops": count.flops / cost.flops, "params": count.params / cost.params})
     report = dataclasses.replace(
         compiled.report,
         after=Figures.from_cost(count, compiled.report.after.bytes),

@@ -89,10 +89,8 @@ class Search:
             low, left = len(self.removal.ends), self.removal.flops
             self.removal.down_to(_STAGE * left if left > 0 else -math.inf)  # a model of time may be below what is left
             if len(self.removal.ends) == low:
-                figures = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}
-                raise self._unreachable(
-                    f"--{name} {value:g}", f"it is {figures.get(name, f'{found:.2g} of the {name}')}"
-                )
+                told = _told(name, 1 / found if name == "speedup" else found)
+                raise self._unreachable(f"--{name} {value:g}", f"it is {told}")
         return self._fewest(figure, most, low)
 
     def _unreachable(self, what: str, left: str) -> InputError:
@@ -197,22 +195,20 @@ class Search:
             return lambda compiled: self.latency(compiled.model, _SECONDS).after[1]
         return lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup
 
-    def missed(self, latency: Latency) -> list[str]:
-        """A sentence where a target of time was missed after all."""
+    def missed(self, after: Mapping[str, float]) -> list[str]:
+        """A sentence where a target was missed after all, if these figures by name have it."""
         name, value = self.options.target_of
-        short = value / latency.speedup if name == "speedup" else latency.after[1] / value
-        told = f"{latency.speedup:.3g} times as fast" if name == "speedup" else f"{latency.after[1]:.3g} ms"
-        return [f"--{name} {value:g} was missed: at the end it is {told}."] if short > 1 + _CLOSE else []
-
-    def exceeded(self, after: Mapping[str, float]) -> list[str]:
-        """A sentence where layers of Keras, which have channels alone, cannot leave out all that was pruned."""
-        name, value = self.options.target_of
-        left = after.get(name, 0) / self.before.get(name, 1)
-        told = f"--{name} {value:g} was missed: Keras layers of this model can be cut to {left:.2g}. Ask for less."
-        return [told] if left > (1 + _CLOSE) * value else []
+        found = after.get(name, value)
+        short = value / found if name == "speedup" else found / value
+        return [f"--{name} {value:g} was missed: at the end it is {_told(name, found)}."] if short > 1 + _CLOSE else []
 
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
         before, after = load(self.source, provider), load(model, provider)
         return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
+
+
+def _told(name: str, figure: float) -> str:
+    """A figure that is a target's, in words."""
+    return {"speedup": f"{figure:.3g} times as fast", "ms": f"{figure:.3g} ms"}.get(name, f"{figure:.2g} of the {name}")
