@@ -22,9 +22,8 @@ from maskc.errors import PruningWarning, RunError
 from maskc.progress import stage
 from maskc.pruning.layers.contractions import Contraction
 from maskc.pruning.layers.network import Mask, Network, Reader
-from maskc.pruning.walk import Walk
+from maskc.pruning.walk import Feeds, Walk
 
-Feeds = Mapping[str, NDArray[Any]]
 #: a layer's number, the layer, and what it reads in the source and in the pruned network, batch by batch
 _Read = tuple[int, Contraction, Sequence[NDArray[Any]], Sequence[NDArray[Any]]]
 

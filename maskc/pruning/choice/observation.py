@@ -15,10 +15,8 @@ from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.layers.network import Network
 from maskc.pruning.quality.comparison import compared, distance
-from maskc.pruning.walk import Walk
+from maskc.pruning.walk import Feeds, Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-
-Feeds = Mapping[str, NDArray[Any]]
 
 _TOGETHER = 2**22  # bytes of inputs
 _ROWS = 400  # of a layer, of each batch

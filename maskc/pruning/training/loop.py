@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -43,19 +42,8 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far training is.
-
-    share: from 0 to 1. loss: a moving average.
-    """
-
-    seconds: float
-    share: float
-    loss: float
-
-
-Listener = Callable[[Progress], None]
+#: of how far training is: the seconds so far, the share, from 0 to 1, and a moving average of the loss
+Listener = Callable[[float, float, float], None]
 
 
 def finetune(
@@ -89,7 +77,7 @@ def finetune(
     with contextlib.suppress(KeyboardInterrupt, Terminated):
         for progress in training.run(minutes, epochs):
             if on_progress is not None:
-                on_progress(progress)
+                on_progress(*progress)
             if on_state is not None and time.monotonic() >= due:
                 on_state(training.state(), False)
                 due = time.monotonic() + _SAVED
@@ -123,7 +111,7 @@ class _Training:
         self._seconds, self._average = 0.0, math.nan
         self._step = tf.function(self._updated, autograph=False)
 
-    def run(self, minutes: float | None, epochs: float | None) -> Iterator[Progress]:
+    def run(self, minutes: float | None, epochs: float | None) -> Iterator[tuple[float, float, float]]:
         """Trains, step by step, for so long.
 
         Raises InputError where there is nothing to train on, and where training diverges.
@@ -152,7 +140,7 @@ class _Training:
                         f"{'' if self._loss is None else ', or give a --loss of finite values'}."
                     )
                 self._samples, self._done = self._samples + samples_in(batch), self._done + 1
-                yield Progress(seconds, share, self._average)
+                yield seconds, share, self._average
             self._passes, self._done = self._passes + 1, 0
 
     def state(self) -> dict[str, Array]:
