@@ -65,8 +65,8 @@ class KerasModel:
         from maskc.train.shrinking.shrink import shrink
 
         stored = {tensor.name: array_of(tensor) for tensor in masked.graph.initializer}
-        unread = _unread(network, gone, masked)
-        for reader in network.readers:
+        unread = _unread(network, gone, masked) if gone.any() else {}
+        for reader in network.readers if unread else ():
             layer = reader.contraction
             self._assign(layer, network.layers.constants.values, stored, unread[layer.output])
         self._model = shrink(self._model, verify=False)

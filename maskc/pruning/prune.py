@@ -164,7 +164,7 @@ def pruned(
         else:
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
             masked = seen.without(gone)
-            if layers is not None and masked is not target:
+            if layers is not None:
                 masked = layers.smaller(net, gone, masked, seen.batches)
         compiled = made(masked)
     except (GraphError, SizeError) as error:
@@ -182,7 +182,7 @@ def pruned(
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
-    if masked is target:
+    if saved is None and not gone.any():
         warnings.append("The target is met by what `maskc compile` does, so nothing was pruned: ask for less.")
     warnings += [*judge.collapse(verdict), *judge.constant(verdict)]
     latency = search.latency(model) if options.timed else None

@@ -457,6 +457,24 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     refused(command(*given, "-o", small, "--epochs", "1"), 2, "--epochs and --minutes are for .onnx")
 
 
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(64, activation="relu", name="hidden")(inputs)))
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(np.where(np.arange(64) < 8, hidden.kernel, 0))
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", drawn(80, 6))
+    small = tmp_path / "small.keras"
+    shown = succeeded("prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", "0.5", "-o", small)
+    assert "so nothing was pruned" in shown.stderr
+    assert keras.models.load_model(small).get_layer("hidden").units == 8
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
