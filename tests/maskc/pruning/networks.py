@@ -162,8 +162,8 @@ def per_channel() -> ModelProto:
     """Weights of each channel's own, as a depthwise convolution has them."""
     text = """g (float[n,2,5] x) => (float[n,3] y) { h = Conv(x, first) r = Relu(h)
         e = Einsum<equation = "nct,ctu->ncu">(r, each) y = Einsum<equation = "ncu,cuo->no">(e, second) }"""
-    each = np.repeat(drawn(1, 5, 4), 16, axis=0)
-    return network(text, {"first": doubled(drawn(8, 2, 1), 0), "each": each, "second": drawn(16, 4, 3)})
+    each = np.repeat(drawn(1, 5, 2), 16, axis=0)
+    return network(text, {"first": doubled(drawn(8, 2, 1), 0), "each": each, "second": drawn(16, 2, 3)})
 
 
 def twins() -> ModelProto:
