@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +47,17 @@ class Observed:
     notes: tuple[str, ...] = ()
 
     def without(self, gone: Mask) -> ModelProto:
-        """The masked network without groups, bool [groups], with weights that make up for them."""
-        return refitted(self.network, gone, self.batches, self.seed)
+        """The masked network without groups, bool [groups], with weights that make up for them, or the source."""
+        return self.source if not gone.any() else refitted(self.network, gone, self.batches, self.seed)
 
 
-def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Observed:
-    """Observe a model on data, at the sizes of the options or else of the data.
+def observed(
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    takes_bias: Callable[[str], bool] = lambda node: True,
+) -> Observed:
+    """Observe a model on data, at the sizes of the options or else of the data; `takes_bias` as for `network`.
 
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
@@ -68,13 +73,13 @@ def observed(source: ModelProto, examples: Data, options: PruneOptions) -> Obser
             at = None  # branches for other inputs may not take these sizes
             shrunk = passes.shrink(pruned)
         cost = shrunk.report.before if pruned is source else passes.count(source, at=at)
-        net = network(shrunk.model, batches[0], at, options.seed)
+        net = network(shrunk.model, batches[0], at, options.seed, takes_bias)
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)
-    notes = tuple(_left_out(net))
+    notes = _left_out(net, cost)
     if all(net.fixed[layer.labels].all() for layer in found):
-        why = "outputs show them, or no layer with constant weights reads them."
+        why = "outputs show them, or no layer with constant weights reads them, apart from such as change nothing."
         raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
@@ -93,18 +98,20 @@ def levels(
     for share in sorted(shares, reverse=True):
         options = PruneOptions(flops=share, align="none", verify=None, at=seen.network.at)
         try:
-            gone, _ = Search(source, seen.network, seen.removal, options, before, seen.batches[0]).found()
+            gone, _ = Search(source, seen.network, seen.removal, options, before, seen.batches[0], seen.notes).found()
             yield share, seen.without(gone)
         except InputError as error:
             yield share, error
 
 
-def _left_out(net: Network) -> Iterator[str]:
+def _left_out(net: Network, cost: Cost) -> tuple[str, ...]:
     """A sentence on layers that are not read as least squares, if there are any."""
-    parts = [f"{net.layers.inside} in branches or loops"] * bool(net.layers.inside)
-    parts += [f"{net.layers.outside} with weights of another form"] * bool(net.layers.outside)
-    if parts:
-        yield f"Layers whose input channels are not pruned: {' and '.join(parts)}."
+    parts = [f"{net.layers.outside} with weights of another form"] * bool(net.layers.outside)
+    if net.layers.inside:
+        bodied = {node.op_type for node in net.model.graph.node if any(a.HasField("g") for a in node.attribute)}
+        share = sum(node.flops for node in cost.nodes if node.op in bodied) / max(cost.flops, 1)
+        parts.append(f"{net.layers.inside} in branches or loops, which have {share:.0%} of the FLOPs")
+    return (f"Layers whose input channels are not pruned: {' and '.join(parts)}.",) if parts else ()
 
 
 def _repeated(batch: Batch, at: Sizes) -> int:

@@ -26,6 +26,7 @@ from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given
 from maskc.pruning.data import data as read_data
+from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.measure import Quality
 from maskc.pruning.observed import observed
@@ -119,30 +120,8 @@ def prune(
         True
         >>> pruned.save("small.onnx")
     """
-    chosen = PruneOptions(
-        flops=flops,
-        params=params,
-        size=size,
-        speedup=speedup,
-        ms=ms,
-        max_drop=max_drop,
-        quality=quality,
-        lower_is_better=lower_is_better,
-        epochs=epochs,
-        minutes=minutes,
-        loss=loss,
-        masks=masks,
-        signature=signature,
-        shapes=shapes,
-        at=at,
-        adapters=adapters,
-        align=align,
-        align_for=align_for,
-        align_seconds=align_seconds,
-        target=target,
-        verify=VERIFY if verify else None,
-        seed=seed,
-    )
+    given = {**locals(), "verify": VERIFY if verify else None}
+    chosen = PruneOptions(**{field.name: given[field.name] for field in dataclasses.fields(PruneOptions)})
     with nullcontext() if progress is None else listening(progress):
         return pruned(chosen.read(model), data, chosen)
 
@@ -153,21 +132,23 @@ def pruned(
     options: PruneOptions,
     saved: State | None = None,
     keep: Callable[[ModelProto, State], object] = lambda model, state: None,
+    layers: KerasModel | None = None,
 ) -> Pruned:
     """`prune` of a model that was read, with the options as one value.
 
     keep: called while training goes on, at once and then each minute, with the result without training, and a state to
-    go on from. saved: such a state, of the same model, data and options.
+    go on from. saved: such a state, of the same model, data and options. layers: the Keras model that the source is the
+    graph of, if a smaller one is to come of it.
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
     try:
         judge = Judge(target, examples, options)
-        seen = observed(target, examples, options)
+        seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        search = Search(target, net, seen.removal, options, before, seen.batches[0])
+        search = Search(target, net, seen.removal, options, before, seen.batches[0], seen.notes)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
@@ -183,6 +164,8 @@ def pruned(
         else:
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
             masked = seen.without(gone)
+            if layers is not None:
+                masked = layers.smaller(net, gone, masked, seen.batches)
         compiled = made(masked)
     except (GraphError, SizeError) as error:
         raise InputError(f"{source.name}: {error}") from error
@@ -199,17 +182,23 @@ def pruned(
             model, verdict = trained, after
         else:
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
-    warnings += judge.collapse(verdict)
+    if saved is None and not gone.any():
+        warnings.append("The target is met by what `maskc compile` does, so nothing was pruned: ask for less.")
+    warnings += [*judge.collapse(verdict), *judge.constant(verdict)]
     latency = search.latency(model) if options.timed else None
     if latency is not None:
-        warnings += search.missed(latency)
+        warnings += search.missed({"speedup": latency.speedup, "ms": latency.after[1]})
+    count = passes.count(model if layers is None else masked, at=net.at)
+    if layers is not None:
+        warnings += search.missed({"flops": count.flops / cost.flops, "params": count.params / cost.params})
     report = dataclasses.replace(
         compiled.report,
+        after=Figures.from_cost(count, compiled.report.after.bytes),
         latency=latency,
         before=Figures.from_cost(cost, source.bytes),
         masked=(),
         held=(),
-        layers=layers_of(cost, passes.count(model, at=net.at)),
+        layers=layers_of(cost, count),
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
@@ -228,9 +217,13 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     source = options.read(model)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
     files.check_not_read(output, read)
-    if output.suffix not in ("", ".onnx"):
-        keras = " A smaller Keras model comes from training with masks." if output.suffix == ".keras" else ""
-        raise InputError(f"{output} must end with .onnx: that is what is written.{keras}")
+    layers = None
+    if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
+        if options.trains:
+            raise InputError("--epochs and --minutes are for .onnx: write .keras without, and train that in Keras.")
+        layers = KerasModel(source.tensorflow.owner)
+    elif output.suffix not in ("", ".onnx"):
+        raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint.of(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():
@@ -245,8 +238,11 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
         checkpoint.write(state)
 
     try:
-        result = pruned(source, given, options, saved, keep)
-        size = write_model_files.write_model(result.model, output, keep=read)
+        result = pruned(source, given, options, saved, keep, layers)
+        if layers is None:
+            size = write_model_files.write_model(result.model, output, keep=read)
+        else:
+            size = layers.write(output)
     except MaskcError as error:
         if begun:
             raise type(error)(f"{error} {output} is the result without training, and --resume goes on.") from error

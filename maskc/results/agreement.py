@@ -12,7 +12,8 @@ class Agreement:
     error: the root of the mean square of the difference, of the source's standard deviation; infinite where shapes
     differ, None where the output holds no floating-point numbers. top: the share of positions at which the largest
     entry along the last axis is the same, None where that means nothing. positions: how many there are. divergence: of
-    probabilities, the mean Kullback-Leibler divergence from the source's, in nats; None of other numbers.
+    probabilities, the mean Kullback-Leibler divergence from the source's, in nats; None of other numbers. constant:
+    what is the same of all samples in the source, "output" or "prediction", so that the other figures say little.
     """
 
     output: str
@@ -20,3 +21,4 @@ class Agreement:
     top: float | None
     positions: int
     divergence: float | None = None
+    constant: str = ""

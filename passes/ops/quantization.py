@@ -384,7 +384,7 @@ class MatMulNBits(Op, WeightedSums):
         rank = len(shape_of(node.inputs[0]) or ())
         if rank and self._is_stored(node) and operand(node, 4) is None:
             bias, shape = None if operand(node, 5) is None else 5, (int(node.attrs["N"]),)
-            yield WeightedSum(node.inputs[0], rank - 1, initializer(node, 1), "oc", 1, bias, shape)
+            yield WeightedSum(node.inputs[0], (rank - 1,), initializer(node, 1), "oc", 1, bias, shape)
 
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
         return self._weight(node).in_steps(weights.name) if weights is node.inputs[1] else None

@@ -60,9 +60,9 @@ class Recurrent(ReadRule, Op, WeightedSums):
         """Of the features, and of the units of the step before, in one direction."""
         weights, state = node.inputs[1:3]
         if is_constant(weights) and weights.shape[0] == 1:
-            yield WeightedSum(node.inputs[0], 2, weights, "ooc", bias=3, bias_shape=(1, 2 * weights.shape[1]))
+            yield WeightedSum(node.inputs[0], (2,), weights, "ooc", bias=3, bias_shape=(1, 2 * weights.shape[1]))
             if is_constant(state) and not node.outputs[0].is_empty():
-                yield WeightedSum(node.outputs[0], 3, state, "ooc")
+                yield WeightedSum(node.outputs[0], (3,), state, "ooc")
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         # the reference implementation knows one direction, and no sequence lengths

@@ -95,21 +95,25 @@ class CoupledAxes:
 class WeightedSum:
     """The channels of a tensor, each times a weight and summed.
 
-    data: the tensor, which may be the node's own output, of the step before. axis: of its channels. along: what runs
-    along each axis of the weights, "o" outputs, "c" channels, "k" a window; `groups` divide the first axis, and the
-    channels. bias_shape: of what can be added, which begins with one element for each output; None where nothing can.
-    bias: the operand that adds it, None where a node after this one would. slides: the standard operator with the same
-    window, if there is one.
+    data: the tensor, which may be the node's own output, of the step before. along: what runs along each axis of the
+    weights, "o" outputs, "c" channels, "k" a window or what else is summed, "g" groups with weights and channels of
+    their own; without "g", `groups` divide the first axis, and the channels. axes: those of the data that run along
+    the same but "o", in their order, or that of the channels where a window slides. bias_shape: of what can be added,
+    which begins with one element for each output; None where nothing can. bias: the operand that adds it, None where a
+    node after this one would. slides: the standard operator with the same window, if there is one. scale, bias_scale:
+    factors of the weights, and of what the operand adds.
     """
 
     data: gs.Tensor
-    axis: int
+    axes: tuple[int, ...]
     weights: gs.Constant
     along: str
     groups: int = 1
     bias: int | None = None
     bias_shape: tuple[int, ...] | None = None
     slides: str = ""
+    scale: float = 1.0
+    bias_scale: float = 1.0
 
 
 class WeightedSums:

@@ -15,10 +15,8 @@ from maskc.frontend.graph_queries import copied
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.layers.network import Network
 from maskc.pruning.quality.comparison import compared, distance
-from maskc.pruning.walk import Walk
+from maskc.pruning.walk import Feeds, Walk
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-
-Feeds = Mapping[str, NDArray[Any]]
 
 _TOGETHER = 2**22  # bytes of inputs
 _ROWS = 400  # of a layer, of each batch
@@ -32,14 +30,16 @@ def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: 
     """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
 
     Those that have the same weights are one, whose moments are the sum of theirs.
-    Depthwise convolutions are none of them: what they read goes as what they write does.
+    Depthwise convolutions, and others whose groups go as a whole, are none of them: what they read goes as what they
+    write does.
     """
     found: dict[str, Moments] = {}
     reading = []
     for number, reader in enumerate(network.readers):
         contraction = reader.contraction
         label = reader.group_of[reader.group_of >= 0]
-        if label.size and not network.fixed[label].all() and not (contraction.groups > 1 and contraction.width == 1):
+        whole = contraction.groups > 1 and (reader.group_of == reader.group_of[..., :1]).all()
+        if label.size and not network.fixed[label].all() and not whole:
             if contraction.weights not in found:
                 matrix = contraction.matrix(network.layers.constants.values[contraction.weights])
                 found[contraction.weights] = Moments.of(reader, matrix, seed + number)

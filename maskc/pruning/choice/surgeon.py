@@ -86,22 +86,23 @@ class Layer:
         ridge = RIDGE * np.trace(second, axis1=1, axis2=2) / rows + 1e-12
         self.inverse: Doubles = np.linalg.inv(second + ridge[:, None, None] * np.eye(rows))
         if self._wide:
-            self.taps, self.weights = 1, np.ones((groups, rows, 1))
+            self.weights = np.ones((groups, rows, 1))
             centred = second
         else:
-            self.taps = contraction.taps
             self.weights = np.concatenate([moments.matrix, np.zeros((groups, 1, moments.matrix.shape[2]))], axis=1)
             mean = second[:, -1]
             centred = second - mean[:, :, None] * mean[:, None, :]
         self.energy = max(float(np.einsum("gio,gij,gjo->", self.weights, centred, self.weights, optimize=True)), 1e-12)
         # of each group: where its rows are, by the group of the layer
         self._rows: dict[int, list[tuple[int, Index]]] = {}
-        split = self.reader.group_of.reshape(groups, contraction.width)
-        for group, labels in enumerate(split):
+        of_row = self.reader.group_of
+        if self._wide:  # what goes with a part of a channel is not seen
+            by_tap = of_row.reshape(*of_row.shape[:2], contraction.width, contraction.taps)
+            of_row = np.where((by_tap == by_tap[..., :1]).all(axis=-1), by_tap[..., 0], -1)
+        for group in range(groups):
+            labels = of_row[:, group]
             for label in np.unique(labels[labels >= 0]).tolist():
-                channels = np.flatnonzero(labels == label)
-                place = (channels[:, None] * self.taps + np.arange(self.taps)).ravel()
-                self._rows.setdefault(label, []).append((group, place))
+                self._rows.setdefault(label, []).append((group, np.flatnonzero((labels == label).any(axis=0))))
 
     def errors(self, count: int) -> Doubles:
         """What the loss of each group adds to the square of the error, of the energy: float64 [count], 0 elsewhere."""
@@ -120,7 +121,7 @@ class Layer:
             for group, rows in self._rows.pop(label, ()):
                 parts.setdefault(group, []).append(rows)
         for group, found in parts.items():
-            rows = np.concatenate(found)
+            rows = np.unique(np.concatenate(found))
             inverse, weights = self.inverse[group], self.weights[group]
             gain = np.linalg.solve(inverse[np.ix_(rows, rows)], inverse[rows])
             weights -= gain.T @ weights[rows]

@@ -39,7 +39,7 @@ Figure = Callable[[passes.Shrunk], float]
 class Search:
     """A network, the order in which its groups go, and the source that targets are shares of.
 
-    before: FLOPs, weights and bytes of the source. batch: what latency is measured on.
+    before: FLOPs, weights and bytes of the source. batch: what latency is measured on. notes: on layers that stay.
     """
 
     source: ModelProto
@@ -48,6 +48,7 @@ class Search:
     options: PruneOptions
     before: Mapping[str, float]
     batch: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
 
     def found(self) -> tuple[Mask, PruneOptions]:
         """The groups to remove for the target of the options, bool [groups], and the options to compile with.
@@ -78,10 +79,7 @@ class Search:
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.removal.flops) - max(left - most, step)
             step *= 2
-        raise InputError(
-            f"{share:g} of the FLOPs cannot be reached: with a tenth of every layer's channels left, "
-            f"{left / self.before['flops']:.2g} of them are left."
-        )
+        raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.2g} of them are left")
 
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
@@ -91,13 +89,13 @@ class Search:
             low, left = len(self.removal.ends), self.removal.flops
             self.removal.down_to(_STAGE * left if left > 0 else -math.inf)  # a model of time may be below what is left
             if len(self.removal.ends) == low:
-                told = {"speedup": f"{1 / found:.3g} times as fast", "ms": f"{found:.3g} ms"}.get(
-                    name, f"{found:.2g} of the {name}"
-                )
-                raise InputError(
-                    f"--{name} {value:g} cannot be reached: with a tenth of every layer's channels left, it is {told}."
-                )
+                told = _told(name, 1 / found if name == "speedup" else found)
+                raise self._unreachable(f"--{name} {value:g}", f"it is {told}")
         return self._fewest(figure, most, low)
+
+    def _unreachable(self, what: str, left: str) -> InputError:
+        text = f"{what} cannot be reached: with a tenth of every layer's channels left, {left}."
+        return InputError(" ".join([text, *self.notes]))
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:
         """The fewest groups, of those that go first, whose loss brings a figure down to `most`: more than `low` units.
@@ -197,15 +195,20 @@ class Search:
             return lambda compiled: self.latency(compiled.model, _SECONDS).after[1]
         return lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup
 
-    def missed(self, latency: Latency) -> list[str]:
-        """A sentence where a target of time was missed after all."""
+    def missed(self, after: Mapping[str, float]) -> list[str]:
+        """A sentence where a target was missed after all, if these figures by name have it."""
         name, value = self.options.target_of
-        short = value / latency.speedup if name == "speedup" else latency.after[1] / value
-        told = f"{latency.speedup:.3g} times as fast" if name == "speedup" else f"{latency.after[1]:.3g} ms"
-        return [f"--{name} {value:g} was missed: at the end it is {told}."] if short > 1 + _CLOSE else []
+        found = after.get(name, value)
+        short = value / found if name == "speedup" else found / value
+        return [f"--{name} {value:g} was missed: at the end it is {_told(name, found)}."] if short > 1 + _CLOSE else []
 
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
         provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
         before, after = load(self.source, provider), load(model, provider)
         return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
+
+
+def _told(name: str, figure: float) -> str:
+    """A figure that is a target's, in words."""
+    return {"speedup": f"{figure:.3g} times as fast", "ms": f"{figure:.3g} ms"}.get(name, f"{figure:.2g} of the {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
@@ -12,8 +13,8 @@ from maskc.pruning.layers.contractions import Layers, readers
 from passes.model.set_nodes import set_nodes
 
 
-def biased(model: ModelProto, layers: Layers) -> Layers:
-    """The layers with biases, where they can have any, which the model gets in place.
+def biased(model: ModelProto, layers: Layers, may: Callable[[str], bool]) -> Layers:
+    """The layers with biases, where they can have any and the nodes of these names may, which the model gets in place.
 
     Biases that were not there are zero, and such as were shared are copied. Where the operator adds none, an Add that
     follows has it.
@@ -22,7 +23,8 @@ def biased(model: ModelProto, layers: Layers) -> Layers:
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     constants, biases, nodes = layers.constants, dict[str, str](), list[NodeProto]()
-    first = {layer.output: layer for layer in reversed(layers.contractions) if layer.bias_shape is not None}
+    able = (layer for layer in reversed(layers.contractions) if layer.bias_shape is not None and may(layer.node))
+    first = {layer.output: layer for layer in able}
     for node in model.graph.node:
         nodes.append(node)
         layer = first.get(next(iter(node.output), ""))

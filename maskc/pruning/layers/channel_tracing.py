@@ -39,18 +39,22 @@ def reached(network: Network, batch: Mapping[str, NDArray[Any]], seed: int = 0) 
     def spreads(gone: Mask) -> dict[int, NDArray[np.float64]]:
         """Of the channels of each reader's input."""
         values = session.run({**batch, **network.masks(gone)})
-        moved = {id(r): np.moveaxis(values[r.contraction.source], r.contraction.axis, -1) for r in unknown}
-        return {key: np.ptp(rows.reshape(-1, rows.shape[-1]).astype(np.float64), axis=0) for key, rows in moved.items()}
+        rows = {id(r): r.contraction.by_channel(values[r.contraction.source]).astype(np.float64) for r in unknown}
+        return {key: np.ptp(channels, axis=0) for key, channels in rows.items()}
 
     whole = spreads(np.zeros(len(network.fixed), bool))
     trials = [spreads(gone) for gone in zeroed]
-    number = {pattern.tobytes(): group for group, pattern in enumerate(np.packbits(zeroed, axis=0).T)}
     found = []
     for reader in network.readers:
         if id(reader) in whole:
             still = np.stack([spread[id(reader)] <= _STILL * whole[id(reader)] for spread in trials])
-            labels = np.array([number.get(pattern.tobytes(), -1) for pattern in np.packbits(still, axis=0).T])
-            reader = dataclasses.replace(reader, group_of=labels)
+            some = ~still.all(axis=1)  # where all that was before is zero, nothing is told
+            patterns, of_groups = (np.packbits(each[some], axis=0).T for each in (still, zeroed))
+            number = {pattern.tobytes(): group for group, pattern in enumerate(of_groups)}
+            labels = np.array([number.get(pattern.tobytes(), -1) for pattern in patterns])
+            _, groups, count = reader.group_of.shape
+            rows = np.repeat(labels, groups * count // len(labels)).reshape(groups, count)
+            reader = dataclasses.replace(reader, group_of=np.broadcast_to(rows, reader.group_of.shape))
         found.append(reader)
     return dataclasses.replace(network, readers=tuple(found))
 

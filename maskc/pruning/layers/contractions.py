@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -31,6 +31,7 @@ from passes.ops.traits import WeightedSum, WeightedSums
 from passes.sizes.prepare import checked
 
 Floats = NDArray[Any]  # float32 or float64
+Index = NDArray[np.int64]
 
 _PART = 2**20  # numbers of rows that come together
 _OPSET = 17  # in which the taps of a convolution are found
@@ -40,17 +41,16 @@ _OPSET = 17  # in which the taps of a convolution are found
 class Contraction:
     """A node and the weights, by their name, that it sums an input's channels with.
 
-    node, output: names of the node and of what it writes first. source: the input's name. axis: of its channels. shape:
-    of the weights, along the axes of which run channels ("c"), outputs ("o") and a window ("k"). bias: the name of the
-    constant that is added, one for each output; empty where none is. addend: the operand that this would be, None for
-    an Add that follows; bias_shape: its shape, None where nothing can be added. window: a standard node
-    with the same window, of x and w.
+    node, output: names of the node and of what it writes first. source: the input's name. shape: of the weights; axes,
+    along, groups, scale, bias_scale: as of a `WeightedSum`. bias: the name of the constant that is added, one for each
+    output; empty where none is. addend: the operand that this would be, None for an Add that follows; bias_shape: its
+    shape, None where nothing can be added. window: a standard node with the same window, of x and w.
     """
 
     node: str
     output: str
     source: str
-    axis: int
+    axes: tuple[int, ...]
     weights: str
     shape: tuple[int, ...]
     along: str
@@ -58,12 +58,19 @@ class Contraction:
     addend: int | None
     bias_shape: tuple[int, ...] | None
     window: bytes
+    scale: float = 1.0
+    bias_scale: float = 1.0
     bias: str = ""
 
     @property
     def refits(self) -> bool:
         """Whether the rows of a pruned network are known before the weights are used: those of its own past are not."""
         return self.source != self.output
+
+    @property
+    def axis(self) -> int:
+        """Of the input, along which channels lie; groups may have an axis of their own."""
+        return self._axes("c")[0]
 
     @property
     def width(self) -> int:
@@ -80,26 +87,44 @@ class Contraction:
         """Channels of the input."""
         return self.groups * self.width
 
+    def row_labels(self, labels: Sequence[int] | Index, axis: int) -> Index | None:
+        """Labels of slices along one of `axes` as those of the rows that read them, [groups, rows]; None if too few."""
+        order = [n for n in self._order if self._letters[n] != "o"]
+        divided = len(self._letters) - len(self.along)
+        place = [n for n, what in enumerate(self.along) if what != "o"][self.axes.index(axis)] + divided
+        sizes = [self._split[n] for n in order]
+        shape = [size if n == place or n < divided else 1 for n, size in zip(order, sizes, strict=True)]
+        if len(labels) != math.prod(shape):
+            return None
+        return np.array(np.broadcast_to(np.reshape(labels, shape), sizes), np.int64).reshape(self.groups, -1)
+
+    def by_channel(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The input's values as [n, channels of all groups], or rows where no window slides."""
+        axes = [axis for what in "gck" for axis in self._axes(what)]
+        moved: NDArray[Any] = np.moveaxis(values, axes, range(-len(axes), 0))
+        return moved.reshape(-1, math.prod(moved.shape[-len(axes) :]))
+
     def matrix(self, weights: NDArray[Any]) -> Floats:
-        """Weights as they are stored as float64 [groups, width * taps, outputs]."""
-        split = np.array(weights, np.float64).reshape(self._split)  # a copy, also of double precision
+        """Weights as they are stored as float64 [groups, width * taps, outputs], times their scale."""
+        split = (np.asarray(weights, np.float64) * self.scale).reshape(self._split)
         return split.transpose(self._order).reshape(self.groups, self.width * self.taps, -1)
 
     def stored(self, matrix: Floats) -> Floats:
         """The inverse of `matrix`."""
-        moved = matrix.reshape([self._split[axis] for axis in self._order])
+        moved = matrix.reshape([self._split[axis] for axis in self._order]) / self.scale
         return moved.transpose(np.argsort(self._order)).reshape(self.shape)
 
     def shifted(self, bias: NDArray[Any], shift: Floats) -> Floats:
         """The stored bias, with this much more for each output, [outputs of all groups]."""
-        more = np.pad(shift, (0, bias.size - shift.size))  # the rest is for the weights of the state
+        # the rest is for the weights of the state
+        more = np.pad(shift / self.bias_scale, (0, bias.size - shift.size))
         return np.asarray(bias + more.reshape(bias.shape))
 
     def rows(self, values: NDArray[Any], most: int, rng: np.random.Generator) -> Iterator[Floats]:
         """Of the input's values, up to `most` that are drawn, in parts: float32 [groups, n, width * taps]."""
         if not self.window:
-            moved = np.moveaxis(values, self.axis, -1).reshape(-1, self.channels)
-            yield moved[_some(len(moved), most, rng)].astype(np.float32, copy=False)[None]
+            moved = self.by_channel(values).reshape(-1, self.groups, self.width * self.taps)
+            yield moved[_some(len(moved), most, rng)].astype(np.float32, copy=False).transpose(1, 0, 2)
             return
         each = max(1, math.ceil(most / len(values)))
         together = max(1, _PART // (self.channels * self.taps * each))
@@ -108,17 +133,26 @@ class Contraction:
             yield np.concatenate(parts, axis=1)
 
     @property
+    def _letters(self) -> str:
+        """What runs along the axes of the weights, the first of which is divided where there is none of groups."""
+        return self.along if "g" in self.along else f"g{self.along}"
+
+    @property
     def _split(self) -> tuple[int, ...]:
-        """The shape of the weights, the first axis of which is divided."""
-        return (self.groups, self.shape[0] // self.groups, *self.shape[1:])
+        """The shape of the weights, so divided."""
+        return self.shape if "g" in self.along else (self.groups, self.shape[0] // self.groups, *self.shape[1:])
 
     @property
     def _order(self) -> list[int]:
-        letters = f"g{self.along}"
-        return sorted(range(len(letters)), key=lambda axis: "gcko".index(letters[axis]))
+        return sorted(range(len(self._letters)), key=lambda axis: "gcko".index(self._letters[axis]))
+
+    def _axes(self, letter: str) -> list[int]:
+        """The input's axes that run along those of the weights with this letter."""
+        letters = self.along.replace("o", "")
+        return [axis for axis, what in zip(self.axes, letters, strict=False) if what == letter]
 
     def _product(self, letter: str) -> int:
-        return math.prod(size for size, along in zip(self._split[1:], self.along, strict=True) if along == letter)
+        return math.prod(size for size, what in zip(self._split, self._letters, strict=True) if what == letter)
 
     def _of_one(self, value: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
         kernel = (self.taps, 1, *self.shape[2:]) if self.along[0] == "o" else (1, self.taps, *self.shape[2:])
@@ -183,7 +217,7 @@ def layers(model: onnx.ModelProto) -> Layers:
             if bias is not None and is_constant(bias):
                 constants.add(bias.name, bias, op.stored_steps(node, bias))
     for name, those in list(found.items()):
-        alike = len({(each.along, each.groups) for each in those}) == 1
+        alike = len({(each.along, each.groups, each.scale) for each in those}) == 1
         if uses[name] != len(those) or not alike or constants.values[name].dtype.kind != "f":
             del found[name]
     order = {node.outputs[0].name: number for number, node in enumerate(nodes)}
@@ -214,7 +248,7 @@ def _contraction(node: gs.Node, each: WeightedSum, shape: tuple[int, ...]) -> Co
         node=node.name,
         output=node.outputs[0].name,
         source=each.data.name,
-        axis=each.axis,
+        axes=each.axes,
         weights=each.weights.name,
         shape=shape,
         along=each.along,
@@ -222,6 +256,8 @@ def _contraction(node: gs.Node, each: WeightedSum, shape: tuple[int, ...]) -> Co
         addend=each.bias,
         bias_shape=each.bias_shape,
         window=slides.SerializeToString(deterministic=True),
+        scale=each.scale,
+        bias_scale=each.bias_scale,
     )
 
 

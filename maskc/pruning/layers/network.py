@@ -27,15 +27,17 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Reader:
-    """A contraction that sums masked channels: `group_of` each channel of its input, int64 [channels], or -1."""
+    """A contraction that sums masked channels.
+
+    group_of: int64 [axes of its input, groups of the layer, rows], the groups that each row goes with, or -1.
+    """
 
     contraction: Contraction
     group_of: Index
 
     def lost(self, gone: Mask) -> Mask:
         """The rows of its weights that go with these groups, bool [groups of the layer, rows]."""
-        channels = (self.group_of >= 0) & gone[self.group_of]
-        return np.repeat(channels.reshape(self.contraction.groups, -1), self.contraction.taps, axis=1)
+        return np.asarray(((self.group_of >= 0) & gone[self.group_of]).any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ def with_places(model: ModelProto, layers: Layers, found: Sequence[Filters], at:
     for layer in layers.contractions:
         if layer.refits:
             layer = dataclasses.replace(layer, source=renamed.get(layer.source, layer.source))
-        label = coupled.entries.get((layer.source, layer.axis), ())
-        known = np.asarray(label) if len(label) == layer.channels else np.full(layer.channels, -1)
-        readers.append(Reader(layer, entries[known]))
+        unknown = np.full((layer.groups, layer.width * layer.taps), -1)
+        known = (layer.row_labels(coupled.entries.get((layer.source, axis), ()), axis) for axis in layer.axes)
+        readers.append(Reader(layer, entries[np.stack([unknown if each is None else each for each in known])]))
     return Network(masked, places, units, groups, fixed, tuple(readers), layers, coupled, at)
 
 

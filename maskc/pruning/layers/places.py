@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,16 @@ from passes.mask_savings.prunable_filters import Filters, filters
 from passes.sizes.sizes_to_count_at import Sizes
 
 
-def network(model: ModelProto, batch: Mapping[str, NDArray[Any]], at: Sizes | None = None, seed: int = 0) -> Network:
+def network(
+    model: ModelProto,
+    batch: Mapping[str, NDArray[Any]],
+    at: Sizes | None = None,
+    seed: int = 0,
+    takes_bias: Callable[[str], bool] = lambda node: True,
+) -> Network:
     """The network of a model whose constants are folded, which runs on a batch.
 
+    takes_bias: whether what a node of this name sums may get a bias.
     A layer whose input no mask of another layer reaches, as behind attention, gets a mask at its input.
 
     Raises GraphError when the graph is not valid.
@@ -31,7 +38,7 @@ def network(model: ModelProto, batch: Mapping[str, NDArray[Any]], at: Sizes | No
     for number, node in enumerate(model.graph.node):
         if node.output and not node.output[0]:  # what recurrent layers write at each step, which they read themselves
             node.output[0] = f"maskc_output_{number}"
-    read = biased(model, layers(model))
+    read = biased(model, layers(model), takes_bias)
     known = with_places(model, read, places, at)
     found = reached(known, batch, seed)
     units = np.concatenate([np.zeros(0, np.int64), *(found.groups[name] for name in found.units)])
@@ -55,6 +62,7 @@ def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filter
         if not shape or layer.source not in made or layer.source in inside:
             continue
         axis = layer.axis % len(shape)
-        if shape[axis] == layer.channels and layer.channels > 1:
+        size = shape[axis]
+        if isinstance(size, int) and size > 1 and layer.row_labels(range(size), axis) is not None:
             dtype = helper.tensor_dtype_to_np_dtype(types[layer.source].elem_type)
-            yield Filters(layer.source, axis, len(shape), dtype, np.ones(layer.channels), fixed=False)
+            yield Filters(layer.source, axis, len(shape), dtype, np.ones(size), fixed=False)

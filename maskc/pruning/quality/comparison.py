@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 Outputs = Mapping[str, NDArray[Any]]
 
 _TINY = 1e-12
+_ROUNDING = 1e-5  # of the largest entry: between samples in batches of different sizes, which are the same otherwise
 
 
 class Comparison:
@@ -66,9 +67,13 @@ class _Sums:
     positions: int = 0
     same: int = 0
     divergence: float | None = None
+    sample: NDArray[Any] | None = None
+    varies: bool = False
+    predicted: set[int] = field(default_factory=set)
 
     def add(self, expected: NDArray[Any], found: NDArray[Any], choice: bool) -> None:
         self.floating = expected.dtype.kind == "f"
+        self._compare_samples(np.atleast_1d(expected))
         if expected.shape != found.shape:
             self.alike = False
             return
@@ -90,7 +95,19 @@ class _Sums:
         if choice or distribution:
             rows = sound.all(axis=-1)
             self.positions += int(rows.sum())
-            self.same += int((expected.argmax(axis=-1) == found.argmax(axis=-1))[rows].sum())
+            largest = expected.argmax(axis=-1)[rows]
+            self.predicted.update(np.unique(largest).tolist())
+            self.same += int((largest == found.argmax(axis=-1)[rows]).sum())
+
+    def _compare_samples(self, samples: NDArray[Any]) -> None:
+        """Note whether they, along the first axis, are others than the first of all."""
+        first = self.sample = samples[0] if self.sample is None else self.sample
+        if first.shape != samples.shape[1:]:
+            self.varies = True
+        elif not self.floating:
+            self.varies |= bool((samples != first).any())
+        else:
+            self.varies |= not np.allclose(samples, first, 0, _ROUNDING * np.abs(first).max(initial=0), equal_nan=True)
 
     def agreement(self, name: str) -> Agreement:
         error = None
@@ -103,7 +120,8 @@ class _Sums:
         if self.positions:
             top = self.same / self.positions
             divergence = None if self.divergence is None else self.divergence / self.positions
-        return Agreement(name, error, top, self.positions, divergence)
+        constant = "output" if not self.varies else "prediction" if len(self.predicted) == 1 else ""
+        return Agreement(name, error, top, self.positions, divergence, constant)
 
 
 def _is_distribution(values: NDArray[Any]) -> bool:

@@ -14,7 +14,7 @@ from maskc.progress import stage
 from maskc.pruning.data import Data
 from maskc.pruning.measure import rate
 from maskc.pruning.options import PruneOptions
-from maskc.pruning.quality.comparison import Comparison
+from maskc.pruning.quality.comparison import Comparison, distance
 from maskc.results.agreement import Agreement
 
 # Of a result that is of use: the share of predictions that are the source's, and the error of other outputs.
@@ -72,12 +72,24 @@ class Judge:
             return [f"{what}: leave more, train {more}, or let --max-drop find how little it can bear."]
         return []
 
+    @staticmethod
+    def constant(verdict: Verdict) -> list[str]:
+        """A sentence where the source makes the same of all samples, which no figure shows."""
+        told = [output for output in verdict.agreement if output.constant]
+        if not told or len(told) < len(verdict.agreement):
+            return []
+        what = f"{told[0].constant} '{told[0].output}'"
+        return [
+            f"The source makes the same {what} of all data that it was measured on, as a constant would, so the "
+            "figures say little: give more samples, and of more kinds."
+        ]
+
     def better(self, one: Verdict, other: Verdict) -> Verdict:
         """The one that drops less by the user's measure, else the one of smaller divergence or, of numbers, error.
 
         They tell more than predictions do: of a few hundred, one or two change by chance.
         """
-        return min(one, other, key=_distance if self.quality is None else self.drop)
+        return min(one, other, key=self.drop if self.quality is not None else lambda seen: distance(seen.agreement))
 
     def _rated(self, model: ModelProto) -> float | None:
         if self._options.quality is None:
@@ -86,8 +98,3 @@ class Judge:
             path = Path(folder) / "model.onnx"
             write_model_files.write_model(model, path)
             return rate(self._options.quality, path)
-
-
-def _distance(verdict: Verdict) -> float:
-    found = [output.error if output.divergence is None else output.divergence for output in verdict.agreement]
-    return sum(distance for distance in found if distance is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -14,9 +13,6 @@ from maskc.progress import stage
 from maskc.pruning.checkpoint import State
 from maskc.pruning.data import Data, path_and_name
 from maskc.pruning.options import PruneOptions
-
-if TYPE_CHECKING:
-    from maskc.pruning.training.loop import Progress
 
 _TICKS = 1000  # of the progress
 
@@ -53,10 +49,10 @@ def fine_tuned(
             loss = function_of(*path_and_name(loss, "--loss"))
         with stage("Training", _TICKS, slow=True) as training:
 
-            def listen(progress: Progress) -> None:
-                left = progress.seconds / max(progress.share, 1e-3) * (1 - progress.share)
-                note = f"loss {progress.loss:.4g}, {max(1, math.ceil(left / 60))} min left"
-                training.advance(int(progress.share * _TICKS) - training.done, note=note)
+            def listen(seconds: float, share: float, loss: float) -> None:
+                left = seconds / max(share, 1e-3) * (1 - share)
+                note = f"loss {loss:.4g}, {max(1, math.ceil(left / 60))} min left"
+                training.advance(int(share * _TICKS) - training.done, note=note)
 
             trained = finetune(
                 model,

@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,7 +22,7 @@ from maskc.frontend.graph_queries import showing
 from maskc.pruning.data import counted, samples_in
 from maskc.pruning.training.batches import Batch, shuffled
 from maskc.pruning.training.distance import Distance, targets
-from maskc.pruning.training.from_onnx import from_onnx
+from maskc.pruning.training.from_onnx.imported import Imported
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Array = NDArray[Any]
@@ -43,19 +42,8 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far training is.
-
-    share: from 0 to 1. loss: a moving average.
-    """
-
-    seconds: float
-    share: float
-    loss: float
-
-
-Listener = Callable[[Progress], None]
+#: of how far training is: the seconds so far, the share, from 0 to 1, and a moving average of the loss
+Listener = Callable[[float, float, float], None]
 
 
 def finetune(
@@ -80,7 +68,7 @@ def finetune(
     the teacher's outputs. learning_rate: relative to the size of the weights. on_state: called after the first step,
     each minute and at the end, with what goes on from there as `saved`, and whether training is over.
 
-    Raises InputError where an operator of the model has no rule (`from_onnx`), and where the loss is no number.
+    Raises InputError where an operator of the model has no rule, and where the loss is no number.
     """
     training = _Training(model, batches, teacher, loss, learning_rate, seed)
     if saved is not None:
@@ -89,7 +77,7 @@ def finetune(
     with contextlib.suppress(KeyboardInterrupt, Terminated):
         for progress in training.run(minutes, epochs):
             if on_progress is not None:
-                on_progress(progress)
+                on_progress(*progress)
             if on_state is not None and time.monotonic() >= due:
                 on_state(training.state(), False)
                 due = time.monotonic() + _SAVED
@@ -111,7 +99,7 @@ class _Training:
         learning_rate: float,
         seed: int,
     ) -> None:
-        self._imported = from_onnx(network)
+        self._imported = Imported(network)
         self._variables = list(self._imported.variables.values())
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
@@ -123,7 +111,7 @@ class _Training:
         self._seconds, self._average = 0.0, math.nan
         self._step = tf.function(self._updated, autograph=False)
 
-    def run(self, minutes: float | None, epochs: float | None) -> Iterator[Progress]:
+    def run(self, minutes: float | None, epochs: float | None) -> Iterator[tuple[float, float, float]]:
         """Trains, step by step, for so long.
 
         Raises InputError where there is nothing to train on, and where training diverges.
@@ -152,7 +140,7 @@ class _Training:
                         f"{'' if self._loss is None else ', or give a --loss of finite values'}."
                     )
                 self._samples, self._done = self._samples + samples_in(batch), self._done + 1
-                yield Progress(seconds, share, self._average)
+                yield seconds, share, self._average
             self._passes, self._done = self._passes + 1, 0
 
     def state(self) -> dict[str, Array]:

@@ -109,20 +109,34 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         return Projection(data, weights, labels, terms) if once else None
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
-        """One over an axis of the data, if all others of the weights are the output's, or a window's."""
-        projection, windowed = self.projection(node, ()), WHOLE if self.slides else None
-        if projection is None or self.scale(node) != 1:
+        """One, if each axis of both is the output's, or is summed with one of the other, or is a window's."""
+        projection, scale = self.projection(node, ()), self.scale(node)
+        if projection is None or not scale:
             return
         weights, output = initializer(node, projection.weights), projection.terms.output
         data, own = (projection.terms.factors[i] for i in (projection.data, projection.weights))
-        along = "".join("k" if k == windowed else "o" if k in output else "c" for k in own)
-        if along.count("c") != 1 or any((k in data) == (k in output) for k in own if k != windowed):
+        read, sizes = node.inputs[projection.data], dict(zip(own, weights.shape, strict=True))
+        both = [k for k in own if k in data and k != WHOLE]
+        summed = [k for k in both if k not in output]
+        groups = [k for k in both if k in output and sizes[k] != 1]
+        alone = {*data, *own} - {*both, *output}
+        once = all(data.count(k) == 1 for k in both)
+        if not (summed and once) or alone or any(size_of(read, data.index(k)) != sizes[k] for k in groups):
             return
-        axis, outs = list(data).index(own[along.index("c")]), [output.index(k) for k in own if k in output]
-        sizes = dict(zip(own, weights.shape, strict=True))
-        shape = [sizes.get(k, 1) for k in output[min(outs, default=len(output)) :]] if outs == sorted(outs) else None
-        added = None if shape is None else tuple(shape)
-        yield WeightedSum(node.inputs[projection.data], axis, weights, along, 1, self.addend, added, self.slides)
+        kinds = {WHOLE: "k", **dict.fromkeys(groups, "g"), **dict.fromkeys(summed, "k"), summed[0]: "c"}
+        axes = tuple(data.index(k) for k in both if k in kinds)
+        outs = [output.index(k) for k in [*groups, *(k for k in own if k not in kinds)]]
+        yield WeightedSum(
+            read,
+            axes,
+            weights,
+            "".join(kinds.get(k, "o") for k in own),
+            prod(sizes[k] for k in groups),
+            self.addend,
+            tuple(sizes.get(k, 1) for k in output[min(outs, default=len(output)) :]) if outs == sorted(outs) else None,
+            self.slides,
+            scale,
+        )
 
     # -- what the weights take in ------------------------------------------------------------------------------------
 

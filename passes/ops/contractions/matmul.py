@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -79,7 +80,9 @@ class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
     addend = 2
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
-        return super().weighted_sums(node) if self._beta(node) == 1 else iter(())
+        beta = self._beta(node)
+        for each in super().weighted_sums(node):
+            yield replace(each, bias_scale=beta, bias_shape=each.bias_shape if beta else None)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         """A matrix in any case, as many columns wide as the weight, whatever is known of the data."""

@@ -67,7 +67,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         along, slides = ("oc", "Conv") if self.channel_axes == (0, 1) else ("co", "ConvTranspose")
         if is_constant(weights) and out is not None:
             along += "k" * (len(weights.shape) - 2)
-            yield WeightedSum(node.inputs[0], 1, weights, along, group_size(node), 2, (out,), slides)
+            yield WeightedSum(node.inputs[0], (1,), weights, along, group_size(node), 2, (out,), slides)
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])

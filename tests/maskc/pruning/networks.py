@@ -136,6 +136,36 @@ def blocks() -> ModelProto:
     return network(text, {"first": first, "second": second, "scales": np.full((3, 2), 0.02, np.float32)})
 
 
+def scaled() -> ModelProto:
+    """Products and biases times numbers."""
+    text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1, alpha = 0.5>(x, first) r = Relu(h)
+        y = Gemm<alpha = -2.0, beta = 3.0>(r, second, bias) }"""
+    return network(text, {"first": doubled(drawn(8, 6), 0), "second": drawn(16, 3), "bias": drawn(3)})
+
+
+def summed_axes() -> ModelProto:
+    """A dense layer for each of four places, and one that sums places and channels."""
+    text = """g (float[n,4,6] x) => (float[n,3] y) { h = Einsum<equation = "npi,pic->npc">(x, first) r = Relu(h)
+        y = Einsum<equation = "npc,cop->no">(r, second) }"""
+    return network(text, {"first": doubled(drawn(4, 6, 8), 2), "second": drawn(16, 3, 4)})
+
+
+def experts() -> ModelProto:
+    """Dense layers of four experts, of which each has samples of its own."""
+    text = """g (float[4,n,6] x) => (float[4,n,3] y) { h = MatMul(x, first) a = Add(h, bias) r = Relu(a)
+        y = MatMul(r, second) }"""
+    first, bias = doubled(drawn(4, 6, 8), 2), np.zeros((4, 1, 16), np.float32)
+    return network(text, {"first": first, "second": drawn(4, 16, 3), "bias": bias})
+
+
+def per_channel() -> ModelProto:
+    """Weights of each channel's own, as a depthwise convolution has them."""
+    text = """g (float[n,2,5] x) => (float[n,3] y) { h = Conv(x, first) r = Relu(h)
+        e = Einsum<equation = "nct,ctu->ncu">(r, each) y = Einsum<equation = "ncu,cuo->no">(e, second) }"""
+    each = np.repeat(drawn(1, 5, 2), 16, axis=0)
+    return network(text, {"first": doubled(drawn(8, 2, 1), 0), "each": each, "second": drawn(16, 2, 3)})
+
+
 def twins() -> ModelProto:
     """Two towers that end in the same weights."""
     text = """g (float[n,6] x) => (float[n,2,3] y) { h = MatMul(x, first) r = Relu(h) a = MatMul(r, same)
@@ -157,7 +187,7 @@ NETWORKS: dict[str, Callable[[], ModelProto]] = {
     made.__name__: made
     for made in (
         *(gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention, quantised, integers),
-        *(steps_in_and_out, blocks, twins, repeated),
+        *(steps_in_and_out, blocks, scaled, summed_axes, experts, per_channel, twins, repeated),
     )
 }
 

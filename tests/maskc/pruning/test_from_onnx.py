@@ -21,7 +21,7 @@ pytestmark = pytest.mark.tensorflow
 
 tf = pytest.importorskip("tensorflow")
 
-from maskc.pruning.training.from_onnx import from_onnx  # noqa: E402
+from maskc.pruning.training.from_onnx.imported import Imported  # noqa: E402
 from maskc.pruning.training.from_onnx.table import RULES  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ STEP = 1e-5
 
 def check_outputs(model: onnx.ModelProto, feeds: Feeds) -> None:
     """TensorFlow gives what ONNX Runtime does."""
-    outputs = from_onnx(model)(feeds)
+    outputs = Imported(model)(feeds)
     for info, wanted in zip(model.graph.output, Runner(model)(feeds), strict=True):
         found = outputs[info.name].numpy()
         assert found.shape == wanted.shape and found.dtype == wanted.dtype
@@ -45,7 +45,7 @@ def check_gradients(model: onnx.ModelProto, feeds: Feeds, entry: str) -> None:
     """In double precision, the derivative along a direction of weights and input is a quotient of differences."""
     rng = np.random.default_rng(0)
     feeds = {name: x.astype(float) if x.dtype.kind == "f" else x for name, x in feeds.items()}
-    imported = from_onnx(to_double(model))
+    imported = Imported(to_double(model))
     points = {name: variable.numpy() for name, variable in imported.variables.items()}
     if feeds[entry].dtype.kind == "f":
         points[entry] = feeds[entry]
@@ -115,7 +115,7 @@ def test_published_model(published: Published) -> None:
         pytest.skip("not there")
     model, feeds = published.load(), published.feeds()
     check_outputs(model, feeds)
-    imported = from_onnx(model)
+    imported = Imported(model)
 
     @tf.function
     def gradients() -> Any:
@@ -144,7 +144,7 @@ def test_the_last_block_of_steps_may_be_shorter() -> None:
 def test_trained_values_go_back_into_the_file() -> None:
     """Only the elements of weights differ, which are trained in single precision; a number of a formula is none."""
     model = onnx.parser.parse_model(MODEL)
-    imported = from_onnx(model)
+    imported = Imported(model)
     assert imported.variables.keys() == {"weights", "bias"}
     assert imported.to_onnx() == model
     imported.variables["bias"].assign([3, 4])
@@ -156,7 +156,7 @@ def test_trained_values_go_back_into_the_file() -> None:
 
 
 def test_inner_tensors_are_given_by_name() -> None:
-    outputs = from_onnx(onnx.parser.parse_model(MODEL))({"x": np.ones((2, 3, 4, 4), np.float32)}, ["h"])
+    outputs = Imported(onnx.parser.parse_model(MODEL))({"x": np.ones((2, 3, 4, 4), np.float32)}, ["h"])
     assert outputs.keys() == {"h", "y"}
     np.testing.assert_array_equal(outputs["h"][0, :, 0, 0], [6, 15])
 
@@ -164,4 +164,4 @@ def test_inner_tensors_are_given_by_name() -> None:
 def test_an_operator_without_a_rule_is_named() -> None:
     model = onnx.parser.parse_model(MODEL.replace("Relu(z)", "own.Strange(z)"))
     with pytest.raises(InputError, match=r"The node `.*` is a own\.Strange, which training has no rule for\."):
-        from_onnx(model)
+        Imported(model)

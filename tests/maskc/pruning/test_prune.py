@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import signal
 import sys
@@ -299,7 +300,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["-o", "small.txt"], "must end with .onnx"),
-        (["-o", "small.keras"], "A smaller Keras model comes from training with masks"),
+        (["-o", "small.keras"], "or with .keras where that is a .keras file made smaller"),
     ],
 )
 def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -320,6 +321,37 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
         maskc.prune(model, inputs(model), epochs=0)
 
 
+@pytest.mark.parametrize(
+    ("x", "bias", "told"),
+    [
+        (np.tile(drawn(1, 6), (80, 1)), 0, "The source makes the same output 'y' of all data that it was measured on"),
+        (drawn(2, 6), 0, "The source makes the same output 'y' of all data"),
+        (drawn(80, 6), 200, "The source makes the same prediction 'y' of all data"),
+        (drawn(80, 6), 0, None),
+    ],
+    ids=["one sample again and again", "one sample held out", "one class", "classes"],
+)
+def test_data_that_say_little_are_told(x: Any, bias: float, told: str | None) -> None:
+    text = "g (float[n,6] x) => (float[n,3] y) { h = MatMul(x, first) r = Relu(h) y = Gemm(r, second, b) }"
+    b = np.array([bias, 0, 0], np.float32)
+    pruned = maskc.prune(network(text, {"first": drawn(6, 16), "second": drawn(16, 3), "b": b}), {"x": x}, flops=0.6)
+    found = [warning for warning in pruned.report.warnings if warning.startswith("The source makes")]
+    assert len(found) == bool(told) and all((told or "") in warning for warning in found)
+
+
+@pytest.mark.parametrize("target", [{"flops": 0.5}, {"params": 0.9}, {"ms": 1e9}, {"max_drop": 0.1}])
+def test_a_target_that_is_met_as_it_is_is_told(target: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bias comes into a model that stays as it is."""
+    clock(monkeypatch, lambda left: 1.0)
+    first = drawn(200, 6)
+    first[np.arange(200) >= (200 if "ms" in target else 8)] = 0
+    text = "g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) y = MatMul(r, second) }"
+    model = network(text, {"first": first, "second": drawn(200, 3)})
+    pruned = maskc.prune(model, inputs(model), **target)
+    assert ["so nothing was pruned" in warning for warning in pruned.report.warnings] == [True]
+    assert pruned.report.after.flops == maskc.compile(model).report.after.flops
+
+
 def test_layers_that_stay_are_told() -> None:
     text = """g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Relu(h) a = MatMul(r, same)
         b = Relu(a) c = Gemm<transB = 1>(b, same) d = Relu(c) y = MatMul(d, second) }"""
@@ -327,6 +359,18 @@ def test_layers_that_stay_are_told() -> None:
     pruned = maskc.prune(network(text, weights), {"x": drawn(80, 6)}, flops=0.9)
     told = "Layers whose input channels are not pruned: 2 with weights of another form."
     assert told in pruned.report.warnings
+
+
+def test_layers_in_bodies_are_told() -> None:
+    text = """g (float[n,6] x) => (float[n,3] y) { rounds = Constant<value = int64 {3}>()
+        on = Constant<value = bool {1}>() z = Loop(rounds, on, x) <body = b (int64 i, bool c, float[?,6] s) =>
+        (bool d, float[?,6] t) { d = Identity(c) h = MatMul(s, up) r = Relu(h) q = MatMul(r, down) t = Tanh(q) }>
+        h = MatMul(z, first) r = Relu(h) y = MatMul(r, second) }"""
+    weights = {"up": drawn(6, 32), "down": drawn(32, 6), "first": drawn(6, 32), "second": drawn(32, 3)}
+    model, told = network(text, weights), "2 in branches or loops, which have 80% of the FLOPs."
+    assert told in maskc.prune(model, inputs(model), flops=0.9).report.warnings[0]
+    with pytest.raises(InputError, match=rf"0.5 of the FLOPs cannot be reached: .* {told}"):
+        maskc.prune(model, inputs(model), flops=0.5)
 
 
 def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +393,86 @@ def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch
     assert [node.op_type for node in pruned.model.graph.node] == ["Gemm", "Relu", "FusedGemm"]
     (output,) = pruned.agreement
     assert output.error is not None and output.error < 0.02
+
+
+def keras_model(kind: str) -> Any:
+    """With half of the channels of hidden layers following from the others, but where they are recurrent."""
+    import keras
+    from keras import layers
+
+    def twice(layer: Any, x: Any, *after: Any) -> Any:
+        """What a layer makes, and the same again, with other biases, as one layer."""
+        y = layer(x)
+        for variable in layer.weights:
+            half = np.array_split(np.asarray(variable), 2, axis=-1)[0]
+            variable.assign(np.concatenate([half, half], axis=-1))
+        return functools.reduce(lambda y, step: step(y), after, y)
+
+    keras.utils.set_random_seed(0)
+    if kind == "convolutions":
+        x = inputs = keras.Input((9, 9, 2))
+        x = twice(layers.Conv2D(16, 3, use_bias=False), x, layers.BatchNormalization(), layers.ReLU())
+        x = layers.DepthwiseConv2D(3)(x)
+        block = keras.Input((5, 5, 16))
+        y = twice(layers.Conv2D(32, 1, name="inside"), block, layers.ReLU())
+        x = keras.Model(block, layers.Conv2DTranspose(8, 2, strides=2)(y), name="block")(x)
+        x = layers.Flatten()(layers.MaxPooling2D(5)(x))
+    elif kind == "recurrent":
+        x = inputs = keras.Input((7, 4))
+        x = layers.GRU(16, return_sequences=True)(x)
+        x = layers.LSTM(16)(x)
+    else:
+        x = inputs = keras.Input((5, 16))
+        x = x + layers.MultiHeadAttention(4, 8)(x, x)
+        y = twice(layers.Dense(64, activation="relu"), layers.LayerNormalization()(x))
+        x = layers.GlobalAveragePooling1D()(x + layers.Dense(16)(y))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            half = np.random.default_rng(0).uniform(0.5, 2, (4, 8))
+            layer.set_weights(list(np.tile(half, (1, 2))))
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.6)])
+def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
+    import keras
+
+    model = keras_model(kind)
+    x, small = drawn(200, *model.input_shape[1:]), tmp_path / "small.keras"
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    given = "prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", str(share)
+    report = json.loads(succeeded(*given, "-o", small, "--json").stdout)
+    assert report["after"]["flops"] <= 1.04 * share * report["before"]["flops"]
+    assert not any("missed" in warning for warning in report["warnings"])
+    loaded = keras.models.load_model(small)
+    assert loaded.count_params() < 0.7 * model.count_params()
+    assert {layer.name for layer in loaded.layers} == {layer.name for layer in model.layers}
+    expected, found = (np.asarray(each(x), float) for each in (model, loaded))
+    error = np.sqrt(np.square(expected - found).mean()) / expected.std()
+    assert 0.5 * error < report["agreement"][0]["error"] < 2 * error < 0.8
+    refused(command(*given, "-o", small, "--epochs", "1"), 2, "--epochs and --minutes are for .onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(64, activation="relu", name="hidden")(inputs)))
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(np.where(np.arange(64) < 8, hidden.kernel, 0))
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", drawn(80, 6))
+    small = tmp_path / "small.keras"
+    shown = succeeded("prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", "0.5", "-o", small)
+    assert "so nothing was pruned" in shown.stderr
+    assert keras.models.load_model(small).get_layer("hidden").units == 8
 
 
 def files(folder: Path) -> list[str]:

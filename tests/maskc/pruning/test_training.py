@@ -19,7 +19,7 @@ tf = pytest.importorskip("tensorflow")
 
 from maskc.pruning.training.batches import shuffled  # noqa: E402
 from maskc.pruning.training.distance import Target, targets  # noqa: E402
-from maskc.pruning.training.loop import Progress, finetune  # noqa: E402
+from maskc.pruning.training.loop import finetune  # noqa: E402
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -60,7 +60,7 @@ def distance(model: onnx.ModelProto) -> float:
 def test_an_interruption_keeps_what_there_is() -> None:
     steps = count(1)
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(*progress: float) -> None:
         if next(steps) == 60:
             raise KeyboardInterrupt
 
@@ -76,7 +76,7 @@ def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:
     states: list[tuple[Any, bool]] = []
     steps = count(1)
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(*progress: float) -> None:
         if next(steps) == 4:  # in the second pass over the data
             raise KeyboardInterrupt
 

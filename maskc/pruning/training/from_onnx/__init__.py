@@ -3,7 +3,3 @@
 The rules are our own: onnx2tf and its kind convert layouts and rename what they make, and onnx2keras or
 jaxonnxruntime lack operators of published files, so that trained values would not find their way back into the file.
 """
-
-from maskc.pruning.training.from_onnx.imported import Imported, from_onnx
-
-__all__ = ["Imported", "from_onnx"]

@@ -33,13 +33,23 @@ class Imported:
             of batch normalisation, scales of quantisation, and single numbers of a formula stay as they are. Those of
             half precision are trained in single.
 
+    Example:
+        >>> imported = Imported(onnx.load("model.onnx"))
+        >>> with tf.GradientTape() as tape:
+        ...     loss = tf.reduce_mean(tf.square(imported({"x": tf.ones((4, 8))})["y"]))
+        >>> gradients = tape.gradient(loss, list(imported.variables.values()))
+        >>> onnx.save(imported.to_onnx(), "model.onnx")
+
     Raises:
-        InputError: if an operator that gradients have to pass has no rule.
+        InputError: if an operator that gradients have to pass has no rule, or the graph is not valid.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self._graph, opset = _graph(model)
+        try:
+            self._graph, opset = _graph(model)
+        except GraphError as error:
+            raise InputError(str(error)) from error
         self._interpreter = Interpreter(RULES, opset)
         stored = {name for name, _ in _stored(model)}
         self._types: dict[str, Any] = {}
@@ -80,25 +90,6 @@ class Imported:
             if name in self.variables:
                 _store(tensor, tf.cast(self.variables[name], self._types[name]).numpy())
         return model
-
-
-def from_onnx(model: onnx.ModelProto) -> Imported:
-    """The model as a differentiable function of TensorFlow; see `Imported`.
-
-    Example:
-        >>> imported = from_onnx(onnx.load("model.onnx"))
-        >>> with tf.GradientTape() as tape:
-        ...     loss = tf.reduce_mean(tf.square(imported({"x": tf.ones((4, 8))})["y"]))
-        >>> gradients = tape.gradient(loss, list(imported.variables.values()))
-        >>> onnx.save(imported.to_onnx(), "model.onnx")
-
-    Raises:
-        InputError: in one sentence that names the node and the operator, if one has no rule; and for invalid graphs.
-    """
-    try:
-        return Imported(model)
-    except GraphError as error:
-        raise InputError(str(error)) from error
 
 
 def _graph(model: onnx.ModelProto) -> tuple[gs.Graph, int]:

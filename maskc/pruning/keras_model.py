@@ -1,0 +1,153 @@
+"""The Keras model of a pruned network: its weights in the variables of the layers, which `shrink` makes smaller."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.errors import InputError
+from maskc.frontend.graph_queries import array_of
+from maskc.frontend.part_folders import part_folder
+from maskc.frontend.tensorflow.keras import to_onnx
+from maskc.frontend.write_model_files import put_in_place, written
+from maskc.progress import stage
+from maskc.pruning.data import Batch
+from maskc.pruning.layers.contractions import Contraction
+from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.quality.comparison import Comparison
+from passes.analysis import dataflow
+from passes.sizes.prepare import checked
+
+Array = NDArray[Any]
+Stored = Mapping[str, Array]
+_CLOSE = 1e-4  # of the largest weight: what conversion may round
+_ALIKE = 1e-3  # of an output's spread
+
+
+class KerasModel:
+    """A Keras model whose graph is pruned: the nodes that sum have the paths of its layers as names.
+
+    Raises InputError for one that `shrink` does not take.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from maskc.train.keras_internals import all_layers, functional, nodes, producer
+        from maskc.train.models.calls import is_functional
+
+        if not is_functional(model):
+            raise InputError("A smaller .keras file comes from a functional or Sequential model: write .onnx.")
+        self._model, layers = model, all_layers(model)
+        calls = [node for layer in layers if is_functional(layer) for node in nodes(functional(layer))]
+        self._layers = {layer.path: layer for layer in layers}
+        norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
+        self._norms = {id(producer(n.input_tensors[0])): n.operation for n in norms if n.operation.center}
+
+    def bias(self, node: str) -> Any:
+        """What the layer of a node, or a normalisation after it, adds to each output; None if it adds nothing."""
+        layer = self._layer(node)
+        if id(layer) in self._norms:
+            return self._norms[id(layer)].beta
+        return next((v for v in getattr(layer, "weights", ()) if v.path.rpartition("/")[2] == "bias"), None)
+
+    def smaller(self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch]) -> ModelProto:
+        """Give the layers the weights of the masked network, with zeros for what is gone, and make the model smaller.
+
+        Returns its graph. Raises InputError where that does not compute what the masked network does on batches, as
+        where weights are not those of layers, or where the model cannot be made smaller.
+        """
+        from maskc.train.shrinking.shrink import shrink
+
+        stored = {tensor.name: array_of(tensor) for tensor in masked.graph.initializer}
+        unread = _unread(network, gone, masked) if gone.any() else {}
+        for reader in network.readers if unread else ():
+            layer = reader.contraction
+            self._assign(layer, network.layers.constants.values, stored, unread[layer.output])
+        self._model = shrink(self._model, verify=False)
+        graph = to_onnx(self._model)
+        for output in Comparison(masked, next(iter(batches)))(graph, batches):
+            if output.error is not None and output.error > _ALIKE:
+                raise InputError(f"The Keras model cannot hold what was pruned of '{output.output}': write .onnx.")
+        return graph
+
+    def write(self, path: Path) -> int:
+        """Save the model, completely or not at all; the size of the file."""
+        with stage("Writing"), written(path), part_folder(path) as part:
+            self._model.save(part / path.name)
+            put_in_place(part / path.name, path)
+        return path.stat().st_size
+
+    def _layer(self, node: str) -> Any:
+        """The layer of this path, in which the names of models around it may be left out."""
+        parts = node.split("/")
+        paths = ("/".join(parts[begin:]) for begin in range(len(parts)))
+        return next((self._layers[path] for path in paths if path in self._layers), None)
+
+    def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask) -> None:
+        owner, trained = self._layer(layer.node), layer.matrix(before[layer.weights])
+        found = next(_places(layer, owner, trained, unread.size), None)
+        if found is None:
+            raise InputError(f"The weights of {layer.node!r} are not those of a layer in the Keras model: write .onnx.")
+        variable, order, outputs, scale = found
+        scale[scale == 0] = 1
+        matrix = np.where(unread.reshape(scale.shape)[:, None], 0, layer.matrix(after[layer.weights]) / scale[:, None])
+        changed = np.array(variable)
+        changed.ravel()[order] = layer.stored(matrix)
+        variable.assign(changed)
+        if layer.bias:
+            bias = self.bias(layer.node)
+            was, now = (values[layer.bias].ravel()[: unread.size] for values in (before, after))
+            added = np.where(unread, 0, now) - was
+            changed, norm = np.array(bias), self._norms.get(id(owner))
+            changed.ravel()[outputs] += added / scale.ravel() if norm is None else added
+            bias.assign(changed)
+            if norm is not None:  # where nothing is normalised, the mean of a batch is as good as that of all
+                norm.beta.assign(np.where(unread, 0, norm.beta))
+                if norm.scale:
+                    norm.gamma.assign(np.where(unread, 0, norm.gamma))
+
+
+def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Iterator[tuple[Any, Array, Array, Array]]:
+    """Variables of a Keras layer that hold the trained weights, but for a factor of each output, which comes last.
+
+    Before it come the places in the variable of all weights, and in a bias of all outputs.
+    """
+    units = getattr(owner, "units", outputs) if len(layer.along) == 3 and "oo" in layer.along else outputs
+    for variable in getattr(owner, "weights", ()):
+        if math.prod(variable.shape) != math.prod(layer.shape):
+            continue
+        places = np.arange(math.prod(variable.shape)).reshape(variable.shape)
+        for axes in itertools.permutations(range(places.ndim)):
+            turned = places.transpose(axes)
+            if turned.shape != layer.shape and turned.ndim == len(layer.shape):
+                continue
+            matrix = layer.matrix(turned.reshape(layer.shape))
+            for gates in itertools.permutations(range(outputs // units)):  # of recurrent layers, in another order
+                columns = np.arange(outputs).reshape(len(gates), -1)[list(gates)].ravel()
+                order = np.rint(layer.stored(matrix[..., columns] if len(gates) > 1 else matrix)).astype(np.int64)
+                own = layer.matrix(np.asarray(variable).ravel()[order])
+                scale = (own * trained).sum(axis=1) / np.maximum(np.square(own).sum(axis=1), 1e-30)
+                if np.abs(trained - own * scale[:, None]).max() <= _CLOSE * np.abs(trained).max():
+                    yield variable, order, columns, scale
+
+
+def _unread(network: Network, gone: Mask, masked: ModelProto) -> dict[str, Mask]:
+    """By the output of a layer, the channels of it that nothing reads any more, or that are units without weights."""
+    facts, found = dataflow.analyse(checked(masked)), {}
+    units = {units.tensor: gone[network.groups[name]] for name, units in network.units.items()}
+    for layer in (reader.contraction for reader in network.readers):
+        outputs = math.prod(layer.shape) // (layer.width * layer.taps)
+        read = facts.read.get(layer.output, {})
+        wanted = read.get(1 if layer.window else max(read, default=0), np.ones(outputs, bool))
+        unit = units.get(layer.output)
+        if unit is not None:
+            found[layer.output] = np.resize(unit, outputs)
+        else:
+            found[layer.output] = ~wanted if wanted.size == outputs else np.zeros(outputs, bool)
+    return found
