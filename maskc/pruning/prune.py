@@ -227,7 +227,7 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     files.check_target(output)
     source = options.read(model)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
-    files.check_not_read(output, read)
+    files.check_places([("output", output)], read)
     if output.suffix not in ("", ".onnx"):
         keras = " A smaller Keras model comes from training with masks." if output.suffix == ".keras" else ""
         raise InputError(f"{output} must end with .onnx: that is what is written.{keras}")

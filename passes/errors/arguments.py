@@ -7,7 +7,6 @@ import inspect
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,7 +18,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 # What counts as such a number: those of numpy, and whole ones where others will do.
-_NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
+_NUMBERS: dict[Any, Any] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 # Of a text that does not fit no more is shown.
 _LONGEST = 60
@@ -60,18 +59,18 @@ def _checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
             return ""
         for name, value in given.items():
             hint = _hints(function).get(name, Any)  # `self` has none
-            if not _fits(hint, value):
+            if not fits(hint, value):
                 return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
         return ""
 
     return wrong
 
 
-def check_fields(value: Any) -> None:
-    """Raises TypeError for a field of a dataclass that is not of the type of its annotation."""
+def check_fields(value: Any, error: type[Exception] = TypeError) -> None:
+    """Raises an error for a field of a dataclass that is not of the type of its annotation."""
     for name, hint in _hints(value.__class__).items():
-        if not _fits(hint, getattr(value, name)):
-            raise TypeError(f"`{name}` must be {_words(hint)}, and not {_shown(getattr(value, name))}.")
+        if not fits(hint, getattr(value, name)):
+            raise error(f"`{name}` must be {_words(hint)}, and not {_shown(getattr(value, name))}.")
 
 
 @functools.cache
@@ -79,21 +78,32 @@ def _hints(annotated: Any) -> dict[str, Any]:
     return get_type_hints(annotated)
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type, as far as that can be seen: protocols and type variables take anything."""
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type; one that raises when it is looked at is of none."""
+    try:
+        return _is_of(hint, value)
+    except Exception:
+        return False
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """The same, as far as that can be seen: protocols and type variables take anything; may raise instead."""
+    if isinstance(value, (str, os.PathLike)) and b"\0" in os.fsencode(value):  # no file can have that name
+        return False
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return any(_fits(part, value) for part in parts)
+        return any(fits(part, value) for part in parts)
     if kind is Literal:
         kind = str
     if kind is Mapping:
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        return isinstance(value, Mapping) and all(_fits(parts[0], key) and _fits(parts[1], item) for key, item in pairs)
+        return isinstance(value, Mapping) and all(
+            _is_of(parts[0], key) and _is_of(parts[1], item) for key, item in value.items()
+        )
     if kind is Sequence:
         return (
             not isinstance(value, (str, bytes))
             and isinstance(value, Sequence)
-            and all(_fits(parts[0], item) for item in value)
+            and all(_is_of(parts[0], item) for item in value)
         )
     if kind is Callable:
         return callable(value)
@@ -101,15 +111,9 @@ def _fits(hint: Any, value: Any) -> bool:
         return True
     if isinstance(value, (bool, np.bool_)):
         return kind in (bool, object)
-    return isinstance(value, _NUMBERS.get(kind, kind)) and _can_be_named(value)
-
-
-def _can_be_named(value: object) -> bool:
-    """Whether the system can have a file of that name, if it is a text or a path."""
-    try:
-        return not isinstance(value, (str, os.PathLike)) or b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
+    if kind is float:
+        float(value)  # raises for what is no number, or too large for one
+    return isinstance(value, _NUMBERS.get(kind, kind)) and not isinstance(value, np.timedelta64)
 
 
 def _words(hint: Any, many: bool = False) -> str:
@@ -130,6 +134,6 @@ def _words(hint: Any, many: bool = False) -> str:
 
 def _shown(value: object) -> str:
     if value is None or isinstance(value, (str, int, float, list, tuple, dict)):
-        text = reprlib.repr(value)
+        text = " ".join(reprlib.repr(value).split())
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return f"a {type(value).__qualname__}"
