@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -33,44 +34,38 @@ _WORDS: dict[Any, str] = dict(
 
 
 def typed(function: Callable[Given, Result], error: type[Exception] = TypeError) -> Callable[Given, Result]:
-    """A function that raises an error for arguments that are not of the types of its annotations."""
-    wrong = _checks_of(function)
+    """A function that raises an error for arguments that are not of the types of its annotations.
+
+    Which of the numbers and texts an argument can be is for the function itself to check.
+    """
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*arguments: Given.args, **named: Given.kwargs) -> Result:
-        if sentence := wrong(*arguments, **named):
+        given: dict[str, Any] = {}
+        with contextlib.suppress(TypeError):  # which the call itself raises, with the function's name
+            given = signature.bind(*arguments, **named).arguments
+        if sentence := _misfit(_hints(function), given):
             raise error(sentence)
         return function(*arguments, **named)
 
     return checked
 
 
-def _checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
-    """What says of arguments which is of another type than annotated, in a sentence; "" if none is.
-
-    Which of the numbers and texts an argument can be is for the function itself to check.
-    """
-    signature = inspect.signature(function)
-
-    def wrong(*arguments: Given.args, **named: Given.kwargs) -> str:
-        try:
-            given = signature.bind(*arguments, **named).arguments
-        except TypeError:  # which the call itself raises, with the function's name
-            return ""
-        for name, value in given.items():
-            hint = _hints(function).get(name, Any)  # `self` has none
-            if not fits(hint, value):
-                return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
-        return ""
-
-    return wrong
-
-
 def check_fields(value: Any, error: type[Exception] = TypeError) -> None:
     """Raises an error for a field of a dataclass that is not of the type of its annotation."""
-    for name, hint in _hints(value.__class__).items():
-        if not fits(hint, getattr(value, name)):
-            raise error(f"`{name}` must be {_words(hint)}, and not {_shown(getattr(value, name))}.")
+    hints = _hints(value.__class__)
+    if sentence := _misfit(hints, {name: getattr(value, name) for name in hints}):
+        raise error(sentence)
+
+
+def _misfit(hints: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What says which value is of another type than annotated, in a sentence; "" if none is."""
+    for name, value in given.items():
+        hint = hints.get(name, Any)  # `self` has none
+        if not fits(hint, value):
+            return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
+    return ""
 
 
 @functools.cache
