@@ -51,7 +51,16 @@ class NoPath:
 
 
 VALUES: tuple[Any, ...] = (
-    *(NoPath(), {"x": NoPath()}, 10**400, 2**64, Fraction(1, 2), np.timedelta64(3), {"x": [np.int8(1), np.int8(8)]}),
+    *(
+        "loop.onnx",
+        NoPath(),
+        {"x": NoPath()},
+        10**400,
+        2**64,
+        Fraction(1, 2),
+        np.timedelta64(3),
+        {"x": [np.int8(1), np.int8(8)]},
+    ),
     *(None, True, 0, -1, 7, 2.5, -0.5, float("nan"), float("inf"), 1j, np.float32(1), np.int8(1)),
     *("", "x", "nowhere.onnx", "nowhere/x.onnx", "a\0b", "\ud800", "ä" * 300, "text.onnx", "text.npz", "text.json"),
     *("latin.json", "folder", "model.onnx", "masks.npz", b"model.onnx", Path("nowhere"), Path("folder")),
@@ -75,6 +84,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text("neither")
     Path("latin.json").write_bytes("{'\xe4'}".encode("latin-1"))
     Path("folder").mkdir()
+    Path("loop.onnx").symlink_to("loop.onnx")
 
     def each(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
         return ((index, workers.attempt(call, task)) for index, task in enumerate(tasks))
@@ -155,6 +165,7 @@ WORDS = (
         "=1",
         "x=1xy",
         "nowhere.onnx",
+        "loop.onnx",
     ),
     *(
         "nowhere/x.json",
