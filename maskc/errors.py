@@ -89,6 +89,10 @@ def telling() -> Iterator[None]:
         raise InputError(f"There is not enough memory{f' ({why})' if why else ''}.") from error
     except RecursionError as error:
         raise InputError("The input is nested too deeply to be read.") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # what pathlib says before Python 3.13
+            raise
+        raise InputError(f"A path leads nowhere: {error}.") from error
     except OSError as error:
         if error.filename is None:  # of streams, and of other than files
             raise

@@ -169,19 +169,14 @@ def compile_file(
     frontend.locate(model)  # what is not there is told before what cannot be written
     files.check(reports)
     files.check_target(output)
-    beside = [*reports]
-    if certificate is not None:
-        files.check_target(certificate, "certificate")
-        beside.append(certificate)
-    if any(path.resolve() == output.resolve() for path in beside):
-        raise InputError("The report and the compiled model cannot be the same file.")
+    proof = [] if certificate is None else [("certificate", certificate)]
+    for what, path in proof:
+        files.check_target(path, what)
     source = options.read(model, stay=True)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
-    files.check_not_read(output, read)
+    files.check_places([("output", output), *(("report", path) for path in reports), *proof], read)
     if output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} has no known output format: use .onnx, .keras or .tflite.")
-    for path in beside:
-        files.check_not_read(path, read, "report")
     with write_model_files.store_beside(output) if has_external(source.model) else nullcontext() as store:
         try:
             compiled = compiled_source(source, options, store, compares=True, advises=advises or bool(reports))

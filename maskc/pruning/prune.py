@@ -216,7 +216,7 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     files.check_target(output)
     source = options.read(model)
     read = (*source.files, *((options.mask_file,) if options.mask_file else ()))
-    files.check_not_read(output, read)
+    files.check_places([("output", output)], read)
     layers = None
     if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
         if options.trains:

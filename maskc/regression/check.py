@@ -127,6 +127,8 @@ def update(
     if not all(outcome.passed for outcome in outcomes):
         return outcomes, False
     kept |= {outcome.model: outcome.now for outcome in outcomes if outcome.now is not None}
+    left = f"It has left {path}, as there is no such file."
+    outcomes += [Outcome(key, known.file(key), known.models[key], compared=False, notes=(left,)) for key in gone]
     return outcomes, Baseline(path, kept).write()
 
 

@@ -14,6 +14,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
 from maskc.regression.baseline import Entry, channels
 from maskc.report.wording import codes_line, counted_at, distinct, held_lines, ranges, sizes_in_brief
+from passes.errors.arguments import check_fields
 from passes.planning.masked_axes import Held
 
 # Layers named in the explanation of FLOPs that rose; the others are counted.
@@ -44,6 +45,7 @@ class Limits:
     min_reduction: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, InputError)
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise InputError(f"The tolerance must be 0 or more, and not {self.tolerance}. For one percent write 0.01.")
         if self.min_reduction is not None and not self.min_reduction > 0:

@@ -160,12 +160,10 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
     printed = [name for name, file in found if file is None]
     if len(set(printed)) > 1:
         raise InputError(f"Only one format can be printed, and not {' and '.join(printed)}. Write the others to files.")
-    written = [file for _, file in found if file is not None]
-    for path in written:
-        files.check_target(path, "report")
-        files.check_not_read(path, read, "report")
-        if sum(other.resolve() == path.resolve() for other in written) > 1:
-            raise InputError(f"Two reports would be written to {path}. Give each a name of its own.")
+    written = [("report", file) for _, file in found if file is not None]
+    for what, path in written:
+        files.check_target(path, what)
+    files.check_places(written, read)
     return found if printed else [*found, ("table", None)]
 
 
@@ -190,7 +188,7 @@ def _row(outcome: Outcome, written: Callable[[int], str] = "{:,}".format) -> lis
     change = "-" if not old or new is None else "0" if new == old else f"{new / old - 1:+.2%}"
     reduction = f"{now.before.flops / new:.2f}×" if now and new else "-"
     channels = f"{now.channels.removed:,} of {now.channels.masked:,}" if now else "-"
-    good, bad = ("ok", "regressed") if outcome.compared else ("measured", "refused")
+    good, bad = ("ok", "regressed") if outcome.compared else ("measured" if now else "dropped", "refused")
     verdict = good if outcome.passed else "not checked" if outcome.error else bad
     counts = ("-" if value is None else written(value) for value in (old, new))
     entry = now or before
@@ -213,7 +211,8 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
     failed, errors = sum(bool(o.findings) for o in outcomes), sum(bool(o.error) for o in outcomes)
     compared = all(o.compared for o in outcomes)
     if not failed and not errors:
-        return f"{_models(len(outcomes))} {'checked, none regressed' if compared else 'measured'}."
+        done = _models(sum(outcome.now is not None for outcome in outcomes))
+        return f"{done} {'checked, none regressed' if compared else 'measured'}."
     parts = [f"{failed} {'regressed' if compared else 'cannot be added'}"] * bool(failed)
     parts += [f"{errors} could not be checked"] * bool(errors)
     return f"Of {_models(len(outcomes))}, {' and '.join(parts)}."

@@ -49,10 +49,15 @@ def check_not_stdout(path: Path, what: str = "output") -> None:
         )
 
 
-def check_not_read(path: Path, read: Iterable[Path], what: str = "output") -> None:
-    """Refuse a file that would take the place of something that is read."""
-    if path.exists() and any(file.exists() and path.samefile(file) for file in read):
-        raise InputError(f"The {what} {path} is the input itself. Give another name.")
+def check_places(written: Iterable[tuple[str, Path]], read: Sequence[Path]) -> None:
+    """Refuse files that would take the place of what is read, or of one another, each with what it is called."""
+    taken = set()
+    for what, path in written:
+        if path.exists() and any(file.exists() and path.samefile(file) for file in read):
+            raise InputError(f"The {what} {path} is the input itself. Give another name.")
+        if path.resolve() in taken:
+            raise InputError(f"Two files would be written to {path}. Give each a name of its own.")
+        taken.add(path.resolve())
 
 
 def write(document: Document, path: Path) -> None:

@@ -4,21 +4,52 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import reason
 from passes.errors import in_brief
+from passes.errors.arguments import fits
+
+VARIABLES = (keras.Variable, tf.Variable)
+
+
+class Refusing:
+    """A Keras layer that says in a sentence why it cannot be called on what it is called on."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Returns what the layer makes of its inputs."""
+        wrong = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
+        try:
+            return super().__call__(*arguments, **named)  # type: ignore[misc]
+        except (*wrong, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            name = type(self).__name__
+            why = gist(error).removeprefix(f"layer {name}: ")
+            raise InputError(f"{name} cannot be called on these inputs: {why}.") from error
+
+
+def gist(error: Exception) -> str:
+    """What Keras or TensorFlow objected to, without the trace of where."""
+    if not isinstance(error, tf.errors.OpError):
+        return reason(error)
+    trace = r"\{\{.*?\}\}|\[\[.*|\[Op:.*|\x1b\[\d*m"
+    lines = (re.sub(trace, "", line).strip() for line in str(error.message).splitlines())
+    where = ("Graph execution error", "Detected at", "File ", "Stack trace", "Exception encountered")
+    return reason(
+        ValueError(next((line for line in lines if line and not line.startswith(where)), type(error).__name__))
+    )
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, of Python's or numpy's, and not a bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and fits(float, value) and math.isfinite(value)
 
 
 def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
@@ -36,7 +67,7 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raises InputError if `value` is no whole number, or less than `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not fits(int, value) or not least <= value <= sys.maxsize:
         raise InputError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
 
 
@@ -47,8 +78,8 @@ def check_model(name: str, value: Any) -> None:
 
 def path_of(name: str, value: Any) -> Path:
     """Returns a path, or raises InputError."""
-    no_path = isinstance(value, str) and (not value or "\0" in value)
-    check_kind(name, None if no_path else value, (str, os.PathLike), "a path")
+    if not fits(str | os.PathLike, value) or value == "":
+        raise InputError(f"{name} must be a path, not {shown(value)}.")
     return Path(value)
 
 
@@ -97,7 +128,8 @@ def compiled(model: Any, *arguments: Any, **named: Any) -> None:
 
 def shown(value: Any) -> str:
     """A value as messages show it."""
-    return repr(value) if isinstance(value, (str, bytes, bool, int, float)) or value is None else _article(value)
+    text = repr(value) if isinstance(value, (str, bytes, bool, int, float)) or value is None else _article(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _article(value: Any) -> str:

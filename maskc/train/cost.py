@@ -146,7 +146,7 @@ class ComputationalCost:
             masks: as for `at`.
             groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that are kept.
         """
-        named, by_name = self._named(masks), dict(zip(self._inputs, groups, strict=True))
+        named, by_name = self._named(masks), self._groups(groups)
         model = passes.cost_model(self._graph, named, by_name, self.coupling, rates=self.rates)
         if self.rates is not None:
             more = self.count(masks) - model.flops  # of what takes time and no FLOPs
@@ -161,7 +161,7 @@ class ComputationalCost:
             masks, groups: as for `model`.
         """
         named = self._named(masks)
-        return kinds_of_groups(self._graph, named, dict(zip(self._inputs, groups, strict=True)), self.coupling)
+        return kinds_of_groups(self._graph, named, self._groups(groups), self.coupling)
 
     @property
     def _graph(self) -> ModelProto:
@@ -179,16 +179,20 @@ class ComputationalCost:
         """For each mask the number of the group of coupled entries that each is in."""
         return list(self.coupling.groups.values())
 
-    def _check(self, masks: Any) -> None:
-        """Refuses what are no values of the masks."""
+    def _check(self, values: Any, what: str = "Masks") -> None:
+        """Refuses what is no value for each entry of the masks."""
         shapes = [tuple(layer.mask.shape) for layer in self.layers]
-        if not isinstance(masks, Sequence) or [getattr(mask, "shape", None) for mask in masks] != shapes:
+        if not isinstance(values, Sequence) or [getattr(value, "shape", None) for value in values] != shapes:
             sizes = ", ".join(str(size) for (size,) in shapes)
-            raise InputError(f"Masks are given in a list of {len(shapes)}, arrays of so many channels: {sizes}.")
+            raise InputError(f"{what} are given in a list of {len(shapes)}, arrays of so many channels: {sizes}.")
 
     def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
         self._check(masks)
         return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
+
+    def _groups(self, groups: Any) -> dict[str, NDArray[np.int64]]:
+        self._check(groups, "Groups")
+        return dict(zip(self._inputs, groups, strict=True))
 
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""

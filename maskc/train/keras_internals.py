@@ -17,6 +17,9 @@ from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import functional_like_constructor
 from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
+from maskc.errors import InputError
+from passes.errors import in_brief
+
 # Layers and models
 
 
@@ -120,8 +123,11 @@ def trained_variables(optimizer: Any) -> list[Any]:
 
 
 def check_trained(optimizer: Any, variables: Iterable[Any]) -> None:
-    """Raises `ValueError` for a variable that a built optimizer does not update."""
-    optimizer._check_variables_are_known(variables)
+    """Raises `InputError` for a variable that a built optimizer does not update."""
+    try:
+        optimizer._check_variables_are_known(variables)
+    except ValueError as error:
+        raise InputError(f"{in_brief(error)}. Build it with all of model.trainable_variables.") from error
 
 
 def strategy_of(optimizer: Any) -> Any:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import channels_of, shown
+from maskc.train.arguments import Refusing, channels_of, shown
 from maskc.train.importance import (
     Gathering,
     Reduction,
@@ -77,7 +77,7 @@ class Passage:
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class MaskLayer(keras.layers.Layer):  # type: ignore[misc]
+class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
     """Multiplies the channels (the last axis, or another) of its input by a binary mask.
 
     Input and output: any floating-point tensor of shape `(batch, ..., channels)`; the output has the input's

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from maskc.errors import InputError
+from maskc.train.arguments import gist
+
 #: intervals of a histogram
 BUCKETS = 30
 
@@ -27,7 +30,10 @@ class Summaries:
     def __init__(self, directory: Path, anew: bool = False) -> None:
         for old in directory.glob("events.out.tfevents.*") if anew else ():
             old.unlink()
-        self._writer = tf.summary.create_file_writer(str(directory))
+        try:
+            self._writer = tf.summary.create_file_writer(str(directory))
+        except tf.errors.OpError as error:
+            raise InputError(f"Nothing can be written into {directory}: {gist(error)}.") from error
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Writes one number."""

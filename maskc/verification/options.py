@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,8 +51,8 @@ class VerifyOptions:
 
     def __post_init__(self) -> None:
         for what, number in (("number of samples", self.samples), ("seed", self.seed)):
-            if number < 0:
-                raise InputError(f"The {what} must not be negative.")
+            if not 0 <= number <= sys.maxsize:
+                raise InputError(f"The {what} must not be negative, nor above {sys.maxsize}.")
         for name, value in (("rtol", self.rtol), ("atol", self.atol), ("min-reduction", self.min_reduction)):
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"The value of {name} must be a number that is not negative.")

@@ -106,13 +106,13 @@ def verify_with(
     masks, shapes, at = reading.masks, reading.shapes, reading.at
     targets = [Path(report) for report in reports]
     files.check(targets)
-    proof = [] if certificate is None else [Path(certificate)]
-    for path in proof:
-        files.check_target(path, "certificate")
+    proof = [] if certificate is None else [("certificate", Path(certificate))]
+    for what, path in proof:
+        files.check_target(path, what)
     sources = [frontend.read(model, signature=reading.signature) for model in (reference, compiled)]
     given = _given(masks, inputs)
-    for path in (*targets, *proof):
-        files.check_not_read(path, (*sources[0].files, *sources[1].files, *given), "report")
+    read = (*sources[0].files, *sources[1].files, *given)
+    files.check_places([*(("report", path) for path in targets), *proof], read)
     before, after = sources
     renamed, names = input_output_signature.as_in(before.model, after.model)
     before, after, sizes = _sized(before, dataclasses.replace(after, model=renamed), shapes)
@@ -131,7 +131,7 @@ def verify_with(
     result = dataclasses.replace(
         result, model=model, output=output, layers=layers(*costs), notes=(*names, *result.notes)
     )
-    for path in proof:
+    for _, path in proof:
         if result.certificate is None or names or not all(source.files for source in sources):
             why = (
                 NO_CERTIFICATE if result.certificate is None else "the models are not files with the same names inside"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,7 +19,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 # What counts as such a number: those of numpy, and whole ones where others will do.
-_NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
+_NUMBERS: dict[Any, Any] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
 # Of a text that does not fit no more is shown.
 _LONGEST = 60
@@ -34,44 +34,38 @@ _WORDS: dict[Any, str] = dict(
 
 
 def typed(function: Callable[Given, Result], error: type[Exception] = TypeError) -> Callable[Given, Result]:
-    """A function that raises an error for arguments that are not of the types of its annotations."""
-    wrong = _checks_of(function)
+    """A function that raises an error for arguments that are not of the types of its annotations.
+
+    Which of the numbers and texts an argument can be is for the function itself to check.
+    """
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def checked(*arguments: Given.args, **named: Given.kwargs) -> Result:
-        if sentence := wrong(*arguments, **named):
+        given: dict[str, Any] = {}
+        with contextlib.suppress(TypeError):  # which the call itself raises, with the function's name
+            given = signature.bind(*arguments, **named).arguments
+        if sentence := _misfit(_hints(function), given):
             raise error(sentence)
         return function(*arguments, **named)
 
     return checked
 
 
-def _checks_of(function: Callable[Given, Any]) -> Callable[Given, str]:
-    """What says of arguments which is of another type than annotated, in a sentence; "" if none is.
-
-    Which of the numbers and texts an argument can be is for the function itself to check.
-    """
-    signature = inspect.signature(function)
-
-    def wrong(*arguments: Given.args, **named: Given.kwargs) -> str:
-        try:
-            given = signature.bind(*arguments, **named).arguments
-        except TypeError:  # which the call itself raises, with the function's name
-            return ""
-        for name, value in given.items():
-            hint = _hints(function).get(name, Any)  # `self` has none
-            if not _fits(hint, value):
-                return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
-        return ""
-
-    return wrong
+def check_fields(value: Any, error: type[Exception] = TypeError) -> None:
+    """Raises an error for a field of a dataclass that is not of the type of its annotation."""
+    hints = _hints(value.__class__)
+    if sentence := _misfit(hints, {name: getattr(value, name) for name in hints}):
+        raise error(sentence)
 
 
-def check_fields(value: Any) -> None:
-    """Raises TypeError for a field of a dataclass that is not of the type of its annotation."""
-    for name, hint in _hints(value.__class__).items():
-        if not _fits(hint, getattr(value, name)):
-            raise TypeError(f"`{name}` must be {_words(hint)}, and not {_shown(getattr(value, name))}.")
+def _misfit(hints: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What says which value is of another type than annotated, in a sentence; "" if none is."""
+    for name, value in given.items():
+        hint = hints.get(name, Any)  # `self` has none
+        if not fits(hint, value):
+            return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
+    return ""
 
 
 @functools.cache
@@ -79,21 +73,32 @@ def _hints(annotated: Any) -> dict[str, Any]:
     return get_type_hints(annotated)
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of a type, as far as that can be seen: protocols and type variables take anything."""
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of a type; one that raises when it is looked at is of none."""
+    try:
+        return _is_of(hint, value)
+    except Exception:
+        return False
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """The same, as far as that can be seen: protocols and type variables take anything; may raise instead."""
+    if isinstance(value, (str, os.PathLike)) and b"\0" in os.fsencode(value):  # no file can have that name
+        return False
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
-        return any(_fits(part, value) for part in parts)
+        return any(fits(part, value) for part in parts)
     if kind is Literal:
         kind = str
     if kind is Mapping:
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        return isinstance(value, Mapping) and all(_fits(parts[0], key) and _fits(parts[1], item) for key, item in pairs)
+        return isinstance(value, Mapping) and all(
+            _is_of(parts[0], key) and _is_of(parts[1], item) for key, item in value.items()
+        )
     if kind is Sequence:
         return (
             not isinstance(value, (str, bytes))
             and isinstance(value, Sequence)
-            and all(_fits(parts[0], item) for item in value)
+            and all(_is_of(parts[0], item) for item in value)
         )
     if kind is Callable:
         return callable(value)
@@ -101,15 +106,9 @@ def _fits(hint: Any, value: Any) -> bool:
         return True
     if isinstance(value, (bool, np.bool_)):
         return kind in (bool, object)
-    return isinstance(value, _NUMBERS.get(kind, kind)) and _can_be_named(value)
-
-
-def _can_be_named(value: object) -> bool:
-    """Whether the system can have a file of that name, if it is a text or a path."""
-    try:
-        return not isinstance(value, (str, os.PathLike)) or b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
+    if kind is float:
+        float(value)  # raises for what is no number, or too large for one
+    return isinstance(value, _NUMBERS.get(kind, kind)) and not isinstance(value, np.timedelta64)
 
 
 def _words(hint: Any, many: bool = False) -> str:
@@ -130,6 +129,6 @@ def _words(hint: Any, many: bool = False) -> str:
 
 def _shown(value: object) -> str:
     if value is None or isinstance(value, (str, int, float, list, tuple, dict)):
-        text = reprlib.repr(value)
+        text = " ".join(reprlib.repr(value).split())
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return f"a {type(value).__qualname__}"

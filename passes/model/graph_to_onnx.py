@@ -180,8 +180,9 @@ def _fill_body(proto: onnx.GraphProto, graph: gs.Graph, outside: Collection[str]
     declared = _declared if outside is None else _noted
     proto.input.extend(map(declared, graph.inputs))
     proto.output.extend(map(declared, graph.outputs))
-    for value, dims in zip(proto.output, graph.declared if isinstance(graph, Body) else (), strict=False):
-        _redeclare_open(value, dims)
+    if isinstance(graph, Body):
+        for value, dims in zip(proto.output, graph.declared, strict=True):
+            _redeclare_open(value, dims)
     for tensor in _constants(graph):
         if outside is None or tensor.name not in outside:
             _append(proto, tensor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.subgraphs import replace_inside, subgraphs, with_bodies
+from passes.graph.subgraphs import Body, replace_inside, subgraphs, with_bodies
 from passes.ops import rules
 from passes.ops.control_flow import Rounds
 
@@ -29,6 +29,7 @@ def _capture(node: gs.Node, op: Rounds, editor: GraphEditor) -> bool:
     defined = {
         t.name for scope in with_bodies(body) for t in [*scope.inputs, *(t for n in scope.nodes for t in n.outputs)]
     }
+    assert isinstance(body, Body)
     for (outer, entering), (written, leaving) in reversed([*zip(ports.enter, ports.leave, strict=True)]):
         first, state, last = node.inputs[outer], body.inputs[entering], body.outputs[leaving]
         while last is not state and last.inputs and last.inputs[0].op == "Identity":
@@ -36,7 +37,7 @@ def _capture(node: gs.Node, op: Rounds, editor: GraphEditor) -> bool:
         if last is not state or first.is_empty() or first.name in defined:
             continue
         found = True
-        del node.inputs[outer], body.inputs[entering], body.outputs[leaving]
+        del node.inputs[outer], body.inputs[entering], body.outputs[leaving], body.declared[leaving]
         replace_inside(body, state, first)
         if written < len(node.outputs):
             result = node.outputs[written]

@@ -12,6 +12,7 @@ from typing import Any
 
 from maskc import progress
 from maskc.errors import UnavailableError
+from passes.errors import in_brief
 from passes.graph.process_wide import process_wide, without_warnings
 
 # Errors only; it is read when TensorFlow is loaded.
@@ -32,11 +33,13 @@ def import_tensorflow() -> Any:
 
 def import_keras() -> Any:
     """Keras, on TensorFlow; `UnavailableError` where it runs on another backend, which may not even be installed."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     try:
         import_tensorflow()
         import keras
-    except (ImportError, ValueError):  # of the backend, or a name that is none
-        backend = os.environ.get("KERAS_BACKEND", "another backend")
+    except (ImportError, ValueError, UnavailableError):  # of the backend, or a name that is none
+        if backend == "tensorflow":
+            raise
     else:
         if (backend := keras.config.backend()) == "tensorflow":
             return keras
@@ -47,11 +50,14 @@ def _import() -> Any:
     try:
         import tensorflow
         import tf2onnx
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UnavailableError(
             f"Keras and TensorFlow models need {error.name or 'tensorflow'}, which is not installed. "
             "Type `pip install 'maskc[tensorflow]'`."
         ) from error
+    except Exception as error:  # of whatever an installation lacks, or has of another version
+        repair = "Type `pip install --force-reinstall 'maskc[tensorflow]'`."
+        raise UnavailableError(f"TensorFlow cannot be imported: {in_brief(error)}. {repair}") from error
     logging.getLogger(tf2onnx.__name__).setLevel(logging.CRITICAL)
     return tensorflow
 

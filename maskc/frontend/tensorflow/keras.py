@@ -54,11 +54,13 @@ def load(path: Path) -> Any:
     import h5py
 
     if path.suffix != ".keras":
-        if not h5py.is_hdf5(path):
-            raise InputError(f"{path} is not an HDF5 file, or it is damaged.")
-        with h5py.File(path) as file:
-            if "model_config" not in file.attrs:
-                raise InputError(f"{path} holds weights and no model. Save the whole model with model.save(...).")
+        try:
+            with h5py.File(path) as file:
+                whole = "model_config" in file.attrs
+        except OSError as error:
+            raise InputError(f"{path} is not an HDF5 file, or it is damaged.") from error
+        if not whole:
+            raise InputError(f"{path} holds weights and no model. Save the whole model with model.save(...).")
 
     _register_layers()
     try:

@@ -245,4 +245,5 @@ def _stem(model: frontend.Model) -> str:
 
 
 def _hash(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=list).encode()).hexdigest()
+    text = json.dumps(values, sort_keys=True, default=lambda value: getattr(value, "tolist", lambda: list(value))())
+    return hashlib.sha256(text.encode()).hexdigest()

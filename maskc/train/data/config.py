@@ -82,6 +82,6 @@ def _sentence(error: pydantic.ValidationError) -> str:
     first, *others = error.errors()
     count = len(others) + 1
     where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = " ".join(first["msg"].removeprefix("Value error, ").rstrip(".").split())
     more = f" That is the first of {count} mistakes." if others else ""
     return f"{f'the field {where!r}: ' if where else ''}{message[:1].lower()}{message[1:]}.{more}"

@@ -56,6 +56,7 @@ class Records:
     ) -> None:
         check_count("batch_size", batch_size, 1)
         check_count("shuffle", shuffle, 0)
+        check_kind("spec", spec, FeatureSpec, "a FeatureSpec")
         self.spec = spec
         self.files = _found([files] if isinstance(files, (str, Path)) else files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -119,7 +120,8 @@ def write_records(path: str | Path, examples: Iterable[Mapping[str, Any]]) -> in
     return count
 
 
-def _feature(name: str, value: Any) -> Any:
+def _feature(name: Any, value: Any) -> Any:
+    check_kind("Each of the fields", name, str, "named by a text")
     array = np.ravel(np.asarray(value))
     if array.size == 0:
         return tf.train.Feature()

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from maskc.errors import InputError
-from maskc.train.arguments import channels_of
+from maskc.train.arguments import Refusing, channels_of
 from maskc.train.keras_internals import JoinedHeads, output_projection
 from maskc.train.mask_layer import MaskLayer
 from passes.errors import in_brief
 
 
-class _MaskedHeads(JoinedHeads):
+class _MaskedHeads(Refusing, JoinedHeads):
     """Puts a `MaskLayer` between the heads' outputs, `(batch, ..., heads, size)`, before they are joined."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        with self._refusing("be made of these arguments"):
-            super().__init__(*arguments, **named)
-
-    @classmethod
-    @contextlib.contextmanager
-    def _refusing(cls, what: str) -> Iterator[None]:
-        """Makes one sentence of what Keras says of arguments that it does not take."""
         try:
-            yield
+            super().__init__(*arguments, **named)
         except (TypeError, ValueError, ArithmeticError) as error:
-            raise InputError(f"{cls.__name__} cannot {what}: {in_brief(error)}.") from error
+            raise InputError(f"{type(self).__name__} cannot be made of these arguments: {in_brief(error)}.") from error
 
     # Keras gives each shape to the argument that is called like the tensor, and none of what is no tensor.
     def build(self, query_shape: Any = None, value_shape: Any = None, key_shape: Any = None) -> None:
@@ -41,8 +32,7 @@ class _MaskedHeads(JoinedHeads):
                 f"{type(self).__name__} needs a query and a value of shape (batch, ..., positions, channels), not of "
                 f"{tuple(query_shape)} and {tuple(value_shape)}."
             )
-        with self._refusing("be built of its arguments for these inputs"):
-            super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
+        super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
         joined = output_projection(self).kernel.shape
         self.head_mask = MaskLayer(axis=-2, name=f"{self.name}_head_mask", dtype=self.dtype_policy)  # type: ignore[attr-defined]
         self.head_mask.build((None, None, *joined[:2]))

@@ -13,7 +13,7 @@ import pydantic
 from keras import layers
 
 from maskc.errors import InputError
-from maskc.train.arguments import channels_of
+from maskc.train.arguments import Refusing, channels_of
 from maskc.train.data.config import Checked
 from maskc.train.mask_layer import MaskLayer
 
@@ -109,7 +109,7 @@ class MaskNetConfig(Checked):
     use_parallel: bool = False
 
 
-class Configured(layers.Layer):  # type: ignore[misc]
+class Configured(Refusing, layers.Layer):  # type: ignore[misc]
     """A layer that is made from a configuration of the class `kind`, or the dictionary of one."""
 
     kind: ClassVar[type[Checked]]

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.arguments import check_kind, check_model, optimizer_of, shown
+from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of, shown
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
@@ -123,7 +123,7 @@ class PruningOptimizer(Wrapping):
         model: Any = None,
         name: str = "pruning_optimizer",
     ) -> None:
-        if not isinstance(name, str) or "/" in name:
+        if not isinstance(name, str) or "/" in name or not name.isprintable():
             raise InputError(f"name must be a name without a slash, not {shown(name)}.")
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = optimizer_of(optimizer)
@@ -280,19 +280,19 @@ class PruningOptimizer(Wrapping):
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
         check_kind("grads", grads, Iterable, "a list")
-        gradients = list(grads)
         if trainable_variables is None:
             if not self.built:
                 raise InputError("Call build(model.trainable_variables), or give apply the variables.")
             trainable_variables = trained_variables(self)
         check_kind("trainable_variables", trainable_variables, Iterable, "a list")
-        variables = list(trainable_variables)
+        gradients, variables = list(grads), list(trainable_variables)
+        if len(variables) != len(gradients) or not all(isinstance(each, VARIABLES) for each in variables):
+            raise InputError("apply needs a list of variables, and for each of them a gradient or None.")
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         check_trained(self, variables)
         settle_around_executions(self._prepare(), self)
-
         pairs = list(zip(gradients, variables, strict=True))
         plain = [pair for pair in pairs if layer_of(pair[1]) is None]
         if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
@@ -361,6 +361,7 @@ class PruningOptimizer(Wrapping):
         }
         self._configure({name: value for name, value in changes.items() if value is not None})
         if global_step is not None:
+            check_kind("global_step", global_step, VARIABLES, "a variable")
             self._counter = global_step
         check_kind("variables", () if variables is None else variables, Iterable, "a list of variables")
         variables = self._to_train() if variables is None else list(variables)

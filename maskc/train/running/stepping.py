@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -15,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.frontend.tensorflow.keras import reason
-from maskc.train.arguments import check_count, check_kind
+from maskc.train.arguments import check_count, check_kind, gist
 from maskc.train.data.records import Records
 from maskc.train.running import replicas
 from passes.errors import in_brief
@@ -98,21 +96,22 @@ def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
     Raises:
         InputError: if there is nothing to train or to validate on, or the model does not take it.
     """
-    first = next(iter(train(0, 0)), None)
-    if first is None:
-        raise InputError("There is no example to train on.")
-    if validation is not None and next(iter(validation(0, 0)), None) is None:
-        raise InputError("There is no example to validate on.")
+    firsts: list[Any] = []
+    for what, epochs in (("train", train), ("validate", validation)):
+        firsts += [] if epochs is None else [next(iter(epochs(0, 0)), None)]
+        if None in firsts[-1:]:
+            raise InputError(f"There is no example to {what} on.")
     strategy = model.distribute_strategy
     with strategy.scope():
         if replicas.several_workers(strategy):
             replicas.make_functions(model)
         try:
-            model.test_on_batch(*first)
+            for first in firsts:
+                model.test_on_batch(*first)
         except MaskcError:
             raise
         except Exception as error:  # a loss and metrics may do anything
-            raise InputError(f"The model {model.name!r} or the loss does not fit the data: {_gist(error)}.") from error
+            raise InputError(f"The model {model.name!r} or the loss does not fit the data: {gist(error)}.") from error
         model.reset_metrics()
         model.optimizer.build(model.trainable_variables)
         if model.steps_per_execution > 1 and strategy.num_replicas_in_sync == 1:
@@ -152,17 +151,6 @@ def end_epoch(model: Any, validation: Epochs | None) -> dict[str, float]:
 def number(value: Any) -> float:
     """Returns a scalar tensor as a number."""
     return float(np.asarray(value))
-
-
-def _gist(error: Exception) -> str:
-    """What Keras or TensorFlow objected to, without the trace of where."""
-    if not isinstance(error, tf.errors.OpError):
-        return reason(error)
-    lines = (re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", line).strip() for line in str(error.message).splitlines())
-    where = ("Graph execution error", "Detected at", "File ", "Stack trace")
-    return reason(
-        ValueError(next((line for line in lines if line and not line.startswith(where)), type(error).__name__))
-    )
 
 
 def _evaluate(model: Any, batches: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.train.arguments import channels_of
+from maskc.train.arguments import Refusing, channels_of
 
 _NEEDED = "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
 
 
 @keras.saving.register_keras_serializable(package="maskc")
-class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
+class SelectChannels(Refusing, keras.layers.Layer):  # type: ignore[misc]
     """Picks channels (the last axis) of its input and puts constants between them.
 
     Input: any tensor of shape `(batch, ..., channels)`. Output: `(batch, ..., len(sources))`, of the input's dtype.
@@ -37,7 +37,7 @@ class SelectChannels(keras.layers.Layer):  # type: ignore[misc]
         try:
             self.sources = [operator.index(source) for source in sources]
             self.constants = None if constants is None else [float(constant) for constant in constants]
-        except (TypeError, ValueError, AttributeError) as error:  # the last of numpy's other numbers
+        except Exception as error:  # of whatever the numbers are given as
             raise InputError(_NEEDED) from error
         given = self.sources if self.constants is None else self.constants
         if min(self.sources, default=0) < -1 or len(given) != len(self.sources):

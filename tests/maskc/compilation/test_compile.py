@@ -199,7 +199,9 @@ def test_unusable_outputs_are_refused_before_anything_is_done(mlp: Path) -> None
     refused(maskc("compile", mlp, "-o", mlp.parent), 2, "is a directory")
     refused(maskc("compile", mlp, "-o", mlp.parent / "no" / "m.onnx"), 2, "does not exist")
     both = mlp.parent / "both.json"
-    refused(maskc("compile", mlp, "-o", both, "--report", both), 2, "same file")
+    for option in ("--report", "--certificate"):
+        refused(maskc("compile", mlp, "-o", both, option, both), 2, f"Two files would be written to {both}")
+    refused(maskc("compile", mlp, "--certificate", mlp), 2, f"The certificate {mlp} is the input itself")
     assert files(mlp.parent) == ["mlp.onnx"]
 
 

@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskc.cli import app
 from maskc.compilation import workers
 from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
+from maskc.regression.findings import Limits
 from tests.maskc import build
 from tests.maskc.command import maskc
 
@@ -26,6 +28,7 @@ FUNCTIONS = {
     **{name: getattr(api, name) for name in ("compile", "diff", "explain", "flops", "recheck", "sweep", "verify")},
     "check": regress.check,
     "update": regress.update,
+    "Limits": Limits,
 }
 
 # What an entry is called with beside the wrong argument.
@@ -36,9 +39,28 @@ GIVEN = {
     "verify": ("model.onnx", "model.onnx"),
     "check": ("flops.json",),
     "update": ("flops.json",),
+    "Limits": (0.0,),
 }
 
+
+class NoPath:
+    """Says that it is a path, and raises when it is asked which."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError
+
+
 VALUES: tuple[Any, ...] = (
+    *(
+        "loop.onnx",
+        NoPath(),
+        {"x": NoPath()},
+        10**400,
+        2**64,
+        Fraction(1, 2),
+        np.timedelta64(3),
+        {"x": [np.int8(1), np.int8(8)]},
+    ),
     *(None, True, 0, -1, 7, 2.5, -0.5, float("nan"), float("inf"), 1j, np.float32(1), np.int8(1)),
     *("", "x", "nowhere.onnx", "nowhere/x.onnx", "a\0b", "\ud800", "ä" * 300, "text.onnx", "text.npz", "text.json"),
     *("latin.json", "folder", "model.onnx", "masks.npz", b"model.onnx", Path("nowhere"), Path("folder")),
@@ -62,6 +84,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text("neither")
     Path("latin.json").write_bytes("{'\xe4'}".encode("latin-1"))
     Path("folder").mkdir()
+    Path("loop.onnx").symlink_to("loop.onnx")
 
     def each(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
         return ((index, workers.attempt(call, task)) for index, task in enumerate(tasks))
@@ -142,6 +165,7 @@ WORDS = (
         "=1",
         "x=1xy",
         "nowhere.onnx",
+        "loop.onnx",
     ),
     *(
         "nowhere/x.json",

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from maskc import InputError
 from maskc.train import keras_internals as internals
 
 pytestmark = pytest.mark.tensorflow
@@ -166,7 +167,7 @@ def test_the_variables_and_the_strategy_of_an_optimizer() -> None:
     optimizer.build(model.trainable_variables)
     assert [v.path for v in internals.trained_variables(optimizer)] == [v.path for v in model.trainable_variables]
     internals.check_trained(optimizer, model.trainable_variables)
-    with pytest.raises(ValueError, match="Unknown variable"):
+    with pytest.raises(InputError, match="Unknown variable"):
         internals.check_trained(optimizer, [keras.Variable(1.0)])
     assert internals.strategy_of(optimizer) is tf.distribute.get_strategy()
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")

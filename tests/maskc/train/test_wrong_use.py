@@ -267,11 +267,38 @@ def minimized(**arguments: Any) -> Any:
     return optimizer.minimize(lambda: tf.reduce_mean((model(x, training=True) - y) ** 2), **arguments)
 
 
+def applied(grads: Any, trainable_variables: Any) -> Any:
+    model = mlp()
+    optimizer = PruningOptimizer("sgd", model=model, flops_target=0.5, loss_reduction="mean")
+    optimizer.build(model.trainable_variables)
+    return optimizer.apply([] if grads is None else grads, trainable_variables)
+
+
+def grouped(groups: Any) -> Any:
+    cost = computational_cost(mlp())
+    return cost.by_group(cost.masks(), cost.coupled if groups is None else groups)
+
+
+def records_of(spec: Any) -> Any:
+    write_records("x.tfrecord", [{"a": 1.0, "b": 1.0}])
+    return Records("x.tfrecord", FeatureSpec(features={"a": {"kind": "dense"}}, label="b") if spec is None else spec)
+
+
 BLOCK = {"output_size": 8, "reduction_factor": 2.0, "input_layer_norm": True}
 
 WRONG = [
     *(None, 0, -1, 0.5, float("nan"), 1e30, True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int),
-    *("a\0b", np.array(3), np.ones(3), np.ones((8, 4)), keras.layers.Dense(3), tf.ones(3)),
+    *(
+        10**400,
+        {"c": np.array(["x"])},
+        np.array("2020", "M8[Y]"),
+        "a\0b",
+        np.array(3),
+        np.ones(3),
+        np.ones((8, 4)),
+        keras.layers.Dense(3),
+        tf.ones(3),
+    ),
 ]
 
 #: public entries, each with arguments that do: values, or functions that make them
@@ -347,6 +374,7 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     ranker: {"config": None, "spec": None},
     write_records: {"path": "x.tfrecord", "examples": list},
     Records: {"files": None, "spec": None, "batch_size": 4, "shuffle": 0},
+    records_of: {"spec": None},
     export_model: {"model": mlp, "directory": "exported", "training": None},
     FeatureSpec: {"features": {"a": {"kind": "dense"}}, "label": "b", "weight": None},
     FeatureSpec.read: {"path": "spec.yaml"},
@@ -362,10 +390,19 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     called(SelectChannels([0])): {"inputs": numbers},
     called(MaskNet({"mask_blocks": [BLOCK]})): {"inputs": numbers},
     called(MaskBlock(BLOCK)): {"net": numbers, "mask_input": numbers},
-    called(MaskedMultiHeadAttention(2, 4)): {"query": sequences, "value": sequences},
+    called(MaskedMultiHeadAttention(2, 4)): {"query": sequences, "value": sequences, "attention_mask": None},
     called(MaskedGroupQueryAttention(4, 2, 1)): {"query": sequences, "value": sequences},
     trained: {"data": vectors, "validation": None, "epochs": 0},
-    minimized: {"variables": None, "tape": None, "prune_every": None, "flops_target": None, "method": None},
+    minimized: {
+        "variables": None,
+        "tape": None,
+        "prune_every": None,
+        "flops_target": None,
+        "method": None,
+        "global_step": None,
+    },
+    applied: {"grads": None, "trainable_variables": None},
+    grouped: {"groups": None},
 }
 
 

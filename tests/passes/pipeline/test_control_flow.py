@@ -215,15 +215,16 @@ def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> 
         (", w, v", ", float[16,5] wi, float[5,5] vi", ", float[16,5] wo, float[5,5] vo") if handed_on else ("", "", "")
     )
     source = graph(
-        f"""(float[T,N,6] x, bool[T,N,1] q) => (float[N,5] y)
+        f"""(float[T,N,6] x, bool[T,N,1] q) => (float[N,5] y, float[T,N,5] all)
         <float[6,16] u, float[16,5] w, float[5,5] v, float[6,5] s> {{
             h = MatMul(x, u) p = Mul(h, k) shape = Shape(x) steps = Gather(shape, i0)
             first = ReduceSum<keepdims=0>(x, i) start = MatMul(first, s)
-            y{", w_last, v_last" if handed_on else ""} = Loop (steps, go, start{states}) <
-                body = step (int64 t, bool c, float[N,5] h1{inside}) => (bool cc, float[N,5] h2{copies}) {{
+            y{", w_last, v_last" if handed_on else ""}, all = Loop (steps, go, start{states}) <
+                body = step (int64 t, bool c, float[N,5] h1{inside})
+                        => (bool cc, float[N,5] h2{copies}, float[?,5] h3) {{
                     xt = Gather<axis=0>(p, t) qt = Gather<axis=0>(q, t) a = MatMul(xt, {"wi" if handed_on else "w"})
                     b = MatMul(h1, {"vi" if handed_on else "v"}) d = Add(a, b) e = Tanh(d) h2 = Where(qt, e, h1)
-                    {"wo = Identity(wi) vo = Identity(vi)" if handed_on else ""} cc = Identity(c) }}>
+                    h3 = Identity(h2) {"wo = Identity(wi) vo = Identity(vi)" if handed_on else ""} cc = Identity(c) }}>
         }}""",
         k=KEEP,
         i0=np.array(0),
@@ -234,6 +235,9 @@ def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> 
     assert products(result.model) == [(6, 12), (6, 5), (12, 5), (5, 5)]
     assert result.report.masked[0].removed == 4
     assert [node.op_type for node in result.model.graph.node].count("Gather") == 1, "of the number of steps"
+    (loop,) = (node for node in result.model.graph.node if node.op_type == "Loop")
+    (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
+    assert [dim.dim_value for dim in body.output[-1].type.tensor_type.shape.dim] == [0, 5], "not those of a weight"
 
 
 @pytest.mark.parametrize("shown", [False, True])
