@@ -119,12 +119,12 @@ class Rounding:
         reference, compiled = farthest(right, sample.expected), farthest(other, self._run(sample.inputs))
         apart = farthest(right, other)
         for what, off, rest in (("compiled model", compiled, reference), ("reference", reference, compiled)):
-            if off > _APART * max(rest, apart) and not self._is_rounding(off, sample):
+            if off > _APART * max(rest, apart) and not self._is_rounding(off, right, sample):
                 return what, off, apart
         return "", 0.0, apart
 
-    def _is_rounding(self, error: float, sample: Sample) -> bool:
-        """Whether the reference's outputs move about as far when each of its tensors is rounded once more.
+    def _is_rounding(self, error: float, right: Outputs, sample: Sample) -> bool:
+        """Whether the reference's outputs are about as far from the right ones when each tensor is rounded once more.
 
         So rounding is estimated in Monte Carlo arithmetic (Parker, 1997).
         """
@@ -134,7 +134,7 @@ class Rounding:
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
             for seed in range(_COPIES):
                 moved = rounded_everywhere(self._proof, self._models[0], sample.inputs, seed)
-                moves = farthest(sample.expected, {n: moved[n].astype(a.dtype) for n, a in sample.expected.items()})
+                moves = farthest(right, {name: moved[name].astype(array.dtype) for name, array in right.items()})
                 farther = max(farther, moves if math.isfinite(moves) else 0.0)
         return error <= NOISE_FACTOR * farther
 

@@ -77,8 +77,8 @@ def _multiplies_unequally(node: gs.Node, facts: Facts, policy: Policy) -> bool:
     """Whether each group makes several channels of one, and some keep more of them than others."""
     groups, count = group_size(node), size_of(node.outputs[0], 1) or 0
     times = count // groups
-    few = 1 < times <= {"always": times, "auto": _MOST_TIMES, "never": 1}[policy]
-    if not few or not _is_plain(node, facts) or groups != size_of(node.inputs[0], 1):
+    few = 1 < times <= (times if policy == "always" else _MOST_TIMES)
+    if policy == "never" or not few or not _is_plain(node, facts) or groups != size_of(node.inputs[0], 1):
         return False
     if size_of(node.inputs[1], 0) != count:  # weights that lie by what is read, as those of ConvTranspose
         return False
