@@ -81,7 +81,8 @@ GATE = "a = Add(c, three)\n d = Clip(a, zero, six)"
 ROWS_OF = {
     # a gate is a clip of the convolution; of what no weights make it is a hard sigmoid
     f"{GATE}\n y = Div(d, six)": "Conv Clip",
-    "y = HardSigmoid<alpha=0.3>(c)": "Conv Clip",
+    "y = HardSigmoid<alpha=0.3>(c)": "Conv HardSigmoid",  # a bias would be more FLOPs than the source has
+    "s = Mul(c, two)\n y = HardSigmoid<alpha=0.3>(s)": "Conv Clip",
     "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)": "Conv Exp HardSigmoid",
     # as the networks of PP-OCRv4 have a learned scale and shift behind each activation
     f"{GATE}\n m = Mul(c, d)\n h = Div(m, six)\n s = Mul(h, two)\n y = Add(s, three)": "Conv HardSwish Mul Add",
