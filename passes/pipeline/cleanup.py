@@ -19,22 +19,24 @@ from passes.targets.base import Target
 from passes.weights import write_quantized
 
 
-def clean(graph: gs.Graph, target: Target, origins: Origins, *, nested: bool = False) -> None:
+def clean(graph: gs.Graph, target: Target, origins: Origins, *, nested: bool = False, activations: bool = True) -> None:
     """Leave nothing of the masks: fold constants, scales and Gathers into weights, fuse activations, drop the rest.
 
     A `nested` graph reads tensors of the one around it, where some rewrites would not notice that. Channels in another
-    order are noted in `origins`.
+    order are noted in `origins`. activations: whether they are fused, for which a contraction may get a bias.
     """
     while constant_folding.fold_constants(graph):
         pass  # of operands that several nodes read, the last one is computed once the others are
     # Reshapes that change nothing are removed only now: planned without them, a masked NASNet kept 2% more of its FLOPs
     dead_code.drop_identities(graph, shapes=True)
+    dead_code.drop_unused(graph)  # what a Concat no longer reads counts as no reader, and raises no opset
     if not nested:
         absorb_gathers.absorb_orders(graph, origins)
     factor_out_of_sums.factor_out(graph)
     fold_scale_shift.fold_into_producers(graph)
-    if not nested:
+    if activations and not nested:
         hard_activations.fuse_into_contractions(graph)
+    if not nested:
         fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
     one_hot_to_gather.look_up(graph)
     dead_code.drop_identities(graph)

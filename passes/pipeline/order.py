@@ -220,7 +220,7 @@ def _with_all_channels(
         masked, held = explain(graph, plan.facts, plan.plan)
         why = "Removing channels would have cost more than it saves, so all of them are kept."
         plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, why))
-    clean(graph, options.runtime, plan.origins)
+    clean(graph, options.runtime, plan.origins, activations=False)
     store_compactly(graph, model)
     written, after = write(graph, attempt.before.at.sizes)
     return replace(attempt, graph=graph, written=written, after=after, plan=plan)

@@ -141,6 +141,8 @@ def assert_same_function(
         arguments = {"optimize": False}  # ONNX Runtime's own optimisers fail on some valid graphs
         first = run(reference, **arguments)
     second = run(compiled, **arguments)
+    if run is Runner and _loses_windows(reference):
+        first = run(reference, optimize=False)
     cases = cases or [
         random_feeds(reference, seed + 100 * i + k, sizes, ranges)
         for i, sizes in enumerate(all_sizes(reference, symbols or {}))
@@ -179,6 +181,12 @@ def assert_same_function(
             f"(the reference moves by {floors[k]:.3g})\n" + describe(reference) + "\nbecame\n" + describe(compiled)
         )
     return errors
+
+
+def _loses_windows(model: ModelProto) -> bool:
+    """Whether ONNX Runtime may merge a Pad into a pooling by `ceil_mode`, and so lose windows."""
+    by_ceiling = any(a.name == "ceil_mode" and a.i for node in model.graph.node for a in node.attribute)
+    return by_ceiling and any(node.op_type == "Pad" for node in model.graph.node)
 
 
 def _pairs(wanted: Any, got: Any) -> list[tuple[Array, Array]]:

@@ -96,12 +96,13 @@ def _shapes(model: ModelProto, *, data_prop: bool = False) -> dict[str, list[int
 
 
 def _undeclared(model: ModelProto) -> ModelProto:
-    """The model without the shapes that its outputs are only said to have."""
+    """The model without the shapes that its outputs, and those of its subgraphs, are only said to have."""
     bare = copied(model)
-    del bare.graph.value_info[:]
-    for info in bare.graph.output:
-        if info.type.HasField("tensor_type"):
-            info.type.tensor_type.ClearField("shape")
+    for graph in graphs(bare.graph):
+        del graph.value_info[:]
+        for info in graph.output:
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.ClearField("shape")
     return bare
 
 
@@ -162,7 +163,8 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
         for name, shape in shapes.items():
             assert 0 not in shape or _was_empty(source, name, before.get(name)), f"{name} has shape {shape}"
 
-    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type != TensorProto.STRING}
+    fixed = [t for t in graph.initializer if t.data_type != TensorProto.STRING and t.name not in inputs]
+    constants = {t.name: numpy_helper.to_array(t) for t in fixed}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
@@ -171,7 +173,7 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
         neutral = {"Mul": 1, "Add": 0}.get(node.op_type)
         if neutral is not None:
             for one, other in (node.input, list(node.input)[::-1]):
-                if one in constants and one not in inputs and (constants[one] == neutral).all():
+                if one in constants and (constants[one] == neutral).all():
                     grows = proved.get(node.output[0]) != proved.get(other) or other not in proved
                     assert grows, f"{node.op_type} {node.name} of {other} and {neutral} everywhere"
         if node.op_type == "Gather" and node.input[1] in constants and constants[node.input[1]].ndim == 1:

@@ -16,6 +16,7 @@ from passes.planning.masked_axes import Held, MaskedAxis
 from passes.sizes.cost_values import Cost
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators import check as checks
+from tests.generators import form
 from tests.generators.networks import network
 from tests.passes import text
 
@@ -112,6 +113,17 @@ def use(monkeypatch: pytest.MonkeyPatch, shrink: Callable[[ModelProto], Result])
 def test_a_faithful_copy_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, compiler(lambda model: None))
     checks.check(small())
+
+
+def test_an_index_that_the_caller_may_replace_picks_another_channel() -> None:
+    body = "a = Gather<axis=1>(x, at)\n y = MatMul(a, w)"
+    checks.check(text.model("(float[N,1] x, int64[1] at) => (float[N,2] y)", body, at=np.array([0]), w=(1, 2)))
+
+
+def test_nobody_tells_the_shape_of_what_an_unknown_operator_and_a_branch_after_it_write() -> None:
+    branches = ", ".join(f"{b}_branch = {b} () => (float[5,3] {b}) {{ {b} = Neg(a) }}" for b in ("then", "else"))
+    source = text.model("(float[N,3] x, bool p) => (float[M,3] y)", f"a = custom.Op(x)\n y = If(p) <{branches}>")
+    assert "y" not in form.inferred_shapes(source)
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

@@ -3,7 +3,8 @@
 ONNX Runtime (1.31, fusion `Pad_Fusion`) merges a Pad of zeros that has no other reader into the pooling after it. It
 then refuses to load the file if the padding is not smaller than the kernel; and that of a MaxPool counts as minus
 infinity, which is another function where a window holds negative numbers only. A shared Pad that has lost its other
-readers, or an adapter, would run into this where the source does not.
+readers, or an adapter, would run into this where the source does not. With `ceil_mode` a window that begins in the
+padding is lost, and the file does not run where sizes were computed as ONNX has them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from passes.ops.shape import Transpose
 
 
 def merged(graph: gs.Graph) -> frozenset[str]:
-    """Names of the outputs of the MaxPools whose padding ONNX Runtime merges, and loads the file."""
-    return frozenset(pool.outputs[0].name for pool, pad in _merged(graph) if not _too_large(pool, pad))
+    """Names of the outputs of the MaxPools whose padding ONNX Runtime merges, and loads and runs the file."""
+    return frozenset(pool.outputs[0].name for pool, pad in _merged(graph) if not _fails(pool, pad))
 
 
 def keep_apart(graph: gs.Graph, before: Collection[str]) -> None:
@@ -55,14 +56,17 @@ def _merged(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
             current = before if before is not None and isinstance(rules(before), (Pad, Transpose)) else None
         if current is None or not _fills_with_zeros(current):
             continue
-        if isinstance(rules(node), MaxPool) or _too_large(node, current):
+        if isinstance(rules(node), MaxPool) or _fails(node, current):
             yield node, current
 
 
-def _too_large(pool: gs.Node, pad: gs.Node) -> bool:
-    """Whether the padding of both may not be smaller than the kernel."""
+def _fails(pool: gs.Node, pad: gs.Node) -> bool:
+    """Whether the padding of both may not be smaller than the kernel, or hold all that a last window reads."""
+    kernel = pool.attrs["kernel_shape"]
+    steps = pool.attrs.get("strides") if pool.attrs.get("ceil_mode") else None
     amounts = pad.attrs.get("pads") or int_list(operand(pad, 1)) or [0]
-    return bool(max(amounts) + max(pool.attrs.get("pads", [0])) >= min(pool.attrs["kernel_shape"]))
+    most = max(amounts) + max(pool.attrs.get("pads", [0]))
+    return bool(most > min(size - step for size, step in zip(kernel, steps or [1] * len(kernel), strict=True)))
 
 
 def _fills_with_zeros(pad: gs.Node) -> bool:

@@ -324,6 +324,25 @@ def test_padding_that_is_not_smaller_than_the_kernel_of_a_pooling(pool: str, ops
     check(graph(text, opset, w=(4, 3, 1, 1), v=(4, 4, 1, 1), keep=keep, **amounts))
 
 
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("length", ["T", "5"])
+def test_padding_in_which_a_last_window_begins(pool: str, length: str) -> None:
+    """ONNX Runtime merges the two, and so loses a window that the sizes of what is added later count."""
+    text = f"""(float[N,2,{length}] x) => (float[N,4,a] y) {{
+        a = Mul(x, keep)
+        b = Pad(a, pads)
+        c = {pool} <kernel_shape = [2], strides = [2], ceil_mode = 1> (b)
+        d = Conv(c, w)
+        e = Mul(d, some)
+        f = Add(e, shift)
+        y = Conv <pads = [1,1]> (f, v)
+    }}"""
+    keep, some, shift = (np.reshape(column, (-1, 1)) for column in ([0, 1.0], [0, 0, 1.0], [1, 2, 3.0]))
+    pads = np.array([0, 0, 1, 0, 0, 1])
+    source = graph(text, pads=pads, keep=keep, some=some, shift=shift, w=(3, 2, 1), v=(4, 3, 3))
+    exact(source, T=(5, 6))
+
+
 def test_padding_that_a_maximum_and_a_node_without_readers_read() -> None:
     """ONNX Runtime counts the latter, and does not merge; when it is gone nothing but the maximum reads the padding."""
     text = """(float[N,3,5,5] x) => (float[N,8,3,3] y) {

@@ -52,6 +52,22 @@ def test_for_one_of_which_nothing_is_left_the_opset_stays() -> None:
     assert [said.version for said in result.model.opset_import] == [13]
 
 
+def test_for_one_whose_reader_takes_another_operand_only_the_opset_stays() -> None:
+    ramp = SPELLED["the factor first"].replace("(c,", "(p,").replace("y =", "h =")
+    body = f"""p = Pad(c, pads)
+        {ramp}
+        j = Concat<axis=1>(p, h)
+        k = Mul(j, none)
+        l = Conv<group=8, strides=[2,2]>(k, u, b)
+        y = Conv(l, v)
+    """
+    pads, none = np.array([0, 0, 1, 0, 0, 0, 0, 0]), np.zeros((8, 1, 1))
+    weights = {"u": random(8, 1, 2, 2), "b": random(8), "v": random(4, 8, 1, 1)}
+    source = spelled(body, 13, "(float[N,3,H,W] x) => (float[N,4,e,f] y)", pads=pads, none=none, **weights)
+    result = compiled(source, H=(3, 8), W=(3, 8))
+    assert [said.version for said in result.model.opset_import] == [13]
+
+
 def test_where_the_opset_cannot_be_raised_it_is_two() -> None:
     """Before opset 13 a Softmax over an inner axis is one over all axes from there on."""
     body = SPELLED["Add, Clip, Mul, Div"].replace("y =", "h =") + "\n y = Softmax<axis=2>(h)"
@@ -65,7 +81,8 @@ GATE = "a = Add(c, three)\n d = Clip(a, zero, six)"
 ROWS_OF = {
     # a gate is a clip of the convolution; of what no weights make it is a hard sigmoid
     f"{GATE}\n y = Div(d, six)": "Conv Clip",
-    "y = HardSigmoid<alpha=0.3>(c)": "Conv Clip",
+    "y = HardSigmoid<alpha=0.3>(c)": "Conv HardSigmoid",  # a bias would be more FLOPs than the source has
+    "s = Mul(c, two)\n y = HardSigmoid<alpha=0.3>(s)": "Conv Clip",
     "e = Exp(c)\n a = Add(e, three)\n d = Clip(a, zero, six)\n y = Div(d, six)": "Conv Exp HardSigmoid",
     # as the networks of PP-OCRv4 have a learned scale and shift behind each activation
     f"{GATE}\n m = Mul(c, d)\n h = Div(m, six)\n s = Mul(h, two)\n y = Add(s, three)": "Conv HardSwish Mul Add",
