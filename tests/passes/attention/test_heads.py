@@ -420,3 +420,15 @@ def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
         },
     )
     compiled(source)
+
+
+def test_parts_of_which_one_is_empty() -> None:
+    compiled(
+        model(
+            "(float[N,6] x) => (float[N,2,2] y, float[N,2,0] z) <float[6,8] w, int64[3] heads = {-1, 2, 4}, "
+            "int64[3] sizes = {2, 2, 0}>",
+            "p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  a, b, c = Split<axis=2>(v, sizes)"
+            "  y = Mul(a, b)  z = Neg(c)",
+            mask=np.asarray([1, 0, 1, 1, 1, 1, 0, 1]).astype(np.float32),
+        )
+    )
