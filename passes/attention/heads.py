@@ -36,9 +36,9 @@ from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Terms
 from passes.ops.elementwise import is_pointwise
-from passes.ops.gather_scatter import Scattering
+from passes.ops.gather_scatter import GatherElements, GatherND, Scattering
 from passes.ops.movement import Movement
-from passes.ops.quantization import Dequantize, Quantization, same_steps
+from passes.ops.quantization import Dequantize, Quantization, Quantize, same_steps
 from passes.ops.reduction import Reduce, ReduceNorm, ReduceSum, reduced_axes
 from passes.ops.shape import Rearrangement, Reshape
 from passes.rewriting.channel_facts import Facts
@@ -128,19 +128,12 @@ class Follower:
         for name in self.pinned & self.traces.keys():
             self._read_whole(name)
         for merge in self.merges:
-            merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
+            counts = self.facts.counts(merge.tensor, merge.axis)
+            merge.root.needed[merge.index[counts & ~merge.fixed[merge.index]]] = True
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
                 root.pin(root.needed)
-
-    def _read(self, merge: Merge) -> Mask:
-        """Which merged channels count: those that are read, and those whose readers know them to be no zeros."""
-        tensor, size = merge.tensor, merge.index.size
-        read = self.facts.read[tensor.name].get(merge.axis) if tensor.name in self.facts.read else np.zeros(size, bool)
-        constant = self.facts.constants(tensor, merge.axis)
-        count = np.ones(size, bool) if read is None else read if constant is None else read | constant
-        return np.asarray(count & ~self.facts.zero(tensor, merge.axis))
 
     def _visit(self, node: gs.Node) -> None:
         traced = [(i, t) for i, t in present(node.inputs) if t.name in self.traces]
@@ -230,6 +223,8 @@ class Follower:
         if any(t is not None and not (is_constant(t) and volume(t) == 1) for t in steps):
             return False
         if isinstance(rules(node), Dequantize):
+            if not isinstance(rules(node.inputs[0].inputs[0]), Quantize):
+                return False  # integers that are zero, which stand for another number
             self._arrive(output, replace(trace, even=False))
             return True
         back = all(isinstance(rules(k), Dequantize) and same_steps(k, node) for k in output.outputs)
@@ -292,8 +287,8 @@ class Follower:
         op = rules(node)
         if isinstance(op, Reshape):
             return self._reshaped(node, trace)
-        if not isinstance(op, Movement) or not op.only_picks:
-            return None
+        if not isinstance(op, Movement) or not op.only_picks or isinstance(op, GatherElements | GatherND):
+            return None  # the last two pick each channel at places of its own
         others = list(node.inputs)[1:]
         operands = [trace.index, *(np.asarray(t.values) for t in others if is_constant(t))]
         return evaluate(node, self.facts.opset, operands) if len(operands) > len(others) else None
@@ -307,16 +302,16 @@ class Follower:
         return [trace.index.reshape(shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
-        """One axis that holds the channels by itself, once or for several heads, is the end."""
+        """One axis that holds all channels by itself, once or for several heads, is the end."""
         axes = varying(trace.index)
-        size = self.facts.size(output, axes[0]) if len(axes) == 1 else None
-        if size is not None and size % trace.root.zero.size == 0:
-            axis = axes[0]
-            index = np.moveaxis(trace.index, axis, -1).reshape(-1, trace.index.shape[axis])[0]
-            even = trace.even and output.name not in self.pinned
-            self.merges.append(Merge(trace.root, output, axis, index, even))
-        else:
-            self.traces[output.name] = trace
+        if len(axes) == 1 and self.facts.size(output, axes[0]) is not None:
+            index = once(trace.index).reshape(-1)
+            counts = np.bincount(index, minlength=trace.root.zero.size)
+            if (counts == counts[0]).all():
+                even = trace.even and output.name not in self.pinned
+                self.merges.append(Merge(trace.root, output, axes[0], index, even))
+                return
+        self.traces[output.name] = trace
 
     def _multiply(self, node: gs.Node, op: Contraction, traced: dict[int, gs.Tensor]) -> bool:
         terms = op.terms(node)

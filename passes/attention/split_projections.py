@@ -180,7 +180,7 @@ def _parts(node: gs.Node, tensor: gs.Tensor, axis: int, facts: Facts) -> list[_P
         return [_Part(node.outputs[0], axis, values_of(node.inputs[1]).reshape(1) % size, True)] if picked else None
     if isinstance(op, Split) and int(node.attrs.get("axis", 0)) % rank == axis:
         sizes = [size for t in node.outputs if (size := size_of(t, axis)) is not None]
-        if len(sizes) < len(node.outputs):
+        if len(sizes) < len(node.outputs) or 0 in sizes:  # a 0 in a shape would be a copied size
             return None
         bounds = zip(node.outputs, sizes, accumulate(sizes), strict=True)
         return [_Part(t, axis, np.arange(end - size, end), False) for t, size, end in bounds if t.outputs] or None

@@ -182,6 +182,18 @@ class Facts:
             return np.zeros(size_of(tensor, axis) or 0, bool)
         return np.asarray(known.mask & (known.value == 0))
 
+    def counts(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that may not be zero instead.
+
+        They are read, or their readers know them to be no zeros, or to divide by none.
+        """
+        if tensor.name not in self.read:
+            return np.zeros(size_of(tensor, axis) or 0, bool)
+        read, nonzero = self.read[tensor.name].get(axis), ~self.zero(tensor, axis)
+        return (
+            nonzero if read is None or self.lowest(tensor) > 0 else (read | self.constant_mask(tensor, axis)) & nonzero
+        )
+
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""
         return values_of(tensor)

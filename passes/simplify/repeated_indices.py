@@ -6,6 +6,7 @@ to be the same for all that reads these indices.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, become
@@ -35,8 +36,8 @@ def move_pieces(graph: gs.Graph) -> None:
 def _tuples(node: gs.Node, editor: GraphEditor) -> gs.Tensor | None:
     """The indices before they were repeated, with a last axis of size 1; None where that is not what they are."""
     axis, makers = axis_attribute(node), node.inputs[1].inputs
-    if not makers or not isinstance(rules(makers[0]), Expand):
-        return None
+    if not makers or not isinstance(rules(makers[0]), Expand) or node.inputs[1].dtype != np.int64:
+        return None  # tuples are of no other type
     once = makers[0].inputs[0]
     data, given, repeated = (list(shape_of(t) or ()) for t in (node.inputs[0], once, node.inputs[1]))
     later = len(data) - axis - 1

@@ -371,13 +371,25 @@ def test_heads_of_attention_on_a_graph_are_cut(form: str) -> None:
     assert weight(result, "MatMul", which=-1).shape[0] == kept.sum()
 
 
-@pytest.mark.parametrize("kind", ["sums", "gains of tokens", "parts", "shifted zeros"])
+@pytest.mark.parametrize(
+    "kind", ["sums", "gains of tokens", "parts", "parts again", "own tokens", "integers", "shifted zeros"]
+)
 def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
-    """Sums over heads, gains that are computed, a part of each head, and edges written where there is something."""
+    """Sums over heads, gains that are computed, a part of each head, and edges written where there is something.
+
+    And channels of which some are there several times, that are each picked from other tokens, or whose zeros stand for
+    another number.
+    """
+    gained = "g = MatMul(x, wh)  ge = Reshape(g, each)  vg = Mul(v, ge)"
     between = {
         "sums": "y0 = ReduceSum<keepdims=0>(v, one)",
         "gains of tokens": "g = MatMul(x, wg)  ge = Reshape(g, apart)  y0 = Mul(v, ge)",
         "parts": "y0 = Slice(v, first, last, two)",
+        "parts again": f"{gained}  ya = Gather<axis=2>(vg, again)  yb = Reshape(ya, together)"
+        "  yc = Reshape(vg, together)  y0 = Add(yb, yc)",
+        "own tokens": f"{gained}  y0 = GatherElements(vg, own)",
+        "integers": "f = Add(m, far)  i = QuantizeLinear(f, step, zero)  iv = Reshape(i, heads)"
+        "  y0 = DequantizeLinear(iv, step, zero)",
         "shifted zeros": 'y0 = ScatterND<reduction="add">(some, at, v)',
     }[kind]
     source = model(
@@ -394,6 +406,13 @@ def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
             "together": np.asarray([10, -1]),
             "wo": random({"sums": SIZE, "parts": HEADS * 4}.get(kind, WIDTH), 5, seed=4),
             "some": random(10, HEADS, SIZE, seed=5),
+            "wh": random(16, HEADS, seed=2),
+            "each": np.asarray([10, HEADS, 1]),
+            "again": np.arange(SIZE) // 2,
+            "own": np.arange(10 * WIDTH).reshape(10, HEADS, SIZE) * 7 % 10,
+            "far": np.where(independent()[0], 0, -1000).astype(np.float32),
+            "step": np.float32(0.05),
+            "zero": np.uint8(128),
             "first": np.asarray([2]),
             "last": np.asarray([6]),
             "one": np.asarray([1]),
@@ -401,3 +420,40 @@ def test_channels_stay_where_their_place_tells_them_apart(kind: str) -> None:
         },
     )
     compiled(source)
+
+
+def test_parts_of_which_one_is_empty() -> None:
+    compiled(
+        model(
+            "(float[N,6] x) => (float[N,2,2] y, float[N,2,0] z) <float[6,8] w, int64[3] heads = {-1, 2, 4}, "
+            "int64[3] sizes = {2, 2, 0}>",
+            "p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  a, b, c = Split<axis=2>(v, sizes)"
+            "  y = Mul(a, b)  z = Neg(c)",
+            mask=np.asarray([1, 0, 1, 1, 1, 1, 0, 1]).astype(np.float32),
+        )
+    )
+
+
+def test_what_divides_nothing_is_still_no_zero() -> None:
+    """A quotient is not read of a numerator that is zero, and would be none if its denominator were, too."""
+    kept = independent()[0]
+    compiled(
+        model(
+            "(float[N,3,16] x) => (float[N,3,5] y, float[N,3,32] d)",
+            """p = MatMul(x, w)  r = Relu(p)  a = Add(r, one)  s = Reshape(a, split)  t = Gather<axis=1>(s, turned)
+            f = Reshape(t, back)  n = MatMul(x, wn)  m = Mul(n, mask)  d = Div(m, f)
+            q = MatMul(x, wide)  qm = Mul(q, few)  y = MatMul(qm, narrow)""",
+            constants={
+                "w": random(16, WIDTH),
+                "one": np.float32(1),
+                "split": np.asarray([-1, 3, HEADS, SIZE]),
+                "turned": np.asarray([2, 0, 1]),
+                "back": np.asarray([-1, 3, WIDTH]),
+                "wn": random(16, WIDTH, seed=1),
+                "mask": kept.astype(np.float32),
+                "wide": random(16, 64, seed=2),
+                "few": (np.arange(64) % 4 == 0).astype(np.float32),
+                "narrow": random(64, 5, seed=3),
+            },
+        )
+    )

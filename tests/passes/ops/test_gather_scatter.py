@@ -193,3 +193,20 @@ def test_what_is_written_into_known_maps_is_seen() -> None:
             indices=np.asarray([[0]]),
         )
     )
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+@pytest.mark.parametrize("scatters", [False, True])
+def test_indices_that_are_repeated_along_the_channels(kind: str, scatters: bool) -> None:
+    """They become tuples, which no integers but those of 64 bits may be."""
+    moved = "ScatterElements<axis=-2>(rest, e, m)" if scatters else "GatherElements<axis=-2>(m, e)"
+    result = compiled(
+        model(
+            f"(float[5,6] x, {kind}[5,1] i) => (float[5,4] y) <float[6,8] w, float[8,4] v, int64[2] wide = {{5, 8}}>",
+            f"p = MatMul(x, w)  m = Mul(p, keep)  e = Expand(i, wide)  g = {moved}  y = MatMul(g, v)",
+            keep=(np.arange(8) % 3 > 0).astype(np.float32),
+            rest=np.zeros((5, 8), np.float32),
+        )
+    )
+    assert ("ScatterND" if scatters else "GatherND") in operators(result) or kind == "int32"
+    assert weight(result, "MatMul").shape[1] == 5
