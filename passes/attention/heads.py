@@ -128,19 +128,12 @@ class Follower:
         for name in self.pinned & self.traces.keys():
             self._read_whole(name)
         for merge in self.merges:
-            merge.root.needed[merge.index[self._read(merge) & ~merge.fixed[merge.index]]] = True
+            counts = self.facts.counts(merge.tensor, merge.axis)
+            merge.root.needed[merge.index[counts & ~merge.fixed[merge.index]]] = True
         for root in self.roots.values():
             if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
                 root.needed[:] = True
                 root.pin(root.needed)
-
-    def _read(self, merge: Merge) -> Mask:
-        """Which merged channels count: those that are read, and those whose readers know them to be no zeros."""
-        tensor, size = merge.tensor, merge.index.size
-        read = self.facts.read[tensor.name].get(merge.axis) if tensor.name in self.facts.read else np.zeros(size, bool)
-        constant = self.facts.constants(tensor, merge.axis)
-        count = np.ones(size, bool) if read is None else read if constant is None else read | constant
-        return np.asarray(count & ~self.facts.zero(tensor, merge.axis))
 
     def _visit(self, node: gs.Node) -> None:
         traced = [(i, t) for i, t in present(node.inputs) if t.name in self.traces]

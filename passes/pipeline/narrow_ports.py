@@ -63,17 +63,12 @@ def _kept(
         if port.enters and port.leaves:  # a state: of every round
             dead = np.logical_and.reduce([known.zero(t, axis) for t, known in ends] + [facts.zero(outside[0], there)])
         elif port.enters:
-            dead = ends[0][1].zero(ends[0][0], axis) | ~_read(ends[0][1], ends[0][0], axis, size)
+            dead = ~ends[0][1].counts(ends[0][0], axis)
         else:
-            dead = facts.zero(outside[0], there) | ~_read(facts, outside[0], there, size)
+            dead = ~facts.counts(outside[0], there)
         if dead.any() and not dead.all():
             return axis, ~dead
     return None
-
-
-def _read(facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:
-    read = facts.read[tensor.name].get(axis) if tensor.name in facts.read else np.zeros(size, bool)
-    return np.ones(size, bool) if read is None else read
 
 
 def _narrow(node: gs.Node, bodies: list[gs.Graph], port: Port, axis: int, kept: Mask, outer: GraphEditor) -> None:

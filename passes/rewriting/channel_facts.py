@@ -182,6 +182,18 @@ class Facts:
             return np.zeros(size_of(tensor, axis) or 0, bool)
         return np.asarray(known.mask & (known.value == 0))
 
+    def counts(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that may not be zero instead.
+
+        They are read, or their readers know them to be no zeros, or to divide by none.
+        """
+        size = self.size(tensor, axis) or 0
+        read = self.read[tensor.name].get(axis) if tensor.name in self.read else np.zeros(size, bool)
+        if read is None or self.lowest(tensor) > 0:
+            read = np.ones(size, bool)
+        counts = read | self.constant_mask(tensor, axis)
+        return np.asarray(counts & ~self.zero(tensor, axis))
+
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""
         return values_of(tensor)

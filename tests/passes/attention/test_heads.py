@@ -432,3 +432,28 @@ def test_parts_of_which_one_is_empty() -> None:
             mask=np.asarray([1, 0, 1, 1, 1, 1, 0, 1]).astype(np.float32),
         )
     )
+
+
+def test_what_divides_nothing_is_still_no_zero() -> None:
+    """A quotient is not read of a numerator that is zero, and would be none if its denominator were, too."""
+    kept = independent()[0]
+    compiled(
+        model(
+            "(float[N,3,16] x) => (float[N,3,5] y, float[N,3,32] d)",
+            """p = MatMul(x, w)  r = Relu(p)  a = Add(r, one)  s = Reshape(a, split)  t = Gather<axis=1>(s, turned)
+            f = Reshape(t, back)  n = MatMul(x, wn)  m = Mul(n, mask)  d = Div(m, f)
+            q = MatMul(x, wide)  qm = Mul(q, few)  y = MatMul(qm, narrow)""",
+            constants={
+                "w": random(16, WIDTH),
+                "one": np.float32(1),
+                "split": np.asarray([-1, 3, HEADS, SIZE]),
+                "turned": np.asarray([2, 0, 1]),
+                "back": np.asarray([-1, 3, WIDTH]),
+                "wn": random(16, WIDTH, seed=1),
+                "mask": kept.astype(np.float32),
+                "wide": random(16, 64, seed=2),
+                "few": (np.arange(64) % 4 == 0).astype(np.float32),
+                "narrow": random(64, 5, seed=3),
+            },
+        )
+    )

@@ -556,3 +556,19 @@ def test_what_leaves_control_flow_as_an_output_stays_whole(name: str) -> None:
     source = graph(PORTS[name][0], k=(np.arange(8) % 2).astype(np.float32))
     source.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [None, 8]))
     check(source)
+
+
+def test_constants_that_enter_and_leave_rounds_stay_what_they_are() -> None:
+    """Nothing is read of them, as what comes of them is known: zeros are no substitute."""
+    check(
+        graph(
+            """(float[T,6] x) => (float[T,5] y) <float[6,16] w, float[16,16] u, float[16,5] v> {
+                a = MatMul(x, w) m = Mul(a, k) some = Add(m, c)
+                z = Scan (some) <num_scan_inputs = 1, body = round (float[16] i) => (float[16] o) {
+                    s = Sigmoid(i) h = MatMul(s, u) n = Mul(h, k) o = Add(n, c) }>
+                r = Sigmoid(z) y = MatMul(r, v)
+            }""",
+            k=KEEP,
+            c=np.where(np.arange(16) % 8 == 1, 3, 0).astype(np.float32),
+        )
+    )
