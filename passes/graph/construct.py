@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -137,11 +137,17 @@ class _Neighbours(SynchronizedList[Any]):
     __init__ = list.__init__  # a graph has thousands of them
 
     owner: weakref.ref[gs.Tensor | gs.Node]
+    field_name: ClassVar[str]
 
     @property
     def parent_obj(self) -> gs.Tensor | gs.Node | None:
         """The tensor or node, which the neighbours are told of."""
         return self.owner()
+
+    def _remove_from_elem(self, elem: gs.Tensor | gs.Node) -> None:
+        """Itself, and not what is equal to it, as a node of another branch may be."""
+        own, there = self.owner(), getattr(elem, self.field_name)
+        list.__delitem__(there, next(index for index, other in enumerate(there) if other is own))
 
 
 class _Before(_Neighbours):

@@ -187,12 +187,12 @@ class Facts:
 
         They are read, or their readers know them to be no zeros, or to divide by none.
         """
-        if tensor.name not in self.read:
-            return np.zeros(size_of(tensor, axis) or 0, bool)
-        read, nonzero = self.read[tensor.name].get(axis), ~self.zero(tensor, axis)
-        return (
-            nonzero if read is None or self.lowest(tensor) > 0 else (read | self.constant_mask(tensor, axis)) & nonzero
-        )
+        size = self.size(tensor, axis) or 0
+        read = self.read[tensor.name].get(axis) if tensor.name in self.read else np.zeros(size, bool)
+        if read is None or self.lowest(tensor) > 0:
+            read = np.ones(size, bool)
+        counts = read | self.constant_mask(tensor, axis)
+        return np.asarray(counts & ~self.zero(tensor, axis))
 
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""

@@ -49,3 +49,13 @@ def test_what_a_tensor_knows_does_not_keep_it_alive() -> None:
     gone = weakref.ref(tensor)
     del tensor
     assert gone() is None
+
+
+def test_a_node_that_reads_something_else_leaves_the_one_that_is_equal_to_it() -> None:
+    """Branches may have nodes of the same names."""
+    data = variable("x")
+    first, second = (node("Relu", "r", {}, [data], [variable("y")]) for _ in range(2))
+    second.inputs = [variable("z")]
+    assert [reader is first for reader in data.outputs] == [True]
+    first.inputs = [variable("z")]
+    assert not data.outputs
