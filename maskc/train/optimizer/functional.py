@@ -49,8 +49,10 @@ def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = T
     check_kind("mask", layer, MaskLayer, "a maskc.train.MaskLayer")
     if not symbolic:
         check_kind("tensor", tensor, (tf.Tensor, tf.Variable, keras.Variable, np.ndarray), "a tensor")
-        tensor = tf.convert_to_tensor(tensor)
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)) or len(tensor.shape) < 2:
+    dates = isinstance(tensor, np.ndarray) and tensor.dtype.kind in "mM"  # of which TensorFlow makes no tensors
+    tensor = tensor if symbolic or dates else tf.convert_to_tensor(tensor)
+    is_float = not dates and keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
+    if not is_float or len(tensor.shape) < 2:
         raise InputError("apply_mask needs a floating-point tensor of shape (batch, ..., channels).")
     return layer(tensor) if symbolic else layer(tensor, training=training)
 
