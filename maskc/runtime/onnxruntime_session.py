@@ -25,6 +25,7 @@ from maskc.frontend.graph_queries import (
 )
 from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
+from maskc.runtime import nvidia_providers
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.fatal_models import must_be_positive, why_fatal
 from maskc.runtime.integer_products import saturates
@@ -99,17 +100,16 @@ class OnnxRuntimeSession:
             self._inputs = {v.name: v.name for v in model.graph.input if type_of(v).elem_type == TensorProto.BFLOAT16}
         except _RefusedError as error:
             assert gpu is not None
-            if model.graph.name != _PROBE:
-                require_provider(provider)
-            missed = f"{gpu.title} cannot be used: {missing(ort, gpu)}"
-            refused = f"ONNX Runtime cannot load the model on {gpu.title}: {error}"
+            if model.graph.name == _PROBE:
+                raise _unusable(ort, gpu) from error
+            require_provider(provider)
             raise UnavailableError(
-                f"{missed if model.graph.name == _PROBE else refused}. Use --provider cpu."
+                f"ONNX Runtime cannot load the model on {gpu.title}: {error}. Use --provider cpu."
             ) from error
         #: a sentence on what is not computed in the types of the model
         self.note = "" if wide is None else "ONNX Runtime cannot compute with bfloat16 here, so float32 took its place."
         if gpu is not None and gpu.name not in self._session.get_providers():
-            raise UnavailableError(f"{gpu.title} cannot be used: {missing(ort, gpu)}. Use --provider cpu.")
+            raise _unusable(ort, gpu)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name; a sequence or map is taken apart into arrays named `output[0]`, `output[key]`.
@@ -164,6 +164,10 @@ def rounds_products(model: ModelProto) -> bool:
 def require_provider(provider: Provider) -> None:
     """Raise `UnavailableError` where a provider cannot be used."""
     OnnxRuntimeSession(_probe(), provider)
+
+
+def _unusable(ort: Any, gpu: nvidia_providers.Gpu) -> UnavailableError:
+    return UnavailableError(f"{gpu.title} cannot be used: {missing(ort, gpu)}. Use --provider cpu.")
 
 
 def reads_ir_version(version: int) -> bool:

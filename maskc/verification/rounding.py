@@ -128,9 +128,9 @@ class Rounding:
 
         So rounding is estimated in Monte Carlo arithmetic (Parker, 1997).
         """
-        farther = 0.0
         if self._proof is None:
             return False
+        farther = 0.0
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
             for seed in range(_COPIES):
                 moved = rounded_everywhere(self._proof, self._models[0], sample.inputs, seed)

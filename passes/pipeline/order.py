@@ -29,11 +29,11 @@ from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.report import Report
 from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
 from passes.pipeline.trace import Recorder, Trace, Watch
-from passes.planning.absorbed_orders import reading_all
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
 from passes.planning.masked_axes import Held, MaskedAxis
+from passes.planning.merged_heads import reading_all
 from passes.planning.planner import Planner
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts

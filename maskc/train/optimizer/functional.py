@@ -18,6 +18,8 @@ from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
 from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
 from maskc.train.selection.settings import FlopsWeight, check_weight
 
+_NEEDED = "apply_mask needs a floating-point tensor of shape (batch, ..., channels)."
+
 
 def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
     """Multiplies the channels (the last axis) of a tensor by a binary mask, with the importance of its entries.
@@ -49,11 +51,12 @@ def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = T
     check_kind("mask", layer, MaskLayer, "a maskc.train.MaskLayer")
     if not symbolic:
         check_kind("tensor", tensor, (tf.Tensor, tf.Variable, keras.Variable, np.ndarray), "a tensor")
-    dates = isinstance(tensor, np.ndarray) and tensor.dtype.kind in "mM"  # of which TensorFlow makes no tensors
-    tensor = tensor if symbolic or dates else tf.convert_to_tensor(tensor)
-    is_float = not dates and keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
-    if not is_float or len(tensor.shape) < 2:
-        raise InputError("apply_mask needs a floating-point tensor of shape (batch, ..., channels).")
+        try:
+            tensor = tf.convert_to_tensor(tensor)
+        except (TypeError, ValueError) as error:  # of arrays of dates or objects
+            raise InputError(_NEEDED) from error
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)) or len(tensor.shape) < 2:
+        raise InputError(_NEEDED)
     return layer(tensor) if symbolic else layer(tensor, training=training)
 
 

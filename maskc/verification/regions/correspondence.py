@@ -118,8 +118,7 @@ def _apart(source: Tensor, tensor: Tensor, slices: Slices) -> float:
     one, two = _rows(source, axis), _rows(tensor, axis)
     if one is None or two is None:
         return 0.0
-    one = one[slices[axis]] if axis in slices else one
-    return float(np.nan_to_num(np.abs(one - two)).max(initial=0) / (np.abs(two).max(initial=0) or 1.0))
+    return _distance(one[slices[axis]] if axis in slices else one, two)
 
 
 class _Index:
@@ -212,14 +211,20 @@ def _rows(tensor: Tensor, axis: int) -> Array | None:
 
 
 def _near(one: Array, two: Array) -> bool:
+    return _distance(one, two) <= _ALIKE
+
+
+def _distance(one: Array, two: Array) -> float:
+    """The largest difference, relative to the largest element; infinite where shapes or what is finite differ."""
     if one.shape != two.shape:
-        return False
+        return np.inf
     finite = np.isfinite(one)
     if not np.array_equal(finite, np.isfinite(two)):
-        return False
+        return np.inf
     with np.errstate(all="ignore"):
-        off = np.where(finite, np.abs(one - two), 0).max(initial=0)
-    return bool(off <= _ALIKE * np.where(finite, np.abs(one), 0).max(initial=0))
+        off = float(np.where(finite, np.abs(one - two), 0).max(initial=0))
+        largest = float(np.where(finite, np.abs(one), 0).max(initial=0))
+    return off / largest if largest else np.inf if off else 0.0
 
 
 def _nearest(source: Array, rows: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Heads put together, read as they are: channels that only some heads keep are dropped by no Gather of its own.
+"""Merged heads, read as they are: channels that only some heads keep are dropped by no Gather of its own.
 
 A Gather takes as long as many multiply-adds for each channel that it moves. So what reads merged heads is given all
 that they store, where that costs less, and weights that know their order.
@@ -29,13 +29,10 @@ def reading_all(planner: Planner, plan: StoragePlan, options: PlanOptions, made:
     """
     wider: dict[Key, Mask] = {}
     for node in planner.graph.nodes if options.adapters == "auto" else ():
-        output = node.outputs[0] if node.outputs else None
-        if (
-            output is not None
-            and output.name in made
-            and not any(t.name in made for k in output.outputs for t in k.outputs)
-        ):
-            wider |= _wider(planner, plan, node, made)
+        for output in node.outputs[:1]:
+            goes_on = any(tensor.name in made for reader in output.outputs for tensor in reader.outputs)
+            if output.name in made and not goes_on:
+                wider |= _wider(planner, plan, node, made)
     return planner.plan(options, replace(plan.floor, stored={**plan.floor.stored, **wider})) if wider else plan
 
 
@@ -58,10 +55,8 @@ def _wider(planner: Planner, plan: StoragePlan, last: gs.Node, made: Collection[
             held, order = held[picked[1]], order[picked[1]]
         wider[node.outputs[0].name, axis] = held
     orders, facts, end = Orders(planner.graph, rules), planner.facts, last
-    while len(end.outputs[0].outputs) == 1 and facts.aligned(reader := end.outputs[0].outputs[0]).get(axis) == {
-        0: axis
-    }:
-        end = reader
+    while len(readers := end.outputs[0].outputs) == 1 and facts.aligned(readers[0]).get(axis) == {0: axis}:
+        end = readers[0]
         wider[end.outputs[0].name, axis] = held
     left = plan.stays(output.name, axis, order.size)
     needless = np.count_nonzero(held & ~left)
