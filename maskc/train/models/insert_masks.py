@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
-from maskc.train.arguments import shown
+from maskc.train.arguments import refusing
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
@@ -24,6 +24,7 @@ from maskc.train.models.masked_attention import has_heads, with_head_mask
 from maskc.train.models.own_class import alike
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
+from passes.errors.arguments import shown
 from passes.model.inputs import bind
 
 Place = Literal["activation", "layer"] | Callable[[Any], bool]
@@ -39,6 +40,7 @@ _WEIGHTED = of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "Se
 _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
 
+@refusing
 def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 

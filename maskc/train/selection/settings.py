@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, is_number, shown
+from maskc.train.arguments import check_choice, check_count, is_number
 from maskc.train.importance import Reduction, canonical, check_decay
 from maskc.train.selection.currency import Currency, milliseconds
 from maskc.train.selection.schedules import SCHEDULES
+from passes.errors.arguments import shown
 
 FlopsWeight = float | Literal["auto"]
 
@@ -20,7 +21,6 @@ _RAMPED = ("linear", "cubic")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": ("auto", None, *SCHEDULES),
     "tie": ("auto", "none"),
-    "update_params": (True, False),
     "loss_reduction": ("auto", "mean", "sum"),
 }
 #: fields that are whole numbers, with the least that each may be

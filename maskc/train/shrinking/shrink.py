@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from maskc.errors import InputError, PruningWarning
-from maskc.train.arguments import check_choice, check_count
+from maskc.train.arguments import check_count, refusing
 from maskc.train.mask_layer import mask_layers
 from maskc.train.models.calls import is_functional
 from maskc.train.models.own_class import alike
@@ -18,6 +18,7 @@ from maskc.train.shrinking.rebuild import Rebuilt
 from maskc.train.shrinking.rounded_widths import RoundTo, rounded
 
 
+@refusing
 def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: RoundTo = 1) -> Any:
     """Returns the smaller Keras model that computes the same as a model with masks.
 
@@ -52,8 +53,6 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
         InputError: if the model is of another kind, or cannot be converted or copied.
         NotEquivalentError: if the outputs differ by more than rounding, which is a fault of maskc.
     """
-    check_choice("keep_masks", keep_masks, (True, False))
-    check_choice("verify", verify, (True, False))
     if not (isinstance(round_to, str) and round_to == "auto"):
         check_count('round_to, unless it is "auto",', round_to, 1)
     if not is_functional(model) or not model.built:

@@ -18,6 +18,7 @@ import tensorflow as tf
 from maskc import InputError
 from maskc.errors import MaskcError
 from maskc.train import (
+    Distiller,
     FeatureSpec,
     MaskBlock,
     MaskBlockConfig,
@@ -26,6 +27,7 @@ from maskc.train import (
     MaskLayer,
     MaskNet,
     MlpConfig,
+    Monitor,
     PruningCallback,
     PruningOptimizer,
     PruningTrainer,
@@ -366,11 +368,13 @@ ENTRIES: dict[Any, dict[str, Any]] = {
         "soft": "mse",
         "epochs": 0,
     },
+    Distiller: {"student": mlp, "teacher": mlp, "temperature": 1.0, "alpha": 0.5, "soft": "mse", "name": None},
+    Monitor: {"metric": "loss", "patience": 1, "mode": "auto"},
     computational_cost: {"model": mlp, "sizes": None},
     PruningCallback: {"log_dir": None},
     at_target: {"callback": keras.callbacks.EarlyStopping},
-    MaskLayer: {"groups": None, "axis": -1},
-    SelectChannels: {"sources": lambda: [0], "constants": None},
+    MaskLayer: {"groups": None, "axis": -1, "name": None, "dtype": None},
+    SelectChannels: {"sources": lambda: [0], "constants": None, "name": None},
     ranker: {"config": None, "spec": None},
     write_records: {"path": "x.tfrecord", "examples": list},
     Records: {"files": None, "spec": None, "batch_size": 4, "shuffle": 0},
@@ -422,11 +426,13 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: PruningTrainer("x", "mse", "run"), "model must be a Keras model, not 'x'"),
-        (lambda: apply_mask(tf.ones((2, 3)), "name"), "mask must be a maskc.train.MaskLayer, not 'name'"),
+        (lambda: PruningTrainer("x", "mse", "run"), "`model` must be a keras.Model, and not 'x'"),
+        (lambda: apply_mask(tf.ones((2, 3)), "name"), "`mask` must be a MaskLayer or None, and not 'name'"),
+        (lambda: MaskLayer(name=3), "MaskLayer cannot be made of these arguments: Argument `name` must be a string"),
+        (lambda: prunable(plain(), keras.metrics.Mean()), "prunable does not take these arguments: .*Dense"),
         (lambda: PruningOptimizer("sgd", flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
-        (lambda: write_records("a\0b", []), "path must be a path"),
-        (lambda: write_records("x", np.array(3)), "examples must be dictionaries"),
+        (lambda: write_records("a\0b", []), "`path` must be a path"),
+        (lambda: write_records("x", np.array(3)), "`examples` must be a sequence"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
     ],
 )
