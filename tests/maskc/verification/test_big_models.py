@@ -18,7 +18,7 @@ from tests.maskc import build
 
 
 def test_weights_in_files_are_compared_where_they_are(tmp_path: Path) -> None:
-    """A layer without a mask is the same in both, and is not run where its bytes are equal; one that moved is a fault."""
+    """A layer without a mask is the same in both, and is not run where bytes are equal; one that moved is a fault."""
     source = build.model("(float[n,64] x) => (float[n,64] y)", "h = MatMul(x, w) y = Relu(h)", w=(64, 64))
     paths = [tmp_path / name / "model.onnx" for name in ("source", "compiled")]
     for path in paths:
