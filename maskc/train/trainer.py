@@ -249,7 +249,6 @@ class PruningTrainer:
     def _run(
         self, phase: str, title: str, optimizer: Any, data: Any, validation: Any, epochs: int, resume: bool
     ) -> Position:
-        check_count("epochs", epochs, 0)
         model = self._compiled(optimizer)
         pruning = optimizer is self.optimizer
         shrinking = Shrinking(self._shrink_every, self._shrink, lambda path: self.model.save(path), self._load)
