@@ -16,15 +16,16 @@ import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
 from maskc.compilation.options import SECONDS, VERIFY, Align, parse_align
-from maskc.errors import InputError, MaskcError, telling
+from maskc.errors import InputError, MaskcError, Terminated, telling
 from maskc.frontend import write_model_files
+from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Given
+from maskc.pruning.data import Data, Given, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
@@ -32,11 +33,10 @@ from maskc.pruning.measure import Quality
 from maskc.pruning.observed import observed
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.judge import Judge
-from maskc.pruning.training.fine_tuning import fine_tuned
 from maskc.report import files
-from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
+from maskc.results.measurements import Agreement
 from maskc.results.totals import Figures
 from passes.adapters.placement import Policy
 from passes.errors import GraphError, SizeError
@@ -174,7 +174,7 @@ def pruned(
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
         chosen = {"masked": network, "align": np.array(str(options.align))}
         take_time()
-        trained, interrupted = fine_tuned(
+        trained, interrupted = _fine_tuned(
             model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
         )
         after = judge(trained)
@@ -203,6 +203,42 @@ def pruned(
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, interrupted)
+
+
+def _fine_tuned(
+    model: ModelProto,
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    saved: State | None,
+    keep: Callable[[State], object],
+) -> tuple[ModelProto, bool]:
+    """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
+
+    Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
+    """
+    try:
+        from maskc.frontend.tensorflow.importing import import_tensorflow
+
+        import_tensorflow()
+        from maskc.pruning.training.loop import finetune
+
+        loss = options.loss
+        if isinstance(loss, str):
+            loss = function_of(*path_and_name(loss, "--loss"))
+        return finetune(
+            model,
+            examples.with_labels if loss else examples.used,
+            source,
+            minutes=options.minutes,
+            epochs=options.epochs,
+            loss=loss,
+            seed=options.seed,
+            saved=saved,
+            keep=keep,
+        )
+    except (KeyboardInterrupt, Terminated):  # before the first step
+        return model, True
 
 
 @telling()

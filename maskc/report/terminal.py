@@ -26,11 +26,10 @@ from maskc.report.wording import (
 )
 
 if TYPE_CHECKING:
-    from maskc.results.agreement import Agreement
     from maskc.results.diff import Change, Diff
     from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
-    from maskc.results.measurements import Latency, OutputError
+    from maskc.results.measurements import Agreement, Latency, OutputError
     from maskc.results.totals import Figures
     from maskc.results.verification import Verification
     from passes.sizes.cost_values import Cost, CountedAt

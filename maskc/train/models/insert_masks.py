@@ -19,9 +19,8 @@ from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
 from maskc.train.models.calls import calls, gives, is_functional, last_calls
-from maskc.train.models.copying import copied, take_weights
+from maskc.train.models.copying import alike, copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
-from maskc.train.models.own_class import alike
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
 from passes.model.inputs import bind

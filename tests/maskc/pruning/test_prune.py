@@ -27,8 +27,7 @@ from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
 from maskc.pruning.quality.comparison import Comparison
 from maskc.pruning.quality.judge import Judge, Verdict
-from maskc.results.agreement import Agreement
-from maskc.results.measurements import Latency
+from maskc.results.measurements import Agreement, Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.ops import base
 from passes.ops.contractions.matmul import Gemm

@@ -51,10 +51,10 @@ class Call:
         """How many outputs there are, up to the last that has a name."""
         return max((i + 1 for i, tensor in enumerate(self.node.outputs) if tensor.name), default=0)
 
-    def static(self, value: Value, attribute: str = "", default: Any = None) -> Any:
+    def static(self, value: Value, attribute: str = "") -> Any:
         """An operand's elements, which may not depend on data; older opsets have some as attributes."""
         if value is None:
-            return self(attribute, default)
+            return self(attribute)
         known = value if isinstance(value, np.ndarray) else tf.get_static_value(value)
         if known is None:
             raise self.unsupported(f"reads {attribute or 'sizes'} that depend on the data")
@@ -87,11 +87,6 @@ def size(value: Value, axis: int) -> Any:
 def rank(value: Value) -> int:
     """The number of axes."""
     return len(value.shape)
-
-
-def transposed(value: Value, order: Sequence[int]) -> Value:
-    """The value with its axes in this order."""
-    return value if list(order) == list(range(len(order))) else tf.transpose(value, order)
 
 
 def along(values: Array, axis: int, of: int) -> Array:
