@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
 from maskc.frontend.external_data import STAYS, relocate
 from maskc.frontend.graph_queries import all_tensors, array_of, copied, has_external, is_external, tensor_bytes
+from maskc.frontend.npz_files import STATE
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.frontend.part_folders import part_folder
 from passes.model.outline import without_initializers
@@ -117,13 +121,23 @@ def write_text(path: Path, text: str, what: str = "") -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by a new one with this content, or leave it as it is."""
+    _replace(path, lambda file: file.write(data))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], state: Any = None) -> None:
+    """Replace a file by an `.npz` file, or leave it as it is; `npz_files.with_state` reads what it has of a state."""
+    said: dict[str, Any] = {} if state is None else {STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
+    _replace(path, lambda file: np.savez(file, **said, **arrays))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path = followed(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, NOT_A_FILE)  # a device or a pipe would be gone
     with part_folder(path) as folder:
         part = folder / "whole"
         with part.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 _KEY = "option"
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ def options_of(kind: type) -> dict[str, Option]:
     """The command-line options among the fields of a dataclass, by name, none for another class."""
     fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
     return {item.name: _with_kind(kind, item) for item in fields if _KEY in item.metadata}
+
+
+def from_arguments(kind: Callable[..., Options], given: Mapping[str, Any], **others: Any) -> Options:
+    """A dataclass of options, filled with those of a function's arguments that it has fields for, and with others."""
+    names = {item.name for item in dataclasses.fields(cast(Any, kind))}
+    return kind(**{name: value for name, value in given.items() if name in names} | others)
 
 
 def _with_kind(kind: type, item: dataclasses.Field[Any]) -> Option:

@@ -22,6 +22,7 @@ from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
+from maskc.inspection.option_fields import from_arguments
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search
@@ -120,8 +121,7 @@ def prune(
         True
         >>> pruned.save("small.onnx")
     """
-    given = {**locals(), "verify": VERIFY if verify else None}
-    chosen = PruneOptions(**{field.name: given[field.name] for field in dataclasses.fields(PruneOptions)})
+    chosen = from_arguments(PruneOptions, locals(), verify=VERIFY if verify else None)
     with nullcontext() if progress is None else listening(progress):
         return pruned(chosen.read(model), data, chosen)
 

@@ -6,23 +6,20 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 import passes
-from maskc.compilation.compile import shrink_with
+from maskc.compilation.compile import shrink_with, timed
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
 from maskc.progress import note, stage
 from maskc.pruning.choice.removal import Removal
+from maskc.pruning.data import Batch
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
-from maskc.runtime.latency import measure
-from maskc.runtime.session import Provider, load
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
@@ -30,7 +27,7 @@ _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
 _STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
-_SECONDS = 1.0  # for the latency of a candidate
+_SECONDS, _RUNS = 1.0, 20  # for the latency of a candidate, and how many there are at least
 
 Figure = Callable[[passes.Shrunk], float]
 
@@ -47,7 +44,7 @@ class Search:
     removal: Removal
     options: PruneOptions
     before: Mapping[str, float]
-    batch: Mapping[str, NDArray[Any]]
+    batch: Batch
     notes: tuple[str, ...] = ()
 
     def found(self) -> tuple[Mask, PruneOptions]:
@@ -204,9 +201,8 @@ class Search:
 
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
-        provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
-        before, after = load(self.source, provider), load(model, provider)
-        return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
+        provider = "openvino" if self.options.target == "openvino" else "cpu"
+        return timed(self.source, model, provider, self.batch, seconds=seconds, least=_RUNS)
 
 
 def _told(name: str, figure: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -12,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc import frontend, progress
@@ -182,7 +179,8 @@ class Plan:
                     problem += " Layers in an If, Loop or Scan keep theirs." * nested
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
-                    _save(file, level.masks)
+                    with write_model_files.written(file):
+                        write_model_files.write_arrays(file, level.masks)
                 masks = None if file is None else file.name
                 found[target] = Level(name, self._relative(path), masks, target, keys[target], problem)
         yield from (found[target] for target in targets)
@@ -220,14 +218,6 @@ def _compare(source: Source) -> None:
     from maskc.verification.verify import verify
 
     verify(source, source.model).raise_if_different()
-
-
-def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file of masks, whole or not at all. Raises `InputError` when that fails."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **masks)  # type: ignore[arg-type]
-    with write_model_files.written(file):
-        write_model_files.write_bytes(file, buffer.getvalue())
 
 
 def existing(*files: Path) -> list[Path]:

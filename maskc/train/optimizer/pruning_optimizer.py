@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
+from maskc.inspection.option_fields import from_arguments
 from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of, shown
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
@@ -132,9 +133,7 @@ class PruningOptimizer(Wrapping):
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
-        when = prune_every, burn_in, decay, flops_target, flops_weight, update_params, method, schedule, ramp, tie
-        how = min_channels, seed, loss_reduction, sizes, flops_before, round_to, latency_target, target, align_for
-        self.settings = Settings(*when, *how)
+        self.settings = from_arguments(Settings, locals())
         if model is not None:
             check_model("model", model)
         self._model = None if model is None else weakref.ref(model)
@@ -350,16 +349,8 @@ class PruningOptimizer(Wrapping):
             >>> for x, y in batches:
             ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
         """
-        changes = {
-            "prune_every": prune_every,
-            "burn_in": burn_in,
-            "decay": decay,
-            "flops_weight": flops_weight,
-            "flops_target": flops_target,
-            "update_params": update_params,
-            "method": method,
-        }
-        self._configure({name: value for name, value in changes.items() if value is not None})
+        given = locals()
+        self._configure({name: given[name] for name in vars(self.settings) if given.get(name) is not None})
         if global_step is not None:
             check_kind("global_step", global_step, VARIABLES, "a variable")
             self._counter = global_step

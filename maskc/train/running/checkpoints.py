@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.frontend.write_model_files import write_bytes, written
+from maskc.frontend import npz_files
+from maskc.frontend.write_model_files import write_arrays, written
 from maskc.train.running.replicas import is_chief
 
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -35,12 +34,9 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
     if not is_chief(model.distribute_strategy):
         return
-    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     with written(f"The checkpoint {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, arrays, state)
 
 
 def restore(path: Path, model: Any) -> dict[str, Any]:
@@ -86,9 +82,7 @@ def state(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, json.loads(arrays.pop("state").tobytes())
+        return npz_files.with_state(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
 
