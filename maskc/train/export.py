@@ -93,7 +93,8 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
                 },
                 "verification": _verification(report),
                 "warnings": list(report.warnings),
-                "versions": _versions(),
+                "versions": {"maskc": __version__, "python": platform.python_version()}
+                | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")},
                 "training": training,
             }
             (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -123,8 +124,3 @@ def _verification(report: CompileReport) -> dict[str, Any] | None:
         {"name": o.name, "against": o.against, "max_abs": o.max_abs, "scale": o.scale} for o in verification.outputs
     ]
     return {"passed": verification.passed, "outputs": plain(outputs)}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"maskc": __version__, "python": platform.python_version()}
-    return versions | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}

@@ -89,24 +89,13 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 def _rule(after: Place) -> Callable[[Any], bool]:
     if callable(after) and not isinstance(after, (keras.Layer, type)):
         return after
-    rules = {"activation": _activates, "layer": _weights}
+    rules: dict[str, Callable[[Any], bool]] = {
+        "activation": activates,
+        "layer": lambda layer: isinstance(layer, _WEIGHTED),
+    }
     if not isinstance(after, str) or after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {shown(after)}.')
-    return rules[after]
-
-
-def _weights(operation: Any) -> bool:
-    """Whether a layer is a convolution, a dense or an attention layer."""
-    operation = _inside(operation)
-    return isinstance(operation, _WEIGHTED) or has_heads(operation)
-
-
-def _activates(operation: Any) -> bool:
-    """Whether what comes out of a layer or operation comes out of a function of each element."""
-    operation = _inside(operation)
-    if has_heads(operation):
-        return True
-    return activates(operation)
+    return lambda operation: has_heads(inner := _inside(operation)) or rules[after](inner)
 
 
 def _inside(operation: Any) -> Any:

@@ -92,7 +92,8 @@ class Savings:
             _count(self._errors.values())
             off = self._live() & self._model.uncertain
             for kind in {*self._errors, *self._corrections}:
-                savings[off & (self._kinds == kind)] += self._error(kind)
+                error = self._errors[kind].flops if kind in self._errors else 0.0
+                savings[off & (self._kinds == kind)] += error + self._corrections.get(kind, 0.0)
         return np.asarray(savings)
 
     def without(self, groups: Sequence[int]) -> Savings:
@@ -150,9 +151,6 @@ class Savings:
 
     def _live(self) -> NDArray[np.bool_]:
         return live(self.masks, self._groups, self._model.groups)
-
-    def _error(self, kind: int) -> float:
-        return (self._errors[kind].flops if kind in self._errors else 0.0) + self._corrections.get(kind, 0.0)
 
 
 def _count(errors: Iterable[_Error]) -> None:

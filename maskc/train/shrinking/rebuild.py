@@ -104,7 +104,8 @@ class Rebuilt:
         wanted = call
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
-        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), _others(args, kwargs)))
+        others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
+        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), others))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
             return self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
         taken = [self._delivered(n, channels, layer.name) for n, channels in zip(arguments, result.inputs, strict=True)]
@@ -279,11 +280,6 @@ def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:
     put: Callable[[Any], Any] = lambda argument: next(left) if isinstance(argument, _Narrow) else argument  # noqa: E731
     args, kwargs = keras.tree.map_structure(put, (args, kwargs))
     return layer(*args, **kwargs)
-
-
-def _others(args: Any, kwargs: Any) -> list[Any]:
-    """Arguments that are not computed in the model."""
-    return [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
 
 
 def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | None, ...]:
