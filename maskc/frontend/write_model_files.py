@@ -194,7 +194,21 @@ def _data_files(path: Path) -> list[Path]:
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
 
 
-def put_in_place(part: Path, directory: Path) -> None:
+@contextlib.contextmanager
+def in_the_making(path: Path) -> Iterator[Path]:
+    """A place for a file or directory that is put at `path` when the block ends, and goes away where that fails.
+
+    Directories around it are made. A failure of the system becomes an `InputError`.
+    """
+    with written(path):
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part_folder(path) as folder:
+            yield folder / path.name
+            _put_in_place(folder / path.name, path)
+
+
+def _put_in_place(part: Path, directory: Path) -> None:
     """Put a new file or directory in the place of the old one, which stays if that fails."""
     if not part.is_dir():
         part.replace(directory)

@@ -11,6 +11,7 @@ from typing import Any
 
 from maskc import frontend, progress
 from maskc.compilation.compile import timed
+from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import write_model_files
@@ -164,15 +165,23 @@ class _Keeper:
         tasks, rules = [self._plan.task(self._points[i]) for i in missing], self._plan.options.rules
         with progress.stage("Compiling", len(tasks)) as stage:
             if ray is None:
-                done: Iterator[tuple[int, work.Done | MaskcError]] = each(work.run, tasks, checked_jobs(jobs), rules)
+                done: Iterator[tuple[int, CompileReport | MaskcError]] = each(
+                    work.run, tasks, checked_jobs(jobs), rules
+                )
             else:
                 done = work.on_ray(tasks, ray, jobs, rules)
             for number, outcome in done:
                 if isinstance(outcome, MaskcError):
                     self._failed(missing[number], outcome)
                 else:
-                    share = outcome.figures.flops / max(self._frame.source.figures.flops, 1)
-                    self._put(missing[number], share=share, **vars(outcome))
+                    self._put(
+                        missing[number],
+                        sha256=write_model_files.digest([tasks[number].output]),
+                        figures=outcome.after,
+                        share=outcome.after.flops / max(self._frame.source.figures.flops, 1),
+                        verified=outcome.verified,
+                        warnings=outcome.warnings,
+                    )
                 stage.advance(note=f"{self._points[missing[number]].name} is done")
 
     def time(self, seconds: float) -> None:

@@ -17,8 +17,7 @@ import numpy as np
 
 from maskc import progress
 from maskc.errors import InputError
-from maskc.frontend.part_folders import part_folder
-from maskc.frontend.write_model_files import put_in_place, written
+from maskc.frontend.write_model_files import in_the_making
 from maskc.train.running import checkpoints
 from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
@@ -270,11 +269,8 @@ class Loop:
             variable.assign(value)
         if self.writes:
             path = self.checkpoints / _STRUCTURE.format(self.position.step)
-            with written(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with part_folder(path) as part:
-                    self.shrinking.save(part / path.name)
-                    put_in_place(part / path.name, path)
+            with in_the_making(path) as part:
+                self.shrinking.save(part)
         self._save()
         return True
 

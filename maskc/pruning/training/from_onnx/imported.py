@@ -19,7 +19,6 @@ from maskc.pruning.training.from_onnx import (
     elementwise,
     movement,
     normalization,
-    pooling,
     quantization,
     recurrent,
     reductions,
@@ -39,7 +38,7 @@ from passes.sizes.onnx_inference import annotate_node
 RULES: Mapping[str, Rule] = {
     name: rule
     for family in (
-        *(contractions, control_flow, convolutions, elementwise, movement, normalization, pooling),
+        *(contractions, control_flow, convolutions, elementwise, movement, normalization),
         *(quantization, recurrent, reductions, resize),
     )
     for name, rule in family.RULES.items()
