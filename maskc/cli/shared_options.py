@@ -85,6 +85,9 @@ Jobs = Annotated[
     int | None,
     typer.Option("--jobs", "-j", metavar="N", help="How many models to compile at a time; by default one per core."),
 ]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Compare with the source before anything is written.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_volume, help="Print only errors.")]
 Verbose = Annotated[

@@ -40,8 +40,7 @@ from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
-from maskc.results.measurements import Latency
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Latency
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.options import VerifyOptions
 from passes.adapters.placement import Policy

@@ -148,6 +148,14 @@ def followed(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those around it. Raises `InputError` when that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The directory {path} cannot be made: {error.strerror or error}.") from error
+
+
 @contextlib.contextmanager
 def not_left_empty(directory: Path) -> Iterator[None]:
     """Remove the directory, and those around it, that are made within if nothing is put there."""

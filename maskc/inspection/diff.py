@@ -15,7 +15,7 @@ from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both, for_each
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from passes.sizes.sizes_to_count_at import Sizes
 
 

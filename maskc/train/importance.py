@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, is_number, shown
+from maskc.train.arguments import check_choice, is_number
+from passes.errors.arguments import shown
 
 #: what statistics are multiplied by to travel as gradients, a power of two
 _SMALL = 2.0**-40

@@ -23,8 +23,7 @@ from maskc.inspection.option_fields import from_arguments
 from maskc.inspection.options import ReadOptions
 from maskc.report import files
 from maskc.results.layers import layers
-from maskc.results.measurements import Regions
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Regions
 from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
 from maskc.verification import input_output_signature

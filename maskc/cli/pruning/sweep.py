@@ -66,9 +66,7 @@ def sweep(
         bool, typer.Option("--lower-is-better", help="Lower quality is better, as for a loss or an error.")
     ] = False,
     reading: Annotated[ReadOptions, Without("masks")],
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare each model with its source before it is written.")
-    ] = True,
+    verify: shared.Verify = True,
     provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = "cpu",
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long to measure the latency of each model; 0 to skip.")

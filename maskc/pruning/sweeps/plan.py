@@ -17,7 +17,7 @@ from maskc import frontend, progress
 from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError
-from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
+from maskc.frontend import KERAS_SUFFIXES, write_model_files
 from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
@@ -28,7 +28,8 @@ from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
+from maskc.verification.verify import verify
 from passes.errors import GraphError, SizeError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open
@@ -103,10 +104,7 @@ class Plan:
 
     def _make_directory(self) -> None:
         """Not before the model was read, so that a slip of the pen leaves nothing behind."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The directory {self.directory} cannot be made: {error.strerror or error}.") from error
+        write_model_files.make_directory(self.directory)
 
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()
@@ -134,7 +132,7 @@ class Plan:
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
         if not target.exists():
             source = frontend.read(path, signature=self.reading.signature)
-            _compare(source)
+            verify(source, source.model).raise_if_different()
             self._make_directory()
             write_model_files.write_model(source.model, target)
         self.files[self._relative(target)] = frontend.read(target).files
@@ -211,13 +209,6 @@ class Plan:
         if not text or not path.exists():
             return uuid.uuid4().hex
         return write_model_files.digest(sorted(path.iterdir()) if path.is_dir() else [path])
-
-
-def _compare(source: Source) -> None:
-    """Raise `NotEquivalentError` if the ONNX graph is not the TensorFlow model that it was made of."""
-    from maskc.verification.verify import verify
-
-    verify(source, source.model).raise_if_different()
 
 
 def existing(*files: Path) -> list[Path]:

@@ -13,7 +13,6 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
-from maskc.train.arguments import shown
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
@@ -23,6 +22,7 @@ from maskc.train.models.copying import alike, copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
+from passes.errors.arguments import shown
 from passes.model.inputs import bind
 
 Place = Literal["activation", "layer"] | Callable[[Any], bool]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.inspection.option_fields import from_arguments
-from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of, shown
+from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
@@ -24,6 +24,7 @@ from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
 from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
+from passes.errors.arguments import shown
 
 
 @keras.saving.register_keras_serializable(package="maskc")

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from maskc.compilation.compile import table
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, is_number, shown
+from maskc.train.arguments import check_choice, check_count, is_number
 from maskc.train.importance import Reduction, canonical, check_decay
+from passes.errors.arguments import shown
 from passes.targets.widths.rates import Rates
 
 

@@ -14,7 +14,7 @@ from maskc import progress
 from maskc.errors import InputError, NotEquivalentError
 from maskc.frontend.tensorflow.keras import load, to_onnx
 from maskc.frontend.write_model_files import in_the_making
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from maskc.train.mask_layer import mask_layers
 from maskc.train.models import saved_model
 from maskc.train.shrinking import tflite

@@ -19,8 +19,7 @@ from maskc.compilation.compile_report import CompileReport
 from maskc.report import charts, page
 from maskc.results.document import Document
 from maskc.results.layers import Layer
-from maskc.results.measurements import ErrorHistogram, OutputError
-from maskc.results.totals import Figures
+from maskc.results.measurements import ErrorHistogram, Figures, OutputError
 from passes.planning.masked_axes import Held, MaskedAxis
 from tests.maskc import browser, build
 from tests.maskc.command import ROOT, succeeded

@@ -29,8 +29,7 @@ from maskc.frontend import write_model_files
 from maskc.pruning.sweeps import pareto, run, sweep_report, work
 from maskc.pruning.sweeps.record import Origin, Point, Record
 from maskc.pruning.sweeps.sweep_report import charts, page
-from maskc.results.measurements import Latency
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Latency
 from tests.maskc import build
 from tests.maskc.command import ROOT, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered

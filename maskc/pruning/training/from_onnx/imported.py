@@ -14,9 +14,9 @@ from onnx.inliner import inline_selected_functions
 from maskc.errors import InputError
 from maskc.pruning.training.from_onnx import (
     contractions,
-    control_flow,
     convolutions,
     elementwise,
+    interpreter,
     movement,
     normalization,
     quantization,
@@ -38,7 +38,7 @@ from passes.sizes.onnx_inference import annotate_node
 RULES: Mapping[str, Rule] = {
     name: rule
     for family in (
-        *(contractions, control_flow, convolutions, elementwise, movement, normalization),
+        *(contractions, convolutions, elementwise, interpreter, movement, normalization),
         *(quantization, recurrent, reductions, resize),
     )
     for name, rule in family.RULES.items()
