@@ -173,7 +173,7 @@ def pruned(
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
         chosen = {"masked": network, "align": np.array(str(options.align))}
         take_time()
-        trained, interrupted = _fine_tuned(
+        trained, interrupted = fine_tuned(
             model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
         )
         after = judge(trained)
@@ -204,7 +204,7 @@ def pruned(
     return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, interrupted)
 
 
-def _fine_tuned(
+def fine_tuned(
     model: ModelProto,
     source: ModelProto,
     examples: Data,
