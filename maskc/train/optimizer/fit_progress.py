@@ -1,4 +1,4 @@
-"""What a call of `fit` shows: what is left, as a metric, and warnings that it does not come to the target."""
+"""Progress of `fit` under pruning: what is left, as a metric, and warnings that it does not come to the target."""
 
 from __future__ import annotations
 

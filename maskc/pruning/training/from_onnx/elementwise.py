@@ -63,56 +63,36 @@ def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) 
     return [tf.identity(x), tf.ones(tf.shape(x), tf.bool)]
 
 
+# Those that TensorFlow calls as the standard does.
+_SMOOTH_ALIKE = (
+    "Abs Acos Acosh Add Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Reciprocal Sigmoid Sin Sinh Softplus Softsign Sqrt "
+    "Tan Tanh"
+).split()
+_STEPS_ALIKE = "Ceil Equal Floor Greater Less Round Sign".split()
+
 _SMOOTH: dict[str, Callable[..., Any]] = {
-    "Abs": tf.abs,
-    "Acos": tf.acos,
-    "Acosh": tf.acosh,
-    "Add": tf.add,
-    "Asin": tf.asin,
-    "Asinh": tf.asinh,
-    "Atan": tf.atan,
-    "Atanh": tf.atanh,
-    "Cos": tf.cos,
-    "Cosh": tf.cosh,
+    **{name: getattr(tf.math, name.lower()) for name in _SMOOTH_ALIKE},
     "Div": _divide,
-    "Erf": tf.math.erf,
-    "Exp": tf.exp,
     "HardSwish": lambda x: x * tf.clip_by_value(x / 6 + 0.5, 0, 1),
     "Identity": tf.identity,
-    "Log": tf.math.log,
     "Max": _folded(tf.maximum),
     "Mean": lambda *values: _folded(tf.add)(*values) / len(values),
     "Min": _folded(tf.minimum),
     "Mul": tf.multiply,
     "Neg": tf.negative,
     "PRelu": lambda x, slope: tf.where(x < 0, slope * x, x),
-    "Reciprocal": tf.math.reciprocal,
     "Relu": tf.nn.relu,
-    "Sigmoid": tf.sigmoid,
-    "Sin": tf.sin,
-    "Sinh": tf.sinh,
-    "Softplus": tf.nn.softplus,
-    "Softsign": tf.nn.softsign,
-    "Sqrt": tf.sqrt,
     "Sub": tf.subtract,
     "Sum": _folded(tf.add),
-    "Tan": tf.tan,
-    "Tanh": tf.tanh,
 }
 _OF_STEPS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(tf.math, name.lower()) for name in _STEPS_ALIKE},
     "And": tf.logical_and,
-    "Ceil": tf.math.ceil,
-    "Equal": tf.equal,
-    "Floor": tf.floor,
-    "Greater": tf.greater,
     "GreaterOrEqual": tf.greater_equal,
     "IsNaN": tf.math.is_nan,
-    "Less": tf.less,
     "LessOrEqual": tf.less_equal,
     "Not": tf.logical_not,
     "Or": tf.logical_or,
-    "Round": tf.round,
-    "Sign": tf.sign,
     "Xor": tf.math.logical_xor,
 }
 
