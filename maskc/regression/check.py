@@ -181,7 +181,6 @@ class _Task:
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
-        assert self.options is not None
         if not self.file.exists():
             raise InputError(f"{self.model} does not exist any more. `maskc check --update --drop` forgets it.")
         source = fixed(frontend.read(self.file), self.options.shapes)

@@ -127,7 +127,8 @@ class _Training:
         samples = epochs * counted(self._batches()) if epochs is not None else math.inf
         examples = 0
         while True:
-            for batch in islice(self._pass(), self._done, None):
+            rng = np.random.default_rng([self._seed, self._passes])
+            for batch in islice(shuffled(self._batches(), self._network, rng), self._done, None):
                 self._seconds = seconds = time.monotonic() - begin
                 share = max(self._samples / samples, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
@@ -159,11 +160,6 @@ class _Training:
         for (name, variable), moments in zip(self.imported.variables.items(), self._moments, strict=True):
             for each, value in zip((variable, *moments), state[f"weight/{name}"], strict=True):
                 each.assign(value)
-
-    def _pass(self) -> Iterator[Batch]:
-        """The batches of a pass over the data."""
-        rng = np.random.default_rng([self._seed, self._passes])
-        return shuffled(self._batches(), self._network, rng)
 
     def _trained(self, batch: Mapping[str, Array], share: float) -> float:
         """The loss on a batch, after which a step is done."""

@@ -84,13 +84,9 @@ def alike(model: Any, plain: Any, copies: Mapping[int, Any]) -> Any:
     copy = kind(plain.input, plain.output, name=model.name)
     theirs, within = vars(plain).keys() | _SET_IN_TRAINING, {id(node.operation) for node in nodes_within(model)}
     for name, value in vars(model).items():
-        if name.startswith("_") or name in theirs or _made_afresh(value, vars(copy).get(name)):
+        afresh = isinstance(value, keras.metrics.Metric) and type(vars(copy).get(name)) is type(value)  # by its class
+        if name.startswith("_") or name in theirs or afresh:
             continue
         if id(value) in copies or id(value) not in within:  # else there is no such layer any more
             setattr(copy, name, copies.get(id(value), value))
     return copy
-
-
-def _made_afresh(value: Any, own: Any) -> bool:
-    """Whether a model has a metric or the like of its own, as its class makes it."""
-    return isinstance(value, keras.metrics.Metric) and type(own) is type(value)

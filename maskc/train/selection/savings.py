@@ -203,7 +203,8 @@ class Analyses:
     ) -> None:
         self._cost, self._groups, self._prunable, self._to_the_last = cost, groups, prunable, to_the_last
         self._full = full
-        self._divided = not _whole(cost.coupled, groups)
+        pairs = np.unique(np.stack([np.concatenate(cost.coupled), np.concatenate(groups)]), axis=1)
+        self._divided = pairs.shape[1] > len(np.unique(pairs[0]))  # whether coupled entries are in several groups
 
     def after(self, history: Rows, masks: Values) -> Savings:
         """Returns FLOPs and savings at all the masks as they are after these decisions."""
@@ -241,12 +242,6 @@ def without(masks: Values, groups: Groups, gone: Sequence[int]) -> list[NDArray[
     stay = np.ones(2 + max((int(group.max(initial=-1)) for group in groups), default=-1), np.float32)
     stay[gone] = 0
     return [np.asarray(mask * stay[group], np.float32) for mask, group in zip(masks, groups, strict=True)]
-
-
-def _whole(coupled: Groups, groups: Groups) -> bool:
-    """Whether entries that are coupled are always in the same group."""
-    pairs = np.unique(np.stack([np.concatenate(coupled), np.concatenate(groups)]), axis=1)
-    return bool(pairs.shape[1] == len(np.unique(pairs[0])))
 
 
 def _same(masks: Values, others: Values) -> bool:
