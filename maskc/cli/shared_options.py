@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.output import volume
-from maskc.inspection.option_fields import option
+from maskc.inspection.options import option
 
 
 def _set_volume(parameter: typer.CallbackParam, value: bool) -> bool:

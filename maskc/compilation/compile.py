@@ -35,7 +35,7 @@ from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
 from maskc.inspection.arguments import public
-from maskc.inspection.option_fields import from_arguments
+from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__

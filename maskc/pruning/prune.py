@@ -22,7 +22,7 @@ from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
-from maskc.inspection.option_fields import from_arguments
+from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.targets import Search

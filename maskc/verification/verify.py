@@ -19,8 +19,7 @@ from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both
-from maskc.inspection.option_fields import from_arguments
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, from_arguments
 from maskc.report import files
 from maskc.results.layers import layers
 from maskc.results.measurements import Figures, Regions

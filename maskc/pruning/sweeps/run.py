@@ -17,8 +17,7 @@ from maskc.errors import InputError, MaskcError
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.arguments import public
-from maskc.inspection.option_fields import from_arguments
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, from_arguments
 from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, rate
 from maskc.pruning.sweeps import work

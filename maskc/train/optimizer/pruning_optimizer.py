@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.inspection.option_fields import from_arguments
+from maskc.inspection.options import from_arguments
 from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
