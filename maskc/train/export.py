@@ -102,8 +102,7 @@ def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] 
 def check_target(directory: Path) -> None:
     """Refuses a directory that holds something other than an earlier export.
 
-    Raises:
-        InputError: if it does, or is a file.
+    Raises InputError if it does, or is a file.
     """
     if directory.is_dir():
         if any(directory.iterdir()) and not (directory / MANIFEST).is_file():

@@ -18,8 +18,7 @@ from maskc.train.models.calls import nodes_within
 def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any = None) -> Any:
     """A layer or operation of the same configuration but for these changes, or one of another kind.
 
-    Raises:
-        InputError: if it cannot be made from its configuration.
+    Raises InputError if it cannot be made from its configuration.
     """
     try:
         config = {**operation.get_config(), **(changes or {})}

@@ -34,11 +34,7 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
         """Does nothing: all is known already."""
 
     def result(self) -> dict[str, Any]:
-        """Returns scalars by name.
-
-        Raises:
-            MaskcError: at the end of an epoch, what a decision failed at.
-        """
+        """Returns scalars by name. Raises, at the end of an epoch, what a decision failed at."""
         optimizer = self._optimizer()
         if optimizer is None or not self.training:
             return {}

@@ -24,8 +24,7 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
 
     Of several workers all must call this, since they collect what the metrics hold, and the first one writes.
 
-    Raises:
-        InputError: if the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     arrays: dict[str, Any] = {}
     # Optimizers first: one that decides between steps may still have a mask to change.
@@ -42,8 +41,7 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
 def restore(path: Path, model: Any) -> dict[str, Any]:
     """Puts everything back into a model that is built and compiled, and returns the `state`.
 
-    Raises:
-        InputError: if the file cannot be read, or is of another model or optimizer.
+    Raises InputError if the file cannot be read, or is of another model or optimizer.
     """
     arrays, state = _read(path)
     variables = _variables(model)

@@ -283,11 +283,7 @@ class Pruner:
         warnings.warn(told, PruningWarning, stacklevel=2)
 
     def model(self) -> Any:
-        """Returns the model.
-
-        Raises:
-            MaskcError: if it no longer exists.
-        """
+        """Returns the model. Raises MaskcError if it no longer exists."""
         if (model := self._model()) is None:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model

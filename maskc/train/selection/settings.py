@@ -90,8 +90,7 @@ _COUNTS = {"prune_every": 1, "round_to": 1, "burn_in": 0, "min_channels": 0, "ra
 class Settings:
     """When to prune, by what measure of importance, and how far; see `PruningOptimizer`.
 
-    Raises:
-        InputError: if a value is out of range.
+    Raises InputError if a value is out of range.
     """
 
     prune_every: int | None
