@@ -98,11 +98,10 @@ def _check_size(path: Path) -> None:
 def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     """Multiply tensors of the graph by masks, given by name or as a file of them; the argument is left untouched.
 
-    A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative
-    and is 1 for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only.
-    Initializers are multiplied in place; after any other tensor a multiplication is inserted (a conjunction for
-    booleans), whose output all consumers of the tensor then read, nested graphs and graph outputs included. Names of
-    inputs and outputs stay.
+    A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative and is 1
+    for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only. Initializers are
+    multiplied in place; after any other tensor a multiplication is inserted (a conjunction for booleans), whose output
+    all consumers of the tensor then read, nested graphs and graph outputs included. Names of inputs and outputs stay.
 
     Raises `InputError` when a mask does not fit.
     """

@@ -82,9 +82,8 @@ def sweep(
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
-    a time: latency in turns with the model itself, on `provider` (as for `maskc.verify`), for `seconds` each (0: not
-    at all), and `quality`, a function of the path of a model or a command with `{model}` in it that prints a number
-    last.
+    a time: latency in turns with the model itself, on `provider` (as for `maskc.verify`), for `seconds` each (0: not at
+    all), and `quality`, a function of the path of a model or a command with `{model}` in it that prints a number last.
 
     The directory `output`, which is made, gets the compiled models, the masks, `sweep.json` and the page `sweep.html`.
     What it holds already of the same input and options is not compiled, measured or, with the same command, rated

@@ -42,12 +42,11 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 
     The copy has weights of its own, with the same values, and computes the same until masks are pruned; it is still to
-    be compiled. Where the
-    compiler could remove nothing, as before the model's outputs, there is no mask, nor where a later one takes the same
-    channels with it, as after a depthwise convolution that alone reads them. Layers keep their names; a mask has
-    the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
-    unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`) get
-    one on their heads.
+    be compiled. Where the compiler could remove nothing, as before the model's outputs, there is no mask, nor where a
+    later one takes the same channels with it, as after a depthwise convolution that alone reads them. Layers keep their
+    names; a mask has the name of the layer before it, with `_mask` added. Models inside of the model get masks of their
+    own, unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`)
+    get one on their heads.
 
     Args:
         model: a functional or Sequential model, of any depth of nesting.

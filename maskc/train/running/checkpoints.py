@@ -65,14 +65,6 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     return state
 
 
-def belongs(path: Path, model: Any) -> bool:
-    """Whether a checkpoint is of a model with weights of these shapes. Raises InputError if it cannot be read."""
-    arrays, _ = _read(path)
-    shapes = [tuple(variable.shape) for variable in model.variables]
-    saved = [arrays.get(f"weight/{number}") for number in range(len(shapes))]
-    return shapes == [None if array is None else array.shape for array in saved]
-
-
 def state(path: Path) -> dict[str, Any]:
     """Returns the `state` in a checkpoint. Raises InputError if it cannot be read."""
     return _read(path)[1]
