@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.pruning.training.from_onnx.movement import padded
-from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, dtype_of, elements, rank
 from passes.graph.tensors import Array
 
 
@@ -82,7 +82,7 @@ def _reach(window: Sequence[int], dilations: Sequence[int]) -> list[int]:
 
 
 def _with_bias(y: Value, bias: Value) -> Value:
-    return y if bias is None else y + tf.reshape(bias, (-1, *[1] * (rank(y) - 2)))
+    return y if bias is None else y + along(bias, 1, rank(y))
 
 
 def _windows(call: Call, x: Value, w: Value) -> tuple[list[int], list[int], int]:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import tensorflow as tf
 
 from maskc.errors import InputError
-from passes.graph.tensors import Array, describe
+from passes.graph.tensors import describe
 
 #: an array where it is known while the graph is traced, else a tensor
 Value = Any
@@ -89,9 +89,9 @@ def rank(value: Value) -> int:
     return len(value.shape)
 
 
-def along(values: Array, axis: int, of: int) -> Array:
+def along(values: Value, axis: int, of: int) -> Value:
     """A vector in the shape in which it lies along an axis of so many."""
-    return values.reshape([-1 if a == axis % of else 1 for a in range(of)])
+    return tf.reshape(values, [-1 if a == axis % of else 1 for a in range(of)])
 
 
 def dtype_of(value: Value) -> tf.DType:
