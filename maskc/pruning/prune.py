@@ -25,13 +25,13 @@ from maskc.inspection.arguments import public
 from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
+from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Data, Given, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.measure import Quality
-from maskc.pruning.observed import observed
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.judge import Judge
 from maskc.report import files
@@ -147,7 +147,7 @@ def pruned(
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        search = Search(target, net, seen.removal, options, before, seen.batches[0], seen.notes)
+        search = Search(seen, options, before)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)

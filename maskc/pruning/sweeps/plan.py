@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -21,9 +22,11 @@ from maskc.frontend import KERAS_SUFFIXES, write_model_files
 from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
+from maskc.pruning.choice.observation import observed
+from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given, path_and_name
 from maskc.pruning.data import data as read_data
-from maskc.pruning.observed import levels as by_data
+from maskc.pruning.options import PruneOptions
 from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.record import Level, Origin, Point, read
@@ -190,10 +193,16 @@ class Plan:
         if not targets:
             return
         try:
-            for target, made in by_data(self.source, read_data(data, self.source), targets):
+            whole = PruneOptions(align="none", verify=None)
+            seen = observed(self.source, read_data(data, self.source), whole)
+            before = {"flops": seen.cost.flops}
+            for target in sorted(targets, reverse=True):
                 name, file, problem = f"flops-{target:g}", path, None
-                if isinstance(made, InputError):
-                    problem = str(made)
+                options = dataclasses.replace(whole, flops=target, at=seen.network.at)
+                try:
+                    made = seen.without(Search(seen, options, before).found()[0])
+                except InputError as error:
+                    problem = str(error)
                 else:
                     file = self.directory / f"{name}.masked.onnx"
                     write_model_files.write_model(made, file)
