@@ -162,23 +162,6 @@ def _count(errors: Iterable[_Error]) -> None:
                 stage.advance()
 
 
-def analysed(cost: ComputationalCost, groups: Groups, masks: Values, to_the_last: bool) -> Savings:
-    """Returns FLOPs and savings at some masks, by an analysis of the compiled graph.
-
-    Args:
-        cost: of the model.
-        groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
-        masks: for each layer, of shape `(channels,)`.
-        to_the_last: whether a mask may lose its last channel. What these save is then counted as well.
-    """
-    masks = [np.array(mask, np.float32) for mask in masks]
-    model = cost.model(masks, groups)
-    uncertain = to_the_last or bool(model.doubtful.any())
-    kinds = cost.kinds(masks, groups) if uncertain else np.arange(model.groups)
-    savings = Savings(masks, cost, groups, to_the_last, model, kinds)
-    return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
-
-
 class Analyses:
     """The latest analysis, and the savings at the present masks by it.
 
@@ -191,7 +174,7 @@ class Analyses:
         groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
         prunable: which of the masks are prunable, in the order of the history.
         full: FLOPs without masks.
-        to_the_last: whether a mask may lose its last channel.
+        to_the_last: whether a mask may lose its last channel. What these save is then counted as well.
     """
 
     _halved = _latest = -1  # the decisions at which analyses were made: the first since FLOPs halved, and the latest
@@ -219,8 +202,17 @@ class Analyses:
         if self._often and due > self._latest:
             self._analyse(history, masks, due)
         # None if somebody else has set masks
-        self._savings = self._savings.at(masks) or analysed(self._cost, self._groups, masks, self._to_the_last)
+        self._savings = self._savings.at(masks) or self._analysed(masks)
         return self._savings
+
+    def _analysed(self, masks: Values) -> Savings:
+        """FLOPs and savings at some masks, by an analysis of the compiled graph."""
+        masks = [np.array(mask, np.float32) for mask in masks]
+        model = self._cost.model(masks, self._groups)
+        uncertain = self._to_the_last or bool(model.doubtful.any())
+        kinds = self._cost.kinds(masks, self._groups) if uncertain else np.arange(model.groups)
+        savings = Savings(masks, self._cost, self._groups, self._to_the_last, model, kinds)
+        return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
 
     def _analyse(self, history: Rows, masks: Values, decisions: int) -> None:
         """Go on from an analysis after so many decisions."""
@@ -231,7 +223,7 @@ class Analyses:
         for position, channel in chain.from_iterable(later):
             then[position][channel] = 1
         self._latest = decisions
-        self._savings = analysed(self._cost, self._groups, then, self._to_the_last)
+        self._savings = self._analysed(then)
         for removed in later:
             groups = {int(self._groups[position][channel]) for position, channel in removed}
             self._savings = self._savings.decided(sorted(groups))
