@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -99,10 +98,9 @@ def sweep(
     from maskc.pruning.sweeps import run
 
     load(rules or ())
-    parsers: dict[str, Callable[[str], Any]] = {"align": parse_align, "adapters": str, "target": str}
     given = {"align": align, "adapters": adapters, "target": target}
     axes = [
-        [(name, parsers[name](word)) for word in _values(f"--{name}", words)]
+        [(name, parse_align(word) if name == "align" else word) for word in _values(f"--{name}", words)]
         for name, words in given.items()
         if words is not None
     ]

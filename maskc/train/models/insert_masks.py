@@ -17,7 +17,7 @@ from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
-from maskc.train.models.calls import calls, gives, is_functional, last_calls
+from maskc.train.models.calls import calls, check_functional, gives, is_functional, last_calls
 from maskc.train.models.copying import alike, copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.abstract_values.kept_reasons import RECURRENT
@@ -63,12 +63,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
         InputError: if the model is of another kind or cannot be converted, if it has masks already, or if there is
             no place.
     """
-    if not is_functional(model) or not model.built:
-        raise InputError(
-            "prunable needs a functional or Sequential model whose inputs are known, and "
-            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer after each layer that may "
-            "shrink."
-        )
+    check_functional("prunable", model, "Put a MaskLayer after each layer that may shrink.")
     if mask_layers(model):
         raise InputError(f"The model {model.name!r} has masks already.")
     chosen = _rule(after)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -44,9 +43,6 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
         return optimizer.left()
 
 
-_OWN: Mapping[str, str] = MappingProxyType({})
-
-
 def begun(model: Any) -> Any:
     """Returns the `keras.callbacks.History` of a call of `fit` that has just begun; None if there is none."""
     history = getattr(model, "history", None)
@@ -60,7 +56,7 @@ def updates_of(history: Any) -> int:
 
 
 def warn_of_begin(
-    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] = _OWN
+    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] | None = None
 ) -> None:
     """Warns if training that goes on from update number `step` is too short to come to the target.
 
@@ -75,7 +71,8 @@ def warn_of_begin(
     if left <= updates:
         return
     settings, end = pruner.settings, step + updates
-    burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", pruner.currency.target))
+    arguments = ("burn_in", "prune_every", pruner.currency.target)
+    burn_in, every, target = ((words or {}).get(name, name) for name in arguments)
     first = settings.burn_in + settings.every
     if end < first:
         what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskc.errors import InputError, PruningWarning
+from maskc.errors import PruningWarning
 from maskc.train.arguments import check_choice, check_count
 from maskc.train.mask_layer import mask_layers
-from maskc.train.models.calls import is_functional
+from maskc.train.models.calls import check_functional
 from maskc.train.models.copying import alike
 from maskc.train.shrinking.carry_over import compile_alike
 from maskc.train.shrinking.check_outputs import check_outputs
@@ -62,12 +62,8 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
     check_choice("verify", verify, (True, False))
     if not (isinstance(round_to, str) and round_to == "auto"):
         check_count('round_to, unless it is "auto",', round_to, 1)
-    if not is_functional(model) or not model.built:
-        raise InputError(
-            "shrink needs a functional or Sequential model whose inputs are known, and "
-            f"{getattr(model, 'name', type(model).__name__)!r} is not one. `maskc compile` takes what "
-            "model.export(...) makes of any model, and writes ONNX."
-        )
+    instead = "`maskc compile` takes what model.export(...) makes of any model, and writes ONNX."
+    check_functional("shrink", model, instead)
     rebuilt = rebuild(model, keep_masks, verify, round_to)
     with model.distribute_strategy.scope():
         compile_alike(model, rebuilt.model, rebuilt.successors)
