@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
@@ -112,7 +113,7 @@ class _Copy:
         self._chosen = chosen
         self._only = only
         self._places = 0
-        self._names: Counter[str] = Counter()
+        self._names = set[str]()
         self._attention: dict[int, Any] = {}  # layers whose heads are masked, by the numbers of these masks
         self._copies: dict[int, Any] = {}  # by the id of the operation
         self._originals: dict[int, int] = {}  # the other way round
@@ -175,10 +176,8 @@ class _Copy:
             return outputs
         if not self._is_next_place_chosen():
             return outputs
-        name = f"{operation.name}_mask"
-        self._names[name] += 1
         policy = getattr(operation, "dtype_policy", outputs.dtype)
-        mask = MaskLayer(name=name if self._names[name] == 1 else f"{name}_{self._names[name]}", dtype=policy)
+        mask = MaskLayer(name=claimed(f"{operation.name}_mask", self._names), dtype=policy)
         self.masks[self._places] = mask
         return mask(outputs)
 

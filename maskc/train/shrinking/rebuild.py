@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.models.calls import is_functional, last_calls, visits
@@ -189,19 +189,12 @@ class Rebuilt:
         constants = np.where(kept, 0, value)[wanted].astype(np.float64)
         key = id(tensor), sources.tobytes() + constants.tobytes()
         if key not in self._selected:
-            name = name if of is None else self._unused(f"{name}_{of}")
+            name = name if of is None else claimed(f"{name}_{of}", self._names)
             layer = SelectChannels(
                 sources.tolist(), constants.tolist() if constants.any() else None, name=name, dtype=tensor.dtype
             )
             self._selected[key] = tensor, layer(tensor)  # the tensor stays, and with it its id
         return self._selected[key][1]
-
-    def _unused(self, name: str) -> str:
-        """The name, or the first one like it that no layer has."""
-        names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-        unused = next(name for name in names if name not in self._names)
-        self._names.add(unused)
-        return unused
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
