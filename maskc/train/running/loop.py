@@ -164,7 +164,7 @@ class Loop:
         latest = checkpoints.latest(self.checkpoints) if resume else None
         if latest is not None:
             state = checkpoints.state(latest)
-            if self.shrinking is not None and (step := state["shrunk_at"]):
+            if self.shrinking is not None and (step := state.get("shrunk_at")):
                 self.model = self.shrinking.load(self.checkpoints / _STRUCTURE.format(step), state["flops_before"])
                 prepare(self.model, self.train, self.validation)
             self._warm_up()
