@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slices = Mapping[int, Array]  # by axis, those that are held
@@ -80,6 +81,7 @@ SPARSE = 8  # of sparse values one of so many is not zero, so that an error in o
 WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
+_MOST_NODES = 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
@@ -94,7 +96,7 @@ class Graph:
 
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
         self.model, self.coarse = widened(onnx.inliner.inline_local_functions(model) if model.functions else model)
-        self.folder, graph = folder, self.model.graph
+        self.folder, graph = (folder or Path()).absolute(), self.model.graph
         self.nodes: Sequence[NodeProto] = list(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
@@ -161,22 +163,18 @@ class Graph:
             for name in self.nodes[index].output:
                 if name in moved and name not in leaves:
                     move(name, name)
-        graph.initializer.extend(self.embedded(name) for name in sorted({*read, *outputs} & self.constants.keys()))
+        for name in sorted({*read, *outputs} & self.constants.keys()):
+            tensor = self.constants[name]
+            graph.initializer.append(self.embedded(name) if tensor.data_type in NARROW else tensor)
         graph.sparse_initializer.extend(t for t in self.model.graph.sparse_initializer if t.values.name in read)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-        model = helper.make_model(graph, opset_imports=self.model.opset_import)
-        model.ir_version = min(self.model.ir_version, 11)
-        return model
+        version = min(self.model.ir_version, 11)
+        return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=version)
 
     def embedded(self, name: str) -> TensorProto:
         """An initializer with its data."""
-        tensor = self.constants[name]
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor = TensorProto.FromString(tensor.SerializeToString())
-            external_data_helper.load_external_data_for_tensor(tensor, str(self.folder or Path()))
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
-        return _wide(tensor)
+        tensor = TensorProto.FromString(self.constants[name].SerializeToString())
+        return _wide(numpy_helper.from_array(numpy_helper.to_array(tensor, str(self.folder)), name))
 
 
 def widened(model: ModelProto) -> tuple[ModelProto, float]:
@@ -255,18 +253,18 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
                 body.node.add(op_type="Identity", input=[outer[value.name]], output=[value.name])
 
 
-def session(model: ModelProto) -> Any:
-    """The model in ONNX Runtime on the CPU, each operator as it is written and 8-bit products exact."""
+def session(model: ModelProto, folder: Path) -> Any:
+    """The model in ONNX Runtime on the CPU, its operators as written, 8-bit products exact, its data in a folder."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in (
-        ("intra_op.allow_spinning", "0"),
-        ("x64quantprecision", "1"),
-        ("qdq_matmulnbits_accuracy_level", "1"),
-    ):
+    entries = {"intra_op.allow_spinning": "0", "x64quantprecision": "1", "qdq_matmulnbits_accuracy_level": "1"}
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        # weights in files are mapped into memory, and not copied
+        entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": "1"}
+    for key, value in entries.items():
         options.add_session_config_entry(f"session.{key}", value)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -329,7 +327,7 @@ def in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
     """What slices of a tensor are in each run; one number each, which then is that of any size, if they are no more."""
     runs = [np.take(array, slices, axis) for array in arrays]
     first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
-    return [first] if first.size and all(np.allclose(run, first, ALIKE, 0) for run in runs) else runs
+    return [first] if first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs) else runs
 
 
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
@@ -337,16 +335,18 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
 
     Sequences and what numpy has no type for are not shown. Raises what ONNX Runtime does.
     """
-    last = {name: i for i, names in enumerate(graph.reads) for name in names}
+    last, stored = {name: i for i, names in enumerate(graph.reads) for name in names}, graph.constants
     live = {name: [feed[name] for feed in feeds] for name in feeds[0]}
     for name, arrays in live.items():
         visit(name, arrays)
-    at, step = 0, 256
+    weights = [4 * sum(math.prod(stored[n].dims) for n in names if n in stored) for names in graph.reads]
+    at, step = 0, _MOST_NODES
     while at < len(graph.nodes):
-        nodes = range(at, min(at + step, len(graph.nodes)))
+        held = itertools.accumulate(weights[at : at + step])
+        nodes = range(at, at + max(1, sum(size <= step * (CHUNK // _MOST_NODES) for size in held)))
         made = [name for i in nodes for name in graph.nodes[i].output if name]
         leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
-        runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made))
+        runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder)
         results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
         shown = {
             name: list(arrays)
@@ -360,7 +360,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
             visit(name, arrays)
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
-        at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1)))
+        at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1), _MOST_NODES))
 
 
 @dataclass
@@ -526,9 +526,10 @@ class Checker:
         wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
         targets = [region.target for region in group]
         nodes = sorted({index for region in group for index in region.source})
-        one = session(self.source.part(nodes, reads, wanted)) if wanted else None
+        one = session(self.source.part(nodes, reads, wanted), self.source.folder) if wanted else None
         nodes = sorted({index for region in group for index in region.compiled})
-        two = session(self.compiled.part(nodes, {n: self.types[b.source] for n, b in held.items()}, targets))
+        leaves = {n: self.types[b.source] for n, b in held.items()}
+        two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder)
         for turn in self.turns(group[0]):
             values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
@@ -659,7 +660,7 @@ class Checker:
         moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
         if not region.source or not floats:
             return moved
-        runs = session(self.source.part(region.source, types, [name], floats))
+        runs = session(self.source.part(region.source, types, [name], floats), self.source.folder)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
         for pattern in range(3):
@@ -827,10 +828,9 @@ def recheck(
             raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
         if name not in done:
             raise RefusedError(f"'{name}' does not follow from what it reads.")
-    unheld = sorted(document["claims"].keys() - {checker.boundaries[name].source for name in made})
-    missing = sorted(set(after.outputs) - set(checker.whole(done)))
-    if unheld or missing:
-        raise RefusedError(f"Nothing proves '{(unheld or missing)[0]}'.")
+    unheld = document["claims"].keys() - {checker.boundaries[name].source for name in made}
+    if missing := [*sorted(unheld), *sorted(set(after.outputs) - set(checker.whole(done)))]:
+        raise RefusedError(f"Nothing proves '{missing[0]}'.")
     return checker
 
 

@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
-from onnx import AttributeProto
+import numpy as np
+from onnx import AttributeProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from maskc.verification import recheck
-from maskc.verification.recheck import CHUNK, Claims, Judgement, Region, Seen, bodies
+from maskc.verification.recheck import CHUNK, Array, Claims, Judgement, Region, Seen, bodies
 from passes.ops.base import rules_of
 
 CROP = 64  # places along each axis of an image that are enough where each is computed alike
@@ -106,6 +109,15 @@ class Checker(recheck.Checker):
         for (_, sizes), (group, _) in together.items():
             yield checkers[sizes], group
 
+    def same_constants(self, name: str, other: str) -> bool:
+        """As there, and of initializers in files, which are mapped into memory."""
+        one, two = self.source.constants.get(name), self.compiled.constants.get(other)
+        if one is None or two is None or not (uses_external_data(one) and uses_external_data(two)):
+            return super().same_constants(name, other)
+        if one.data_type != two.data_type or one.dims != two.dims:
+            return False
+        return 0 in one.dims or np.array_equal(_mapped(one, self.source.folder), _mapped(two, self.compiled.folder))
+
     def same_nodes(self, region: Region) -> bool:
         """Whether both sides are one node with the same attributes and weights that reads the same."""
         if len(region.compiled) != 1 or len(region.source) != 1 or region.boundary.slices:
@@ -129,6 +141,12 @@ def _at_sizes(seen: Seen, sizes: int) -> Seen:
     if sizes == IN_PART:
         return replace(seen, shapes=[(*shape[:2], *(min(n, CROP) for n in shape[2:])) for shape in seen.shapes])
     return replace(seen, shapes=[(sizes, *shape[1:]) for shape in seen.shapes])
+
+
+def _mapped(tensor: TensorProto, folder: Path) -> Array:
+    """The bytes of an initializer in a file."""
+    place = ExternalDataInfo(tensor)
+    return np.memmap(folder / place.location, np.uint8, "r", place.offset or 0, place.length)
 
 
 def _written(attribute: AttributeProto) -> bytes:

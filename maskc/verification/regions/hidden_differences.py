@@ -18,8 +18,10 @@ from maskc.verification.regions.search import Failure, Proof
 _TURNS = 3
 # A difference is made so many times as large, to see whether the result depends on it at all.
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
-# Nearest slices are looked for in tensors of at most so many comparisons.
-_MOST_COMPARED = 1 << 26
+# Nearest slices are looked for at so many of their places, twice as many at most, if there are few comparisons.
+_PLACES, _MOST_COMPARED = 256, 1 << 26
+# Numbers beyond are as far: a border may be infinite.
+_FAR = 1e300
 # What rounding at that size does so many times over is no dependence.
 _ROUNDING = 64.0
 # No number is made larger: its square is finite.
@@ -90,8 +92,9 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
     types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
     sources = {n: checker.types[n] for n in region.source_reads}
-    wanted = session(checker.source.part(region.source, sources, names))
-    made = session(checker.compiled.part(region.compiled, types, names))
+    source, compiled = checker.source, checker.compiled
+    wanted = session(source.part(region.source, sources, names), source.folder)
+    made = session(compiled.part(region.compiled, types, names), compiled.folder)
     drawing, runs = checker.of(checker.sizes(region)), []
     for turn in range(_TURNS):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
@@ -113,7 +116,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
             count, off, want, slices = min(found, key=lambda item: item[0])
             if count:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
-                reader = reader or session(checker.compiled.part(nodes, rest, [region.target]))
+                reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder)
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
                 yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given)
 
@@ -239,8 +242,9 @@ def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Arra
     for index in known.values():
         if len(index) == left and index.max(initial=0) < size:
             yield np.take(whole, index, axis), {axis: index}
-    rows, wanted = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1).astype(np.float64) for a in (whole, part))
+    rows, wanted = (np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1) for a in (whole, part))
+    some = slice(None, None, max(1, rows.shape[1] // _PLACES))
+    rows, wanted = (np.clip(np.nan_to_num(a[:, some].astype(np.float64)), -_FAR, _FAR) for a in (rows, wanted))
     if size * left * rows.shape[1] <= _MOST_COMPARED:
-        with np.errstate(invalid="ignore"):  # a border may be infinite
-            index = np.array([np.nan_to_num(np.abs(rows - row)).sum(axis=1).argmin() for row in wanted])
+        index = np.array([np.abs(rows - row).sum(axis=1).argmin() for row in wanted])
         yield np.take(whole, index, axis), {axis: index}

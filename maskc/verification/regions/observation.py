@@ -40,13 +40,15 @@ class Observed:
     seen: dict[str, Seen]
 
 
-def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> Observed:
-    """Run a model. Raises what ONNX Runtime does."""
+def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]], *, prints: bool = True) -> Observed:
+    """Run a model. prints: whether they are kept, which take memory. Raises what ONNX Runtime does."""
     observed = Observed({}, {})
 
     def visit(name: str, arrays: list[Array]) -> None:
         observed.seen[name] = Seen.of(arrays)
-        observed.tensors[name] = _tensor(arrays)
+        tensor = observed.tensors[name] = _tensor(arrays)
+        if not prints:
+            tensor.prints = {}
 
     stream(graph, feeds, visit)
     return observed
@@ -86,8 +88,13 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
     if not slices.size:
         return slices
     first, *others = (_rows(array, axis, slices) for array in arrays)  # a print has not all elements
-    same = np.all([_alike(each, first) for each in others if each.shape == first.shape], axis=0) & (len(twins) > 1)
-    one = one[slices] & np.all([_alike(each, first[:, :1]) for each in (first, *others)], axis=0)
+    slack = ALIKE * np.abs(first[:, 0])
+    one = one[slices]
+    for each in (first, *others) if one.any() else ():
+        one &= (each.max(axis=1) - first[:, 0] <= slack) & (first[:, 0] - each.min(axis=1) <= slack)
+    same = np.full(len(slices), len(twins) > 1)
+    for each in (each for each in others if each.shape == first.shape and not one.all()):
+        same &= _alike(each, first)
     return np.asarray(slices[one | same])
 
 

@@ -97,7 +97,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    before = observe(source, feeds)
+    before = observe(source, feeds, prints=origins is None)
     claims: dict[str, Claims] = {
         name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
     }
@@ -108,14 +108,16 @@ def prove(
         checker = Checker(source, compiled, {**inputs, **boundaries}, dict(claims), before.seen, seed)
         return _Search(checker, judged, unlike)
 
-    named, failing = dict[str, Boundary](), set[str]()
+    named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
         named = by_name(source, compiled, before, origins)
         first = search(named)
-        if first.settles():
-            return first.proof()
-        failing = first.failing()
-    after, proofs = observe(compiled, feeds), list[Proof]()
+        failing = set() if first.settles() else first.failing()
+        proofs.append(first.found())
+        if proofs[-1].complete:
+            return proofs[-1]
+        before = observe(source, feeds)
+    after = observe(compiled, feeds)
 
     def guesses() -> Iterator[tuple[Mapping[str, Boundary], set[str]]]:
         """Boundaries, the likeliest first: where the compiler says too little, values may say more."""

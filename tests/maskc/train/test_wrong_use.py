@@ -274,11 +274,6 @@ def applied(grads: Any, trainable_variables: Any) -> Any:
     return optimizer.apply([] if grads is None else grads, trainable_variables)
 
 
-def grouped(groups: Any) -> Any:
-    cost = computational_cost(mlp())
-    return cost.by_group(cost.masks(), cost.coupled if groups is None else groups)
-
-
 def records_of(spec: Any) -> Any:
     write_records("x.tfrecord", [{"a": 1.0, "b": 1.0}])
     return Records("x.tfrecord", FeatureSpec(features={"a": {"kind": "dense"}}, label="b") if spec is None else spec)
@@ -402,7 +397,6 @@ ENTRIES: dict[Any, dict[str, Any]] = {
         "global_step": None,
     },
     applied: {"grads": None, "trainable_variables": None},
-    grouped: {"groups": None},
 }
 
 

@@ -127,4 +127,4 @@ def compared(
 ) -> Proof:
     """The two region by region, without a run of the whole."""
     feeds = [random_feeds(source, seed, {"n": 5}) for seed in range(2)]
-    return compare_regions(source, compiled, feeds, origins or {}, 0).proof
+    return compare_regions(source, compiled, feeds, origins, 0).proof
