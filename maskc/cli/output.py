@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskc.report.bars import Volume
-from maskc.report.visible import visible, visible_lines
-from maskc.report.word_wrap import told
+from maskc.report.visible import told, visible, visible_lines
 
 if TYPE_CHECKING:
     from maskc.report.visible_console import VisibleConsole

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from maskc.errors import InputError
-from maskc.inspection.option_fields import option
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, option
 from maskc.verification.options import VerifyOptions
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from maskc.progress import Stage
-from maskc.report.visible import visible
-from maskc.report.word_wrap import told
+from maskc.report.visible import told, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from maskc.report.visible import visible, visible_lines
-from maskc.report.word_wrap import fitted
+from maskc.report.visible import fitted, visible, visible_lines
 
 
 class VisibleConsole(Console):

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
-from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
 from passes.planning.masked_axes import Held, MaskedAxis
 from passes.targets.widths.wider_layers import Width
 

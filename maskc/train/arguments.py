@@ -16,7 +16,7 @@ import tensorflow as tf
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import reason
 from passes.errors import in_brief
-from passes.errors.arguments import fits
+from passes.errors.arguments import fits, shown
 
 VARIABLES = (keras.Variable, tf.Variable)
 
@@ -124,14 +124,3 @@ def compiled(model: Any, *arguments: Any, **named: Any) -> None:
         model.compile(*arguments, **named)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"The model {model.name!r} cannot be compiled: {in_brief(error)}.") from error
-
-
-def shown(value: Any) -> str:
-    """A value as messages show it."""
-    text = repr(value) if isinstance(value, (str, bytes, bool, int, float)) or value is None else _article(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _article(value: Any) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

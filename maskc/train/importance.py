@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, is_number, shown
+from maskc.train.arguments import check_choice, is_number
+from passes.errors.arguments import shown
 
 #: what statistics are multiplied by to travel as gradients, a power of two
 _SMALL = 2.0**-40
@@ -70,8 +71,7 @@ METHODS = {
 def canonical(name: str) -> str:
     """Returns the key of `METHODS` for a method's name, in whatever case.
 
-    Raises:
-        InputError: if there is no such method.
+    Raises InputError if there is no such method.
     """
     found = name.lower() if isinstance(name, str) else name
     check_choice("method", found, tuple(METHODS))

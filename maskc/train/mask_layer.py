@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import Refusing, channels_of, shown
+from maskc.train.arguments import Refusing, channels_of
 from maskc.train.importance import (
     Gathering,
     Reduction,
@@ -22,6 +22,7 @@ from maskc.train.importance import (
     over_axis,
 )
 from maskc.train.keras_internals import all_layers, forward_pass
+from passes.errors.arguments import shown
 
 
 @runtime_checkable

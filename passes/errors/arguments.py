@@ -64,7 +64,7 @@ def _misfit(hints: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     for name, value in given.items():
         hint = hints.get(name, Any)  # `self` has none
         if not fits(hint, value):
-            return f"`{name}` must be {_words(hint)}, and not {_shown(value)}."
+            return f"`{name}` must be {_words(hint)}, and not {shown(value)}."
     return ""
 
 
@@ -127,7 +127,8 @@ def _words(hint: Any, many: bool = False) -> str:
     return f"{word}s{inside}" if many else f"{'an' if word[0] in 'aeiou' else 'a'} {word}{inside}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as messages show it."""
     if value is None or isinstance(value, (str, int, float, list, tuple, dict)):
         text = " ".join(reprlib.repr(value).split())
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

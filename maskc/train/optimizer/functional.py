@@ -12,11 +12,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, check_kind, is_number, shown
+from maskc.train.arguments import check_choice, check_count, check_kind, is_number
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
 from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
 from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
 from maskc.train.selection.settings import FlopsWeight, check_weight
+from passes.errors.arguments import shown
 
 _NEEDED = "apply_mask needs a floating-point tensor of shape (batch, ..., channels)."
 
