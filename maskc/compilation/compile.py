@@ -42,7 +42,7 @@ from maskc.results.layers import layers
 from maskc.results.measurements import Latency
 from maskc.results.totals import Figures
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions

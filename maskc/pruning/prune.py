@@ -38,7 +38,7 @@ from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
 from maskc.results.totals import Figures
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry

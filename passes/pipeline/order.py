@@ -45,8 +45,7 @@ from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import checked, prepared, simplified
 from passes.sizes.sizes_to_count_at import Sizes
-from passes.targets.widths.channel_multiples import widened
-from passes.targets.widths.wider_layers import WiderPlan, Width
+from passes.targets.widths.channel_multiples import WiderPlan, Width, widened
 from passes.weights.external_file import Store
 
 # Weights that a file may have more than its source: what adapters restore, say. 1 KB of them.

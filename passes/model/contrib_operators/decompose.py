@@ -11,14 +11,15 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
-from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
+from passes.model.contrib_operators import activations, attention, fused, normalization, quantized
 from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, InferNode, NotCoveredError
-from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
 from passes.ops import UNKNOWN, rules
+from passes.ops.base import rules_of
 
 DOMAIN = "com.microsoft"
 
@@ -27,7 +28,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "Attention": attention.attention,
     "BiasGelu": activations.bias_gelu,
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
-    "EmbedLayerNormalization": embedding.embed_layer_normalization,
+    "EmbedLayerNormalization": normalization.embed_layer_normalization,
     "FastGelu": activations.fast_gelu,
     "FusedConv": fused.conv,
     "FusedGemm": fused.gemm,
@@ -115,8 +116,8 @@ def _decomposed(graph: gs.Graph, names: Names, infer: InferNode, products: bool)
         write = _decomposition(node, graph.opset, products)
         if write is not None and _replaced(node, write, editor, infer):
             found = True
-        elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:
-            found |= tell_shapes(node)
+        elif node.domain == DOMAIN and isinstance(op := rules_of(DOMAIN, str(node.op)), OutputSizesRule):
+            found |= _tell_shapes(node, op)
         else:
             infer(node, graph.opset)
     editor.finish()
@@ -142,3 +143,12 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: Infer
     for made in call.written:
         editor.insert(made, before=node)
     return True
+
+
+def _tell_shapes(node: gs.Node, op: OutputSizesRule) -> bool:
+    """Write the shapes that its rules say onto the outputs of an operator that stays; whether they say any."""
+    shapes = op.output_sizes(node)
+    for tensor, shape in zip(node.outputs, shapes, strict=False):
+        if isinstance(tensor, gs.Variable) and not tensor.is_empty():
+            tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)
+    return bool(shapes)

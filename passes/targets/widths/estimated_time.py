@@ -122,7 +122,10 @@ class Timing:
             each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
             time += self.rates.ns_per_node + elements * each + (self._reorder(elements) if runs_blocked else 0.0)
         reordered = []
-        reads_blocked = runs_blocked and self._reads_blocks(step, gains)
+        reads_blocked = runs_blocked
+        if runs_blocked and step.convolution is not None:
+            form = self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains))
+            reads_blocked = form == "nchwc"
         for port in step.inputs:
             wanted = reads_blocked
             if port.delivered is not None:
@@ -186,12 +189,6 @@ class Timing:
             return all(p.stored(gains) % self.rates.channels_per_block == 0 for p in operands)
         # operands of other sizes are broadcast, which is done without channel blocks
         return step.gated or len({p.elements(gains) for p in operands}) == 1
-
-    def _reads_blocks(self, step: Step, gains: Gains) -> bool:
-        """Whether the step reads channel blocks, where it runs on them."""
-        if step.convolution is None:
-            return True
-        return self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains)) == "nchwc"
 
 
 def of_nodes(graph: gs.Graph, rates: Rates) -> dict[str, float]:

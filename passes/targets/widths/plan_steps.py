@@ -257,28 +257,27 @@ class PlanSteps:
         )
 
     def _maps(self, index: int, node: _Node) -> tuple[bool, bool]:
-        """Whether a contraction adds constant maps, and whether some of the maps are made at run time."""
-        mapped = list(self._mapped(index, node))
-        if node.adds_maps:
-            self.mapped += [(key, unread) for key, unread, _ in mapped]
-        return bool(mapped) and node.adds_maps, not all(static for *_, static in mapped)
+        """Whether a contraction adds constant maps, and whether some of the maps are made at run time.
+
+        That are those which are not required of the first operand.
+        """
+        added = made = False
+        for axis, found in node.maps.items():
+            required = self._plan.required.get((index, 0, axis))
+            if required is not None and (found.mask & ~required).any():
+                made = made or not found.is_static()
+                if node.adds_maps:
+                    added = True
+                    self.mapped.append(((node.operands[0][1].name, axis), found.mask & ~required))
+        return added, made
 
     def _deliveries(self, operands: Sequence[_Operand]) -> Iterator[Delivery]:
         """What adapters along axes deliver that are not those of channels."""
         for tensor, sizes, adapters in operands:
-            for axis, adapter in adapters.items():
+            stored = self._stored(tensor, sizes)
+            for axis, (delivered, pieces) in adapters.items():
                 if axis != 1 or len(sizes) < 3:
-                    yield self._delivery(tensor, sizes, axis, *adapter)
-
-    def _mapped(self, index: int, node: _Node) -> Iterator[tuple[Key, Mask, bool]]:
-        """The constant maps that are not required of the first operand, and whether their sizes are known beforehand.
-
-        A contraction adds their part to what it writes.
-        """
-        for axis, found in node.maps.items():
-            required = self._plan.required.get((index, 0, axis))
-            if required is not None and (found.mask & ~required).any():
-                yield (node.operands[0][1].name, axis), found.mask & ~required, found.is_static()
+                    yield Delivery(math.prod(stored[:axis] + stored[axis + 1 :]) * delivered, pieces)
 
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
@@ -297,11 +296,6 @@ class PlanSteps:
                 pieces = 0.0 if only_at_ends(bits(stored), bits(required)) else 1 / max(block, 1)
                 found[axis] = int(np.count_nonzero(required)), pieces
         return found
-
-    def _delivery(self, tensor: gs.Tensor, sizes: Sequence[int], axis: int, delivered: int, pieces: float) -> Delivery:
-        """What an adapter along an axis that is not that of channels delivers."""
-        stored = self._stored(tensor, sizes)
-        return Delivery(math.prod(stored[:axis] + stored[axis + 1 :]) * delivered, pieces)
 
     def _stored(self, tensor: gs.Tensor, sizes: Sequence[int]) -> list[int]:
         """The sizes of what is stored of the tensor."""

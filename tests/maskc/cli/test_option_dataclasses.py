@@ -12,7 +12,7 @@ from maskc.compilation.options import CompileOptions
 from maskc.inspection.option_fields import options_of
 from maskc.inspection.options import ReadOptions
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from passes.targets import registry
 from tests.maskc.command import maskc, refused
 
