@@ -17,8 +17,9 @@ from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
 from passes.model.contrib_operators import activations, attention, fused, normalization, quantized
-from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, InferNode, NotCoveredError
+from passes.model.contrib_operators.call import Call, Decompose, InferNode, NotCoveredError
 from passes.ops import UNKNOWN, rules
+from passes.ops.attention.heads import MALFORMED
 from passes.ops.base import rules_of
 
 DOMAIN = "com.microsoft"

@@ -11,7 +11,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import OutputSizesRule, Shape
 from passes.abstract_values.slices import Constants, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Index, Mask, rank_of, shape_of, size_of
-from passes.ops.attention.heads import Heads, Place
+from passes.ops.attention.heads import MALFORMED, Heads, Place
 from passes.ops.base import UNKNOWN, Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -31,7 +31,7 @@ class RotaryEmbedding(OutputSizesRule, Op):
             heads = self._heads(node)
             angles = {size_of(node.inputs[i], rank_of(node.inputs[i]) - 1) for i in self.caches}
             return self if heads.fit(node) and angles == {self._pairs(node, heads).shape[1]} else UNKNOWN
-        except (AssertionError, IndexError, TypeError, ValueError, ZeroDivisionError):  # ONNX Runtime's own may be any
+        except MALFORMED:
             return UNKNOWN
 
     def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
