@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -30,17 +29,6 @@ _NODES_OF_ADAPTER = 3
 Blocked = list[bool]
 
 
-class _Run(NamedTuple):
-    """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read, too.
-
-    Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
-    """
-
-    time: float
-    blocked: bool
-    reordered: tuple[tuple[int, bool, float], ...]
-
-
 class Timing:
     """Estimates of a plan of a network, and of the same plan with other numbers of channels."""
 
@@ -54,15 +42,11 @@ class Timing:
             if s.convolution is not None
         )
         self._from_memory = weights > rates.cached_weights
-        # for each step how it runs, by numbers of channels and by what its operands are written in
-        self._runs: list[dict[tuple[object, object], _Run]] = [{} for _ in plan.steps]
 
     def of_relieved(self, plan: PlanSteps) -> Timing:
-        """That of the same plan `without` something: what is known of the steps that are the same is known there."""
+        """That of the same plan `without` something."""
         other = copy.copy(self)
         other.plan = plan
-        steps = zip(plan.steps, self.plan.steps, self._runs, strict=True)
-        other._runs = [runs if step is before else {} for step, before, runs in steps]
         return other
 
     def gains(self, more: Mapping[Key, int]) -> list[int]:
@@ -84,14 +68,8 @@ class Timing:
     def of(self, steps: Iterable[int], gains: Gains, blocked: Blocked) -> float:
         """Nanoseconds of some of the steps, in order. `blocked` says how tensors are written, and is told of theirs."""
         total, reordered = 0.0, set[tuple[int, bool]]()
-        asks, known = self.plan.asks, self._runs
         for index in steps:
-            widths, operands = asks[index]
-            asked = widths(gains), operands(blocked)
-            run = known[index].get(asked)
-            if run is None:
-                run = known[index][asked] = self._run(self.plan.steps[index], gains, blocked)
-            time, blocked[index], moved = run
+            time, blocked[index], moved = self._run(self.plan.steps[index], gains, blocked)
             total += time
             for writer, wanted, moving in moved:
                 if (writer, wanted) not in reordered:
@@ -110,7 +88,11 @@ class Timing:
         port = step.inputs[0]
         return port.stored(gains) if port.delivered is None else port.delivered
 
-    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> _Run:
+    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> tuple[float, bool, list[tuple[int, bool, float]]]:
+        """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read.
+
+        Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
+        """
         runs_blocked, time = self._time(step, gains, blocked)
         if step.multiplied or step.open_maps:
             nodes = _NODES_OF_OPEN_MAP * self.rates.ns_per_node * step.open_maps
@@ -142,7 +124,7 @@ class Timing:
         writes = runs_blocked and not step.maps
         if writes and step.given:
             time += self._reorder(step.output.elements(gains))
-        return _Run(time, writes, tuple(reordered))
+        return time, writes, reordered
 
     def _restoring(self, elements: float, pieces: float) -> float:
         """An adapter that makes so many elements, each of so many pieces."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -202,10 +201,6 @@ class PlanSteps:
         for i, node in enumerate(network.nodes):
             if i in plan.computed and node.output is not None and node.output.name not in plan.absent:
                 self.steps.append(self._step(i, node, node.output))
-        #: for each step what picks, of all gains, those that it depends on, and of all steps, those that it reads
-        self.asks = [
-            (picked([p.slot for p in (*s.inputs, s.output)]), picked([p.writer for p in s.inputs])) for s in self.steps
-        ]
 
     def without(self, *, maps: bool = False, adapters: bool = False) -> PlanSteps:
         """The same where no constant maps are added, or no adapters are written."""
@@ -213,8 +208,6 @@ class PlanSteps:
         def relieved(step: Step) -> Step:
             adapted = adapters and (bool(step.adapters) or any(port.delivered is not None for port in step.inputs))
             open_maps = step.open_maps and not maps and (step.maps or not adapters)  # means are restored
-            if not adapted and open_maps == step.open_maps and not (maps and step.maps):
-                return step
             inputs = tuple(replace(port, delivered=None) for port in step.inputs) if adapted else step.inputs
             left = () if adapted else step.adapters
             return replace(step, inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
@@ -315,11 +308,6 @@ class PlanSteps:
                 shared=len(tensor.outputs) > 1,
             )
         return port if adapter is None else replace(port, delivered=adapter[0], pieces=adapter[1])
-
-
-def picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
-    """What picks the values at these places."""
-    return itemgetter(*places) if places else len
 
 
 def gate_operand(node: gs.Node, opset: int) -> int | None:
