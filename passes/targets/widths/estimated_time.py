@@ -8,12 +8,12 @@ whatever their widths: no kernel for round ones is faster.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from passes.rewriting.storage_plan import Key, untouched
+from passes.rewriting.storage_plan import untouched
 from passes.targets.widths.plan_steps import Gains, Network, PlanSteps, Step
 from passes.targets.widths.rates import Rates
 
@@ -35,7 +35,7 @@ class Timing:
     def __init__(self, plan: PlanSteps, rates: Rates) -> None:
         self.plan = plan
         self.rates = rates
-        none = self.gains({})
+        none = self.no_gains()
         weights = sum(
             s.convolution.weights(self.read(s, none), s.output.stored(none))
             for s in plan.steps
@@ -49,17 +49,13 @@ class Timing:
         other.plan = plan
         return other
 
-    def gains(self, more: Mapping[Key, int]) -> list[int]:
-        """As many slices more along each of these axes."""
-        found = [0] * len(self.plan.slots)
-        for key, count in more.items():
-            if key in self.plan.slots:
-                found[self.plan.slots[key]] = count
-        return found
+    def no_gains(self) -> list[int]:
+        """No slice more along any axis."""
+        return [0] * len(self.plan.slots)
 
     def total(self, gains: Gains | None = None) -> float:
         """Nanoseconds of one run for one example."""
-        return self.of(range(len(self.plan.steps)), self.gains({}) if gains is None else gains, self.unblocked())
+        return self.of(range(len(self.plan.steps)), self.no_gains() if gains is None else gains, self.unblocked())
 
     def unblocked(self) -> Blocked:
         """Nothing is written in channel blocks."""
@@ -80,7 +76,7 @@ class Timing:
     def written_in_blocks(self) -> set[str]:
         """Names of the tensors that are written in channel blocks."""
         blocked = self.unblocked()
-        self.of(range(len(self.plan.steps)), self.gains({}), blocked)
+        self.of(range(len(self.plan.steps)), self.no_gains(), blocked)
         return {name for name, index in self.plan.writers.items() if blocked[index]}
 
     def read(self, step: Step, gains: Gains) -> int:
@@ -176,7 +172,7 @@ class Timing:
 def of_nodes(graph: gs.Graph, rates: Rates) -> dict[str, float]:
     """Nanoseconds of each node, by the name of what it writes, without those that any operator takes by itself."""
     timing = of_graph(graph, replace(rates, ns_per_node=0.0))
-    gains, blocked = timing.gains({}), timing.unblocked()
+    gains, blocked = timing.no_gains(), timing.unblocked()
     return {name: timing.of([index], gains, blocked) for name, index in timing.plan.writers.items()}
 
 
