@@ -78,7 +78,8 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool
     """
     nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     for node in nodes:
-        if _is_laid_out(node):
+        channels_last = node.op in _CHANNELS_LAST or node.attrs.get("channels_last", 0)
+        if node.domain == _BLOCKED_DOMAIN or (node.domain == DOMAIN and channels_last):
             operator = f"{node.domain}.{node.op}"
             raise GraphError(
                 f"ONNX Runtime has laid the model out for one machine: node `{describe(node)}` is {operator}. Compile "
@@ -88,12 +89,6 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool
     if all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
         return False
     return _decomposed(graph, Names(graph), infer, products)
-
-
-def _is_laid_out(node: gs.Node) -> bool:
-    if node.domain != DOMAIN:
-        return bool(node.domain == _BLOCKED_DOMAIN)
-    return node.op in _CHANNELS_LAST or bool(node.attrs.get("channels_last", 0))
 
 
 def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
