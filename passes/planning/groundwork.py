@@ -81,16 +81,12 @@ class Groundwork:
         for tensor in graph.outputs:
             reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
             self.by_caller.whole_tensor(tensor, facts, CALLER, 0, Cause(None, reason))
-        self._slices: dict[Key, tuple[float, int]] = {}
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def slice_sizes(self, tensor: gs.Tensor, axis: int) -> tuple[float, int]:
         """Elements of a slice along the axis, for one example, and how many of them lie together."""
-        found = self._slices.get((tensor.name, axis))
-        if found is None:
-            elements = volume(tensor) / (self.facts.size(tensor, axis) or 1) * repeated(tensor, self.multiples)
-            self._slices[tensor.name, axis] = found = elements, piece_size(shape_of(tensor) or (), axis)
-        return found
+        elements = volume(tensor) / (self.facts.size(tensor, axis) or 1) * repeated(tensor, self.multiples)
+        return elements, piece_size(shape_of(tensor) or (), axis)
 
     def is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether constants along the axis make the tensor: its other sizes are known or those of graph inputs."""
