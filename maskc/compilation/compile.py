@@ -43,7 +43,7 @@ from maskc.results.layers import layers
 from maskc.results.measurements import Figures, Latency
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions

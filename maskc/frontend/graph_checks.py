@@ -26,7 +26,7 @@ from maskc.frontend.graph_queries import (
 from passes.graph.name_scopes import captured_names
 from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.declarations import declare, misdeclared, redeclare, redeclared
-from passes.sizes.shapes_by_name import tensors_by_name
+from passes.sizes.prepare import tensors_by_name
 from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.

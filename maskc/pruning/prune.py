@@ -38,7 +38,7 @@ from maskc.report import files
 from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
 from maskc.results.measurements import Agreement, Figures
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry

@@ -23,7 +23,7 @@ from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.planning.masked_axes import channels_by_axis
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maskc.results.verification import Verification
     from passes.planning.masked_axes import Held
     from passes.sizes.cost_values import CountedAt
-    from passes.targets.widths.wider_layers import Width
+    from passes.targets.widths.channel_multiples import Width
 
 
 # Of inputs, and of their sizes, no more are named.

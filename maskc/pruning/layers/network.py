@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.pruning.layers.contractions import Contraction, Layers
+from passes.graph.tensors import unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
-from passes.mask_savings.coupled_entries import Coupling, coupling, unite
+from passes.mask_savings.coupled_entries import Coupling, coupling
 from passes.mask_savings.gated import gated
 from passes.mask_savings.prunable_filters import Filters
 from passes.model.inputs import bind, split

@@ -11,7 +11,7 @@ from maskc.cli import app
 from maskc.compilation.options import CompileOptions
 from maskc.inspection.options import ReadOptions, options_of
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from passes.targets import registry
 from tests.maskc.command import maskc, refused
 
