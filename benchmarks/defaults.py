@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import marks, record
 from benchmarks.quality import load_example
 from maskc import datasets
-from maskc.train.selection.schedules import SCHEDULES
+from maskc.train.selection.settings import SCHEDULES
 
 TARGET = 0.1
 CHOSEN = 5  # seeds that settings are compared on, from 0

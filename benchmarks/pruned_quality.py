@@ -136,16 +136,15 @@ class Bench:
             (seen, _), start = self._observed, time.process_time()
             before = {"flops": seen.cost.flops}
             options = PruneOptions(flops=share, align="none", verify=None, at=seen.network.at)
-            search = Search(self.source, seen.network, seen.removal, options, before, seen.batches[0])
-            self._chosen[share], _ = search.found()
+            self._chosen[share], _ = Search(seen, options, before).found()
             self._seconds += time.process_time() - start
         return self._chosen[share]
 
     @cached_property
     def _observed(self) -> tuple[Any, list[Any]]:
         """The network as it was observed, and its layers before anything goes."""
+        from maskc.pruning.choice.observation import observed
         from maskc.pruning.data import data
-        from maskc.pruning.observed import observed
         from maskc.pruning.options import PruneOptions
 
         start = time.process_time()

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS
-from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
+from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN, OPERATORS
 from passes.ops import ConstantSlices, Linked, Op
-from passes.ops.base import UNKNOWN, rules_of
+from passes.ops.base import UNKNOWN, rules_of, with_rules
 from passes.ops.contractions.base import Contraction
 from passes.ops.convolutions.convolution import Convolution
 from passes.ops.normalization import Normalization
@@ -49,7 +48,7 @@ is read, and ONNX Runtime fuses them again. Forms that are not covered are kept 
 
 {written}
 
-These are kept, with rules or at least shapes:
+These are kept, with rules:
 
 {stay}
 """
@@ -74,7 +73,7 @@ def page() -> str:
         parts.append("Without rules:\n")
         parts.append(_list(without) + "\n")
     written = sorted({*OPERATORS, *IN_STANDARD_DOMAIN})
-    parts.append(ONNX_RUNTIME.format(written=_list(written), stay=_list(sorted(OUTPUT_SHAPES))))
+    parts.append(ONNX_RUNTIME.format(written=_list(written), stay=_list(with_rules(DOMAIN))))
     return "\n".join(parts)
 
 

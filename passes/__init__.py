@@ -7,7 +7,7 @@ sizes a value. `find_mask` and its relatives say of one tensor what to compute. 
 of one's own, derived from `Op`, `Linked` or `Elementwise`.
 """
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.analysis.find_mask import Analysis, analyse, find_input_mask, find_mask, find_output_mask, pruned_shape
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupled, coupling

@@ -12,7 +12,7 @@ import typer
 from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
 from maskc.cli.shared_options import Debug, Limits, Quiet, Rules, Verbose
-from maskc.inspection.option_fields import Option, options_of
+from maskc.inspection.options import Option, options_of
 
 _VOLUME = {"quiet": Quiet, "verbose": Verbose, "debug": Debug}
 # These stand last in the help.

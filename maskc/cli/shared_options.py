@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.output import volume
-from maskc.inspection.option_fields import option
+from maskc.inspection.options import option
 
 
 def _set_volume(parameter: typer.CallbackParam, value: bool) -> bool:
@@ -84,6 +84,9 @@ Certificate = Annotated[
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", "-j", metavar="N", help="How many models to compile at a time; by default one per core."),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Compare with the source before anything is written.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_volume, help="Print only errors.")]

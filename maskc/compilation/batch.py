@@ -71,10 +71,7 @@ def compile_files(
     tasks = list(zip(models, outputs, strict=True))
     with contextlib.nullcontext() if directory is None else write_model_files.not_left_empty(directory):
         if directory is not None:
-            try:
-                directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"The directory {directory} cannot be made: {error.strerror or error}.") from error
+            write_model_files.make_directory(directory)
         for index, found in each(functools.partial(_compiled, options), tasks, jobs, rules):
             model, output = tasks[index]
             if isinstance(found, MaskcError):

@@ -35,14 +35,15 @@ from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, all_alike, apply_masks, in_memory
 from maskc.frontend.onnx_file import check
 from maskc.inspection.arguments import public
+from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, detail, listening, stage
 from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
-from maskc.results.measurements import Latency
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Latency
+from maskc.runtime.random_inputs import Inputs
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError, in_brief
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions
@@ -130,19 +131,8 @@ def compile(
         (8, 8)
         >>> compiled.save("small.onnx")
     """
-    checks = VerifyOptions(provider=provider, samples=samples, seed=seed, rtol=rtol, atol=atol)
-    options = CompileOptions(
-        masks=masks,
-        shapes=shapes,
-        at=at,
-        signature=signature,
-        target=target,
-        adapters=adapters,
-        align=align,
-        align_for=align_for,
-        align_seconds=align_seconds,
-        verify=checks if verify else None,
-    )
+    checks = from_arguments(VerifyOptions, locals())
+    options = from_arguments(CompileOptions, locals(), verify=checks if verify else None)
     with nullcontext() if progress is None else listening(progress):
         return compiled_source(options.read(model), options, compares=verify)
 
@@ -239,18 +229,7 @@ def explain(
         >>> explain("model.onnx").held
         ()
     """
-    return explain_with(
-        model,
-        CompileOptions(
-            masks=masks,
-            shapes=shapes,
-            signature=signature,
-            target=target,
-            adapters=adapters,
-            align=align,
-            align_for=align_for,
-        ),
-    )
+    return explain_with(model, from_arguments(CompileOptions, locals()))
 
 
 def explain_with(model: frontend.Model, options: CompileOptions) -> CompileReport:
@@ -408,16 +387,27 @@ def _verified(
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
 
 
-def timed(source: ModelProto, compiled: ModelProto, wanted: str) -> Latency:
-    """The latency of both models on one random sample, in turns. Raises MaskcError where a provider cannot run them."""
+def timed(
+    source: ModelProto,
+    compiled: ModelProto,
+    wanted: str,
+    inputs: Inputs | None = None,
+    *,
+    seconds: float = _TIMED_SECONDS,
+    least: int = _TIMED_RUNS,
+) -> Latency:
+    """The latency of both models, in turns, on these inputs or on one random sample.
+
+    Raises MaskcError where a provider cannot run them.
+    """
     from maskc.runtime.latency import measure
     from maskc.runtime.session import choose_provider, load, strict
     from maskc.verification.inputs import one_sample
 
     provider = choose_provider(wanted)
     before, after = load(source, provider), load(compiled, provider)
-    sample = one_sample(source, strict(before, source, provider))
-    return measure(before, after, sample, provider, seconds=_TIMED_SECONDS, least=_TIMED_RUNS)
+    sample = one_sample(source, strict(before, source, provider)) if inputs is None else inputs
+    return measure(before, after, sample, provider, seconds=seconds, least=least)
 
 
 def _timed(report: CompileReport, source: Source, compiled: ModelProto) -> CompileReport:

@@ -12,7 +12,7 @@ from maskc.results.document import Channels, Compared, Document, KeptForSpeed
 from maskc.results.environment import now
 from maskc.results.verification import Verification
 from passes.planning.masked_axes import Held, MaskedAxis
-from passes.targets.widths.wider_layers import Width
+from passes.targets.widths.channel_multiples import Width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from maskc.errors import InputError
-from maskc.inspection.option_fields import option
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, option
 from maskc.verification.options import VerifyOptions
 
 if TYPE_CHECKING:
-    from passes.adapters.placement import Policy
+    from passes.adapters.price import Policy
 
 #: no channel kept for its kernels' speed, those that a table of rates says, or those that measuring here says; a number
 #: rounds every width up to a multiple of it
@@ -75,7 +74,7 @@ class CompileOptions(ReadOptions):
     verify: VerifyOptions | None = VERIFY
 
     def __post_init__(self) -> None:
-        from passes.adapters.placement import POLICIES
+        from passes.adapters.price import POLICIES
         from passes.targets import registry
 
         if self.adapters not in POLICIES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -28,11 +29,12 @@ def function_of(file: Path, name: str) -> Callable[..., Any]:
 def _run(file: Path, what: str) -> ModuleType:
     if not file.exists():
         raise InputError(f"{what} {file} does not exist.")
-    # the name is of no use to anyone: nobody imports the file again
-    spec = importlib.util.spec_from_file_location(f"maskc_rules_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise InputError(f"{what} {file} must be a Python file, with the ending .py.")
     module = importlib.util.module_from_spec(spec)
+    # A module of this name may exist already, and pickling and Keras look functions up by their module.
+    sys.modules.setdefault(file.stem, module)
     try:
         spec.loader.exec_module(module)
     except Terminated:

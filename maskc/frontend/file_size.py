@@ -19,9 +19,6 @@ _MESSAGE_LIMIT = 2**31 - 64 * 2**20
 # Bytes of weights up to which a model is written to be measured; with more, only what is beside them is.
 SOON_WRITTEN = 8 * 2**20
 
-# Bytes of a weight up to which its message is written to be measured.
-_SOON_WRITTEN_ALONE = 2**16
-
 
 def model_bytes(model: ModelProto) -> int:
     """Bytes of the model's files; of one too large for a single file, those of its weights."""
@@ -44,7 +41,7 @@ def model_bytes(model: ModelProto) -> int:
 
 def _tensor_message_bytes(tensor: TensorProto) -> int:
     """Bytes of the tensor as a message; for those, protobuf writes it all, which takes long where it is large."""
-    if not tensor.HasField("raw_data") or stored_bytes(tensor) < _SOON_WRITTEN_ALONE:
+    if not tensor.HasField("raw_data"):
         return int(tensor.ByteSize())
     return _bytes_without(tensor, "raw_data") + _field(stored_bytes(tensor))
 

@@ -23,9 +23,10 @@ from maskc.frontend.graph_queries import (
     tensor_types,
     type_of,
 )
+from passes.graph.name_scopes import captured_names
 from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.declarations import declare, misdeclared, redeclare, redeclared
-from passes.sizes.shapes_by_name import tensors_by_name
+from passes.sizes.prepare import tensors_by_name
 from passes.weights.streaming import stored_bytes
 
 # Of nodes no published model has a tenth as many.
@@ -192,7 +193,7 @@ def _node_faults(graph: GraphProto, ready: set[str]) -> Iterator[str]:
             if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
                 yield f"node {label(node)} has {odd}"
             held += bodies(node)
-            read = list(_read(node, frozenset())) if held else read
+            read = _read(node) if held else read
         if not ready.issuperset(read):
             yield _not_ready(node, next(name for name in read if name not in ready), graph)
         ready.update(node.output)
@@ -260,14 +261,9 @@ def _twice(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _read(node: NodeProto, inside: frozenset[str]) -> Iterator[str]:
+def _read(node: NodeProto) -> list[str]:
     """Tensors that the node reads, those that its bodies take from the graph around it included."""
-    yield from (name for name in node.input if name not in inside)
-    for body in bodies(node):
-        within = inside | {v.name for v in body.input} | {t.name for t in body.initializer}
-        within |= {t.values.name for t in body.sparse_initializer} | {name for n in body.node for name in n.output}
-        for inner in body.node:
-            yield from _read(inner, within)
+    return [*node.input, *sorted(captured_names(node))]
 
 
 def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
@@ -282,7 +278,7 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
             while ring[-1] != name:
                 ring.append(trail[ring[-1]])
             return f"the graph has a cycle through {' and '.join(dict.fromkeys(label(writers[t]) for t in ring))}"
-        for needed in _read(writers[current], frozenset()):
+        for needed in _read(writers[current]):
             if needed in writers and needed not in trail and needed != name:
                 trail[needed] = current
                 waiting.append(needed)

@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from passes.graph.tensors import STANDARD_DOMAINS, element_of
 from passes.model.outline import large_constants
-from passes.sizes.shapes_by_name import tensors_by_name
+from passes.sizes.prepare import tensors_by_name
 from passes.weights.streaming import External, stored_bytes
 
 # Bytes of an element of `float_data`.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from onnx import ModelProto
-
 import passes
 from maskc.errors import InputError
 from maskc.frontend import Source, runtime_shapes, write_model_files
@@ -67,10 +65,6 @@ def fixed(source: Source, shapes: Shapes | None) -> Source:
         raise InputError(f"{source.name}: {error}") from error
     except Exception as error:
         raise InputError(f"{source.name} does not work at these input sizes: {in_brief(error)}.") from error
-    return dataclasses.replace(source, model=model, notes=(*source.notes, *_outputs_redeclared(source.model, model)))
-
-
-def _outputs_redeclared(before: ModelProto, after: ModelProto) -> list[str]:
-    """A note on each output that at these sizes has another shape than it declared."""
-    shapes = {value.name: dims_of(value) for value in after.graph.output}
-    return misdeclared(before.graph.output, redeclared(before, shapes))
+    shapes_now = {value.name: dims_of(value) for value in model.graph.output}
+    notes = misdeclared(source.model.graph.output, redeclared(source.model, shapes_now))
+    return dataclasses.replace(source, model=model, notes=(*source.notes, *notes))

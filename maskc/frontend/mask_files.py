@@ -19,10 +19,10 @@ from maskc.frontend.graph_queries import (
     TensorType,
     all_graphs,
     array_of,
-    bodies,
     claimed,
     copied,
     defined,
+    rename_tensors,
     tensor_types,
 )
 from passes.graph.opset_versions import opset_of
@@ -71,17 +71,15 @@ def in_memory(masks: Masks) -> Mapping[str, ArrayLike]:
 
 def all_alike(masks: Mapping[str, ArrayLike]) -> tuple[str, ...]:
     """Sentences about masks that remove nothing or everything, which is seldom meant."""
-    said = ("Masks of ones only remove nothing", np.all), ("Masks of zeros only remove whole tensors", _all_zero)
-    found = ((words, [key for key, values in masks.items() if alike(values)]) for words, alike in said)
+    said = ("Masks of ones only remove nothing", True), ("Masks of zeros only remove whole tensors", False)
+    found = (
+        (words, [key for key, values in masks.items() if np.all(np.asarray(values, bool) == of)]) for words, of in said
+    )
     return tuple(
         f"{words}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}."
         for words, keys in found
         if keys
     )
-
-
-def _all_zero(values: ArrayLike) -> bool:
-    return not np.any(values)
 
 
 def _check_size(path: Path) -> None:
@@ -100,11 +98,10 @@ def _check_size(path: Path) -> None:
 def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
     """Multiply tensors of the graph by masks, given by name or as a file of them; the argument is left untouched.
 
-    A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative
-    and is 1 for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only.
-    Initializers are multiplied in place; after any other tensor a multiplication is inserted (a conjunction for
-    booleans), whose output all consumers of the tensor then read, nested graphs and graph outputs included. Names of
-    inputs and outputs stay.
+    A key is the name of a tensor, or `name@axis`; names may themselves contain `@`. The axis may be negative and is 1
+    for tensors of rank 3 or more and the last one otherwise. A mask is 1-D and holds 0 and 1 only. Initializers are
+    multiplied in place; after any other tensor a multiplication is inserted (a conjunction for booleans), whose output
+    all consumers of the tensor then read, nested graphs and graph outputs included. Names of inputs and outputs stay.
 
     Raises `InputError` when a mask does not fit.
     """
@@ -260,7 +257,9 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
                 f"Mask on '{tensor}': it is both an input and an output of the model, so it cannot be masked."
             )
         last = claimed(f"{tensor}/masked", taken)
-        _rename_reads(graph, tensor, last)
+        rename_tensors(graph, {tensor: last})
+        for value in (*graph.input, *graph.initializer, *graph.value_info):
+            value.name = tensor if value.name == last else value.name
         first, place = tensor, 0
     else:
         # The producer's output gets a new name, so that consumers and graph outputs keep theirs.
@@ -277,15 +276,3 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
         node.output[0] = source
     for offset, node in enumerate(chain):
         graph.node.insert(place + offset, node)
-
-
-def _rename_reads(graph: GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == old:
-                node.input[i] = new
-        for body in bodies(node):
-            _rename_reads(body, old, new)
-            for value in body.output:
-                if value.name == old:
-                    value.name = new

@@ -1,7 +1,8 @@
-"""`.npz` files, guarded against archives that unpack to more memory than there is."""
+"""`.npz` files: read, and guarded against archives that unpack to more memory than there is."""
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+#: the array that holds what JSON can say of the others
+STATE = "state"
 
 
 def unpacked_bytes(path: Path) -> int:
@@ -22,6 +26,12 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays by name, in the file's order. Raises what numpy raises where they cannot be read."""
     with np.load(path, allow_pickle=False) as archive:
         return dict(archive)
+
+
+def with_state(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
+    """The arrays by name, and the state beside them. Raises what numpy and json raise where there are none."""
+    arrays = read(path)
+    return arrays, json.loads(arrays.pop(STATE).tobytes())
 
 
 def _bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:

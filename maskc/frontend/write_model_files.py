@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
 from maskc.frontend.external_data import STAYS, relocate
 from maskc.frontend.graph_queries import all_tensors, array_of, copied, has_external, is_external, tensor_bytes
+from maskc.frontend.npz_files import STATE
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.frontend.part_folders import part_folder
 from passes.model.outline import without_initializers
@@ -117,13 +121,23 @@ def write_text(path: Path, text: str, what: str = "") -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by a new one with this content, or leave it as it is."""
+    _replace(path, lambda file: file.write(data))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], state: Any = None) -> None:
+    """Replace a file by an `.npz` file, or leave it as it is; `npz_files.with_state` reads what it has of a state."""
+    said: dict[str, Any] = {} if state is None else {STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
+    _replace(path, lambda file: np.savez(file, **said, **arrays))
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     path = followed(path)
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, NOT_A_FILE)  # a device or a pipe would be gone
     with part_folder(path) as folder:
         part = folder / "whole"
         with part.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -132,6 +146,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 def followed(path: Path) -> Path:
     """The file that is to be written: the one that a symbolic link leads to, and else the path itself."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those around it. Raises `InputError` when that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The directory {path} cannot be made: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -180,7 +202,21 @@ def _data_files(path: Path) -> list[Path]:
     return [file for file in path.parent.iterdir() if pattern.fullmatch(file.name)]
 
 
-def put_in_place(part: Path, directory: Path) -> None:
+@contextlib.contextmanager
+def in_the_making(path: Path) -> Iterator[Path]:
+    """A place for a file or directory that is put at `path` when the block ends, and goes away where that fails.
+
+    Directories around it are made. A failure of the system becomes an `InputError`.
+    """
+    with written(path):
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part_folder(path) as folder:
+            yield folder / path.name
+            _put_in_place(folder / path.name, path)
+
+
+def _put_in_place(part: Path, directory: Path) -> None:
     """Put a new file or directory in the place of the old one, which stays if that fails."""
     if not part.is_dir():
         part.replace(directory)

@@ -15,7 +15,7 @@ from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both, for_each
 from maskc.results.diff import Change, Diff, Kind
 from maskc.results.layers import layers
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from passes.sizes.sizes_to_count_at import Sizes
 
 
@@ -31,9 +31,8 @@ def diff(
     """Set two models side by side as they are stored, without running or compiling them.
 
     `shapes` fixes the sizes of inputs in both, as for `maskc.compile`, and `at` says at what others FLOPs are counted,
-    as for `maskc.flops`; an input that only one of them has gets its sizes there. `signature` is that of a
-    SavedModel. Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is
-    not installed.
+    as for `maskc.flops`; an input that only one of them has gets its sizes there. `signature` is that of a SavedModel.
+    Raises `InputError` when a model cannot be used and `UnavailableError` when reading it needs what is not installed.
 
     Example:
         >>> diff("model.onnx", "model.onnx").changes

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from maskc.errors import InputError, PruningWarning
-from maskc.frontend import Source
-from maskc.frontend.part_folders import part_folder
-from maskc.frontend.write_model_files import digest
+from maskc.frontend import Source, npz_files
+from maskc.frontend.write_model_files import digest, write_arrays
 from maskc.pruning.options import PruneOptions
 from maskc.results.environment import __version__
 
 #: arrays by name
 State = Mapping[str, NDArray[Any]]
-
-_RUN = "run"  # the array that says what the others are of
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                state = dict(file)
-            run = json.loads(state.pop(_RUN).tobytes())
+            state, run = npz_files.with_state(self.path)
         except Exception as error:  # of any kind where it is damaged
             raise InputError(f"{self.path} cannot be read. Remove it, and start without --resume.") from error
         other = next((name for name, value in self.run.items() if run.get(name) != value), None)
@@ -61,14 +54,8 @@ class Checkpoint:
 
     def write(self, state: State) -> None:
         """Replace what was written; where that cannot be, the run goes on with a warning."""
-        run = np.frombuffer(json.dumps(dict(self.run)).encode(), np.uint8)
-        arrays: dict[str, Any] = {**state, _RUN: run}
         try:
-            with part_folder(self.path) as folder:
-                part = folder / "whole"
-                with part.open("wb") as file:
-                    np.savez(file, **arrays)
-                part.replace(self.path)
+            write_arrays(self.path, state, dict(self.run))
         except OSError as error:
             text = f"{self.path} cannot be written ({error.strerror or error}), so there is less to resume from."
             warnings.warn(text, PruningWarning, stacklevel=2)

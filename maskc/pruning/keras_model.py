@@ -14,9 +14,8 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import array_of
-from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow.keras import to_onnx
-from maskc.frontend.write_model_files import put_in_place, written
+from maskc.frontend.write_model_files import in_the_making
 from maskc.progress import stage
 from maskc.pruning.data import Batch
 from maskc.pruning.layers.contractions import Contraction
@@ -78,9 +77,8 @@ class KerasModel:
 
     def write(self, path: Path) -> int:
         """Save the model, completely or not at all; the size of the file."""
-        with stage("Writing"), written(path), part_folder(path) as part:
-            self._model.save(part / path.name)
-            put_in_place(part / path.name, path)
+        with stage("Writing"), in_the_making(path) as part:
+            self._model.save(part)
         return path.stat().st_size
 
     def _layer(self, node: str) -> Any:

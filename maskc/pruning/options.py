@@ -9,7 +9,7 @@ from typing import Any
 
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
-from maskc.inspection.option_fields import option
+from maskc.inspection.options import option
 from maskc.pruning.measure import Quality, check_quality
 
 

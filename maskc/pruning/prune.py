@@ -16,29 +16,29 @@ import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
 from maskc.compilation.options import SECONDS, VERIFY, Align, parse_align
-from maskc.errors import InputError, MaskcError, telling
+from maskc.errors import InputError, MaskcError, Terminated, telling
 from maskc.frontend import write_model_files
+from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
+from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
+from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Given
+from maskc.pruning.data import Data, Given, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.measure import Quality
-from maskc.pruning.observed import observed
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.judge import Judge
-from maskc.pruning.training.fine_tuning import fine_tuned
 from maskc.report import files
-from maskc.results.agreement import Agreement
 from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
-from maskc.results.totals import Figures
-from passes.adapters.placement import Policy
+from maskc.results.measurements import Agreement, Figures
+from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
@@ -120,8 +120,7 @@ def prune(
         True
         >>> pruned.save("small.onnx")
     """
-    given = {**locals(), "verify": VERIFY if verify else None}
-    chosen = PruneOptions(**{field.name: given[field.name] for field in dataclasses.fields(PruneOptions)})
+    chosen = from_arguments(PruneOptions, locals(), verify=VERIFY if verify else None)
     with nullcontext() if progress is None else listening(progress):
         return pruned(chosen.read(model), data, chosen)
 
@@ -148,7 +147,7 @@ def pruned(
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
-        search = Search(target, net, seen.removal, options, before, seen.batches[0], seen.notes)
+        search = Search(seen, options, before)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
@@ -203,6 +202,42 @@ def pruned(
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, interrupted)
+
+
+def fine_tuned(
+    model: ModelProto,
+    source: ModelProto,
+    examples: Data,
+    options: PruneOptions,
+    saved: State | None,
+    keep: Callable[[State], object],
+) -> tuple[ModelProto, bool]:
+    """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
+
+    Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
+    """
+    try:
+        from maskc.frontend.tensorflow.importing import import_tensorflow
+
+        import_tensorflow()
+        from maskc.pruning.training.loop import finetune
+
+        loss = options.loss
+        if isinstance(loss, str):
+            loss = function_of(*path_and_name(loss, "--loss"))
+        return finetune(
+            model,
+            examples.with_labels if loss else examples.used,
+            source,
+            minutes=options.minutes,
+            epochs=options.epochs,
+            loss=loss,
+            seed=options.seed,
+            saved=saved,
+            keep=keep,
+        )
+    except (KeyboardInterrupt, Terminated):  # before the first step
+        return model, True
 
 
 @telling()

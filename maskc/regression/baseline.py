@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed, read_object
-from maskc.results.totals import Figures
 from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
@@ -45,11 +44,6 @@ class Counts:
     flops: int
     macs: int
     params: int
-
-    @classmethod
-    def of(cls, counted: Figures) -> Counts:
-        """The counts among the figures of a file."""
-        return cls(counted.flops, counted.macs, counted.params)
 
 
 @dataclass(frozen=True)

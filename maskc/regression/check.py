@@ -23,7 +23,7 @@ from maskc.regression import baseline
 from maskc.regression.baseline import Baseline, ChannelCounts, Counts, Entry, Options
 from maskc.regression.findings import Finding, Limits, findings, notes
 from maskc.report.wording import ranges, written
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.planning.masked_axes import channels_by_axis
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 
@@ -181,7 +181,6 @@ class _Task:
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
-        assert self.options is not None
         if not self.file.exists():
             raise InputError(f"{self.model} does not exist any more. `maskc check --update --drop` forgets it.")
         source = fixed(frontend.read(self.file), self.options.shapes)
@@ -230,13 +229,14 @@ def _entry(report: CompileReport, options: Options, source: Source, masks: Path 
         {f"{tensor}@{axis}": channels for (tensor, axis), channels in channels_by_axis(items).items()}
         for items in (report.masked, report.held)
     )
+    before, after = (Counts(each.flops, each.macs, each.params) for each in (report.before, report.after))
     return Entry(
         maskc=report.maskc,
         sha256=write_model_files.digest((*source.files, *((masks,) if masks is not None else ()))),
         options=options,
         verified=report.verified,
-        before=Counts.of(report.before),
-        after=Counts.of(report.after),
+        before=before,
+        after=after,
         channels=ChannelCounts(report.channels_masked, report.channels_removed),
         removed={key: ranges(sorted(gone)) for key, some in masked.items() if (gone := some - held.get(key, set()))},
         held={key: ranges(sorted(some)) for key, some in held.items()},

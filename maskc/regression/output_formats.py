@@ -110,7 +110,8 @@ def as_github(outcomes: Sequence[Outcome]) -> str:
     """
     lines = []
     for outcome in outcomes:
-        place = f"file={_property(outcome.file.as_posix())},title=maskc check"
+        file = _data(outcome.file.as_posix()).replace(":", "%3A").replace(",", "%2C")
+        place = f"file={file},title=maskc check"
         lines += [f"::error {place}::{_data(f'{visible(outcome.model)}: {text}')}" for text in _told(outcome)]
         lines += [f"::notice {place}::{_data(visible(f'{outcome.model}: {note}'))}" for note in outcome.notes]
     return "\n".join([*lines, _summary(outcomes)]) + "\n"
@@ -246,7 +247,3 @@ def _reference(sign: re.Match[str]) -> str:
 
 def _data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

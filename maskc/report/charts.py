@@ -17,25 +17,17 @@ _MOST_RUNS = 600
 
 @dataclass(frozen=True)
 class BarPair:
-    """Two bars on one scale, in percent of its length."""
+    """Two bars on one scale, in percent of its length, and what to say of them."""
 
     before: float
     after: float
+    label: str = ""
 
 
-def bars(before: float | None, after: float | None, largest: float) -> BarPair:
+def bars(before: float | None, after: float | None, largest: float, label: str = "") -> BarPair:
     """Bars for two values on a scale that ends with the largest; None is no bar."""
     before, after = (100 * (value or 0) / largest if largest else 0.0 for value in (before, after))
-    return BarPair(round(before, 2), round(after, 2))
-
-
-@dataclass(frozen=True)
-class Column:
-    """One layer in a skyline: heights in percent, and what to say of it."""
-
-    label: str
-    before: float
-    after: float
+    return BarPair(round(before, 2), round(after, 2), label)
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class Skyline:
     title: str
     unit: str
     largest: int
-    columns: tuple[Column, ...]
+    columns: tuple[BarPair, ...]
 
 
 def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
@@ -56,10 +48,10 @@ def skylines(layers: Sequence[Layer]) -> tuple[Skyline, ...]:
         ("Channels by layer", "channels", [(layer.width_before or 0, layer.width_after or 0) for layer in layers]),
     ):
         largest = max((max(pair) for pair in pairs), default=0)
-        columns = []
-        for layer, (before, after) in zip(layers, pairs, strict=True):
-            height = bars(before, after, largest)
-            columns.append(Column(f"{layer.name}: {before:,} → {after:,} {unit}", height.before, height.after))
+        columns = [
+            bars(before, after, largest, f"{layer.name}: {before:,} → {after:,} {unit}")
+            for layer, (before, after) in zip(layers, pairs, strict=True)
+        ]
         if largest:
             found.append(Skyline(title, unit, largest, tuple(columns)))
     return tuple(found)

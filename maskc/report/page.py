@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from maskc.report import charts
-from maskc.report.wording import by_operator, counted_at, few_ranges, size, where_run
+from maskc.report.wording import brief, by_operator, counted_at, few_ranges, size, where_run
 from maskc.results.document import Document
 from maskc.results.layers import Layer
 from maskc.runtime.session import place
@@ -70,7 +70,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         finalize=printable,
     )
-    made.filters.update(compact=compact, factor=factor, ranges=few_ranges, error=error, ms=milliseconds)
+    made.filters.update(brief=brief, factor=factor, ranges=few_ranges, error=error, ms=milliseconds)
     made.filters.update(prose=prose, name=name)
     return made
 
@@ -127,16 +127,6 @@ def prose(text: str) -> Markup:
 def name(text: str) -> Markup:
     """A name that may break after its slashes."""
     return Markup(str(escape(printable(text))).replace("/", "/<wbr>"))
-
-
-def compact(value: int) -> str:
-    """A count in three digits: 999, 1.23 k, 45.6 M."""
-    number = float(value)
-    for unit in ("", " k", " M", " G", " T"):
-        if abs(number) < 999.5:
-            return f"{value}" if not unit else f"{number:#.3g}".rstrip(".") + unit
-        number /= 1000
-    return f"{number:.3g} P"
 
 
 def factor(before: float, after: float) -> str:

@@ -26,12 +26,10 @@ from maskc.report.wording import (
 )
 
 if TYPE_CHECKING:
-    from maskc.results.agreement import Agreement
     from maskc.results.diff import Change, Diff
     from maskc.results.document import Checked, Document
     from maskc.results.layers import Layer
-    from maskc.results.measurements import Latency, OutputError
-    from maskc.results.totals import Figures
+    from maskc.results.measurements import Agreement, Figures, Latency, OutputError
     from maskc.results.verification import Verification
     from passes.sizes.cost_values import Cost, CountedAt
 
@@ -256,8 +254,7 @@ def table_of_names(
 
     `left` are titles of columns that are not aligned to the right.
     """
-    made = Table(box=None, pad_edge=False)
-    made.add_column(title, overflow="fold")
+    made = table(title)
     for name in titles:
         made.add_column(Text(name), justify="left" if name in left else "right", no_wrap=True)
     columns = zip(titles, *([str(cell) for cell in row] for row in rows), strict=True)
@@ -301,13 +298,13 @@ def _change(layer: Layer) -> tuple[str, str]:
 
 
 def _changes(changes: Sequence[Change]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for title in ("Also changed", "", "before", "after"):
-        table.add_column(title, overflow="fold")
+    rows = table("Also changed")
+    for title in ("", "before", "after"):
+        rows.add_column(title, overflow="fold")
     for change in changes:
         sides = ("-" if value is None else str(value) for value in (change.before, change.after))
-        table.add_row(change.kind, *(Text(_cut(text)) for text in (change.name, *sides)))
-    return table
+        rows.add_row(change.kind, *(Text(_cut(text)) for text in (change.name, *sides)))
+    return rows
 
 
 def _cut(text: str) -> str:
@@ -318,20 +315,19 @@ def _cut(text: str) -> str:
 
 def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
     """A row for each output; a `narrow` table says in one column what is compared, and nothing of it is cut off."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Output", overflow="fold")
+    rows = table("Output")
     if not narrow:
-        table.add_column("against")
-        table.add_column("type", justify="right")
+        rows.add_column("against")
+        rows.add_column("type", justify="right")
     figures = ("max abs", "mean", "relative") if narrow else ("max abs error", "mean", "relative to scale")
     for title in (*figures, "tolerance", "ULPs", "top-1", ""):
-        table.add_column(title, justify="right", no_wrap=narrow and title != "tolerance")
+        rows.add_column(title, justify="right", no_wrap=narrow and title != "tolerance")
     for output in outputs:
         allowed = f"{output.rtol:.0e}" if output.dtype.startswith(("float", "bfloat", "complex")) else "equal"
         if output.explained:
             allowed += " or rounding"
         what = [output.name, output.against, output.dtype]
-        table.add_row(
+        rows.add_row(
             *([Text(", ".join(what))] if narrow else [Text(what[0]), *what[1:]]),
             *(
                 f"{error:.2e}" if output.compared and math.isfinite(error) else "-"
@@ -342,7 +338,7 @@ def _errors(outputs: Sequence[OutputError], narrow: bool) -> Table:
             "-" if output.top1 is None else f"{output.top1:.1%}",
             Text(output.outcome, style=_OUTCOMES[output.outcome]),
         )
-    return table
+    return rows
 
 
 def _latency(latency: Latency) -> str:

@@ -1,4 +1,4 @@
-"""Word wrap of messages in a terminal; in files and pipes a message is one line."""
+"""Text in a terminal, broken between words."""
 
 from __future__ import annotations
 

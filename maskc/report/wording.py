@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from maskc.results.verification import Verification
     from passes.planning.masked_axes import Held
     from passes.sizes.cost_values import CountedAt
-    from passes.targets.widths.wider_layers import Width
+    from passes.targets.widths.channel_multiples import Width
 
 
 # Of inputs, and of their sizes, no more are named.
@@ -89,7 +89,9 @@ def width_lines(widths: Sequence[Width]) -> Iterable[str]:
 def counted_at(before: CountedAt, after: CountedAt | None = None) -> str:
     """The sizes at which FLOPs of one model, or of two, were counted, without a full stop; "" where there are none."""
     if after is None or after.sizes == before.sizes:
-        return "FLOPs" + told if (told := _at(before if after is None else _both(before, after))) else ""
+        if after is not None:
+            before = replace(before, unknown=max(before.unknown, after.unknown), loops=max(before.loops, after.loops))
+        return "FLOPs" + told if (told := _at(before)) else ""
     return f"FLOPs{_at(before)} before,{_at(after)} after"
 
 
@@ -120,10 +122,6 @@ def _at(at: CountedAt) -> str:
     ]
     sizes = [f"{_listed(names)} {dims}" for dims, names in inputs.items()]
     return f" at {_listed(sizes)}" * bool(sizes) + f" ({'; '.join(beside)})" * bool(beside)
-
-
-def _both(before: CountedAt, after: CountedAt) -> CountedAt:
-    return replace(before, unknown=max(before.unknown, after.unknown), loops=max(before.loops, after.loops))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from maskc.results.json_values import plain, ratio
 from maskc.results.layers import Layer
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 
 # Version of what `to_json` gives; docs/diff.md lists its keys.
 JSON_SCHEMA = 1

@@ -12,10 +12,9 @@ from typing import Any, Literal
 from maskc.results.environment import __version__, loaded_versions, machine, now
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
-from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
 from passes.planning.masked_axes import Held, MaskedAxis
-from passes.targets.widths.wider_layers import Width
+from passes.targets.widths.channel_multiples import Width
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1

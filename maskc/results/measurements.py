@@ -1,8 +1,34 @@
-"""Measurements on two models: errors of outputs, their first difference, latency."""
+"""Measurements on models: totals, errors and agreement of outputs, their first difference, latency."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+from passes.sizes.cost_values import Cost, CountedAt
+
+
+@dataclass(frozen=True)
+class Figures:
+    """FLOPs and multiply-accumulates `at` these sizes of the inputs, number of weights, and bytes on disk."""
+
+    flops: int
+    macs: int
+    params: int
+    bytes: int
+    at: CountedAt = field(default_factory=CountedAt)
+
+    @classmethod
+    def from_cost(cls, cost: Cost, size: int) -> Figures:
+        """Figures from a count of the graph and the size of its file in bytes."""
+        return cls(cost.flops, cost.macs, cost.params, size, cost.at)
+
+    def reduction_to(self, after: Figures) -> float:
+        """FLOPs before over FLOPs after: 1 when neither has any, infinite when only `after` has none."""
+        if after.flops == 0:
+            return 1.0 if self.flops == 0 else math.inf
+        return self.flops / after.flops
+
 
 # So many nodes are named beside the one that computes the tensor.
 _MOST_NAMED = 5
@@ -136,3 +162,22 @@ class Latency:
     shapes: dict[str, tuple[int, ...]]
     speedup: float
     provider: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one output of a pruned model compares with the source's, on data that pruning did not use.
+
+    error: the root of the mean square of the difference, of the source's standard deviation; infinite where shapes
+    differ, None where the output holds no floating-point numbers. top: the share of positions at which the largest
+    entry along the last axis is the same, None where that means nothing. positions: how many there are. divergence: of
+    probabilities, the mean Kullback-Leibler divergence from the source's, in nats; None of other numbers. constant:
+    what is the same of all samples in the source, "output" or "prediction", so that the other figures say little.
+    """
+
+    output: str
+    error: float | None
+    top: float | None
+    positions: int
+    divergence: float | None = None
+    constant: str = ""

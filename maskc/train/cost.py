@@ -229,8 +229,7 @@ def _names(layers: Sequence[MaskLayer]) -> list[str]:
 def compiled_flops(model: Any, sizes: Any = None, rates: Rates | None = None) -> int:
     """Returns the FLOPs per example of the model's compilation, with its present weights and masks.
 
-    Raises:
-        InputError: if the model cannot be converted to ONNX.
+    Raises InputError if the model cannot be converted to ONNX.
     """
     # Whatever batch the model was built with, a Sequential one by its first training step for instance.
     graph = to_onnx(model, any_batch=True)

@@ -15,8 +15,7 @@ import numpy as np
 from maskc.compilation.compile import compile
 from maskc.compilation.compile_report import CompileReport
 from maskc.errors import InputError
-from maskc.frontend.part_folders import part_folder
-from maskc.frontend.write_model_files import put_in_place, written
+from maskc.frontend.write_model_files import in_the_making
 from maskc.results.environment import __version__
 from maskc.results.json_values import plain
 from maskc.train.arguments import path_of, refusing
@@ -78,37 +77,34 @@ def export_model(model: Any, directory: str | os.PathLike[str], *, training: dic
         raise InputError(f"training must be valid in JSON: {in_brief(error)}.") from error
     cost = computational_cost(model)
     before = cost.count([np.ones_like(mask) for mask in cost.masks()])
-    with written(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with part_folder(directory) as part:
-            saved_model.write(model, part / "saved_model")
-            model.save(part / "model.keras")
-            compiled = compile(part / "saved_model", align="none")
-            compiled.save(part / "model.onnx")
-            report = compiled.report
-            manifest = {
-                "flops": {"before": before, "after": report.after.flops, "at": plain(report.after.at.sizes)},
-                "parameters": {"before": report.before.params, "after": report.after.params},
-                "masks": {
-                    name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
-                    for name, mask in zip(cost.names, cost.masks(), strict=True)
-                },
-                "verification": _verification(report),
-                "warnings": list(report.warnings),
-                "versions": _versions(),
-                "training": training,
-            }
-            (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            part.chmod(0o755)
-            put_in_place(part, directory)
+    with in_the_making(directory) as part:
+        part.mkdir()
+        saved_model.write(model, part / "saved_model")
+        model.save(part / "model.keras")
+        compiled = compile(part / "saved_model", align="none")
+        compiled.save(part / "model.onnx")
+        report = compiled.report
+        manifest = {
+            "flops": {"before": before, "after": report.after.flops, "at": plain(report.after.at.sizes)},
+            "parameters": {"before": report.before.params, "after": report.after.params},
+            "masks": {
+                name: {"channels": len(mask), "kept": np.flatnonzero(mask).tolist()}
+                for name, mask in zip(cost.names, cost.masks(), strict=True)
+            },
+            "verification": _verification(report),
+            "warnings": list(report.warnings),
+            "versions": {"maskc": __version__, "python": platform.python_version()}
+            | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")},
+            "training": training,
+        }
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return Exported(directory, before, report.after.flops, report, manifest)
 
 
 def check_target(directory: Path) -> None:
     """Refuses a directory that holds something other than an earlier export.
 
-    Raises:
-        InputError: if it does, or is a file.
+    Raises InputError if it does, or is a file.
     """
     if directory.is_dir():
         if any(directory.iterdir()) and not (directory / MANIFEST).is_file():
@@ -125,8 +121,3 @@ def _verification(report: CompileReport) -> dict[str, Any] | None:
         {"name": o.name, "against": o.against, "max_abs": o.max_abs, "scale": o.scale} for o in verification.outputs
     ]
     return {"passed": verification.passed, "outputs": plain(outputs)}
-
-
-def _versions() -> dict[str, str]:
-    versions = {"maskc": __version__, "python": platform.python_version()}
-    return versions | {name: metadata.version(name) for name in ("tensorflow", "keras", "onnx", "tf2onnx")}

@@ -71,8 +71,7 @@ METHODS = {
 def canonical(name: str) -> str:
     """Returns the key of `METHODS` for a method's name, in whatever case.
 
-    Raises:
-        InputError: if there is no such method.
+    Raises InputError if there is no such method.
     """
     found = name.lower() if isinstance(name, str) else name
     check_choice("method", found, tuple(METHODS))

@@ -57,8 +57,7 @@ def producer(tensor: Any) -> Any:
 def input_signature(model: Any) -> list[Any]:
     """Returns the structure of the positional arguments of a model, with a `keras.InputSpec` for each tensor.
 
-    Raises:
-        ValueError: if the model has not been called.
+    Raises ValueError if the model has not been called.
     """
     signature: list[Any] = get_input_signature(model)
     return signature

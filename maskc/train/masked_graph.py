@@ -134,8 +134,7 @@ def sizes_left_open(model: Any) -> str:
 def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> list[list[int | None]]:
     """The shape of one example for each input, with the sizes that are given for those left open.
 
-    Raises:
-        InputError: if they do not fit the inputs.
+    Raises InputError if they do not fit the inputs.
     """
     names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
     if sizes is None:

@@ -313,7 +313,7 @@ class PruningTrainer:
             summaries.histogram(f"pruning/signal/{layer.path}", layer.signal.numpy(), step)
 
 
-# Name, type, default and help of each flag, here and in `maskc train`.
+# Name, type, default and help of each flag.
 PRUNING_FLAGS: tuple[tuple[str, Any, Any, str], ...] = (
     ("iter", int, None, "Updates from one pruning to the next; by default a cubic schedule's, over half of the run."),
     ("burn_in", int, 0, "Updates before pruning starts."),

@@ -18,8 +18,7 @@ from maskc.errors import CrashError, InputError, NotComparableError, RunError, U
 from maskc.frontend import Source
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
-from maskc.results.measurements import FirstDifference, Latency, OutputError, Regions
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
 from maskc.results.verification import Verification
 from maskc.runtime import accepted_sizes, isolation, latency, random_inputs
 from maskc.runtime.fatal_models import why_endless

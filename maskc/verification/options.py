@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from maskc.errors import InputError
-from maskc.inspection.option_fields import option
+from maskc.inspection.options import option
 
 #: what runs the models, and where
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino", "auto"]

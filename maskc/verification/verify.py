@@ -19,11 +19,10 @@ from maskc.frontend.input_sizes import Shapes, fixed
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.inspection.arguments import public
 from maskc.inspection.flops import count_both
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, from_arguments
 from maskc.report import files
 from maskc.results.layers import layers
-from maskc.results.measurements import Regions
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Regions
 from maskc.results.verification import Verification
 from maskc.runtime import random_inputs
 from maskc.verification import input_output_signature
@@ -78,17 +77,8 @@ def verify(
         >>> verify("model.onnx", "model.onnx", samples=2).reduction
         1.0
     """
-    reading = ReadOptions(masks=masks, shapes=shapes, at=at, signature=signature)
-    options = VerifyOptions(
-        provider=provider,
-        samples=samples,
-        seed=seed,
-        rtol=rtol,
-        atol=atol,
-        min_reduction=min_reduction,
-        dump=None if dump is None else Path(dump),
-        bench=bench,
-    )
+    reading = from_arguments(ReadOptions, locals())
+    options = from_arguments(VerifyOptions, locals(), dump=None if dump is None else Path(dump))
     return verify_with(reference, compiled, reading, options, inputs=inputs, certificate=certificate, reports=reports)
 
 

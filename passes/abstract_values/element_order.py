@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from passes.abstract_values.reshape_groups import matched_groups
-from passes.graph.tensors import Dim
+from passes.abstract_values.reshape_groups import common_factors, matched_groups
+from passes.graph.tensors import Dim, product
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,15 @@ def _cut(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:
         return [Block(1, tuple(atoms))]
     if not all(isinstance(d, int) for d in (*sizes, *(a.size for a in atoms))):
         return [Block(len(sizes), tuple(atoms))]
-    blocks, left = [], list(atoms)
-    for size in sizes:
-        own: list[Atom] = []
-        assert isinstance(size, int)
-        while size > 1 and left:
-            atom = left.pop(0)
-            assert isinstance(atom.size, int)
-            if size % atom.size == 0:
-                own.append(atom)
-                size //= atom.size
-            elif atom.size % size == 0:
-                inner = atom.size // size
-                own.append(Atom(atom.axis, atom.stride * inner, size))
-                left.insert(0, Atom(atom.axis, atom.stride, inner))
-                size = 1
-            else:
-                return None
-        if size != 1:
-            return None
-        blocks.append(Block(1, tuple(own)))
-    return None if left else blocks
+    if product(atom.size for atom in atoms) != product(sizes):
+        return None
+    factors = common_factors([atom.size for atom in atoms], [*sizes]) if atoms else []
+    if factors is None:
+        return None
+    blocks: list[list[Atom]] = [[] for _ in sizes]
+    left = [product([atom.size]) for atom in atoms]  # elements of each that are not in a block yet
+    for factor, a, b in factors:
+        size = factor.number or 1
+        left[a] //= size
+        blocks[b].append(Atom(atoms[a].axis, atoms[a].stride * left[a], size))
+    return [Block(1, tuple(own)) for own in blocks]

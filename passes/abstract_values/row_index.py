@@ -16,8 +16,6 @@ from passes.graph.tensors import MOST_SLICES, Dim, Index
 SIZES = 64
 # Elements that windows over an axis cover in all, each as often as it is covered.
 _MOST_TAPS = 2**25
-# Positions: what windows cover along longer axes is not remembered, nor what those of more than 64 elements do.
-_SHORT = 4096
 
 
 @dataclass(frozen=True)
@@ -131,11 +129,6 @@ def windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None,
     Returns which tuple each position of the output has, and the rows of each tuple: [tuples, window.size], -1 for
     padding. None where the size is not known or more than are told apart, or the window reaches too far.
     """
-    lengths = window.size**2, 0 if rows is None else rows.places.size, size if isinstance(size, int) else 0
-    return (_remembered if max(lengths) <= _SHORT else _windowed)(window, rows, size)
-
-
-def _windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None, Index] | None:
     if rows is None:
         if not window.pads:
             return None, np.zeros((1, window.size), np.int64)
@@ -161,10 +154,6 @@ def _windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None
     inside = (taps >= 0) & (taps < sizes[owner][:, None])
     numbers, tuples = distinct(np.where(inside, rows.places[np.where(inside, taps + begin[owner][:, None], 0)], -1))
     return Rows(numbers, course), tuples
-
-
-# in a model there are many windows of few kinds
-_remembered = functools.lru_cache(maxsize=256)(_windowed)
 
 
 def _joint_course(courses: Sequence[Course]) -> Course | None:

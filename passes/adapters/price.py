@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 from passes.abstract_values.slices import Demand
 from passes.graph.tensors import Dim
@@ -26,6 +27,25 @@ _USUAL_SIZE = 32
 
 # A slice that is computed from its representative is gathered, scaled and added.
 _MOVES_OF_A_DEPENDENT_SLICE = 3
+
+#: the policies of `--adapters`
+Policy = Literal["auto", "always", "never"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+
+_BY_POLICY: dict[Policy, float] = {
+    "auto": FLOPS_PER_MOVED_ELEMENT,
+    # so little that any saved FLOP outweighs it; not zero, so that nothing is moved without need
+    "always": 1e-6,
+    # more than any saving outweighs; finite, so that nothing moved costs nothing
+    "never": 1e30,
+}
+
+
+def flops_per_moved_element(policy: Policy) -> float:
+    """What moving an element costs under this policy. Raises ValueError for another word."""
+    if policy not in POLICIES:
+        raise ValueError(f"adapters must be one of {', '.join(POLICIES)}, and not {policy!r}.")
+    return _BY_POLICY[policy]
 
 
 def only_at_ends(stored: int, required: int) -> bool:

@@ -1,11 +1,20 @@
-"""Exposure of attention heads: early picks and aligned heads, with the facts of the result."""
+"""Exposure of attention heads: early picks, zeros that only both axes together show, and aligned heads.
+
+As each head may keep other channels, their order is changed within each head, so that those which are kept stand first
+in all.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.attention import align_heads, split_projections
+from passes.attention import split_projections
+from passes.attention.channel_index import once, varying
+from passes.attention.heads import Follower, Root, Trace
+from passes.graph.editor import GraphEditor
+from passes.graph.tensors import Array, Index, Mask, numpy_dtype, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
@@ -14,14 +23,138 @@ from passes.simplify import dead_code
 def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
     """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what is from where.
 
-    Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
-    the same.
+    Afterwards parts are picked early, zeros that are only known here are written down, and heads are aligned, where
+    channels can then be removed; the function of the graph is the same. Tensors that are not put in keep their names,
+    and have their channels in another order as the last of these says.
     """
     found = dataflow.analyse(graph)
     origins = Origins()
     if split_projections.hoist(graph, found, origins):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made = align_heads.align(graph, found, origins)
+    follower = Follower(graph, found)
+    follower.run()
+    made = _Writer(graph, follower, found, origins).run()
     found = dataflow.analyse(graph) if made else found
     return found, made, origins
+
+
+class _Writer:
+    """Writes what was found into the graph."""
+
+    def __init__(self, graph: gs.Graph, found: Follower, facts: Facts, origins: Origins) -> None:
+        self.found, self.facts, self.origins = found, facts, origins
+        self.editor = GraphEditor(graph)
+        self.made: set[str] = set()
+
+    def run(self) -> frozenset[str]:
+        for left, right in self.found.products:
+            if _paired_once([left, right]):
+                dead = left.root.zero[left.index] | right.root.zero[right.index]
+                shared = zip(left.index.shape, right.index.shape, strict=True)
+                axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
+                _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
+        for root in self.found.roots.values():
+            _align(root)
+        for node, place, trace in self.found.scaled:
+            self._rearrange(node, place, trace)
+        for root in self.found.roots.values():
+            nothing = np.zeros(root.zero.size)
+            new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
+            _replace_inputs(root.starts, root.tensor, new)
+        changed = (
+            name
+            for name, trace in self.found.traces.items()
+            if trace.root.zero[trace.index].any() or (trace.root.order[trace.index] != trace.index).any()
+        )
+        self.origins.update(dict.fromkeys(changed))
+        for merge in self.found.merges:
+            channels, back = merge.root.order[merge.index], np.arange(merge.index.size)
+            aligned = bool((channels != merge.index).any())
+            if aligned:
+                # what several heads share is there once in each, before and after
+                back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
+                self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
+            zero = merge.root.zero[channels] | merge.fixed[channels]
+            shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
+            if not aligned:
+                known = self.facts.known(merge.tensor, merge.axis)
+                new_here = (shift != 0) | (True if known is None else ~known.mask)
+                zero, shift = zero & new_here, np.where(new_here, shift, 0)
+            consumers = list(merge.tensor.outputs)
+            new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
+            _replace_inputs(consumers, merge.tensor, new)
+        self.editor.finish()
+        return frozenset(self.made)
+
+    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
+        """The tensor with zeros for what is not kept, the shift added, and then in this order."""
+        producer = tensor.inputs[0] if tensor.inputs else self.editor.start
+        shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
+
+        def emit(op: str, data: gs.Tensor, hint: str, values: Array, **attrs: object) -> gs.Tensor:
+            constant = self.editor.constant(hint, values)
+            output = self.editor.variable(f"{data.name}_heads", data.dtype, data.shape)
+            self.made.add(output.name)
+            return self.editor.emit(op, [data, constant], output, f"{output.name}_{op.lower()}", attrs, after=producer)
+
+        current = tensor
+        if not kept.all():
+            current = emit("Mul", current, "needed", kept.astype(numpy_dtype(tensor)).reshape(shape))
+        if shift.any():
+            current = emit("Add", current, "constants", shift.astype(numpy_dtype(tensor)).reshape(shape))
+        if (order != np.arange(order.size)).any():
+            current = emit("Gather", current, "order", order, axis=axis)
+        return current
+
+    def _rearrange(self, node: gs.Node, place: int, trace: Trace) -> None:
+        """Let the elements of a constant go with the channels that they are multiplied with."""
+        index, constant = once(trace.index), values_of(node.inputs[place])
+        moved = trace.root.order[index]
+        if (moved != index).any():
+            shape = np.broadcast_shapes(index.shape, constant.shape)
+            axes = [a - index.ndim for a in varying(index)]
+            rows = np.moveaxis(np.broadcast_to(constant, shape), axes, range(-len(axes), 0))
+            places = np.empty(trace.root.zero.size, np.int64)
+            places[index.reshape(-1)] = np.arange(index.size)
+            picked = rows.reshape(*rows.shape[: -len(axes)], -1)[..., places[moved].reshape(-1)].reshape(rows.shape)
+            values = np.moveaxis(picked, range(-len(axes), 0), axes)
+            node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
+
+
+def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:
+    for node in nodes if new is not old else ():
+        node.inputs = [new if t is old else t for t in node.inputs]
+
+
+def _paired_once(traces: list[Trace]) -> bool:
+    """Whether these channels may change places along the last axis, and each is multiplied with others but once."""
+    for root in {id(t.root): t.root for t in traces}.values():
+        index = [t.index for t in traces if t.root is root]
+        channels = np.concatenate([i.reshape(-1) for i in index])
+        if (root.paired[channels] != 1).any() or np.unique(channels).size < channels.size:
+            return False
+        if any((root.groups[i] != root.groups[i[..., :1]]).any() for i in index):
+            return False
+    return True
+
+
+def _align(root: Root) -> None:
+    """Reorder the channels of a root that may change places, but for those that a product multiplies with others."""
+    numbers, counts = np.unique(root.groups[root.paired == 0], return_counts=True)
+    several = numbers[counts > 1]
+    if several.size and np.unique(counts[counts > 1]).size == 1:
+        lines = [np.flatnonzero((root.groups == number) & (root.paired == 0)) for number in several]
+        index = np.stack(lines)
+        _live_first([Trace(root, index)], root.zero[index] | ~root.needed[index])
+
+
+def _live_first(traces: list[Trace], dead: Mask) -> None:
+    """Reorder these channels so that along the last axis those that are not dead come first, unless nothing is won."""
+    alive = ~dead
+    if int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum()) == int(alive.sum(axis=-1).max()):
+        return
+    places = np.argsort(dead, axis=-1, kind="stable")
+    for trace in traces:
+        everywhere = np.broadcast_to(places, trace.index.shape)
+        trace.root.order[trace.index] = np.take_along_axis(trace.index, everywhere, axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -126,18 +126,24 @@ def filled_at_once(part: _Part, /, **fields: object) -> _Part:
     Setting them one by one, as its own constructor does, takes five times as long, since that looks each of them up
     first: a tenth of a default compile.
     """
-    vars(part).update({**fields, **_neighbours(part)})
+    before, after = _Neighbours(), _Neighbours()
+    before.owner = after.owner = weakref.ref(part)
+    before.field_name, after.field_name = "outputs", "inputs"
+    vars(part).update({**fields, "inputs": before, "outputs": after})
     return part
 
 
 class _Neighbours(SynchronizedList[Any]):
-    """Producers or consumers of a tensor or node, which they do not keep alive."""
+    """Producers or consumers of a tensor or node, which they do not keep alive.
 
-    __slots__ = ("owner",)
+    field_name: the list of theirs in which it stands.
+    """
+
+    __slots__ = ("field_name", "owner")
     __init__ = list.__init__  # a graph has thousands of them
 
     owner: weakref.ref[gs.Tensor | gs.Node]
-    field_name: ClassVar[str]
+    field_name: str
 
     @property
     def parent_obj(self) -> gs.Tensor | gs.Node | None:
@@ -148,20 +154,3 @@ class _Neighbours(SynchronizedList[Any]):
         """Itself, and not what is equal to it, as a node of another branch may be."""
         own, there = self.owner(), getattr(elem, self.field_name)
         list.__delitem__(there, next(index for index, other in enumerate(there) if other is own))
-
-
-class _Before(_Neighbours):
-    __slots__ = ()
-    field_name = "outputs"
-
-
-class _After(_Neighbours):
-    __slots__ = ()
-    field_name = "inputs"
-
-
-def _neighbours(owner: gs.Tensor | gs.Node) -> dict[str, _Neighbours]:
-    """The lists of what comes before a tensor or node and after it, empty; they tell the other side of changes."""
-    before, after = _Before(), _After()
-    before.owner = after.owner = weakref.ref(owner)
-    return {"inputs": before, "outputs": after}

@@ -48,7 +48,7 @@ _WITH_ATTRIBUTES: dict[str, Callable[..., Array]] = {
     "Concat": lambda *parts, axis: np.concatenate(parts, axis),
     "Gather": lambda x, index, axis=0: np.take(x, index, axis),
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: _hard_sigmoid(x, alpha, beta),
-    "HardSwish": lambda x: _hard_swish(x),
+    "HardSwish": lambda x: _hard_swish(x),  # in older opsets, too, where a pass puts it before it raises the opset
     "Reshape": lambda x, shape, allowzero=0: x.reshape(shape if allowzero else _whole(x, shape)),
     "Slice": lambda x, starts, ends, axes=None, steps=None: x[_cut(x, starts, ends, axes, steps)],
     "Squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes)),

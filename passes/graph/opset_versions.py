@@ -56,7 +56,11 @@ def means_the_same(form: Form, first: int, second: int) -> bool:
     return (
         min(first, second) >= _OLDEST
         and not any(old.attributes[name].default_value.type for name in gone)
-        and all(_stands_in(new.attributes[name], was) for name, was in old.attributes.items() if name not in gone)
+        and all(
+            (now := new.attributes[name]).type == was.type and now.default_value == was.default_value
+            for name, was in old.attributes.items()
+            if name not in gone
+        )
         and not any(new.attributes[name].required for name in new.attributes.keys() - old.attributes.keys())
     )
 
@@ -71,8 +75,3 @@ def became_operands(op: str, opset: int) -> tuple[str, ...]:
 def _schema(op: str, opset: int) -> OpSchema | None:
     found = onnx.defs.get_schema(op, opset, "") if onnx.defs.has(op, opset, "") else None
     return None if found is None or found.deprecated else found
-
-
-def _stands_in(now: OpSchema.Attribute, was: OpSchema.Attribute) -> bool:
-    """Whether an attribute has the same default."""
-    return now.type == was.type and now.default_value == was.default_value

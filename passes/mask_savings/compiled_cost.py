@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy
+from passes.adapters.price import Policy
 from passes.graph.tensors import is_constant, set_stored
 from passes.model.graph_to_onnx import exported
 from passes.pipeline import order

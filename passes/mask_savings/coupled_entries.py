@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
 from passes.errors.arguments import typed
-from passes.graph.tensors import Array, Index, Mask, is_constant
+from passes.graph.tensors import Array, Index, Mask, is_constant, unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.model.inputs import bind, no_input, split
 from passes.ops import Linked, rules, traits
@@ -271,16 +271,3 @@ def _by_class(entries: Index, index: Index) -> tuple[Index, Index]:
     first = np.zeros(int(index.max()) + 1, np.int64)
     first[index[reached][::-1]] = entries[reached][::-1]
     return entries[reached], first[index[reached]]
-
-
-def unite(root: Index, a: Index, b: Index) -> bool:
-    """Couple entry `a[i]` with entry `b[i]`, in `root`; whether any was not before."""
-    changed = False
-    while not np.array_equal(root[a], root[b]):
-        changed = True
-        low = np.minimum(root[a], root[b])
-        np.minimum.at(root, root[a], low)
-        np.minimum.at(root, root[b], low)
-        while not np.array_equal(root, root[root]):
-            root[:] = root[root]
-    return changed

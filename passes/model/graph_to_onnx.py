@@ -13,7 +13,6 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.abstract_values.polynomial import Expression
-from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.graph import construct
 from passes.graph.subgraphs import Body, captured, shared_constants
 from passes.graph.tensors import (
@@ -32,6 +31,7 @@ from passes.model.declarations import annotated, declare, dims_of, is_made_up, r
 from passes.model.onnx_to_graph import Empty, Stored
 from passes.model.outline import described_as
 from passes.ops import rules
+from passes.ops.attention.fused import FusedAttention
 from passes.ops.resize import Resize
 from passes.ops.shape import Expand, Reshape
 from passes.weights.external_file import Store
@@ -96,7 +96,7 @@ def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str])
     resized = isinstance(rules(node), Resize) and bool(opened.intersection(node.outputs[0].shape or ()))
     # where the sizes of values are computed, inference takes what Attention makes of them to be as wide as the queries
     computed = isinstance(rules(node), Reshape | Expand) and not all(map(is_constant, node.inputs[1:]))
-    read = computed and any(isinstance(rules(reader), OutputSizesRule) for reader in node.outputs[0].outputs)
+    read = computed and any(isinstance(rules(reader), FusedAttention) for reader in node.outputs[0].outputs)
     return [node.outputs[0]] if resized or read else []
 
 

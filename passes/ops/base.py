@@ -244,3 +244,8 @@ def rules(node: gs.Node) -> Op:
 def rules_of(domain: str | None, op: str) -> Op:
     """The rules of an operator by name, `UNKNOWN` if there are none."""
     return _RULES.get((domain, op), UNKNOWN)
+
+
+def with_rules(domain: str) -> list[str]:
+    """The operators of a domain that have rules."""
+    return sorted(op for each, op in _RULES if each == domain)

@@ -26,7 +26,7 @@ from passes.abstract_values.shape_rules import (
     side_by_side,
 )
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, merge
-from passes.graph.editor import Change, all_or_none
+from passes.graph.editor import Change, GraphEditor, all_or_none
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import (
     Array,
@@ -367,6 +367,13 @@ def is_pointwise(node: gs.Node) -> bool:
     others = [tensor for index, tensor in present(node.inputs) if index > 0]
     alike = all(is_constant(t) and math.prod(t.shape) == 1 and len(t.shape) <= rank for t in others)
     return isinstance(op, Elementwise) and op.foldable and alike and bool(rank) and not is_constant(node.inputs[0])
+
+
+def pointwise_after(node: gs.Node, editor: GraphEditor) -> Iterator[gs.Node]:
+    """What follows the node and does the same to every element, where what is before it has no other reader."""
+    while (reader := editor.sole_reader(node.outputs[0])) is not None and is_pointwise(reader):
+        yield reader
+        node = reader
 
 
 @register("Cast")

@@ -136,7 +136,7 @@ class AveragePool(Pool, DependenceTransfer):
         return not node.attrs.get("count_include_pad", 0) or not (pads or node.attrs.get("ceil_mode", 0))
 
 
-@register("LpPool")
+@register("LpPool", "GlobalLpPool")
 class LpPool(Pool):
     """The norm of each window: only zero is known to stay what it is, the rest are maps."""
 
@@ -216,11 +216,6 @@ class GlobalPool(Pool, DependenceTransfer):
             rewriter.become(node, "Identity", [pooled])
         else:
             rewriter.become(node, "Gather", [pooled, rewriter.constant("channels", index)], axis=1)
-
-
-@register("GlobalLpPool")
-class GlobalLpPool(LpPool):
-    """Only zero is known to stay what it is."""
 
 
 @register("InstanceNormalization")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
+from passes.abstract_values.shape_rules import OutputSizesRule, Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Dependences, Link, Sets
 from passes.abstract_values.windows import kernel_windows, positions
 from passes.graph.tensors import (
@@ -219,7 +219,8 @@ class IntegerProduct(Contraction):
             return np.asarray(~steps.any(axis=tuple(a for a in range(steps.ndim) if a != axis)))
         data, zero = node.inputs[0], operand(node, self.operands.data_zero)
         if zero is not None and not is_constant(zero):
-            return _zero_before(data, zero, axis, facts)
+            before = _before_steps(data, zero)  # channels that were zero then are at the zero point
+            return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
         known, point = facts.known(data, axis), 0 if zero is None else facts.uniform(zero)
         if known is None or point is None:
             return np.zeros(facts.size(data, axis) or 0, bool)
@@ -332,12 +333,6 @@ class QLinearConv(IntegerConvolution):
     operands = Operands(3, 2, 5, output_zero=7, bias=8, per_output=(4, 5, 6, 7, 8))
 
 
-def _zero_before(data: gs.Tensor, zero: gs.Tensor, axis: int, facts: Facts) -> Mask:
-    """Channels that were zero when a DynamicQuantizeLinear made both the data and its zero point."""
-    before = _before_steps(data, zero)
-    return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
-
-
 def _before_steps(data: gs.Tensor, zero: gs.Tensor) -> gs.Tensor | None:
     """What a DynamicQuantizeLinear made both the data and its zero point of; None if none did."""
     producer = data.inputs[0] if data.inputs else None
@@ -370,7 +365,7 @@ class DynamicQuantize(Op):
 
 
 @register("MatMulNBits", domain="com.microsoft")
-class MatMulNBits(Op, WeightedSums):
+class MatMulNBits(OutputSizesRule, Op, WeightedSums):
     """A · Wᵀ + bias for W [N, K] in blocks along K. Source: ONNX Runtime's contrib operators."""
 
     width_axis = -1
@@ -379,6 +374,10 @@ class MatMulNBits(Op, WeightedSums):
     def form(self, node: gs.Node) -> Op:
         known = node.attrs.keys() >= {"K", "N", "block_size"}  # nobody checks the form of such operators
         return self if known and all(operand(node, index) is not None for index in range(3)) else UNKNOWN
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        shape, columns = shape_of(node.inputs[0]) if node.inputs else None, node.attrs.get("N")
+        return [[*shape[:-1], columns]] if shape is not None and isinstance(columns, int) else []
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         rank = len(shape_of(node.inputs[0]) or ())

@@ -45,8 +45,7 @@ from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import checked, prepared, simplified
 from passes.sizes.sizes_to_count_at import Sizes
-from passes.targets.widths.channel_multiples import widened
-from passes.targets.widths.wider_layers import WiderPlan, Width
+from passes.targets.widths.channel_multiples import WiderPlan, Width, widened
 from passes.weights.external_file import Store
 
 # Weights that a file may have more than its source: what adapters restore, say. 1 KB of them.
@@ -239,7 +238,7 @@ def shrink_graph(
     A subgraph leaves out what is done once for a file, and rewrites that look beyond its nodes. No form for
     the sake of speed makes the graph exceed the FLOPs that it came with.
     """
-    limit = sum_over_nodes.flops_of(graph) if around is None and options.align is not None else 0
+    limit = sum_over_nodes.of_graph(graph).flops if around is None and options.align is not None else 0
     with recorder.step("prepare", graph, traced=True):
         # unused nodes are still there, and count as readers, and so are masks that let all pass, which stand between
         faults = options.runtime.faults(graph)

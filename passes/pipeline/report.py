@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from passes.planning.masked_axes import Held, MaskedAxis
 from passes.sizes.cost_values import Cost
-from passes.targets.widths.wider_layers import Width
+from passes.targets.widths.channel_multiples import Width
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from itertools import pairwise
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy, flops_per_moved_element
-from passes.adapters.price import piece_size
+from passes.adapters.price import Policy, flops_per_moved_element, piece_size
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.tensors import is_constant, operand, product, shape_of, size_of, volume

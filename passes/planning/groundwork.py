@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,7 +16,6 @@ from passes.graph.subgraphs import captured
 from passes.graph.tensors import Mask, bits, is_constant, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
 from passes.ops.movement import Movement
-from passes.planning.memo import Memo
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Cause, Key, Requirement
@@ -23,6 +23,8 @@ from passes.sizes.tokens_per_example import multiples, repeated
 
 #: in place of a node's index: the caller of the model
 CALLER = -1
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,12 @@ class Groundwork:
         for tensor in graph.outputs:
             reason = replace(kept_reasons.OUTPUT, words=f"{kept_reasons.OUTPUT.words} `{tensor.name}`")
             self.by_caller.whole_tensor(tensor, facts, CALLER, 0, Cause(None, reason))
-        self._slices: dict[Key, tuple[float, int]] = {}
         self._symbols = {d for t in graph.inputs for d in shape_of(t) or () if isinstance(d, str)}
 
     def slice_sizes(self, tensor: gs.Tensor, axis: int) -> tuple[float, int]:
         """Elements of a slice along the axis, for one example, and how many of them lie together."""
-        found = self._slices.get((tensor.name, axis))
-        if found is None:
-            elements = volume(tensor) / (self.facts.size(tensor, axis) or 1) * repeated(tensor, self.multiples)
-            self._slices[tensor.name, axis] = found = elements, piece_size(shape_of(tensor) or (), axis)
-        return found
+        elements = volume(tensor) / (self.facts.size(tensor, axis) or 1) * repeated(tensor, self.multiples)
+        return elements, piece_size(shape_of(tensor) or (), axis)
 
     def is_made_of_constants(self, tensor: gs.Tensor, axis: int) -> bool:
         """Whether constants along the axis make the tensor: its other sizes are known or those of graph inputs."""
@@ -202,3 +200,19 @@ def not_empty(demand: Demand, stored: Mask) -> Mask:
 def narrowed(sets: Sets) -> Sets:
     """Those that are not whole."""
     return {key: mask for key, mask in sets.items() if not mask.all()}
+
+
+class Memo(Generic[_Value]):
+    """Values by all that they depend on: each computed once, or anew every time where the memo is off."""
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+        self._values: dict[Hashable, _Value] = {}
+
+    def value(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """The value for this key."""
+        if not self._on:
+            return compute()
+        if key not in self._values:
+            self._values[key] = compute()
+        return self._values[key]

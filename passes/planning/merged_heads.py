@@ -12,8 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import flops_per_moved_element
-from passes.adapters.price import MOVED_ELEMENTS_PER_PIECE, piece_size
+from passes.adapters.price import MOVED_ELEMENTS_PER_PIECE, flops_per_moved_element, piece_size
 from passes.graph.tensors import Mask, shape_of, size_of, volume
 from passes.ops import rules
 from passes.ops.slice_gather import Gather

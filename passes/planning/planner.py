@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.adapters.placement import Policy, flops_per_moved_element
+from passes.adapters.price import Policy, flops_per_moved_element
 from passes.graph.tensors import Mask, present, shape_of
 from passes.ops import rules
 from passes.planning.cheapest_storage import cheapest

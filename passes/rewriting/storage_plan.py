@@ -90,6 +90,12 @@ class StoragePlan:
         return self.stored.get((tensor, axis), np.ones(size, bool))
 
 
+def everything(plan: StoragePlan, why: str) -> StorageFloor:
+    """All slices of all axes that are computed, and why."""
+    wider = {key: np.ones(mask.size, bool) for key, mask in plan.stored.items() if key[0] not in plan.absent}
+    return StorageFloor(dict(wider), wider=wider, why=dict.fromkeys(wider, why))
+
+
 def untouched(graph: gs.Graph) -> StoragePlan:
     """The plan that leaves the graph as it is."""
     return StoragePlan(computed=set(range(len(graph.nodes))))

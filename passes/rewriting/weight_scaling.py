@@ -16,7 +16,7 @@ from passes.graph.tensors import SMALL, Array, is_constant, is_float, operand, s
 from passes.weights import quantized
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import peaks
-from passes.weights.streaming import Lazy, lazy, scaled
+from passes.weights.streaming import Lazy, is_on_disk, lazy, scaled
 
 
 class AffineFolding:
@@ -119,8 +119,7 @@ class Fuser:
                 return None
             scaled = _scaled(weight, _per_weight(affine.scale, weight, axes, groups))
         if affine.shift.any():
-            values = lazy(weight)
-            if (bias is not None and not is_constant(bias)) or (values is not None and values.on_disk):
+            if (bias is not None and not is_constant(bias)) or is_on_disk(weight):
                 return None  # all of the weights would be read again
             shift = values_of(weight).astype(np.float64) * _per_weight(affine.shift, weight, axes, groups)
             shift = shift.sum(axis=tuple(a for a in range(shift.ndim) if a != axes[0]))

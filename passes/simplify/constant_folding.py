@@ -82,7 +82,7 @@ def _constant_results(node: gs.Node, opset: int) -> Results | None:
     value = op.value(node) if isinstance(op, Constant) else _from_sizes(node, opset)
     if value is not None:
         return [value]
-    size = _result_size(node)
+    size = sum(math.prod(shape) for t in node.outputs if (shape := static_shape(t)) is not None)
     weight = _computed_in_few_bits(node, opset) if size > SMALL else None
     if weight is not None:
         return [weight]
@@ -194,11 +194,6 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     except (ValueError, TypeError):
         return None
     return found if found is not None and np.array_equal(found.values, result) else None
-
-
-def _result_size(node: gs.Node) -> int:
-    """Elements of the result where its shape is known beforehand, else 0."""
-    return sum(math.prod(shape) for t in node.outputs if (shape := static_shape(t)) is not None)
 
 
 def settle_operands(graph: gs.Graph) -> bool:

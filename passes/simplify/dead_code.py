@@ -22,7 +22,8 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
     # a subgraph may give a tensor of the outer graph as its own output; that name is not followed
-    inside = {name for node in graph.nodes for body in subgraphs(node) for name in _named_outside(body)}
+    bodies = [body for node in graph.nodes for body in subgraphs(node)]
+    inside = {t.name for body in bodies for t in (*body.outputs, *(t for n in body.nodes for t in captured(n)))}
     for node in list(graph.nodes):
         op = rules(node)
         if isinstance(op, Concat) and len(parts := op.parts(node)) < len(node.inputs):
@@ -52,11 +53,6 @@ def _passed_on(node: gs.Node, *, shapes: bool) -> gs.Tensor | None:
     op = rules(node)
     same = op.passes_on(node)
     return op.leaves_shape(node) if same is None and shapes and isinstance(op, Reshape) else same
-
-
-def _named_outside(body: gs.Graph) -> set[str]:
-    """Names of a subgraph's outputs, and of what its own subgraphs capture."""
-    return {t.name for t in body.outputs} | {t.name for node in body.nodes for t in captured(node)}
 
 
 def drop_unused(graph: gs.Graph) -> None:

@@ -18,7 +18,7 @@ from passes.ops import rules, traits
 from passes.ops.contractions.matmul import MatMul
 from passes.weights.quantized import Quantized
 from passes.weights.statistics import is_finite
-from passes.weights.streaming import lazy
+from passes.weights.streaming import is_on_disk
 
 _CLIPS_INTEGERS = 12  # the opset from which Clip does
 
@@ -67,8 +67,7 @@ def _one_hot(tensor: gs.Tensor, editor: GraphEditor) -> _OneHot | None:
 
 def _rows(matrix: gs.Tensor, classes: Array) -> Array | None:
     """The rows of the matrix by class, and one of zeros before and after them: [classes + 2, columns]."""
-    values = lazy(matrix)
-    if not is_constant(matrix) or isinstance(matrix, Quantized) or (values is not None and values.on_disk):
+    if not is_constant(matrix) or isinstance(matrix, Quantized) or is_on_disk(matrix):
         return None
     if len(matrix.shape) != 2 or matrix.shape[0] != classes.size or 2 * matrix.shape[1] > classes.size:
         return None

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import captured, with_bodies
 from passes.graph.tensors import (
@@ -32,6 +31,7 @@ from passes.graph.tensors import (
 from passes.model.declarations import MADE_UP, dims_of, is_name, written_by_unknown
 from passes.model.graph_to_onnx import add_node, outlined
 from passes.ops import rules
+from passes.ops.attention.fused import FusedAttention
 from passes.ops.base import rules_of
 
 #: elements: values of larger initializers are not looked at, as no shape operand is as large
@@ -103,7 +103,7 @@ def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
         node.name = describe(node)
     declared = {value.name for value in [*light.graph.value_info, *light.graph.output]}
     # of Attention whose values have a shape that it does not infer, onnx believes that they are like the queries
-    shaped = {id(t) for n in graph.nodes if isinstance(rules(n), OutputSizesRule) for t in n.inputs if t.shape}
+    shaped = {id(t) for n in graph.nodes if isinstance(rules(n), FusedAttention) for t in n.inputs if t.shape}
     light.graph.value_info.extend(
         onnx.helper.make_tensor_value_info(
             tensor.name, element_of(tensor.dtype), tensor.shape if id(tensor) in shaped else None

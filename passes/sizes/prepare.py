@@ -6,6 +6,7 @@ The passes after it stand in `passes.pipeline`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,6 +20,7 @@ from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.model.onnx_to_graph import imported
+from passes.model.outline import outline
 from passes.ops import rules
 from passes.ops.control_flow import ControlFlow
 from passes.simplify import (
@@ -28,9 +30,8 @@ from passes.simplify import (
     repeated_indices,
     reshape_chains_to_gather,
 )
-from passes.simplify.capture_unchanged_states import capture_unchanged_states
+from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_activations import gelu
-from passes.simplify.inline_constant_if import inline_taken_branches
 from passes.simplify.raise_opset import raise_opset
 from passes.sizes.loop_states import Suppositions
 from passes.sizes.onnx_inference import annotate_node, check, name_inputs
@@ -170,3 +171,17 @@ def check_order(graph: onnx.GraphProto) -> None:
     for value in graph.output:
         if value.name not in ready:
             raise GraphError(f"Nothing writes the graph output `{value.name}`.")
+
+
+def tensors_by_name(model: onnx.ModelProto) -> dict[str, gs.Tensor]:
+    """The tensors of the main graph with their types and shapes, those that constant folding removes among them.
+
+    As far as the model tells them: it need not be valid.
+    """
+    light = inlined(inputs_with_defaults.opened(outline(model)))
+    graph = imported(light)
+    tensors = graph.tensors() | {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
+    with suppress(GraphError):  # what is known before the contradiction stays
+        shaped(light, graph)
+    sequences = {name for name, t in tensors.items() if isinstance(t, gs.Variable) and t.type != "tensor_type"}
+    return {name: tensor for name, tensor in tensors.items() if name not in sequences}

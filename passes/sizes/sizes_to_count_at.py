@@ -52,7 +52,7 @@ def at_sizes(
     Where the model works at none of them all that is open counts as 1. Raises SizeError for sizes that do not fit the
     inputs, or at which the model does not work.
     """
-    _, names = _inputs(model, {})
+    every, names = _inputs(model, {})
     inputs, left = _inputs(model, asked or {})
     failure = ""
     for choice in _choices(inputs, left):
@@ -67,16 +67,10 @@ def at_sizes(
             continue
         if asked or windows_fit(found):
             return found, _counted_at(found, sizes, names)
-    ones = as_one(model, graph)
+    ones = _counted_at(graph, _put(every, dict.fromkeys(names, 1)), names)
     if asked and sizes != ones.sizes:
         raise SizeError(f"The model does not work at the sizes to count at. {failure}")
     return graph, ones
-
-
-def as_one(model: onnx.ModelProto, graph: gs.Graph) -> CountedAt:
-    """What a count of the graph as it is says: all that is open counts as 1."""
-    inputs, names = _inputs(model, {})
-    return _counted_at(graph, _put(inputs, dict.fromkeys(names, 1)), names)
 
 
 def still_open(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int | None, ...]]:

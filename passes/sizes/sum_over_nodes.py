@@ -63,7 +63,7 @@ def graph_and_cost(
     sized, found = at_sizes(model, graph, at, fits=fits)
     cost = replace(of_graph(sized), at=found)
     # at sizes that are fixed more can be folded than the file does
-    return sized, cost if sized is graph else replace(cost, params=params_of(graph))
+    return sized, cost if sized is graph else replace(cost, params=of_graph(graph).params)
 
 
 def of_graph(graph: gs.Graph) -> Cost:
@@ -83,7 +83,8 @@ def of_graph(graph: gs.Graph) -> Cost:
         params = sum(new.values())
         if passed:
             params += sum(passed.pop(id(t), 0) for t in node.inputs)
-        if params and isinstance(op, Movement) and node.outputs[0].outputs and _all_made(node, made):
+        of_weights = all(is_constant(t) or id(t) in made for _, t in present(node.inputs))
+        if params and of_weights and isinstance(op, Movement) and node.outputs[0].outputs:
             made.add(id(node.outputs[0]))
             passed[id(node.outputs[0])], params = params, 0
         nodes.append(NodeCost(describe(node), str(node.op), flops, macs, width, params, reads))
@@ -93,18 +94,6 @@ def of_graph(graph: gs.Graph) -> Cost:
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
-
-
-def params_of(graph: gs.Graph) -> int:
-    """The parameters of a graph, as `of_graph` counts them."""
-    nodes = (node for scope in with_bodies(graph) for node in scope.nodes)
-    weights = {id(t): math.prod(t.shape) for node in nodes for t in node.inputs if _is_weight(t)}
-    return sum(weights.values())
-
-
-def flops_of(graph: gs.Graph) -> int:
-    """The FLOPs of a graph, as `of_graph` counts them."""
-    return sum(_work(node)[0] for node in graph.nodes)
 
 
 def _work(node: gs.Node) -> tuple[int, int]:
@@ -127,11 +116,6 @@ def _widths(node: gs.Node, axis: int) -> tuple[int | None, int | None]:
     width = stored or size_of(node.outputs[0], axis)
     several_positions = stored is not None
     return width, None if several_positions or node.attrs.get("transA") else size_of(node.inputs[0], axis)
-
-
-def _all_made(node: gs.Node, made: set[int]) -> bool:
-    """Whether the node reads nothing but weights, and what was made of them."""
-    return all(is_constant(t) or id(t) in made for _, t in present(node.inputs))
 
 
 def _is_weight(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:

@@ -308,3 +308,9 @@ def lazy(tensor: gs.Tensor) -> Lazy | None:
     """The values of an initializer that are not kept, None if they are, or if it is none."""
     values = stored(tensor) if isinstance(tensor, gs.Constant) else None
     return values if isinstance(values, Lazy) else None
+
+
+def is_on_disk(tensor: gs.Tensor) -> bool:
+    """Whether the values of an initializer take no memory while nobody asks for them."""
+    values = lazy(tensor)
+    return values is not None and values.on_disk

@@ -39,9 +39,7 @@ def compile(
     ] = None,
     tensorflow: TensorFlowOptions,
     options: CompileOptions,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare with the input before anything is written.")
-    ] = True,
+    verify: shared.Verify = True,
     certificate: shared.Certificate = None,
     report: shared.Reports = None,
     bench: Annotated[

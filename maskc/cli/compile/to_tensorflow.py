@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.output import console, print_json
 from maskc.cli.shared_options import Limits
-from maskc.inspection.option_fields import option, options_of
+from maskc.inspection.options import option, options_of
 
 Format = Literal["onnx", "keras", "saved_model", "tflite"]
 

@@ -11,7 +11,6 @@ from keras import layers
 from numpy.typing import NDArray
 
 from maskc import datasets, progress
-from maskc.errors import UnavailableError
 from maskc.train import MaskLayer, PruningOptimizer
 
 BATCH = 32
@@ -37,13 +36,9 @@ def load_digits(seed: int) -> Digits:
     Raises:
         UnavailableError: if scikit-learn is not installed.
     """
-    try:
-        from sklearn import model_selection
-    except ImportError as error:
-        raise UnavailableError(
-            "The demo needs scikit-learn, which is not installed: pip install 'maskc[demo]'."
-        ) from error
     images, labels = datasets.digits()
+    from sklearn import model_selection
+
     x, held_x, y, held_y = model_selection.train_test_split(
         images, labels, test_size=1 / 3, random_state=seed, stratify=labels
     )

@@ -31,9 +31,7 @@ def prune(
         typer.Option("--output", "-o", metavar="OUT", help="Where to write; by default beside the input."),
     ] = None,
     options: PruneOptions,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare with the masked network before anything is written.")
-    ] = True,
+    verify: shared.Verify = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the training of an interrupted run of the same command.")
     ] = False,

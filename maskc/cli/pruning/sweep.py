@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -66,9 +65,7 @@ def sweep(
         bool, typer.Option("--lower-is-better", help="Lower quality is better, as for a loss or an error.")
     ] = False,
     reading: Annotated[ReadOptions, Without("masks")],
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare each model with its source before it is written.")
-    ] = True,
+    verify: shared.Verify = True,
     provider: Annotated[Provider, typer.Option(help="Where latency is measured.")] = "cpu",
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long to measure the latency of each model; 0 to skip.")
@@ -101,10 +98,9 @@ def sweep(
     from maskc.pruning.sweeps import run
 
     load(rules or ())
-    parsers: dict[str, Callable[[str], Any]] = {"align": parse_align, "adapters": str, "target": str}
     given = {"align": align, "adapters": adapters, "target": target}
     axes = [
-        [(name, parsers[name](word)) for word in _values(f"--{name}", words)]
+        [(name, parse_align(word) if name == "align" else word) for word in _values(f"--{name}", words)]
         for name, words in given.items()
         if words is not None
     ]

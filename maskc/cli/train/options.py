@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from maskc.inspection.option_fields import option
+from maskc.inspection.options import option
 
 
 def _pruning(name: str, default: Any, help: str, metavar: str = "N", min: int = 0) -> Any:

@@ -14,6 +14,7 @@ from maskc.cli.train.options import TrainingOptions
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import load
 from maskc.frontend.write_model_files import write_bytes, written
+from maskc.inspection.options import options_of
 from maskc.report.terminal import show_sizes, table
 from maskc.report.visible_console import VisibleConsole
 from maskc.train.data.features import FeatureSpec
@@ -161,7 +162,12 @@ def _remember(options: TrainingOptions, resume: bool) -> None:
                 before = dict(json.loads(path.read_text()))
             except (ValueError, TypeError) as error:
                 raise InputError(f"{path} is damaged: remove {options.output}, or give --no-resume.") from error
-            differing = [_flag(name) for name in now if before.get(name, now[name]) != now[name]]
+            flags = {name: option.flags for name, option in options_of(TrainingOptions).items()}
+            differing = [
+                (*flags[name], f"--{name.replace('_', '-')}")[0]
+                for name in now
+                if before.get(name, now[name]) != now[name]
+            ]
             if differing:
                 raise InputError(
                     f"{options.output} holds a run with another {', '.join(differing)}: give another directory, or "
@@ -171,13 +177,6 @@ def _remember(options: TrainingOptions, resume: bool) -> None:
             for place in places:
                 checkpoints.clear(place, 0)
         write_bytes(path, (json.dumps(now, indent=2) + "\n").encode())
-
-
-def _flag(name: str) -> str:
-    """What the setting is called on the command line."""
-    if name.startswith("pruning_"):
-        return f"--pruning.{name.removeprefix('pruning_')}"
-    return {"metrics": "--metric"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def show_training(result: Trained, out: VisibleConsole) -> None:

@@ -6,23 +6,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 import passes
-from maskc.compilation.compile import shrink_with
+from maskc.compilation.compile import shrink_with, timed
 from maskc.errors import InputError
 from maskc.frontend.file_size import model_bytes
 from maskc.progress import note, stage
-from maskc.pruning.choice.removal import Removal
-from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.choice.observation import Observed
+from maskc.pruning.layers.network import Mask
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
-from maskc.runtime.latency import measure
-from maskc.runtime.session import Provider, load
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
@@ -30,25 +26,21 @@ _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
 _STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
-_SECONDS = 1.0  # for the latency of a candidate
+_SECONDS, _RUNS = 1.0, 20  # for the latency of a candidate, and how many there are at least
 
 Figure = Callable[[passes.Shrunk], float]
 
 
 @dataclass(frozen=True)
 class Search:
-    """A network, the order in which its groups go, and the source that targets are shares of.
+    """A network as it was observed, with the order in which its groups go, and the source that targets are shares of.
 
-    before: FLOPs, weights and bytes of the source. batch: what latency is measured on. notes: on layers that stay.
+    before: FLOPs, weights and bytes of the source.
     """
 
-    source: ModelProto
-    network: Network
-    removal: Removal
+    seen: Observed
     options: PruneOptions
     before: Mapping[str, float]
-    batch: Mapping[str, NDArray[Any]]
-    notes: tuple[str, ...] = ()
 
     def found(self) -> tuple[Mask, PruneOptions]:
         """The groups to remove for the target of the options, bool [groups], and the options to compile with.
@@ -70,14 +62,14 @@ class Search:
         most = share * self.before["flops"]
         asked, step, reached = most, _STEP * most, True
         while reached:
-            reached = self.removal.down_to(asked)
-            gone, compiled = self._useful(self.removal.gone())
+            reached = self.seen.removal.down_to(asked)
+            gone, compiled = self._useful(self.seen.removal.gone())
             left = self._flops(compiled)
             note(f"{left / self.before['flops']:.3f} of the FLOPs are left")
             if left <= most:
                 return gone if left > (1 - _CLOSE) * most else self._filled(self._fewest(self._flops, most), most)
             # widths that kernels like are kept in steps, so a small excess may take more to go
-            asked = min(asked, self.removal.flops) - max(left - most, step)
+            asked = min(asked, self.seen.removal.flops) - max(left - most, step)
             step *= 2
         raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.2g} of them are left")
 
@@ -85,38 +77,40 @@ class Search:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
         low = 0
-        while (found := figure(self._useful(self.removal.gone())[1])) > most:
-            low, left = len(self.removal.ends), self.removal.flops
-            self.removal.down_to(_STAGE * left if left > 0 else -math.inf)  # a model of time may be below what is left
-            if len(self.removal.ends) == low:
+        while (found := figure(self._useful(self.seen.removal.gone())[1])) > most:
+            low, left = len(self.seen.removal.ends), self.seen.removal.flops
+            self.seen.removal.down_to(
+                _STAGE * left if left > 0 else -math.inf
+            )  # a model of time may be below what is left
+            if len(self.seen.removal.ends) == low:
                 told = _told(name, 1 / found if name == "speedup" else found)
                 raise self._unreachable(f"--{name} {value:g}", f"it is {told}")
         return self._fewest(figure, most, low)
 
     def _unreachable(self, what: str, left: str) -> InputError:
         text = f"{what} cannot be reached: with a tenth of every layer's channels left, {left}."
-        return InputError(" ".join([text, *self.notes]))
+        return InputError(" ".join([text, *self.seen.notes]))
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:
         """The fewest groups, of those that go first, whose loss brings a figure down to `most`: more than `low` units.
 
         The search ends where it is near.
         """
-        ends = [0, *self.removal.ends]
+        ends = [0, *self.seen.removal.ends]
         high = len(ends) - 1
         while high - low > max(1, high // _FINEST):
             middle = (low + high) // 2
-            gone, compiled = self._useful(self.removal.gone(ends[middle]))
+            gone, compiled = self._useful(self.seen.removal.gone(ends[middle]))
             found = figure(compiled)
             note(f"{found / most:.2f} times the target with {ends[middle]:,} of {ends[-1]:,} groups gone")
             if (1 - _CLOSE) * most < found <= most:
                 return gone
             low, high = (low, middle) if found <= most else (middle, high)
-        return self._useful(self.removal.gone(ends[high]))[0]
+        return self._useful(self.seen.removal.gone(ends[high]))[0]
 
     def _filled(self, gone: Mask, most: float) -> Mask:
         """The same without small units, as many as there is room for where one that went saves much, as a head does."""
-        units = self.removal.smallest_units(gone)
+        units = self.seen.removal.smallest_units(gone)
         fitting, low, high = gone, 0, len(units) + 1
         while high - low > max(1, len(units) // _FINEST):
             middle = (low + high) // 2
@@ -130,11 +124,11 @@ class Search:
         """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
         most = self.options.max_drop or 0.0
         low, high, found, curve = _LEAST, 1.0, None, []
-        self.removal.down_to(_LEAST * self.before["flops"])
+        self.seen.removal.down_to(_LEAST * self.before["flops"])
         with stage("Searching", _SHARES) as searching:
             for _ in range(_SHARES):
                 share = (low + high) / 2
-                gone = self.removal.gone(self.removal.count_at(share * self.before["flops"]))
+                gone = self.seen.removal.gone(self.seen.removal.count_at(share * self.before["flops"]))
                 worse = drop(gone)
                 searching.advance(note=f"{worse:.3g} worse at {share:.2g} of the FLOPs")
                 if worse <= most:
@@ -154,17 +148,17 @@ class Search:
         """
         compiled = self._compiled(gone)
         rank = np.full(len(gone), -1)
-        rank[self.removal.order] = np.arange(len(self.removal.order))
+        rank[self.seen.removal.order] = np.arange(len(self.seen.removal.order))
         kept = np.ones(len(gone), bool)
-        for name in self.network.units:
-            kept[self.network.groups[name]] = False
-        for name, place in self.network.places.items():
-            groups = np.unique(self.network.groups[name])
+        for name in self.seen.network.units:
+            kept[self.seen.network.groups[name]] = False
+        for name, place in self.seen.network.places.items():
+            groups = np.unique(self.seen.network.groups[name])
             origin = compiled.origins.get(f"{name}/masked")
             stored = np.zeros(len(gone), bool)
             if origin is not None and place.axis in origin.slices:
                 stored[groups] = True
-                stored[np.delete(self.network.groups[name], origin.slices[place.axis])] = False
+                stored[np.delete(self.seen.network.groups[name], origin.slices[place.axis])] = False
             lost = groups[gone[groups]]
             lost = lost[np.argsort(rank[lost])]
             kept[lost[: len(lost) - int(stored[lost].sum())]] = False
@@ -173,9 +167,9 @@ class Search:
 
     def _compiled(self, gone: Mask) -> passes.Shrunk:
         """What is compiled without these groups, with a number in place of each bias, which a refit will need."""
-        model = self.network.masked(gone)
-        constants = self.network.layers.constants
-        biases = {r.contraction.bias for r in self.network.readers if r.contraction.bias and gone.any()}
+        model = self.seen.network.masked(gone)
+        constants = self.seen.network.layers.constants
+        biases = {r.contraction.bias for r in self.seen.network.readers if r.contraction.bias and gone.any()}
         filled = {
             name: np.full_like(constants.values[name], 1e-3) for name in biases if not constants.values[name].any()
         }
@@ -204,9 +198,8 @@ class Search:
 
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
-        provider: Provider = "openvino" if self.options.target == "openvino" else "cpu"
-        before, after = load(self.source, provider), load(model, provider)
-        return measure(before, after, self.batch, provider, seconds=seconds)  # type: ignore[arg-type]
+        provider = "openvino" if self.options.target == "openvino" else "cpu"
+        return timed(self.seen.source, model, provider, self.seen.batches[0], seconds=seconds, least=_RUNS)
 
 
 def _told(name: str, figure: float) -> str:

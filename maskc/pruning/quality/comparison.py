@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError
-from maskc.results.agreement import Agreement
+from maskc.results.measurements import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Outputs = Mapping[str, NDArray[Any]]

@@ -15,7 +15,7 @@ from maskc.pruning.data import Data
 from maskc.pruning.measure import rate
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.comparison import Comparison, distance
-from maskc.results.agreement import Agreement
+from maskc.results.measurements import Agreement
 
 # Of a result that is of use: the share of predictions that are the source's, and the error of other outputs.
 _FEWEST, _LARGEST = 0.5, 0.7

@@ -11,8 +11,7 @@ from typing import Any
 from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import checked_jobs
 from maskc.errors import InputError
-from maskc.inspection.option_fields import options_of
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, options_of
 from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, check_quality
 from maskc.pruning.sweeps import work

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -12,26 +12,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc import frontend, progress
 from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError
-from maskc.frontend import KERAS_SUFFIXES, Source, write_model_files
+from maskc.frontend import KERAS_SUFFIXES, write_model_files
 from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count
+from maskc.pruning.choice.observation import observed
+from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given, path_and_name
 from maskc.pruning.data import data as read_data
-from maskc.pruning.observed import levels as by_data
+from maskc.pruning.options import PruneOptions
 from maskc.pruning.sweeps import work
 from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
+from maskc.verification.verify import verify
 from passes.errors import GraphError, SizeError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open
@@ -106,10 +107,7 @@ class Plan:
 
     def _make_directory(self) -> None:
         """Not before the model was read, so that a slip of the pen leaves nothing behind."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The directory {self.directory} cannot be made: {error.strerror or error}.") from error
+        write_model_files.make_directory(self.directory)
 
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()
@@ -137,7 +135,7 @@ class Plan:
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
         if not target.exists():
             source = frontend.read(path, signature=self.reading.signature)
-            _compare(source)
+            verify(source, source.model).raise_if_different()
             self._make_directory()
             write_model_files.write_model(source.model, target)
         self.files[self._relative(target)] = frontend.read(target).files
@@ -182,7 +180,8 @@ class Plan:
                     problem += " Layers in an If, Loop or Scan keep theirs." * nested
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"
-                    _save(file, level.masks)
+                    with write_model_files.written(file):
+                        write_model_files.write_arrays(file, level.masks)
                 masks = None if file is None else file.name
                 found[target] = Level(name, self._relative(path), masks, target, keys[target], problem)
         yield from (found[target] for target in targets)
@@ -194,10 +193,16 @@ class Plan:
         if not targets:
             return
         try:
-            for target, made in by_data(self.source, read_data(data, self.source), targets):
+            whole = PruneOptions(align="none", verify=None)
+            seen = observed(self.source, read_data(data, self.source), whole)
+            before = {"flops": seen.cost.flops}
+            for target in sorted(targets, reverse=True):
                 name, file, problem = f"flops-{target:g}", path, None
-                if isinstance(made, InputError):
-                    problem = str(made)
+                options = dataclasses.replace(whole, flops=target, at=seen.network.at)
+                try:
+                    made = seen.without(Search(seen, options, before).found()[0])
+                except InputError as error:
+                    problem = str(error)
                 else:
                     file = self.directory / f"{name}.masked.onnx"
                     write_model_files.write_model(made, file)
@@ -213,21 +218,6 @@ class Plan:
         if not text or not path.exists():
             return uuid.uuid4().hex
         return write_model_files.digest(sorted(path.iterdir()) if path.is_dir() else [path])
-
-
-def _compare(source: Source) -> None:
-    """Raise `NotEquivalentError` if the ONNX graph is not the TensorFlow model that it was made of."""
-    from maskc.verification.verify import verify
-
-    verify(source, source.model).raise_if_different()
-
-
-def _save(file: Path, masks: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file of masks, whole or not at all. Raises `InputError` when that fails."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **masks)  # type: ignore[arg-type]
-    with write_model_files.written(file):
-        write_model_files.write_bytes(file, buffer.getvalue())
 
 
 def existing(*files: Path) -> list[Path]:

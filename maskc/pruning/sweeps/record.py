@@ -13,8 +13,7 @@ from typing import Any
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.results.json_values import parsed, plain, read_object
-from maskc.results.measurements import Latency
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures, Latency
 
 # Raised when a key goes, changes its name or means something else; new keys may come without.
 SCHEMA = 1

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from maskc import frontend, progress
+from maskc.compilation.compile import timed
+from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.workers import checked_jobs, each
 from maskc.errors import InputError, MaskcError
 from maskc.frontend import write_model_files
 from maskc.frontend.input_sizes import Shapes
 from maskc.inspection.arguments import public
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, from_arguments
 from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, rate
 from maskc.pruning.sweeps import work
-from maskc.pruning.sweeps.measure import Clock
 from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.pareto import marked
 from maskc.pruning.sweeps.plan import Plan
@@ -30,6 +31,9 @@ from maskc.runtime.session import choose_provider
 from passes.sizes.sizes_to_count_at import Sizes
 
 PAGE = "sweep.html"
+
+# Runs that are timed of each candidate, at least.
+_RUNS = 20
 
 # What a record says of a quality that a function measures.
 _FUNCTION = "a function"
@@ -78,9 +82,8 @@ def sweep(
 
     Compilations run side by side in `jobs` processes (None: one for each core), or on the Ray cluster at address `ray`;
     the scripts that call this do so below `if __name__ == "__main__":`. Everything is measured in this process, one at
-    a time: latency in turns with the model itself, on `provider` (as for `maskc.verify`), for `seconds` each (0: not
-    at all), and `quality`, a function of the path of a model or a command with `{model}` in it that prints a number
-    last.
+    a time: latency in turns with the model itself, on `provider` (as for `maskc.verify`), for `seconds` each (0: not at
+    all), and `quality`, a function of the path of a model or a command with `{model}` in it that prints a number last.
 
     The directory `output`, which is made, gets the compiled models, the masks, `sweep.json` and the page `sweep.html`.
     What it holds already of the same input and options is not compiled, measured or, with the same command, rated
@@ -89,21 +92,8 @@ def sweep(
     Returns the sweep, with the error of each candidate that failed. Raises `InputError` when the arguments, the model
     or the directory cannot be used, and `UnavailableError` when something that is needed is not installed.
     """
-    options = SweepOptions(
-        reading=ReadOptions(shapes=shapes, at=at, signature=signature),
-        targets=targets,
-        data=data,
-        masks=[Path(mask) for mask in masks],
-        policies=policies,
-        quality=quality,
-        lower_is_better=lower_is_better,
-        verify=verify,
-        provider=provider,
-        seconds=seconds,
-        jobs=jobs,
-        ray=ray,
-        rules=rules,
-    )
+    reading = ReadOptions(shapes=shapes, at=at, signature=signature)
+    options = from_arguments(SweepOptions, locals(), masks=[Path(mask) for mask in masks])
     models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     if not models:
         raise InputError("There is no model to sweep.")
@@ -173,25 +163,32 @@ class _Keeper:
         tasks, rules = [self._plan.task(self._points[i]) for i in missing], self._plan.options.rules
         with progress.stage("Compiling", len(tasks)) as stage:
             if ray is None:
-                done: Iterator[tuple[int, work.Done | MaskcError]] = each(work.run, tasks, checked_jobs(jobs), rules)
+                done: Iterator[tuple[int, CompileReport | MaskcError]] = each(
+                    work.run, tasks, checked_jobs(jobs), rules
+                )
             else:
                 done = work.on_ray(tasks, ray, jobs, rules)
             for number, outcome in done:
                 if isinstance(outcome, MaskcError):
                     self._failed(missing[number], outcome)
                 else:
-                    share = outcome.figures.flops / max(self._frame.source.figures.flops, 1)
-                    self._put(missing[number], share=share, **vars(outcome))
+                    self._put(
+                        missing[number],
+                        sha256=write_model_files.digest([tasks[number].output]),
+                        figures=outcome.after,
+                        share=outcome.after.flops / max(self._frame.source.figures.flops, 1),
+                        verified=outcome.verified,
+                        warnings=outcome.warnings,
+                    )
                 stage.advance(note=f"{self._points[missing[number]].name} is done")
 
     def time(self, seconds: float) -> None:
         """Measure the latency of what was not measured yet."""
-        clock: Clock | None = None
         missing = [i for i, point in enumerate(self._points) if point.sha256 and point.latency is None]
         for i in self._stepping("Measuring latency", missing):
             try:
-                clock = clock or Clock(self._plan.source, choose_provider(self._frame.provider), seconds)
-                latency = clock.time(self._plan.directory / self._points[i].output)
+                model = frontend.load(self._plan.directory / self._points[i].output)
+                latency = timed(self._plan.source, model, self._frame.provider, seconds=seconds, least=_RUNS)
             except MaskcError as error:
                 self._failed(i, error, "Latency was not measured: ")
             else:

@@ -44,7 +44,9 @@ def show(sweep: Record, out: VisibleConsole) -> None:
             cells += ["-", "-"] if point.latency is None else [f"{point.latency.after[1]:.3g}", f"{point.time:.3f}"]
         if rated:
             cells.append(_number(point.quality))
-        rows.append([*cells, "-" if point.figures is None else size(point.figures.bytes), _verdict(point, sweep)])
+        words, kind = verdict(point, sweep)
+        told = Text(words, style={"good": "green", "bad": "red", "open": "dim"}[kind])
+        rows.append([*cells, "-" if point.figures is None else size(point.figures.bytes), told])
     if out.width < NARROW:  # without sizes of files
         titles, rows = [*titles[:-2], titles[-1]], [[*row[:-2], row[-1]] for row in rows]
     digits = len(str(len(sweep.points)))
@@ -100,11 +102,6 @@ def verdict(point: Point, sweep: Record) -> tuple[str, str]:
         return ", ".join(["no quality left", *unsure]), "open"
     compared = sweep.measure is not None or sum(other.level == point.level for other in sweep.points) > 1
     return ", ".join([*(["best"] if compared else []), *unsure]), "good"
-
-
-def _verdict(point: Point, sweep: Record) -> Text:
-    words, kind = verdict(point, sweep)
-    return Text(words, style={"good": "green", "bad": "red", "open": "dim"}[kind])
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from maskc.compilation.compile import compile_file
+from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import attempt
@@ -20,7 +21,6 @@ from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.results.environment import __version__
-from maskc.results.totals import Figures
 from passes.errors import in_brief
 
 Files = dict[str, bytes]
@@ -39,20 +39,9 @@ class Task:
     options: CompileOptions
 
 
-@dataclass(frozen=True)
-class Done:
-    """The result of a compilation."""
-
-    figures: Figures
-    sha256: str
-    verified: bool
-    warnings: tuple[str, ...]
-
-
-def run(task: Task) -> Done:
+def run(task: Task) -> CompileReport:
     """Compile and write. Raises as `compile_file` does."""
-    report = compile_file(task.model, task.output, task.options)
-    return Done(report.after, write_model_files.digest([task.output]), report.verified, report.warnings)
+    return compile_file(task.model, task.output, task.options)
 
 
 def check_ray(address: str) -> None:
@@ -73,7 +62,7 @@ def check_ray(address: str) -> None:
 
 def on_ray(
     tasks: Sequence[Task], address: str, jobs: int | None = None, rules: Sequence[Path] = ()
-) -> Iterator[tuple[int, Done | MaskcError]]:
+) -> Iterator[tuple[int, CompileReport | MaskcError]]:
     """As `workers.each`, on the Ray cluster at `address` (`auto`: the one around here), `jobs` at a time.
 
     Models, masks and rules travel with the tasks and what they become comes back, so nodes need no common file system,
@@ -146,7 +135,7 @@ def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: lis
         for path, data in zip(sources, rules, strict=True):
             path.write_bytes(data)
 
-        def compiled(task: Task) -> Done:
+        def compiled(task: Task) -> CompileReport:
             load(sources)
             return run(task)
 
@@ -156,7 +145,7 @@ def _far(version: str, task: Task, files: Files, masks: bytes | None, rules: lis
         return done, _content(tuple(out.iterdir()), out)
 
 
-def _brought(arguments: tuple[Any, Any, Task]) -> Done:
+def _brought(arguments: tuple[Any, Any, Task]) -> CompileReport:
     """The result of a task on the cluster, with its files written where they belong."""
     ray, reference, task = arguments
     try:
@@ -168,7 +157,7 @@ def _brought(arguments: tuple[Any, Any, Task]) -> Done:
     with write_model_files.written(task.output):
         for name, data in sorted(files.items(), key=lambda item: item[0] == task.output.name):  # weights first
             write_model_files.write_bytes(task.output.with_name(name), data)
-    assert isinstance(done, Done)
+    assert isinstance(done, CompileReport)
     return done
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -19,19 +19,22 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError, Terminated
 from maskc.frontend.graph_queries import showing
+from maskc.progress import stage
 from maskc.pruning.data import counted, samples_in
-from maskc.pruning.training.batches import Batch, shuffled
 from maskc.pruning.training.distance import Distance, targets
 from maskc.pruning.training.from_onnx.imported import Imported
+from maskc.runtime.given_inputs import declared
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from maskc.runtime.random_inputs import ports
 
 Array = NDArray[Any]
+Batch = Mapping[str, Array]
 
 #: begins a pass over the data: batches by input name, of few shapes, since each shape is compiled; what is no input of
 #: the model, as labels are, goes to the loss
-Batches = Callable[[], Iterator[Mapping[str, Array]]]
+Batches = Callable[[], Iterator[Batch]]
 #: of the outputs by name and the batch by name: what is to become small, for each example, float32 `(batch,)`
-Loss = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+Loss = Callable[[Mapping[str, Any], Batch], Any]
 
 _WARM_UP, _RISING = 200, 0.2  # steps in which the learning rate rises, or, of short training, the share of it
 _SEEN = 4  # batches by which the scale of outputs is known
@@ -40,10 +43,9 @@ _SAVED = 60.0  # seconds between two states that are handed out
 _PATIENCE = 20  # steps in a row that are no numbers
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
-
-
-#: of how far training is: the seconds so far, the share, from 0 to 1, and a moving average of the loss
-Listener = Callable[[float, float, float], None]
+_TICKS = 1000  # of the progress
+_POOL = 2**26  # bytes that are shuffled together
+_EXAMPLES, _BYTES = 64, 2**20  # of a batch
 
 
 def finetune(
@@ -56,17 +58,16 @@ def finetune(
     loss: Loss | None = None,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    on_progress: Listener | None = None,
     saved: Mapping[str, Array] | None = None,
-    on_state: Callable[[Mapping[str, Array], bool], object] | None = None,
-) -> onnx.ModelProto:
-    """The model with weights trained towards the outputs of the teacher.
+    keep: Callable[[Mapping[str, Array]], object] = lambda state: None,
+) -> tuple[onnx.ModelProto, bool]:
+    """The model with weights trained towards the outputs of the teacher; whether it was interrupted, and so for less.
 
     On KeyboardInterrupt and SIGTERM training stops, and what it made so far is returned.
 
     minutes, epochs: how long; whichever is over first. loss: what is to become small in place of the difference from
-    the teacher's outputs. learning_rate: relative to the size of the weights. on_state: called after the first step,
-    each minute and at the end, with what goes on from there as `saved`, and whether training is over.
+    the teacher's outputs. learning_rate: relative to the size of the weights. keep: called after the first step, each
+    minute and at the end, with what goes on from there as `saved`.
 
     Raises InputError where an operator of the model has no rule, and where the loss is no number.
     """
@@ -74,17 +75,17 @@ def finetune(
     if saved is not None:
         training.restore(saved)
     due, over = time.monotonic(), False
-    with contextlib.suppress(KeyboardInterrupt, Terminated):
-        for progress in training.run(minutes, epochs):
-            if on_progress is not None:
-                on_progress(*progress)
-            if on_state is not None and time.monotonic() >= due:
-                on_state(training.state(), False)
+    with stage("Training", _TICKS, slow=True) as shown, contextlib.suppress(KeyboardInterrupt, Terminated):
+        for seconds, share, average in training.run(minutes, epochs):
+            left = seconds / max(share, 1e-3) * (1 - share)
+            note = f"loss {average:.4g}, {max(1, math.ceil(left / 60))} min left"
+            shown.advance(int(share * _TICKS) - shown.done, note=note)
+            if time.monotonic() >= due:
+                keep(training.state())
                 due = time.monotonic() + _SAVED
         over = True
-    if on_state is not None:
-        on_state(training.state(), over)
-    return training.model()
+    keep(training.state())
+    return training.imported.to_onnx(), not over
 
 
 class _Training:
@@ -99,8 +100,8 @@ class _Training:
         learning_rate: float,
         seed: int,
     ) -> None:
-        self._imported = Imported(network)
-        self._variables = list(self._imported.variables.values())
+        self.imported = Imported(network)
+        self._variables = list(self.imported.variables.values())
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
         self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
@@ -112,7 +113,7 @@ class _Training:
         self._step = tf.function(self._updated, autograph=False)
 
     def run(self, minutes: float | None, epochs: float | None) -> Iterator[tuple[float, float, float]]:
-        """Trains, step by step, for so long.
+        """Trains, step by step, for so long: the seconds so far, the share done, and a moving average of the loss.
 
         Raises InputError where there is nothing to train on, and where training diverges.
         """
@@ -126,7 +127,8 @@ class _Training:
         samples = epochs * counted(self._batches()) if epochs is not None else math.inf
         examples = 0
         while True:
-            for batch in islice(self._pass(), self._done, None):
+            rng = np.random.default_rng([self._seed, self._passes])
+            for batch in islice(shuffled(self._batches(), self._network, rng), self._done, None):
                 self._seconds = seconds = time.monotonic() - begin
                 share = max(self._samples / samples, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
@@ -147,7 +149,7 @@ class _Training:
         """What training goes on from."""
         position = [self._steps, self._samples, self._passes, self._done, self._seconds, self._average]
         found: dict[str, Array] = {"position": np.array(position)}
-        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+        for (name, variable), moments in zip(self.imported.variables.items(), self._moments, strict=True):
             found[f"weight/{name}"] = np.stack([each.numpy() for each in (variable, *moments)])
         return found
 
@@ -155,18 +157,9 @@ class _Training:
         """Goes on from a state of the same training."""
         *counts, self._seconds, self._average = state["position"].tolist()
         self._steps, self._samples, self._passes, self._done = map(int, counts)
-        for (name, variable), moments in zip(self._imported.variables.items(), self._moments, strict=True):
+        for (name, variable), moments in zip(self.imported.variables.items(), self._moments, strict=True):
             for each, value in zip((variable, *moments), state[f"weight/{name}"], strict=True):
                 each.assign(value)
-
-    def model(self) -> onnx.ModelProto:
-        """The network with its present weights."""
-        return self._imported.to_onnx()
-
-    def _pass(self) -> Iterator[Batch]:
-        """The batches of a pass over the data."""
-        rng = np.random.default_rng([self._seed, self._passes])
-        return shuffled(self._batches(), self._network, rng)
 
     def _trained(self, batch: Mapping[str, Array], share: float) -> float:
         """The loss on a batch, after which a step is done."""
@@ -187,7 +180,7 @@ class _Training:
     def _updated(self, batch: Mapping[str, Any], taught: Mapping[str, Any], rate: Any, step: Any) -> Any:
         feeds = {name: value for name, value in batch.items() if name in self._inputs}
         with tf.GradientTape() as tape:
-            tensors = self._imported(feeds, [target.compared for target in self._targets])
+            tensors = self.imported(feeds, [target.compared for target in self._targets])
             if self._loss is None:
                 loss = self._distance.loss(tensors, taught)
             else:
@@ -219,3 +212,47 @@ class _Training:
 def _filled(values: Array, examples: int) -> Array:
     """A batch of fewer examples than others, filled up with its own, since each shape is compiled."""
     return values if np.ndim(values) == 0 or len(values) == examples else values[np.arange(examples) % len(values)]
+
+
+def shuffled(batches: Iterable[Batch], model: onnx.ModelProto, rng: np.random.Generator) -> Iterator[Batch]:
+    """The examples of batches in another order; those of equal shapes together, where a model leaves their number open.
+
+    Only so many are held at a time as fit in 64 MB.
+    """
+    joins = all(shape and shape[0] is None for shape in map(declared, ports(model)))
+    pool: list[Batch] = []
+    size = 0
+    for batch in batches:
+        pool.append(batch)
+        size += sum(array.nbytes for array in batch.values())
+        if size >= _POOL:
+            yield from _drawn(pool, joins, rng)
+            pool, size = [], 0
+    yield from _drawn(pool, joins, rng)
+
+
+def _drawn(pool: Sequence[Batch], joins: bool, rng: np.random.Generator) -> Iterator[Batch]:
+    alike: dict[object, list[Batch]] = {}
+    for number, batch in enumerate(pool):
+        key = [(name, array.shape[1:], array.dtype) for name, array in batch.items()]
+        alone = not joins or _examples(batch) is None
+        alike.setdefault(number if alone else str(key), []).append(batch)
+    found = [part for group in alike.values() for part in (_joined(group, rng) if len(group) > 1 else group)]
+    for number in rng.permutation(len(found)):
+        yield found[number]
+
+
+def _joined(batches: Sequence[Batch], rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches of examples drawn from batches of equal shapes."""
+    arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    order = rng.permutation(len(next(iter(arrays.values()))))
+    each = sum(array.nbytes for array in arrays.values()) / len(order)
+    size = max(len(next(iter(batches[0].values()))), min(_EXAMPLES, int(_BYTES / max(each, 1))))
+    for part in np.array_split(order, -(-len(order) // size)):  # into equal ones: a small batch would be filled up
+        yield {name: array[part] for name, array in arrays.items()}
+
+
+def _examples(batch: Batch) -> int | None:
+    """How many there are, if all arrays say the same."""
+    counts = {len(array) if array.ndim else None for array in batch.values()}
+    return counts.pop() if len(counts) == 1 else None

@@ -25,8 +25,11 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
         seen: set[str] = set()
         try:
             for index, serialized in enumerate(records.take(-1 if limit is None else limit)):
-                example = _example(serialized.numpy())
-                if told := "it is not a tf.train.Example" if example is None else misfit(spec, example):
+                try:
+                    example = tf.train.Example.FromString(serialized.numpy())
+                except Exception:  # of protobuf, which has several
+                    return InputError(f"{file}, record {index}: it is not a tf.train.Example.")
+                if told := misfit(spec, example):
                     return InputError(f"{file}, record {index}: {told}.")
                 seen.update(example.features.feature)
         except tf.errors.OpError as error:
@@ -52,15 +55,6 @@ def misfit(spec: FeatureSpec, example: Any) -> str | None:
         if told:
             return f"the field {field.name!r} {told}"
     return None
-
-
-def _example(serialized: bytes) -> Any:
-    example = tf.train.Example()
-    try:
-        example.ParseFromString(serialized)
-    except Exception:  # of protobuf, which has several
-        return None
-    return example
 
 
 def compression(file: Path) -> str:

@@ -16,8 +16,7 @@ from passes.errors import in_brief
 class Checked(pydantic.BaseModel):
     """A configuration whose fields are all known, all checked, and never change.
 
-    Raises:
-        InputError: if a value does not fit; the message names the field.
+    Raises InputError if a value does not fit; the message names the field.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -45,8 +44,7 @@ class Checked(pydantic.BaseModel):
     def parse(cls, values: Any, where: str) -> Self:
         """Makes a configuration of plain values; `where` names their origin in the message of an error.
 
-        Raises:
-            InputError: if they do not fit.
+        Raises InputError if they do not fit.
         """
         try:
             return cls.model_validate(values)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError, MaskcError
+from maskc.frontend.custom_rules import function_of
 from maskc.frontend.tensorflow.keras import load
 from maskc.train.data.features import FeatureSpec
 from maskc.train.models.recommender import RankerConfig, ranker
@@ -48,9 +47,7 @@ def load_model(name: str, spec: FeatureSpec | None = None) -> Any:
             f"The model {name!r} is not known: give a .yaml, .json or .keras file, or file.py:function or "
             "package.module:function."
         )
-    make = getattr(_module(origin), function, None)
-    if not callable(make):
-        raise InputError(f"There is no function {function!r} in {origin}.")
+    make = function_of(Path(origin), function) if origin.endswith(".py") else _in_package(origin, function)
     return _made(make, name, spec)
 
 
@@ -70,22 +67,13 @@ def _made(make: Callable[..., Any], name: str, spec: FeatureSpec | None) -> Any:
     return model
 
 
-def _module(origin: str) -> Any:
+def _in_package(module: str, function: str) -> Callable[..., Any]:
     try:
-        if not origin.endswith(".py"):
-            return importlib.import_module(origin)
-        path = Path(origin)
-        if not path.is_file():
-            raise InputError(f"There is no file {origin}.")
-        source = importlib.util.spec_from_file_location(path.stem, path)
-        if source is None or source.loader is None:
-            raise InputError(f"{origin} cannot be imported.")
-        module = importlib.util.module_from_spec(source)
-        # A module of this name may exist already, and pickling and Keras look functions up by their module.
-        sys.modules.setdefault(path.stem, module)
-        source.loader.exec_module(module)
-        return module
+        make = getattr(importlib.import_module(module), function, None)
     except MaskcError:
         raise
     except Exception as error:
-        raise InputError(f"{origin} cannot be imported: {type(error).__name__}: {in_brief(error)}.") from error
+        raise InputError(f"{module} cannot be imported: {type(error).__name__}: {in_brief(error)}.") from error
+    if not callable(make):
+        raise InputError(f"There is no function {function!r} in {module}.")
+    return make  # type: ignore[no-any-return]

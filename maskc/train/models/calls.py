@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from maskc.errors import InputError
 from maskc.train.keras_internals import functional, nodes
 
 
@@ -18,8 +19,17 @@ def is_functional(operation: Any) -> bool:
     )
 
 
+def check_functional(who: str, model: Any, instead: str) -> None:
+    """Raises InputError where a model is none whose layers can be taken one by one; `instead` says what to do."""
+    if not is_functional(model) or not model.built:
+        raise InputError(
+            f"{who} needs a functional or Sequential model whose inputs are known, and "
+            f"{getattr(model, 'name', type(model).__name__)!r} is not one. {instead}"
+        )
+
+
 def calls(graph: Any) -> Iterator[tuple[Any, tuple[int, int]]]:
-    """The same, each with the id of its operation and which of the operation's calls it is, from 1."""
+    """The calls in a functional model, each with the id of its operation and which of its calls it is, from 1."""
     called: Counter[int] = Counter()
     for node in nodes(graph):
         called[id(node.operation)] += 1

@@ -1,21 +1,24 @@
-"""Copies of Keras layers from their configuration, with the same weights."""
+"""Copies of Keras layers, with the same weights, and of models of a user's own class, with their attributes."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from maskc.errors import InputError
+import keras
+
+from maskc.errors import InputError, PruningWarning
 from maskc.frontend.tensorflow.keras import reason
-from maskc.train.keras_internals import all_layers
+from maskc.train.keras_internals import all_layers, made_as_functional
 from maskc.train.mask_layer import MaskLayer
+from maskc.train.models.calls import nodes_within
 
 
 def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any = None) -> Any:
     """A layer or operation of the same configuration but for these changes, or one of another kind.
 
-    Raises:
-        InputError: if it cannot be made from its configuration.
+    Raises InputError if it cannot be made from its configuration.
     """
     try:
         config = {**operation.get_config(), **(changes or {})}
@@ -43,3 +46,46 @@ def take_weights(copy: Any, old: Any) -> None:
         store: dict[str, Any] = {}
         other.save_own_variables(store)
         mine.load_own_variables(store)
+
+
+#: what a class of one's own changes in training
+_TRAINING = ("fit", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+
+#: attributes that training sets
+_SET_IN_TRAINING = {"optimizer", "history", "stop_training", "stop_evaluating", "stop_predicting"}
+
+
+def alike(model: Any, plain: Any, copies: Mapping[int, Any]) -> Any:
+    """Returns a functional model as one of the class of another model, with the attributes that this one was given.
+
+    It is a plain functional model where Keras does not make those of the class of inputs and outputs, so that it could
+    not be loaded; a warning says so if the class trains in a way of its own.
+
+    Args:
+        model: a functional or Sequential one.
+        plain: a functional one.
+        copies: by the id of a layer of the one, that of the other which takes its place.
+    """
+    kind = type(model)
+    if kind in (type(plain), keras.Sequential):
+        return plain
+    if not made_as_functional(model):
+        own = [name for name in _TRAINING if getattr(kind, name) is not getattr(keras.Model, name)]
+        if own:
+            warnings.warn(
+                f"The smaller model of {model.name!r} is a plain functional one, without the {' and '.join(own)} of "
+                f"{kind.__name__}, which Keras cannot make of inputs and outputs: its __init__ must take any arguments "
+                "(*args, **kwargs), and hand them on.",
+                PruningWarning,
+                stacklevel=2,
+            )
+        return plain
+    copy = kind(plain.input, plain.output, name=model.name)
+    theirs, within = vars(plain).keys() | _SET_IN_TRAINING, {id(node.operation) for node in nodes_within(model)}
+    for name, value in vars(model).items():
+        afresh = isinstance(value, keras.metrics.Metric) and type(vars(copy).get(name)) is type(value)  # by its class
+        if name.startswith("_") or name in theirs or afresh:
+            continue
+        if id(value) in copies or id(value) not in within:  # else there is no such layer any more
+            setattr(copy, name, copies.get(id(value), value))
+    return copy

@@ -13,15 +13,15 @@ from onnx import ModelProto
 
 import passes
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import claimed
 from maskc.train.arguments import refusing
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
-from maskc.train.models.calls import calls, gives, is_functional, last_calls
-from maskc.train.models.copying import copied, take_weights
+from maskc.train.models.calls import calls, check_functional, gives, is_functional, last_calls
+from maskc.train.models.copying import alike, copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
-from maskc.train.models.own_class import alike
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError
 from passes.errors.arguments import shown
@@ -45,12 +45,11 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 
     The copy has weights of its own, with the same values, and computes the same until masks are pruned; it is still to
-    be compiled. Where the
-    compiler could remove nothing, as before the model's outputs, there is no mask, nor where a later one takes the same
-    channels with it, as after a depthwise convolution that alone reads them. Layers keep their names; a mask has
-    the name of the layer before it, with `_mask` added. Models inside of the model get masks of their own,
-    unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`) get
-    one on their heads.
+    be compiled. Where the compiler could remove nothing, as before the model's outputs, there is no mask, nor where a
+    later one takes the same channels with it, as after a depthwise convolution that alone reads them. Layers keep their
+    names; a mask has the name of the layer before it, with `_mask` added. Models inside of the model get masks of their
+    own, unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`)
+    get one on their heads.
 
     Args:
         model: a functional or Sequential model, of any depth of nesting.
@@ -67,12 +66,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
         InputError: if the model is of another kind or cannot be converted, if it has masks already, or if there is
             no place.
     """
-    if not is_functional(model) or not model.built:
-        raise InputError(
-            "prunable needs a functional or Sequential model whose inputs are known, and "
-            f"{getattr(model, 'name', type(model).__name__)!r} is not one. Put a MaskLayer after each layer that may "
-            "shrink."
-        )
+    check_functional("prunable", model, "Put a MaskLayer after each layer that may shrink.")
     if mask_layers(model):
         raise InputError(f"The model {model.name!r} has masks already.")
     chosen = _rule(after)
@@ -92,24 +86,13 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 def _rule(after: Place) -> Callable[[Any], bool]:
     if callable(after) and not isinstance(after, (keras.Layer, type)):
         return after
-    rules = {"activation": _activates, "layer": _weights}
+    rules: dict[str, Callable[[Any], bool]] = {
+        "activation": activates,
+        "layer": lambda layer: isinstance(layer, _WEIGHTED),
+    }
     if not isinstance(after, str) or after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {shown(after)}.')
-    return rules[after]
-
-
-def _weights(operation: Any) -> bool:
-    """Whether a layer is a convolution, a dense or an attention layer."""
-    operation = _inside(operation)
-    return isinstance(operation, _WEIGHTED) or has_heads(operation)
-
-
-def _activates(operation: Any) -> bool:
-    """Whether what comes out of a layer or operation comes out of a function of each element."""
-    operation = _inside(operation)
-    if has_heads(operation):
-        return True
-    return activates(operation)
+    return lambda operation: has_heads(inner := _inside(operation)) or rules[after](inner)
 
 
 def _inside(operation: Any) -> Any:
@@ -132,7 +115,7 @@ class _Copy:
         self._chosen = chosen
         self._only = only
         self._places = 0
-        self._names: Counter[str] = Counter()
+        self._names = set[str]()
         self._attention: dict[int, Any] = {}  # layers whose heads are masked, by the numbers of these masks
         self._copies: dict[int, Any] = {}  # by the id of the operation
         self._originals: dict[int, int] = {}  # the other way round
@@ -195,10 +178,8 @@ class _Copy:
             return outputs
         if not self._is_next_place_chosen():
             return outputs
-        name = f"{operation.name}_mask"
-        self._names[name] += 1
         policy = getattr(operation, "dtype_policy", outputs.dtype)
-        mask = MaskLayer(name=name if self._names[name] == 1 else f"{name}_{self._names[name]}", dtype=policy)
+        mask = MaskLayer(name=claimed(f"{operation.name}_mask", self._names), dtype=policy)
         self.masks[self._places] = mask
         return mask(outputs)
 

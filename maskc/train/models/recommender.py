@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
 import pydantic
 from keras import layers, ops
 
+from maskc.frontend.graph_queries import claimed
 from maskc.train.arguments import refusing
 from maskc.train.data.features import Categorical, FeatureSpec, Sequence, Sparse
 from maskc.train.data.parsing import model_inputs
@@ -41,15 +43,7 @@ def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
         (None, 1)
     """
     inputs = model_inputs(spec)
-    taken = set(inputs)
-
-    def named(name: str) -> str:
-        """The name, or one like it that no input has."""
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        return name
-
+    named = partial(claimed, taken=set(inputs))
     parts = []
     for name, feature in zip(inputs, spec.features.values(), strict=True):
         tensor = inputs[name]

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
+from maskc.inspection.options import from_arguments
 from maskc.train.arguments import VARIABLES, check_kind, optimizer_of, refusing
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
-from maskc.train.optimizer import fit_warnings
-from maskc.train.optimizer.progress_metric import PruningProgress
+from maskc.train.optimizer import fit_progress
 from maskc.train.optimizer.step import act_when_due, differentiated, find_model, prune, settle_around_executions
 from maskc.train.optimizer.wrapping import Wrapping, without_probes
 from maskc.train.selection.pruner import Pruned, Pruner
@@ -134,16 +134,14 @@ class PruningOptimizer(Wrapping):
                 f"PruningOptimizer cannot wrap a {type(self.inner_optimizer).__name__}; give it the "
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
-        when = prune_every, burn_in, decay, flops_target, flops_weight, update_params, method, schedule, ramp, tie
-        how = min_channels, seed, loss_reduction, sizes, flops_before, round_to, latency_target, target, align_for
-        self.settings = Settings(*when, *how)
+        self.settings = from_arguments(Settings, locals())
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
-        self._watch = fit_warnings.Watch()
+        self._watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -229,7 +227,7 @@ class PruningOptimizer(Wrapping):
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`."""
         self._watch.watched = True
-        fit_warnings.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
+        fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
@@ -344,16 +342,8 @@ class PruningOptimizer(Wrapping):
             >>> for x, y in batches:
             ...     optimizer.minimize(lambda: loss(y, model(x, training=True)), prune_every=10)
         """
-        changes = {
-            "prune_every": prune_every,
-            "burn_in": burn_in,
-            "decay": decay,
-            "flops_weight": flops_weight,
-            "flops_target": flops_target,
-            "update_params": update_params,
-            "method": method,
-        }
-        self._configure({name: value for name, value in changes.items() if value is not None})
+        given = locals()
+        self._configure({name: given[name] for name in vars(self.settings) if given.get(name) is not None})
         if global_step is not None:
             check_kind("global_step", global_step, VARIABLES, "a variable")
             self._counter = global_step
@@ -420,13 +410,15 @@ class PruningOptimizer(Wrapping):
                 )
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
-                history = fit_warnings.begun(model)
-                self.settings = self.settings.planned(0 if history is None else fit_warnings.updates_of(history))
+                history = fit_progress.begun(model)
+                self.settings = self.settings.planned(0 if history is None else fit_progress.updates_of(history))
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
             self._pruner = pruner
-            layers[0].show(PruningProgress(self))  # once the model was converted, which calls it as in inference
+            layers[0].show(
+                fit_progress.PruningProgress(self)
+            )  # once the model was converted, which calls it as in inference
         return self._pruner
 
     def _configure(self, changes: dict[str, Any]) -> None:

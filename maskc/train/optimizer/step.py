@@ -23,9 +23,8 @@ from maskc.train.selection.pruner import Pruner
 def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
     """Returns the model that was called in the training step in which `layers` estimated importance, or that given.
 
-    Raises:
-        InputError: if there is no telling the model, if it does not hold all the layers, if no layer
-            estimated importance, or if one was called more than once in the same forward pass.
+    Raises InputError if there is no telling the model, if it does not hold all the layers, if no layer estimated
+    importance, or if one was called more than once in the same forward pass.
     """
     for layer in layers:
         if layer.observation is not None and layer.observation.calls > 1:
@@ -106,8 +105,7 @@ def _settle(optimizer: Pruning) -> None:
 def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
     """Returns a loss, or what a function of no arguments computes, and its gradients, scaled where losses are.
 
-    Raises:
-        InputError: if a tensor comes without the tape that recorded it.
+    Raises InputError if a tensor comes without the tape that recorded it.
     """
     if callable(loss):
         with tf.GradientTape() as tape:

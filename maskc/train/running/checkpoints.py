@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.frontend.write_model_files import write_bytes, written
+from maskc.frontend import npz_files
+from maskc.frontend.write_model_files import write_arrays, written
 from maskc.train.running.replicas import is_chief
 
 _NAME = re.compile(r"step-(\d+)\.npz")
@@ -25,8 +24,7 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
 
     Of several workers all must call this, since they collect what the metrics hold, and the first one writes.
 
-    Raises:
-        InputError: if the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     arrays: dict[str, Any] = {}
     # Optimizers first: one that decides between steps may still have a mask to change.
@@ -35,19 +33,15 @@ def save(path: Path, model: Any, state: dict[str, Any]) -> None:
     arrays.update({f"weight/{index}": _array(variable) for index, variable in enumerate(_variables(model))})
     if not is_chief(model.distribute_strategy):
         return
-    arrays["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
     with written(f"The checkpoint {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, buffer.getvalue())
+        write_arrays(path, arrays, state)
 
 
 def restore(path: Path, model: Any) -> dict[str, Any]:
     """Puts everything back into a model that is built and compiled, and returns the `state`.
 
-    Raises:
-        InputError: if the file cannot be read, or is of another model or optimizer.
+    Raises InputError if the file cannot be read, or is of another model or optimizer.
     """
     arrays, state = _read(path)
     variables = _variables(model)
@@ -71,14 +65,6 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     return state
 
 
-def belongs(path: Path, model: Any) -> bool:
-    """Whether a checkpoint is of a model with weights of these shapes. Raises InputError if it cannot be read."""
-    arrays, _ = _read(path)
-    shapes = [tuple(variable.shape) for variable in model.variables]
-    saved = [arrays.get(f"weight/{number}") for number in range(len(shapes))]
-    return shapes == [None if array is None else array.shape for array in saved]
-
-
 def state(path: Path) -> dict[str, Any]:
     """Returns the `state` in a checkpoint. Raises InputError if it cannot be read."""
     return _read(path)[1]
@@ -86,9 +72,7 @@ def state(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, json.loads(arrays.pop("state").tobytes())
+        return npz_files.with_state(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
 

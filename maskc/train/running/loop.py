@@ -17,8 +17,7 @@ import numpy as np
 
 from maskc import progress
 from maskc.errors import InputError
-from maskc.frontend.part_folders import part_folder
-from maskc.frontend.write_model_files import put_in_place, written
+from maskc.frontend.write_model_files import in_the_making
 from maskc.train.running import checkpoints
 from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
@@ -48,6 +47,7 @@ class Position:
         counts: whether the last epoch counted for early stop: while pruning, whether the target was reached.
         done: whether the run came to its end.
         flops_before: FLOPs without masks of the model that training began with, where it was shrunk since.
+        shrunk_at: the step at which it was shrunk last; 0 where it was not.
         metrics: of the last epoch that was completed (at the end of early stop: of the best one), by name; those of
             validation begin with `val_`.
     """
@@ -60,6 +60,7 @@ class Position:
     counts: bool = False
     done: bool = False
     flops_before: int | None = None
+    shrunk_at: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -166,7 +167,10 @@ class Loop:
         prepare(self.model, self.train, self.validation)
         latest = checkpoints.latest(self.checkpoints) if resume else None
         if latest is not None:
-            self._take_structure(latest)
+            state = checkpoints.state(latest)
+            if self.shrinking is not None and (step := state.get("shrunk_at")):
+                self.model = self.shrinking.load(self.checkpoints / _STRUCTURE.format(step), state["flops_before"])
+                prepare(self.model, self.train, self.validation)
             self._warm_up()
             self.position = Position(**checkpoints.restore(latest, self.model))
         if self.position.done:
@@ -269,29 +273,15 @@ class Loop:
             return False
         metrics = [np.asarray(variable) for variable in self.model.metrics_variables]
         self.model, self.position.flops_before = smaller
+        self.position.shrunk_at = self.position.step
         prepare(self.model, self.train, self.validation)
         for variable, value in zip(self.model.metrics_variables, metrics, strict=False):
             variable.assign(value)
         if self.writes:
-            path = self.checkpoints / _STRUCTURE.format(self.position.step)
-            with written(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with part_folder(path) as part:
-                    self.shrinking.save(part / path.name)
-                    put_in_place(part / path.name, path)
+            with in_the_making(self.checkpoints / _STRUCTURE.format(self.position.step)) as part:
+                self.shrinking.save(part)
         self._save()
         return True
-
-    def _take_structure(self, checkpoint: Path) -> None:
-        """Goes on with the model that a checkpoint is of, where that was shrunk."""
-        if self.shrinking is None or checkpoints.belongs(checkpoint, self.model):
-            return
-        before = checkpoints.state(checkpoint).get("flops_before")
-        for path in sorted(self.checkpoints.glob(_STRUCTURE.format(0).replace("0", "?")), reverse=True):
-            self.model = self.shrinking.load(path, before)
-            prepare(self.model, self.train, self.validation)
-            if checkpoints.belongs(checkpoint, self.model):
-                return
 
     def _end_epoch(self) -> None:
         """Validates, and sees whether this was the best epoch so far."""

@@ -29,8 +29,7 @@ def placed(optimizer: Any, strategy: Any) -> Any:
 def mirrored(count: int) -> Any:
     """A strategy over the first `count` GPUs of this machine, or over its CPU devices where it has no GPU.
 
-    Raises:
-        InputError: if there are fewer.
+    Raises InputError if there are fewer.
     """
     if count == 1:
         return tf.distribute.get_strategy()
@@ -112,8 +111,7 @@ def equal_shares(strategy: Any, batches: Any) -> Iterator[Any]:
 def all_shares(strategy: Any, batches: Any) -> Iterator[Any]:
     """Divides all examples among the replicas, some of which are given one more than others, and none nothing.
 
-    Raises:
-        InputError: if there are fewer examples than replicas.
+    Raises InputError if there are fewer examples than replicas.
     """
     count = strategy.num_replicas_in_sync
     ready = rest = None  # what is given out next, and what may be too little

@@ -99,8 +99,7 @@ def explained(*sources: Any) -> Iterator[None]:
 def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
     """Creates all that training a compiled model needs: weights, the optimizer's state, metrics.
 
-    Raises:
-        InputError: if there is nothing to train or to validate on, or the model does not take it.
+    Raises InputError if there is nothing to train or to validate on, or the model does not take it.
     """
     firsts: list[Any] = []
     for what, epochs in (("train", train), ("validate", validation)):

@@ -44,35 +44,22 @@ def ranked_in_multiples(
         units: what the number of live groups of each kind is to be a multiple of, of shape `(kinds,)`.
         enough: FLOPs beyond which it does not matter how much is saved.
     """
-    together = _together(masks, scores, groups, kinds, savings, units)
+    # With which others each group is removed, in numbers that rise with the importance within a kind; -1 if gone.
+    importance, alive = importance_of(masks, scores, groups, len(kinds)), live(masks, groups, len(kinds))
+    left = np.bincount(kinds[alive], minlength=len(units))
+    order = np.lexsort((-savings, importance, kinds))
+    order = order[alive[order]]
+    position = np.arange(len(order)) - (np.cumsum(left) - left)[kinds[order]]
+    place = (position + -left[kinds[order]] % units[kinds[order]]) // units[kinds[order]]
+    together = np.full(len(kinds), -1)
+    together[order] = np.unique(np.stack([kinds[order], place]), axis=1, return_inverse=True)[1].reshape(-1)
     number = 1 + int(together.max(initial=-1))
-    live = np.flatnonzero(together >= 0)
+    going = np.flatnonzero(together >= 0)
     kind = np.zeros(number, np.int64)
-    kind[together[live]] = kinds[live]
-    saved = np.minimum(np.bincount(together[live], savings[live], number), enough)
+    kind[together[going]] = kinds[going]
+    saved = np.minimum(np.bincount(together[going], savings[going], number), enough)
     merged = [np.where(group >= 0, together[group], -1) for group in groups]
     following = {int(k): iter(np.flatnonzero(kind == k).tolist()) for k in np.unique(kind)}
     for chosen in ranked(masks, scores, merged, saved, flops_weight, min_channels):
         # In their order, as any other would leave numbers between two multiples.
         yield np.flatnonzero(together == next(following[int(kind[chosen])])).tolist()
-
-
-def _together(
-    masks: Masks,
-    scores: Masks,
-    groups: Groups,
-    kinds: NDArray[np.int64],
-    savings: NDArray[np.float64],
-    units: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """With which others each group is removed, in numbers that rise with the importance within a kind; -1 if gone."""
-    importance, alive = importance_of(masks, scores, groups, len(kinds)), live(masks, groups, len(kinds))
-    left = np.bincount(kinds[alive], minlength=len(units))
-    order = np.lexsort((-savings, importance, kinds))
-    order = order[alive[order]]
-    kind = kinds[order]
-    position = np.arange(len(order)) - (np.cumsum(left) - left)[kind]
-    place = (position + -left[kind] % units[kind]) // units[kind]
-    found = np.full(len(kinds), -1)
-    found[order] = np.unique(np.stack([kind, place]), axis=1, return_inverse=True)[1].reshape(-1)
-    return found

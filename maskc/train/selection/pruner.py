@@ -24,8 +24,7 @@ from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 from maskc.train.selection.ranking import grouped, live, ranked, uncoupled
 from maskc.train.selection.savings import Analyses, Rows, Savings, without
-from maskc.train.selection.schedules import goal
-from maskc.train.selection.settings import FlopsWeight, Settings
+from maskc.train.selection.settings import FlopsWeight, Settings, goal
 
 #: an array for each mask, of shape `(channels,)`
 Masks = Sequence[NDArray[Any]]
@@ -284,11 +283,7 @@ class Pruner:
         warnings.warn(told, PruningWarning, stacklevel=2)
 
     def model(self) -> Any:
-        """Returns the model.
-
-        Raises:
-            MaskcError: if it no longer exists.
-        """
+        """Returns the model. Raises MaskcError if it no longer exists."""
         if (model := self._model()) is None:
             raise MaskcError("The model that this optimizer prunes no longer exists.")
         return model

@@ -92,7 +92,8 @@ class Savings:
             _count(self._errors.values())
             off = self._live() & self._model.uncertain
             for kind in {*self._errors, *self._corrections}:
-                savings[off & (self._kinds == kind)] += self._error(kind)
+                error = self._errors[kind].flops if kind in self._errors else 0.0
+                savings[off & (self._kinds == kind)] += error + self._corrections.get(kind, 0.0)
         return np.asarray(savings)
 
     def without(self, groups: Sequence[int]) -> Savings:
@@ -151,9 +152,6 @@ class Savings:
     def _live(self) -> NDArray[np.bool_]:
         return live(self.masks, self._groups, self._model.groups)
 
-    def _error(self, kind: int) -> float:
-        return (self._errors[kind].flops if kind in self._errors else 0.0) + self._corrections.get(kind, 0.0)
-
 
 def _count(errors: Iterable[_Error]) -> None:
     """Count those errors that are not counted yet, one after the other."""
@@ -162,23 +160,6 @@ def _count(errors: Iterable[_Error]) -> None:
             for error in waiting:
                 _ = error.flops
                 stage.advance()
-
-
-def analysed(cost: ComputationalCost, groups: Groups, masks: Values, to_the_last: bool) -> Savings:
-    """Returns FLOPs and savings at some masks, by an analysis of the compiled graph.
-
-    Args:
-        cost: of the model.
-        groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
-        masks: for each layer, of shape `(channels,)`.
-        to_the_last: whether a mask may lose its last channel. What these save is then counted as well.
-    """
-    masks = [np.array(mask, np.float32) for mask in masks]
-    model = cost.model(masks, groups)
-    uncertain = to_the_last or bool(model.doubtful.any())
-    kinds = cost.kinds(masks, groups) if uncertain else np.arange(model.groups)
-    savings = Savings(masks, cost, groups, to_the_last, model, kinds)
-    return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
 
 
 class Analyses:
@@ -193,7 +174,7 @@ class Analyses:
         groups: for each mask the group of its entries, of shape `(channels,)`; -1 for entries that stay.
         prunable: which of the masks are prunable, in the order of the history.
         full: FLOPs without masks.
-        to_the_last: whether a mask may lose its last channel.
+        to_the_last: whether a mask may lose its last channel. What these save is then counted as well.
     """
 
     _halved = _latest = -1  # the decisions at which analyses were made: the first since FLOPs halved, and the latest
@@ -205,7 +186,8 @@ class Analyses:
     ) -> None:
         self._cost, self._groups, self._prunable, self._to_the_last = cost, groups, prunable, to_the_last
         self._full = full
-        self._divided = not _whole(cost.coupled, groups)
+        pairs = np.unique(np.stack([np.concatenate(cost.coupled), np.concatenate(groups)]), axis=1)
+        self._divided = pairs.shape[1] > len(np.unique(pairs[0]))  # whether coupled entries are in several groups
 
     def after(self, history: Rows, masks: Values) -> Savings:
         """Returns FLOPs and savings at all the masks as they are after these decisions."""
@@ -220,8 +202,17 @@ class Analyses:
         if self._often and due > self._latest:
             self._analyse(history, masks, due)
         # None if somebody else has set masks
-        self._savings = self._savings.at(masks) or analysed(self._cost, self._groups, masks, self._to_the_last)
+        self._savings = self._savings.at(masks) or self._analysed(masks)
         return self._savings
+
+    def _analysed(self, masks: Values) -> Savings:
+        """FLOPs and savings at some masks, by an analysis of the compiled graph."""
+        masks = [np.array(mask, np.float32) for mask in masks]
+        model = self._cost.model(masks, self._groups)
+        uncertain = self._to_the_last or bool(model.doubtful.any())
+        kinds = self._cost.kinds(masks, self._groups) if uncertain else np.arange(model.groups)
+        savings = Savings(masks, self._cost, self._groups, self._to_the_last, model, kinds)
+        return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
 
     def _analyse(self, history: Rows, masks: Values, decisions: int) -> None:
         """Go on from an analysis after so many decisions."""
@@ -232,7 +223,7 @@ class Analyses:
         for position, channel in chain.from_iterable(later):
             then[position][channel] = 1
         self._latest = decisions
-        self._savings = analysed(self._cost, self._groups, then, self._to_the_last)
+        self._savings = self._analysed(then)
         for removed in later:
             groups = {int(self._groups[position][channel]) for position, channel in removed}
             self._savings = self._savings.decided(sorted(groups))
@@ -243,12 +234,6 @@ def without(masks: Values, groups: Groups, gone: Sequence[int]) -> list[NDArray[
     stay = np.ones(2 + max((int(group.max(initial=-1)) for group in groups), default=-1), np.float32)
     stay[gone] = 0
     return [np.asarray(mask * stay[group], np.float32) for mask, group in zip(masks, groups, strict=True)]
-
-
-def _whole(coupled: Groups, groups: Groups) -> bool:
-    """Whether entries that are coupled are always in the same group."""
-    pairs = np.unique(np.stack([np.concatenate(coupled), np.concatenate(groups)]), axis=1)
-    return bool(pairs.shape[1] == len(np.unique(pairs[0])))
 
 
 def _same(masks: Values, others: Values) -> bool:

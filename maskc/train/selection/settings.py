@@ -1,16 +1,74 @@
-"""The arguments of pruning, checked."""
+"""The arguments of pruning, checked: their currency (FLOPs or predicted time), and the schedules towards a target."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from maskc.compilation.compile import table
+from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, is_number
 from maskc.train.importance import Reduction, canonical, check_decay
-from maskc.train.selection.currency import Currency, milliseconds
-from maskc.train.selection.schedules import SCHEDULES
 from passes.errors.arguments import shown
+from passes.targets.widths.rates import Rates
+
+
+@dataclass(frozen=True)
+class Currency:
+    """FLOPs; or, with rates, time: what is counted and called FLOPs are then nanoseconds by these.
+
+    name: of the figure that users see, which is one `scale`th of what is counted. target: the argument that says how
+    far to prune. unit: as in sentences. compiling: for what time, if it is that.
+    """
+
+    name: str = "flops"
+    target: str = "flops_target"
+    unit: str = "FLOPs"
+    scale: int = 1
+    rates: Rates | None = None
+    compiling: CompileOptions | None = None
+
+    def figures(self, count: int | None) -> dict[str, Any]:
+        """What users see of a count, by name; nothing where there is none."""
+        return {} if count is None else {self.name: count if self.rates is None else count / self.scale}
+
+    def shown(self, count: int) -> str:
+        """A count in sentences."""
+        return f"{count:,}" if self.rates is None else f"{count / self.scale:,.4g}"
+
+    def said(self, count: int) -> str:
+        """The same with its unit."""
+        return f"{self.shown(count)} {self.unit}"
+
+
+def milliseconds(target: str, processor: str | None) -> Currency:
+    """Time by the table of a runtime and a processor, by default this one. Raises InputError where there is none."""
+    rates = table(options := CompileOptions(target=target, align_for=processor))
+    if rates is None or not rates.predicts:
+        raise InputError(
+            f"How long layers take in {target!r} on this processor is not known: latency_target needs another "
+            "target, or a processor in align_for."
+        )
+    return Currency("ms", "latency_target", "ms of predicted time", 1_000_000, rates, options)
+
+
+#: The share of the way from all FLOPs to the target, by the share of the ramp that is over: both from 0 to 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "one-shot": lambda over: 1.0,
+    "linear": lambda over: over,
+    # Zhu & Gupta 2017 (arXiv 1710.01878), of FLOPs where theirs is of weights: fast at first, when much can be removed.
+    "cubic": lambda over: 1 - (1 - over) ** 3,
+}
+
+
+def goal(schedule: str, step: int, burn_in: int, ramp: int, full: int, target: int) -> int:
+    """Returns the FLOPs that a schedule asks for after update `step`: from `full` to `target` in `ramp` updates."""
+    over = min(1.0, (step - burn_in) / ramp) if ramp else 1.0
+    share = SCHEDULES[schedule](over)
+    return target if share >= 1 else int(full - share * (full - target))
+
 
 FlopsWeight = float | Literal["auto"]
 
@@ -31,8 +89,7 @@ _COUNTS = {"prune_every": 1, "round_to": 1, "burn_in": 0, "min_channels": 0, "ra
 class Settings:
     """When to prune, by what measure of importance, and how far; see `PruningOptimizer`.
 
-    Raises:
-        InputError: if a value is out of range.
+    Raises InputError if a value is out of range.
     """
 
     prune_every: int | None

@@ -46,8 +46,10 @@ def check_outputs(model: Any, small: Any, analysis: AnalysedModel) -> None:
         error = farthest(expected, actual)
         if error <= allowed:
             continue
+        rng = np.random.default_rng(0)
+        near = {name: _near(x, coarsest, rng) if x.dtype.kind == "f" else x for name, x in inputs.items()}
         with _rounded_weights(model, coarsest):
-            noise = farthest(expected, outputs(_rounded(inputs, coarsest)))
+            noise = farthest(expected, outputs(near))
         if error > NOISE_FACTOR * noise:
             raise NotEquivalentError(
                 f"The smaller model of {model.name!r} differs from it by {error:.1e} of the scale of its outputs, on "
@@ -60,12 +62,6 @@ def _epsilon(dtype: Any) -> float:
         return epsilon(np.dtype(dtype))
     except (TypeError, ValueError):
         return 2.0**-7 if dtype == "bfloat16" else 0.0
-
-
-def _rounded(inputs: Inputs, by: float) -> Inputs:
-    """Inputs as far from the given ones as rounding might bring them."""
-    rng = np.random.default_rng(0)
-    return {name: _near(array, by, rng) if array.dtype.kind == "f" else array for name, array in inputs.items()}
 
 
 @contextlib.contextmanager
@@ -87,4 +83,5 @@ def _rounded_weights(model: Any, by: float) -> Iterator[None]:
 
 
 def _near(array: Any, by: float, rng: np.random.Generator) -> Any:
+    """Numbers as far from the given ones as rounding might bring them."""
     return (array * (1 + by * rng.choice((-1, 1), array.shape))).astype(array.dtype)

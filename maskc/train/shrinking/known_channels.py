@@ -101,8 +101,7 @@ def known_channels(model: Any) -> AnalysedModel:
 
     Models inside of it are looked into; layers that call others are looked at as one.
 
-    Raises:
-        InputError: if the model cannot be converted to ONNX.
+    Raises InputError if the model cannot be converted to ONNX.
     """
     records: list[tuple[int, list[Any], list[Any]]] = []
     watched: dict[Any, Any] = {}  # tensors by references to them, which can be keys

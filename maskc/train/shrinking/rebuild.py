@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.models.calls import is_functional, last_calls, visits
@@ -104,7 +104,8 @@ class Rebuilt:
         wanted = call
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
-        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), _others(args, kwargs)))
+        others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
+        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), others))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
             return self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
         taken = [self._delivered(n, channels, layer.name) for n, channels in zip(arguments, result.inputs, strict=True)]
@@ -188,19 +189,12 @@ class Rebuilt:
         constants = np.where(kept, 0, value)[wanted].astype(np.float64)
         key = id(tensor), sources.tobytes() + constants.tobytes()
         if key not in self._selected:
-            name = name if of is None else self._unused(f"{name}_{of}")
+            name = name if of is None else claimed(f"{name}_{of}", self._names)
             layer = SelectChannels(
                 sources.tolist(), constants.tolist() if constants.any() else None, name=name, dtype=tensor.dtype
             )
             self._selected[key] = tensor, layer(tensor)  # the tensor stays, and with it its id
         return self._selected[key][1]
-
-    def _unused(self, name: str) -> str:
-        """The name, or the first one like it that no layer has."""
-        names = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
-        unused = next(name for name in names if name not in self._names)
-        self._names.add(unused)
-        return unused
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -279,11 +273,6 @@ def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:
     put: Callable[[Any], Any] = lambda argument: next(left) if isinstance(argument, _Narrow) else argument  # noqa: E731
     args, kwargs = keras.tree.map_structure(put, (args, kwargs))
     return layer(*args, **kwargs)
-
-
-def _others(args: Any, kwargs: Any) -> list[Any]:
-    """Arguments that are not computed in the model."""
-    return [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
 
 
 def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | None, ...]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.importing import quiet, quiet_stderr
+from maskc.runtime.latency import in_turns
 from maskc.train.keras_internals import functional
 from maskc.train.models import saved_model
 from maskc.verification.error_statistics import farthest
@@ -93,23 +93,13 @@ class Interpreter:
         with warnings.catch_warnings(), quiet_stderr():
             warnings.simplefilter("ignore")  # TensorFlow's announcement that it will be a package of its own
             self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=1)
-            self._runner = self._interpreter.get_signature_runner()
+            self.runner = self._interpreter.get_signature_runner()
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs in the order of the Keras model's, for inputs by name."""
         with quiet_stderr():
-            outputs = self._runner(**inputs)
+            outputs = self.runner(**inputs)
         return [outputs[name] for name in sorted(outputs, key=_number)]
-
-    def latency(self, inputs: Mapping[str, NDArray[Any]]) -> float:
-        """The median of some runs, in milliseconds."""
-        self._runner(**inputs)
-        times = []
-        for _ in range(_RUNS):
-            begin = time.perf_counter()
-            self._runner(**inputs)
-            times.append(1e3 * (time.perf_counter() - begin))
-        return statistics.median(times)
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -142,7 +132,8 @@ def compared(model: Any, before: bytes, after: bytes, data: Sequence[NDArray[Any
     expected = [np.asarray(output) for output in keras.tree.flatten(model(packed, training=False))]
     first, second = Interpreter(before), Interpreter(after)
     named = [{str(number): x for number, x in enumerate(side)} for side in (expected, second.run(inputs))]
-    return Run(farthest(named[0], named[1]), first.latency(inputs), second.latency(inputs))
+    times = in_turns([partial(file.runner, **inputs) for file in (first, second)], seconds=0, least=_RUNS)
+    return Run(farthest(named[0], named[1]), *np.median(times, axis=0).tolist())
 
 
 def _drawn(tensor: Any, rng: np.random.Generator) -> NDArray[Any]:

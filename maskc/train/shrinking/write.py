@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 import passes
 from maskc import progress
 from maskc.errors import InputError, NotEquivalentError
-from maskc.frontend.part_folders import part_folder
 from maskc.frontend.tensorflow.keras import load, to_onnx
-from maskc.frontend.write_model_files import put_in_place, written
-from maskc.results.totals import Figures
+from maskc.frontend.write_model_files import in_the_making
+from maskc.results.measurements import Figures
 from maskc.train.mask_layer import mask_layers
 from maskc.train.models import saved_model
 from maskc.train.shrinking import tflite
@@ -93,19 +92,15 @@ def compile_to(
         model = load(path)
     with progress.stage("Shrinking"):
         small = shrink(model, verify=verify)
-    with progress.stage("Writing"), written(output):
-        output = output.absolute()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with part_folder(output) as part:
-            written_file, run = part / output.name, None
-            if format == "tflite":
-                small_file, run = _tflite(model, small, quantize, data, verify)
-                written_file.write_bytes(small_file)
-            elif format == "keras":
-                small.save(written_file)
-            else:
-                saved_model.write(small, written_file)
-            put_in_place(written_file, output)
+    run = None
+    with progress.stage("Writing"), in_the_making(output) as part:
+        if format == "tflite":
+            small_file, run = _tflite(model, small, quantize, data, verify)
+            part.write_bytes(small_file)
+        elif format == "keras":
+            small.save(part)
+        else:
+            saved_model.write(small, part)
     return Written(output, format, _figures(model, path), _figures(small, output), run)
 
 

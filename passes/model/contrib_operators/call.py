@@ -24,9 +24,6 @@ class NotCoveredError(Exception):
     """A form of an operator that no standard operators are known for: it stays as it is."""
 
 
-#: what reading a node raises that lacks operands or attributes, or has others than its operator takes
-MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
-
 #: writes what stands for a node and returns what stands for its outputs; raises NotCoveredError
 Decompose = Callable[["Call"], Sequence[gs.Tensor]]
 

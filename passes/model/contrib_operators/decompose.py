@@ -11,14 +11,16 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.errors import GraphError
 from passes.graph.editor import GraphEditor, Names, erase, replace_tensor
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import STANDARD_DOMAINS, describe, is_standard
-from passes.model.contrib_operators import activations, attention, embedding, fused, normalization, quantized
-from passes.model.contrib_operators.call import MALFORMED, Call, Decompose, InferNode, NotCoveredError
-from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES, tell_shapes
+from passes.model.contrib_operators import activations, attention, fused, normalization, quantized
+from passes.model.contrib_operators.call import Call, Decompose, InferNode, NotCoveredError
 from passes.ops import UNKNOWN, rules
+from passes.ops.attention.heads import MALFORMED
+from passes.ops.base import rules_of
 
 DOMAIN = "com.microsoft"
 
@@ -27,7 +29,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "Attention": attention.attention,
     "BiasGelu": activations.bias_gelu,
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
-    "EmbedLayerNormalization": embedding.embed_layer_normalization,
+    "EmbedLayerNormalization": normalization.embed_layer_normalization,
     "FastGelu": activations.fast_gelu,
     "FusedConv": fused.conv,
     "FusedGemm": fused.gemm,
@@ -76,7 +78,8 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool
     """
     nodes = [node for scope in with_bodies(graph) for node in scope.nodes]
     for node in nodes:
-        if _is_laid_out(node):
+        channels_last = node.op in _CHANNELS_LAST or node.attrs.get("channels_last", 0)
+        if node.domain == _BLOCKED_DOMAIN or (node.domain == DOMAIN and channels_last):
             operator = f"{node.domain}.{node.op}"
             raise GraphError(
                 f"ONNX Runtime has laid the model out for one machine: node `{describe(node)}` is {operator}. Compile "
@@ -86,12 +89,6 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool
     if all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
         return False
     return _decomposed(graph, Names(graph), infer, products)
-
-
-def _is_laid_out(node: gs.Node) -> bool:
-    if node.domain != DOMAIN:
-        return bool(node.domain == _BLOCKED_DOMAIN)
-    return node.op in _CHANNELS_LAST or bool(node.attrs.get("channels_last", 0))
 
 
 def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
@@ -115,8 +112,8 @@ def _decomposed(graph: gs.Graph, names: Names, infer: InferNode, products: bool)
         write = _decomposition(node, graph.opset, products)
         if write is not None and _replaced(node, write, editor, infer):
             found = True
-        elif node.domain == DOMAIN and node.op in OUTPUT_SHAPES:
-            found |= tell_shapes(node)
+        elif node.domain == DOMAIN and isinstance(op := rules_of(DOMAIN, str(node.op)), OutputSizesRule):
+            found |= _tell_shapes(node, op)
         else:
             infer(node, graph.opset)
     editor.finish()
@@ -142,3 +139,12 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: Infer
     for made in call.written:
         editor.insert(made, before=node)
     return True
+
+
+def _tell_shapes(node: gs.Node, op: OutputSizesRule) -> bool:
+    """Write the shapes that its rules say onto the outputs of an operator that stays; whether they say any."""
+    shapes = op.output_sizes(node)
+    for tensor, shape in zip(node.outputs, shapes, strict=False):
+        if isinstance(tensor, gs.Variable) and not tensor.is_empty():
+            tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)
+    return bool(shapes)

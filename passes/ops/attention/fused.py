@@ -13,15 +13,12 @@ from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.shape_rules import AgreementRule, OutputSizesRule, Shape, side_by_side
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Partitions, Reads, Sets
 from passes.graph.tensors import Dim, Mask, is_float, operand, present, product, shape_of, size_of, volume
-from passes.ops.attention.heads import Heads, Kept, Kind, Place
+from passes.ops.attention.heads import MALFORMED, Heads, Kept, Kind, Place
 from passes.ops.base import UNKNOWN, Op, register
 from passes.ops.softmax_like import Softmax
 from passes.ops.traits import CoupledAxes
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
-
-#: what reading a node raises that has another form than its rules know, as nobody checks ONNX Runtime's own
-MALFORMED = (AssertionError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
 
 _PARTS: tuple[Kind, Kind, Kind] = ("query", "key", "value")
 

@@ -15,6 +15,9 @@ from passes.graph.tensors import Array, Mask, numpy_dtype, size_of
 from passes.ops.convolutions.channel_groups import filled
 from passes.rewriting.channel_facts import Facts
 
+#: what reading a node raises that has another form than its rules know, as nobody checks ONNX Runtime's own
+MALFORMED = (AssertionError, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError)
+
 #: what lies there: queries, keys, values, the result, or one slice for each head of queries, as scores have it
 Kind = Literal["query", "key", "value", "result", "scores"]
 

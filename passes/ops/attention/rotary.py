@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
+from passes.abstract_values.shape_rules import OutputSizesRule, Shape
 from passes.abstract_values.slices import Constants, Demand, Demands, Reads, Sets
 from passes.graph.tensors import Index, Mask, rank_of, shape_of, size_of
-from passes.ops.attention.heads import Heads, Place
+from passes.ops.attention.heads import MALFORMED, Heads, Place
 from passes.ops.base import UNKNOWN, Op, register
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 
 @register("RotaryEmbedding")
-class RotaryEmbedding(Op):
+class RotaryEmbedding(OutputSizesRule, Op):
     """Turns pairs of channels by an angle for each position: heads go, and pairs that none of them needs."""
 
     reason = kept_reasons.HEADS
@@ -28,8 +31,12 @@ class RotaryEmbedding(Op):
             heads = self._heads(node)
             angles = {size_of(node.inputs[i], rank_of(node.inputs[i]) - 1) for i in self.caches}
             return self if heads.fit(node) and angles == {self._pairs(node, heads).shape[1]} else UNKNOWN
-        except (AssertionError, IndexError, TypeError, ValueError, ZeroDivisionError):  # ONNX Runtime's own may be any
+        except MALFORMED:
             return UNKNOWN
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        shape = shape_of(node.inputs[0]) if node.inputs else None
+        return [] if shape is None else [shape]
 
     def _heads(self, node: gs.Node) -> Heads:
         shape, count = shape_of(node.inputs[0]) or (), int(node.attrs.get("num_heads", 0))

@@ -58,7 +58,7 @@ def fuse_into_contractions(graph: gs.Graph) -> None:
 
 def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
     for node in reversed(graph.nodes):
-        chain = longest_chain(node, fusion.clamped_affine, fusion.editor)
+        chain = longest_chain(node, _clamped_affine, fusion.editor)
         if chain is not None and not fusion.move_factor(chain):
             fusion.shorten(chain)
     fusion.editor.finish()
@@ -78,15 +78,6 @@ def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
 class _Fusion:
     def __init__(self, editor: GraphEditor) -> None:
         self.editor, self._fuser = editor, Fuser(editor, rules)
-        self._found: dict[int, tuple[gs.Node, ClampedAffine | None]] = {}
-
-    def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
-        """As `_clamped_affine`, of a node that is erased at most, or becomes a HardSwish, which is none either."""
-        if not node.outputs:
-            return None
-        if id(node) not in self._found:
-            self._found[id(node)] = node, _clamped_affine(node)  # the node, too, so that no other has its id
-        return self._found[id(node)][1]
 
     def shorten(self, chain: Chain[ClampedAffine]) -> None:
         """Write the chain in fewer nodes, where that can be."""
@@ -103,7 +94,7 @@ class _Fusion:
             return False
         for index, operand in enumerate(product.inputs):
             before = self.editor.sole_producer(operand)
-            inner = None if before is None else longest_chain(before, self.clamped_affine, self.editor)
+            inner = None if before is None else longest_chain(before, _clamped_affine, self.editor)
             if inner is None:
                 continue
             scaled = inner.whole.in_single_precision()
@@ -151,7 +142,7 @@ class _Fusion:
 
     def clip(self, node: gs.Node) -> None:
         """Write a HardSigmoid as a Clip if the contraction before it takes its scale and shift."""
-        gate = self.clamped_affine(node)
+        gate = _clamped_affine(node)
         if gate is None or not gate.is_hard_sigmoid() or (gate.scale, gate.shift) == (1, 0):
             return
         if self._fuser.fold(Affine(gate.data, np.asarray(gate.scale), np.asarray(gate.shift), None)):

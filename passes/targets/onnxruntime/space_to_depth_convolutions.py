@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -27,14 +28,14 @@ from passes.graph.tensors import (
     size_of,
     values_of,
 )
-from passes.ops.elementwise import is_pointwise
+from passes.ops.elementwise import pointwise_after
 from passes.ops.shape import is_static
-from passes.sizes.sum_over_nodes import flops_of
+from passes.sizes.sum_over_nodes import of_graph
 from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.widths.operator_kernels import channel_blocks
 from passes.targets.widths.rates import Rates
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import lazy
+from passes.weights.streaming import is_on_disk
 
 # Neighbours that are tried. More filters than fill four channel blocks gain nothing.
 _NEIGHBOURS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -69,7 +70,7 @@ def unroll(graph: gs.Graph, rates: Rates, limit: int) -> None:
     """
     unroller = _Unroller(graph, rates)
     found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
-    flops = limit - flops_of(graph) if found else 0
+    flops = limit - of_graph(graph).flops if found else 0
     for form, node in sorted(found, key=lambda pair: -pair[0].gain):
         if form.flops <= flops:
             flops -= form.flops
@@ -103,8 +104,7 @@ class _Unroller:
             return False
         if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
             return False
-        values = lazy(weight)
-        if values is not None and values.on_disk:
+        if is_on_disk(weight):
             return False
         padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
         return padded and self.editor.opset >= _PAD_BY_OPERANDS
@@ -156,7 +156,8 @@ class _Unroller:
         apart = [*positions]
         apart[axis] = steps
         last = node
-        for each in self._activations(node):
+        activations = takewhile(lambda each: channel_blocks(each) == "always", pointwise_after(node, self.editor))
+        for each in [*activations]:
             last.outputs = [self._variable(last.outputs[0], [batch, written * many, *apart])]
             each.inputs[0] = last.outputs[0]
             last = each
@@ -187,16 +188,6 @@ class _Unroller:
         picked = emit("Gather", [padded, positions], split, axis=2 + axis)
         moved = emit("Transpose", [picked], turned, perm=order)
         return emit("Reshape", [moved, self._ints(whole)], whole)
-
-    def _activations(self, node: gs.Node) -> list[gs.Node]:
-        """What follows the node and does the same to every element, where what is before it has no other reader."""
-        found: list[gs.Node] = []
-        while (reader := self.editor.sole_reader(node.outputs[0])) is not None:
-            node = reader
-            if channel_blocks(node) != "always" or not is_pointwise(node):
-                break
-            found.append(node)
-        return found
 
     def _order(
         self, last: gs.Node, output: gs.Tensor, batch: Dim, sizes: list[int], axis: int, positions: list[int]

@@ -8,8 +8,6 @@ one filter, and 0.88 to 1.0 times without either, where they are left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -17,10 +15,10 @@ from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, dimensions, initializer, is_constant, operand, shape_of, values_of
 from passes.ops import rules
 from passes.ops.convolutions.conv_transpose import ConvTranspose
-from passes.ops.elementwise import is_pointwise
+from passes.ops.elementwise import pointwise_after
 from passes.ops.shape import is_static
 from passes.weights.quantized import Quantized
-from passes.weights.streaming import lazy
+from passes.weights.streaming import is_on_disk
 
 
 def move_windows_to_channels(graph: gs.Graph) -> None:
@@ -30,7 +28,7 @@ def move_windows_to_channels(graph: gs.Graph) -> None:
         side = _side(node) if isinstance(rules(node), ConvTranspose) else None
         if side is None:
             continue
-        activations = list(_activations(node, editor))
+        activations = list(pointwise_after(node, editor))
         _, filters, *positions = dimensions(node.outputs[0])
         if filters == 1 or (activations and not is_static(positions)):
             _write(node, activations, side, editor)
@@ -44,7 +42,6 @@ def _side(node: gs.Node) -> int | None:
         return None
     if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
         return None
-    values = lazy(weight)
     height, width = weight.shape[2:]
     alike = (
         [*node.attrs.get("strides", [1, 1])] == [height, height] == [height, width]
@@ -54,14 +51,7 @@ def _side(node: gs.Node) -> int | None:
         and not any((*node.attrs.get("pads", ()), *node.attrs.get("output_padding", ())))
         and "output_shape" not in node.attrs
     )
-    return height if alike and height > 1 and (values is None or not values.on_disk) else None
-
-
-def _activations(node: gs.Node, editor: GraphEditor) -> Iterator[gs.Node]:
-    """What follows the node and does the same to every element, where what is before it has no other reader."""
-    while (reader := editor.sole_reader(node.outputs[0])) is not None and is_pointwise(reader):
-        yield reader
-        node = reader
+    return height if alike and height > 1 and not is_on_disk(weight) else None
 
 
 def _write(node: gs.Node, activations: list[gs.Node], side: int, editor: GraphEditor) -> None:

@@ -10,6 +10,7 @@ faster is taken (`fastest_plan.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import onnx_graphsurgeon as gs
@@ -17,12 +18,10 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import describe, numpy_dtype
 from passes.ops import rules
 from passes.planning.planner import Planner, PlanOptions
-from passes.rewriting.storage_plan import StoragePlan
+from passes.rewriting.storage_plan import StoragePlan, everything
 from passes.targets.widths.coupled_slices import CoupledSlices, SliceCoupling
 from passes.targets.widths.fastest_plan import fastest_plan
 from passes.targets.widths.rates import Rates
-from passes.targets.widths.spare_channels import everything, with_spare
-from passes.targets.widths.wider_layers import WiderPlan, Width
 from passes.targets.widths.width_search import rounded
 
 #: a multiple to round widths up to, rates to choose widths by, or all channels
@@ -30,6 +29,30 @@ Align = int | Rates | Literal["all"]
 
 # Layers of fewer channels are no faster for being round (`benchmarks/cuda.py`), and grow by a larger share.
 _NARROW = 16
+
+
+@dataclass(frozen=True)
+class Width:
+    """A layer that computes more channels than it must: `kept` out of `total`, where `live` would do, and why."""
+
+    node: str
+    op: str
+    live: int
+    kept: int
+    total: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WiderPlan:
+    """A plan with channel counts that kernels are faster with, and the layers that it concerns.
+
+    speedup: the estimated time of the plan with the fewest channels over that of this one; None without an estimate.
+    """
+
+    plan: StoragePlan
+    widths: tuple[Width, ...] = ()
+    speedup: float | None = None
 
 
 def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOptions) -> WiderPlan:
@@ -57,7 +80,7 @@ def _rounded(planner: Planner, plan: StoragePlan, align: int | Rates, options: P
     coupled = CoupledSlices(planner.graph, planner.facts, plan)
     extras = rounded(_written(planner.graph, coupled.found), _multiples(planner.graph, coupled.found, align))
     reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes_per_piece} bytes"
-    return planner.plan(options, with_spare(coupled, plan, extras, reason, plan.floor)) if extras else plan
+    return planner.plan(options, coupled.with_spare(extras, reason)) if extras else plan
 
 
 def _written(graph: gs.Graph, couplings: list[SliceCoupling]) -> dict[int, SliceCoupling]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import Index, Mask, is_constant
+from passes.graph.tensors import Index, Mask, is_constant, unite
 from passes.ops import Link
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.storage_plan import Key, StoragePlan
+from passes.rewriting.storage_plan import Key, StorageFloor, StoragePlan
 from passes.targets.widths.convolution_shape import is_depthwise
 
 
@@ -29,30 +30,19 @@ class SliceCoupling:
 
 
 class CoupledSlices:
-    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none.
-
-    Axes that are coupled slice by slice have their slices in one place.
-    """
+    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none."""
 
     def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
         self._plan = plan
         #: slices that would be stored if no adapters were written, as far as one looks from each alone
         self.restored: list[tuple[Key, Mask]] = []
         self._keys = [key for key in plan.stored if key[0] not in plan.absent]
-        self._first = list(range(len(self._keys)))  # by axis, one before it with which it is coupled slice by slice
-        self._start: dict[Key, int] = {}
-        self._size = 0
-        numbers = {key: number for number, key in enumerate(self._keys)}
-        wanted, links = self._coupled(graph, facts, numbers)
-        for number, key in enumerate(self._keys):
-            first = self._axis(number)
-            if first == number:
-                self._start[key] = self._size
-                self._size += plan.stored[key].size
-            else:
-                self._start[key] = self._start[self._keys[first]]
+        *starts, self._size = accumulate([plan.stored[key].size for key in self._keys], initial=0)
+        self._start = dict(zip(self._keys, starts, strict=True))
+        wanted, links = self._coupled(graph, facts)
         ends = [np.concatenate([np.zeros(0, np.int64), *(self._start[k[s]] + i[s] for k, i in links)]) for s in (0, 1)]
-        self._class = _components(self._size, *ends)
+        self._class = np.arange(self._size)
+        unite(self._class, *ends)
         self.found = self._couplings(wanted)
 
     def slices(self, coupling: SliceCoupling, more: int) -> Iterator[tuple[Key, Mask]]:
@@ -63,6 +53,18 @@ class CoupledSlices:
             start, size = self._start[key], self._plan.stored[key].size
             yield key, taken[self._class[start : start + size]]
 
+    def with_spare(self, extras: Mapping[int, int], reason: str) -> StorageFloor:
+        """The floor of the plan with so many spare slices of each coupling, by its number; `reason` is that of each."""
+        floor = replace(self._plan.floor, stored=dict(self._plan.floor.stored), wider={}, why={})
+        for number, more in extras.items():
+            for key, mask in self.slices(self.found[number], more):
+                floor.wider[key] = floor.wider.get(key, np.zeros(mask.size, bool)) | mask
+        for key, mask in floor.wider.items():
+            floor.stored[key] = floor.stored.get(key, np.zeros(mask.size, bool)) | mask
+            before = int(self._plan.stored[key].sum())
+            floor.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
+        return floor
+
     def needed(self, wanted: Iterable[tuple[Key, Mask]]) -> dict[int, int]:
         """How many classes of each coupling, by its number, these slices take that the plan does not store."""
         places = [self._start[key] + np.flatnonzero(mask) for key, mask in wanted if key in self._start]
@@ -70,22 +72,13 @@ class CoupledSlices:
         numbers, counts = np.unique(self._number[classes[~self._is_stored[classes]]], return_counts=True)
         return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
 
-    def _axis(self, number: int) -> int:
-        """The first of the axes that are coupled slice by slice with this one, by their numbers."""
-        while self._first[number] != number:
-            self._first[number] = number = self._first[self._first[number]]
-        return number
-
     def _coupled(
-        self, graph: gs.Graph, facts: Facts, numbers: Mapping[Key, int]
+        self, graph: gs.Graph, facts: Facts
     ) -> tuple[list[tuple[Key, Mask]], list[tuple[tuple[Key, Key], tuple[Index, Index]]]]:
-        """Slices of which adapters would have less to restore if they were stored, and pairs that are stored together.
-
-        Axes that are coupled slice by slice are no pairs, but noted as such.
-        """
+        """Slices that would leave adapters less to restore if they were stored, and pairs that are stored together."""
         wanted, links = [], []
         narrowed: dict[str, list[int]] = {}  # axes by tensor
-        for name, axis in sorted(numbers):
+        for name, axis in sorted(self._keys):
             narrowed.setdefault(name, []).append(axis)
         for index, node in enumerate(graph.nodes):
             if index not in self._plan.computed or not any(t.name in narrowed for t in node.inputs):
@@ -95,7 +88,7 @@ class CoupledSlices:
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
-                if not all(end in numbers for end in ends):
+                if not all(end in self._start for end in ends):
                     continue
                 sizes = [self._plan.stored[end].size for end in ends]
                 if (link.input, link.input_axis) in adapted:
@@ -103,9 +96,6 @@ class CoupledSlices:
                     if required is not None:
                         unread = self._plan.stored[ends[0]] & ~required
                         self.restored.append((ends[1], link.forward(unread, sizes[1])))
-                elif link.source is None and sizes[0] == sizes[1]:
-                    axes = sorted(self._axis(numbers[end]) for end in ends)
-                    self._first[axes[1]] = axes[0]
                 else:
                     links.append((ends, link.pairs(sizes[0])))
         self.restored += wanted
@@ -125,21 +115,17 @@ class CoupledSlices:
 
     def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[SliceCoupling]:
         """Classes by the axes along which they are coupled, each as often as it has slices there."""
-        together: dict[int, list[int]] = {}  # axes that are coupled slice by slice, by the first of them
-        for number in range(len(self._keys)):
-            together.setdefault(self._axis(number), []).append(number)
         is_stored, score = np.zeros(self._size, bool), np.zeros(self._size, np.int64)
         for key in self._keys:
             start, mask = self._start[key], self._plan.stored[key]
             is_stored[start : start + mask.size] |= mask
         for key, mask in wanted:
             score[self._start[key] : self._start[key] + mask.size] += mask
-        sizes = [self._plan.stored[self._keys[first]].size for first in together]
-        firsts = np.repeat(np.array(list(together), np.int64), sizes)
+        numbers = np.repeat(np.arange(len(self._keys)), [self._plan.stored[key].size for key in self._keys])
         self._is_stored = np.bincount(self._class, is_stored, minlength=self._size) > 0
         scores = np.bincount(self._class, score, minlength=self._size)
         # by class, the numbers of its axes and how many slices it has along each
-        pairs, counts = np.unique(self._class * (len(self._keys) + 1) + firsts, return_counts=True)
+        pairs, counts = np.unique(self._class * (len(self._keys) + 1) + numbers, return_counts=True)
         classes, starts = np.unique(pairs // (len(self._keys) + 1), return_index=True)
         axes = np.stack([pairs % (len(self._keys) + 1), counts], axis=1)
         ends = [*starts[1:].tolist(), pairs.size]
@@ -154,8 +140,7 @@ class CoupledSlices:
             spare = members[~self._is_stored[members]]
             order = np.lexsort((spare, -scores[spare]))
             counted = np.frombuffer(row, np.int64).reshape(-1, 2).tolist()
-            many = {axis: n for first, n in counted for axis in together[first]}
-            slices = {self._keys[axis]: many[axis] for axis in sorted(many)}
+            slices = {self._keys[axis]: n for axis, n in counted}
             found.append(SliceCoupling(slices, int(self._is_stored[members].sum()), spare[order]))
         return found
 
@@ -165,18 +150,3 @@ def _links(node: gs.Node, facts: Facts) -> Iterator[Link]:
     yield from facts.links(node)
     if is_depthwise(node):
         yield Link(0, 1, 0, 1)
-
-
-def _components(size: int, first: Index, second: Index) -> Index:
-    """The smallest of the numbers below `size` that each is connected with, by pairs of neighbours: int64 [size]."""
-    label = np.arange(size)
-    while True:
-        low = np.minimum(label[first], label[second])
-        before = label.copy()
-        for side in (first, second):
-            np.minimum.at(label, before[side], low)
-            np.minimum.at(label, side, low)
-        while not np.array_equal(label, label[label]):
-            label = label[label]
-        if np.array_equal(label, before):
-            return label

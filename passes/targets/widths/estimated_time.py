@@ -8,13 +8,12 @@ whatever their widths: no kernel for round ones is faster.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
-from passes.rewriting.storage_plan import Key, untouched
+from passes.rewriting.storage_plan import untouched
 from passes.targets.widths.plan_steps import Gains, Network, PlanSteps, Step
 from passes.targets.widths.rates import Rates
 
@@ -30,52 +29,33 @@ _NODES_OF_ADAPTER = 3
 Blocked = list[bool]
 
 
-class _Run(NamedTuple):
-    """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read, too.
-
-    Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
-    """
-
-    time: float
-    blocked: bool
-    reordered: tuple[tuple[int, bool, float], ...]
-
-
 class Timing:
     """Estimates of a plan of a network, and of the same plan with other numbers of channels."""
 
     def __init__(self, plan: PlanSteps, rates: Rates) -> None:
         self.plan = plan
         self.rates = rates
-        none = self.gains({})
+        none = self.no_gains()
         weights = sum(
             s.convolution.weights(self.read(s, none), s.output.stored(none))
             for s in plan.steps
             if s.convolution is not None
         )
         self._from_memory = weights > rates.cached_weights
-        # for each step how it runs, by numbers of channels and by what its operands are written in
-        self._runs: list[dict[tuple[object, object], _Run]] = [{} for _ in plan.steps]
 
     def of_relieved(self, plan: PlanSteps) -> Timing:
-        """That of the same plan `without` something: what is known of the steps that are the same is known there."""
+        """That of the same plan `without` something."""
         other = copy.copy(self)
         other.plan = plan
-        steps = zip(plan.steps, self.plan.steps, self._runs, strict=True)
-        other._runs = [runs if step is before else {} for step, before, runs in steps]
         return other
 
-    def gains(self, more: Mapping[Key, int]) -> list[int]:
-        """As many slices more along each of these axes."""
-        found = [0] * len(self.plan.slots)
-        for key, count in more.items():
-            if key in self.plan.slots:
-                found[self.plan.slots[key]] = count
-        return found
+    def no_gains(self) -> list[int]:
+        """No slice more along any axis."""
+        return [0] * len(self.plan.slots)
 
     def total(self, gains: Gains | None = None) -> float:
         """Nanoseconds of one run for one example."""
-        return self.of(range(len(self.plan.steps)), self.gains({}) if gains is None else gains, self.unblocked())
+        return self.of(range(len(self.plan.steps)), self.no_gains() if gains is None else gains, self.unblocked())
 
     def unblocked(self) -> Blocked:
         """Nothing is written in channel blocks."""
@@ -84,14 +64,8 @@ class Timing:
     def of(self, steps: Iterable[int], gains: Gains, blocked: Blocked) -> float:
         """Nanoseconds of some of the steps, in order. `blocked` says how tensors are written, and is told of theirs."""
         total, reordered = 0.0, set[tuple[int, bool]]()
-        asks, known = self.plan.asks, self._runs
         for index in steps:
-            widths, operands = asks[index]
-            asked = widths(gains), operands(blocked)
-            run = known[index].get(asked)
-            if run is None:
-                run = known[index][asked] = self._run(self.plan.steps[index], gains, blocked)
-            time, blocked[index], moved = run
+            time, blocked[index], moved = self._run(self.plan.steps[index], gains, blocked)
             total += time
             for writer, wanted, moving in moved:
                 if (writer, wanted) not in reordered:
@@ -102,7 +76,7 @@ class Timing:
     def written_in_blocks(self) -> set[str]:
         """Names of the tensors that are written in channel blocks."""
         blocked = self.unblocked()
-        self.of(range(len(self.plan.steps)), self.gains({}), blocked)
+        self.of(range(len(self.plan.steps)), self.no_gains(), blocked)
         return {name for name, index in self.plan.writers.items() if blocked[index]}
 
     def read(self, step: Step, gains: Gains) -> int:
@@ -110,7 +84,11 @@ class Timing:
         port = step.inputs[0]
         return port.stored(gains) if port.delivered is None else port.delivered
 
-    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> _Run:
+    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> tuple[float, bool, list[tuple[int, bool, float]]]:
+        """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read.
+
+        Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
+        """
         runs_blocked, time = self._time(step, gains, blocked)
         if step.multiplied or step.open_maps:
             nodes = _NODES_OF_OPEN_MAP * self.rates.ns_per_node * step.open_maps
@@ -122,7 +100,10 @@ class Timing:
             each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
             time += self.rates.ns_per_node + elements * each + (self._reorder(elements) if runs_blocked else 0.0)
         reordered = []
-        reads_blocked = runs_blocked and self._reads_blocks(step, gains)
+        reads_blocked = runs_blocked
+        if runs_blocked and step.convolution is not None:
+            form = self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains))
+            reads_blocked = form == "nchwc"
         for port in step.inputs:
             wanted = reads_blocked
             if port.delivered is not None:
@@ -139,7 +120,7 @@ class Timing:
         writes = runs_blocked and not step.maps
         if writes and step.given:
             time += self._reorder(step.output.elements(gains))
-        return _Run(time, writes, tuple(reordered))
+        return time, writes, reordered
 
     def _restoring(self, elements: float, pieces: float) -> float:
         """An adapter that makes so many elements, each of so many pieces."""
@@ -187,17 +168,11 @@ class Timing:
         # operands of other sizes are broadcast, which is done without channel blocks
         return step.gated or len({p.elements(gains) for p in operands}) == 1
 
-    def _reads_blocks(self, step: Step, gains: Gains) -> bool:
-        """Whether the step reads channel blocks, where it runs on them."""
-        if step.convolution is None:
-            return True
-        return self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains)) == "nchwc"
-
 
 def of_nodes(graph: gs.Graph, rates: Rates) -> dict[str, float]:
     """Nanoseconds of each node, by the name of what it writes, without those that any operator takes by itself."""
     timing = of_graph(graph, replace(rates, ns_per_node=0.0))
-    gains, blocked = timing.gains({}), timing.unblocked()
+    gains, blocked = timing.no_gains(), timing.unblocked()
     return {name: timing.of([index], gains, blocked) for name, index in timing.plan.writers.items()}
 
 

@@ -12,12 +12,11 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import Mask, static_shape
 from passes.planning.planner import Planner, PlanOptions
-from passes.rewriting.storage_plan import NO_FLOOR, Key, StorageFloor, StoragePlan, untouched
+from passes.rewriting.storage_plan import NO_FLOOR, Key, StorageFloor, StoragePlan, everything, untouched
 from passes.targets.widths.coupled_slices import CoupledSlices
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.plan_steps import Gains, Network, PlanSteps
 from passes.targets.widths.rates import Rates
-from passes.targets.widths.spare_channels import everything, with_spare
 from passes.targets.widths.width_search import fastest_widths, gains_of
 
 # The share of a model's time that is worth computing channels which could be removed. It must come to what the rates
@@ -162,7 +161,7 @@ class _Comparison:
         extras = fastest_widths(start.weighed.timings, couplings)
         if not extras:
             return _Estimate(start, coupled, extras, start.plan.floor, start.time)
-        floor = with_spare(coupled, start.plan, extras, "which runs faster than {}", start.plan.floor)
+        floor = coupled.with_spare(extras, "which runs faster than {}")
         time = start.weighed.total(gains_of(start.timing, couplings, extras))
         return _Estimate(start, coupled, extras, floor, time)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -202,10 +201,6 @@ class PlanSteps:
         for i, node in enumerate(network.nodes):
             if i in plan.computed and node.output is not None and node.output.name not in plan.absent:
                 self.steps.append(self._step(i, node, node.output))
-        #: for each step what picks, of all gains, those that it depends on, and of all steps, those that it reads
-        self.asks = [
-            (picked([p.slot for p in (*s.inputs, s.output)]), picked([p.writer for p in s.inputs])) for s in self.steps
-        ]
 
     def without(self, *, maps: bool = False, adapters: bool = False) -> PlanSteps:
         """The same where no constant maps are added, or no adapters are written."""
@@ -213,8 +208,6 @@ class PlanSteps:
         def relieved(step: Step) -> Step:
             adapted = adapters and (bool(step.adapters) or any(port.delivered is not None for port in step.inputs))
             open_maps = step.open_maps and not maps and (step.maps or not adapters)  # means are restored
-            if not adapted and open_maps == step.open_maps and not (maps and step.maps):
-                return step
             inputs = tuple(replace(port, delivered=None) for port in step.inputs) if adapted else step.inputs
             left = () if adapted else step.adapters
             return replace(step, inputs=inputs, maps=step.maps and not maps, open_maps=open_maps, adapters=left)
@@ -257,28 +250,27 @@ class PlanSteps:
         )
 
     def _maps(self, index: int, node: _Node) -> tuple[bool, bool]:
-        """Whether a contraction adds constant maps, and whether some of the maps are made at run time."""
-        mapped = list(self._mapped(index, node))
-        if node.adds_maps:
-            self.mapped += [(key, unread) for key, unread, _ in mapped]
-        return bool(mapped) and node.adds_maps, not all(static for *_, static in mapped)
+        """Whether a contraction adds constant maps, and whether some of the maps are made at run time.
+
+        That are those which are not required of the first operand.
+        """
+        added = made = False
+        for axis, found in node.maps.items():
+            required = self._plan.required.get((index, 0, axis))
+            if required is not None and (found.mask & ~required).any():
+                made = made or not found.is_static()
+                if node.adds_maps:
+                    added = True
+                    self.mapped.append(((node.operands[0][1].name, axis), found.mask & ~required))
+        return added, made
 
     def _deliveries(self, operands: Sequence[_Operand]) -> Iterator[Delivery]:
         """What adapters along axes deliver that are not those of channels."""
         for tensor, sizes, adapters in operands:
-            for axis, adapter in adapters.items():
+            stored = self._stored(tensor, sizes)
+            for axis, (delivered, pieces) in adapters.items():
                 if axis != 1 or len(sizes) < 3:
-                    yield self._delivery(tensor, sizes, axis, *adapter)
-
-    def _mapped(self, index: int, node: _Node) -> Iterator[tuple[Key, Mask, bool]]:
-        """The constant maps that are not required of the first operand, and whether their sizes are known beforehand.
-
-        A contraction adds their part to what it writes.
-        """
-        for axis, found in node.maps.items():
-            required = self._plan.required.get((index, 0, axis))
-            if required is not None and (found.mask & ~required).any():
-                yield (node.operands[0][1].name, axis), found.mask & ~required, found.is_static()
+                    yield Delivery(math.prod(stored[:axis] + stored[axis + 1 :]) * delivered, pieces)
 
     def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
@@ -298,11 +290,6 @@ class PlanSteps:
                 found[axis] = int(np.count_nonzero(required)), pieces
         return found
 
-    def _delivery(self, tensor: gs.Tensor, sizes: Sequence[int], axis: int, delivered: int, pieces: float) -> Delivery:
-        """What an adapter along an axis that is not that of channels delivers."""
-        stored = self._stored(tensor, sizes)
-        return Delivery(math.prod(stored[:axis] + stored[axis + 1 :]) * delivered, pieces)
-
     def _stored(self, tensor: gs.Tensor, sizes: Sequence[int]) -> list[int]:
         """The sizes of what is stored of the tensor."""
         widths = self._widths.get(tensor.name, {})
@@ -321,11 +308,6 @@ class PlanSteps:
                 shared=len(tensor.outputs) > 1,
             )
         return port if adapter is None else replace(port, delivered=adapter[0], pieces=adapter[1])
-
-
-def picked(places: Sequence[int]) -> Callable[[Sequence[Any]], object]:
-    """What picks the values at these places."""
-    return itemgetter(*places) if places else len
 
 
 def gate_operand(node: gs.Node, opset: int) -> int | None:

@@ -48,7 +48,7 @@ def rounded(couplings: Mapping[int, SliceCoupling], multiples: Mapping[int, int]
 
 def gains_of(timing: Timing, couplings: Mapping[int, SliceCoupling], extras: Mapping[int, int]) -> list[int]:
     """How many more slices each axis stores with so many more of each coupling, as `Timing` asks for it."""
-    gains = [0] * len(timing.plan.slots)
+    gains = timing.no_gains()
     for number, more in extras.items():
         for slot, times in _slots(timing, couplings[number]):
             gains[slot] += more * times

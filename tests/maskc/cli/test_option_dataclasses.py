@@ -9,10 +9,9 @@ import typer
 
 from maskc.cli import app
 from maskc.compilation.options import CompileOptions
-from maskc.inspection.option_fields import options_of
-from maskc.inspection.options import ReadOptions
+from maskc.inspection.options import ReadOptions, options_of
 from maskc.verification.options import VerifyOptions
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from passes.targets import registry
 from tests.maskc.command import maskc, refused
 

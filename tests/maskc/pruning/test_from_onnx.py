@@ -21,8 +21,7 @@ pytestmark = pytest.mark.tensorflow
 
 tf = pytest.importorskip("tensorflow")
 
-from maskc.pruning.training.from_onnx.imported import Imported  # noqa: E402
-from maskc.pruning.training.from_onnx.table import RULES  # noqa: E402
+from maskc.pruning.training.from_onnx.imported import RULES, Imported  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 

@@ -27,8 +27,7 @@ from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import Pruned
 from maskc.pruning.quality.comparison import Comparison
 from maskc.pruning.quality.judge import Judge, Verdict
-from maskc.results.agreement import Agreement
-from maskc.results.measurements import Latency
+from maskc.results.measurements import Agreement, Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.ops import base
 from passes.ops.contractions.matmul import Gemm
@@ -95,12 +94,11 @@ def test_what_a_head_saves_beyond_a_target_leaves_room_for_small_units() -> None
 def clock(monkeypatch: pytest.MonkeyPatch, time: Callable[[float], float]) -> None:
     """Latency, in milliseconds, becomes a function of the share of the multiply-adds that are left."""
 
-    def measure(before: onnx.ModelProto, after: onnx.ModelProto, *_: object, seconds: float) -> Latency:
+    def timed(before: onnx.ModelProto, after: onnx.ModelProto, *_: object, **how: float) -> Latency:
         now = time(passes.count(after).macs / passes.count(before).macs)
         return Latency((1.0, 1.0, 1.0), (now, now, now), 1, {}, 1 / now)
 
-    monkeypatch.setattr(targets, "load", lambda model, provider: model)
-    monkeypatch.setattr(targets, "measure", measure)
+    monkeypatch.setattr(targets, "timed", timed)
 
 
 @pytest.mark.parametrize("target", [{"speedup": 2.0}, {"ms": 0.5}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -12,14 +12,14 @@ import pytest
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import copied
+from maskc.progress import Stage, listening
 
 pytestmark = pytest.mark.tensorflow
 
 tf = pytest.importorskip("tensorflow")
 
-from maskc.pruning.training.batches import shuffled  # noqa: E402
 from maskc.pruning.training.distance import Target, targets  # noqa: E402
-from maskc.pruning.training.loop import finetune  # noqa: E402
+from maskc.pruning.training.loop import finetune, shuffled  # noqa: E402
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -57,15 +57,21 @@ def distance(model: onnx.ModelProto) -> float:
     return sum(float(np.square(found[n] - wanted[n]).mean() / wanted[n].var()) for n in wanted)
 
 
-def test_an_interruption_keeps_what_there_is() -> None:
-    steps = count(1)
+def interrupt_after(steps: int) -> Callable[[Stage | str], None]:
+    """A listener that interrupts training after so many steps."""
+    told = count()  # the first time as the stage begins
 
-    def interrupt(*progress: float) -> None:
-        if next(steps) == 60:
+    def listen(event: Stage | str) -> None:
+        if isinstance(event, Stage) and event.title == "Training" and event.seconds is None and next(told) == steps:
             raise KeyboardInterrupt
 
-    tuned = finetune(PRUNED, batches, TEACHER, epochs=1000, learning_rate=2e-2, on_progress=interrupt)
-    assert next(steps) == 61
+    return listen
+
+
+def test_an_interruption_keeps_what_there_is() -> None:
+    with listening(interrupt_after(60)):
+        tuned, interrupted = finetune(PRUNED, batches, TEACHER, epochs=1000, learning_rate=2e-2)
+    assert interrupted
     assert distance(tuned) < 0.9 * distance(PRUNED)
     assert [t.name for t in tuned.graph.initializer] == [t.name for t in PRUNED.graph.initializer]
 
@@ -73,16 +79,11 @@ def test_an_interruption_keeps_what_there_is() -> None:
 def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:
     runs = [finetune(PRUNED, batches, TEACHER, epochs=3, seed=seed) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
-    states: list[tuple[Any, bool]] = []
-    steps = count(1)
-
-    def interrupt(*progress: float) -> None:
-        if next(steps) == 4:  # in the second pass over the data
-            raise KeyboardInterrupt
-
-    finetune(PRUNED, batches, TEACHER, epochs=3, on_progress=interrupt, on_state=lambda *each: states.append(each))
-    assert [over for _, over in states] == [False, False]  # after the first step, and at the end
-    assert finetune(PRUNED, batches, TEACHER, epochs=3, saved=states[-1][0]) == runs[0]
+    states: list[Any] = []
+    with listening(interrupt_after(4)):  # in the second pass over the data
+        assert finetune(PRUNED, batches, TEACHER, epochs=3, keep=states.append)[1]
+    assert len(states) == 2  # after the first step, and at the end
+    assert finetune(PRUNED, batches, TEACHER, epochs=3, saved=states[-1]) == runs[0]
 
 
 def test_examples_are_drawn_anew_and_joined() -> None:
@@ -104,7 +105,7 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
     def loss(outputs: Any, batch: Any) -> Any:
         return tf.reduce_mean(tf.square(outputs["z"] - batch["label"]), -1)
 
-    tuned = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=loss)
+    tuned, _ = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=loss)
     errors = [
         np.square(OnnxRuntimeSession(m).run(b)["z"] - b["x"][:, :2]).mean()
         for m in (tuned, TEACHER)

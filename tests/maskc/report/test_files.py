@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import maskc as api
 from maskc.compilation.compile_report import CompileReport
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from maskc.verification.error_statistics import Statistics, distance
 from passes.abstract_values.kept_reasons import REASONS
 from passes.planning.masked_axes import Held, MaskedAxis

@@ -14,7 +14,7 @@ from typer.main import get_command
 import passes
 from maskc.cli import app
 from maskc.report.wording import counted_at, sizes_in_brief
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from passes.sizes.cost_values import CountedAt
 from passes.sizes.prepare import shaped
 from passes.sizes.sum_over_nodes import of_graph

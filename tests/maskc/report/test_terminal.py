@@ -17,7 +17,7 @@ from maskc.results.diff import Diff
 from maskc.results.environment import installed_versions
 from maskc.results.json_values import plain
 from maskc.results.layers import Layer
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from passes.planning.masked_axes import Held, MaskedAxis
 from tests.documentation import ROOT
 from tests.maskc.command import maskc

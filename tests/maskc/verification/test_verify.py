@@ -16,7 +16,7 @@ import pytest
 import maskc as api
 from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import copied, rename_tensors
-from maskc.results.totals import Figures
+from maskc.results.measurements import Figures
 from maskc.runtime import session
 from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from passes import Policy, bind, count, coupling, flops_by_group, flops_by_mask, shrink
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from passes.mask_savings import flops_saved
 from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
 from tests.generators.networks import network

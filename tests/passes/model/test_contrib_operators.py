@@ -14,10 +14,10 @@ from onnx import helper, numpy_helper
 
 from passes import Shrunk, shrink
 from passes.errors import GraphError
-from passes.model.contrib_operators.decompose import IN_STANDARD_DOMAIN, OPERATORS, missing_in_standard
-from passes.model.contrib_operators.output_shapes import OUTPUT_SHAPES
+from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN, OPERATORS, missing_in_standard
 from passes.model.graph_to_onnx import exported
 from passes.ops import Op, base, register
+from passes.ops.base import with_rules
 from passes.sizes.prepare import checked
 from tests.passes import text
 from tests.passes.model.contrib_forms import FORMS, Array, Form, floats, ones
@@ -293,7 +293,7 @@ def test_heads_go_through_a_rotation(heads: int) -> None:
 
 # -- operators of any form -------------------------------------------------------------------------------------------
 
-ALL = sorted({*OPERATORS, *OUTPUT_SHAPES, *IN_STANDARD_DOMAIN})
+ALL = sorted({*OPERATORS, *with_rules(DOMAIN), *IN_STANDARD_DOMAIN})
 
 
 def domain_of(op: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import passes
-from passes.adapters.placement import POLICIES
+from passes.adapters.price import POLICIES
 from tests.generators.networks import network
 
 

@@ -31,12 +31,8 @@ def _gemm(call: Call, a: Value, b: Value, c: Value = None) -> Value:
     return product if c is None else product + (c if call("beta", 1.0) == 1 else beta * c)
 
 
-def _einsum(call: Call, *operands: Value) -> Value:
-    return tf.einsum(call("equation").replace(" ", ""), *operands)
-
-
 RULES = {
-    "Einsum": Rule(_einsum),
+    "Einsum": Rule(lambda call, *operands: tf.einsum(call("equation").replace(" ", ""), *operands)),
     "Gemm": Rule(_gemm),
     "MatMul": elements(matmul),
 }

@@ -1,17 +1,18 @@
-"""Convolutions, of channels that lie second, by kernels of TensorFlow for channels that lie last.
+"""Convolutions and pooling, of channels that lie second, by kernels of TensorFlow for channels that lie last.
 
 Graph optimisation takes away the transpositions between neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from maskc.pruning.training.from_onnx.movement import padded
-from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, dtype_of, elements, rank
 from passes.graph.tensors import Array
 
 
@@ -81,7 +82,7 @@ def _reach(window: Sequence[int], dilations: Sequence[int]) -> list[int]:
 
 
 def _with_bias(y: Value, bias: Value) -> Value:
-    return y if bias is None else y + tf.reshape(bias, (-1, *[1] * (rank(y) - 2)))
+    return y if bias is None else y + along(bias, 1, rank(y))
 
 
 def _windows(call: Call, x: Value, w: Value) -> tuple[list[int], list[int], int]:
@@ -126,7 +127,55 @@ def _transposed(call: Call, x: Value, w: Value, bias: Value = None) -> Value:
     return _with_bias(padded(y, np.array([[0, 0], [0, 0], *shown])), bias)
 
 
+def _pooled(call: Call, x: Value, kind: str, filler: Any) -> tuple[Value, Value]:
+    """The maximum or the mean over each window, and the share of each window that counts, [*places]."""
+    window, axes = call("kernel_shape"), rank(x) - 2
+    strides, dilations = call("strides", [1] * axes), call("dilations", [1] * axes)
+    reach = _reach(window, dilations)
+    pads = window_pads(call, reach, strides, x.shape[2:])
+    within = np.ones([n + a + b for n, (a, b) in zip(x.shape[2:], pads, strict=True)])
+    if not call("count_include_pad", 0):
+        within = np.pad(np.ones(x.shape[2:]), pads)
+    more = np.zeros((axes, 2), int)
+    if call("ceil_mode", 0) and call("auto_pad", "NOTSET") in ("NOTSET", ""):
+        for a, (n, k, s) in enumerate(zip(within.shape, reach, strides, strict=True)):
+            count = -(-(n - k) // s) + 1
+            count -= (count - 1) * s >= n - pads[a][1]  # a window begins before the padding behind
+            more[a, 1] = max((count - 1) * s + k - n, 0)
+    pads, within = pads + more, np.pad(within, more)
+
+    def pool(values: Value, kind: str) -> Value:
+        if max(dilations) > 1 or any(s > k for s, k in zip(strides, window, strict=True)):
+            y = tf.nn.pool(values, window, kind, padding="VALID", dilations=dilations)
+            return y[(slice(None), *(slice(None, None, s) for s in strides))]
+        return tf.nn.pool(values, window, kind, strides=strides, padding="VALID")
+
+    y = pool(padded(channels_last(x), np.array([[0, 0], *pads, [0, 0]]), filler), kind)
+    return channels_second(y), pool(within[None, ..., None].astype(np.float32), "AVG")[0, ..., 0]
+
+
+def _max_pool(call: Call, x: Value) -> Value:
+    if call.outputs > 1:
+        raise call.unsupported("says where the largest elements lie")
+    number = dtype_of(x)
+    data = x if number.is_floating else tf.cast(x, tf.float32)
+    return tf.cast(_pooled(call, data, "MAX", data.dtype.min)[0], number)
+
+
+def _average_pool(call: Call, x: Value) -> Value:
+    mean, share = _pooled(call, x, "AVG", 0)
+    return mean / tf.cast(share, mean.dtype)
+
+
+def _over_map(function: Callable[..., Value]) -> Rule:
+    return elements(lambda x: function(x, list(range(2, rank(x))), keepdims=True))
+
+
 RULES = {
+    "AveragePool": Rule(_average_pool),
     "Conv": Rule(convolution),
     "ConvTranspose": Rule(_transposed),
+    "GlobalAveragePool": _over_map(tf.reduce_mean),
+    "GlobalMaxPool": _over_map(tf.reduce_max),
+    "MaxPool": Rule(_max_pool),
 }

@@ -41,10 +41,6 @@ def _folded(function: Callable[[Value, Value], Value]) -> Callable[..., Value]:
     return lambda *values: functools.reduce(function, values)
 
 
-def _mean(*values: Value) -> Value:
-    return _folded(tf.add)(*values) / len(values)
-
-
 def _clip(call: Call, x: Value, low: Value = None, high: Value = None) -> Value:
     for bound, attribute, function in ((low, "min", tf.maximum), (high, "max", tf.minimum)):
         limit = call(attribute) if bound is None else bound
@@ -52,33 +48,9 @@ def _clip(call: Call, x: Value, low: Value = None, high: Value = None) -> Value:
     return x
 
 
-def _hard_sigmoid(call: Call, x: Value) -> Value:
-    return tf.clip_by_value(x * call("alpha", 0.2) + call("beta", 0.5), 0, 1)
-
-
-def _hard_swish(x: Value) -> Value:
-    return x * tf.clip_by_value(x / 6 + 0.5, 0, 1)
-
-
-def _parametric_relu(x: Value, slope: Value) -> Value:
-    return tf.where(x < 0, slope * x, x)
-
-
-def _leaky_relu(call: Call, x: Value) -> Value:
-    return tf.nn.leaky_relu(x, call("alpha", 0.01))
-
-
-def _gelu(call: Call, x: Value) -> Value:
-    return tf.nn.gelu(x, approximate=call("approximate", "none") == "tanh")
-
-
 def _elu(call: Call, x: Value) -> Value:
     # The branch that is not taken is 0, since one that overflows makes gradients that are no numbers.
     return tf.where(x < 0, call("alpha", 1.0) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
-
-
-def _cast(call: Call, x: Value) -> Value:
-    return _as_type(x, tf.as_dtype(helper.tensor_dtype_to_np_dtype(call("to"))))
 
 
 def _as_type(x: Value, target: Any) -> Value:
@@ -91,73 +63,50 @@ def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) 
     return [tf.identity(x), tf.ones(tf.shape(x), tf.bool)]
 
 
+# Those that TensorFlow calls as the standard does.
+_SMOOTH_ALIKE = (
+    "Abs Acos Acosh Add Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Reciprocal Sigmoid Sin Sinh Softplus Softsign Sqrt "
+    "Tan Tanh"
+).split()
+_STEPS_ALIKE = "Ceil Equal Floor Greater Less Round Sign".split()
+
 _SMOOTH: dict[str, Callable[..., Any]] = {
-    "Abs": tf.abs,
-    "Acos": tf.acos,
-    "Acosh": tf.acosh,
-    "Add": tf.add,
-    "Asin": tf.asin,
-    "Asinh": tf.asinh,
-    "Atan": tf.atan,
-    "Atanh": tf.atanh,
-    "Cos": tf.cos,
-    "Cosh": tf.cosh,
+    **{name: getattr(tf.math, name.lower()) for name in _SMOOTH_ALIKE},
     "Div": _divide,
-    "Erf": tf.math.erf,
-    "Exp": tf.exp,
-    "HardSwish": _hard_swish,
+    "HardSwish": lambda x: x * tf.clip_by_value(x / 6 + 0.5, 0, 1),
     "Identity": tf.identity,
-    "Log": tf.math.log,
     "Max": _folded(tf.maximum),
-    "Mean": _mean,
+    "Mean": lambda *values: _folded(tf.add)(*values) / len(values),
     "Min": _folded(tf.minimum),
     "Mul": tf.multiply,
     "Neg": tf.negative,
-    "PRelu": _parametric_relu,
-    "Reciprocal": tf.math.reciprocal,
+    "PRelu": lambda x, slope: tf.where(x < 0, slope * x, x),
     "Relu": tf.nn.relu,
-    "Sigmoid": tf.sigmoid,
-    "Sin": tf.sin,
-    "Sinh": tf.sinh,
-    "Softplus": tf.nn.softplus,
-    "Softsign": tf.nn.softsign,
-    "Sqrt": tf.sqrt,
     "Sub": tf.subtract,
     "Sum": _folded(tf.add),
-    "Tan": tf.tan,
-    "Tanh": tf.tanh,
-}
-_WITH_ATTRIBUTES: dict[str, Callable[..., Any]] = {
-    "Elu": _elu,
-    "Gelu": _gelu,
-    "HardSigmoid": _hard_sigmoid,
-    "LeakyRelu": _leaky_relu,
 }
 _OF_STEPS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(tf.math, name.lower()) for name in _STEPS_ALIKE},
     "And": tf.logical_and,
-    "Ceil": tf.math.ceil,
-    "Equal": tf.equal,
-    "Floor": tf.floor,
-    "Greater": tf.greater,
     "GreaterOrEqual": tf.greater_equal,
     "IsNaN": tf.math.is_nan,
-    "Less": tf.less,
     "LessOrEqual": tf.less_equal,
     "Not": tf.logical_not,
     "Or": tf.logical_or,
-    "Round": tf.round,
-    "Sign": tf.sign,
     "Xor": tf.math.logical_xor,
 }
 
 RULES = {
     **{name: elements(function, scalars=True) for name, function in _SMOOTH.items()},
-    **{name: Rule(compute) for name, compute in _WITH_ATTRIBUTES.items()},
     **{name: elements(function, differentiable=False) for name, function in _OF_STEPS.items()},
-    "Cast": Rule(_cast),
+    "Cast": Rule(lambda call, x: _as_type(x, tf.as_dtype(helper.tensor_dtype_to_np_dtype(call("to"))))),
     "CastLike": elements(lambda x, like: _as_type(x, dtype_of(like)), fixed=[1]),
     "Clip": Rule(_clip, fixed=[1, 2]),
     "Dropout": Rule(_dropout, fixed=[1, 2]),
+    "Elu": Rule(_elu),
+    "Gelu": Rule(lambda call, x: tf.nn.gelu(x, approximate=call("approximate", "none") == "tanh")),
+    "HardSigmoid": Rule(lambda call, x: tf.clip_by_value(x * call("alpha", 0.2) + call("beta", 0.5), 0, 1)),
+    "LeakyRelu": Rule(lambda call, x: tf.nn.leaky_relu(x, call("alpha", 0.01))),
     "Mod": Rule(_modulo, scalars=True),
     "Pow": elements(_power, fixed=[1], scalars=True),
     "Where": elements(tf.where, fixed=[0], scalars=True),

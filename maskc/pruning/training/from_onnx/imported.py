@@ -12,9 +12,20 @@ import tensorflow as tf
 from onnx.inliner import inline_selected_functions
 
 from maskc.errors import InputError
+from maskc.pruning.training.from_onnx import (
+    contractions,
+    convolutions,
+    elementwise,
+    interpreter,
+    movement,
+    normalization,
+    quantization,
+    recurrent,
+    reductions,
+    resize,
+)
 from maskc.pruning.training.from_onnx.interpreter import Interpreter, known, missing
-from maskc.pruning.training.from_onnx.rule import Value
-from maskc.pruning.training.from_onnx.table import RULES
+from maskc.pruning.training.from_onnx.rule import Rule, Value
 from passes.errors import GraphError
 from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import subgraphs
@@ -23,6 +34,15 @@ from passes.model.contrib_operators.decompose import decompose
 from passes.model.local_functions import inlined
 from passes.model.onnx_to_graph import imported
 from passes.sizes.onnx_inference import annotate_node
+
+RULES: Mapping[str, Rule] = {
+    name: rule
+    for family in (
+        *(contractions, convolutions, elementwise, interpreter, movement, normalization),
+        *(quantization, recurrent, reductions, resize),
+    )
+    for name, rule in family.RULES.items()
+}
 
 
 class Imported:

@@ -1,4 +1,4 @@
-"""Running a graph by rules, operator by operator: what is known without the data in numpy, all else in TensorFlow."""
+"""Running a graph and its bodies by rules: what is known without the data in numpy, all else in TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.pruning.training.from_onnx.rule import Call, Rule, Value
@@ -75,3 +76,28 @@ def known(value: Value) -> Value:
     if isinstance(value, InputError):
         raise value
     return value
+
+
+def _if(call: Call, condition: Value) -> list[Value]:
+    branches = call("then_branch"), call("else_branch")
+    known = tf.get_static_value(condition)
+    if known is not None:
+        return call.run(branches[0 if known.item() else 1], [])
+    then, other = (lambda body=body: [tf.convert_to_tensor(y) for y in call.run(body, [])] for body in branches)
+    return list(tf.cond(tf.reshape(condition, ()), then, other))
+
+
+def _loop(call: Call, trips: Value, condition: Value, *carried: Value) -> list[Value]:
+    most = np.inf if trips is None else call.static(trips).item()
+    going, step, state, rows = condition is None or bool(call.static(condition).item()), 0, list(carried), []
+    while going and step < most:
+        goes_on, *made = call.run(call("body"), [np.array(step, np.int64), np.array(True), *state])
+        state, row = made[: len(carried)], made[len(carried) :]
+        going, step = bool(call.static(goes_on).item()), step + 1
+        rows.append(row)
+    if not rows and len(call.node.outputs) > len(carried):
+        raise call.unsupported("makes rows in no step")
+    return [*state, *(tf.stack(column) for column in zip(*rows, strict=True))]
+
+
+RULES = {"If": Rule(_if), "Loop": Rule(_loop, fixed=[0, 1])}

@@ -12,10 +12,6 @@ from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, dtyp
 from passes.graph.tensors import Array
 
 
-def _shape(call: Call, x: Value) -> Value:
-    return sizes(x)[call("start", 0) : call("end")]
-
-
 def _reshape(call: Call, x: Value, shape: Value = None) -> Value:
     if shape is not None and tf.get_static_value(shape) is None:
         return tf.reshape(x, shape)
@@ -42,14 +38,6 @@ def _unsqueeze(call: Call, x: Value, axes: Value = None) -> Value:
     for axis in sorted(axis % (rank(x) + len(chosen)) for axis in chosen):
         x = tf.expand_dims(x, axis)
     return x
-
-
-def _transpose(call: Call, x: Value) -> Value:
-    return tf.transpose(x, call("perm"))
-
-
-def _concat(call: Call, *parts: Value) -> Value:
-    return tf.concat(parts, call("axis", 1))
 
 
 def _split(call: Call, x: Value, parts: Value = None) -> Any:
@@ -98,14 +86,13 @@ def _gather_elements(call: Call, x: Value, index: Value) -> Value:
     return tf.gather_nd(x, _grid(index, axis, x.shape[axis]))
 
 
-def _coordinates(x: Value, index: Value) -> Value:
-    return _indices(index, np.array([size(x, i) for i in range(index.shape[-1])]))
+def _coordinates(x: Value, index: Value, batch: int = 0) -> Value:
+    return _indices(index, np.array([size(x, batch + i) for i in range(index.shape[-1])]))
 
 
 def _gather_nd(call: Call, x: Value, index: Value) -> Value:
     batch = call("batch_dims", 0)
-    counts = np.array([size(x, batch + i) for i in range(index.shape[-1])])
-    return tf.gather_nd(x, _indices(index, counts), batch_dims=batch)
+    return tf.gather_nd(x, _coordinates(x, index, batch), batch_dims=batch)
 
 
 _SCATTER = {
@@ -128,19 +115,11 @@ def _scatter_elements(call: Call, x: Value, index: Value, updates: Value) -> Val
     return _scatter(call, x, _grid(index, axis, x.shape[axis]), updates)
 
 
-def _scatter_nd(call: Call, x: Value, index: Value, updates: Value) -> Value:
-    return _scatter(call, x, _coordinates(x, index), updates)
-
-
 def _expand(call: Call, x: Value, shape: Value) -> Value:
     known = tf.get_static_value(shape)
     if known is None or not x.shape.is_fully_defined():
         return tf.broadcast_to(x, tf.broadcast_dynamic_shape(tf.shape(x, tf.int64), shape))
     return tf.broadcast_to(x, np.broadcast_shapes(tuple(x.shape), tuple(known.tolist())))
-
-
-def _tile(call: Call, x: Value, repeats: Value) -> Value:
-    return tf.tile(x, call.static(repeats, "repeats"))
 
 
 def _pad(call: Call, x: Value, pads: Value = None, value: Value = None, axes: Value = None) -> Value:
@@ -184,10 +163,6 @@ def _space_to_depth(call: Call, x: Value) -> Value:
     return tf.reshape(y, (n, c * block**2, h // block, w // block))
 
 
-def _reverse_sequence(call: Call, x: Value, lengths: Value) -> Value:
-    return tf.reverse_sequence(x, lengths, call("time_axis", 0), call("batch_axis", 1))
-
-
 def _one_hot(call: Call, index: Value, depth: Value, values: Value) -> Value:
     count, axis = int(np.ravel(call.static(depth, "depth"))[0]), call("axis", -1) % (rank(index) + 1)
     index = tf.expand_dims(_indices(index, count), axis)
@@ -207,7 +182,7 @@ def _constant_of_shape(call: Call, shape: Value) -> Value:
 
 
 RULES = {
-    "Concat": Rule(_concat),
+    "Concat": Rule(lambda call, *parts: tf.concat(parts, call("axis", 1))),
     "ConstantOfShape": Rule(_constant_of_shape, differentiable=False),
     "DepthToSpace": Rule(_depth_to_space),
     "Expand": Rule(_expand, fixed=[1]),
@@ -219,18 +194,20 @@ RULES = {
     "Pad": Rule(_pad, fixed=[1, 2, 3]),
     "Range": elements(tf.range, differentiable=False),
     "Reshape": Rule(_reshape, fixed=[1]),
-    "ReverseSequence": Rule(_reverse_sequence, fixed=[1]),
+    "ReverseSequence": Rule(
+        lambda call, x, lengths: tf.reverse_sequence(x, lengths, call("time_axis", 0), call("batch_axis", 1)), fixed=[1]
+    ),
     "Scatter": Rule(_scatter_elements, fixed=[1]),
     "ScatterElements": Rule(_scatter_elements, fixed=[1]),
-    "ScatterND": Rule(_scatter_nd, fixed=[1]),
-    "Shape": Rule(_shape, differentiable=False),
+    "ScatterND": Rule(lambda call, x, index, new: _scatter(call, x, _coordinates(x, index), new), fixed=[1]),
+    "Shape": Rule(lambda call, x: sizes(x)[call("start", 0) : call("end")], differentiable=False),
     "Size": elements(lambda x: tf.reduce_prod(sizes(x)), differentiable=False),
     "Slice": Rule(_slice, fixed=[1, 2, 3, 4]),
     "SpaceToDepth": Rule(_space_to_depth),
     "Split": Rule(_split, fixed=[1]),
     "Squeeze": Rule(_squeeze, fixed=[1]),
-    "Tile": Rule(_tile, fixed=[1]),
-    "Transpose": Rule(_transpose),
+    "Tile": Rule(lambda call, x, repeats: tf.tile(x, call.static(repeats, "repeats")), fixed=[1]),
+    "Transpose": Rule(lambda call, x: tf.transpose(x, call("perm"))),
     "Trilu": Rule(_trilu, fixed=[1]),
     "Unsqueeze": Rule(_unsqueeze, fixed=[1]),
 }

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
-
-
-def _column(values: Value, of: int) -> Value:
-    """A vector of channels beside a map."""
-    return tf.reshape(values, (-1, *[1] * (of - 2)))
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, rank
 
 
 def _batch(call: Call, x: Value, scale: Value, bias: Value, mean: Value, variance: Value) -> Value:
@@ -21,7 +16,7 @@ def _batch(call: Call, x: Value, scale: Value, bias: Value, mean: Value, varianc
         raise call.unsupported("computes statistics of its batch")
     factor = scale / tf.sqrt(variance + tf.cast(call("epsilon", 1e-5), variance.dtype))
     factor, shift = tf.cast(factor, x.dtype), tf.cast(bias - mean * factor, x.dtype)
-    return x * _column(factor, rank(x)) + _column(shift, rank(x))
+    return x * along(factor, 1, rank(x)) + along(shift, 1, rank(x))
 
 
 def _normalised(x: Value, axes: list[int], epsilon: float) -> tuple[Value, Value, Value]:
@@ -35,7 +30,7 @@ def _normalised(x: Value, axes: list[int], epsilon: float) -> tuple[Value, Value
 
 def _instance(call: Call, x: Value, scale: Value, bias: Value) -> Value:
     y, _, _ = _normalised(x, list(range(2, rank(x))), call("epsilon", 1e-5))
-    return tf.cast(y, x.dtype) * _column(scale, rank(x)) + _column(bias, rank(x))
+    return tf.cast(y, x.dtype) * along(scale, 1, rank(x)) + along(bias, 1, rank(x))
 
 
 def _layer(call: Call, x: Value, scale: Value, bias: Value = None) -> list[Value]:

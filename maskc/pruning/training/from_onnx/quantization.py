@@ -13,14 +13,13 @@ import tensorflow as tf
 
 from maskc.pruning.training.from_onnx.contractions import matmul
 from maskc.pruning.training.from_onnx.convolutions import convolution
-from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, rank, size
+from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, along, dtype_of, rank, size
 
 
 def _along(x: Value, values: Value, axis: int) -> Value:
     """Scales or zero points, which may be one for each slice of an axis, as they lie beside what is quantised."""
     values = tf.cast(0 if values is None else values, tf.float32)
-    shape = [-1 if a == axis % rank(x) else 1 for a in range(rank(x))]
-    return tf.reshape(values, shape) if rank(values) == 1 else values
+    return along(values, axis, rank(x)) if rank(values) == 1 else values
 
 
 def _beside(call: Call, x: Value, values: Value) -> Value:

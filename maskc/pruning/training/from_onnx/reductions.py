@@ -25,10 +25,6 @@ def _reduced(function: Callable[..., Value]) -> Callable[..., Any]:
     return compute
 
 
-def _l2(x: Value, axes: list[int], keep: bool) -> Value:
-    return tf.sqrt(tf.reduce_sum(tf.square(x), axes, keep))
-
-
 def _extreme(function: Callable[..., Value]) -> Callable[..., Any]:
     def compute(call: Call, x: Value) -> Value:
         axis = call("axis", 0)
@@ -41,11 +37,8 @@ def _extreme(function: Callable[..., Value]) -> Callable[..., Any]:
     return compute
 
 
-def _cumulated(function: Callable[..., Value]) -> Callable[..., Any]:
-    def compute(call: Call, x: Value, axis: Value) -> Value:
-        return function(x, int(call.static(axis)), bool(call("exclusive", 0)), bool(call("reverse", 0)))
-
-    return compute
+def _cumulated(call: Call, x: Value, axis: Value) -> Value:
+    return tf.cumsum(x, int(call.static(axis)), bool(call("exclusive", 0)), bool(call("reverse", 0)))
 
 
 def _top(call: Call, x: Value, k: Value = None) -> list[Value]:
@@ -59,7 +52,7 @@ def _top(call: Call, x: Value, k: Value = None) -> list[Value]:
 
 _REDUCE: dict[str, Callable[..., Any]] = {
     "ReduceL1": lambda x, axes, keep: tf.reduce_sum(tf.abs(x), axes, keep),
-    "ReduceL2": _l2,
+    "ReduceL2": lambda x, axes, keep: tf.sqrt(tf.reduce_sum(tf.square(x), axes, keep)),
     "ReduceLogSum": lambda x, axes, keep: tf.math.log(tf.reduce_sum(x, axes, keep)),
     "ReduceLogSumExp": tf.reduce_logsumexp,
     "ReduceMax": tf.reduce_max,
@@ -74,6 +67,6 @@ RULES = {
     **{name: Rule(_reduced(function), fixed=[1]) for name, function in _REDUCE.items()},
     "ArgMax": Rule(_extreme(tf.argmax), differentiable=False),
     "ArgMin": Rule(_extreme(tf.argmin), differentiable=False),
-    "CumSum": Rule(_cumulated(tf.cumsum), fixed=[1]),
+    "CumSum": Rule(_cumulated, fixed=[1]),
     "TopK": Rule(_top, fixed=[1]),
 }

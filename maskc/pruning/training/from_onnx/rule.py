@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import tensorflow as tf
 
 from maskc.errors import InputError
-from passes.graph.tensors import Array, describe
+from passes.graph.tensors import describe
 
 #: an array where it is known while the graph is traced, else a tensor
 Value = Any
@@ -51,10 +51,10 @@ class Call:
         """How many outputs there are, up to the last that has a name."""
         return max((i + 1 for i, tensor in enumerate(self.node.outputs) if tensor.name), default=0)
 
-    def static(self, value: Value, attribute: str = "", default: Any = None) -> Any:
+    def static(self, value: Value, attribute: str = "") -> Any:
         """An operand's elements, which may not depend on data; older opsets have some as attributes."""
         if value is None:
-            return self(attribute, default)
+            return self(attribute)
         known = value if isinstance(value, np.ndarray) else tf.get_static_value(value)
         if known is None:
             raise self.unsupported(f"reads {attribute or 'sizes'} that depend on the data")
@@ -89,14 +89,9 @@ def rank(value: Value) -> int:
     return len(value.shape)
 
 
-def transposed(value: Value, order: Sequence[int]) -> Value:
-    """The value with its axes in this order."""
-    return value if list(order) == list(range(len(order))) else tf.transpose(value, order)
-
-
-def along(values: Array, axis: int, of: int) -> Array:
+def along(values: Value, axis: int, of: int) -> Value:
     """A vector in the shape in which it lies along an axis of so many."""
-    return values.reshape([-1 if a == axis % of else 1 for a in range(of)])
+    return tf.reshape(values, [-1 if a == axis % of else 1 for a in range(of)])
 
 
 def dtype_of(value: Value) -> tf.DType:

@@ -45,14 +45,6 @@ def _pad(operation: Any, place: Place) -> Narrowed | None:
     return None if widths[-1].any() or len(place.call.inputs) > 1 else without_weights(operation, place)
 
 
-def _activation(layer: Any, place: Place) -> Narrowed | None:
-    return without_weights(layer, place) if by_element(layer.activation) else None
-
-
-def _rescaling(layer: Any, place: Place) -> Narrowed | None:
-    return without_weights(layer, place) if np.ndim(layer.scale) == np.ndim(layer.offset) == 0 else None
-
-
 def _mask(layer: MaskLayer, place: Place) -> Narrowed | None:
     rank = len(place.call.shapes[0][0])
     return _narrowed(place, "mask", "signal", "probe") if layer.axis % rank == rank - 1 else None
@@ -103,8 +95,10 @@ _ELEMENTWISE = (
 
 RULES: dict[type, Rule] = {
     **dict.fromkeys((*_POOLING, *_MERGING, *_ELEMENTWISE), without_weights),
-    layers.Activation: _activation,
-    layers.Rescaling: _rescaling,
+    layers.Activation: lambda layer, place: without_weights(layer, place) if by_element(layer.activation) else None,
+    layers.Rescaling: lambda layer, place: (
+        without_weights(layer, place) if np.ndim(layer.scale) == np.ndim(layer.offset) == 0 else None
+    ),
     layers.PReLU: _prelu,
     layers.BatchNormalization: _batch_normalization,
     layers.GroupNormalization: _group_normalization,

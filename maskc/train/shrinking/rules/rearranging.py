@@ -23,19 +23,6 @@ def _concatenate(layer: Any, place: Place) -> Narrowed | None:
     return Narrowed(taken, [np.concatenate(taken)])
 
 
-def _flatten(layer: Any, place: Place) -> Narrowed | None:
-    del layer
-    return _merged(place, known(place.call.outputs[0]).size)
-
-
-def _reshape(layer: Any, place: Place) -> Narrowed | None:
-    return _in_shape(place, "target_shape", layer.target_shape)
-
-
-def _reshape_operation(operation: Any, place: Place) -> Narrowed | None:
-    return _in_shape(place, "newshape", operation.newshape)
-
-
 def _in_shape(place: Place, argument: str, shape: Sequence[int]) -> Narrowed | None:
     """One that leaves the axis of channels alone, joins it with axes before it, or takes it apart into equal parts."""
     after = known(place.call.outputs[0]).size
@@ -95,8 +82,8 @@ def _permute(layer: Any, place: Place) -> Narrowed | None:
 
 RULES: dict[type, Rule] = {
     layers.Concatenate: _concatenate,
-    layers.Flatten: _flatten,
-    layers.Reshape: _reshape,
+    layers.Flatten: lambda layer, place: _merged(place, known(place.call.outputs[0]).size),
+    layers.Reshape: lambda layer, place: _in_shape(place, "target_shape", layer.target_shape),
     layers.Permute: _permute,
 }
 
@@ -104,6 +91,6 @@ RULES: dict[type, Rule] = {
 BY_NAME: dict[str, Rule] = {
     "Concatenate": _concatenate,
     "GetItem": _index,
-    "Reshape": _reshape_operation,
+    "Reshape": lambda operation, place: _in_shape(place, "newshape", operation.newshape),
     "Transpose": _transpose,
 }

@@ -33,11 +33,7 @@ def _units(layer: Any, place: Place) -> Mask:
     return at_least_one(np.logical_or.reduce([~channels.constant | channels.nonzero for channels in outputs]))
 
 
-def _bidirectional(layer: Any, place: Place) -> Narrowed | None:
-    return _inputs(layer, place) if type(layer.forward_layer) in RULES else None
-
-
 RULES: dict[type, Rule] = {
     **dict.fromkeys((layers.LSTM, layers.GRU, layers.SimpleRNN), _recurrent),
-    layers.Bidirectional: _bidirectional,
+    layers.Bidirectional: lambda layer, place: _inputs(layer, place) if type(layer.forward_layer) in RULES else None,
 }

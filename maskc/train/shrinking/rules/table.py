@@ -34,17 +34,14 @@ def _by_rule(operation: Any, place: Place) -> Narrowed | None:
     if rule is None or getattr(operation, "data_format", "channels_last") != "channels_last":
         return None
     parts = all_layers(operation) if isinstance(operation, keras.Layer) else ()
-    if any(part.quantization_mode or (part is not operation and _has_low_rank(part)) for part in parts):
+    # inside, none may have weights of low rank, which `enable_lora` gives
+    inner = (part for part in parts if part is not operation)
+    if any(part.quantization_mode for part in parts) or any(getattr(part, "lora_enabled", False) for part in inner):
         return None
     try:
         return rule(operation, place)
     except LookupError:  # a tensor without channels
         return None
-
-
-def _has_low_rank(layer: Any) -> bool:
-    """Whether `enable_lora` gave it weights of low rank."""
-    return bool(getattr(layer, "lora_enabled", False))
 
 
 def _rule(operation: Any) -> Rule | None:

@@ -109,7 +109,7 @@ def test_models_are_named_by_configuration_file_or_function(tmp_path: Path, monk
     ("name", "told"),
     [
         ("net.onnx", "is not known: give a .yaml"),
-        ("nowhere.py:build", "no file nowhere.py"),
+        ("nowhere.py:build", "nowhere.py does not exist"),
         ("nowhere.module:build", "cannot be imported: ModuleNotFoundError"),
         ("nowhere.keras", r"nowhere\.keras does not exist"),
         ("nowhere.yaml", "cannot be read"),

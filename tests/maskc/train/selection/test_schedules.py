@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from maskc.train.selection.schedules import goal
+from maskc.train.selection.settings import goal
 from tests.maskc.train.networks import LOSS, fit, masks, mlp, plain
 
 pytestmark = pytest.mark.tensorflow

@@ -16,7 +16,7 @@ from maskc.train.cost import compiled_flops
 from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import check_outputs
 from maskc.train.shrinking.known_channels import known_channels
-from maskc.train.shrinking.rounded_widths import rounded_up
+from maskc.train.shrinking.shrink import rounded_up
 from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender, u_net
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")]

@@ -1,13 +1,13 @@
-"""Warnings when a call of `fit` begins or ends that it does not come to the FLOPs target."""
+"""Progress of `fit` under pruning: what is left, as a metric, and warnings that it does not come to the target."""
 
 from __future__ import annotations
 
 import warnings
 import weakref
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from maskc.errors import PruningWarning
@@ -15,7 +15,34 @@ from maskc.train.mask_layer import Pruning
 from maskc.train.selection.pruner import Pruner
 
 _AT_TARGET = "maskc.train.at_target(callback)"
-_OWN: Mapping[str, str] = MappingProxyType({})
+
+
+class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
+    """What is left, and the target, as metrics of the model of a `PruningOptimizer`, in training only.
+
+    In validation and `evaluate` there is nothing to say, so the metric has no result.
+
+    Attributes:
+        training: whether it is a training step that asks.
+    """
+
+    def __init__(self, optimizer: Pruning) -> None:
+        super().__init__(name="pruning")
+        self._optimizer = weakref.ref(optimizer)
+        self.training = False
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: all is known already."""
+
+    def result(self) -> dict[str, Any]:
+        """Returns scalars by name. Raises, at the end of an epoch, what a decision failed at."""
+        optimizer = self._optimizer()
+        if optimizer is None or not self.training:
+            return {}
+        if not tf.inside_function():
+            optimizer.raise_failure()
+            optimizer.prune_if_due()
+        return optimizer.left()
 
 
 class Watch:
@@ -98,7 +125,7 @@ def updates_of(history: Any) -> int:
 
 
 def warn_of_begin(
-    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] = _OWN
+    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] | None = None
 ) -> None:
     """Warns if training that goes on from update number `step` is too short to come to the target.
 
@@ -113,7 +140,8 @@ def warn_of_begin(
     if left <= updates:
         return
     settings, end = pruner.settings, step + updates
-    burn_in, every, target = (words.get(name, name) for name in ("burn_in", "prune_every", pruner.currency.target))
+    arguments = ("burn_in", "prune_every", pruner.currency.target)
+    burn_in, every, target = ((words or {}).get(name, name) for name in arguments)
     first = settings.burn_in + settings.every
     if end < first:
         what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"
