@@ -78,7 +78,7 @@ class Checker(recheck.Checker):
             and scopes <= {"place"}
         ):
             return IN_PART
-        places = [math.prod(n[1:]) // max(1, *n[1:]) for name in names for n in self.seen[name].shapes]
+        places = [math.prod(n[1:]) // max((1, *n[1:])) for name in names for n in self.seen[name].shapes]
         alone = all(shape[:1] == (1,) and len(shape) > 1 for shape in shapes.values())
         if not alone or 0 in axes or "all" in scopes or not 0 < min(places) <= max(places) < PLACES:
             return AS_SEEN

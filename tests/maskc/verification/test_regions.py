@@ -345,6 +345,14 @@ def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[
     assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
 
 
+def test_a_vector_that_another_operator_makes() -> None:
+    """Of one example, whose first axis is taken away."""
+    body = "a = MatMul(x, w) y = Reshape(a, s)"
+    source = build.model("(float[1,n,8] x) => (float[n] y)", body, w=(8, 1), s=np.array([-1]))
+    compiled = api.compile(source)
+    assert compiled.model.graph.node[-1].op_type == "Squeeze" and compiled.report.verified
+
+
 @pytest.mark.parametrize(
     "end",
     [
