@@ -32,6 +32,7 @@ def _by_rule(node: gs.Node) -> Sequence[Sequence[Dim]]:
 #: by the operator in ONNX Runtime's domain
 OUTPUT_SHAPES: Mapping[str, OutputShapes] = {
     "DecoderMaskedMultiHeadAttention": _by_rule,
+    "DynamicQuantizeLSTM": _by_rule,
     "GroupQueryAttention": _by_rule,
     "MatMulNBits": _product,
     "MultiHeadAttention": _by_rule,
