@@ -6,12 +6,14 @@ in all.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.attention.channel_index import once, varying
 from passes.attention.heads import Follower, Root, Trace
-from passes.graph.editor import GraphEditor
+from passes.graph.editor import GraphEditor, drop_erased, erase_keeping_input
 from passes.graph.tensors import Array, Index, Mask, numpy_dtype, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.origins import Origins
@@ -26,6 +28,15 @@ def align(graph: gs.Graph, facts: Facts, origins: Origins) -> frozenset[str]:
     follower = Follower(graph, facts)
     follower.run()
     return _Writer(graph, follower, facts, origins).run()
+
+
+def drop_zeros(graph: gs.Graph, made: Collection[str]) -> None:
+    """Take away zeros that were written, went into no weights, and stand where there are zeros or nothing is read."""
+    for node in graph.nodes:
+        output = node.outputs[0]
+        if node.op == "Mul" and output.name in made and not any(k.outputs[0].name in made for k in output.outputs):
+            erase_keeping_input(node, node.inputs[0])
+    drop_erased(graph)
 
 
 class _Writer:
