@@ -244,3 +244,11 @@ def test_integers_are_no_multiples_of_each_other() -> None:
         w=np.arange(24, dtype=np.int32).reshape(6, 4),
     )
     compiled(source)
+
+
+def test_the_smallest_shift_represents_the_others() -> None:
+    """Of a normalised constant times scales, plus biases: a large bias would hide the rest in half precision."""
+    scale, bias = np.array([1.0, 0.5, 0.1, 1.2]), np.array([30.0, 0.01, 0.0, -8.0])
+    found = linear_dependence.Combination(np.ones(4, bool), ("constant",), scale[:, None], bias)
+    tied = linear_dependence.dependence(found)
+    assert tied is not None and tied.reps.tolist() == [1]
