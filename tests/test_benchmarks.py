@@ -1,7 +1,5 @@
 """The benchmarks measure what they say."""
 
-from __future__ import annotations
-
 import xml.dom.minidom
 from pathlib import Path
 

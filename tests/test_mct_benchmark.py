@@ -1,7 +1,5 @@
 """benchmarks/mct.py measures what it says: its counts, what maskc makes, the peer's search, and the page."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

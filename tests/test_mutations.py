@@ -1,7 +1,5 @@
 """What `maskc verify` catches, lets pass and names: a small run of benchmarks/mutations.py, and its record."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

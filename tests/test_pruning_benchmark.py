@@ -1,7 +1,5 @@
 """benchmarks/pruning.py measures what it says: its parts, a small run, and the page made of its record."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mutated models: a small run of benchmarks/robustness.py, and its record and that of benchmarks/interruptions.py."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """Small networks of the architectures that people deploy, written out as exporters write them, with masks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Running the command line in a test."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

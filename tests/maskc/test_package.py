@@ -1,7 +1,5 @@
 """The package as a whole: what importing it costs, what it exports, how fast and how quiet the command is."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

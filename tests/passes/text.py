@@ -1,7 +1,5 @@
 """Small models written in ONNX's textual syntax, with their weights beside them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every kind of bad input: the exit code, a plain sentence, and no file."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

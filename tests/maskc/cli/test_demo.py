@@ -1,7 +1,5 @@
 """The demo: all of it once, and a short cut through it with hardly any training."""
 
-from __future__ import annotations
-
 import io
 import math
 import subprocess

@@ -1,7 +1,5 @@
 """Options of the command line, which are made of the fields of dataclasses."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 
 import pytest

@@ -1,7 +1,5 @@
 """`--align` and `align`: what may be asked for, and that it is done and told."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`maskc compile` with several models: one that fails, or dies, is no other's business."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """`maskc compile` on ONNX files: what it writes, where, and what it never leaves behind."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

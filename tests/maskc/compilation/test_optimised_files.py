@@ -1,7 +1,5 @@
 """Files that ONNX Runtime has optimised and saved, given to the commands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx

@@ -1,7 +1,5 @@
 """What tests of reading models share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

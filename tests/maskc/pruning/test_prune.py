@@ -1,7 +1,5 @@
 """Trained networks pruned by data."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What tests of `maskc check` work on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The sizes that `maskc check` counts FLOPs at, which the baseline holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`maskc check`: a change that gives back what pruning won does not get through."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """ONNX Runtime reports nothing of what is run, and leaves nothing in the user's folders, unless it is told to."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

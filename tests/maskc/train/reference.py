@@ -1,7 +1,5 @@
 """The signals of masks by the plain method: one copy of the mask for each example, and a gradient for each copy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@
 Each way sees the same twelve batches of eight examples, split over the replicas where there are several.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

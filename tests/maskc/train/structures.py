@@ -1,7 +1,5 @@
 """Ways in which people build and train Keras models, each with masks and a `PruningOptimizer`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,7 @@ class Trained:
     model: Any
     x: Any = None
     y: Any = None
-    fit: Callable[[Trained, Path], None] = lambda t, _: t.fits()
+    fit: "Callable[[Trained, Path], None]" = lambda t, _: t.fits()
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """The mask layer: what it computes, and what it survives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import tensorflow as tf
 from maskc.errors import InputError
 from maskc.train import MaskLayer
 from tests.maskc.train.networks import data, mlp, plain
-
-pytestmark = pytest.mark.tensorflow
 
 
 def some_masked(model: Any) -> Any:

@@ -1,13 +1,9 @@
 """The graph that training counts is the same whether large kernels are left out of its conversion or not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytestmark = pytest.mark.tensorflow
 
 keras = pytest.importorskip("keras")
 

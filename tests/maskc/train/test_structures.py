@@ -1,7 +1,5 @@
 """Each way to build and train a Keras model works to the end, or ends in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Wrong use fails before the first update, in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess
@@ -47,8 +45,6 @@ from maskc.train import (
     write_records,
 )
 from tests.maskc.train.networks import data, mlp
-
-pytestmark = pytest.mark.tensorflow
 
 
 def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None:

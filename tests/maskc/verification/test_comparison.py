@@ -1,7 +1,5 @@
 """What `maskc verify` compares on, measures and allows: data, figures per output, latency."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

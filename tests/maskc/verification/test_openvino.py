@@ -1,7 +1,5 @@
 """`--provider openvino`: both models in OpenVINO, and what is said about it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`maskc verify`: what it passes, what it catches, and what it says."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Normalisation over partly constant channels, and other slices that follow from a few."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Scales and shifts as values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

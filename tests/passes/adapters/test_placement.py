@@ -1,7 +1,5 @@
 """`adapters`: where constants are put back. All three choices are exact; they differ in what is computed and moved."""
 
-from __future__ import annotations
-
 import onnx
 import pytest
 

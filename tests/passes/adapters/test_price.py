@@ -1,7 +1,5 @@
 """Which adapters only pad or cut."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

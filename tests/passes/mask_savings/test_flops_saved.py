@@ -1,7 +1,5 @@
 """The cost model, against counts made by hand."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 

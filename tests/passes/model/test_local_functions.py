@@ -1,7 +1,5 @@
 """Local functions that import another opset than the model."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime as ort

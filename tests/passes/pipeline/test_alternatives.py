@@ -1,7 +1,5 @@
 """What other options would leave of a compiled model is what compiling with them leaves."""
 
-from __future__ import annotations
-
 import pytest
 
 import passes

@@ -1,7 +1,5 @@
 """Whatever form a model comes in: opsets, element types, inputs with defaults, functions, tied weights, sizes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_dtypes

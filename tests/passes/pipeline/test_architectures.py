@@ -1,7 +1,5 @@
 """Networks of the architectures that people deploy, with masks as a trainer or a pruner places them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

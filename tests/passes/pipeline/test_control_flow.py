@@ -1,7 +1,5 @@
 """Inside If, Loop and Scan: their subgraphs shrink as graphs of their own, and know what is masked around them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

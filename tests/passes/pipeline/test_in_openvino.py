@@ -1,7 +1,5 @@
 """What the compiler makes of a network is the same function in OpenVINO as well."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """A file that ONNX Runtime has optimised and saved compiles to what the file from before does."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

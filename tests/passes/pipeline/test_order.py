@@ -1,7 +1,5 @@
 """Promises of the whole, on graphs that are odd rather than large."""
 
-from __future__ import annotations
-
 import gc
 
 import onnx

@@ -1,7 +1,5 @@
 """Random networks: what the compiler makes of each is the same function, valid, no larger and explained."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

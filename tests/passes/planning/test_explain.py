@@ -1,7 +1,5 @@
 """What counts as masked, and who else writes the channels that a consumer needs."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What is stored, and what is restored at which consumer."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

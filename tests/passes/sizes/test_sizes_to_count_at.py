@@ -1,7 +1,5 @@
 """FLOPs of models with open sizes: the sizes that they are counted at, chosen or asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What open sizes count where costs are compared."""
 
-from __future__ import annotations
-
 from passes.analysis import dataflow
 from passes.sizes.prepare import prepared
 from passes.sizes.tokens_per_example import multiples, repeated

@@ -1,7 +1,5 @@
 """Orders of channels that OpenVINO would put into weights the wrong way round."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

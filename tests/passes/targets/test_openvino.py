@@ -1,7 +1,5 @@
 """What is written for OpenVINO, and for any runtime."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

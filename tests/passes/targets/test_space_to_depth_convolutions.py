@@ -1,7 +1,5 @@
 """Convolutions of few filters that compute neighbouring positions at once."""
 
-from __future__ import annotations
-
 import math
 
 import onnx

@@ -1,7 +1,5 @@
 """Weights that are read when they are asked for are the same as those in memory, and so is what is made of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ml_dtypes

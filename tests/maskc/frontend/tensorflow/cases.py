@@ -1,7 +1,5 @@
 """A model to convert with its data, and how models of several layers are written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

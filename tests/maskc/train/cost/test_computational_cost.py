@@ -1,7 +1,5 @@
 """FLOPs as a function of the masks, against counting again with each entry pruned."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -15,8 +13,6 @@ from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
 from maskc.train.selection.ranking import grouped, uncoupled
 from tests.maskc.train.networks import depthwise, flops_by_group, mlp, plain, residual, thinned, trained
-
-pytestmark = pytest.mark.tensorflow
 
 
 def masks(model: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The FLOPs that training ends with are those of the compiled file, for networks as they are built in practice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from keras import layers
 import maskc
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost, pruned_shape
 from tests.maskc.train.networks import LOSS, data, masks
-
-pytestmark = pytest.mark.tensorflow
 
 
 def masked(x: Any, groups: str | None = None) -> Any:

@@ -1,7 +1,5 @@
 """The Fisher signal against gradients taken one example at a time."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -13,8 +11,6 @@ from keras import layers, losses
 
 from maskc.train import MaskLayer, PruningOptimizer
 from tests.maskc.train.networks import LOSS
-
-pytestmark = pytest.mark.tensorflow
 
 FAR = 10**9
 

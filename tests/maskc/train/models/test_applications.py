@@ -1,7 +1,5 @@
 """Networks as they come with Keras: masks put in, entries pruned by their signals, exported, compiled, compared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -15,8 +13,6 @@ from maskc.train import computational_cost, prunable, prune, update_pruning_sign
 from maskc.train.mask_layer import mask_layers
 from tests.generators.running import Runner
 from tests.models import networks
-
-pytestmark = pytest.mark.tensorflow
 
 
 def bottlenecks(activation: str = "hard_swish", blocks: int = 2) -> Any:

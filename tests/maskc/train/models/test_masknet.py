@@ -1,7 +1,5 @@
 """MaskNet against its definition in numpy, its configuration, saving, and how it prunes and compiles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

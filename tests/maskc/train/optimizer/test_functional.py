@@ -1,7 +1,5 @@
 """Masks, signals and pruning as functions, against masks that are copied for each example."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -13,8 +11,6 @@ from keras import layers, losses
 from maskc import InputError
 from maskc.train import MaskLayer, apply_mask, prune, update_pruning_signals
 from tests.maskc.train.reference import STATISTICS, per_example_gradients
-
-pytestmark = pytest.mark.tensorflow
 
 STAGES: dict[str, Any] = {
     "dense": ((5,), lambda: [layers.Dense(7, "tanh"), layers.Dense(4, "tanh"), layers.Dense(3)]),

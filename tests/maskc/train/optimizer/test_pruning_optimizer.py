@@ -1,7 +1,5 @@
 """What the pruning optimizer does to masks, when, and what it leaves alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path
@@ -32,8 +30,6 @@ from tests.maskc.train.networks import (
     trained,
     wide,
 )
-
-pytestmark = pytest.mark.tensorflow
 
 
 class Record(keras.callbacks.Callback):

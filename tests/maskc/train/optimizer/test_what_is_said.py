@@ -1,7 +1,5 @@
 """What a pruning optimizer says of itself follows from the masks as they are, and it says how far it goes."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path
@@ -26,8 +24,6 @@ from maskc.train import (
 )
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp, wide
-
-pytestmark = pytest.mark.tensorflow
 
 
 def compiled(model: Any, **arguments: Any) -> PruningOptimizer:

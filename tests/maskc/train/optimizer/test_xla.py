@@ -1,7 +1,5 @@
 """Training steps that XLA compiles prune the same, between executions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ import tensorflow as tf
 
 from maskc.train import PruningOptimizer
 from tests.maskc.train.networks import LOSS, data, fit, masks, mlp, pruned
-
-pytestmark = pytest.mark.tensorflow
 
 
 def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:

@@ -1,7 +1,5 @@
 """Replicas prune together exactly what one of them would prune on whole batches."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json

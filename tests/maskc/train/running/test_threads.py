@@ -1,7 +1,5 @@
 """Decisions and conversions happen inside the training step and must not wait for its threads."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """The entries that are chosen are those that exact counting of every group's saving would choose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The choice of the next mask entries, on numbers small enough to check by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What groups are said to save follows from the decisions that were made, in whichever run."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import pytest
@@ -10,8 +8,6 @@ from keras import layers
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost, prunable
 from maskc.train.mask_layer import mask_layers
 from maskc.train.selection.pruner import Pruner
-
-pytestmark = pytest.mark.tensorflow
 
 
 def test_resumed() -> None:

@@ -1,7 +1,5 @@
 """How far pruning comes, and when."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from maskc.train.selection.schedules import goal
 from tests.maskc.train.networks import LOSS, fit, masks, mlp, plain
-
-pytestmark = pytest.mark.tensorflow
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Widths: which channels stay because a rounder width runs faster, and that nothing else changes."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 
