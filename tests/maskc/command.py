@@ -48,6 +48,11 @@ def process(*arguments: Any, code: str | None = None, **environment: str) -> sub
     )
 
 
+def files(directory: Path) -> list[str]:
+    """The names of what a directory holds, in order."""
+    return sorted(path.name for path in directory.iterdir())
+
+
 # Several command lines, one after the other.
 _IN_TURN = """
 import json, sys

@@ -86,14 +86,6 @@ def test_save_and_load(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(x), loaded(x), rtol=1e-6)
 
 
-def test_weights_file(tmp_path: Path) -> None:
-    model = some_masked(plain())
-    model.save_weights(tmp_path / "a.weights.h5")
-    other = plain()
-    other.load_weights(tmp_path / "a.weights.h5")
-    np.testing.assert_equal(weights_of(other), weights_of(model))
-
-
 def test_clone_starts_anew_with_its_own_weights() -> None:
     model = some_masked(plain())
     clone = keras.models.clone_model(model)

@@ -73,11 +73,6 @@ def test_without_openvino_it_is_refused(pair: tuple[Path, Path], monkeypatch: py
     assert maskc("verify", *pair).exit_code == 0
 
 
-def test_a_provider_that_there_is_not_is_refused(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(InputError, match="no provider 'tpu'"):
-        api.verify(*pair, provider="tpu")
-
-
 def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
     built = build.model("(float[n,2,2] x) => (float[n] y)", "[area] y = Det(x)")
     path = build.save(built, tmp_path / "det.onnx")

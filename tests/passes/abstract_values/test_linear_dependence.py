@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from passes.abstract_values import linear_dependence
+from passes.abstract_values.scale_shift import limits, rounds
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
 from tests.generators.check import assert_exact
@@ -242,3 +243,10 @@ def test_integers_are_no_multiples_of_each_other() -> None:
         w=np.arange(24, dtype=np.int32).reshape(6, 4),
     )
     compiled(source)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.dtype(np.uint8), np.bool_, None, 17])
+def test_types_without_steps_count_as_single_precision(dtype: object) -> None:
+    """A product of integers may be typed as such where nobody infers that it is not."""
+    assert limits(dtype) == limits(np.float32)
+    assert rounds(2.0**24, dtype) and not rounds(1.0, dtype)

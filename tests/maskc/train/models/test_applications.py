@@ -74,7 +74,7 @@ def test_gated_bottlenecks(share: float, blocks: int, tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.release) for seed in (1, 2))])
 def test_gated_bottlenecks_with_masks_at_random(seed: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(seed)
     check(at_random(bottlenecks("swish"), seed), tmp_path / "exported")
@@ -87,7 +87,7 @@ def application(name: str, size: int) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", "MobileNetV3Small"])
+@pytest.mark.parametrize("name", ["MobileNetV2", pytest.param("MobileNetV3Small", marks=pytest.mark.release)])
 def test_an_application(name: str, tmp_path: Any) -> None:
     check(pruned(application(name, 32), 0.3), tmp_path / "exported")
 
@@ -96,9 +96,7 @@ def test_an_application(name: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("MobileNet", 32),
         ("MobileNetV3Small", 32),
-        ("ResNet50", 32),
         ("Xception", 71),
         *(
             pytest.param(name, size, marks=pytest.mark.release)
@@ -107,6 +105,8 @@ def test_an_application(name: str, tmp_path: Any) -> None:
                 ("EfficientNetB0", 32),
                 ("EfficientNetV2B0", 32),
                 ("InceptionV3", 75),
+                ("MobileNet", 32),
+                ("ResNet50", 32),
                 ("NASNetMobile", 32),
             )
         ),
