@@ -188,6 +188,7 @@ class PruningTrainer:
             InputError: if the data do not fit; the message names the record and the field.
             Interrupted: if the process is asked to end, after writing a checkpoint.
         """
+        check_count("epochs", epochs, 0)
         self._plan(data, epochs)
         position = self._run(TRAINING, "Pruning", self.optimizer, data, validation, epochs, resume)
         if not self.reached and self._settings["flops_target"] != 0:
@@ -208,6 +209,7 @@ class PruningTrainer:
 
         Arguments and errors are those of `train`; `optimizer` is by default a new one like that of `train`.
         """
+        check_count("epochs", epochs, 0)
         if optimizer is None:
             with self.model.distribute_strategy.scope():
                 optimizer = self._inner.from_config(self._inner.get_config())
