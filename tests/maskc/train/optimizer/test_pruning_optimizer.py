@@ -234,6 +234,14 @@ def test_recounts_with_the_weights_after_the_update(monkeypatch: Any) -> None:
     np.testing.assert_equal(weights, model.get_weights())
 
 
+def test_frozen_masks_stay() -> None:
+    model = mlp()
+    model.get_layer("first").trainable = False
+    train(model, PruningOptimizer("sgd", prune_every=1, flops_target=0), steps=4, traced=False)
+    assert model.get_layer("first").mask.numpy().all()
+    assert int(np.sum(model.get_layer("second").mask.numpy() == 0)) == 4
+
+
 def test_learning_rate_is_the_inner_optimizers() -> None:
     optimizer = PruningOptimizer(keras.optimizers.SGD(0.25), flops_target=0)
     assert float(optimizer.learning_rate) == 0.25
