@@ -1,7 +1,5 @@
 """Regions: what differs is refused with its place, however little outputs move, and what rounding does is accepted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,12 +1,11 @@
 """Normalisation over partly constant channels, and other slices that follow from a few."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
 
 from passes.abstract_values import linear_dependence
+from passes.abstract_values.scale_shift import limits, rounds
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
 from tests.generators.check import assert_exact
@@ -252,3 +251,10 @@ def test_the_smallest_shift_represents_the_others() -> None:
     found = linear_dependence.Combination(np.ones(4, bool), ("constant",), scale[:, None], bias)
     tied = linear_dependence.dependence(found)
     assert tied is not None and tied.reps.tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.dtype(np.uint8), np.bool_, None, 17])
+def test_types_without_steps_count_as_single_precision(dtype: object) -> None:
+    """A product of integers may be typed as such where nobody infers that it is not."""
+    assert limits(dtype) == limits(np.float32)
+    assert rounds(2.0**24, dtype) and not rounds(1.0, dtype)

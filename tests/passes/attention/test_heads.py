@@ -1,7 +1,5 @@
 """Attention: channels of heads, known jointly."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """LSTM, GRU and RNN: input weights shrink with the data, hidden units go when nothing depends on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
