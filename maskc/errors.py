@@ -1,16 +1,47 @@
-"""Errors that a user can act on, each with the exit code of the command line."""
+"""Errors that a user can act on, each with the exit code of the command line, and how names are shown in messages."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# C0 and C1 controls, what turns the direction of writing or breaks lines in Unicode, and bytes that are not UTF-8.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Of a name that is longer, its beginning and end are shown.
+_LONGEST = 300
+
+
+def visible(text: str) -> str:
+    r"""One line, with control characters as Python writes them: `\x1b`, `\n`, `\u202e`. Twice is as once."""
+    return _CONTROL.sub(_escape, text)
+
+
+def visible_lines(text: str) -> str:
+    """As `visible`, for a text of several lines and columns: newlines and tabs stay."""
+    return _CONTROL.sub(lambda match: match[0] if match[0] in "\n\t" else _escape(match), text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # the byte of a file name that Python could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(match[0], f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
 
 class MaskcError(Exception):
-    """Base of all errors that maskc raises on purpose; the message is one or two plain sentences."""
+    """Base of all errors that maskc raises on purpose; the message is one or two plain sentences.
+
+    Names and paths in it are shown on one line, whatever characters they have and however many.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        words = (word if len(word) <= _LONGEST else f"{word[:100]}...{word[-100:]}" for word in message.split(" "))
+        super().__init__(visible(" ".join(words)))
 
 
 class InputError(MaskcError):
@@ -97,5 +128,4 @@ def telling() -> Iterator[None]:
         if error.filename is None:  # of streams, and of other than files
             raise
         name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
-        name = name if len(name) <= 100 else f"{name[:100]}..."
         raise InputError(f"{name} cannot be read or written: {error.strerror or error}.") from error

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from maskc.errors import visible, visible_lines
 from maskc.report.bars import Volume
-from maskc.report.visible import told, visible, visible_lines
+from maskc.report.word_wrap import told
 
 if TYPE_CHECKING:
     from maskc.report.visible_console import VisibleConsole

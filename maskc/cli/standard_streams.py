@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from maskc.report.visible import visible_lines
+from maskc.errors import visible_lines
 
 _NUMBERS = (0, 1, 2)
 

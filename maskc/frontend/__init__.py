@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from onnx import ModelProto
 
@@ -14,6 +14,7 @@ from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend import onnx_file
 from maskc.frontend.file_size import model_bytes
+from passes.errors.arguments import shown
 
 if TYPE_CHECKING:
     from maskc.frontend.tensorflow.convert import TensorFlowModel
@@ -24,16 +25,13 @@ __all__ = ["KERAS_SUFFIXES", "Model", "Source", "load", "read"]
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
+@runtime_checkable
 class KerasModel(Protocol):
     """A `keras.Model`, as much as types can say without TensorFlow."""
 
     @property
     def layers(self) -> Any:
         """Its layers."""
-
-    @property
-    def weights(self) -> Any:
-        """Its variables."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +99,7 @@ def _converted(model: object) -> Source:
     """A Keras model in memory, whose package has been imported by whoever made it."""
     keras = sys.modules.get("keras")
     if keras is None or not isinstance(model, keras.Model):
-        raise InputError(
-            f"A model is a path, an onnx.ModelProto or a keras.Model, and not a {type(model).__module__}."
-            f"{type(model).__qualname__}."
-        )
+        raise InputError(f"A model is a path, an onnx.ModelProto or a keras.Model, and not {shown(model)}.")
     from maskc.frontend.tensorflow.keras import from_model
 
     with progress.stage("Converting the Keras model"):

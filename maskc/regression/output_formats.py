@@ -14,11 +14,10 @@ from xml.etree import ElementTree
 
 from rich.text import Text
 
-from maskc.errors import InputError
+from maskc.errors import InputError, visible
 from maskc.frontend import write_model_files
 from maskc.report import files
 from maskc.report.terminal import NARROW, PIPE_WIDTH, table_of_names
-from maskc.report.visible import visible
 from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import brief, distinct
 from maskc.results.json_values import plain

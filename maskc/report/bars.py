@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from maskc.errors import visible
 from maskc.progress import Stage
-from maskc.report.visible import told, visible
+from maskc.report.word_wrap import told
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from maskc.report.visible import visible
+from maskc.errors import visible
 from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import (
     brief,

@@ -9,7 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from maskc.report.visible import fitted, visible, visible_lines
+from maskc.errors import visible, visible_lines
+from maskc.report.word_wrap import fitted
 
 
 class VisibleConsole(Console):

@@ -38,6 +38,16 @@ Provider = Literal["cpu", Gpu]
 
 _PROBE = "probe"
 
+# Codes and source locations around what ONNX Runtime says.
+_NOISE = (
+    r"(?s:.*Status Message: )",
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
+    r"\S*/onnxruntime/\S+:\d+ [^\n]*? was false\. ?",
+    r"\S*/onnxruntime/\S+:\d+ ",
+    r"Load model from \S* failed:",
+    r"onnxruntime::[^\n]*\) (?=[A-Z])",
+)
+
 #: keeps products with weights of few bits in single precision, as the graph says: see `rounds_products`
 SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
 
@@ -126,7 +136,7 @@ class OnnxRuntimeSession:
         try:
             values = self._session.run(None, fed)
         except Exception as error:
-            raise RunError(f"ONNX Runtime fails{_place(error)}: {gist(error)}.") from error
+            raise RunError(f"ONNX Runtime fails{_place(error)}: {in_brief(error, *_NOISE)}.") from error
         results: dict[str, NDArray[Any]] = {}
         for name, value in zip(self.outputs, values, strict=True):
             results.update(_arrays(name, value))
@@ -182,17 +192,6 @@ def reads_ir_version(version: int) -> bool:
     except Exception as error:
         return "IR version" not in str(error)
     return True
-
-
-def gist(error: Exception) -> str:
-    """The message of an exception of ONNX Runtime, without its codes and source locations."""
-    text = str(error).rpartition("Status Message: ")[2]
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"\S*/onnxruntime/\S+:\d+ [^\n]*? was false\. ?", "", text)
-    text = re.sub(r"\S*/onnxruntime/\S+:\d+ ", "", text)
-    text = re.sub(r"Load model from \S* failed:", "", text)
-    text = re.sub(r"onnxruntime::[^\n]*\) (?=[A-Z])", "", text)
-    return in_brief(Exception(text))
 
 
 def _place(error: Exception) -> str:
@@ -256,7 +255,7 @@ def _on_providers(ort: Any, model: str | bytes, options: Any, providers: list[An
         if len(providers) == 1:
             raise
         _on_providers(ort, model, options, providers[1:])
-        raise _RefusedError(gist(error)) from error
+        raise _RefusedError(in_brief(error, *_NOISE)) from error
 
 
 def from_root(model: ModelProto) -> ModelProto:
@@ -279,8 +278,8 @@ def _load_error(model: ModelProto, error: Exception) -> MaskcError:
             f"ONNX Runtime does not know the custom operator {unknown[0]}, so the model cannot be run here."
         )
     if "NOT_IMPLEMENTED" in text or "under development" in text or "Could not find an implementation" in text:
-        return UnavailableError(f"ONNX Runtime cannot run the model here: {gist(error)}.")
-    return RunError(f"ONNX Runtime cannot load the model: {gist(error)}.")
+        return UnavailableError(f"ONNX Runtime cannot run the model here: {in_brief(error, *_NOISE)}.")
+    return RunError(f"ONNX Runtime cannot load the model: {in_brief(error, *_NOISE)}.")
 
 
 def _probe() -> ModelProto:

@@ -34,6 +34,13 @@ _OPTIONS = {
     "ENABLE_CPU_PINNING": False,
 }
 _ADVICE = "Use --provider cpu, which is ONNX Runtime."
+# Source locations around what OpenVINO says.
+_NOISE = (
+    r"Exception from \S+:\d+:",
+    r"Check '[^\n]*' failed at \S+:\d+:",
+    r"FrontEnd API failed with \w+:|Model wasn't fully converted\.",
+    r"(?s:Failed operations detailed log:|Summary:.*)",
+)
 
 
 class OpenVinoSession:
@@ -74,7 +81,7 @@ class OpenVinoSession:
         try:
             self._request.infer(fed, share_inputs=True)
         except Exception as error:
-            raise RunError(f"OpenVINO fails: {_gist(error)}.") from error
+            raise RunError(f"OpenVINO fails: {in_brief(error, *_NOISE)}.") from error
         # What the request holds is overwritten by the next run.
         values = [np.array(tensor.data) for tensor in self._request.output_tensors]
         return dict(zip(self.outputs, values, strict=True))
@@ -163,13 +170,4 @@ def _load_error(model: ModelProto, error: Exception) -> UnavailableError:
         return UnavailableError(
             f"OpenVINO does not know the operator {name}{where}, so the model cannot be run there. {_ADVICE}"
         )
-    return UnavailableError(f"OpenVINO cannot run the model: {_gist(error)}. {_ADVICE}")
-
-
-def _gist(error: Exception) -> str:
-    """The message of an exception of OpenVINO, without its source locations."""
-    text = re.sub(r"Exception from \S+:\d+:", "", str(error))
-    text = re.sub(r"Check '[^\n]*' failed at \S+:\d+:", "", text)
-    text = re.sub(r"FrontEnd API failed with \w+:|Model wasn't fully converted\.", "", text)
-    text = re.sub(r"Failed operations detailed log:|Summary:.*", "", text, flags=re.S)
-    return in_brief(Exception(text)) or "it does not say why"
+    return UnavailableError(f"OpenVINO cannot run the model: {in_brief(error, *_NOISE)}. {_ADVICE}")

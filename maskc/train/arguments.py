@@ -2,49 +2,79 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.frontend.tensorflow.keras import reason
+from maskc.inspection.arguments import public
 from passes.errors import in_brief
 from passes.errors.arguments import fits, shown
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
 VARIABLES = (keras.Variable, tf.Variable)
+
+# Whose objections are about what was given.
+_LIBRARIES = {"keras", "tensorflow", "numpy", "optree", "pydantic", *sys.stdlib_module_names}
+
+
+def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A `public` function that raises `InputError` also for what Keras, TensorFlow or Python object to in it.
+
+    What its own code fails at, or that of whoever calls it, stays what it is.
+    """
+
+    @functools.wraps(function)
+    def told(*arguments: Given.args, **named: Given.kwargs) -> Result:
+        try:
+            return function(*arguments, **named)
+        except MaskcError:
+            raise
+        except Exception as error:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            objected = frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES
+            if not objected and not re.fullmatch("__(?!call).*__", frame.f_code.co_name):  # of an odd object
+                raise
+            name = function.__qualname__.removesuffix(".__init__")
+            raise InputError(f"{name} does not take these arguments: {reason(error)}.") from error
+
+    return public(told)
 
 
 class Refusing:
-    """A Keras layer that says in a sentence why it cannot be called on what it is called on."""
+    """A Keras layer that says in a sentence why it cannot be made so, or called on what it is called on."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:  # noqa: D102
+        return cls._refusing("made of these arguments", super().__new__, (cls, *arguments), named)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._refusing("made of these arguments", super().__init__, arguments, named)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Returns what the layer makes of its inputs."""
-        wrong = (ArithmeticError, AttributeError, RecursionError, TypeError, ValueError)
+        return self._refusing("called on these inputs", super().__call__, arguments, named)  # type: ignore[misc]
+
+    @classmethod
+    def _refusing(cls, what: str, call: Callable[..., Any], arguments: Any, named: Any) -> Any:
         try:
-            return super().__call__(*arguments, **named)  # type: ignore[misc]
-        except (*wrong, tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            name = type(self).__name__
-            why = gist(error).removeprefix(f"layer {name}: ")
-            raise InputError(f"{name} cannot be called on these inputs: {why}.") from error
-
-
-def gist(error: Exception) -> str:
-    """What Keras or TensorFlow objected to, without the trace of where."""
-    if not isinstance(error, tf.errors.OpError):
-        return reason(error)
-    trace = r"\{\{.*?\}\}|\[\[.*|\[Op:.*|\x1b\[\d*m"
-    lines = (re.sub(trace, "", line).strip() for line in str(error.message).splitlines())
-    where = ("Graph execution error", "Detected at", "File ", "Stack trace", "Exception encountered")
-    return reason(
-        ValueError(next((line for line in lines if line and not line.startswith(where)), type(error).__name__))
-    )
+            return call(*arguments, **named)
+        except MaskcError:
+            raise
+        except Exception as error:
+            why = reason(error).removeprefix(f"layer {cls.__name__}: ")
+            raise InputError(f"{cls.__name__} cannot be {what}: {why}.") from error
 
 
 def is_number(value: Any) -> bool:
@@ -54,7 +84,7 @@ def is_number(value: Any) -> bool:
 
 def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
     """Raises InputError if `value` is not of this kind, or one of these kinds, which is `what`."""
-    if not isinstance(value, kind) or (kind is Iterable and getattr(value, "shape", None) == ()):  # none iterates
+    if not isinstance(value, kind):
         raise InputError(f"{name} must be {what}, not {shown(value)}.")
 
 
@@ -71,24 +101,11 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise InputError(f"{name} must be a whole number of at least {least}, not {shown(value)}.")
 
 
-def check_model(name: str, value: Any) -> None:
-    """Raises InputError if `value` is no Keras model."""
-    check_kind(name, value, keras.Model, "a Keras model")
-
-
 def path_of(name: str, value: Any) -> Path:
     """Returns a path, or raises InputError."""
     if not fits(str | os.PathLike, value) or value == "":
         raise InputError(f"{name} must be a path, not {shown(value)}.")
     return Path(value)
-
-
-def options_of(name: str, value: Any) -> dict[str, Any]:
-    """Returns arguments by name, none for None, or raises InputError."""
-    value = {} if value is None else value
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InputError(f"{name} must be a dictionary of arguments by name, not {shown(value)}.")
-    return dict(value)
 
 
 def optimizer_of(value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import to_onnx
-from maskc.train.arguments import check_model
+from maskc.train.arguments import refusing
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import examples, filled, masked_graph, value_of
 from passes.mask_savings.compiled_cost import compiled_cost
@@ -51,8 +52,8 @@ class ComputationalCost:
         layers: the mask layers, in the same order.
     """
 
-    def __init__(self, model: Any, sizes: Any = None, rates: Rates | None = None) -> None:
-        check_model("model", model)
+    @refusing
+    def __init__(self, model: keras.Model, sizes: Any = None, rates: Rates | None = None) -> None:
         if not model.built:
             raise InputError(
                 f"The model {model.name!r} has no weights yet: call it on data, or build it, before counting its FLOPs."
@@ -64,6 +65,7 @@ class ComputationalCost:
         self._counts: dict[bytes, int] = {}  # FLOPs by the values of masks, the latest
         self._last: tuple[bytes, tuple[int, list[NDArray[np.int64]]]] | None = None
 
+    @refusing
     def __call__(self, masks: Sequence[Any] | None = None) -> Any:
         """Returns the FLOPs as a scalar float64 tensor that can be differentiated by the masks.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +18,7 @@ from maskc.errors import InputError
 from maskc.frontend.write_model_files import in_the_making
 from maskc.results.environment import __version__
 from maskc.results.json_values import plain
-from maskc.train.arguments import path_of
+from maskc.train.arguments import path_of, refusing
 from maskc.train.cost import computational_cost
 from maskc.train.models import saved_model
 from passes.errors import in_brief
@@ -44,7 +45,8 @@ class Exported:
     manifest: dict[str, Any]
 
 
-def export_model(model: Any, directory: str | Path, *, training: dict[str, Any] | None = None) -> Exported:
+@refusing
+def export_model(model: Any, directory: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> Exported:
     """Writes a model with masks as a SavedModel and a `.keras` file, and compiled and verified as ONNX.
 
     The directory is written completely or not at all; an earlier export is replaced, and nothing else is.

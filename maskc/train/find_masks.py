@@ -21,7 +21,7 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow import keras as keras_frontend
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.tf2onnx_internals import frozen
-from maskc.train.arguments import check_kind
+from maskc.train.arguments import check_kind, refusing
 from maskc.train.keras_internals import all_layers, intercepted, producer
 from maskc.train.models.calls import is_functional, nodes_within
 from passes.analysis.find_mask import Keep
@@ -30,6 +30,7 @@ from passes.errors import in_brief
 _PROBE = "maskc_probe"
 
 
+@refusing
 def find_input_mask(model: Any, tensor: Any) -> Keep:
     """Returns, for each axis, the slices that are not a known constant, whatever the input.
 
@@ -53,6 +54,7 @@ def find_input_mask(model: Any, tensor: Any) -> Keep:
     return passes.find_input_mask(*_probed(model, tensor))
 
 
+@refusing
 def find_output_mask(model: Any, tensor: Any) -> Keep:
     """Returns, for each axis, the slices that something reads which is not a constant itself.
 
@@ -61,6 +63,7 @@ def find_output_mask(model: Any, tensor: Any) -> Keep:
     return passes.find_output_mask(*_probed(model, tensor))
 
 
+@refusing
 def find_mask(model: Any, tensor: Any) -> Keep:
     """Returns, for each axis, the slices to compute: read, and not a known constant.
 
@@ -69,6 +72,7 @@ def find_mask(model: Any, tensor: Any) -> Keep:
     return passes.find_mask(*_probed(model, tensor))
 
 
+@refusing
 def pruned_shape(model: Any, tensor: Any) -> tuple[int | None, ...]:
     """Returns the shape that is left of a tensor when only what `find_mask` keeps is computed.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError
+from maskc.errors import InputError, PruningWarning
 from maskc.train.arguments import Refusing, channels_of
 from maskc.train.importance import (
     Gathering,
@@ -23,6 +24,9 @@ from maskc.train.importance import (
 )
 from maskc.train.keras_internals import all_layers, forward_pass
 from passes.errors.arguments import shown
+
+#: models that were said to be saved with nothing pruned
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @runtime_checkable
@@ -128,6 +132,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         self.observation: Observation | None = None
         self.passage: Passage | None = None
         self._seen_by: weakref.ref[Any] | None = None
+        self._trained_in: weakref.ref[Any] | None = None  # the outermost model of the last training call
         self._progress: Callable[[], Any] = lambda: None  # what a layer is given directly it takes for its state
         self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
@@ -186,6 +191,8 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         if optimizer is not None:
             optimizer.prune_if_due()
             optimizer.note_saved()
+        elif self._trained_in is not None:
+            _warn_of_ones(self._trained_in())
         for number, variable in enumerate((self.signal, self.mask)):
             store[str(number)] = variable.numpy()
 
@@ -222,6 +229,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
     def _observe(self) -> Gathering | None:
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
         model, identity = forward_pass(self)
+        self._trained_in = weakref.ref(model)
         optimizer = optimizer_of(model)
         if optimizer is None and self._optimizer is not None:
             optimizer = self._optimizer()
@@ -250,6 +258,19 @@ def layer_of(variable: Any) -> MaskLayer | None:
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
     return [layer for layer in all_layers(model) if isinstance(layer, MaskLayer)]
+
+
+def _warn_of_ones(model: Any) -> None:
+    """Warns, once for each model, that it was trained and is saved, and nothing has been pruned."""
+    if model is None or model in _told or not all(layer.mask.numpy().all() for layer in mask_layers(model)):
+        return
+    _told.add(model)
+    warnings.warn(
+        f"The model {model.name!r} was trained and is saved with no channel masked: updates by a "
+        "maskc.train.PruningOptimizer mask channels, and there was none.",
+        PruningWarning,
+        stacklevel=3,
+    )
 
 
 def _along(mask: Any, rank: int, axis: int) -> Any:

@@ -15,9 +15,11 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.frontend.tensorflow.keras import reason
 from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import all_layers, input_signature
 from maskc.train.mask_layer import MaskLayer
+from passes.errors.arguments import shown
 from passes.mask_savings.compiled_cost import collect
 from passes.model.inputs import bind
 
@@ -81,7 +83,7 @@ def masked_graph(model: Any, layers: Sequence[MaskLayer], sizes: Any = None) -> 
         function = tf.function(infer, input_signature=[*inputs, *specs], autograph=False, jit_compile=False)
         traced = function.get_concrete_function()
     except Exception as error:
-        raise InputError(f"{name} cannot be traced: {error}") from error
+        raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
     outputs = tuple(f"output_{index}" for index in range(len(traced.outputs)))
     names = tuple(spec.name for spec in (*inputs, *specs))
     graph = TensorFlowModel(name, model, traced, traced, names, outputs).to_onnx()
@@ -140,7 +142,7 @@ def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> 
     elif isinstance(sizes, Mapping):
         of_inputs = [sizes.get(name) for name in names]
         if set(sizes) - set(names):
-            raise InputError(f"sizes are given for {', '.join(sizes)}, and the inputs are {', '.join(names)}.")
+            raise InputError(f"sizes are given for {shown(list(sizes))}, and the inputs are {', '.join(names)}.")
     else:
         check_kind("sizes", sizes, (list, tuple), "the sizes of an example, as in (224, 224, 3)")
         of_inputs = (
@@ -154,11 +156,12 @@ def examples(model: Any, shapes: Sequence[Sequence[int | None]], sizes: Any) -> 
     for shape, wanted in zip(shapes, of_inputs, strict=True):
         declared = list(shape[1:])
         if wanted is not None and (
-            len(wanted) != len(declared)
+            not isinstance(wanted, (list, tuple))
+            or len(wanted) != len(declared)
             or any(None not in (k, w) and k != w for k, w in zip(declared, wanted, strict=True))
         ):
             raise InputError(
-                f"sizes {tuple(wanted)} do not fit an input of shape {tuple(declared)}, without the batch."
+                f"sizes {shown(wanted)} do not fit an input of shape {tuple(declared)}, without the batch."
             )
         examples.append(declared if wanted is None else [w or k for k, w in zip(declared, wanted, strict=True)])
     return examples

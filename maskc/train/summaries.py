@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import gist
+from maskc.frontend.tensorflow.keras import reason
 
 #: intervals of a histogram
 BUCKETS = 30
@@ -33,7 +33,7 @@ class Summaries:
         try:
             self._writer = tf.summary.create_file_writer(str(directory))
         except tf.errors.OpError as error:
-            raise InputError(f"Nothing can be written into {directory}: {gist(error)}.") from error
+            raise InputError(f"Nothing can be written into {directory}: {reason(error)}.") from error
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Writes one number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,8 +15,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.inspection.arguments import public
-from maskc.train.arguments import check_count, check_kind, check_model, compiled, options_of, path_of
+from maskc.train.arguments import check_count, compiled, path_of, refusing
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
@@ -80,11 +80,12 @@ class PruningTrainer:
         InputError: if the model has no masks, or an argument is out of range.
     """
 
+    @refusing
     def __init__(
         self,
-        model: Any,
+        model: keras.Model,
         loss: Any,
-        directory: str | Path,
+        directory: str | os.PathLike[str],
         optimizer: Any = "adam",
         metrics: Any = (),
         *,
@@ -103,12 +104,11 @@ class PruningTrainer:
         summary_every: int = 100,
         compile_options: Mapping[str, Any] | None = None,
     ) -> None:
-        check_model("model", model)
         if not mask_layers(model):
             raise InputError(
                 f"The model {model.name!r} has no mask to prune: put at least one maskc.train.MaskLayer into it."
             )
-        if pruning_flops_target is None and options_of("pruning", pruning).get("latency_target") is None:
+        if pruning_flops_target is None and (pruning or {}).get("latency_target") is None:
             raise InputError(
                 "PruningTrainer needs to know how far to prune: pruning_flops_target=0.5 keeps half of the FLOPs."
             )
@@ -117,23 +117,21 @@ class PruningTrainer:
         check_count("pruning_shrink_every", pruning_shrink_every, 0)
         check_count("batch_size", batch_size, 1)
         check_count("seed", seed, 0)
-        if monitor is not None:
-            check_kind("monitor", monitor, Monitor, "a maskc.train.Monitor")
         self.model, self.loss, self.metrics = model, loss, metrics
         self.directory = path_of("directory", directory)
-        self.teacher, self._distillation = teacher, options_of("distillation", distillation)
+        self.teacher, self._distillation = teacher, dict(distillation or {})
         self._monitor = monitor
         self._batch_size, self._seed = batch_size, seed
         self._every = {"checkpoint_every": checkpoint_every, "summary_every": summary_every}
         # With Keras's default for GPUs, XLA, decisions would be taken after an execution of several steps.
-        self._compile_options = {"jit_compile": False, **options_of("compile_options", compile_options)}
+        self._compile_options = {"jit_compile": False, **(compile_options or {})}
         self._inner = placed(optimizer, model.distribute_strategy)
         self._settings = {
             "prune_every": pruning_iter,
             "burn_in": pruning_burn_in,
             "flops_target": pruning_flops_target,
             "decay": pruning_decay,
-            **options_of("pruning", pruning),
+            **(pruning or {}),
         }
         self.optimizer = self.get_train_op()
         self._shrink_every = pruning_shrink_every
@@ -148,7 +146,7 @@ class PruningTrainer:
                 raise InputError(f"pruning: {in_brief(error)}.") from error
 
     @staticmethod
-    @public
+    @refusing
     def add_parser_arguments(parser: argparse.ArgumentParser | None = None) -> argparse.ArgumentParser:
         """Adds the flags of pruning to a parser, or to a new one; parsed, they are arguments of this class.
 
@@ -174,7 +172,7 @@ class PruningTrainer:
         """Whether pruning reached its target."""
         return TRAINING in self._phases and self._phases[TRAINING].counts
 
-    @public
+    @refusing
     def train(self, data: Any, validation: Any = None, epochs: int = 1, *, resume: bool = True) -> Position:
         """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
 
@@ -201,7 +199,7 @@ class PruningTrainer:
             )
         return position
 
-    @public
+    @refusing
     def fine_tune(
         self, data: Any, validation: Any = None, epochs: int = 1, *, optimizer: Any = None, resume: bool = True
     ) -> Position:
@@ -216,8 +214,8 @@ class PruningTrainer:
         optimizer = placed(optimizer, self.model.distribute_strategy)
         return self._run(FINE_TUNING, "Fine-tuning", optimizer, data, validation, epochs, resume)
 
-    @public
-    def export_model(self, directory: str | Path) -> Exported:
+    @refusing
+    def export_model(self, directory: str | os.PathLike[str]) -> Exported:
         """Writes the SavedModel, the manifest and the compiled, verified ONNX model; see `maskc.train.export_model`.
 
         Of several workers the first one writes, and the others are told the same.
@@ -234,8 +232,8 @@ class PruningTrainer:
             exported = export_model(self.model, Path(unused) / "model", training=training)
         return dataclasses.replace(exported, directory=Path(directory))
 
-    @public
-    def check_export(self, directory: str | Path) -> None:
+    @refusing
+    def check_export(self, directory: str | os.PathLike[str]) -> None:
         """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
         check_target(Path(directory))
 

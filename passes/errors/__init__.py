@@ -13,9 +13,14 @@ class SizeError(ValueError):
     """Sizes given for the inputs do not fit the model: one sentence that says which and why."""
 
 
-def in_brief(error: BaseException) -> str:
-    """The first sentence of an error from another library, on one line and without its full stop."""
-    text = str(error).strip()
+def in_brief(error: BaseException, *noise: str) -> str:
+    """The first sentence of an error from another library, on one line and without its full stop.
+
+    `noise` are patterns of what that library writes around its sentences, as source locations.
+    """
+    text = _text(error)
+    for pattern in noise:
+        text = re.sub(pattern, "", text)
     # of several errors only the first is not a consequence of another; a node whose graph has one is not to blame
     inside = r"(?!(?:\[\w+\] )?Inference error\(s\):)"
     of_node = r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): "
@@ -31,5 +36,12 @@ def in_brief(error: BaseException) -> str:
     text = re.sub(r"\[\w+Error\] ?", "", text)
     text = re.sub(r"\S*/onnx/\S+:\d+: \w+: Assertion `.*?` failed: ", "", text)
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".")
+    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".") or f"it does not say why ({type(error).__name__})"
     return (text[:297] + "...") if len(text) > 300 else text
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return re.sub(r"<(?:[\w.]|<locals>)*?(\w+) object at 0x\w+>", r"a \1", str(error)).strip()
+    except Exception:  # of what it is to show
+        return ""

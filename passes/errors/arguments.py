@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,13 +21,13 @@ Result = TypeVar("Result")
 # What counts as such a number: those of numpy, and whole ones where others will do.
 _NUMBERS: dict[Any, Any] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
-# Of a text that does not fit no more is shown.
-_LONGEST = 60
+# Of a value that does not fit no more is shown.
+_LONGEST = 100
 
 _WORDS: dict[Any, str] = dict(
     zip(
-        (int, float, str, Literal, Path, os.PathLike, Callable, np.ndarray, Mapping, Sequence),
-        ("whole number", "number", "text", "text", "path", "path", "function", "array", "mapping", "sequence"),
+        (int, float, str, Literal, Path, os.PathLike, Callable, np.ndarray, Mapping, Sequence, Iterable),
+        "whole number,number,text,text,path,path,function,array,mapping,sequence,sequence".split(","),
         strict=True,
     )
 )
@@ -82,7 +82,7 @@ def fits(hint: Any, value: Any) -> bool:
 
 
 def _is_of(hint: Any, value: Any) -> bool:
-    """The same, as far as that can be seen: protocols and type variables take anything; may raise instead."""
+    """The same, as far as that can be seen: most protocols and type variables take anything; may raise instead."""
     if isinstance(value, (str, os.PathLike)) and b"\0" in os.fsencode(value):  # no file can have that name
         return False
     kind, parts = get_origin(hint) or hint, get_args(hint)
@@ -102,7 +102,10 @@ def _is_of(hint: Any, value: Any) -> bool:
         )
     if kind is Callable:
         return callable(value)
-    if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+    if kind is Iterable:
+        iter(value)  # raises for what has no items, an array without axes, for instance
+    unseen = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
+    if kind is Any or not isinstance(kind, type) or unseen:
         return True
     if isinstance(value, (bool, np.bool_)):
         return kind in (bool, object)
@@ -120,16 +123,42 @@ def _words(hint: Any, many: bool = False) -> str:
         return (", or " if any(" or " in each for each in found) else " or ").join(found)
     if kind in (bool, NoneType):
         return "True or False" if kind is bool else "None"
-    word = _WORDS.get(kind, getattr(kind, "__qualname__", str(kind)))
+    package = "" if kind.__module__.startswith(("maskc", "passes")) else f"{kind.__module__.partition('.')[0]}."
+    word = _WORDS.get(kind, f"{package}{getattr(kind, '__qualname__', kind)}")
     inside = f" of {_words(parts[0], True)}" if kind is Sequence else ""
     if kind is Mapping:
         inside = f" of names to {'arrays' if parts[1] == ArrayLike else _words(parts[1], True)}"
-    return f"{word}s{inside}" if many else f"{'an' if word[0] in 'aeiou' else 'a'} {word}{inside}"
+    return f"{word}s{inside}" if many else with_article(f"{word}{inside}")
+
+
+class _Shown(reprlib.Repr):
+    """Texts, numbers and what holds them as Python writes them, and others by what they are."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        try:
+            return super().repr1(x, level)
+        except Exception:  # of what cannot be written, or is another thing than its type is called
+            return _called(x)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        plain = x is None or isinstance(x, (str, bytes, int, float))
+        return repr(x) if plain else _called(x)
+
+
+_SHOWN = _Shown()
+_SHOWN.maxstring = 60
 
 
 def shown(value: object) -> str:
     """A value as messages show it."""
-    if value is None or isinstance(value, (str, int, float, list, tuple, dict)):
-        text = " ".join(reprlib.repr(value).split())
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    return f"a {type(value).__qualname__}"
+    text = _SHOWN.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _called(value: object) -> str:
+    return with_article(_WORDS.get(type(value), type(value).__name__))
+
+
+def with_article(noun: str) -> str:
+    """A noun in the singular."""
+    return f"{'an' if noun[:1] in tuple('aeiouAEIOU') else 'a'} {noun}"

@@ -116,6 +116,12 @@ def from_model(
 
 def reason(error: Exception) -> str:
     """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
+    if isinstance(error, import_tensorflow().errors.OpError):
+        trace = r"\{\{.*?\}\}|\[\[.*|\[Op:.*|\x1b\[\d*m"
+        lines = (re.sub(trace, "", line).strip() for line in str(error.message).splitlines())
+        where = ("Graph execution error", "Detected at", "File ", "Stack trace", "Exception encountered")
+        first = next((line for line in lines if line and not line.startswith(where)), type(error).__name__)
+        return in_brief(ValueError(first))
     match = re.search(
         r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M
     )

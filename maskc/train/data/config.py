@@ -10,6 +10,7 @@ import pydantic
 
 from maskc.errors import InputError, UnavailableError
 from maskc.train.arguments import path_of
+from passes.errors import in_brief
 
 
 class Checked(pydantic.BaseModel):
@@ -80,6 +81,6 @@ def _sentence(error: pydantic.ValidationError) -> str:
     first, *others = error.errors()
     count = len(others) + 1
     where = ".".join(str(part) for part in first["loc"])
-    message = " ".join(first["msg"].removeprefix("Value error, ").rstrip(".").split())
+    message = in_brief(ValueError(first["msg"].removeprefix("Value error, ")))
     more = f" That is the first of {count} mistakes." if others else ""
     return f"{f'the field {where!r}: ' if where else ''}{message[:1].lower()}{message[1:]}.{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from maskc import progress
 from maskc.errors import InputError
-from maskc.train.arguments import check_count, check_kind, path_of
+from maskc.train.arguments import check_count, check_kind, path_of, refusing
 from maskc.train.data.bad_records import compression, first_misfit
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.parsing import Parser
@@ -45,6 +46,7 @@ class Records:
             the record and the field.
     """
 
+    @refusing
     def __init__(
         self,
         files: str | Path | Iterable[str | Path],
@@ -56,7 +58,6 @@ class Records:
     ) -> None:
         check_count("batch_size", batch_size, 1)
         check_count("shuffle", shuffle, 0)
-        check_kind("spec", spec, FeatureSpec, "a FeatureSpec")
         self.spec = spec
         self.files = _found([files] if isinstance(files, (str, Path)) else files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -64,6 +65,7 @@ class Records:
         if error := first_misfit(self.files, spec, LOOKED_AT):
             raise error
 
+    @refusing
     def __call__(self, epoch: int = 0, skip: int = 0) -> Any:
         """Returns the batches of an epoch as a `tf.data.Dataset`, without the first `skip`, which are not parsed."""
         order = np.random.default_rng([self.seed, epoch])
@@ -87,7 +89,8 @@ class Records:
         return first_misfit(self.files, self.spec)
 
 
-def write_records(path: str | Path, examples: Iterable[Mapping[str, Any]]) -> int:
+@refusing
+def write_records(path: str | os.PathLike[str], examples: Iterable[Mapping[str, Any]]) -> int:
     """Writes examples to a TFRecord file, completely or not at all; returns how many there were.
 
     Args:
@@ -102,7 +105,6 @@ def write_records(path: str | Path, examples: Iterable[Mapping[str, Any]]) -> in
         InputError: if the file cannot be written, or a value is of another type.
     """
     path = path_of("path", path)
-    check_kind("examples", examples, Iterable, "dictionaries of values by field")
     part = path.with_name(f".{path.name}.part")
     count = 0
     try:
@@ -137,7 +139,6 @@ def _feature(name: Any, value: Any) -> Any:
 
 def _found(patterns: Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
-    check_kind("files", patterns, Iterable, "paths of files")
     for pattern in patterns:
         path_of("Each of the files", pattern)
         found = [Path(pattern)] if Path(pattern).is_file() else sorted(map(Path, glob.glob(str(pattern))))  # noqa: PTH207

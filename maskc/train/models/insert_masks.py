@@ -14,6 +14,7 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import claimed
+from maskc.train.arguments import refusing
 from maskc.train.keras_internals import functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
@@ -39,6 +40,7 @@ _WEIGHTED = of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "Se
 _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
 
+@refusing
 def prunable(model: Any, after: Place = "activation") -> Any:
     """Returns a copy of a Keras model with a `MaskLayer` after every layer whose channels can be removed.
 

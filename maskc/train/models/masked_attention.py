@@ -10,17 +10,10 @@ from maskc.errors import InputError
 from maskc.train.arguments import Refusing, channels_of
 from maskc.train.keras_internals import JoinedHeads, output_projection
 from maskc.train.mask_layer import MaskLayer
-from passes.errors import in_brief
 
 
 class _MaskedHeads(Refusing, JoinedHeads):
     """Puts a `MaskLayer` between the heads' outputs, `(batch, ..., heads, size)`, before they are joined."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        try:
-            super().__init__(*arguments, **named)
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise InputError(f"{type(self).__name__} cannot be made of these arguments: {in_brief(error)}.") from error
 
     # Keras gives each shape to the argument that is called like the tensor, and none of what is no tensor.
     def build(self, query_shape: Any = None, value_shape: Any = None, key_shape: Any = None) -> None:

@@ -10,7 +10,7 @@ import pydantic
 from keras import layers, ops
 
 from maskc.frontend.graph_queries import claimed
-from maskc.train.arguments import check_kind
+from maskc.train.arguments import refusing
 from maskc.train.data.features import Categorical, FeatureSpec, Sequence, Sparse
 from maskc.train.data.parsing import model_inputs
 from maskc.train.models.masknet import MaskNet, MaskNetConfig
@@ -28,6 +28,7 @@ class RankerConfig(MaskNetConfig):
     outputs: pydantic.PositiveInt = 1
 
 
+@refusing
 def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
     """Returns a Keras model from the features of a specification, by name, to logits of shape `(batch, outputs)`.
 
@@ -41,8 +42,6 @@ def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
         >>> ranker(RankerConfig(mask_blocks=[block], mlp={"layer_sizes": [16, 1]}), spec).output_shape
         (None, 1)
     """
-    check_kind("config", config, RankerConfig, "a maskc.train.RankerConfig")
-    check_kind("spec", spec, FeatureSpec, "a maskc.train.FeatureSpec")
     inputs = model_inputs(spec)
     named = partial(claimed, taken=set(inputs))
     parts = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_kind, path_of
+from maskc.train.arguments import path_of, refusing
 from maskc.train.mask_layer import optimizer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.selection.pruner import Pruned
@@ -33,8 +33,9 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
         InputError: when training begins, if the model's optimizer prunes nothing.
     """
 
+    @refusing
     def __init__(
-        self, on_pruned: Callable[[Sequence[Pruned]], None] | None = None, log_dir: str | Path | None = None
+        self, on_pruned: Callable[[Sequence[Pruned]], None] | None = None, log_dir: str | os.PathLike[str] | None = None
     ) -> None:
         super().__init__()
         self._on_pruned = on_pruned
@@ -64,7 +65,8 @@ class PruningCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._summaries.flush()
 
 
-def at_target(callback: Any) -> Any:
+@refusing
+def at_target(callback: keras.callbacks.Callback) -> Any:
     """Returns a Keras callback that is told of epochs and batches only where the model is at its FLOPs target.
 
     The best epoch by a loss is usually the least pruned one. So put this around what looks for the best:
@@ -81,7 +83,6 @@ def at_target(callback: Any) -> Any:
     Raises:
         InputError: if it is no callback; in training, if the model's optimizer prunes nothing.
     """
-    check_kind("callback", callback, keras.callbacks.Callback, "a Keras callback")
 
     def gated(hook: Callable[..., None]) -> Callable[..., None]:
         def at(number: int, logs: Any = None) -> None:

@@ -14,6 +14,8 @@ from maskc.errors import PruningWarning
 from maskc.train.mask_layer import Pruning
 from maskc.train.selection.pruner import Pruner
 
+_AT_TARGET = "maskc.train.at_target(callback)"
+
 
 class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
     """What is left, and the target, as metrics of the model of a `PruningOptimizer`, in training only.
@@ -41,6 +43,73 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
             optimizer.raise_failure()
             optimizer.prune_if_due()
         return optimizer.left()
+
+
+class Watch:
+    """What there is to know of calls of `fit`, and of saving, to warn where these leave something to prune.
+
+    Attributes:
+        watched: whether something warns when training ends before pruning does, or that was said.
+    """
+
+    def __init__(self) -> None:
+        self.watched = False
+        self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
+        self._saved = 0  # FLOPs of what was last saved in it
+        self._updates = 0  # made when it ended
+
+    def begin(self, pruner: Pruner, step: Any, owner: Pruning) -> None:
+        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
+        history = begun(pruner.model())
+        if history is None or (self._fit is not None and self._fit() is history):
+            return
+        self._fit, self._saved, self.watched = weakref.ref(history), 0, True
+        with tf.init_scope():
+            if updates := updates_of(history):
+                warn_of_begin(pruner, int(step.numpy()), updates)
+        at_end(history, owner)
+
+    def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
+        """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.
+
+        Args:
+            pruner: of the model.
+            step: updates made.
+            flops: which the model has.
+            restored: whether entries of masks that had been pruned are ones again.
+            stopped: whether training was stopped before all epochs were done.
+        """
+        if restored:
+            what = "Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does"
+            _warn_of_rest(pruner, step, flops, what, f" {_AT_TARGET} lets a callback see only epochs at the target.")
+        else:
+            early = f" {_AT_TARGET} keeps a callback from stopping before." if stopped else ""
+            _warn_of_rest(pruner, step, flops, "fit ended before pruning was done", early)
+        if flops <= pruner.target < self._saved:
+            _warn(
+                f"The model was last saved before it came to the target, with {pruner.currency.said(self._saved)}, as "
+                "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target "
+                f"by {_AT_TARGET}."
+            )
+
+    def finish(self, pruner: Pruner | None, updates: int) -> None:
+        """Warns of a call of `fit` that ended without an update, so many having been made before."""
+        if pruner is None or updates == self._updates:
+            _warn(
+                "fit ended without an update by its PruningOptimizer, so it pruned nothing: no epoch was left, nothing "
+                "can be trained, or a train_step of one's own does not call self.optimizer.apply."
+            )
+        self._updates = updates
+
+    def save(self, pruner: Pruner | None, flops: int, step: Any) -> None:
+        """Notes that masks are saved with these FLOPs, and warns, once, of those above the target if nobody else does.
+
+        In a call of `fit` there are more updates to come, and its end tells.
+        """
+        self._saved = flops
+        if pruner is not None and not self.watched:
+            self.watched = True
+            _warn_of_rest(pruner, int(step.numpy()), flops, "Masks are saved before pruning was done")
 
 
 def begun(model: Any) -> Any:
@@ -83,41 +152,6 @@ def warn_of_begin(
     _warn(f"{who} {updates:,} updates, {what}. Train longer, or lower {names}{faster}.")
 
 
-def warn_of_end(pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
-    """Warns if a call of `fit` that ended at update number `step` left the model above the target.
-
-    Args:
-        pruner: of the model.
-        step: updates made.
-        flops: which the model has.
-        restored: whether entries of masks that had been pruned are ones again.
-        stopped: whether training was stopped before all epochs were done.
-    """
-    left = pruner.updates_left(step)
-    if not left or flops <= pruner.target:
-        return
-    currency = pruner.currency
-    what = f"the model has {currency.said(flops)}, and {currency.target} is {currency.shown(pruner.target)}"
-    if restored:
-        _warn(
-            f"Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does: {what}. "
-            "maskc.train.at_target(callback) lets a callback see only epochs at the target."
-        )
-        return
-    early = " maskc.train.at_target(callback) keeps a callback from stopping before." if stopped else ""
-    _warn(f"fit ended before pruning did: {what}. It takes at least {left:,} more update(s).{early}")
-
-
-def warn_of_saved(pruner: Pruner, saved: int, flops: int) -> None:
-    """Warns if a call of `fit` came to the target, and what was last saved of it has `saved` FLOPs, which are more."""
-    if flops <= pruner.target < saved:
-        _warn(
-            f"The model was last saved before it came to the target, with {pruner.currency.said(saved)}, as "
-            "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target by "
-            "maskc.train.at_target(callback)."
-        )
-
-
 def at_end(history: Any, owner: Pruning) -> None:
     """Lets a call of `fit` end with `owner.end_fit(model)`, after all that callbacks do."""
     original, reference = history.on_train_end, weakref.ref(owner)
@@ -129,6 +163,13 @@ def at_end(history: Any, owner: Pruning) -> None:
             alive.end_fit(history.model)
 
     history.on_train_end = end
+
+
+def _warn_of_rest(pruner: Pruner, step: int, flops: int, before: str, after: str = "") -> None:
+    left, currency = pruner.updates_left(step), pruner.currency
+    if left and flops > pruner.target:
+        what = f"the model has {currency.said(flops)}, and {currency.target} is {currency.shown(pruner.target)}"
+        _warn(f"{before}: {what}. It takes at least {left:,} more update(s).{after}")
 
 
 def _warn(message: str) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, check_kind, is_number
+from maskc.train.arguments import check_choice, check_count, check_kind, is_number, refusing
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
 from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
 from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
@@ -22,7 +22,8 @@ from passes.errors.arguments import shown
 _NEEDED = "apply_mask needs a floating-point tensor of shape (batch, ..., channels)."
 
 
-def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = True) -> Any:
+@refusing
+def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool | None = True) -> Any:
     """Multiplies the channels (the last axis) of a tensor by a binary mask, with the importance of its entries.
 
     A `MaskLayer` has the mask and its importance scores. Building a Keras model, leave it out: the model keeps the
@@ -49,7 +50,6 @@ def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = T
     if mask is None and not symbolic:
         raise InputError("apply_mask needs a mask for a tensor that is not a Keras one: make a MaskLayer and keep it.")
     layer = MaskLayer() if mask is None else mask
-    check_kind("mask", layer, MaskLayer, "a maskc.train.MaskLayer")
     if not symbolic:
         check_kind("tensor", tensor, (tf.Tensor, tf.Variable, keras.Variable, np.ndarray), "a tensor")
         try:
@@ -61,9 +61,10 @@ def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool = T
     return layer(tensor) if symbolic else layer(tensor, training=training)
 
 
+@refusing
 def update_pruning_signals(
     loss: Any,
-    decay: float = 0.96,
+    decay: Any = 0.96,
     masks: Any = None,
     method: str = "fisher",
     *,
@@ -134,6 +135,7 @@ def _passage(layer: MaskLayer) -> Passage:
     return layer.passage
 
 
+@refusing
 def prune(
     signals: Sequence[Any] | None,
     masks: Any,
@@ -167,8 +169,6 @@ def prune(
         raise InputError("prune decides on the host: call it outside of tf.function.")
     check_weight(flops_weight)
     check_count("min_channels", min_channels, 0)
-    for name, arrays in (("signals", signals), ("savings", savings)):
-        check_kind(name, arrays, (Sequence, type(None)), "a list of arrays, one for each mask")
     if not is_number(n) or not n >= 0 or (n >= 1 and n != int(n)):
         raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {shown(n)}.")
     if isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks):

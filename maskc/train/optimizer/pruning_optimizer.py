@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
 from maskc.inspection.options import from_arguments
-from maskc.train.arguments import VARIABLES, check_kind, check_model, optimizer_of
+from maskc.train.arguments import VARIABLES, check_kind, optimizer_of, refusing
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
@@ -98,6 +98,7 @@ class PruningOptimizer(Wrapping):
             layer is called more than once in a forward pass.
     """
 
+    @refusing
     def __init__(
         self,
         optimizer: Any,
@@ -121,7 +122,7 @@ class PruningOptimizer(Wrapping):
         latency_target: float | None = None,
         target: str = "any",
         align_for: str | None = None,
-        model: Any = None,
+        model: keras.Model | None = None,
         name: str = "pruning_optimizer",
     ) -> None:
         if not isinstance(name, str) or "/" in name or not name.isprintable():
@@ -134,16 +135,13 @@ class PruningOptimizer(Wrapping):
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
         self.settings = from_arguments(Settings, locals())
-        if model is not None:
-            check_model("model", model)
         self._model = None if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
-        self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
-        self._saved = 0  # FLOPs of what was last saved in it
+        self._watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -224,35 +222,31 @@ class PruningOptimizer(Wrapping):
 
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-        pruner = self._prepare()
-        history = fit_progress.begun(pruner.model())
-        if history is None or (self._fit is not None and self._fit() is history):
-            return
-        self._fit, self._saved = weakref.ref(history), 0
-        with tf.init_scope():
-            if updates := fit_progress.updates_of(history):
-                fit_progress.warn_of_begin(pruner, int(self._step.numpy()), updates)
-        fit_progress.at_end(history, self)
+        self._watch.begin(self._prepare(), self._step, self)
 
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`."""
+        self._watch.watched = True
         fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
         masks = [layer.mask.numpy() for layer in self.masked_layers()]
         restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
-        step, flops = int(self._step.numpy()), self._present()
-        pruner = self._prepare()
-        fit_progress.warn_of_end(pruner, step, flops or 0, restored, stopped=model.stop_training)
-        fit_progress.warn_of_saved(pruner, self._saved, flops or 0)
+        self._watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
+
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Lets the wrapped optimizer end a call of `fit`, and warns if there was no update in it."""
+        super().finalize_variable_values(var_list)
+        self._watch.finish(self._pruner, int(self.iterations.numpy()))
 
     def note_saved(self) -> None:
-        """Remembers that masks are being saved as they are."""
-        self._saved = self.counted or 0
+        """Remembers that masks are being saved as they are, and warns once if no `fit` warns of what is left."""
+        self._watch.save(self._pruner, self.counted or 0, self._step)
 
     # One update
 
+    @refusing
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the state of this optimizer and of the wrapped one, for a model's trainable variables.
 
@@ -261,7 +255,6 @@ class PruningOptimizer(Wrapping):
         """
         if self.built:
             return
-        check_kind("variables", variables, Sequence, "a list of variables")
         if not any(layer_of(variable) for variable in variables):
             raise InputError(
                 "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave "
@@ -276,14 +269,13 @@ class PruningOptimizer(Wrapping):
         for layer in self.masked_layers():
             layer.deliver_to(self)
 
+    @refusing
     def apply(self, grads: Iterable[Any], trainable_variables: Iterable[Any] | None = None) -> None:
         """Makes one update from the gradients of `trainable_variables`, and prunes when that is due."""
-        check_kind("grads", grads, Iterable, "a list")
         if trainable_variables is None:
             if not self.built:
                 raise InputError("Call build(model.trainable_variables), or give apply the variables.")
             trainable_variables = trained_variables(self)
-        check_kind("trainable_variables", trainable_variables, Iterable, "a list")
         gradients, variables = list(grads), list(trainable_variables)
         if len(variables) != len(gradients) or not all(isinstance(each, VARIABLES) for each in variables):
             raise InputError("apply needs a list of variables, and for each of them a gradient or None.")
@@ -311,10 +303,11 @@ class PruningOptimizer(Wrapping):
         # Copies of a variable can be set from inside of a condition only together, not by each replica.
         on_all_replicas(lambda: act_when_due(self._prepare(), self.masked_layers(), self._step, self._flops))
 
+    @refusing
     def minimize(
         self,
         loss: Any,
-        variables: Sequence[Any] | None = None,
+        variables: Iterable[Any] | None = None,
         *,
         tape: Any = None,
         prune_every: int | None = None,
@@ -354,7 +347,6 @@ class PruningOptimizer(Wrapping):
         if global_step is not None:
             check_kind("global_step", global_step, VARIABLES, "a variable")
             self._counter = global_step
-        check_kind("variables", () if variables is None else variables, Iterable, "a list of variables")
         variables = self._to_train() if variables is None else list(variables)
         if not self.built:
             self.build(variables)

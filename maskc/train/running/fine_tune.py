@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_choice, check_count, check_model, compiled, is_number
+from maskc.train.arguments import check_choice, check_count, compiled, is_number, refusing
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed
 from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepare, steps
@@ -16,8 +16,9 @@ from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepar
 Soft = Literal["softmax", "sigmoid", "mse"]
 
 
+@refusing
 def fine_tune(
-    model: Any,
+    model: keras.Model,
     data: Any,
     *,
     epochs: int = 5,
@@ -53,7 +54,6 @@ def fine_tune(
     Raises:
         InputError: if there is no loss, or the data are of another kind.
     """
-    check_model("model", model)
     check_count("epochs", epochs, 0)
     check_count("seed", seed, 0)
     if isinstance(optimizer, PruningOptimizer):
@@ -104,9 +104,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
         InputError: if an argument is out of range, or the two models' outputs differ in shape.
     """
 
+    @refusing
     def __init__(
         self,
-        student: Any,
+        student: keras.Model,
         teacher: Any,
         temperature: float = 2.0,
         alpha: float = 0.5,
@@ -114,7 +115,6 @@ class Distiller(keras.Model):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_model("student", student)
         if not callable(teacher):
             raise InputError(f"The teacher must be a Keras model, not a {type(teacher).__name__}.")
         if not (is_number(temperature) and temperature > 0 and is_number(alpha) and 0 <= alpha <= 1):
@@ -189,8 +189,9 @@ class _SoftLoss(keras.losses.Loss):  # type: ignore[misc]
         return self.temperature**2 * divergence
 
 
+@refusing
 def distill(
-    student: Any,
+    student: keras.Model,
     teacher: Any,
     data: Any,
     *,
@@ -214,7 +215,6 @@ def distill(
     Raises:
         InputError: as `Distiller` and `fine_tune` do.
     """
-    check_model("student", student)
     with student.distribute_strategy.scope():
         distiller = Distiller(student, teacher, temperature, alpha, soft, name=student.name)
     options.setdefault("loss", getattr(student, "loss", None))

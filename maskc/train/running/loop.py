@@ -22,6 +22,7 @@ from maskc.train.running import checkpoints
 from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
 from maskc.train.summaries import Summaries
+from passes.errors.arguments import check_fields
 
 # Seconds within which a second signal is the same one, told to a group of processes and to each of them.
 _SAME = 0.5
@@ -77,6 +78,9 @@ class Monitor:
     metric: str = "val_loss"
     patience: int = 3
     mode: Literal["auto", "min", "max"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self, InputError)
 
     def better(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far; what is not a number never is."""

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.train.arguments import check_count, check_kind, gist
+from maskc.frontend.tensorflow.keras import reason
+from maskc.train.arguments import check_count, check_kind
 from maskc.train.data.records import Records
 from maskc.train.running import replicas
 from passes.errors import in_brief
@@ -70,7 +71,12 @@ def batches_of(data: Any, epochs: Epochs) -> int:
 
 
 def _epoch(data: Callable[[int], Any], epoch: int) -> Any:
-    batches = data(epoch)
+    try:
+        batches = data(epoch)
+    except TypeError as error:
+        if getattr(error.__traceback__, "tb_next", None) is not None:  # of what the function does
+            raise
+        raise InputError(f"The data are a function that cannot be called with an epoch: {in_brief(error)}.") from error
     check_kind("What the function of the epoch gives", batches, tf.data.Dataset, "a tf.data.Dataset")
     return batches
 
@@ -110,7 +116,7 @@ def prepare(model: Any, train: Epochs, validation: Epochs | None) -> None:
         except MaskcError:
             raise
         except Exception as error:  # a loss and metrics may do anything
-            raise InputError(f"The model {model.name!r} or the loss does not fit the data: {gist(error)}.") from error
+            raise InputError(f"The model {model.name!r} or the loss does not fit the data: {reason(error)}.") from error
         model.reset_metrics()
         model.optimizer.build(model.trainable_variables)
         if model.steps_per_execution > 1 and strategy.num_replicas_in_sync == 1:

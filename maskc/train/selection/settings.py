@@ -79,7 +79,6 @@ _RAMPED = ("linear", "cubic")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": ("auto", None, *SCHEDULES),
     "tie": ("auto", "none"),
-    "update_params": (True, False),
     "loss_reduction": ("auto", "mean", "sum"),
 }
 #: fields that are whole numbers, with the least that each may be

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from maskc.errors import PruningWarning
-from maskc.train.arguments import check_choice, check_count
+from maskc.train.arguments import check_count, refusing
 from maskc.train.mask_layer import mask_layers
 from maskc.train.models.calls import check_functional
 from maskc.train.models.copying import alike
@@ -24,6 +24,7 @@ _MOST = 16
 RoundTo = int | Literal["auto"]
 
 
+@refusing
 def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: RoundTo = 1) -> Any:
     """Returns the smaller Keras model that computes the same as a model with masks.
 
@@ -58,8 +59,6 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
         InputError: if the model is of another kind, or cannot be converted or copied.
         NotEquivalentError: if the outputs differ by more than rounding, which is a fault of maskc.
     """
-    check_choice("keep_masks", keep_masks, (True, False))
-    check_choice("verify", verify, (True, False))
     if not (isinstance(round_to, str) and round_to == "auto"):
         check_count('round_to, unless it is "auto",', round_to, 1)
     instead = "`maskc compile` takes what model.export(...) makes of any model, and writes ONNX."

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
-from maskc.report.visible import visible, visible_lines
+from maskc.errors import visible, visible_lines
 from tests.maskc import build
 from tests.maskc.command import maskc
 from tests.maskc.terminal import in_terminal

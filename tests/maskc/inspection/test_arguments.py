@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import pickle
 import random
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from maskc.compilation import workers
 from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
+from passes.errors.arguments import shown
 from tests.maskc import build
 from tests.maskc.command import maskc
 
@@ -52,6 +54,8 @@ VALUES: tuple[Any, ...] = (
     *(
         "loop.onnx",
         NoPath(),
+        [NoPath()],
+        "a\nb.onnx",
         {"x": NoPath()},
         10**400,
         2**64,
@@ -106,6 +110,16 @@ def restore(directory: Path, before: dict[Path, bytes | None]) -> None:
 def is_told(text: str) -> bool:
     """Whether a message is one or two sentences."""
     return text.endswith((".", "?")) and len(re.findall(r"[.?](?= [A-Z`]|$)", text)) <= 2 and "\n" not in text
+
+
+def test_a_message_is_one_line_whatever_names_and_values_are() -> None:
+    error = api.InputError(f"a\nb\x1b[31m/{'x' * 5000}.onnx does not exist. Give another.")
+    assert str(error).startswith(r"a\nb\x1b[31m/xx") and len(str(error)) < 260
+    assert str(error).endswith("x.onnx does not exist. Give another.")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert (
+        shown([NoPath(), {"x": np.ones(3)}, "a\n", 10**5000]) == "[a NoPath, {'x': an array}, 'a\\n', a whole number]"
+    )
 
 
 def calls() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 
 from markdown_it import MarkdownIt
 
+from maskc.errors import visible
 from maskc.regression import check as regress
 from maskc.regression import output_formats
 from maskc.regression.findings import Finding
-from maskc.report.visible import visible
 from tests.maskc.regression.edits import check, edit, unmask
 
 

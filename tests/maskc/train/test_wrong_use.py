@@ -17,6 +17,7 @@ import tensorflow as tf
 from maskc import InputError
 from maskc.errors import MaskcError
 from maskc.train import (
+    Distiller,
     FeatureSpec,
     MaskBlock,
     MaskBlockConfig,
@@ -25,6 +26,7 @@ from maskc.train import (
     MaskLayer,
     MaskNet,
     MlpConfig,
+    Monitor,
     PruningCallback,
     PruningOptimizer,
     PruningTrainer,
@@ -304,6 +306,8 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     shrink: {"model": mlp},
     fine_tune: {"model": compiled, "data": vectors, "epochs": 0},
     distill: {"student": compiled, "teacher": mlp, "data": vectors, "soft": "mse", "epochs": 0},
+    Distiller: {"student": mlp, "teacher": mlp, "soft": "mse"},
+    Monitor: {"metric": "loss"},
     computational_cost: {"model": mlp},
     PruningCallback: {},
     at_target: {"callback": keras.callbacks.EarlyStopping},
@@ -354,11 +358,13 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: PruningTrainer("x", "mse", "run"), "model must be a Keras model, not 'x'"),
-        (lambda: apply_mask(tf.ones((2, 3)), "name"), "mask must be a maskc.train.MaskLayer, not 'name'"),
+        (lambda: PruningTrainer("x", "mse", "run"), "`model` must be a keras.Model, and not 'x'"),
+        (lambda: apply_mask(tf.ones((2, 3)), "name"), "`mask` must be a MaskLayer or None, and not 'name'"),
+        (lambda: MaskLayer(name=3), "MaskLayer cannot be made of these arguments: Argument `name` must be a string"),
+        (lambda: prunable(plain(), keras.metrics.Mean()), "prunable does not take these arguments: .*Dense"),
         (lambda: PruningOptimizer("sgd", flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
-        (lambda: write_records("a\0b", []), "path must be a path"),
-        (lambda: write_records("x", np.array(3)), "examples must be dictionaries"),
+        (lambda: write_records("a\0b", []), "`path` must be a path"),
+        (lambda: write_records("x", np.array(3)), "`examples` must be a sequence"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
     ],
 )

@@ -213,6 +213,64 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
         at_target("x")
 
 
+def trained_by_adam() -> Any:
+    model = mlp()
+    model.compile("adam", LOSS, run_eagerly=True)
+    model.fit(*data(model), verbose=0)
+    return model
+
+
+def trained_on_few_batches() -> Any:
+    model = mlp()
+    compiled(model, prune_every=2, flops_target=0.5)
+    for _ in range(3):
+        model.train_on_batch(*data(model))
+    return model
+
+
+def trained_by_a_step_without_updates() -> Any:
+    class Own(keras.Model):  # type: ignore[misc]
+        def train_step(self, given: Any) -> Any:
+            x, y = given
+            return {"loss": self.compute_loss(x, y, self(x, training=True))}
+
+    plain = mlp()
+    model = Own(plain.inputs, plain.outputs)
+    compiled(model, flops_target=0.5)
+    model.fit(*data(model), verbose=0)
+    return model
+
+
+def trained_and_pruned() -> Any:
+    model = trained_by_adam()
+    compiled(model, prune_every=1, flops_target=0.5)
+    model.fit(*data(model, 64), batch_size=4, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        (trained_by_adam, r"no channel masked: updates by a maskc\.train\.PruningOptimizer mask channels, and there"),
+        (trained_on_few_batches, r"saved before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
+        (trained_by_a_step_without_updates, "no channel masked: .* and there was none"),
+        (trained_and_pruned, None),
+        (mlp, None),
+    ],
+)
+def test_what_is_saved_with_nothing_pruned_is_said_once(train: Any, words: str | None, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = train()
+        for _ in range(2):
+            model.save(tmp_path / "model.keras")
+    said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
+    if train is trained_by_a_step_without_updates:
+        assert re.search(r"^fit ended without an update .* does not call self\.optimizer\.apply", said.pop(0))
+    assert len(said) == (0 if words is None else 1)
+    assert words is None or re.search(words, said[0])
+
+
 # Sizes that the input leaves open
 
 

@@ -139,7 +139,7 @@ def test_data_that_make_no_examples_are_told() -> None:
         fine_tune(model, (x, y[:-1]), loss="mse")
     with pytest.raises(InputError, match="batch_size must be a whole number of at least 1, not 0"):
         fine_tune(model, (x, y), loss="mse", batch_size=0)
-    with pytest.raises(InputError, match=r"model must be a Keras model, not 'model\.keras'"):
+    with pytest.raises(InputError, match=r"`model` must be a keras.Model, and not 'model\.keras'"):
         fine_tune("model.keras", (x, y), loss="mse")
 
 
