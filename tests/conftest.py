@@ -1,7 +1,5 @@
 """What all tests share: which need TensorFlow, PyTorch, OpenVINO or a GPU."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -18,7 +16,7 @@ sys.dont_write_bytecode = False
 _HERE = Path(__file__).parent
 
 # Everything in these directories works on Keras models.
-_TENSORFLOW = (_HERE / "maskc" / "train", _HERE / "models")
+_TENSORFLOW = (_HERE / "maskc" / "train", _HERE / "maskc" / "frontend" / "tensorflow", _HERE / "models")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,8 +17,6 @@ what they print, where `…` stands for anything. Times, errors of rounding and 
 compared, and what TensorFlow says of itself on stderr is left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """docs/custom-operators.md: its examples run, from the shell as well, and their rules are exact."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -1,7 +1,5 @@
 """What the pages show works, to the letter: every code block is run, or is in the list of those that are not."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The examples in docstrings: each runs, in names that its reader would have, and what it shows is what comes out."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import re

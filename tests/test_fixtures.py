@@ -1,7 +1,5 @@
 """The trained models in `fixtures/` keep the reductions that pruning won, and losing one does not go unnoticed."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil

@@ -1,12 +1,6 @@
 """benchmarks/mct.py measures what it says: its counts, what maskc makes, the peer's search, and the page."""
 
-from __future__ import annotations
-
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +9,6 @@ import maskc
 from benchmarks import mct
 from benchmarks import mct_networks as networks
 from benchmarks.sections import pruned_models
-
-HERE = Path(mct.__file__).parent
 
 
 @pytest.mark.parametrize("name", ["MobileNetV2-like", "ViT"])
@@ -41,45 +33,6 @@ def test_what_maskc_leaves_has_the_share_asked_for(tmp_path: Path) -> None:
     small, told = mct.pruned(model, 0.5, mct.examples(tmp_path, 0, 2))
     assert told["share"] == networks.macs(small) / networks.macs(model) == pytest.approx(0.5, rel=0.05)
     assert min(told["widths"].values()) >= mct.GROUP and told["error"] < 1e-5
-
-
-def test_the_peer_looks_for_the_memory_that_leaves_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("", ".core", ".core.common", ".core.common.hessian", ".core.common.hessian.hessian_info_service")
-    for name in names:  # the toolkit, which is not installed here
-        monkeypatch.setitem(sys.modules, f"model_compression_toolkit{name}", ModuleType("toolkit"))
-    module: Any = sys.modules[f"model_compression_toolkit{names[-1]}"]
-    module.HessianInfoService = SimpleNamespace(fetch_hessian=None)
-    spec = importlib.util.spec_from_file_location("peer", HERE / "mct_peer.py")
-    assert spec and spec.loader
-    peer: Any = importlib.util.module_from_spec(spec)
-    monkeypatch.setattr(sys, "path", [*sys.path])  # to which the peer appends its own folder
-    spec.loader.exec_module(peer)
-    calls = []
-
-    class Known(peer.Peer):  # type: ignore[misc]
-        """A toolkit that leaves a share of the FLOPs which is the square of that of memory, and at least 0.01."""
-
-        def __init__(self) -> None:
-            self.scores = SimpleNamespace(seconds=0.0)
-            self.made: dict[str, Any] = {}
-            self.model = networks.network("plain CNN")
-            self.data = {"held": np.zeros((1, 16, 16, 1), np.float32), "held_labels": np.zeros(1)}
-
-        def pruned(self, memory: float, group: int) -> dict[str, Any]:
-            calls.append(memory)
-            full = 4.0 * self.model.count_params()
-            if memory < 0.1 * full:
-                raise ValueError(f"current memory {0.1 * full + 0.5}, target memory {memory}.")
-            return {"model": self.model, "masks": {}, "share": (memory / full) ** 2}
-
-        def error(self, model: Any, masks: dict[str, Any]) -> float:
-            return 0.0
-
-    for share in (0.5, 0.25, 0.0):
-        calls.clear()
-        told = Known().prune("small", "1", f"{share}")
-        assert told["share"] == pytest.approx(max(share, 0.01), rel=0.031)
-        assert len(calls) <= 2 + peer.CALLS
 
 
 def test_a_run_that_was_cut_off_goes_on_with_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

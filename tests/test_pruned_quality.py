@@ -1,7 +1,5 @@
 """benchmarks/pruned_quality.py measures what it says: words, peers that do not get there, and the table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """benchmarks/pruning.py measures what it says: its parts, a small run, and the page made of its record."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ import pytest
 
 import maskc
 from benchmarks import pruning
-from benchmarks.peers import python_of
 from benchmarks.sections import pruned_models
 from tests.passes.text import model
 
@@ -116,18 +113,6 @@ def test_both_layouts_of_images_are_judged_alike(tmp_path: Path) -> None:
     assert first["flops"] == maskc.flops(tmp_path / "first.onnx").flops
 
 
-def test_calls_are_clocked_and_left_as_they_were() -> None:
-    class Counter:
-        def twice(self, number: int) -> int:
-            return 2 * number
-
-    method = Counter.twice
-    with pruning._clocked(Counter, "twice") as seconds:
-        assert [Counter().twice(n) for n in (1, 2)] == [2, 4]
-    assert len(seconds) == 2 and min(seconds) > 0
-    assert Counter.twice is method
-
-
 def test_the_table_has_a_row_for_each_way_that_is_done() -> None:
     seconds = {"preparing": 1.0, "deciding": 2.0, "training": 3.0}
     results = {
@@ -167,24 +152,3 @@ def test_one_group_goes_at_a_time_until_the_target_is_reached(tmp_path: Path) ->
     assert tuned["flops"] == pruned["flops"] and tuned["seconds"] > 0
     before, after = (pruning.logits(tmp_path / f"maskc-{name}.onnx", tmp_path) for name in ("pruned", "tuned"))
     assert before.shape == (20, 10) and np.abs(before - after).max() > 1e-3
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow
-@pytest.mark.skipif(not python_of("torch").exists(), reason="Torch-Pruning is not installed in .peers/torch")
-def test_a_small_run(tmp_path: Path) -> None:
-    """All stages of the smallest MobileNetV2."""
-    pruning.measure(SMALL, 0, tmp_path, lambda: None)
-    found = pruning.read(tmp_path)
-    whole, pruned, tuned = (found[name] for name in ("trained", "maskc, pruned", "maskc, tuned"))
-    assert pruned["flops"] <= SMALL.target * whole["flops"] < whole["flops"]
-    assert pruned["flops"] == maskc.flops(tmp_path / "maskc-pruned.onnx").flops == tuned["flops"]
-    assert 0 < pruned["rounds"] <= pruned["updates"] / SMALL.prune_every
-    assert min(pruned[part] for part in ("preparing", "training", "deciding")) > 0
-    assert found["twin"]["error"] < 1e-5
-    assert found["twin"]["flops"] == pytest.approx(whole["flops"], rel=0.01)
-    alone, trained_on = (found[f"{way}, pruned"] for way in pruning.WAYS[1:])
-    assert max(alone["flops"], trained_on["flops"]) < 1.01 * SMALL.target * found["twin"]["flops"]
-    assert alone["updates"] == 0
-    each = -(-pruned["updates"] // alone["rounds"])
-    assert trained_on["updates"] == min(pruned["updates"], trained_on["rounds"] * each)

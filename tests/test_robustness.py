@@ -1,6 +1,4 @@
-"""Mutated models: a small run of benchmarks/robustness.py, and its record and that of benchmarks/interruptions.py."""
-
-from __future__ import annotations
+"""Mutated models: a small run of benchmarks/robustness.py and benchmarks/mutations.py, and their records."""
 
 import json
 import os
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import interruptions, robustness
+from benchmarks import interruptions, mutations, robustness
 from benchmarks.hostile import FAULTS, Attempts, Case, attempt
 from benchmarks.mutated_models import mutated, mutated_masks
 from tests.generators.networks import network
@@ -100,3 +98,24 @@ def test_the_records_hold_no_fault() -> None:
     ended = record("interruptions")
     assert ended["threads"]["other_bytes"] == 0 and ended["threads"]["printed"] == ""
     assert all(each["left"] == [] for each in ended["interruptions"].values())
+
+
+def judged(score: dict[str, Any], mutants: int, correct: int) -> None:
+    assert score["mutants"] >= mutants and score["correct"] >= correct
+    assert score["correct_refused"] == 0, score["refused"]
+    assert score["caught"] >= 0.99 * score["mutants"], score["missed"]
+    assert score["located"] >= 0.95 * score["mutants"], score["misplaced"]
+
+
+@pytest.mark.slow
+def test_a_few_mutants() -> None:
+    judged(mutations.run(12, 12).to_json(), 12, 12)
+
+
+@pytest.mark.release
+def test_many_mutants() -> None:
+    judged(mutations.run(100, 150).to_json(), 100, 150)
+
+
+def test_the_record_meets_its_goal() -> None:
+    judged(record("mutations"), 200, 1000)

@@ -1,4 +1,4 @@
-"""Text in a terminal, broken between words."""
+"""Word wrap of messages in a terminal; in files and pipes a message is one line."""
 
 from __future__ import annotations
 

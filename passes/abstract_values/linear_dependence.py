@@ -187,7 +187,8 @@ def _inside(parts: Sequence[Combination]) -> Mask:
 def dependence(found: Combination, preferred: Index | None = None) -> LinearDependence | None:
     """All but a few of these slices as combinations of those few; None if they are too many or too unlike.
 
-    Representatives are chosen by pivoting, so that factors stay near one; of nearly as good ones the `preferred`.
+    Representatives are chosen by pivoting, so that factors stay near one: of nearly as good ones the `preferred`, or
+    those with the smallest shift, of which the rounding in half precision would be that of the others as well.
     """
     places = np.flatnonzero(found.inside)
     rows = found.rows[places]
@@ -197,8 +198,10 @@ def dependence(found: Combination, preferred: Index | None = None) -> LinearDepe
     while (size := np.abs(left).sum(axis=1)).max(initial=0) > 1e-9 * scale:
         if len(pivots) == MOST:
             return None
-        good = np.isin(places, preferred) & (4 * size >= size.max()) if preferred is not None else np.zeros(1, bool)
-        pivot = int(np.flatnonzero(good)[0]) if good.any() else int(size.argmax())
+        good = np.flatnonzero(4 * size >= size.max())
+        if preferred is not None and np.isin(places[good], preferred).any():
+            good = good[np.isin(places[good], preferred)]
+        pivot = int(good[(np.abs(found.shift[places[good]]) / size[good]).argmin()])
         direction = left[pivot] / np.linalg.norm(left[pivot])
         left = left - np.outer(left @ direction, direction)
         pivots.append(pivot)

@@ -6,6 +6,8 @@ in all.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -13,7 +15,7 @@ from passes.analysis import dataflow
 from passes.attention import split_projections
 from passes.attention.channel_index import once, varying
 from passes.attention.heads import Follower, Root, Trace
-from passes.graph.editor import GraphEditor
+from passes.graph.editor import GraphEditor, drop_erased, erase_keeping_input
 from passes.graph.tensors import Array, Index, Mask, numpy_dtype, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.origins import Origins
@@ -37,6 +39,15 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
     made = _Writer(graph, follower, found, origins).run()
     found = dataflow.analyse(graph) if made else found
     return found, made, origins
+
+
+def drop_zeros(graph: gs.Graph, made: Collection[str]) -> None:
+    """Take away zeros that were written, went into no weights, and stand where there are zeros or nothing is read."""
+    for node in graph.nodes:
+        output = node.outputs[0]
+        if node.op == "Mul" and output.name in made and not any(k.outputs[0].name in made for k in output.outputs):
+            erase_keeping_input(node, node.inputs[0])
+    drop_erased(graph)
 
 
 class _Writer:

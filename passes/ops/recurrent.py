@@ -8,10 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.shape_rules import ReadRule, Shape
+from passes.abstract_values.shape_rules import OutputSizesRule, ReadRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Reads, Sets
 from passes.graph.tensors import (
     Array,
+    Dim,
     Mask,
     initializer,
     is_constant,
@@ -22,7 +23,7 @@ from passes.graph.tensors import (
     static_shape,
     volume,
 )
-from passes.ops.base import Op, register
+from passes.ops.base import UNKNOWN, Op, register
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -50,11 +51,15 @@ class Recurrent(ReadRule, Op, WeightedSums):
     functions = 1
     #: inputs that hold the state at the beginning
     states: tuple[int, ...] = (5,)
+    #: which axes of the weights run along the gates' units, and along what these read
+    axes = (1, 2)
+    #: inputs with an element for each gate's unit, beside the weights and the bias
+    per_unit: tuple[int, ...] = (7,)
     foldable = True
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
-        yield 0, [None, None, weights[2] if weights is not None and len(weights) == 3 else None]
+        yield 0, [None, None, weights[self.axes[1]] if weights is not None and len(weights) == 3 else None]
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         """Of the features, and of the units of the step before, in one direction."""
@@ -76,9 +81,9 @@ class Recurrent(ReadRule, Op, WeightedSums):
             return ""
         if len(shapes[0]) != 3:
             return f"its weights have shape {shapes[0]} and must have three axes"
-        ways, rows, _ = shapes[0]
+        ways, rows = shapes[0][0], shapes[0][self.axes[0]]
         for name, shape, wanted in (
-            ("recurrent weights", shapes[1], (ways, rows, rows // self.gates)),
+            ("recurrent weights", shapes[1], (ways, *self._turned(rows, rows // self.gates))),
             ("biases", shapes[2], (ways, 2 * rows)),
         ):
             if shape not in (None, wanted):
@@ -90,23 +95,32 @@ class Recurrent(ReadRule, Op, WeightedSums):
         weights = operand(node, 1)
         if weights is None or not is_constant(weights) or operand(node, 2) is None:
             return False
-        _, rows, features = weights.shape
+        rows, features = (weights.shape[axis] for axis in self.axes)
         units = [facts.size(t, len(shape_of(t) or ()) - 1) for t in node.outputs if not t.is_empty()]
         return facts.size(node.inputs[0], 2) == features and set(units) == {rows // self.gates}
 
     def tells_units_apart(self, node: gs.Node, facts: Facts) -> bool:
         """Whether all weights and biases are initializers, and the sizes of states known."""
-        constant = all(is_constant(t) for i in (1, 2, 3, 7) if (t := operand(node, i)) is not None)
+        fixed = (t for i in (1, 2, 3, *self.per_unit) if (t := operand(node, i)) is not None)
+        constant = all(map(is_constant, fixed))
         states = (t for i in self.states if (t := operand(node, i)) is not None)
         return constant and all(facts.size(t, 2) == self.units(node) for t in states)
 
     def units(self, node: gs.Node) -> int:
         """Number of hidden units."""
-        return initializer(node, 1).shape[1] // self.gates
+        return int(initializer(node, 1).shape[self.axes[0]]) // self.gates
+
+    def _turned(self, rows: Dim, columns: Dim) -> tuple[Dim, Dim]:
+        """The last two sizes of weights with so many rows and columns, in the order in which they are stored."""
+        return (rows, columns) if self.axes == (1, 2) else (columns, rows)
+
+    def numbers(self, node: gs.Node, facts: Facts, index: int) -> Array:
+        """Weights as [ways, gates · units, columns], zero where they add nothing."""
+        return facts.value(node.inputs[index])
 
     def _per_gate(self, node: gs.Node, facts: Facts, index: int) -> Array:
         """Weights as [ways, gates, units, columns]."""
-        values = facts.value(node.inputs[index])
+        values = self.numbers(node, facts, index)
         return values.reshape(values.shape[0], self.gates, self.units(node), -1)
 
     def _hidden(self, node: gs.Node) -> list[tuple[int, int]]:
@@ -185,16 +199,19 @@ class Recurrent(ReadRule, Op, WeightedSums):
         if not self.is_understood(node, facts):
             return {}
         kept = next(iter(stored.values()), np.ones(self.units(node), bool))
-        need = self._features(node, facts, kept)
-        known, bias = facts.known(node.inputs[0], 2), operand(node, 3)
-        if known is not None:
-            need = need & ~(known.mask if bias is None or is_constant(bias) else facts.zero(node.inputs[0], 2))
+        need = self._features(node, facts, kept) & ~self._absorbed(node, facts)
         flops = 2.0 * self._steps(node) * self.gates * float(kept.sum())
         demands = {(0, 2): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
         for state in self.states:
             if operand(node, state) is not None:
                 demands[state, 2] = Demand(kept, reason=kept_reasons.EACH_BY_ITSELF)
         return demands
+
+    def _absorbed(self, node: gs.Node, facts: Facts) -> Mask:
+        """Features that are constant, and of which a bias takes what they add."""
+        known, bias = facts.known(node.inputs[0], 2), operand(node, 3)
+        takes = known is not None and (bias is None or is_constant(bias))
+        return known.mask if known is not None and takes else facts.zero(node.inputs[0], 2)
 
     # -- rewriting -------------------------------------------------------------------------------------------------
 
@@ -205,39 +222,43 @@ class Recurrent(ReadRule, Op, WeightedSums):
         required = rewriter.required(node, 0, 2)
         masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
         kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
-        features = np.ones(initializer(before, 1).shape[2], bool) if required is None else required
+        features = np.ones(initializer(before, 1).shape[self.axes[1]], bool) if required is None else required
         if kept.all() and features.all():
             return
-        rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept)[..., features]))
+        rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept, features)))
         bias = self._bias(before, facts, features)
         if bias is not None:
             rewriter.set_input(node, 3, rewriter.constant("bias", self._cut(bias, kept)))
         if kept.all():
             return
-        rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r, kept)[..., kept]))
-        if operand(before, 7) is not None:
-            rewriter.set_input(node, 7, rewriter.moved(before.inputs[7], lambda p: self._cut(p, kept)))
+        rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r, kept, kept)))
+        for index in self.per_unit:
+            vector = operand(before, index)
+            if vector is not None and len(vector.shape or ()) > 1:
+                rewriter.set_input(node, index, rewriter.moved(vector, lambda p: self._cut(p, kept)))
         node.attrs["hidden_size"] = int(kept.sum())
 
-    @staticmethod
-    def _cut(values: Array, kept: Mask) -> Array:
-        """The rows of kept units, of every gate: axis 1 of [ways, several · units, ...]."""
-        return values[:, np.resize(kept, values.shape[1])]
+    def _cut(self, values: Array, kept: Mask, columns: Mask | None = None) -> Array:
+        """What belongs to kept units, of every gate, of [ways, several · units] or, with `columns`, of weights."""
+        if columns is None:
+            return values[:, np.resize(kept, values.shape[1])]
+        rows = np.resize(kept, values.shape[self.axes[0]])
+        return values.compress(rows, self.axes[0]).compress(columns, self.axes[1])
 
     def _bias(self, node: gs.Node, facts: Facts, features: Mask) -> Array | None:
         """The bias with what the features add that are constant and not there; None where there is none."""
-        weights, bias = facts.value(node.inputs[1]), operand(node, 3)
+        bias, known = operand(node, 3), facts.known(node.inputs[0], 2)
         if bias is not None and not is_constant(bias):
             return None
-        known = facts.known(node.inputs[0], 2)
-        rows = weights.shape[1]
-        old = np.zeros((weights.shape[0], 2 * rows)) if bias is None else facts.value(bias).astype(np.float64)
+        old = None if bias is None else facts.value(bias)
         gone = np.zeros(features.size, bool) if known is None else known.mask & ~features & (known.value != 0)
-        if known is not None and gone.any():
-            old[:, :rows] += weights[..., gone].astype(np.float64) @ known.value[gone].astype(np.float64)
-        elif bias is None:
-            return None
-        return old.astype(weights.dtype)
+        if known is None or not gone.any():
+            return old
+        weights = facts.value(node.inputs[1])
+        rows = weights.shape[1]
+        total = np.zeros((weights.shape[0], 2 * rows)) if old is None else old.astype(np.float64)
+        total[:, :rows] += weights[..., gone].astype(np.float64) @ known.value[gone].astype(np.float64)
+        return total.astype(weights.dtype)
 
     # -- cost ------------------------------------------------------------------------------------------------------
 
@@ -252,10 +273,10 @@ class Recurrent(ReadRule, Op, WeightedSums):
         FLOPs: two for each of these, less one for each of the two sums, two that add the biases, and two more for the
         activation of every gate and what it is combined with.
         """
-        shape = shape_of(node.inputs[1]) or ()
-        if len(shape) != 3 or not all(isinstance(d, int) for d in shape):
+        shape = static_shape(node.inputs[1])
+        if shape is None or len(shape) != 3:
             return sum(volume(t) for t in node.outputs), 0
-        ways, rows, features = (d for d in shape if isinstance(d, int))
+        ways, rows, features = (shape[axis] for axis in (0, *self.axes))
         width = features + rows // self.gates
         gates = self._steps(node) * ways * rows
         return gates * (2 * width + 2), gates * width
@@ -279,3 +300,45 @@ class LSTM(Recurrent):
 
     gates, candidate, functions = 4, 3, 3
     states = (5, 6)
+
+
+@register("DynamicQuantizeLSTM", domain="com.microsoft")
+class DynamicQuantizeLSTM(OutputSizesRule, LSTM):
+    """Weights of 8 bits that lie the other way round; data and states are rounded by their range, in which zero lies.
+
+    So whatever is not zero is read, if only for the range. Source: ONNX Runtime's contrib operators.
+    """
+
+    axes = (2, 1)
+    per_unit = (7, 8, 9, 10, 11)
+    reason = kept_reasons.SCALE_OF_ALL
+    foldable = False
+    reads = Op.reads
+
+    def form(self, node: gs.Node) -> Op:
+        given = all(operand(node, index) is not None for index in (0, 1, 2, 8, 9, 10, 11))
+        return self if given and "hidden_size" in node.attrs else UNKNOWN  # nobody checks the form of such operators
+
+    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
+        return iter(())
+
+    def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        data, weights = shape_of(node.inputs[0]) or (None, None, None), shape_of(node.inputs[2])
+        if weights is None or len(weights) != 3 or len(data) != 3:
+            return []
+        ways, units, _ = weights
+        return [[data[0], ways, data[1], units], *[[ways, data[1], units]] * 2]
+
+    def numbers(self, node: gs.Node, facts: Facts, index: int) -> Array:
+        zero = facts.value(node.inputs[2 * index + 7])  # of one element, or one for each column
+        values = facts.value(node.inputs[index]).astype(np.int16)
+        return np.asarray((values - zero.reshape(len(values), 1, -1)).swapaxes(1, 2))
+
+    def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
+        return ~self._zero(node, facts) if self.tells_units_apart(node, facts) else np.ones(wanted.size, bool)
+
+    def _features(self, node: gs.Node, facts: Facts, units: Mask) -> Mask:
+        return np.ones(initializer(node, 1).shape[1], bool)
+
+    def _absorbed(self, node: gs.Node, facts: Facts) -> Mask:
+        return facts.zero(node.inputs[0], 2)

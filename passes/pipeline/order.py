@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.analysis import dataflow
-from passes.attention.expose_heads import understood
+from passes.attention.expose_heads import drop_zeros, understood
 from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
@@ -89,7 +89,8 @@ class Shrunk:
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    cuts: of initializers, made in subgraphs. origins: as in `Shrunk`. speedup: as in `WiderPlan`.
+    cuts: of initializers, made in subgraphs. origins: as in `Shrunk`. speedup: as in `WiderPlan`. made: as in
+    `Analysed`.
     """
 
     facts: Facts
@@ -102,6 +103,7 @@ class GraphPlan:
     speedup: float | None = None
     origins: Origins = field(default_factory=Origins)
     analysed: Analysed | None = None
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,8 @@ def shrink_graph(
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        finish(graph, options, faults, found.origins, source=source, limit=limit, nested=around is not None)
+        made, nested = found.made, around is not None
+        finish(graph, options, faults, found.origins, source=source, made=made, limit=limit, nested=nested)
     analysed = None if found.analysed is None else replace(found.analysed, faults=faults)
     return replace(found, notes=(*unknown, *found.notes), analysed=analysed)
 
@@ -270,12 +273,14 @@ def finish(
     origins: Origins,
     *,
     source: onnx.ModelProto | None,
+    made: Collection[str] = (),
     limit: int = 0,
     nested: bool = False,
 ) -> None:
     """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
     runtime = options.runtime
     clean(graph, runtime, origins, nested=nested)
+    drop_zeros(graph, made)
     runtime.write_fast_forms(graph, limit, nested=nested)
     store_compactly(graph, source)
     runtime.avoid_faults(graph, faults, nested=nested)
@@ -328,7 +333,9 @@ def plan_graph(
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
             chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
-    found = GraphPlan(facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins)
+    found = GraphPlan(
+        facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins, made=made
+    )
     if not options.explains:
         return found
     with recorder.step("explain"):

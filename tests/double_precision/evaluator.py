@@ -4,8 +4,6 @@ In single precision a wrong formula can hide behind rounding. Cast to double, tw
 function agree to about 1e-14 of their scale, so a limit of 1e-10 separates rounding from error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

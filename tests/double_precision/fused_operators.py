@@ -1,7 +1,5 @@
 """Operators of ONNX Runtime's own domain that its optimizer writes into files, in plain numpy."""
 
-from __future__ import annotations
-
 # mypy: disable-error-code="no-untyped-def,misc"
 from collections.abc import Callable, Mapping
 from typing import Any

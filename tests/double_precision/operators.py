@@ -1,7 +1,5 @@
 """Operators that the reference evaluator of onnx gets wrong or leaves out, in plain numpy."""
 
-from __future__ import annotations
-
 # mypy: disable-error-code="no-untyped-def,misc"
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Operators of ONNX Runtime's own domain in double precision, beside its kernels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Small networks of the architectures that people deploy, written out as exporters write them, with masks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -423,36 +421,9 @@ def tied(net: Net) -> None:
 
 
 ARCHITECTURES: tuple[Callable[[Net], None], ...] = (
-    mlp,
-    vgg,
-    resnet,
-    resnext,
-    mobilenet,
-    mobilenet3,
-    senet,
-    shufflenet,
-    shufflenet_dynamic,
-    densenet,
-    inception,
-    unet,
-    generator,
-    convnext,
-    vit,
-    bert,
-    gpt,
-    swin,
-    yolo,
-    wavenet,
-    dlrm,
-    dcn,
-    wide_and_deep,
-    lstm,
-    gru,
-    branching,
-    looping,
-    foreign,
-    quantised,
-    tied,
+    *(mlp, vgg, resnet, resnext, mobilenet, mobilenet3, senet, shufflenet, shufflenet_dynamic, densenet, inception),
+    *(unet, generator, convnext, vit, bert, gpt, swin, yolo, wavenet, dlrm, dcn, wide_and_deep, lstm, gru),
+    *(branching, looping, foreign, quantised, tied),
 )
 
 

@@ -1,7 +1,5 @@
 """A graph under construction: nodes that suit the opset, constants in every form, shapes that are tracked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random

@@ -8,8 +8,6 @@
   `assert_explained`, every masked channel that stayed is named in the report.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence

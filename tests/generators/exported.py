@@ -1,7 +1,5 @@
 """Networks as exporters write them when batch and sizes are dynamic: every shape is computed from other shapes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

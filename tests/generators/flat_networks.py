@@ -1,7 +1,5 @@
 """Masked networks whose output hardly moves, whatever is computed in them, and mutants of what they become."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 

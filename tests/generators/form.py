@@ -1,7 +1,5 @@
 """The form of a compiled graph: signature, cost and size, and nothing left that it need not hold."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Compiled models against their sources in OpenVINO."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

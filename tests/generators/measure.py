@@ -1,7 +1,5 @@
 """Masks put into any graph, and the least work that is possible with them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ways to break a compiled model, each in one place: what a comparison of two models must catch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random

@@ -1,7 +1,5 @@
 """A network written node by node, with masks of channels in groups."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ comes from a `random.Random`, so that `hypothesis.strategies.randoms()` can driv
 work as well.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from random import Random

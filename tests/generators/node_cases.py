@@ -1,7 +1,5 @@
 """The ONNX project's node tests, each operator placed between two linear layers with masked channels."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Inputs for models, and sessions that run them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The checks themselves: each kind of damage to a compiled model makes one of them fail."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`python -m tests.lint`: all checks, each fault on a line; exit code 1 where there is one."""
 
-from __future__ import annotations
-
 import sys
 
 from tests.lint import generated, pages, rooms, wording

@@ -1,7 +1,5 @@
 """Paths of the repository, and its scripts as modules."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Files that scripts write: each is what its script would write now, and pages quote the records of benchmarks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

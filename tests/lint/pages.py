@@ -1,7 +1,5 @@
 """Markdown pages: blocks that are run or parsed, files that exist, guides that begin with a command."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

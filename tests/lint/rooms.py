@@ -1,7 +1,5 @@
 """Sizes of rooms and files, and the page on architecture; lint-imports checks which room imports which."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Documentation, help, messages and reports are in the words of the field: none of the phrases in `wording.toml`."""
 
-from __future__ import annotations
-
 import ast
 import re
 import tomllib

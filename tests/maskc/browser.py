@@ -4,8 +4,6 @@ Source: Chrome DevTools Protocol, https://chromedevtools.github.io/devtools-prot
 messages are JSON between NUL bytes, to the browser on descriptor 3 and from it on 4.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Tiny ONNX models, each with something to find in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Running the command line in a test."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -48,6 +46,11 @@ def process(*arguments: Any, code: str | None = None, **environment: str) -> sub
         check=False,
         timeout=300,
     )
+
+
+def files(directory: Path) -> list[str]:
+    """The names of what a directory holds, in order."""
+    return sorted(path.name for path in directory.iterdir())
 
 
 # Several command lines, one after the other.

@@ -1,7 +1,5 @@
 """A process in a terminal of its own, and what is on the screen at its end."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

@@ -1,7 +1,5 @@
 """Data sets inside packages: read from an installed package, or from a wheel that pip fetched."""
 
-from __future__ import annotations
-
 import subprocess
 import zipfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Progress: what the library tells, the bars that show it, and how much -q and -v print."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keras networks whose masks are inputs of the converted graph, so that one conversion serves every mask."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import inspect

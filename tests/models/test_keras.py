@@ -1,7 +1,5 @@
 """Keras networks, converted, with masks behind every activation or behind every layer with weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 A package that is not installed is skipped. None of them is a dependency of the tests.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Wrong arguments of the public functions of `passes`: a sentence, whatever they are."""
 
-from __future__ import annotations
-
 import traceback
 from collections.abc import Callable
 from typing import Any

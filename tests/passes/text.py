@@ -1,7 +1,5 @@
 """Small models written in ONNX's textual syntax, with their weights beside them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ from tests.generators.form import assert_well_formed
 
 Array = NDArray[Any]
 _VERSIONS = {"ai.onnx.ml": 4}  # of domains; 1 of all others
+LEVEL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
 def model(
@@ -112,13 +111,19 @@ def left_over(graph: gs.Graph) -> set[str]:
     return {str(reader.name) for reader in readers if id(reader) not in nodes}
 
 
+def optimised(source: onnx.ModelProto, directory: Path, level: ort.GraphOptimizationLevel = LEVEL) -> onnx.ModelProto:
+    """What ONNX Runtime makes of the model at this level, as it saves it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(directory / "optimised.onnx")
+    ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(directory / "optimised.onnx")
+
+
 def loaded(source: onnx.ModelProto, directory: Path) -> list[str]:
     """Operators that ONNX Runtime makes of the model, in order."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(directory / "loaded.onnx")
-    ort.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(directory / "loaded.onnx").graph.node]
+    return [node.op_type for node in optimised(source, directory).graph.node]
 
 
 def weight(result: Shrunk, op: str, index: int = 1, which: int = 0) -> Array:

@@ -131,7 +131,7 @@ class Settings:
         for name, of in (("flops_target", "FLOPs"), ("latency_target", "milliseconds")):
             if (to := getattr(self, name)) is not None and not _is_flops(to):
                 raise InputError(f"{name} must be a number of {of}, or a fraction of them up to 1, not {shown(to)}.")
-        if self.latency_target is None and (self.target, self.align_for) != ("any", None):
+        if self.latency_target is None and (str(self.target) != "any" or self.align_for is not None):
             raise InputError("target and align_for say where latency_target holds: give that, too.")
         if self.latency_target is not None and self.flops_target is not None:
             raise InputError("Give flops_target or latency_target, and not both.")

@@ -42,7 +42,7 @@ class Checker(recheck.Checker):
         return found
 
     def of(self, sizes: int) -> recheck.Checker:
-        """A checker of tensors that have other sizes; what is claimed of them is that of one example.
+        """A checker of tensors that have other sizes, of which each slice is claimed to be one number.
 
         sizes: AS_SEEN, IN_PART for images, or how many examples.
         """
@@ -69,6 +69,8 @@ class Checker(recheck.Checker):
             return AS_SEEN
         scopes = {rules_of(node.domain, node.op_type).scope for node in self.nodes(region)}
         claims = [claim for name in names for claim in self.claims.get(name, {}).items()]
+        if any(len(runs) > 1 for _, (_, runs) in claims):
+            return AS_SEEN  # what is claimed is of these sizes
         axes = {a for boundary in held for a in boundary.slices} | {axis for axis, _ in claims}
         shapes = {name: self.seen[name].shapes[0] for name in names}
         images = {shape[2:] for name, shape in shapes.items() if name != region.boundary.source} - {(1, 1)}
@@ -77,11 +79,10 @@ class Checker(recheck.Checker):
             and len(images) == 1
             and all(len(size) == 2 and min(size) > CROP for size in images)
             and all(len(shape) == 4 for shape in shapes.values())
-            and all(len(runs) == 1 for _, (_, runs) in claims)
             and scopes <= {"place"}
         ):
             return IN_PART
-        places = [math.prod(n[1:]) // max(1, *n[1:]) for name in names for n in self.seen[name].shapes]
+        places = [math.prod(n[1:]) // max((1, *n[1:])) for name in names for n in self.seen[name].shapes]
         alone = all(shape[:1] == (1,) and len(shape) > 1 for shape in shapes.values())
         if not alone or 0 in axes or "all" in scopes or not 0 < min(places) <= max(places) < PLACES:
             return AS_SEEN

@@ -1,7 +1,5 @@
 """Several layers together: residual and dense blocks, attention, gates."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Convolutions, matrix products and Einsum."""
 
-from __future__ import annotations
-
 import math
 
 from tests.generators.builder import Builder, Dim, Value, derived, size

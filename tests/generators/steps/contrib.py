@@ -1,7 +1,5 @@
 """Steps of random networks in the operators of ONNX Runtime's own that its optimiser writes into files."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

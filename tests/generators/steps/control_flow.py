@@ -1,7 +1,5 @@
 """Recurrent layers, subgraphs and functions."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper

@@ -1,7 +1,5 @@
 """Reshaping, transposing, slicing, joining and repeating."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

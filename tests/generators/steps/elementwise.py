@@ -1,7 +1,5 @@
 """Activations, and operators of two or more operands that broadcast."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

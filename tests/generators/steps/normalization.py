@@ -1,7 +1,5 @@
 """Normalisation over the batch, channels, groups and positions."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Steps of a random network that compute with few bits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pooling, reductions and running sums."""
 
-from __future__ import annotations
-
 import numpy as np
 from onnx import TensorProto
 

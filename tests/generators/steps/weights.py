@@ -1,7 +1,5 @@
 """Weights and biases as networks have them: pruned at times."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Weights in files beside the model: what is missing, damaged or elsewhere is refused."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Models that mutations of good ones led to, which ended in raw errors or were refused without a reason."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Graphs that are not valid: what is wrong with them is said, and nothing is written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Graphs that are odd but valid compile."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

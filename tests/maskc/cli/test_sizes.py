@@ -1,7 +1,5 @@
 """Small files that ask for very much: what they ask for is said, or left uncomputed, before any memory is taken."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pipes that nobody reads any more, and streams that were closed before: the exit code still tells the outcome."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A command can be ended whatever it is in, native code that hears of nothing included, and its end is always told."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Names that a terminal would take for commands are shown, whatever prints them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`maskc train` from the shell: what it writes, that it goes on where it was, and what it says of bad input."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from dataclasses import fields

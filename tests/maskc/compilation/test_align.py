@@ -1,13 +1,10 @@
 """`--align` and `align`: what may be asked for, and that it is done and told."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 import maskc as api
@@ -23,7 +20,7 @@ from passes.targets.widths.fusions import fusions
 from tests.maskc import build
 from tests.maskc.command import maskc, refused, reported, succeeded
 from tests.passes.targets.widths.test_channel_multiples import chain, widths
-from tests.passes.text import loaded, model
+from tests.passes.text import loaded, model, optimised
 
 
 @pytest.fixture
@@ -145,21 +142,12 @@ def test_zen_4_and_intel_have_tables_of_their_own(
     assert detect_cpu.table_name() == expected
 
 
-def optimised(read: int, written: int, groups: int, path: Path) -> onnx.ModelProto:
-    """What ONNX Runtime makes here of one convolution of 8 x 8 places."""
-    signature = f"(float[1,{read},8,8] x) => (float[1,{written},8,8] y)"
-    body = f"y = Conv<group={groups}, pads=[1,1,1,1]>(x, w)"
-    model = build.model(signature, body, 13, w=np.ones((written, read // groups, 3, 3)))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(path)
-    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return onnx.load(path)
-
-
 def test_tables_say_what_runs_in_blocks_as_onnx_runtime_does(tmp_path: Path) -> None:
     def made(read: int, written: int, groups: int = 1) -> onnx.ModelProto:
-        return optimised(read, written, groups, tmp_path / "one.onnx")
+        """What ONNX Runtime makes here of one convolution of 8 x 8 places."""
+        signature = f"(float[1,{read},8,8] x) => (float[1,{written},8,8] y)"
+        body = f"y = Conv<group={groups}, pads=[1,1,1,1]>(x, w)"
+        return optimised(model(signature, body, 13, w=np.ones((written, read // groups, 3, 3))), tmp_path)
 
     block = made(1, 1).graph.initializer[0].dims[0]  # a filter is padded to a block of them
     tables = [rates for rates in RATES.values() if rates.channels_per_block == block]

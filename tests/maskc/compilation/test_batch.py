@@ -1,7 +1,5 @@
 """`maskc compile` with several models: one that fails, or dies, is no other's business."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -13,7 +11,7 @@ import pytest
 from maskc.compilation import workers
 from maskc.errors import InputError, MaskcError
 from tests.maskc import build
-from tests.maskc.command import maskc, refused
+from tests.maskc.command import files, maskc, refused
 
 
 @pytest.fixture
@@ -27,23 +25,19 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def names(directory: Path) -> list[str]:
-    return sorted(file.name for file in directory.iterdir())
-
-
 def test_outputs_are_next_to_each_or_in_a_directory(models: Path) -> None:
     assert maskc("compile", "models/a.onnx", "models/c.onnx").exit_code == 0
-    assert names(models) == ["a.compiled.onnx", "a.onnx", "b.onnx", "c.compiled.onnx", "c.onnx"]
+    assert files(models) == ["a.compiled.onnx", "a.onnx", "b.onnx", "c.compiled.onnx", "c.onnx"]
     assert maskc("compile", "models/a.onnx", "models/c.onnx", "-o", "new/small", "--jobs", 1).exit_code == 0
     small = models.parent / "new" / "small"
-    assert names(small) == ["a.compiled.onnx", "c.compiled.onnx"]
-    assert all((small / name).read_bytes() == (models / name).read_bytes() for name in names(small))
+    assert files(small) == ["a.compiled.onnx", "c.compiled.onnx"]
+    assert all((small / name).read_bytes() == (models / name).read_bytes() for name in files(small))
 
 
 def test_one_bad_model_does_not_stop_the_others(models: Path) -> None:
     result = maskc("compile", "models/a.onnx", "models/b.onnx", "models/nowhere.onnx", "models/c.onnx", "-o", "out")
     assert result.exit_code == 2
-    assert names(models.parent / "out") == ["a.compiled.onnx", "c.compiled.onnx"]
+    assert files(models.parent / "out") == ["a.compiled.onnx", "c.compiled.onnx"]
     errors = sorted(result.stderr.splitlines())
     assert [line.split()[:2] for line in errors] == [["Error:", f"models/{name}.onnx"] for name in ("b", "nowhere")]
     assert "models/a.onnx → out/a.compiled.onnx: 412 → 196 FLOPs, 2.10×" in result.stdout
@@ -96,7 +90,7 @@ def test_what_is_for_one_model_only_is_refused(models: Path) -> None:
     refused(maskc("compile", *two, "-o", "small.onnx"), 2, "small.onnx", "directory")
     refused(maskc("compile", *two, "-o", "models/b.onnx"), 2, "models/b.onnx", "directory")
     refused(maskc("compile", *two, "--jobs", 0), 2, "1 or more")
-    assert names(models) == ["a.onnx", "b.onnx", "c.onnx"]
+    assert files(models) == ["a.onnx", "b.onnx", "c.onnx"]
 
 
 def test_rules_are_loaded_in_each_process(models: Path) -> None:

@@ -1,7 +1,5 @@
 """`maskc compile` on ONNX files: what it writes, where, and what it never leaves behind."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -15,16 +13,12 @@ from safetensors.numpy import save_file
 import maskc as api
 from maskc.frontend import write_model_files
 from tests.maskc import build
-from tests.maskc.command import maskc, process, refused, reported, succeeded
+from tests.maskc.command import files, maskc, process, refused, reported, succeeded
 
 
 @pytest.fixture
 def mlp(tmp_path: Path) -> Path:
     return build.save(build.mlp(), tmp_path / "mlp.onnx")
-
-
-def files(directory: Path) -> list[str]:
-    return sorted(file.name for file in directory.iterdir())
 
 
 def same(left: Path | onnx.ModelProto, right: Path | onnx.ModelProto, *shape: int) -> None:

@@ -1,7 +1,5 @@
 """`maskc explain`: what holds masked channels, why, and what to do."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Models whose weights are in files: how much memory they take, where the files may be, and what becomes of them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

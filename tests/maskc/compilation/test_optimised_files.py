@@ -1,7 +1,5 @@
 """Files that ONNX Runtime has optimised and saved, given to the commands."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import onnx
@@ -10,6 +8,7 @@ import pytest
 
 from tests.generators.architectures import Masks, build, convnext
 from tests.maskc.command import maskc, refused
+from tests.passes.text import optimised
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 LEVELS = ort.GraphOptimizationLevel
@@ -17,12 +16,8 @@ LEVELS = ort.GraphOptimizationLevel
 
 def saved(source: Path, level: LEVELS, folder: Path) -> Path:
     """The file as ONNX Runtime saves it at this level."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.optimized_model_filepath = str(folder / f"{source.stem}.optimised.onnx")
-    options.log_severity_level = 4
-    ort.InferenceSession(str(source), options, ["CPUExecutionProvider"])
-    return Path(options.optimized_model_filepath)
+    optimised(onnx.load(source), folder, level)
+    return folder / "optimised.onnx"
 
 
 def test_operators_that_only_onnx_runtime_has_in_the_domain_of_the_standard(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Processes that are told to end in the middle of writing leave nothing behind."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import time

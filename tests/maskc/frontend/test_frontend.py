@@ -1,7 +1,5 @@
 """TensorFlow models as ONNX: the same function, sensible names, the same bytes; refusals name the layer."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from pathlib import Path

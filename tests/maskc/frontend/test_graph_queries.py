@@ -1,7 +1,5 @@
 """Sizes of files, and which tensors are weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """`--shape`: symbolic input sizes fixed at compile time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Masks put into a graph compute what numpy says a masked tensor is, wherever the tensor is."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

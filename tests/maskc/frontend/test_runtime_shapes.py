@@ -1,7 +1,5 @@
 """Operators that only ONNX Runtime knows: it says what shapes they write."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

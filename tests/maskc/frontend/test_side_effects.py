@@ -1,7 +1,5 @@
 """SavedModels that do more than compute are found before TensorFlow runs them, and refused unless they are trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

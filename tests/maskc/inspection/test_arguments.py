@@ -1,7 +1,5 @@
 """Wrong arguments of public functions and of commands: one or two sentences, and nothing written."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import pickle

@@ -1,7 +1,5 @@
 """`maskc diff`: two models layer by layer, and what else is not the same."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

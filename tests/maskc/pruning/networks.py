@@ -1,7 +1,5 @@
 """Small networks in which half of the hidden channels follow from the others, so that half can go for nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """ONNX graphs as differentiable TensorFlow: outputs are those of ONNX Runtime, gradients those of the function."""
 
-from __future__ import annotations
-
 from itertools import islice
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers as least squares, and channels that go from them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

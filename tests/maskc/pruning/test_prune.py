@@ -1,13 +1,7 @@
 """Trained networks pruned by data."""
 
-from __future__ import annotations
-
 import functools
-import itertools
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +13,6 @@ import pytest
 import maskc
 import passes
 from maskc.errors import InputError
-from maskc.pruning import data as pruning_data
 from maskc.pruning.choice import targets
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.data import data
@@ -32,7 +25,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.ops import base
 from passes.ops.contractions.matmul import Gemm
 from tests.maskc.command import maskc as command
-from tests.maskc.command import process, refused, succeeded
+from tests.maskc.command import refused, succeeded
 from tests.maskc.pruning.networks import NETWORKS, attention, doubled, drawn, gemm, inputs, network, recurrent
 
 # Of the FLOPs, which half of the hidden channels have.
@@ -176,84 +169,10 @@ def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
         maskc.prune(model, inputs(model), epochs=0, max_drop=0, quality=quality)
 
 
-def bad(x: Any) -> dict[str, Any]:
-    return {"x": x}
-
-
-BAD: dict[str, tuple[Any, str]] = {
-    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
-    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it has 8x6x1."),
-    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it has 8x5."),
-    "a number": (bad(3.0), r"in the data it has none."),
-    "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
-    "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
-    "no samples": (bad(drawn(0, 6)), "is empty"),
-    "texts": (bad(np.full((8, 6), "a")), "must be of type float32, and in the data it is of type <U1"),
-    "complex numbers": (
-        bad(np.ones((8, 6), complex)),
-        "must be of type float32, and in the data it is of type complex128",
-    ),
-    "no batches": ([], "There is nothing in the data: give a sample"),
-    "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
-    "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
-    "a function that fails": (lambda: 1 / 0, "failed: "),
-    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, and .* gives ndarray"),
-    "a function of nothing": (lambda: None, "gives NoneType"),
-    "a function that ends Python": (lambda: sys.exit(3), "failed: 3"),
-    "a function that gives data once": (iter([[bad(drawn(8, 6))] * 3, []]).__next__, "again at each call"),
-    "rows of unequal lengths": (bad([[1, 2], [3]]), "gives for 'x' is no array"),
-    "objects": (bad(drawn(8, 6).astype(object)), "must be of type float32, and in the data it is of type object"),
-    "what single precision cannot hold": (bad(np.full((8, 6), 1e300)), "has no room for some numbers in the data"),
-    "what a model makes nothing of": (
-        bad(np.full((80, 6), 3e38, np.float32)),
-        "output 'y' is infinity or NaN on the data",
-    ),
-    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
-    "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
-    "another kind of file": (__file__, "Data come from .npz or .npy files"),
-    "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
-    "no Python": ("nowhere.py:batches", "nowhere.py does not exist"),
-    "an empty directory": ("empty", "has no .npz or .npy files"),
-    "a damaged file": ("damaged.npz", "cannot be read as arrays"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
-    Path("damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
-    given, told = BAD[case]
-    with pytest.raises(InputError, match=told):
-        maskc.prune(gemm(), given, epochs=0)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"x": drawn(80, 6), "label": np.arange(7), "name": None},
-        {"x": (9 * drawn(80, 6)).astype(np.int64)},
-        lambda: {"x": drawn(80, 6).astype(float).tolist()},
-        lambda: itertools.repeat({"x": drawn(80, 6)}),
-    ],
-    ids=["with labels", "of integers", "of lists", "without an end"],
-)
-def test_data_that_fit_are_taken(given: Any) -> None:
-    assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
-
-
-def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
-    endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
-    with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
-        pruning_data.counted(endless.used())
-    assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
-
-
 def batches() -> Iterator[dict[str, Any]]:
     """What a loader gives: here, batches of several sizes."""
     for seed, count in enumerate((30, 20, 30, 10)):
-        yield bad(drawn(count, 6, seed=seed))
+        yield {"x": drawn(count, 6, seed=seed)}
 
 
 def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
@@ -317,24 +236,6 @@ def test_a_model_whose_channels_all_show_is_told() -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 16
     with pytest.raises(InputError, match="No channels can be pruned"):
         maskc.prune(model, inputs(model), epochs=0)
-
-
-@pytest.mark.parametrize(
-    ("x", "bias", "told"),
-    [
-        (np.tile(drawn(1, 6), (80, 1)), 0, "The source makes the same output 'y' of all data that it was measured on"),
-        (drawn(2, 6), 0, "The source makes the same output 'y' of all data"),
-        (drawn(80, 6), 200, "The source makes the same prediction 'y' of all data"),
-        (drawn(80, 6), 0, None),
-    ],
-    ids=["one sample again and again", "one sample held out", "one class", "classes"],
-)
-def test_data_that_say_little_are_told(x: Any, bias: float, told: str | None) -> None:
-    text = "g (float[n,6] x) => (float[n,3] y) { h = MatMul(x, first) r = Relu(h) y = Gemm(r, second, b) }"
-    b = np.array([bias, 0, 0], np.float32)
-    pruned = maskc.prune(network(text, {"first": drawn(6, 16), "second": drawn(16, 3), "b": b}), {"x": x}, flops=0.6)
-    found = [warning for warning in pruned.report.warnings if warning.startswith("The source makes")]
-    assert len(found) == bool(told) and all((told or "") in warning for warning in found)
 
 
 @pytest.mark.parametrize("target", [{"flops": 0.5}, {"params": 0.9}, {"ms": 1e9}, {"max_drop": 0.1}])
@@ -471,127 +372,3 @@ def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
     shown = succeeded("prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", "0.5", "-o", small)
     assert "so nothing was pruned" in shown.stderr
     assert keras.models.load_model(small).get_layer("hidden").units == 8
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    onnx.save(gemm(), "model.onnx")
-    np.save("x.npy", drawn(100, 6))
-    begun = ["prune", "model.onnx", "--data", "x.npy", "-o", "small.onnx", "--epochs", "3"]
-    saved: list[Any] = []
-
-    def trained(ends: str, model: onnx.ModelProto, *others: Any) -> tuple[onnx.ModelProto, bool]:
-        *_, given, keep = others
-        saved.append(given)
-        keep({"position": np.array([7])})
-        if ends == "fails":
-            raise InputError("The disk is gone.")
-        return model, ends == "is interrupted"
-
-    def training(ends: str) -> None:
-        monkeypatch.setattr("maskc.pruning.prune.fine_tuned", functools.partial(trained, ends))
-
-    training("is interrupted")
-    stopped = command(*begun)
-    assert stopped.exit_code == 130 and "Interrupted: small.onnx is the best so far" in stopped.stderr
-    assert files(tmp_path) == ["model.onnx", "small.onnx", "small.onnx.resume", "x.npy"]
-    refused(command(*begun), 2, "small.onnx.resume is of a run that was interrupted. Go on with --resume")
-    refused(command(*begun, "--seed", "1", "--resume"), 2, "of a run with other options")
-    training("fails")
-    refused(command(*begun, "--resume"), 2, "The disk is gone. small.onnx is the result without training")
-    training("ends")
-    succeeded(*begun, "--resume")
-    assert [None if given is None else int(given["position"][0]) for given in saved] == [None, 7, 7]
-    assert files(tmp_path) == ["model.onnx", "small.onnx", "x.npy"]
-    Path("small.onnx.resume").write_bytes(b"PK")
-    refused(command(*begun, "--resume"), 2, "small.onnx.resume cannot be read")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    import resource
-
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, most[1]))
-    try:
-        result = command("prune", tmp_path / "model.onnx", "--data", tmp_path / "x.npy", "-o", tmp_path / "small.onnx")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
-    refused(result, 2, "small.onnx cannot be written: File too large.")
-    assert files(tmp_path) == ["model.onnx", "x.npy"]
-
-
-STAGES = [
-    *("Finding channels", "Observing layers", "Measuring sensitivity", "Choosing channels", "Refitting"),
-    *("Compiling", "Comparing", "Measuring quality"),
-]
-# A signal as a stage begins.
-SIGNALLED = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from maskc import progress
-from maskc.cli import main
-tell, (number, title) = progress._tell, sys.argv[1:3]
-def told(event):
-    tell(event)
-    if getattr(event, "title", None) == title and event.seconds is None:
-        os.kill(os.getpid() if number == "9" else os.getppid(), int(number)); time.sleep(9)
-progress._tell = told
-del sys.argv[1:3]
-main()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
-@pytest.mark.parametrize(
-    ("stage", "number"),
-    [(stage, signal.SIGINT) for stage in STAGES]
-    + [(stage, number) for stage in STAGES[::2] for number in (signal.SIGTERM, 9)],
-)
-def test_an_interruption_leaves_nothing_half_done(tmp_path: Path, stage: str, number: int) -> None:
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
-    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
-    result = process(int(number), stage, "prune", paths[0], "--data", paths[1], "-o", paths[2], code=SIGNALLED)
-    if number == 9:
-        assert (result.returncode, "The process ended unexpectedly (SIGKILL)" in result.stderr) == (5, True)
-    else:
-        assert (result.returncode, result.stderr) == (128 + number, "Error: Interrupted.\n")
-    assert files(tmp_path) == ["model.onnx", "x.npy"]
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
-@pytest.mark.parametrize(
-    ("stage", "number"),
-    [
-        ("Loading TensorFlow", signal.SIGTERM),
-        ("Training", signal.SIGINT),
-        ("Training", signal.SIGTERM),
-        ("Measuring quality", signal.SIGINT),
-    ],
-)
-def test_an_interruption_while_training_leaves_the_best(tmp_path: Path, stage: str, number: int) -> None:
-    """Before and while there are steps, and after them."""
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
-    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
-    arguments = ["prune", paths[0], "--data", paths[1], "-o", paths[2], "--epochs", "40"]
-    code = SIGNALLED.replace(
-        "== title and", "== title and (title != 'Measuring quality' or os.path.exists('small.onnx')) and"
-    )
-    result = process(int(number), stage, *arguments, code=f"import os; os.chdir({str(tmp_path)!r})\n{code}")
-    assert (result.returncode, "nterrupted" in result.stderr) == (
-        130 if stage != "Measuring quality" else 128 + number,
-        True,
-    )
-    assert onnx.load(paths[2]).ByteSize() < gemm().ByteSize()
-    assert {*files(tmp_path)} - {"small.onnx.resume"} == {"model.onnx", "small.onnx", "x.npy"}

@@ -1,7 +1,5 @@
 """Training of a masked ONNX graph towards its source."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any

@@ -1,7 +1,5 @@
 """Running `maskc check` in one process, and changes of a model that it is to notice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`maskc check`: a change that gives back what pruning won does not get through."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -13,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import passes
 from maskc.errors import InputError
 from maskc.regression import baseline
 from maskc.regression import check as regress
@@ -387,3 +386,34 @@ def test_a_baseline_of_millions_of_channels_takes_little(repository: Path) -> No
     assert result.exit_code == 1
     assert "mask 't3' axis 1: channels 0-4194303 are no longer masked" in result.stdout
     assert peak < 2**28
+
+
+def images() -> onnx.ModelProto:
+    """image[n,3,h,w] → Conv, mask over every second channel, Conv."""
+    weights = {"k": (8, 3, 1, 1), "w": (4, 8, 1, 1), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
+    body = "a = Conv(image, k) d = Mul(a, mask) y = Conv(d, w)"
+    return build.model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
+
+
+def entry(name: str = "m.onnx") -> baseline.Entry:
+    return baseline.read(Path("flops.json")).models[name]
+
+
+def test_the_baseline_holds_the_sizes_and_later_checks_count_at_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build.save(images(), Path("m.onnx"))
+    assert check("--update", "m.onnx").exit_code == 0
+    assert entry().at == {"image": "1x3x224x224"}
+    assert check("--update", "m.onnx", "--at", "image=2x3x10x20").exit_code == 0
+    assert entry().at == {"image": "2x3x10x20"}
+    assert entry().before.flops == passes.count(images(), at={"image": (2, 3, 10, 20)}).flops
+    for arguments in ((), ("--update",), ("--update", "m.onnx")):
+        result = check(*arguments)
+        assert result.exit_code == 0 and "2x3x10x20" in result.stdout and "note" not in result.stdout
+    assert entry().at == {"image": "2x3x10x20"}
+    refused(check("--at", "image=2x3x10x20"), 2, "--update")
+    edit(tmp_path / "m.onnx", lambda model: model.CopyFrom(passes.fix_sizes(model, {"image": (1, 3, 10, 10)})))
+    result = check()
+    assert "FLOPs are counted at 1x3x10x10, and in the baseline at 2x3x10x20." in result.stdout

@@ -1,7 +1,5 @@
 """What `maskc check` prints and writes, in each format."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from xml.etree import ElementTree

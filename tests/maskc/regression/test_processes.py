@@ -1,7 +1,5 @@
 """`maskc check` with models in several processes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

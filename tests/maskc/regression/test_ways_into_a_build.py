@@ -1,7 +1,5 @@
 """`maskc check` as a build meets it: the pytest fixture, the action, the hook for pre-commit, and their page."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`--report`: which files are written and when, and the document as data."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The report as a page: what stands in it, without and with a real browser."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import re

@@ -1,7 +1,5 @@
 """No figure stands anywhere without the sizes that it was counted at, and none was counted at size 1 unsaid."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

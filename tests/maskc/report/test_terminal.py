@@ -1,7 +1,5 @@
 """How results are told."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """The layers of a report: what each writes and costs, before and after."""
 
-from __future__ import annotations
-
 import pytest
 
 import maskc

@@ -1,7 +1,5 @@
 """Models in OpenVINO: what goes in, what comes out, and what is said of models that it cannot run."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

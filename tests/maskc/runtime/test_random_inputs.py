@@ -1,7 +1,5 @@
 """Inputs drawn from a signature: sizes that fit, values of every kind, the same ones for the same seed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

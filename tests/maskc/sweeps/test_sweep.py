@@ -1,7 +1,5 @@
 """`maskc sweep`: which points there are, what is found of them, what is taken up again, and what is worth having."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Small Keras models with masks, for the tests of training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """The worked examples, at small scale."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the analysis says of tensors of Keras models and functions, where masks meet, part and are shared."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -13,8 +11,6 @@ from keras import layers
 from maskc import InputError
 from maskc.train import MaskLayer, find_input_mask, find_mask, find_output_mask, pruned_shape
 from tests.maskc.train.networks import mlp, plain, residual, trained
-
-pytestmark = pytest.mark.tensorflow
 
 
 def channels(keep: Any) -> list[int]:

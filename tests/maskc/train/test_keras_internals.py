@@ -1,7 +1,5 @@
 """Each name of Keras and TensorFlow that is not public does what `maskc.train` takes it to do."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path
@@ -15,8 +13,6 @@ from keras import layers
 
 from maskc import InputError
 from maskc.train import keras_internals as internals
-
-pytestmark = pytest.mark.tensorflow
 
 
 def chain() -> Any:

@@ -1,7 +1,5 @@
 """The mask layer: what it computes, and what it survives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import tensorflow as tf
 from maskc.errors import InputError
 from maskc.train import MaskLayer
 from tests.maskc.train.networks import data, mlp, plain
-
-pytestmark = pytest.mark.tensorflow
 
 
 def some_masked(model: Any) -> Any:
@@ -88,14 +84,6 @@ def test_save_and_load(tmp_path: Path) -> None:
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_equal(weights_of(loaded), weights_of(model))
     np.testing.assert_allclose(model(x), loaded(x), rtol=1e-6)
-
-
-def test_weights_file(tmp_path: Path) -> None:
-    model = some_masked(plain())
-    model.save_weights(tmp_path / "a.weights.h5")
-    other = plain()
-    other.load_weights(tmp_path / "a.weights.h5")
-    np.testing.assert_equal(weights_of(other), weights_of(model))
 
 
 def test_clone_starts_anew_with_its_own_weights() -> None:

@@ -1,13 +1,9 @@
 """The graph that training counts is the same whether large kernels are left out of its conversion or not."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytestmark = pytest.mark.tensorflow
 
 keras = pytest.importorskip("keras")
 
@@ -44,13 +40,7 @@ def in_bfloat16() -> Any:
     return images("mixed_bfloat16")
 
 
-def in_doubles() -> Any:
-    return images("float64")
-
-
-@pytest.mark.parametrize(
-    "build", [images, sequences, *(pytest.param(build, marks=pytest.mark.slow) for build in (in_bfloat16, in_doubles))]
-)
+@pytest.mark.parametrize("build", [images, sequences, pytest.param(in_bfloat16, marks=pytest.mark.slow)])
 def test_kernels_left_out(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def look() -> tuple[Any, ...]:
         monkeypatch.setattr(masked_graph, "_known", {})

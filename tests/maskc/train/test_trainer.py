@@ -1,7 +1,5 @@
 """PruningTrainer: what it trains, going on after an interruption, early stop, summaries, and what it exports."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

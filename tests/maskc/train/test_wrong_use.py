@@ -1,8 +1,7 @@
 """Wrong use fails before the first update, in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
+import inspect
 import os
 import subprocess
 import sys
@@ -49,8 +48,6 @@ from maskc.train import (
     write_records,
 )
 from tests.maskc.train.networks import data, mlp
-
-pytestmark = pytest.mark.tensorflow
 
 
 def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None:
@@ -298,88 +295,34 @@ WRONG = [
     ),
 ]
 
-#: public entries, each with arguments that do: values, or functions that make them
+#: public entries, with values of arguments that do, or functions that make them; all others are tried at their defaults
 ENTRIES: dict[Any, dict[str, Any]] = {
-    PruningOptimizer: {
-        "optimizer": "sgd",
-        "prune_every": 1,
-        "burn_in": 0,
-        "decay": 0.9,
-        "flops_target": 0.5,
-        "seed": 0,
-        "ramp": 0,
-        "flops_weight": "auto",
-        "update_params": True,
-        "method": "fisher",
-        "schedule": None,
-        "tie": "auto",
-        "min_channels": 1,
-        "round_to": 1,
-        "loss_reduction": "auto",
-        "flops_before": None,
-        "model": None,
-    },
-    PruningTrainer: {
-        "model": mlp,
-        "loss": "mse",
-        "directory": "run",
-        "optimizer": "sgd",
-        "pruning_iter": 1,
-        "teacher": None,
-        "pruning_burn_in": 0,
-        "pruning_flops_target": 0.5,
-        "pruning_decay": 0.9,
-        "pruning_shrink_every": 0,
-        "pruning": None,
-        "monitor": None,
-        "distillation": None,
-        "batch_size": 4,
-        "seed": 0,
-        "checkpoint_every": 5,
-        "summary_every": 5,
-        "compile_options": None,
-    },
+    PruningOptimizer: {"optimizer": "sgd", "flops_target": 0.5},
+    PruningTrainer: {"model": mlp, "loss": "mse", "directory": "run", "pruning_flops_target": 0.5, "batch_size": 4},
     apply_mask: {"tensor": lambda: tf.ones((2, 3)), "mask": MaskLayer},
-    prune: {"signals": None, "masks": mlp, "n": 1, "savings": None, "flops_weight": 0.0, "min_channels": 1},
-    update_pruning_signals: {"loss": None, "decay": 0.9, "masks": mlp, "method": "fisher", "loss_reduction": "mean"},
-    prunable: {"model": plain, "after": "activation"},
-    shrink: {"model": mlp, "keep_masks": False, "verify": False, "round_to": 1},
-    fine_tune: {
-        "model": compiled,
-        "data": vectors,
-        "epochs": 0,
-        "optimizer": "sgd",
-        "loss": "mse",
-        "metrics": None,
-        "batch_size": 4,
-        "seed": 0,
-    },
-    distill: {
-        "student": compiled,
-        "teacher": mlp,
-        "data": vectors,
-        "temperature": 1.0,
-        "alpha": 0.5,
-        "soft": "mse",
-        "epochs": 0,
-    },
-    Distiller: {"student": mlp, "teacher": mlp, "temperature": 1.0, "alpha": 0.5, "soft": "mse", "name": None},
-    Monitor: {"metric": "loss", "patience": 1, "mode": "auto"},
-    computational_cost: {"model": mlp, "sizes": None},
-    PruningCallback: {"log_dir": None},
+    prune: {"signals": None, "masks": mlp},
+    update_pruning_signals: {"loss": None, "decay": 0.9, "masks": mlp},
+    prunable: {"model": plain},
+    shrink: {"model": mlp},
+    fine_tune: {"model": compiled, "data": vectors, "epochs": 0},
+    distill: {"student": compiled, "teacher": mlp, "data": vectors, "soft": "mse", "epochs": 0},
+    Distiller: {"student": mlp, "teacher": mlp, "soft": "mse"},
+    Monitor: {"metric": "loss"},
+    computational_cost: {"model": mlp},
+    PruningCallback: {},
     at_target: {"callback": keras.callbacks.EarlyStopping},
-    MaskLayer: {"groups": None, "axis": -1, "name": None, "dtype": None},
-    SelectChannels: {"sources": lambda: [0], "constants": None, "name": None},
+    MaskLayer: {},
+    SelectChannels: {"sources": lambda: [0]},
     ranker: {"config": None, "spec": None},
     write_records: {"path": "x.tfrecord", "examples": list},
-    Records: {"files": None, "spec": None, "batch_size": 4, "shuffle": 0},
+    Records: {"files": None, "spec": None},
     records_of: {"spec": None},
-    export_model: {"model": mlp, "directory": "exported", "training": None},
-    FeatureSpec: {"features": {"a": {"kind": "dense"}}, "label": "b", "weight": None},
+    export_model: {"model": mlp, "directory": "exported"},
+    FeatureSpec: {"features": {"a": {"kind": "dense"}}, "label": "b"},
     FeatureSpec.read: {"path": "spec.yaml"},
-    RankerConfig: {"mask_blocks": [BLOCK], "mlp": None, "use_parallel": False, "embedding_size": 4, "outputs": 1},
+    RankerConfig: {"mask_blocks": [BLOCK]},
     MaskBlockConfig: BLOCK,
-    MlpConfig: {"layer_sizes": [4, 1], "batch_norm": None, "dropout": None},
+    MlpConfig: {"layer_sizes": [4, 1]},
     MaskNet: {"config": {"mask_blocks": [BLOCK]}},
     MaskedMultiHeadAttention: {"num_heads": 2, "key_dim": 4, "value_dim": None, "dropout": 0.0, "output_shape": None},
     MaskedGroupQueryAttention: {"head_dim": 4, "num_query_heads": 2, "num_key_value_heads": 1},
@@ -392,14 +335,7 @@ ENTRIES: dict[Any, dict[str, Any]] = {
     called(MaskedMultiHeadAttention(2, 4)): {"query": sequences, "value": sequences, "attention_mask": None},
     called(MaskedGroupQueryAttention(4, 2, 1)): {"query": sequences, "value": sequences},
     trained: {"data": vectors, "validation": None, "epochs": 0},
-    minimized: {
-        "variables": None,
-        "tape": None,
-        "prune_every": None,
-        "flops_target": None,
-        "method": None,
-        "global_step": None,
-    },
+    minimized: dict.fromkeys(("variables", "tape", "prune_every", "flops_target", "method", "global_step")),
     applied: {"grads": None, "trainable_variables": None},
 }
 
@@ -410,7 +346,9 @@ ENTRIES: dict[Any, dict[str, Any]] = {
 def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is refused in a sentence, or does."""
     monkeypatch.chdir(tmp_path)
-    for name in ENTRIES[entry]:
+    parameters = inspect.signature(entry).parameters.values()
+    defaults = (each.name for each in parameters if each.default is not each.empty)
+    for name in dict.fromkeys([*ENTRIES[entry], *defaults]):
         for wrong in WRONG:
             given = {n: value() if callable(value) else value for n, value in ENTRIES[entry].items()}
             with contextlib.suppress(MaskcError):

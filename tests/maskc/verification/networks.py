@@ -1,7 +1,5 @@
 """Networks with masks whose compiled form is compared with them, and the comparison region by region."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Any

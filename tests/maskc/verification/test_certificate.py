@@ -1,7 +1,5 @@
 """Certificates: written by compile and verify, checked by maskc and by recheck.py alone, refused when altered."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """What `maskc verify` compares on, measures and allows: data, figures per output, latency."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -135,23 +133,6 @@ def test_what_is_drawn_again_runs_on_the_reference() -> None:
     inputs = {"a": np.zeros(64, np.int64), "b": np.ones(64, np.int64), "x": np.zeros(64, np.float32)}
     for again in redrawn(ports, [Sample("small", inputs, session.run(inputs))], session, 0):
         assert all(np.isfinite(array).all() for array in session.run(again).values())
-
-
-@pytest.mark.parametrize("size", ["n", "2"])
-def test_both_models_run_once_for_each_sample(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
-    """Sizes are found, and what is inside models is seen, on the samples themselves."""
-    runs: list[tuple[int, ...]] = []
-
-    def run(self: OnnxRuntimeSession, inputs: dict[str, Any]) -> dict[str, Any]:
-        runs.append(inputs["x"].shape)
-        return whole(self, inputs)
-
-    whole = OnnxRuntimeSession.run
-    monkeypatch.setattr(OnnxRuntimeSession, "run", run)
-    assert api.compile(build.mlp(edits={"float[n,8]": f"float[{size},8]"}, hidden=128)).report.verified
-    runs_once = [(1, 8), (2, 8), (5, 8)] if size == "n" else 3 * [(2, 8)]
-    # what no data change is seen on two inputs of the same sizes
-    assert runs == [*runs_once, *([(5, 8)] if size == "n" else []), *runs_once]
 
 
 def test_real_data_show_what_is_inside() -> None:

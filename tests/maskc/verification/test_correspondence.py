@@ -1,7 +1,5 @@
 """Correspondence of two models of any origin: which tensor of the source a compiled one is taken for."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import maskc as api

@@ -1,7 +1,5 @@
 """Inputs of every type and size are drawn, and judged by the precision that they have."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_dtypes

@@ -1,7 +1,5 @@
 """Models that were broken in one place are refused, and the place is named."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from random import Random

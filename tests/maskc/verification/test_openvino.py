@@ -1,7 +1,5 @@
 """`--provider openvino`: both models in OpenVINO, and what is said about it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -73,11 +71,6 @@ def test_without_openvino_it_is_refused(pair: tuple[Path, Path], monkeypatch: py
     with pytest.raises(UnavailableError, match="OpenVINO cannot be imported"):
         api.compile(pair[0], verify=True, provider="openvino")
     assert maskc("verify", *pair).exit_code == 0
-
-
-def test_a_provider_that_there_is_not_is_refused(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(InputError, match="no provider 'tpu'"):
-        api.verify(*pair, provider="tpu")
 
 
 def test_an_operator_that_it_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Regions: what differs is refused with its place, however little outputs move, and what rounding does is accepted."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Graph
 from maskc.verification.regions import search
+from maskc.verification.regions.checker import AS_SEEN
 from maskc.verification.regions.search import prove
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
@@ -343,6 +342,32 @@ def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[
     feeds = [random_feeds(source, seed, {"n": n}) for seed, n in enumerate(sizes)]
     proof = compare_regions(source, shrink(source).model, feeds, None, 0).proof
     assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
+
+
+def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
+    """Places behind the end of each example, of which each has another one: a certificate says nothing of others."""
+    body = """
+        sh = Shape(x) t = Gather(sh, one) r = Range(zero, t, one) ends = Unsqueeze(n, last) l = Less(r, ends)
+        m = Cast<to=1>(l) a = MatMul(x, w) k = Mul(a, mask) b = MatMul(k, v) s = Squeeze(b, last) e = Mul(s, m)
+        y = Mul(e, c)
+    """
+    numbers = {"one": np.array(1), "zero": np.array(0), "last": np.array([-1]), "c": np.float32(0.7)}
+    source = build.model(
+        "(float[b,t,8] x, int64[b] n) => (float[b,t] y)", body, w=(8, 16), v=(16, 1), mask=EVERY_SECOND, **numbers
+    )
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(b, 9, 8)).astype(np.float32), "n": np.arange(b) % 3} for b in (1, 2, 1)]
+    proof = compare_regions(source, shrink(source).model, feeds, None, 0).proof
+    assert proof.complete and len(proof.checker.claims["y"][1][1]) == len(feeds)
+    assert proof.checker.sizes(proof.regions["y"]) == AS_SEEN
+
+
+def test_a_vector_that_another_operator_makes() -> None:
+    """Of one example, whose first axis is taken away."""
+    body = "a = MatMul(x, w) y = Reshape(a, s)"
+    source = build.model("(float[1,n,8] x) => (float[n] y)", body, w=(8, 1), s=np.array([-1]))
+    compiled = api.compile(source)
+    assert compiled.model.graph.node[-1].op_type == "Squeeze" and compiled.report.verified
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Several threads of one process compile and verify: each as if alone, and what is the process's stays as it was."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """`maskc verify`: what it passes, what it catches, and what it says."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -85,23 +83,15 @@ def test_differences_are_caught(tmp_path: Path, name: str, change: Any) -> None:
     assert result.exit_code == 1 and json.loads(result.stdout)["verification"]["passed"] is False
 
 
-def test_a_border_error_is_caught() -> None:
-    model = build.cnn()
-    wrong = copied(model)
-    wrong.graph.node[0].attribute[0].ints[:] = [0, 0, 2, 2]
-    assert not api.verify(model, wrong).passed
-
-
-def test_a_wrong_epsilon_is_caught() -> None:
-    model = build.cnn()
-    wrong = copied(model)
-    wrong.graph.node[1].attribute.append(onnx.helper.make_attribute("epsilon", 1e-3))
-    assert not api.verify(model, wrong).passed
-
-
-def test_a_constant_that_only_small_inputs_show_is_caught() -> None:
-    model = build.mlp()
-    assert not api.verify(model, build.changed(model, "b1", lambda b: b + np.float32(1e-3))).passed
+def test_small_differences_are_caught() -> None:
+    """A border, an epsilon, a constant that only small inputs show."""
+    cnn, mlp = build.cnn(), build.mlp()
+    border, epsilon = copied(cnn), copied(cnn)
+    border.graph.node[0].attribute[0].ints[:] = [0, 0, 2, 2]
+    epsilon.graph.node[1].attribute.append(onnx.helper.make_attribute("epsilon", 1e-3))
+    constant = build.changed(mlp, "b1", lambda b: b + np.float32(1e-3))
+    for model, wrong in ((cnn, border), (cnn, epsilon), (mlp, constant)):
+        assert not api.verify(model, wrong).passed
 
 
 @pytest.mark.parametrize(("old", "new"), [("y", "head"), ("x", "image"), ("y", "a")])

@@ -1,7 +1,5 @@
 """Constants that padding makes uneven, as known maps."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

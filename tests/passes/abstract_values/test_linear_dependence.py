@@ -1,12 +1,11 @@
 """Normalisation over partly constant channels, and other slices that follow from a few."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
 
 from passes.abstract_values import linear_dependence
+from passes.abstract_values.scale_shift import limits, rounds
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
 from tests.generators.check import assert_exact
@@ -244,3 +243,18 @@ def test_integers_are_no_multiples_of_each_other() -> None:
         w=np.arange(24, dtype=np.int32).reshape(6, 4),
     )
     compiled(source)
+
+
+def test_the_smallest_shift_represents_the_others() -> None:
+    """Of a normalised constant times scales, plus biases: a large bias would hide the rest in half precision."""
+    scale, bias = np.array([1.0, 0.5, 0.1, 1.2]), np.array([30.0, 0.01, 0.0, -8.0])
+    found = linear_dependence.Combination(np.ones(4, bool), ("constant",), scale[:, None], bias)
+    tied = linear_dependence.dependence(found)
+    assert tied is not None and tied.reps.tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.dtype(np.uint8), np.bool_, None, 17])
+def test_types_without_steps_count_as_single_precision(dtype: object) -> None:
+    """A product of integers may be typed as such where nobody infers that it is not."""
+    assert limits(dtype) == limits(np.float32)
+    assert rounds(2.0**24, dtype) and not rounds(1.0, dtype)

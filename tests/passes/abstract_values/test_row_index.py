@@ -1,7 +1,5 @@
 """Rows along an axis of run-time size, against the same windows over axes of every static size."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

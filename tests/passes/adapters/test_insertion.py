@@ -1,7 +1,5 @@
 """Constant maps that are made at run time, where sizes are open."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,11 +1,14 @@
 """`adapters`: where constants are put back. All three choices are exact; they differ in what is computed and moved."""
 
-from __future__ import annotations
+import itertools
 
+import numpy as np
 import onnx
 import pytest
 
 from passes import Policy, shrink
+from passes.adapters.price import only_at_ends
+from passes.graph.tensors import bits, mask_of
 from tests.generators import architectures
 from tests.generators.check import assert_same_function
 from tests.generators.form import assert_well_formed
@@ -104,3 +107,21 @@ def test_what_nobody_computes_is_put_in_all_the_same_and_said() -> None:
 def test_another_word_is_refused() -> None:
     with pytest.raises(ValueError, match="auto, always, never"):
         shrink(residual(), adapters="sometimes")  # type: ignore[arg-type]
+
+
+SIZE = 6
+MASKS = [np.array(mask) for mask in itertools.product([False, True], repeat=SIZE)]
+
+
+def test_bits_say_what_masks_do() -> None:
+    for mask in [*MASKS, np.arange(70) % 3 == 0, np.zeros(0, bool)]:
+        assert mask_of(bits(mask), mask.size).tolist() == mask.tolist()
+        assert bits(mask).bit_count() == mask.sum()
+
+
+def test_all_pairs_that_padding_or_cutting_the_ends_is_enough_for() -> None:
+    for stored, required in itertools.product(MASKS, repeat=2):
+        before, after = np.flatnonzero(stored).tolist(), np.flatnonzero(required).tolist()
+        short, long = sorted((before, after), key=len)
+        inside = any(long[start : start + len(short)] == short for start in range(len(long)))
+        assert only_at_ends(bits(stored), bits(required)) == (inside and bool(short)), (before, after)

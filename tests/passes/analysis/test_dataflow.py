@@ -1,7 +1,5 @@
 """What is constant, and what is read."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What the analysis claims of tensors, against their values when random networks run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

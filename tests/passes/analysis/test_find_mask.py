@@ -1,7 +1,5 @@
 """Keep-vectors per tensor and axis, on top of the analysis."""
 
-from __future__ import annotations
-
 import doctest
 
 import numpy as np

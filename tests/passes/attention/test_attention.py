@@ -1,7 +1,5 @@
 """Fused attention between masked products."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fused attention: heads that are masked after it go from all around it, and it computes the others as before."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Attention: channels of heads, known jointly."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest
@@ -457,3 +455,24 @@ def test_what_divides_nothing_is_still_no_zero() -> None:
             },
         )
     )
+
+
+def test_zeros_that_remove_nothing_are_not_left_behind() -> None:
+    """Heads lose unequal channels, and what reads them, example by example of a larger batch, needs all."""
+    pieces = [
+        f"""{name}0 = Reshape({name}, merged) {name}1 = Transpose<perm=[0,2,1]>({name}0)
+        {name}2 = Reshape({name}1, apart) {name}3 = Softmax<axis=1>({name}2) {out} = Reshape({name}3, back)"""
+        for name, out in (("p", "y"), ("q", "z"))
+    ]
+    source = model(
+        "(float[N,6,5] x) => (float[A,B,C] y, float[D,E,F] z)",
+        " ".join(["v = MatMul(x, w) m = Mul(v, k) h = Reshape(m, heads) p, q = Split<axis=1>(h, parts)", *pieces]),
+        w=(5, 8),
+        k=np.array([1, 0, 1, 1, 1, 1, 1, 0], np.float32),
+        heads=np.array([0, 6, 2, 4]),
+        parts=np.array([3, 3]),
+        merged=np.array([0, 3, 8]),
+        apart=np.array([-1, 4, 3]),
+        back=np.array([-1, 8, 3]),
+    )
+    assert "Mul" not in operators(compiled(source))

@@ -1,7 +1,5 @@
 """Nodes and tensors are those that onnx-graphsurgeon's own constructors make."""
 
-from __future__ import annotations
-
 import weakref
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The graph editor: where new nodes are put, under which names, and who else sees a tensor."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_graphsurgeon as gs
 

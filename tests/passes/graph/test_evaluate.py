@@ -1,7 +1,5 @@
 """What operators give on constants: the same as ONNX's reference implementation, by whichever way."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest

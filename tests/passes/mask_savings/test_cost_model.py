@@ -1,7 +1,5 @@
 """What the cost model says of all groups at once, against compilations without each of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

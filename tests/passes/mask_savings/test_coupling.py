@@ -1,7 +1,5 @@
 """Which mask entries go together, and what groups of them save, against counting again."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Masks by the size of weights: which filters there are, which of them go first, and what is left."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Nodes of contrib operators, with the operands and attributes that they come with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Contrib operators: decompositions compute what the kernels of ONNX Runtime do, and channels around others go."""
 
-from __future__ import annotations
-
 import contextlib
 from random import Random
 from typing import Any

@@ -1,7 +1,5 @@
 """What a model says of its parts stays, with masks and without, of nodes that are merged and weights that are cut."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

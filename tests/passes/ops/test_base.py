@@ -1,7 +1,5 @@
 """What is asked of every operator stays little: a hook is on `Op` if several kinds of operators answer it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from passes.ops import Op

@@ -1,7 +1,5 @@
 """Sums of products over named axes: what is removed along every letter, and where constants go."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

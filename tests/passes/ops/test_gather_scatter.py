@@ -1,7 +1,5 @@
 """Elements picked and written at given indices."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

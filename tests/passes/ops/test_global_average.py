@@ -1,7 +1,5 @@
 """Means over positions of channels that padding makes uneven, at sizes that are known at run time only."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

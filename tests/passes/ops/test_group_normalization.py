@@ -1,7 +1,5 @@
 """GroupNormalization over partly constant channels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Integer operators shrink where channels lie at the zero point, and are exact everywhere else."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Operators that move channels or positions between a masked layer and the next one."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Every operator between two linear layers with masked channels, on the ONNX project's own node tests."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

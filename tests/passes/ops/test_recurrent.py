@@ -1,7 +1,5 @@
 """LSTM, GRU and RNN: input weights shrink with the data, hidden units go when nothing depends on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -277,3 +275,23 @@ def test_data_that_are_constants_keep_a_channel(op: str) -> None:
         model("(float[1,3,5] x) => (float[A,C,D,E] y)", body, 14, one=np.ones(5, np.float32), **constants)
     )
     assert weight(result, op).shape == (1, g * 5, 1)
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize(("dtype", "each"), [("int8", True), ("uint8", False)])
+def test_weights_that_are_quantised_with_the_data(direction: str, dtype: str, each: bool) -> None:
+    """Features go that are zero, and a unit whose candidate gets nothing; other constants count for the range."""
+    ways, steps, zero = 1 + (direction != "forward"), np.random.default_rng(0), 100 * (dtype == "uint8")
+    w, r = (steps.integers(-60, 60, (ways, n, 4, 5)) for n in (6, 5))
+    b = random(ways, 8, 5, seed=2) * 0.3
+    w[:, :, 3, 2] = r[:, :, 3, 2] = b[:, [3, 7], 2] = 0
+    constants = {name: (v + zero).astype(dtype).reshape(ways, -1, 20) for name, v in (("w", w), ("r", r))}
+    shape = (ways, 20) if each else (ways,)
+    scale, point = np.full(shape, 0.01, np.float32), np.full(shape, zero, dtype)
+    constants |= {"b": b.reshape(ways, 40), "s": scale, "z": point, "k": KEEP, "c": np.eye(6, dtype=np.float32)[1]}
+    body = f'm = Mul(x, k) a = Add(m, c) h = com.microsoft.DynamicQuantizeLSTM<hidden_size=5, direction="{direction}">'
+    source = model(SIGNATURE, f"{body}(a, w, r, b, , , , , s, z, s, z) y = MatMul(h, v)", v=(5, 3), **constants)
+    result = shrink(source)
+    assert_same_function(source, result.model)
+    assert weight(result, "DynamicQuantizeLSTM").shape == (ways, 4, 16)
+    assert result.report.after.macs / 128 == ways * (4 * 4 * (4 + 4) + 4 * 3)

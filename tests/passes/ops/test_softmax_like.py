@@ -1,7 +1,5 @@
 """Operators that work along some axes, sample positions or normalise over neighbours: what passes through elsewhere."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Channels traded for positions, and repeated ones."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

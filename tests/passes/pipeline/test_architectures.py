@@ -1,7 +1,5 @@
 """Networks of the architectures that people deploy, with masks as a trainer or a pruner places them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -89,7 +87,7 @@ def test_without_masks(architecture: Architecture) -> None:
 def test_closed_layers(architecture: Architecture) -> None:
     """One mask after the other removes every channel of its layer."""
     groups = list(build(architecture, Masks()).masks.drawn)
-    for group in groups[:3]:
+    for group in groups[:2]:
         check(network(build(architecture, Masks(closed=frozenset({group})))), exact=False, twice=False)
 
 

@@ -1,7 +1,5 @@
 """What is folded, and that nothing of the masks is left."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnxruntime as ort

@@ -1,7 +1,5 @@
 """Compile time grows about as the graph does, in graphs that tempt the passes to look at everything twice."""
 
-from __future__ import annotations
-
 import cProfile
 from collections.abc import Callable
 

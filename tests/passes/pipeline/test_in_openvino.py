@@ -1,7 +1,5 @@
 """What the compiler makes of a network is the same function in OpenVINO as well."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +13,7 @@ from tests.generators.in_openvino import assert_same_in_openvino
 from tests.generators.net import Masks, Net
 from tests.generators.networks import network
 from tests.generators.running import CannotRunError
+from tests.passes.pipeline.test_random_networks import blocks
 
 pytestmark = pytest.mark.openvino
 
@@ -37,9 +36,7 @@ WRONG = {136}
 UNSTEADY = {162, 219}
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param(n, marks=[pytest.mark.slow] if n >= BLOCK else []) for n in range(0, 250, BLOCK)]
-)
+@pytest.mark.parametrize("first", blocks(BLOCK, 125, 250, BLOCK))
 def test_seeded_networks(first: int) -> None:
     for seed in sorted({*range(first, first + BLOCK)} - WRONG - UNSTEADY - CANNOT_COMPILED):
         net = network(seed)
@@ -57,9 +54,8 @@ def test_seeded_networks(first: int) -> None:
 def test_architectures(architecture: Callable[[Net], None], consistent: bool) -> None:
     net = build(architecture, Masks(consistent=consistent, seed=1))
     given = Network(net.model(), net.ranges, SYMBOLS)
-    alternating = TARGETS[len(architecture.__name__) % 2]
+    target = TARGETS[(len(architecture.__name__) + (not consistent)) % 2]
     try:
-        for target in (alternating,) if consistent else TARGETS:
-            assert assert_same_in_openvino(given, shrink(given.model, target=target).model)
+        assert assert_same_in_openvino(given, shrink(given.model, target=target).model)
     except CannotRunError as error:
         pytest.skip(f"OpenVINO cannot run it: {error}")

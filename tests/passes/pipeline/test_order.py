@@ -1,18 +1,19 @@
 """Promises of the whole, on graphs that are odd rather than large."""
 
-from __future__ import annotations
-
 import gc
 
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
+import passes
 from passes import shrink
+from passes.adapters.price import POLICIES
 from passes.errors import GraphError
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks
+from tests.generators.networks import network
 from tests.passes.text import compiled, model
 
 
@@ -84,3 +85,22 @@ def test_masked_channels_are_counted_where_they_are_masked() -> None:
     report = compiled(small()).report
     assert [(m.tensor, m.total, m.masked, m.removed) for m in report.masked] == [("m", 4, 1, 1)]
     assert report.held == ()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_report_is_that_of_a_compilation(seed: int) -> None:
+    model = network(seed).model
+    compiled = {policy: passes.shrink(model, adapters=policy).report for policy in POLICIES}
+    for align in (None, 8, "all"):
+        shrunk = passes.shrink(model, align=align, keeps_analysis=True)
+        for policy, report in compiled.items():
+            found = passes.report_with(model, shrunk, adapters=policy)
+            assert (found.before, found.after) == (report.before, report.after)
+            assert (found.masked, found.held) == (report.masked, report.held)
+
+
+def test_most_models_are_not_analysed_again() -> None:
+    models = [network(seed).model for seed in range(12)]
+    shrunk = [passes.shrink(model, align="all", keeps_analysis=True) for model in models]
+    assert sum(one.analysed is not None for one in shrunk) > 6
+    assert all(passes.shrink(model).analysed is None for model in models)

@@ -1,7 +1,5 @@
 """Random networks: what the compiler makes of each is the same function, valid, no larger and explained."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess
@@ -24,15 +22,15 @@ BLOCK = 25
 PRICES = (None, 0.01, None, 1e9, 4.0)  # of an adapter's element, by seed: as measured, hardly any, prohibitive
 
 
-def blocks(slow: int, release: int, last: int) -> list[Any]:
+def blocks(slow: int, release: int, last: int, size: int = BLOCK) -> list[Any]:
     """The first seed of each block, slow and for releases from these numbers on."""
     marked = (
-        (n, ["slow"] if slow <= n < release else ["release"] if n >= release else []) for n in range(0, last, BLOCK)
+        (n, ["slow"] if slow <= n < release else ["release"] if n >= release else []) for n in range(0, last, size)
     )
     return [pytest.param(n, marks=[getattr(pytest.mark, name) for name in names]) for n, names in marked]
 
 
-@pytest.mark.parametrize("first", blocks(50, 250, 10_000))
+@pytest.mark.parametrize("first", blocks(50, 150, 10_000))
 def test_seeded_networks(first: int) -> None:
     for seed in range(first, first + BLOCK):
         net = network(seed)
@@ -79,7 +77,7 @@ def test_drawn_networks(rng: Random) -> None:
 
 
 @pytest.mark.slow
-@settings(DRAWN, max_examples=200)
+@settings(DRAWN, max_examples=100)
 @given(st.randoms(use_true_random=False))
 def test_many_drawn_networks(rng: Random) -> None:
     check(random_network(rng, depth=(1, 5)))

@@ -1,7 +1,5 @@
 """The smallest forms of graphs that were once compiled wrongly, each named for what went wrong."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Graphs that are valid but seldom: odd outputs, odd dimensions, odd places for masks and initializers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

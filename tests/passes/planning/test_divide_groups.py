@@ -1,7 +1,5 @@
 """Grouped convolutions whose groups lose unequal numbers of channels: one for each run of groups that are alike."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

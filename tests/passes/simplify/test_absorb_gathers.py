@@ -1,7 +1,5 @@
 """Gathers that put channels in order become the order of weights around them, on all ways that meet."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Data and their product with a gate are added as one product."""
 
-from __future__ import annotations
-
 import onnx
 import pytest
 

@@ -1,7 +1,5 @@
 """Scales and shifts that the contractions behind them take into their weights."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A Gelu, however it is spelled, is one operator, and nothing else is taken for one."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Activations that an exporter spelled out are operators again."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

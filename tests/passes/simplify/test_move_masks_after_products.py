@@ -1,7 +1,5 @@
 """Masks that an exporter made one constant with a factor of a product."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Weights that the source stores in fewer bits, and casts, are stored in as few."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_dtypes

@@ -1,7 +1,5 @@
 """Products with one-hot rows are look-ups."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

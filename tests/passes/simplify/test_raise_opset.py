@@ -1,7 +1,5 @@
 """The opset is raised where every node means the same afterwards."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Chains of reshapes and transposes that only put one axis in another order."""
 
-from __future__ import annotations
-
 import onnx
 import pytest
 

@@ -1,7 +1,5 @@
 """What a model declares of its outputs and inner tensors is not believed where inference can tell."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

@@ -1,7 +1,5 @@
 """Sizes as formulas over the open sizes of inputs, beside those that ONNX Runtime computes."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 

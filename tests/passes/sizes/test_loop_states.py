@@ -1,7 +1,5 @@
 """Shapes of the states of loops, and FLOPs of what follows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

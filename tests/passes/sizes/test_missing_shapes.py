@@ -1,7 +1,5 @@
 """Shapes that onnx does not infer, and masks in tensors of such shapes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Sizes that are not known, and which of them are the same."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import pytest

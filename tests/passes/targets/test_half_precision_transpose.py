@@ -1,7 +1,5 @@
 """Products in half precision that a mask kept apart from a Transpose."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

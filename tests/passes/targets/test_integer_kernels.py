@@ -1,7 +1,5 @@
 """Operators between quantised tensors that a mask kept ONNX Runtime from computing in integers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scales and shifts that leave channels in blocks."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Targets are the folders that hold one, and what widths go by is theirs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Reshapes where a size is open."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

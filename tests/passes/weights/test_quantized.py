@@ -1,7 +1,5 @@
 """Quantised networks: int8 weights are read and sliced as weights, and stay int8."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import ml_dtypes

@@ -1,7 +1,5 @@
 """Weights that are read when they are asked for are the same as those in memory, and so is what is made of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ml_dtypes
@@ -135,20 +133,6 @@ def test_a_summary_says_what_all_elements_say(shape: tuple[int, ...], seed: int)
         np.testing.assert_array_equal(found.rows(columns_kept), matrix[:, columns_kept].any(axis=1))
     assert statistics.lowest(stored) == values.min()
     assert statistics.is_filled_with(stored, values.flat[0]) == bool((values == values.flat[0]).all())
-
-
-def test_the_elements_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Inline(numpy_helper.from_array(holed(np.random.default_rng(1), (6, 5))))
-    looks: list[int] = []
-    blocks = Inline.blocks
-    monkeypatch.setattr(Inline, "blocks", lambda self: looks.append(0) or blocks(self))
-    for axis in (0, 1):
-        statistics.zeros(stored, axis)
-    statistics.nonzero(stored, (0, 1)), statistics.nonzero(stored, (1, 0))
-    assert len(looks) == 1
-    for axis in (0, 1):
-        statistics.uniform_slices(stored, axis)
-    assert len(looks) == 2
 
 
 def test_weights_are_read_to_look_for_zeros_and_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:

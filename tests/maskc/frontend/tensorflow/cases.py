@@ -1,7 +1,5 @@
 """A model to convert with its data, and how models of several layers are written."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-Build = Callable[[Any], Any]
 
 SEQUENCE = (6, 4)
 IMAGE = (9, 8, 4)
@@ -118,11 +115,6 @@ def recurrent(name: str, **variants: Any) -> Case:
 def attention(k: Any, name: str, q: Any, v: Any, **more: Any) -> list[Any]:
     layer = getattr(k, name)
     return [layer()([q, v]), layer()([q, v], use_causal_mask=True), layer(**more)([q, v, v])]
-
-
-def masked_attention(k: Any, ids: Any, layer: Any) -> Any:
-    x = k.Embedding(9, 8, mask_zero=True)(ids)
-    return layer(x, x)
 
 
 def identity(shape: tuple[int, ...], *layers: Callable[[Any], Any]) -> Case:

@@ -1,7 +1,5 @@
 """One model for every layer of Keras, with its variants side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TensorFlow models as they are found: of Keras 2 and TensorFlow 1, without signatures, in HDF5 files, in memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ import maskc as api
 from maskc.errors import InputError
 from maskc.frontend import load, read
 from tests.maskc.command import maskc, refused, succeeded
-
-pytestmark = pytest.mark.tensorflow
 
 WEIGHTS = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((8, 16), (16, 4))]
 MASK = np.tile([1.0, 0.0], 8).astype(np.float32)

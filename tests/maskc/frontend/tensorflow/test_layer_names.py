@@ -1,7 +1,5 @@
 """The names that authors gave their layers, in the nodes of converted models and in what is said of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from maskc.frontend import load
 from maskc.frontend.tensorflow.keras import to_onnx
 from tests.maskc.command import maskc, succeeded
 from tests.maskc.frontend.tensorflow.test_layers import randomise
-
-pytestmark = pytest.mark.tensorflow
 
 
 def products(model: Any) -> list[str]:

@@ -1,7 +1,5 @@
 """Every layer and every activation of Keras, converted and compared with TensorFlow."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 from typing import Any
@@ -13,8 +11,6 @@ import pytest
 from maskc.errors import InputError
 from tests.maskc.frontend.tensorflow.cases import SEQUENCE, Case, each, words
 from tests.maskc.frontend.tensorflow.layers import CASES, NOT_LAYERS, REFUSED
-
-pytestmark = pytest.mark.tensorflow
 
 # Relative to the largest value of an output.
 TOLERANCE = 1e-5

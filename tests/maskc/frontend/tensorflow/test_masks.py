@@ -1,14 +1,10 @@
 """Masks of maskc.train in Keras models: what they zero goes, wherever the conversion has moved the zeros."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytestmark = pytest.mark.tensorflow
 
 # Networks as functions of keras.layers, an input and a masking layer; what the mask is behind comes first.
 Network = Callable[[Any, Any, Any], Any]

@@ -1,7 +1,5 @@
 """Conversions that tf2onnx lacks or gets wrong."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -16,8 +14,6 @@ from maskc import frontend
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.keras import to_onnx
 from tests.maskc import build
-
-pytestmark = pytest.mark.tensorflow
 
 
 def computed(graph: Any, x: Any) -> Any:

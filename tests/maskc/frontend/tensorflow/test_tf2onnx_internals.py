@@ -1,7 +1,5 @@
 """Each name of tf2onnx and TensorFlow's graphs that is not public does what the conversion takes it to do."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,8 +7,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from maskc.frontend.tensorflow import tf2onnx_internals as internals
-
-pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture

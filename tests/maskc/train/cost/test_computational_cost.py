@@ -1,7 +1,5 @@
 """FLOPs as a function of the masks, against counting again with each entry pruned."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -13,10 +11,7 @@ import maskc
 import passes
 from maskc.frontend.tensorflow.keras import to_onnx
 from maskc.train import MaskLayer, computational_cost
-from maskc.train.selection.ranking import grouped, uncoupled
-from tests.maskc.train.networks import depthwise, flops_by_group, mlp, plain, residual, thinned, trained
-
-pytestmark = pytest.mark.tensorflow
+from tests.maskc.train.networks import depthwise, mlp, plain, residual, thinned, trained
 
 
 def masks(model: Any) -> dict[str, Any]:
@@ -144,43 +139,6 @@ def test_cost_of_masks_that_are_given() -> None:
     assert float(cost(given)) < cost.flops()
     masks(model)["first"].assign(first)
     assert float(cost(given)) == cost.flops()
-
-
-def inverted() -> Any:
-    """Depthwise convolutions between masks, whose empty channels are zero or not as the weights will have it."""
-    inputs = x = keras.Input((6, 6, 3))
-    for strides in (1, 2):
-        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, use_bias=False)(x))
-        x = keras.layers.DepthwiseConv2D(3, strides, padding="same")(MaskLayer()(keras.layers.ReLU()(x)))
-        x = MaskLayer()(keras.layers.ReLU()(keras.layers.BatchNormalization()(x)))
-        x = MaskLayer()(keras.layers.Conv2D(4, 1)(x))
-    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)), name="inverted")
-    rng = np.random.default_rng(0)
-    for layer in model.layers:
-        if not isinstance(layer, MaskLayer):
-            layer.set_weights([rng.normal(size=v.shape) ** (1 + v.ndim % 2) for v in layer.get_weights()])
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.moving_variance.assign(rng.uniform(0.5, 1.5, layer.moving_variance.shape))
-    return model
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("build", "tie"), [(residual, "auto"), (inverted, "auto"), (inverted, "none")])
-def test_savings_stay_exact_as_pruning_goes_on(build: Any, tie: str) -> None:
-    for seed in range(4):
-        cost = computational_cost(build())
-        masks = cost.masks()
-        coupled = cost.coupled if tie == "auto" else uncoupled([len(mask) for mask in masks])
-        groups = grouped(cost.layers, coupled, [True] * len(masks))
-        rng = np.random.default_rng(seed)
-        for _ in range(4):
-            flops, savings = flops_by_group(cost, masks, groups)
-            live = np.unique(np.concatenate([g[mask != 0] for g, mask in zip(groups, masks, strict=True)]))
-            for group in live:
-                fewer = [np.where(g == group, 0, mask) for g, mask in zip(groups, masks, strict=True)]
-                assert savings[group] == flops - cost.count(fewer)
-            gone = rng.permutation(live)[: max(1, len(live) // 5)]
-            masks = [np.where(np.isin(g, gone), 0, mask) for g, mask in zip(groups, masks, strict=True)]
 
 
 @pytest.mark.parametrize("channels", [[1] * 8, [1, 0, 0, 1, 1, 0, 1, 1]])

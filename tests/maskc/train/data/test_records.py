@@ -1,7 +1,5 @@
 """TFRecords and feature specifications: what a model is given, in which order, and what does not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Fisher signal against gradients taken one example at a time."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -13,8 +11,7 @@ from keras import layers, losses
 
 from maskc.train import MaskLayer, PruningOptimizer
 from tests.maskc.train.networks import LOSS
-
-pytestmark = pytest.mark.tensorflow
+from tests.maskc.train.reference import STAGES, STATISTICS, per_example_gradients
 
 FAR = 10**9
 
@@ -36,38 +33,21 @@ class Network:
         return self.stages[-1](x)
 
 
-def dense() -> Network:
-    return Network((5,), [layers.Dense(7, activation="tanh"), layers.Dense(4, activation="tanh"), layers.Dense(3)])
+def expected(network: Network, x: np.ndarray, y: np.ndarray, loss: Any) -> list[np.ndarray]:
+    """The mean over examples of the squared gradient."""
+    masks = [layer.mask.numpy() for layer in network.masks]
+    ranks = [len(layer.output.shape) for layer in network.masks]
+    reduction = "sum" if loss.reduction == "sum" else "mean"
+    gradients = per_example_gradients(
+        lambda copies: loss(y, network.masked(x, copies)), masks, ranks, len(x), reduction
+    )
+    return [STATISTICS["fisher"](gradient) for gradient in gradients]
 
 
-def conv() -> Network:
-    head = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3)])
-    stages = [layers.Conv2D(4, 3, activation="tanh"), layers.Conv2D(5, 2, padding="same", activation="tanh")]
-    return Network((6, 5, 2), [*stages, head])
-
-
-def sequence() -> Network:
-    """A prediction for each step of a sequence."""
-    stages = [layers.Conv1D(5, 3, padding="causal", activation="tanh"), layers.Conv1D(3, 2, padding="same")]
-    return Network((6, 4), [*stages, layers.Dense(3)])
-
-
-def brute_force(network: Network, x: np.ndarray, y: np.ndarray, loss: Any) -> list[np.ndarray]:
-    """The mean over examples of the squared gradient, with one tape for each example."""
-    values = [tf.constant(layer.mask.numpy()) for layer in network.masks]
-    totals = [np.zeros(value.shape) for value in values]
-    for n in range(len(x)):
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            example = loss(y[n : n + 1], network.masked(tf.constant(x[n : n + 1]), values))
-        for total, gradient in zip(totals, tape.gradient(example, values), strict=True):
-            total += gradient.numpy().astype(np.float64) ** 2
-    return [total / len(x) for total in totals]
-
-
-def problem(build: Any, batch: int) -> tuple[Network, np.ndarray, np.ndarray]:
+def problem(kind: str, batch: int) -> tuple[Network, np.ndarray, np.ndarray]:
     keras.utils.set_random_seed(1)
-    network = build()
+    shape, build = STAGES[kind]
+    network = Network(shape, build())
     rng = np.random.default_rng(batch)
     x = rng.normal(size=(batch, *network.model.input_shape[1:])).astype(np.float32)
     y = rng.integers(0, 3, (batch, *network.model.output_shape[1:-1]))
@@ -82,28 +62,28 @@ def pruning(**arguments: Any) -> PruningOptimizer:
 
 
 # Every network, reduction and size of a batch once without the slow tests.
-QUICK = [(dense, "sum", 7), (conv, "sum_over_batch_size", 7), (sequence, "sum_over_batch_size", 1)]
-PROBLEMS = itertools.product((dense, conv, sequence), ("sum_over_batch_size", "sum"), (1, 7))
+QUICK = [("dense", "sum", 7), ("conv", "sum_over_batch_size", 7), ("steps", "sum_over_batch_size", 1)]
+PROBLEMS = itertools.product(("dense", "conv", "steps"), ("sum_over_batch_size", "sum"), (1, 7))
 
 
 @pytest.mark.parametrize(
-    ("build", "reduction", "batch"),
+    ("kind", "reduction", "batch"),
     [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in PROBLEMS],
 )
-def test_fit_gathers_the_signal(build: Any, reduction: str, batch: int) -> None:
-    network, x, y = problem(build, batch)
+def test_fit_gathers_the_signal(kind: str, reduction: str, batch: int) -> None:
+    network, x, y = problem(kind, batch)
     loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-    expected = brute_force(network, x, y, loss)
+    wanted = expected(network, x, y, loss)
     network.model.compile(pruning(), loss)
     network.model.fit(x, y, batch_size=batch, verbose=0)
-    for layer, signal in zip(network.masks, expected, strict=True):
+    for layer, signal in zip(network.masks, wanted, strict=True):
         np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5, atol=1e-5 * signal.max())
 
 
 def test_signal_does_not_depend_on_batch_size_or_reduction() -> None:
     signals = []
     for reduction, copies in (("mean", 1), ("mean", 5), ("sum", 5)):
-        network, x, y = problem(dense, 4)
+        network, x, y = problem("dense", 4)
         loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
         network.model.compile(pruning(), loss, run_eagerly=True)
         network.model.fit(np.tile(x, (copies, 1)), np.tile(y, copies), batch_size=4 * copies, verbose=0)
@@ -113,14 +93,14 @@ def test_signal_does_not_depend_on_batch_size_or_reduction() -> None:
 
 
 def test_signal_is_a_moving_average_over_batches() -> None:
-    network, x, y = problem(dense, 12)
+    network, x, y = problem("dense", 12)
     batches = [slice(0, 5), slice(5, 10), slice(10, 12)]
-    expected = np.zeros(7)
+    wanted = np.zeros(7)
     for batch in batches:
-        expected = 0.75 * expected + 0.25 * brute_force(network, x[batch], y[batch], LOSS)[0]
+        wanted = 0.75 * wanted + 0.25 * expected(network, x[batch], y[batch], LOSS)[0]
     network.model.compile(PruningOptimizer(keras.optimizers.SGD(0.0), prune_every=9, decay=0.75, flops_target=0), LOSS)
     network.model.fit(x, y, batch_size=5, shuffle=False, verbose=0)
-    np.testing.assert_allclose(network.masks[0].signal.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(network.masks[0].signal.numpy(), wanted, rtol=1e-5)
 
 
 def test_several_outputs_and_loss_weights() -> None:
@@ -156,9 +136,9 @@ def test_several_outputs_and_loss_weights() -> None:
     ],
 )
 def test_custom_loop(graph: bool, reduction: Any) -> None:
-    network, x, y = problem(conv, 6)
+    network, x, y = problem("conv", 6)
     loss = losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-    expected = brute_force(network, x, y, loss)
+    wanted = expected(network, x, y, loss)
     optimizer = pruning(model=network.model, loss_reduction=reduction)
 
     def step() -> None:
@@ -168,7 +148,7 @@ def test_custom_loop(graph: bool, reduction: Any) -> None:
         optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
 
     (tf.function(step) if graph else step)()
-    for layer, signal in zip(network.masks, expected, strict=True):
+    for layer, signal in zip(network.masks, wanted, strict=True):
         np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5, atol=1e-5 * signal.max())
 
 
@@ -182,12 +162,12 @@ def test_custom_loop(graph: bool, reduction: Any) -> None:
     ],
 )
 def test_ways_to_execute_and_a_constant_loss_scale(scale: float | None, batch: int, options: dict[str, Any]) -> None:
-    network, x, y = problem(dense, 6)
-    expected = brute_force(network, x[-batch:], y[-batch:], LOSS)
+    network, x, y = problem("dense", 6)
+    wanted = expected(network, x[-batch:], y[-batch:], LOSS)
     inner = keras.optimizers.SGD(0.0, loss_scale_factor=scale)
     network.model.compile(PruningOptimizer(inner, decay=0.0, prune_every=FAR, flops_target=0), LOSS, **options)
     network.model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
-    for layer, signal in zip(network.masks, expected, strict=True):
+    for layer, signal in zip(network.masks, wanted, strict=True):
         np.testing.assert_allclose(layer.signal.numpy(), signal, rtol=1e-5)
 
 
@@ -197,14 +177,14 @@ def test_ways_to_execute_and_a_constant_loss_scale(scale: float | None, batch: i
 def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     signals = []
     for scale in (2.0**15,) if method == "fisher" else (1.0, 2.0**15):
-        network, x, y = problem(dense, 6)
-        expected = brute_force(network, x, y, LOSS)
+        network, x, y = problem("dense", 6)
+        wanted = expected(network, x, y, LOSS)
         network.model.compile(keras.optimizers.LossScaleOptimizer(pruning(method=method), initial_scale=scale), LOSS)
         network.model.fit(x, y, batch_size=6, verbose=0)
         signals.append(network.masks[0].signal.numpy())
         assert signals[-1].any()
         if method == "fisher":
-            np.testing.assert_allclose(signals[-1], expected[0], rtol=1e-5)
+            np.testing.assert_allclose(signals[-1], wanted[0], rtol=1e-5)
     np.testing.assert_allclose(signals[0], signals[-1], rtol=1e-5)
 
 
@@ -225,7 +205,7 @@ def test_clipping_penalties_and_decay_of_all_that_is_trained(method: str) -> Non
         ("clipped", clipped, 0.1, 0.0),
         ("each", each, 0.1, 0.0),
     ):
-        network, x, y = problem(dense, 8)
+        network, x, y = problem("dense", 8)
         model, values = network.model, [layer.mask.numpy() for layer in network.masks]
         optimizer = pruning(model=model, loss_reduction="sum", method=method)
 
@@ -237,10 +217,10 @@ def test_clipping_penalties_and_decay_of_all_that_is_trained(method: str) -> Non
 
         trained = model.trainable_variables
         weights = [variable for variable in trained if variable.name != "probe"]
-        expected = changed(lambda: network.masked(x, values), weights)
+        wanted = changed(lambda: network.masked(x, values), weights)
         gradients = changed(lambda: model(x, training=True), trained)
         actual = [g for g, variable in zip(gradients, trained, strict=True) if variable.name != "probe"]
-        for one, other in zip(actual, expected, strict=True):
+        for one, other in zip(actual, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
         optimizer.apply_gradients(zip(gradients, trained, strict=True))
         scores[name] = np.concatenate([layer.signal.numpy() for layer in network.masks])
@@ -256,7 +236,7 @@ def test_mixed_precision_agrees_with_single_precision() -> None:
     for policy in ("float32", "mixed_float16"):
         keras.config.set_dtype_policy(policy)
         try:
-            network, x, y = problem(conv, 8)
+            network, x, y = problem("conv", 8)
             network.model.compile(pruning(), LOSS)
             network.model.fit(x, y, batch_size=8, verbose=0)
         finally:

@@ -1,13 +1,9 @@
 """Masks that are put into a model stand where it can shrink, and change nothing until they are pruned."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytestmark = pytest.mark.tensorflow
 
 keras = pytest.importorskip("keras")
 

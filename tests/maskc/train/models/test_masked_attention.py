@@ -1,7 +1,5 @@
 """Heads of Keras's attention layers: masked, pruned by their importance, and compiled away."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from maskc.train import (
 )
 from maskc.train.importance import masked
 from maskc.train.mask_layer import mask_layers
-
-pytestmark = pytest.mark.tensorflow
 
 KINDS = {
     "multi-head": lambda: layers.MultiHeadAttention(4, 4, name="attention"),

@@ -1,7 +1,5 @@
 """MaskNet against its definition in numpy, its configuration, saving, and how it prunes and compiles."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +120,7 @@ def test_it_computes_in_half_precision_where_asked() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("parallel", [False, pytest.param(True, marks=pytest.mark.release)])
 def test_pruned_networks_compile_to_the_flops_the_optimizer_believes(parallel: bool, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((10,))

@@ -1,7 +1,5 @@
 """The ranking model that a specification and a configuration make, and the other ways to name a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,36 +1,16 @@
 """Masks, signals and pruning as functions, against masks that are copied for each example."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers, losses
+from keras import losses
 
 from maskc import InputError
 from maskc.train import MaskLayer, apply_mask, prune, update_pruning_signals
-from tests.maskc.train.reference import STATISTICS, per_example_gradients
-
-pytestmark = pytest.mark.tensorflow
-
-STAGES: dict[str, Any] = {
-    "dense": ((5,), lambda: [layers.Dense(7, "tanh"), layers.Dense(4, "tanh"), layers.Dense(3)]),
-    "conv": (
-        (6, 5, 2),
-        lambda: [
-            layers.Conv2D(4, 3, activation="tanh"),
-            layers.Conv2D(5, 2, padding="same", activation="tanh"),
-            keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3)]),
-        ],
-    ),
-    "sequence": (
-        (6, 4),
-        lambda: [layers.Conv1D(5, 3, padding="causal", activation="tanh"), layers.LSTM(3), layers.Dense(3)],
-    ),
-}
+from tests.maskc.train.reference import STAGES, STATISTICS, per_example_gradients
 
 
 class Case:

@@ -1,7 +1,5 @@
 """Custom training loops: `minimize` and its arguments."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -12,8 +10,6 @@ import tensorflow as tf
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from tests.maskc.train.networks import LOSS, data, mlp, pruned
-
-pytestmark = pytest.mark.tensorflow
 
 
 def fresh() -> Any:

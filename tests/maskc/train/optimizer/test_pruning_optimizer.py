@@ -1,7 +1,5 @@
 """What the pruning optimizer does to masks, when, and what it leaves alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from pathlib import Path
@@ -32,8 +30,6 @@ from tests.maskc.train.networks import (
     trained,
     wide,
 )
-
-pytestmark = pytest.mark.tensorflow
 
 
 class Record(keras.callbacks.Callback):
@@ -102,12 +98,12 @@ def test_one_entry_every_few_updates_after_the_burn_in() -> None:
 @pytest.mark.slow
 def test_pruned_entries_never_come_back() -> None:
     optimizer = PruningOptimizer(keras.optimizers.Adam(0.05), prune_every=2, tie="none", flops_target=0)
-    record = train(residual(), optimizer, steps=20, traced=False)
+    record = train(residual(), optimizer, steps=10, traced=False)
     for before, after in zip(record.masks, record.masks[1:], strict=False):
         for old, new in zip(before, after, strict=True):
             assert set(np.unique(new)) <= {0.0, 1.0}
             assert np.all(new <= old)
-    assert record.counts()[-1] == 10
+    assert record.counts()[-1] == 5
 
 
 def test_the_entry_with_the_smallest_signal_per_flop_goes() -> None:
@@ -144,22 +140,16 @@ def test_what_would_be_saved_beyond_the_target_does_not_count(missing: int, goes
     assert optimizer.history[0].mask == goes
 
 
-def test_a_large_flops_weight_goes_by_flops() -> None:
+@pytest.mark.parametrize("weight", [0, 1e6])
+def test_no_flops_weight_goes_by_the_signal_and_a_large_one_by_flops(weight: float) -> None:
     model = mlp()
     cost = computational_cost(model).gradient()
-    optimizer = PruningOptimizer("sgd", prune_every=1, flops_weight=1e6, flops_target=0)
-    train(model, optimizer, steps=1, traced=False)
-    (entry,) = optimizer.history
-    assert cost[entry.mask][entry.channel] == max(saving.max() for saving in cost.values())
-
-
-def test_no_flops_weight_goes_by_the_signal() -> None:
-    model = mlp()
-    optimizer = PruningOptimizer("sgd", prune_every=1, flops_weight=0, flops_target=0)
+    optimizer = PruningOptimizer("sgd", prune_every=1, flops_weight=weight, flops_target=0)
     train(model, optimizer, steps=1, traced=False)
     (entry,) = optimizer.history
     signals = {layer.name: layer.signal.numpy() for layer in model.layers if isinstance(layer, MaskLayer)}
-    assert signals[entry.mask][entry.channel] == min(signal.min() for signal in signals.values())
+    order = {name: -saving for name, saving in cost.items()} if weight else signals
+    assert order[entry.mask][entry.channel] == min(values.min() for values in order.values())
 
 
 @pytest.mark.parametrize(
@@ -178,14 +168,6 @@ def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path:
     assert all(entry.flops > full / 2 for entry in optimizer.history if entry.step < optimizer.history[-1].step)
     assert optimizer.history[-1].flops == optimizer.flops
     assert compiled_flops(model, tmp_path / "exported") == optimizer.flops
-
-
-def test_target_as_a_number() -> None:
-    model = mlp()
-    full = computational_cost(model).flops()
-    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=full - 1)
-    train(model, optimizer, steps=4, traced=False)
-    assert len(optimizer.history) == 1 and pruned(model) == 1
 
 
 def test_without_a_target_every_mask_keeps_a_channel() -> None:
@@ -271,16 +253,6 @@ def test_learning_rate_is_the_inner_optimizers() -> None:
     assert float(optimizer.learning_rate) == pytest.approx(0.1 * 0.5**2)
 
 
-def test_learning_rate_callbacks() -> None:
-    optimizer = PruningOptimizer(keras.optimizers.SGD(0.1), prune_every=100, flops_target=0)
-    model = mlp()
-    model.compile(optimizer, LOSS)
-    x, y = data(model)
-    halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
-    model.fit(x, y, epochs=2, verbose=0, callbacks=[halve])
-    assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.025)
-
-
 def test_the_first_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow traces a step that makes variables, as those of Adam, a second time."""
     model, traced = mlp(), []
@@ -346,32 +318,6 @@ def test_time_is_saved_as_on_the_processor_that_training_began_on(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inner", [pytest.param("momentum", marks=pytest.mark.slow), "adam"])
-def test_a_saved_model_resumes_where_it_stopped(inner: str, tmp_path: Path) -> None:
-    def fresh() -> Any:
-        keras.utils.set_random_seed(4)
-        model = mlp()
-        model.compile(PruningOptimizer(INNER[inner](), prune_every=2, burn_in=3, flops_target=0.4), LOSS)
-        return model
-
-    straight = fresh()
-    fit(straight, 0, 20)
-    stopped = fresh()
-    fit(stopped, 0, 8)
-    stopped.save(tmp_path / "model.keras")
-    resumed = keras.models.load_model(tmp_path / "model.keras")
-    assert pruned(resumed) == 2
-    assert resumed.optimizer.flops == stopped.optimizer.flops
-    assert resumed.optimizer.history == stopped.optimizer.history
-    fit(resumed, 8, 20)
-    assert pruned(straight) > 3
-    assert resumed.optimizer.history == straight.optimizer.history
-    assert resumed.optimizer.flops == straight.optimizer.flops
-    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.slow
 def test_mixed_precision_prunes_and_resumes(tmp_path: Path) -> None:
     model = plain(dtype="mixed_float16")
     optimizer = PruningOptimizer(keras.optimizers.SGD(0.01), prune_every=2, flops_target=0.6)
@@ -401,35 +347,6 @@ def test_a_tensorflow_checkpoint_holds_the_whole_state(tmp_path: Path) -> None:
     state, restored = ([v.numpy() for v in m.optimizer.variables] for m in (model, other))
     np.testing.assert_equal(restored, state)
     assert pruned(other) == pruned(model) == 2
-
-
-def test_nested_models() -> None:
-    inputs = keras.Input((6, 6, 2))
-    x = keras.layers.Conv2D(2, 1)(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(3)(plain()(x)))
-    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=0)
-    train(model, optimizer, steps=2, traced=False)
-    assert len(optimizer.history) == 2
-    assert optimizer.flops == computational_cost(model).flops()
-
-
-def test_a_subclassed_model() -> None:
-    class Subclass(keras.Model):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden = keras.layers.Dense(6, activation="relu")
-            self.mask = MaskLayer()
-            self.out = keras.layers.Dense(3)
-
-        def call(self, x: Any, training: bool | None = None) -> Any:
-            return self.out(self.mask(self.hidden(x), training=training))
-
-    model = Subclass()
-    optimizer = PruningOptimizer("sgd", prune_every=1, flops_target=0)
-    model.compile(optimizer, LOSS)
-    model.fit(*data(mlp(), count=12), batch_size=4, verbose=0)
-    assert int(np.sum(model.mask.mask.numpy() == 0)) == 3
-    assert optimizer.flops == computational_cost(model).flops()
 
 
 def test_data_that_end_without_notice_are_no_update() -> None:

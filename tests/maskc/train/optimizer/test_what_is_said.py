@@ -1,7 +1,5 @@
 """What a pruning optimizer says of itself follows from the masks as they are, and it says how far it goes."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path
@@ -26,8 +24,6 @@ from maskc.train import (
 )
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp, wide
-
-pytestmark = pytest.mark.tensorflow
 
 
 def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
@@ -55,15 +51,6 @@ def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
     model.fit(x, y, batch_size=4, verbose=0)
     assert optimizer.reached
     assert optimizer.flops == compiled_flops(model, tmp_path / "model") <= 0.5 * full
-
-
-def test_masks_that_are_set_by_hand_count() -> None:
-    model = mlp()
-    optimizer = compiled(model, prune_every=1000, flops_target=0.5)
-    x, y = data(model)
-    model.fit(x, y, verbose=0)
-    mask_layers(model)[0].mask.assign([1, 0, 0, 1, 1, 1])
-    assert optimizer.flops == computational_cost(model).flops()
 
 
 @pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
@@ -338,28 +325,19 @@ def test_a_model_whose_call_takes_no_training() -> None:
         model.fit(np.zeros((4, 3)), np.zeros(4), verbose=0)
 
 
-def test_what_is_no_model() -> None:
-    with pytest.raises(InputError, match=r"keras\.Model"):
-        computational_cost(None)
-    with pytest.raises(InputError, match=r"keras\.Model"):
-        PruningOptimizer("sgd", flops_target=0.5, model="x")
-
-
-def test_minimize_needs_variables() -> None:
-    model = mlp()
-    with pytest.raises(InputError, match="variables"):
-        PruningOptimizer("sgd", flops_target=0.5, model=model).minimize(lambda: 0.0, 10)
-
-
-def test_an_input_of_unknown_rank() -> None:
-    with pytest.raises(InputError, match="unknown rank"):
-        MaskLayer().build(None)
-
-
-def test_the_shape_of_an_input_is_no_secret() -> None:
-    model = mlp()
-    with pytest.raises(InputError, match="input"):
-        pruned_shape(model, model.inputs[0])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: computational_cost(None), "Keras model"),
+        (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), "Keras model"),
+        (lambda: PruningOptimizer("sgd", flops_target=0.5, model=mlp()).minimize(lambda: 0.0, 10), "variables"),
+        (lambda: MaskLayer().build(None), "unknown rank"),
+        (lambda: pruned_shape(model := mlp(), model.inputs[0]), "input"),
+    ],
+)
+def test_what_cannot_be_used(call: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call()
 
 
 def test_words_in_whatever_case() -> None:

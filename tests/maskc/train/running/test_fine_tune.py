@@ -1,7 +1,5 @@
 """Fine-tuning and distillation after pruning: the masks stay, and the losses are what they should be."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """The entries that are chosen are those that exact counting of every group's saving would choose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +16,7 @@ from tests.maskc.train.networks import flops_by_group
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
-DECISIONS = 50
+DECISIONS = 30
 CLOSE = 1.01  # times the least signal per FLOP
 
 
@@ -26,12 +24,6 @@ def convolution(x: Any, channels: int, size: Any = 3, activation: str | None = "
     x = layers.Conv2D(channels, size, padding="same", use_bias=False, **options)(x)
     x = layers.BatchNormalization()(x)
     return x if activation is None else layers.Activation(activation)(x)
-
-
-def plain(x: Any) -> Any:
-    for channels in (16, 24, 32):
-        x = layers.MaxPooling2D()(convolution(x, channels))
-    return layers.Dense(24, activation="relu")(layers.Flatten()(x))
 
 
 def residual(x: Any) -> Any:
@@ -64,25 +56,6 @@ def depthwise(x: Any) -> Any:
     return layers.GlobalAveragePooling2D()(convolution(x, 32, 1))
 
 
-def gates(x: Any) -> Any:
-    x = convolution(x, 12, activation="swish")
-    for _ in range(2):
-        y = convolution(x, 32, 1, "swish")
-        y = layers.Activation("swish")(layers.BatchNormalization()(layers.DepthwiseConv2D(3, 1, "same")(y)))
-        s = layers.Conv2D(8, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(y))
-        y = layers.Multiply()([y, layers.Conv2D(32, 1, activation="sigmoid")(s)])
-        x = layers.Add()([x, convolution(y, 12, 1, None)])
-    return layers.GlobalAveragePooling2D()(x)
-
-
-def dense(x: Any) -> Any:
-    x = layers.Conv2D(16, 3, padding="same")(x)
-    for _ in range(4):
-        y = convolution(layers.ReLU()(layers.BatchNormalization()(x)), 16, 1)
-        x = layers.Concatenate()([x, layers.Conv2D(8, 3, padding="same")(y)])
-    return layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
-
-
 def u_net(x: Any) -> Any:
     kept = []
     for channels in (12, 16):
@@ -106,14 +79,6 @@ def attention(x: Any) -> Any:
     return layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
 
 
-def branches(x: Any) -> Any:
-    x = convolution(x, 16)
-    for _ in range(2):
-        parts = [convolution(x, 12, 1), convolution(convolution(x, 10, 1), 12), convolution(x, 8, 5)]
-        x = layers.Concatenate()(parts)
-    return layers.Dense(20, activation="relu")(layers.GlobalAveragePooling2D()(x))
-
-
 def two_ways(x: Any) -> Any:
     """Kernels in series, down the rows and along the columns, beside dense layers that scale their channels."""
     x = convolution(x, 16)
@@ -126,7 +91,7 @@ def two_ways(x: Any) -> Any:
 
 
 OFTEN = [residual, depthwise, u_net, attention]
-BEFORE_RELEASES = [plain, residual_first, gates, dense, branches, two_ways]
+BEFORE_RELEASES = [residual_first, two_ways]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +105,7 @@ def test_decisions(architecture: Callable[[Any], Any]) -> None:
 def test_decisions_of_masks_directly_after_layers() -> None:
     """A constant channel may stand for the others there, and which one is removed then matters a little."""
     found = [worse(architecture, "layer") for architecture in OFTEN + BEFORE_RELEASES]
-    assert len(found) == 10
-    assert sum(map(len, found)) <= 10 * DECISIONS / 100, found
+    assert sum(map(len, found)) <= len(found) * DECISIONS / 100, found
 
 
 def worse(architecture: Callable[[Any], Any], after: Any) -> list[tuple[float, float]]:

@@ -1,21 +1,16 @@
 """How far pruning comes, and when."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from maskc.train.selection.settings import goal
 from tests.maskc.train.networks import LOSS, fit, masks, mlp, plain
-
-pytestmark = pytest.mark.tensorflow
 
 
 @pytest.mark.parametrize(
@@ -115,8 +110,7 @@ def test_multiples_that_forbid_the_target_are_said() -> None:
         fit(model, 0, 1)
 
 
-@pytest.mark.parametrize("way", ["file", pytest.param("checkpoint", marks=pytest.mark.slow)])
-def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(way: str, tmp_path: Path) -> None:
+def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {
         "prune_every": 2,
         "burn_in": 1,
@@ -129,18 +123,14 @@ def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(way: str, tmp_path:
     fit(straight, 0, 13)
     paused = compiled(mlp, **arguments)
     fit(paused, 0, 4)
-    if way == "file":
-        paused.save(tmp_path / "model.keras")
-        resumed = keras.models.load_model(tmp_path / "model.keras")
-    else:
-        resumed = compiled(mlp, **arguments)
-        resumed.optimizer.build(resumed.trainable_variables)
-        path = tf.train.Checkpoint(model=paused, optimizer=paused.optimizer).write(str(tmp_path / "checkpoint"))
-        tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).read(path).assert_existing_objects_matched()
+    paused.save(tmp_path / "model.keras")
+    resumed = keras.models.load_model(tmp_path / "model.keras")
+    assert resumed.optimizer.history == paused.optimizer.history and resumed.optimizer.flops == paused.optimizer.flops
     fit(resumed, 4, 13)
     steps = {entry.step for entry in straight.optimizer.history}
     assert min(steps) <= 4 < max(steps) and len(steps) > 2
     np.testing.assert_equal(masks(resumed), masks(straight))
     assert resumed.optimizer.flops == straight.optimizer.flops
-    if way == "file":
-        assert resumed.optimizer.history == straight.optimizer.history
+    assert resumed.optimizer.history == straight.optimizer.history
+    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)

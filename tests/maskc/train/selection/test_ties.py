@@ -1,7 +1,5 @@
 """Entries that are pruned together: by the compiler's analysis, or because layers share a mask."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ from keras import layers
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from tests.maskc.train.networks import LOSS, compiled_flops, depthwise, fit, masks, mlp, residual
-
-pytestmark = pytest.mark.tensorflow
 
 
 def train(model: Any, steps: int = 6, **arguments: Any) -> PruningOptimizer:

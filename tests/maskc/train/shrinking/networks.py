@@ -1,7 +1,5 @@
 """Keras networks with masks, half of whose entries are zero."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training goes on in the smaller model where it was in the larger one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -12,8 +10,6 @@ from keras import layers
 from maskc.errors import PruningWarning
 from maskc.train import MaskLayer, PruningOptimizer, fine_tune, prunable, shrink
 from maskc.train.mask_layer import mask_layers
-
-pytestmark = pytest.mark.tensorflow
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(64, 8)).astype(np.float32), RNG.normal(size=(64, 2)).astype(np.float32)

@@ -1,7 +1,5 @@
 """`maskc compile` with formats of TensorFlow."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import tensorflow as tf
 from tests.maskc.command import maskc, refused, reported, succeeded
 from tests.maskc.train.shrinking.networks import data, made
 from tests.maskc.train.shrinking.test_shrink import chain
-
-pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture(scope="module")

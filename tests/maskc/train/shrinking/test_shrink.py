@@ -1,7 +1,5 @@
 """The smaller Keras model computes the same, keeps its layers, and leaves the compiler nothing more to remove."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

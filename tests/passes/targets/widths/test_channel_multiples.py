@@ -1,7 +1,5 @@
 """Widths: which channels stay because a rounder width runs faster, and that nothing else changes."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
 
@@ -59,47 +57,55 @@ def widths(result: onnx.ModelProto) -> list[int]:
     return [int(weights[n.input[1]][0]) for n in result.graph.node if n.op_type == "Conv"]
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (31, 31, (32, 32)),  # one more each, and kernels that hold channels in blocks take it
-        (33, 33, (33, 33)),  # 36 channels take as long as 48
-        (57, 57, (60, 60)),  # which takes as long as 64
-        (32, 48, (32, 48)),
-        (64, 64, (64, 64)),
-    ],
-)
-def test_what_the_table_says_of_a_chain(first: int, second: int, expected: tuple[int, int]) -> None:
-    source = chain(first, second)
-    result = compiled(source, align=AVX512)
-    assert tuple(widths(result.model)[:2]) == expected
-    assert tuple(widths(shrink(source).model)[:2]) == (first, second), "nothing stays unless asked for"
-
-
-def test_nothing_is_kept_where_either_kernel_takes_as_long() -> None:
-    """What reads 20 channels is put into blocks of 16 and takes as long as with 32; what reads 21 is not."""
-    assert widths(shrink(chain(20, 40), align=AVX512).model)[0] == 20
-
-
-def test_a_narrow_tensor_fills_a_block_in_front_of_a_pointwise_convolution() -> None:
-    """What reads 12 channels as they are goes over its output once for each; in blocks it does not."""
-    source = model(
-        "(float[1,16,56,56] x) => (float[1,16,56,56] y)"
-        " <float[24,16,1,1] wa, float[96,24,1,1] wb, float[16,96,1,1] wc>",
-        "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(am, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        ma=live(12, 24),
+def between(live_: int, size: int, side: int, wide: int, second: str, *window: int) -> onnx.ModelProto:
+    """Two pointwise convolutions with a mask behind the first, and a `second` one of this window between them."""
+    return model(
+        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)",
+        f"a = Conv(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n b = {second}(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
+        wa=random(size, 16, 1, 1),
+        wb=random(wide, *window),
+        wc=random(16, wide, 1, 1),
+        ma=live(live_, size),
     )
-    assert widths(compiled(source, align=AVX512).model) == [16, 96, 16]
 
 
-def test_a_depthwise_convolution_pays_for_a_few_more() -> None:
-    source = model(
-        "(float[1,16,28,28] x) => (float[1,16,28,28] y) <float[64,16,1,1] wa, float[64,1,3,3] wb, float[16,64,1,1] wc>",
-        "a = Conv(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
-        "b = Conv<pads=[1,1,1,1], group=64>(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        ma=live(33, 64),
-    )
-    assert widths(compiled(source, align=AVX512).model) == [36, 36, 16]
+DEPTHWISE = "Conv<pads=[1,1,1,1], group={}>"
+CHOSEN = {
+    "one more each, and kernels that hold channels in blocks take it": (chain(31, 31), AVX512, [32, 32]),
+    "36 channels take as long as 48": (chain(33, 33), AVX512, [33, 33]),
+    "which takes as long as 64": (chain(57, 57), AVX512, [60, 60]),
+    "what is fast stays": (chain(32, 48), AVX512, [32, 48]),
+    "20 channels are put into blocks of 16 and take as long as 32; 21 are not": (chain(20, 40), AVX512, [20]),
+    "12 channels as they are go over what reads them once for each; in blocks they do not": (
+        between(12, 24, 56, 96, "Conv", 24, 1, 1),
+        AVX512,
+        [16, 96, 16],
+    ),
+    "a depthwise convolution pays for a few more": (
+        between(33, 64, 28, 64, DEPTHWISE.format(64), 1, 3, 3),
+        AVX512,
+        [36, 36, 16],
+    ),
+    "a large share of a tiny model": (between(29, 32, 4, 32, DEPTHWISE.format(32), 1, 3, 3), ZEN4, [32]),
+    "weights that come from memory keep kernels on blocks waiting": (chain(363, 363, size=384, side=4), AVX512, [364]),
+    "those that do not": (
+        chain(363, 363, size=384, side=4),
+        replace(AVX512, cached_weights=100_000),
+        [363],
+    ),
+    "a tiny model that would run slower than its source, by a microsecond": (chain(61, 61, side=4), AVX512, [64, 64]),
+    "few microseconds of one example": (chain(29, 31, side=8), AVX512, [29, 31]),
+    "few microseconds where one may be the least of the batch": (chain(29, 31, side=8, batch="N"), AVX512, [32, 32]),
+}
+
+
+@pytest.mark.parametrize(("source", "align", "expected"), CHOSEN.values(), ids=CHOSEN)
+def test_what_the_table_says(source: onnx.ModelProto, align: Rates, expected: list[int]) -> None:
+    assert widths(compiled(source, align=align).model)[: len(expected)] == expected
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    assert widths(shrink(chain(31, 57)).model)[:2] == [31, 57]
 
 
 @pytest.mark.parametrize("side", [4, 8, 16])
@@ -126,12 +132,6 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
     assert widths(odd.model)[:2] == [
         width if width <= 51 else was for width, was in zip(expected, (33, 50), strict=True)
     ]
-
-
-def test_weights_that_come_from_memory_keep_kernels_on_blocks_waiting() -> None:
-    source = chain(363, 363, size=384, side=4)
-    assert widths(shrink(source, align=AVX512).model)[:2] == [364, 364]
-    assert widths(shrink(source, align=replace(AVX512, cached_weights=100_000)).model)[:2] == [363, 363]
 
 
 @pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
@@ -172,22 +172,6 @@ def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeyp
     }
 
 
-def test_a_tiny_model_that_would_run_slower_than_its_source_is_wider() -> None:
-    """By a microsecond: less than is worth a width where the model is faster than its source."""
-    assert widths(shrink(chain(61, 61, side=4), align=AVX512).model)[:2] == [64, 64]
-
-
-def test_a_large_share_of_a_tiny_model_is_worth_it() -> None:
-    """A depthwise convolution of a few microseconds gains little time, and most of the model's."""
-    source = model(
-        "(float[1,16,4,4] x) => (float[1,16,4,4] y) <float[32,16,1,1] u, float[32,1,3,3] w, float[16,32,1,1] v>",
-        "a = Conv(x, u)\n k = Mul(a, m)\n r = Relu(k)\n d = Conv<group=32, pads=[1,1,1,1]>(r, w)\n y = Conv(d, v)",
-        m=live(29, 32),
-    )
-    assert widths(shrink(source, align=RATES["zen4"]).model)[0] == 32
-    assert widths(shrink(source).model)[0] == 29
-
-
 def test_says_which_layers_keep_channels_and_why() -> None:
     report = shrink(chain(31, 57), align=AVX512).report
     told = [(width.live, width.kept, width.total, width.reason) for width in report.widths]
@@ -209,12 +193,6 @@ def test_nothing_is_kept_or_said_where_nothing_is_masked() -> None:
     for align in ALIGNS:
         report = shrink(source, align=align).report  # type: ignore[arg-type]
         assert (report.widths, report.held) == ((), ())
-
-
-def test_a_gain_of_few_microseconds_counts_where_the_batch_is_open() -> None:
-    """One example may be the least of what will be computed at once, and the operators' own overhead stays."""
-    assert widths(shrink(chain(29, 31, side=8), align=AVX512).model) == [29, 31, 16]
-    assert widths(shrink(chain(29, 31, side=8, batch="N"), align=AVX512).model) == [32, 32, 16]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

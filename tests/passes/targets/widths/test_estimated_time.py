@@ -1,7 +1,5 @@
 """Estimates: what is remembered of steps says the same as looking at it anew."""
 
-from __future__ import annotations
-
 from random import Random
 
 import pytest

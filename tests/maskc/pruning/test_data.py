@@ -1,0 +1,107 @@
+"""Data to prune by: what fits a model, and what is said of what does not."""
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import maskc
+from maskc.errors import InputError
+from maskc.pruning import data as pruning_data
+from maskc.pruning.data import data
+from tests.maskc.pruning.networks import drawn, gemm, network
+
+
+def bad(x: Any) -> dict[str, Any]:
+    return {"x": x}
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
+    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it has 8x6x1."),
+    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it has 8x5."),
+    "a number": (bad(3.0), r"in the data it has none."),
+    "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
+    "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
+    "no samples": (bad(drawn(0, 6)), "is empty"),
+    "texts": (bad(np.full((8, 6), "a")), "must be of type float32, and in the data it is of type <U1"),
+    "complex numbers": (
+        bad(np.ones((8, 6), complex)),
+        "must be of type float32, and in the data it is of type complex128",
+    ),
+    "no batches": ([], "There is nothing in the data: give a sample"),
+    "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
+    "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
+    "a function that fails": (lambda: 1 / 0, "failed: "),
+    "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, and .* gives ndarray"),
+    "a function of nothing": (lambda: None, "gives NoneType"),
+    "a function that ends Python": (lambda: sys.exit(3), "failed: 3"),
+    "a function that gives data once": (iter([[bad(drawn(8, 6))] * 3, []]).__next__, "again at each call"),
+    "rows of unequal lengths": (bad([[1, 2], [3]]), "gives for 'x' is no array"),
+    "objects": (bad(drawn(8, 6).astype(object)), "must be of type float32, and in the data it is of type object"),
+    "what single precision cannot hold": (bad(np.full((8, 6), 1e300)), "has no room for some numbers in the data"),
+    "what a model makes nothing of": (
+        bad(np.full((80, 6), 3e38, np.float32)),
+        "output 'y' is infinity or NaN on the data",
+    ),
+    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
+    "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
+    "another kind of file": (__file__, "Data come from .npz or .npy files"),
+    "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
+    "no Python": ("nowhere.py:batches", "nowhere.py does not exist"),
+    "an empty directory": ("empty", "has no .npz or .npy files"),
+    "a damaged file": ("damaged.npz", "cannot be read as arrays"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    given, told = BAD[case]
+    with pytest.raises(InputError, match=told):
+        maskc.prune(gemm(), given, epochs=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"x": drawn(80, 6), "label": np.arange(7), "name": None},
+        {"x": (9 * drawn(80, 6)).astype(np.int64)},
+        lambda: {"x": drawn(80, 6).astype(float).tolist()},
+        lambda: itertools.repeat({"x": drawn(80, 6)}),
+    ],
+    ids=["with labels", "of integers", "of lists", "without an end"],
+)
+def test_data_that_fit_are_taken(given: Any) -> None:
+    assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
+
+
+def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
+    endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
+    with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
+        pruning_data.counted(endless.used())
+    assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
+
+
+@pytest.mark.parametrize(
+    ("x", "bias", "told"),
+    [
+        (np.tile(drawn(1, 6), (80, 1)), 0, "The source makes the same output 'y' of all data that it was measured on"),
+        (drawn(2, 6), 0, "The source makes the same output 'y' of all data"),
+        (drawn(80, 6), 200, "The source makes the same prediction 'y' of all data"),
+        (drawn(80, 6), 0, None),
+    ],
+    ids=["one sample again and again", "one sample held out", "one class", "classes"],
+)
+def test_data_that_say_little_are_told(x: Any, bias: float, told: str | None) -> None:
+    text = "g (float[n,6] x) => (float[n,3] y) { h = MatMul(x, first) r = Relu(h) y = Gemm(r, second, b) }"
+    b = np.array([bias, 0, 0], np.float32)
+    pruned = maskc.prune(network(text, {"first": drawn(6, 16), "second": drawn(16, 3), "b": b}), {"x": x}, flops=0.6)
+    found = [warning for warning in pruned.report.warnings if warning.startswith("The source makes")]
+    assert len(found) == bool(told) and all((told or "") in warning for warning in found)
