@@ -240,7 +240,7 @@ def shrink_graph(
     A subgraph leaves out what is done once for a file, and rewrites that look beyond its nodes. No form for
     the sake of speed makes the graph exceed the FLOPs that it came with.
     """
-    limit = sum_over_nodes.of_graph(graph).flops if around is None and options.align is not None else 0
+    limit = sum_over_nodes.flops_of(graph) if around is None and options.align is not None else 0
     with recorder.step("prepare", graph, traced=True):
         # unused nodes are still there, and count as readers, and so are masks that let all pass, which stand between
         faults = options.runtime.faults(graph)

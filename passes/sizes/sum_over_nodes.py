@@ -63,7 +63,7 @@ def graph_and_cost(
     sized, found = at_sizes(model, graph, at, fits=fits)
     cost = replace(of_graph(sized), at=found)
     # at sizes that are fixed more can be folded than the file does
-    return sized, cost if sized is graph else replace(cost, params=of_graph(graph).params)
+    return sized, cost if sized is graph else replace(cost, params=params_of(graph))
 
 
 def of_graph(graph: gs.Graph) -> Cost:
@@ -94,6 +94,18 @@ def of_graph(graph: gs.Graph) -> Cost:
         params=sum(weights.values()),
         nodes=tuple(nodes),
     )
+
+
+def params_of(graph: gs.Graph) -> int:
+    """The parameters of a graph, as `of_graph` counts them."""
+    nodes = (node for scope in with_bodies(graph) for node in scope.nodes)
+    weights = {id(t): math.prod(t.shape) for node in nodes for t in node.inputs if _is_weight(t)}
+    return sum(weights.values())
+
+
+def flops_of(graph: gs.Graph) -> int:
+    """The FLOPs of a graph, as `of_graph` counts them."""
+    return sum(_work(node)[0] for node in graph.nodes)
 
 
 def _work(node: gs.Node) -> tuple[int, int]:

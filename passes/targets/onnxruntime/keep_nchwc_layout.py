@@ -14,7 +14,7 @@ from passes.graph.tensors import Array, dimensions, shape_of, size_of, volume
 from passes.ops import rules, traits
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
-from passes.sizes.sum_over_nodes import of_graph
+from passes.sizes.sum_over_nodes import flops_of
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.fusions import fused_nodes
 from passes.targets.widths.plan_steps import Network, PlanSteps, gate_operand
@@ -38,7 +38,7 @@ def keep_nchwc_layout(graph: gs.Graph, rates: Rates, limit: int, *, gates: bool 
     found = [(node, gate) for node, gate in found if gate is not None or writer.affine(node) is not None]
     if not found:
         return
-    flops = limit - of_graph(graph).flops
+    flops = limit - flops_of(graph)
     blocked = Timing(PlanSteps(Network(graph), untouched(graph)), rates).written_in_blocks()
     for node, gate in found:
         if gate is not None and blocked.issuperset(t.name for t in node.inputs):

@@ -30,7 +30,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.elementwise import pointwise_after
 from passes.ops.shape import is_static
-from passes.sizes.sum_over_nodes import of_graph
+from passes.sizes.sum_over_nodes import flops_of
 from passes.targets.widths.convolution_shape import ConvolutionShape, convolution_shape
 from passes.targets.widths.operator_kernels import channel_blocks
 from passes.targets.widths.rates import Rates
@@ -70,7 +70,7 @@ def unroll(graph: gs.Graph, rates: Rates, limit: int) -> None:
     """
     unroller = _Unroller(graph, rates)
     found = [(form, node) for node in graph.nodes if (form := unroller.best(node)) is not None]
-    flops = limit - of_graph(graph).flops if found else 0
+    flops = limit - flops_of(graph) if found else 0
     for form, node in sorted(found, key=lambda pair: -pair[0].gain):
         if form.flops <= flops:
             flops -= form.flops

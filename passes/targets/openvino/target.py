@@ -34,7 +34,7 @@ class OpenVino:
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):
             space_to_depth_convolutions.unroll(graph, self.align, limit)
-        decompose_hard_sigmoid(graph, limit - sum_over_nodes.of_graph(graph).flops)
+        decompose_hard_sigmoid(graph, limit - sum_over_nodes.flops_of(graph))
         depth_to_space_convolutions.move_windows_to_channels(graph)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
