@@ -113,7 +113,7 @@ def _left_out(net: Network, cost: Cost) -> tuple[str, ...]:
 
 def _repeated(batch: Batch, at: Sizes) -> int:
     """How many times as many samples a batch has as FLOPs are counted at."""
-    return max((len(batch[name]) // (sizes[0] or 1) for name, sizes in at.items() if sizes), default=1) or 1
+    return max((len(batch[name]) // int(sizes[0] or 1) for name, sizes in at.items() if sizes), default=1) or 1
 
 
 def _sizes(model: ModelProto, batch: Batch) -> Sizes:
