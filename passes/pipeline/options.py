@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from passes.errors.arguments import check_fields
 from passes.planning.planner import PlanOptions
 from passes.sizes.sizes_to_count_at import Sizes
@@ -32,6 +34,8 @@ class ShrinkOptions(PlanOptions):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if isinstance(self.align, np.integer):
+            object.__setattr__(self, "align", int(self.align))
         if self.align != "all" if isinstance(self.align, str) else isinstance(self.align, int) and self.align < 1:
             raise ValueError(f"align must be a whole number from 1 on, or 'all', and not {self.align!r}.")
 

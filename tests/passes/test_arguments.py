@@ -42,6 +42,7 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
 WRONG: list[Any] = [
     *(None, 0, -1, 0.5, float("nan"), True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int, np.ones(3)),
     *({"mask": values} for values in (1, "x", None, np.ones(4), np.ones((3, 2)), np.full(3, -7), np.array(["a"] * 3))),
+    np.int64(2),
     *({1: 2}, {"x": "ab"}, {"x": (0.5, 2)}, {"x": [None]}, {"x": (1, 2)}, onnx.ModelProto()),
 ]
 

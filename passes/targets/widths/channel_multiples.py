@@ -95,8 +95,8 @@ def _written(graph: gs.Graph, couplings: list[SliceCoupling]) -> dict[int, Slice
 
 def _multiples(graph: gs.Graph, couplings: list[SliceCoupling], align: int | Rates) -> dict[int, int]:
     """What the width of each coupling is rounded up to a multiple of: by the smallest elements that are stored so."""
-    if not isinstance(align, Rates):
-        return dict.fromkeys(range(len(couplings)), int(align))
+    if isinstance(align, int):
+        return dict.fromkeys(range(len(couplings)), align)
     sizes = {name: numpy_dtype(tensor).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
     elements = ([sizes[name] for name, _ in coupling.slices_per_class if sizes.get(name)] for coupling in couplings)
     multiples = [align.multiple(min(found, default=4)) for found in elements]
