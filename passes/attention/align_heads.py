@@ -19,22 +19,22 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.origins import Origins
 
 
-def align(graph: gs.Graph, facts: Facts, origins: Origins) -> frozenset[str]:
+def align(graph: gs.Graph, facts: Facts, origins: Origins) -> tuple[frozenset[str], frozenset[str]]:
     """Write zeros that are only known here into the graph, and align heads.
 
     The function of the graph stays the same; facts have to be found anew where there are new tensors, whose names are
-    returned. Others keep their names and have their channels in another order, as `origins` then say.
+    returned, and of these the products that `drop_zeros` takes. Others keep their names and have their channels in
+    another order, as `origins` then say.
     """
     follower = Follower(graph, facts)
     follower.run()
     return _Writer(graph, follower, facts, origins).run()
 
 
-def drop_zeros(graph: gs.Graph, made: Collection[str]) -> None:
-    """Take away zeros that were written, went into no weights, and stand where there are zeros or nothing is read."""
+def drop_zeros(graph: gs.Graph, zeros: Collection[str]) -> None:
+    """Take away the products `zeros` that are still there: what they write as zero is."""
     for node in graph.nodes:
-        output = node.outputs[0]
-        if node.op == "Mul" and output.name in made and not any(k.outputs[0].name in made for k in output.outputs):
+        if node.op == "Mul" and node.outputs[0].name in zeros:
             erase_keeping_input(node, node.inputs[0])
     drop_erased(graph)
 
@@ -46,8 +46,9 @@ class _Writer:
         self.found, self.facts, self.origins = found, facts, origins
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
+        self.zeros: set[str] = set()
 
-    def run(self) -> frozenset[str]:
+    def run(self) -> tuple[frozenset[str], frozenset[str]]:
         for left, right in self.found.products:
             if _paired_once([left, right]):
                 dead = left.root.zero[left.index] | right.root.zero[right.index]
@@ -83,9 +84,11 @@ class _Writer:
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
+            if zero.any() and not shift.any():
+                self.zeros.add(new.name if not aligned else new.inputs[0].inputs[0].name)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
-        return frozenset(self.made)
+        return frozenset(self.made), frozenset(self.zeros)
 
     def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
         """The tensor with zeros for what is not kept, the shift added, and then in this order."""

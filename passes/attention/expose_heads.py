@@ -11,8 +11,8 @@ from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
-    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what is from where.
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], frozenset[str], Origins]:
+    """The facts of a prepared graph, the names of tensors that `align` put in, and what is from where.
 
     Afterwards parts are picked early and heads aligned where channels can then be removed; the function of the graph is
     the same.
@@ -22,6 +22,6 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
     if split_projections.hoist(graph, found, origins):
         dead_code.drop_unused(graph)
         found = dataflow.analyse(graph)
-    made = align_heads.align(graph, found, origins)
+    made, zeros = align_heads.align(graph, found, origins)
     found = dataflow.analyse(graph) if made else found
-    return found, made, origins
+    return found, made, zeros, origins
