@@ -45,9 +45,10 @@ def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
         except Exception as error:
             *_, (frame, _) = traceback.walk_tb(error.__traceback__)
             objected = frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES
+            objected |= isinstance(error, UnicodeError)  # of a text that there is not in UTF-8
             if not objected and not re.fullmatch("__(?!call).*__", frame.f_code.co_name):  # of an odd object
                 raise
-            name = function.__qualname__.removesuffix(".__init__")
+            name = type(arguments[0]).__name__ if function.__name__ == "__init__" else function.__qualname__
             raise InputError(f"{name} does not take these arguments: {reason(error)}.") from error
 
     return public(told)

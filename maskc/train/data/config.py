@@ -9,7 +9,7 @@ from typing import Any, Self
 import pydantic
 
 from maskc.errors import InputError, UnavailableError
-from maskc.train.arguments import path_of
+from maskc.train.arguments import path_of, refusing
 from passes.errors import in_brief
 
 
@@ -21,6 +21,7 @@ class Checked(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
+    @refusing
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
@@ -41,6 +42,7 @@ class Checked(pydantic.BaseModel):
         return cls.parse(_load(path_of("path", path)), str(path))
 
     @classmethod
+    @refusing
     def parse(cls, values: Any, where: str) -> Self:
         """Makes a configuration of plain values; `where` names their origin in the message of an error.
 
