@@ -23,12 +23,11 @@ from passes.simplify import dead_code
 
 
 def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], frozenset[str], Origins]:
-    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what is from where.
+    """The facts of a prepared graph, names of tensors that were put in, those for `drop_zeros`, and what is from where.
 
     Afterwards parts are picked early, zeros that are only known here are written down, and heads are aligned, where
     channels can then be removed; the function of the graph is the same. Tensors that are not put in keep their names,
-    and have their channels in another order as the last of these says. Of what was put in, the products that `drop_zeros` takes are named
-    once more.
+    and have their channels in another order as the last of these says.
     """
     found = dataflow.analyse(graph)
     origins = Origins()
