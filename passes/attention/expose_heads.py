@@ -22,8 +22,8 @@ from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
-    """The facts of a prepared graph, the names of tensors that were put in to make them plain, and what is from where.
+def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], frozenset[str], Origins]:
+    """The facts of a prepared graph, names of tensors that were put in, those for `drop_zeros`, and what is from where.
 
     Afterwards parts are picked early, zeros that are only known here are written down, and heads are aligned, where
     channels can then be removed; the function of the graph is the same. Tensors that are not put in keep their names,
@@ -36,16 +36,15 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], Origins]:
         found = dataflow.analyse(graph)
     follower = Follower(graph, found)
     follower.run()
-    made = _Writer(graph, follower, found, origins).run()
+    made, zeros = _Writer(graph, follower, found, origins).run()
     found = dataflow.analyse(graph) if made else found
-    return found, made, origins
+    return found, made, zeros, origins
 
 
-def drop_zeros(graph: gs.Graph, made: Collection[str]) -> None:
-    """Take away zeros that were written, went into no weights, and stand where there are zeros or nothing is read."""
+def drop_zeros(graph: gs.Graph, zeros: Collection[str]) -> None:
+    """Take away the products `zeros` that are still there: what they write as zero is."""
     for node in graph.nodes:
-        output = node.outputs[0]
-        if node.op == "Mul" and output.name in made and not any(k.outputs[0].name in made for k in output.outputs):
+        if node.op == "Mul" and node.outputs[0].name in zeros:
             erase_keeping_input(node, node.inputs[0])
     drop_erased(graph)
 
@@ -57,8 +56,9 @@ class _Writer:
         self.found, self.facts, self.origins = found, facts, origins
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
+        self.zeros: set[str] = set()
 
-    def run(self) -> frozenset[str]:
+    def run(self) -> tuple[frozenset[str], frozenset[str]]:
         for left, right in self.found.products:
             if _paired_once([left, right]):
                 dead = left.root.zero[left.index] | right.root.zero[right.index]
@@ -94,9 +94,11 @@ class _Writer:
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
+            if zero.any() and not shift.any():
+                self.zeros.add(new.name if not aligned else new.inputs[0].inputs[0].name)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
-        return frozenset(self.made)
+        return frozenset(self.made), frozenset(self.zeros)
 
     def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
         """The tensor with zeros for what is not kept, the shift added, and then in this order."""

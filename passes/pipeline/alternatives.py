@@ -33,7 +33,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
         chosen = Planner(graph, facts).plan(options)
         masked, held = explain(graph, facts, chosen, analysed.made)
         apply(graph, facts, chosen)
-        finish(graph, options, analysed.faults, Origins(), source=source, made=analysed.made)
+        finish(graph, options, analysed.faults, Origins(), source=source)
         after = sum_over_nodes.count(exported(graph, source), at=before.at.sizes)
         take_apart(graph)
         if after.flops <= before.flops and after.params <= before.params:

@@ -89,8 +89,8 @@ class Shrunk:
 class GraphPlan:
     """The facts of a graph, what each of its tensors is to store, and what there is to report of that.
 
-    cuts: of initializers, made in subgraphs. origins: as in `Shrunk`. speedup: as in `WiderPlan`. made: as in
-    `Analysed`.
+    cuts: of initializers, made in subgraphs. origins: as in `Shrunk`. speedup: as in `WiderPlan`. zeros: products
+    that `drop_zeros` takes away.
     """
 
     facts: Facts
@@ -103,7 +103,7 @@ class GraphPlan:
     speedup: float | None = None
     origins: Origins = field(default_factory=Origins)
     analysed: Analysed | None = None
-    made: frozenset[str] = frozenset()
+    zeros: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,8 @@ def shrink_graph(
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
-        made, nested = found.made, around is not None
-        finish(graph, options, faults, found.origins, source=source, made=made, limit=limit, nested=nested)
+        zeros, nested = found.zeros, around is not None
+        finish(graph, options, faults, found.origins, source=source, zeros=zeros, limit=limit, nested=nested)
     analysed = None if found.analysed is None else replace(found.analysed, faults=faults)
     return replace(found, notes=(*unknown, *found.notes), analysed=analysed)
 
@@ -273,14 +273,14 @@ def finish(
     origins: Origins,
     *,
     source: onnx.ModelProto | None,
-    made: Collection[str] = (),
+    zeros: Collection[str] = (),
     limit: int = 0,
     nested: bool = False,
 ) -> None:
     """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
     runtime = options.runtime
     clean(graph, runtime, origins, nested=nested)
-    drop_zeros(graph, made)
+    drop_zeros(graph, zeros)
     runtime.write_fast_forms(graph, limit, nested=nested)
     store_compactly(graph, source)
     runtime.avoid_faults(graph, faults, nested=nested)
@@ -294,8 +294,9 @@ def plan_graph(
     Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
     """
     with recorder.step("facts", graph, traced=True):
-        facts, made, origins = (
-            understood(graph) if around is None else (analyse_body(graph, around), frozenset[str](), Origins())
+        none = frozenset[str]()
+        facts, made, zeros, origins = (
+            understood(graph) if around is None else (analyse_body(graph, around), none, none, Origins())
         )
         divided = divide(graph, facts, options.adapters) if around is None else frozenset()
         facts = dataflow.analyse(graph) if divided else facts
@@ -334,7 +335,7 @@ def plan_graph(
             chosen = widened(planner, chosen.plan, options.align, options)
             chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
     found = GraphPlan(
-        facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins, made=made
+        facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins, zeros=zeros
     )
     if not options.explains:
         return found

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
-from passes.targets.openvino import channel_orders
+from passes.targets.openvino import channel_orders, padded_steps
 from passes.targets.openvino.processors import PROCESSORS
 from passes.targets.widths.channel_multiples import Align
 
@@ -26,6 +26,7 @@ class AnyRuntime(OnnxRuntime):
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         super().avoid_faults(graph, known, nested=nested)
         channel_orders.split_orders(graph)
+        padded_steps.mask_gathers(graph)
 
 
 def make(align: Align | None) -> AnyRuntime:

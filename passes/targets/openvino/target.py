@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.sizes import sum_over_nodes
 from passes.targets.onnxruntime import space_to_depth_convolutions, squeeze_reshapes
-from passes.targets.openvino import channel_orders, depth_to_space_convolutions
+from passes.targets.openvino import channel_orders, depth_to_space_convolutions, padded_steps
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
 from passes.targets.widths import fusions
@@ -44,6 +44,7 @@ class OpenVino:
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         channel_orders.split_orders(graph)
+        padded_steps.mask_gathers(graph)
 
 
 def make(align: Align | None) -> OpenVino:

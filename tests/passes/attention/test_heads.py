@@ -457,7 +457,8 @@ def test_what_divides_nothing_is_still_no_zero() -> None:
     )
 
 
-def test_zeros_that_remove_nothing_are_not_left_behind() -> None:
+@pytest.mark.parametrize("bias", [0.0, 1.5])
+def test_zeros_that_remove_nothing_are_not_left_behind(bias: float) -> None:
     """Heads lose unequal channels, and what reads them, example by example of a larger batch, needs all."""
     pieces = [
         f"""{name}0 = Reshape({name}, merged) {name}1 = Transpose<perm=[0,2,1]>({name}0)
@@ -466,8 +467,14 @@ def test_zeros_that_remove_nothing_are_not_left_behind() -> None:
     ]
     source = model(
         "(float[N,6,5] x) => (float[A,B,C] y, float[D,E,F] z)",
-        " ".join(["v = MatMul(x, w) m = Mul(v, k) h = Reshape(m, heads) p, q = Split<axis=1>(h, parts)", *pieces]),
+        " ".join(
+            [
+                "v = MatMul(x, w) m = Mul(v, k) s = Add(m, b) h = Reshape(s, heads) p, q = Split<axis=1>(h, parts)",
+                *pieces,
+            ]
+        ),
         w=(5, 8),
+        b=np.full(8, bias, np.float32),
         k=np.array([1, 0, 1, 1, 1, 1, 1, 0], np.float32),
         heads=np.array([0, 6, 2, 4]),
         parts=np.array([3, 3]),

@@ -152,6 +152,21 @@ def test_other_transposed_convolutions_stay(source: onnx.ModelProto) -> None:
     assert "ConvTranspose" in operators(source, "openvino")
 
 
+def test_no_gather_reads_padded_steps() -> None:
+    """It ends the process of OpenVINO."""
+    body = """
+        q = QuantizeLinear(x, scale, zero)  d = DequantizeLinear(q, scale, zero)  p = Pad(d, ends)
+        g = Gather<axis=1>(p, places)  r = Add(g, e)  c = Conv(r, w)  m = Mul(c, k)  y = Conv(m, v)
+    """
+    places, ends = np.array([0, 6, 1, -1, 2, 3, 6, 4, 5]), np.array([0, 0, 0, 0, 0, 1, 0, 0])
+    numbers = {"scale": np.float32(0.05), "zero": np.int8(3), "ends": ends, "places": places}
+    weights = {"w": random(8, 9, 1, 1), "v": random(4, 8, 1, 1), "k": mask(1, 0, 1, 0, 1, 0, 1, 0)}
+    source = model("(float[N,6,4,4] x, float[N,9,4,4] e) => (float[N,4,4,4] y)", body, **numbers, **weights)
+    for target in ("any", "openvino"):
+        assert operators(source, target)[2:5] == ["Gather", "Mul", "Add"]
+    assert operators(source, "onnxruntime")[2:5] == ["Pad", "Gather", "Add"]
+
+
 # Orders of channels, which OpenVINO computes wrongly.
 
 

@@ -1,0 +1,54 @@
+"""Zeros put among channels that are dequantised: OpenVINO (2026.4) ends the process at a Gather of such a Pad.
+
+A Gather of what is there, times a mask, is the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.graph.editor import GraphEditor, drop_erased, erase
+from passes.graph.tensors import int_list, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
+from passes.ops import rules
+from passes.ops.pad import Pad
+from passes.ops.quantization import Dequantize
+from passes.ops.slice_gather import Gather
+
+
+def mask_gathers(graph: gs.Graph) -> None:
+    """Let Gathers of padded steps read the steps, and multiply what they made of the padding by zero."""
+    editor = GraphEditor(graph)
+    for node in list(graph.nodes):
+        rank = len(shape_of(node.outputs[0]) or ())
+        if not rank or not isinstance(rules(node), Gather) or not node.inputs[0].inputs:
+            continue
+        data, pad = node.inputs[0], node.inputs[0].inputs[0]
+        if not isinstance(rules(pad), Pad):
+            continue
+        axis, index = int(node.attrs.get("axis", 0)) % rank, node.inputs[1]
+        channels = size_of(pad.inputs[0], axis)
+        if channels and is_constant(index) and len(index.shape) == 1 and _appends_zeros(pad, axis, rank):
+            at, total = values_of(index), size_of(data, axis) or 0
+            at = np.where(at < 0, at + total, at)
+            shape = [-1 if a == axis else 1 for a in range(rank)]
+            mask = (at < channels).astype(numpy_dtype(node.outputs[0])).reshape(shape)
+            picked = editor.variable(f"{node.outputs[0].name}_picked", node.outputs[0].dtype, node.outputs[0].shape)
+            inputs = [pad.inputs[0], editor.ints("channels", np.where(at < channels, at, 0))]
+            editor.emit("Gather", inputs, picked, f"{node.name}_picked", {"axis": axis}, before=node)
+            node.op, node.attrs, node.inputs = "Mul", {}, [picked, editor.constant("there", mask)]
+            if not data.outputs and all(data is not t for t in graph.outputs):
+                erase(pad)
+    drop_erased(graph)
+    editor.finish()
+
+
+def _appends_zeros(pad: gs.Node, axis: int, rank: int) -> bool:
+    """Whether it puts zeros behind dequantised data along this axis alone."""
+    made = pad.inputs[0].inputs[0] if pad.inputs[0].inputs else None
+    value, ends, axes = operand(pad, 2), int_list(operand(pad, 1)), operand(pad, 3)
+    if made is None or not isinstance(rules(made), Dequantize) or pad.attrs.get("mode", "constant") != "constant":
+        return False
+    zero = value is None or (is_constant(value) and not values_of(value).any())
+    whole = axes is None and ends is not None and len(ends) == 2 * rank
+    return zero and whole and ends is not None and [i for i, n in enumerate(ends) if n] == [rank + axis]
