@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import is_
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ from passes.sizes.onnx_inference import INFERRED, Names, refine
 
 
 class Sweep:
-    """Sizes of a graph's tensors, refined where some are open or those of operands have changed.
+    """Sizes of a graph's tensors, refined wherever nodes are new or their operands have changed.
 
     `fits`: whether the operands of all nodes are known to fit each other. `vectors`: what is known of elements.
     """
@@ -45,6 +46,7 @@ class Sweep:
         shapes = (t.shape or () for scope in with_bodies(graph) for n in scope.nodes for t in n.outputs)
         self._names = Names(self._given.union(str(dim) for shape in shapes for dim in shape))
         self._seeded = False
+        self._seen: dict[int, tuple[gs.Node, list[gs.Tensor]]] = {}
 
     def seed(self, *, gives_up: bool = False) -> None:
         """Let onnx infer what it can of the whole graph. gives_up: as for `onnx_inference.infer`."""
@@ -79,7 +81,15 @@ class Sweep:
 
     def _sweep(self, nodes: Sequence[gs.Node]) -> None:
         for node in nodes:
-            self._visit(node)
+            if self._is_pending(node):
+                self._visit(node)
+
+    def _is_pending(self, node: gs.Node) -> bool:
+        seen = self._seen.get(id(node))
+        if seen is not None and len(seen[1]) == len(node.inputs) and all(map(is_, seen[1], node.inputs)):
+            return bool(subgraphs(node)) or any(id(t) in self._changed for t in node.inputs)
+        self._seen[id(node)] = node, [*node.inputs]
+        return True
 
     def _visit(self, node: gs.Node) -> None:
         op = rules(node)
