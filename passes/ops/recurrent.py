@@ -323,6 +323,8 @@ class DynamicQuantizeLSTM(OutputSizesRule, LSTM):
         return iter(())
 
     def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
+        if self.form(node) is not self:
+            return []
         data, weights = shape_of(node.inputs[0]) or (None, None, None), shape_of(node.inputs[2])
         if weights is None or len(weights) != 3 or len(data) != 3:
             return []

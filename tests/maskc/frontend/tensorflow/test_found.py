@@ -136,7 +136,7 @@ def test_hdf5_files_and_keras_models_in_memory(tf: Any, tmp_path: Path) -> None:
     assert maskc("compile", tmp_path / "model.h5").exit_code == 0 and (tmp_path / "model.compiled.onnx").exists()
     refused(maskc("flops", tmp_path / "some.weights.h5"), 2, "weights and no model")
     refused(maskc("flops", tmp_path / "bad.h5"), 2, "not an HDF5 file")
-    with pytest.raises(InputError, match=r"keras\.Model, and not a builtins\.dict"):
+    with pytest.raises(InputError, match=r"keras\.Model, and not \{\}"):
         load({})  # type: ignore[arg-type]
 
 
