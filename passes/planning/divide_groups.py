@@ -68,16 +68,16 @@ def _is_plain(node: gs.Node, facts: Facts) -> bool:
 
 
 def _may_be_divided(node: gs.Node, facts: Facts) -> bool:
-    groups = group_size(node)
-    return groups <= _MOST_GROUPS and _is_plain(node, facts) and groups < (size_of(node.inputs[0], 1) or 0)
+    return _is_plain(node, facts) and group_size(node) <= min(_MOST_GROUPS, (size_of(node.inputs[0], 1) or 0) - 1)
 
 
 def _multiplies_unequally(node: gs.Node, facts: Facts, policy: Policy) -> bool:
     """Whether each group makes several channels of one, and some keep more of them than others."""
+    if policy == "never" or not _is_plain(node, facts):
+        return False
     groups, count = group_size(node), size_of(node.outputs[0], 1) or 0
     times = count // groups
-    few = 1 < times <= (times if policy == "always" else _MOST_TIMES)
-    if policy == "never" or not few or not _is_plain(node, facts) or groups != size_of(node.inputs[0], 1):
+    if not 1 < times <= (times if policy == "always" else _MOST_TIMES) or groups != size_of(node.inputs[0], 1):
         return False
     if size_of(node.inputs[1], 0) != count:  # weights that lie by what is read, as those of ConvTranspose
         return False

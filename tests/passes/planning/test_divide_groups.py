@@ -86,3 +86,12 @@ def test_groups_of_one_channel_read_it_once_for_each_that_they_keep(layer: str, 
     kept = written.reshape(8, -1)[read]
     count = kept.sum() if repeats else kept.any(axis=1).sum() * kept.sum(axis=1).max()
     assert sum(a if layer == "Conv" else a * b for a, b in parts(result)) == count
+
+
+@pytest.mark.parametrize("value", ["0", '"default"'])
+def test_another_operator_may_call_anything_a_group(value: str) -> None:
+    """As those that send tensors to other machines do: it has nothing to do with convolutions."""
+    body = f"c = Conv(x, w) m = Mul(c, k) g = some.AllReduce<group = {value}>(m) y = Relu(g)"
+    keep = np.array([1, 0, 1], np.float32).reshape(3, 1, 1)
+    source = model("(float[N,4,5,5] x) => (float[A,B,C,D] y)", body, checked=False, w=(3, 4, 1, 1), k=keep)
+    assert "AllReduce" in [node.op_type for node in shrink(source).model.graph.node]
