@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,9 +22,11 @@ from passes.graph.tensors import (
     is_constant,
     numpy_dtype,
     operand,
+    present,
     product,
     shape_of,
     size_of,
+    static_shape,
     values_of,
     volume,
 )
@@ -372,8 +375,16 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
     reason = kept_reasons.NO_BIAS
 
     def form(self, node: gs.Node) -> Op:
-        known = node.attrs.keys() >= {"K", "N", "block_size"}  # nobody checks the form of such operators
-        return self if known and all(operand(node, index) is not None for index in range(3)) else UNKNOWN
+        """Nobody checks that of such operators: not the operands, and not the attributes."""
+        sizes, given = PackedBlocks.sizes(node.attrs), dict(present(node.inputs))
+        if sizes is None or not given.keys() >= {0, 1, 2}:
+            return UNKNOWN
+        packed, scales, zeros = sizes
+        zeros = zeros if 3 in given and given[3].dtype == np.uint8 else scales
+        wanted = {1: math.prod(packed), 2: scales, 3: zeros, 5: packed[0]}
+        shapes = {i: shape for i, t in given.items() if i in wanted and (shape := static_shape(t)) is not None}
+        fits = all(math.prod(shape) == wanted[i] for i, shape in shapes.items()) and shapes.get(1, packed) == packed
+        return self if fits or node.attrs.get("weight_prepacked", 0) else UNKNOWN
 
     def output_sizes(self, node: gs.Node) -> Sequence[Shape]:
         shape, columns = shape_of(node.inputs[0]) if node.inputs else None, node.attrs.get("N")

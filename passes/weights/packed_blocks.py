@@ -32,6 +32,17 @@ class PackedBlocks:
     bits: int
 
     @staticmethod
+    def sizes(attrs: Mapping[str, Any]) -> tuple[tuple[int, int, int], int, int] | None:
+        """The shape of what is packed, and the numbers of scales and of bytes of zeros; None for wrong attributes."""
+        given = [attrs.get(name, 0) for name in ("N", "K", "block_size")]
+        rows, columns, block = (number if isinstance(number, int) else 0 for number in given)
+        bits = attrs.get("bits", 4)
+        if min(rows, columns, block) < 1 or bits not in (2, 4, 8) or block * bits % 8:
+            return None
+        blocks = -(-columns // block)
+        return (rows, blocks, block * bits // 8), rows * blocks, rows * -(-blocks * bits // 8)
+
+    @staticmethod
     def of(attrs: Mapping[str, Any], packed: Array, scales: Array, zeros: Array | None = None) -> PackedBlocks:
         """Of what the operator reads; `zeros`: packed as well where they are bytes, the middle where there are none."""
         columns, bits, block = (int(attrs.get(name, 4)) for name in ("K", "bits", "block_size"))

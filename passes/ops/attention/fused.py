@@ -370,6 +370,9 @@ class PackedMultiHeadAttention(OfOnnxRuntime):
 
     bias, added = 3, 6
 
+    def form(self, node: gs.Node) -> Op:
+        return super().form(node) if operand(node, 4) is not None else UNKNOWN
+
     def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
         return iter(())
 

@@ -254,6 +254,40 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
     )
 
 
+BLOCKS: dict[str, Any] = {"attributes": "K=32, N=6, bits=4, block_size=16", "b": (6, 2, 8), "s": (12,), "z": (6, 1)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attributes": "K=32, N=6, bits=3, block_size=16"},
+        {"attributes": 'K="a", N=6, block_size=16'},
+        {"attributes": "K=32, N=6, block_size=0"},
+        {"attributes": "K=32, N=12, block_size=16"},
+        {"attributes": "K=32, N=6, block_size=8"},
+        {"b": (6,)},
+        {"s": ()},
+        {"z": (5,)},
+    ],
+)
+def test_blocks_that_do_not_fit_the_weight_stay_as_they_are(wrong: dict[str, Any]) -> None:
+    """The model does not run, which is for ONNX Runtime to say."""
+    form = BLOCKS | wrong
+    body = f"a = Mul(x, k) h = com.microsoft.MatMulNBits<{form['attributes']}>(a, b, s, z) g = Mul(h, m) y = Relu(g)"
+    packed = {name: np.ones(form[name], np.uint8) for name in "bz"}
+    keep = (np.arange(32) % 2).astype(np.float32)
+    scales = np.ones(form["s"], np.float32)
+    signature = "(float[N,32] x) => (float[A,B] y)"
+    source = text.model(signature, body, checked=False, s=scales, k=keep, m=np.eye(6, dtype=np.float32)[1], **packed)
+    assert "MatMulNBits" in text.operators(shrink(source))
+
+
+def test_packed_attention_without_the_places_of_tokens_stays() -> None:
+    body = "h = com.microsoft.PackedMultiHeadAttention<num_heads=2>(x) y = Relu(h)"
+    source = text.model("(float[N,2,3,4] x) => (float[A,B] y)", body, checked=False)
+    assert "PackedMultiHeadAttention" in text.operators(shrink(source))
+
+
 def test_channels_after_grouped_attention_go() -> None:
     result = compiled(
         text.model(
