@@ -30,16 +30,25 @@ class SliceCoupling:
 
 
 class CoupledSlices:
-    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none."""
+    """The couplings of a plan, and the slices of their classes. Axes that store all they have are in none.
+
+    Axes that are coupled slice by slice have their slices in one place: long networks have thousands of them.
+    """
 
     def __init__(self, graph: gs.Graph, facts: Facts, plan: StoragePlan) -> None:
         self._plan = plan
         #: slices that would be stored if no adapters were written, as far as one looks from each alone
         self.restored: list[tuple[Key, Mask]] = []
         self._keys = [key for key in plan.stored if key[0] not in plan.absent]
-        *starts, self._size = accumulate([plan.stored[key].size for key in self._keys], initial=0)
-        self._start = dict(zip(self._keys, starts, strict=True))
-        wanted, links = self._coupled(graph, facts)
+        self._numbers = {key: number for number, key in enumerate(self._keys)}
+        wanted, alike, links = self._coupled(graph, facts)
+        #: by axis, the first one with which it is coupled slice by slice
+        self._first = np.arange(len(self._keys))
+        unite(self._first, *(np.array([self._numbers[ends[side]] for ends in alike], np.int64) for side in (0, 1)))
+        is_first = self._first == np.arange(len(self._keys))
+        self._sizes = np.array([plan.stored[key].size for key in self._keys], np.int64) * is_first
+        *starts, self._size = accumulate(self._sizes.tolist(), initial=0)
+        self._start = {key: starts[first] for key, first in zip(self._keys, self._first.tolist(), strict=True)}
         ends = [np.concatenate([np.zeros(0, np.int64), *(self._start[k[s]] + i[s] for k, i in links)]) for s in (0, 1)]
         self._class = np.arange(self._size)
         unite(self._class, *ends)
@@ -74,9 +83,12 @@ class CoupledSlices:
 
     def _coupled(
         self, graph: gs.Graph, facts: Facts
-    ) -> tuple[list[tuple[Key, Mask]], list[tuple[tuple[Key, Key], tuple[Index, Index]]]]:
-        """Slices that would leave adapters less to restore if they were stored, and pairs that are stored together."""
-        wanted, links = [], []
+    ) -> tuple[list[tuple[Key, Mask]], list[tuple[Key, Key]], list[tuple[tuple[Key, Key], tuple[Index, Index]]]]:
+        """Slices that would leave adapters less to restore if they were stored, and what is stored together.
+
+        That are axes that are coupled slice by slice, and pairs of slices of others.
+        """
+        wanted, alike, links = [], [], []
         narrowed: dict[str, list[int]] = {}  # axes by tensor
         for name, axis in sorted(self._keys):
             narrowed.setdefault(name, []).append(axis)
@@ -88,7 +100,7 @@ class CoupledSlices:
             for link in _links(node, facts):
                 source, target = node.inputs[link.input], node.outputs[link.output]
                 ends = (source.name, link.input_axis), (target.name, link.output_axis)
-                if not all(end in self._start for end in ends):
+                if not all(end in self._numbers for end in ends):
                     continue
                 sizes = [self._plan.stored[end].size for end in ends]
                 if (link.input, link.input_axis) in adapted:
@@ -96,10 +108,12 @@ class CoupledSlices:
                     if required is not None:
                         unread = self._plan.stored[ends[0]] & ~required
                         self.restored.append((ends[1], link.forward(unread, sizes[1])))
+                elif link.source is None and sizes[0] == sizes[1]:
+                    alike.append(ends)
                 else:
                     links.append((ends, link.pairs(sizes[0])))
         self.restored += wanted
-        return wanted, links
+        return wanted, alike, links
 
     def _adapted(
         self, index: int, node: gs.Node, narrowed: Mapping[str, list[int]]
@@ -115,13 +129,16 @@ class CoupledSlices:
 
     def _couplings(self, wanted: Iterable[tuple[Key, Mask]]) -> list[SliceCoupling]:
         """Classes by the axes along which they are coupled, each as often as it has slices there."""
+        together: dict[int, list[int]] = {}  # axes by the first with which they are coupled slice by slice
+        for number, first in enumerate(self._first.tolist()):
+            together.setdefault(first, []).append(number)
         is_stored, score = np.zeros(self._size, bool), np.zeros(self._size, np.int64)
         for key in self._keys:
             start, mask = self._start[key], self._plan.stored[key]
             is_stored[start : start + mask.size] |= mask
         for key, mask in wanted:
             score[self._start[key] : self._start[key] + mask.size] += mask
-        numbers = np.repeat(np.arange(len(self._keys)), [self._plan.stored[key].size for key in self._keys])
+        numbers = np.repeat(np.arange(len(self._keys)), self._sizes)
         self._is_stored = np.bincount(self._class, is_stored, minlength=self._size) > 0
         scores = np.bincount(self._class, score, minlength=self._size)
         # by class, the numbers of its axes and how many slices it has along each
@@ -140,8 +157,9 @@ class CoupledSlices:
             spare = members[~self._is_stored[members]]
             order = np.lexsort((spare, -scores[spare]))
             counted = np.frombuffer(row, np.int64).reshape(-1, 2).tolist()
-            slices = {self._keys[axis]: n for axis, n in counted}
-            found.append(SliceCoupling(slices, int(self._is_stored[members].sum()), spare[order]))
+            slices = dict(sorted((axis, n) for first, n in counted for axis in together[first]))
+            slices_per_class = {self._keys[axis]: n for axis, n in slices.items()}
+            found.append(SliceCoupling(slices_per_class, int(self._is_stored[members].sum()), spare[order]))
         return found
 
 

@@ -1,6 +1,7 @@
 """Widths: which channels stay because a rounder width runs faster, and that nothing else changes."""
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,13 @@ from onnx import helper, numpy_helper
 import passes.targets.widths.fastest_plan
 from passes import count, shrink
 from passes.attention.expose_heads import understood
-from passes.planning.planner import Planner
+from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.storage_plan import untouched
 from passes.sizes.prepare import prepared
 from passes.targets.cuda.target import TABLES as CUDA
 from passes.targets.onnxruntime.processors import ANY, RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape
+from passes.targets.widths.coupled_slices import CoupledSlices
 from passes.targets.widths.estimated_time import Timing
 from passes.targets.widths.plan_steps import Network, PlanSteps
 from passes.targets.widths.rates import Rates
@@ -303,3 +305,22 @@ def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
 def test_adapters_stay_only_where_they_are_faster_without_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes.targets.widths.fastest_plan, "_DOUBT_OF_ADAPTERS", 9.0)
     assert not adapters_of(masked_sum(), ANY)
+
+
+def test_long_networks_of_wide_layers_take_little_memory() -> None:
+    """What stores its slices together, slice by slice, is looked at once, however many axes that are."""
+    layers, width = 200, 4096
+    steps = "\n".join(f"r{i + 1} = {('Tanh', 'Sin')[i % 2]}(r{i})" for i in range(layers))
+    body = f"a = MatMul(x, w) r0 = Mul(a, k) {steps} y = MatMul(r{layers}, v)"
+    keep = (np.arange(width) % 3 > 0).astype(np.float32)
+    source = model("(float[N,4] x) => (float[A,B] y)", body, w=(4, width), k=keep, v=(width, 4))
+    graph = prepared(source)
+    planner = Planner(graph, understood(graph)[0])
+    plan = planner.plan(PlanOptions())
+    tracemalloc.start()
+    try:
+        found = CoupledSlices(graph, planner.facts, plan).found
+        assert tracemalloc.get_traced_memory()[1] < 100 * width * 8
+    finally:
+        tracemalloc.stop()
+    assert [len(coupling.slices_per_class) for coupling in found] == [layers + 2]
