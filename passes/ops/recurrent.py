@@ -57,6 +57,10 @@ class Recurrent(ReadRule, Op, WeightedSums):
     per_unit: tuple[int, ...] = (7,)
     foldable = True
 
+    def form(self, node: gs.Node) -> Op:
+        given = all(operand(node, index) is not None for index in range(3))
+        return self if given and isinstance(node.attrs.get("activations", []), list) else UNKNOWN
+
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
         weights = shape_of(node.inputs[1])
         yield 0, [None, None, weights[self.axes[1]] if weights is not None and len(weights) == 3 else None]
@@ -316,8 +320,12 @@ class DynamicQuantizeLSTM(OutputSizesRule, LSTM):
     reads = Op.reads
 
     def form(self, node: gs.Node) -> Op:
-        given = all(operand(node, index) is not None for index in (0, 1, 2, 8, 9, 10, 11))
-        return self if given and "hidden_size" in node.attrs else UNKNOWN  # nobody checks the form of such operators
+        """Nobody checks that of such operators."""
+        weights, steps = shape_of(node.inputs[1]) if len(node.inputs) > 1 else None, self.per_unit[1:]
+        shapes = [shape_of(t) for index in steps if (t := operand(node, index)) is not None]
+        fits = weights is None or all(shape in (None, weights[:1], weights[::2]) for shape in shapes)
+        given = len(shapes) == len(steps) and "hidden_size" in node.attrs
+        return super().form(node) if given and fits else UNKNOWN
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         return iter(())

@@ -295,3 +295,24 @@ def test_weights_that_are_quantised_with_the_data(direction: str, dtype: str, ea
     assert_same_function(source, result.model)
     assert weight(result, "DynamicQuantizeLSTM").shape == (ways, 4, 16)
     assert result.report.after.macs / 128 == ways * (4 * 4 * (4 + 4) + 4 * 3)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "LSTM<hidden_size=5>(a)",
+        "LSTM<hidden_size=5, activations=3>(a, w, r)",
+        "com.microsoft.DynamicQuantizeLSTM<hidden_size=5>(a, w, r, , , , , , s, none, s, none)",
+        "com.microsoft.DynamicQuantizeLSTM<hidden_size=5>(a, w, r, , , , , , s, few, s, few)",
+        "com.microsoft.DynamicQuantizeLSTM<hidden_size=5>(a)",
+    ],
+)
+def test_what_lacks_operands_or_has_others_stays_as_it_is(node: str) -> None:
+    """The model does not run, which is for ONNX Runtime to say."""
+    quantised = "Quantize" in node
+    shapes = ((1, 6, 20), (1, 5, 20)) if quantised else ((1, 20, 6), (1, 20, 5))
+    w, r = (np.ones(shape, np.int8 if quantised else np.float32) for shape in shapes)
+    points = {"none": np.zeros(0, np.int8), "few": np.zeros((1, 5), np.int8), "s": np.ones(1, np.float32)}
+    body = f"a = Mul(x, k) h = {node} y = Relu(h)"
+    source = model(SIGNATURE, body, checked=False, constants={"k": KEEP, "w": w, "r": r, **points})
+    assert operators(shrink(source))[-1] == "Relu"
