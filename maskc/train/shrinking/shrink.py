@@ -9,7 +9,7 @@ import numpy as np
 
 from maskc.errors import PruningWarning
 from maskc.train.arguments import check_count, refusing
-from maskc.train.mask_layer import mask_layers
+from maskc.train.mask_layer import mask_layers, unmasked
 from maskc.train.models.calls import check_functional
 from maskc.train.models.copying import alike
 from maskc.train.shrinking.carry_over import compile_alike
@@ -84,6 +84,7 @@ def rebuild(model: Any, keep_masks: bool, verify: bool = True, round_to: RoundTo
         calls = analysis.calls if round_to == 1 else rounded(plain, analysis.calls, round_to)
         rebuilt = Rebuilt(plain, calls, keep_masks)
         rebuilt.model = alike(model, rebuilt.model, rebuilt.copies)
+        unmasked.add(rebuilt.model)
         if verify:
             check_outputs(model, rebuilt.model, analysis)
     if rebuilt.differing:
