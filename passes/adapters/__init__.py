@@ -1,1 +1,1 @@
-"""Adapters restore known constants at a consumer's input: price, placement and insertion."""
+"""Adapters restore known constants at a consumer's input: price and insertion."""
