@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # C0 and C1 controls, what turns the direction of writing or breaks lines in Unicode, and bytes that are not UTF-8.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Modules whose lines say nothing of where maskc was called.
+_BETWEEN = ("maskc", "passes", "contextlib")
 
 # Of a name that is longer, its beginning and end are shown.
 _LONGEST = 300
@@ -108,6 +113,14 @@ class InstallationWarning(UserWarning):
 
 class PruningWarning(UserWarning):
     """Pruning does not come as far as it was told to, or has nothing to do."""
+
+
+def warn(message: str, kind: type[Warning] = PruningWarning) -> None:
+    """Warns at the line that called maskc, however many functions are between."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, kind, stacklevel=level)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """docs/custom-operators.md: its examples run, from the shell as well, and their rules are exact."""
 
 import json
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from maskc.frontend.custom_rules import function_of
 from passes import count, shrink
 from passes.errors import GraphError
 from passes.ops import base
@@ -118,6 +120,16 @@ def test_rules_from_the_shell(directory: Path) -> None:
     assert told["after"]["params"] < before["after"]["params"]
     assert maskc("flops", source, "--rules", "turned.py").exit_code == 0
     assert_same(onnx.load(source), onnx.load(told["output"]))
+
+
+def test_files_of_rules_take_no_name_that_something_else_has(directory: Path) -> None:
+    """Rules for TensorRT may well be in a `tensorrt.py`, and `import tensorrt` is to find the library all the same."""
+    files = [directory / "rules" / f"{name}.py" for name in ("turning_rules", "this")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("def rule(): return 1")
+    assert [function_of(file, "rule")() for file in files] == [1, 1]
+    assert "this" not in sys.modules and pickle.loads(pickle.dumps(sys.modules["turning_rules"].rule))() == 1
 
 
 def test_files_of_rules_that_cannot_be_used(directory: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,8 +35,8 @@ def _run(file: Path, what: str) -> ModuleType:
     if spec is None or spec.loader is None or not file.is_file():
         raise InputError(f"{what} {file} must be a Python file, with the ending .py.")
     module = importlib.util.module_from_spec(spec)
-    # A module of this name may exist already, and pickling and Keras look functions up by their module.
-    sys.modules.setdefault(file.stem, module)
+    if _is_free(file.stem, file):  # pickling and Keras look functions up by their module
+        sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
     except Terminated:
@@ -43,3 +45,13 @@ def _run(file: Path, what: str) -> ModuleType:
         reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")[:200]
         raise InputError(f"{what} {file} cannot be run ({reason}).") from error
     return module
+
+
+def _is_free(name: str, file: Path) -> bool:
+    """Whether nothing but the file would be imported by this name, as a library that is not imported yet."""
+    if name in sys.modules:
+        return False
+    with contextlib.suppress(ImportError, ValueError):  # of a name with dots
+        found = importlib.util.find_spec(name)
+        return found is None or found.origin is None or os.path.realpath(found.origin) == os.path.realpath(file)
+    return True

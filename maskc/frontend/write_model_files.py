@@ -9,11 +9,13 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.errors import InputError
@@ -127,7 +129,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, Any], state: Any = None) -> None:
     """Replace a file by an `.npz` file, or leave it as it is; `npz_files.with_state` reads what it has of a state."""
     said: dict[str, Any] = {} if state is None else {STATE: np.frombuffer(json.dumps(state).encode(), np.uint8)}
-    _replace(path, lambda file: np.savez(file, **said, **arrays))
+
+    def write(file: BinaryIO) -> None:  # which numpy.savez cannot where an array has the name of one of its arguments
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in (said | dict(arrays)).items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+    _replace(path, write)
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:

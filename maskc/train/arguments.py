@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import keras
@@ -28,12 +29,14 @@ VARIABLES = (keras.Variable, tf.Variable)
 
 # Whose objections are about what was given.
 _LIBRARIES = {"keras", "tensorflow", "numpy", "optree", "pydantic", *sys.stdlib_module_names}
+# What else runs within, but for code of whoever calls maskc.
+_OTHERS = {"maskc", "passes", "tf2onnx", "onnx", "h5py", "google", "absl", "ml_dtypes"}
 
 
 def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """A `public` function that raises `InputError` also for what Keras, TensorFlow or Python object to in it.
 
-    What its own code fails at, or that of whoever calls it, stays what it is.
+    What its own code fails at, or that of whoever calls it, stays what it is: a loss, data, a layer of a user's own.
     """
 
     @functools.wraps(function)
@@ -44,14 +47,29 @@ def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
             raise
         except Exception as error:
             *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-            objected = frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES
+            objected = _origin(frame) in _LIBRARIES or _is_looked_at(frame)
             objected |= isinstance(error, UnicodeError)  # of a text that there is not in UTF-8
-            if not objected and not re.fullmatch("__(?!call).*__", frame.f_code.co_name):  # of an odd object
+            if not objected or _is_of_caller(error):
                 raise
             name = type(arguments[0]).__name__ if function.__name__ == "__init__" else function.__qualname__
             raise InputError(f"{name} does not take these arguments: {reason(error)}.") from error
 
     return public(told)
+
+
+def _origin(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _is_looked_at(frame: FrameType) -> bool:
+    """Whether an object is asked what it is, which an odd one may object to."""
+    return re.fullmatch("__(?!call|getitem|init|iter|next).*__", frame.f_code.co_name) is not None
+
+
+def _is_of_caller(error: Exception) -> bool:
+    """Whether code of whoever calls maskc was running in it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(_origin(frame) not in _LIBRARIES | _OTHERS and not _is_looked_at(frame) for frame in frames)
 
 
 class Refusing:
@@ -74,6 +92,8 @@ class Refusing:
         except MaskcError:
             raise
         except Exception as error:
+            if _is_of_caller(error):
+                raise
             why = reason(error).removeprefix(f"layer {cls.__name__}: ")
             raise InputError(f"{cls.__name__} cannot be {what}: {why}.") from error
 

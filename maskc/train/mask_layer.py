@@ -25,8 +25,8 @@ from maskc.train.importance import (
 from maskc.train.keras_internals import all_layers, forward_pass
 from passes.errors.arguments import shown
 
-#: models that were said to be saved with nothing pruned
-_told: weakref.WeakSet[Any] = weakref.WeakSet()
+#: models that may be saved with no channel masked: that was said of them, or what was masked is gone
+unmasked: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @runtime_checkable
@@ -262,9 +262,9 @@ def mask_layers(model: Any) -> list[MaskLayer]:
 
 def _warn_of_ones(model: Any) -> None:
     """Warns, once for each model, that it was trained and is saved, and nothing has been pruned."""
-    if model is None or model in _told or not all(layer.mask.numpy().all() for layer in mask_layers(model)):
+    if model is None or model in unmasked or not all(layer.mask.numpy().all() for layer in mask_layers(model)):
         return
-    _told.add(model)
+    unmasked.add(model)
     warnings.warn(
         f"The model {model.name!r} was trained and is saved with no channel masked: updates by a "
         "maskc.train.PruningOptimizer mask channels, and there was none.",

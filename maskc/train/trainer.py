@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from maskc.errors import InputError
+from maskc.errors import InputError, warn
 from maskc.train.arguments import check_count, compiled, path_of, refusing
 from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
@@ -192,10 +191,10 @@ class PruningTrainer:
         if not self.reached and self._settings["flops_target"] != 0:
             burn_in = self._settings["burn_in"]
             late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""
-            warnings.warn(
+            warn(
                 f"Training ended after {position.step:,} updates, before pruning reached its target{late}. "
                 f"The model has {self.optimizer.settings.currency.said(self.optimizer.left_now() or 0)}.",
-                stacklevel=2,
+                UserWarning,
             )
         return position
 

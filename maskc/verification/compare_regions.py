@@ -84,7 +84,7 @@ def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed
 
     stream(graph, [values], visit)
     types = {name: array.dtype for name, array in values.items()}
-    runs = session(graph.part(range(len(graph.nodes)), types, graph.outputs, moved), graph.folder)
+    runs = session(graph.part(range(len(graph.nodes)), types, graph.outputs, moved), graph.folder, graph.packs)
     results = runs.run(graph.outputs, fed | {f"{name}·": array for name, array in values.items()})
     return dict(zip(graph.outputs, results, strict=True))
 

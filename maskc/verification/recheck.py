@@ -99,6 +99,7 @@ class Graph:
         self.folder, graph = (folder or Path()).absolute(), self.model.graph
         self.nodes: Sequence[NodeProto] = list(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self.packs = all(t.data_location != TensorProto.EXTERNAL for t in graph.initializer)  # else they are mapped
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in graph.output]
         self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
@@ -253,7 +254,7 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
                 body.node.add(op_type="Identity", input=[outer[value.name]], output=[value.name])
 
 
-def session(model: ModelProto, folder: Path) -> Any:
+def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     """The model in ONNX Runtime on the CPU, its operators as written, 8-bit products exact, its data in a folder."""
     import onnxruntime as ort
 
@@ -261,9 +262,8 @@ def session(model: ModelProto, folder: Path) -> Any:
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     entries = {"intra_op.allow_spinning": "0", "x64quantprecision": "1", "qdq_matmulnbits_accuracy_level": "1"}
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        # weights in files are mapped into memory, and not copied
-        entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": "1"}
+    # packed for kernels, weights are summed in another order: they are so for both of two models, or for neither
+    entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": str(int(not packs))}
     for key, value in entries.items():
         options.add_session_config_entry(f"session.{key}", value)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -346,7 +346,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         nodes = range(at, at + max(1, sum(size <= step * (CHUNK // _MOST_NODES) for size in held)))
         made = [name for i in nodes for name in graph.nodes[i].output if name]
         leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
-        runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder)
+        runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder, graph.packs)
         results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
         shown = {
             name: list(arrays)
@@ -464,7 +464,7 @@ class Checker:
         seed: int = 0,
     ) -> None:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
-        self.seen, self.seed = seen, seed
+        self.seen, self.seed, self.packs = seen, seed, source.packs and compiled.packs
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
 
     def region(self, target: str) -> Region:
@@ -526,10 +526,10 @@ class Checker:
         wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
         targets = [region.target for region in group]
         nodes = sorted({index for region in group for index in region.source})
-        one = session(self.source.part(nodes, reads, wanted), self.source.folder) if wanted else None
+        one = session(self.source.part(nodes, reads, wanted), self.source.folder, self.packs) if wanted else None
         nodes = sorted({index for region in group for index in region.compiled})
         leaves = {n: self.types[b.source] for n, b in held.items()}
-        two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder)
+        two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder, self.packs)
         for turn in self.turns(group[0]):
             values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
@@ -660,7 +660,7 @@ class Checker:
         moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
         if not region.source or not floats:
             return moved
-        runs = session(self.source.part(region.source, types, [name], floats), self.source.folder)
+        runs = session(self.source.part(region.source, types, [name], floats), self.source.folder, self.packs)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
         for pattern in range(3):

@@ -102,8 +102,8 @@ def _is_of(hint: Any, value: Any) -> bool:
         )
     if kind is Callable:
         return callable(value)
-    if kind is Iterable:
-        iter(value)  # raises for what has no items, an array without axes, for instance
+    if kind is Iterable and getattr(value, "shape", None) == ():
+        return False  # an array without axes, which says that it can be gone through
     unseen = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
     if kind is Any or not isinstance(kind, type) or unseen:
         return True

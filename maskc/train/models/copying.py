@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from maskc.errors import InputError, PruningWarning
+from maskc.errors import InputError, warn
 from maskc.frontend.tensorflow.keras import reason
 from maskc.train.keras_internals import all_layers, made_as_functional
 from maskc.train.mask_layer import MaskLayer
@@ -72,12 +71,10 @@ def alike(model: Any, plain: Any, copies: Mapping[int, Any]) -> Any:
     if not made_as_functional(model):
         own = [name for name in _TRAINING if getattr(kind, name) is not getattr(keras.Model, name)]
         if own:
-            warnings.warn(
+            warn(
                 f"The smaller model of {model.name!r} is a plain functional one, without the {' and '.join(own)} of "
                 f"{kind.__name__}, which Keras cannot make of inputs and outputs: its __init__ must take any arguments "
-                "(*args, **kwargs), and hand them on.",
-                PruningWarning,
-                stacklevel=2,
+                "(*args, **kwargs), and hand them on."
             )
         return plain
     copy = kind(plain.input, plain.output, name=model.name)

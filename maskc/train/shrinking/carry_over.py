@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from maskc.errors import PruningWarning
+from maskc.errors import warn
 from maskc.train.keras_internals import compile_arguments, trained_variables
 from maskc.train.mask_layer import layer_of
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
@@ -80,11 +79,9 @@ def _carry(old: Any, new: Any, successors: Mapping[int, Successor]) -> None:
             else:
                 fresh.add(name.strip("_"))
     if fresh:
-        warnings.warn(
+        warn(
             f"What {type(old).__name__} remembers of weights in other shapes than theirs ({', '.join(sorted(fresh))}) "
-            "starts over in the smaller model.",
-            PruningWarning,
-            stacklevel=2,
+            "starts over in the smaller model."
         )
 
 

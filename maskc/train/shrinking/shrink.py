@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import numpy as np
 
-from maskc.errors import PruningWarning
+from maskc.errors import warn
 from maskc.train.arguments import check_count, refusing
-from maskc.train.mask_layer import mask_layers
+from maskc.train.mask_layer import mask_layers, unmasked
 from maskc.train.models.calls import check_functional
 from maskc.train.models.copying import alike
 from maskc.train.shrinking.carry_over import compile_alike
@@ -68,11 +67,7 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
         compile_alike(model, rebuilt.model, rebuilt.successors)
     masks = mask_layers(model)
     if masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
-        warnings.warn(
-            f"The model {model.name!r} has lost no channel: none is masked that could go. Did training come to prune?",
-            PruningWarning,
-            stacklevel=2,
-        )
+        warn(f"The model {model.name!r} has lost no channel: none is masked that could go. Did training come to prune?")
     return rebuilt.model
 
 
@@ -84,15 +79,14 @@ def rebuild(model: Any, keep_masks: bool, verify: bool = True, round_to: RoundTo
         calls = analysis.calls if round_to == 1 else rounded(plain, analysis.calls, round_to)
         rebuilt = Rebuilt(plain, calls, keep_masks)
         rebuilt.model = alike(model, rebuilt.model, rebuilt.copies)
+        unmasked.add(rebuilt.model)
         if verify:
             check_outputs(model, rebuilt.model, analysis)
     if rebuilt.differing:
-        warnings.warn(
+        warn(
             f"In training the smaller model of {model.name!r} differs from it: "
             f"{', '.join(sorted(rebuilt.differing))} normalised channels that were constant, by other statistics in "
-            "training than in inference, and these are gone.",
-            PruningWarning,
-            stacklevel=3,
+            "training than in inference, and these are gone."
         )
     return rebuilt
 

@@ -93,8 +93,8 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
     sources = {n: checker.types[n] for n in region.source_reads}
     source, compiled = checker.source, checker.compiled
-    wanted = session(source.part(region.source, sources, names), source.folder)
-    made = session(compiled.part(region.compiled, types, names), compiled.folder)
+    wanted = session(source.part(region.source, sources, names), source.folder, checker.packs)
+    made = session(compiled.part(region.compiled, types, names), compiled.folder, checker.packs)
     drawing, runs = checker.of(checker.sizes(region)), []
     for turn in range(_TURNS):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
@@ -116,7 +116,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
             count, off, want, slices = min(found, key=lambda item: item[0])
             if count:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
-                reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder)
+                reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder, checker.packs)
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
                 yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given)
 

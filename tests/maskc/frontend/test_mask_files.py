@@ -1,12 +1,16 @@
 """Masks put into a graph compute what numpy says a masked tensor is, wherever the tensor is."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
+from maskc.frontend import npz_files
 from maskc.frontend.mask_files import apply_masks
+from maskc.frontend.write_model_files import write_arrays
 from tests.maskc import build
 
 X = np.random.default_rng(1).normal(size=(3, 4, 5)).astype(np.float32)
@@ -176,3 +180,12 @@ def test_suggests_names_that_are_near() -> None:
         apply_masks(chain(name="block/out:0"), {"out": [1, 0, 1, 0]})
     with pytest.raises(InputError, match="Did you mean 'block/out:0'"):
         apply_masks(chain(name="block/out:0"), {"blok/out:0@1": [1, 0, 1, 0]})
+
+
+def test_a_tensor_may_be_called_as_an_argument_of_numpy_is(tmp_path: Path) -> None:
+    """`numpy.savez` takes no array of the name `file`, which a tensor may well have."""
+    masks = {"file": np.ones(3), "allow_pickle": np.zeros(2, bool), "a/b:0": np.arange(4)}
+    write_arrays(tmp_path / "masks.npz", masks, {"of": "these"})
+    arrays, state = npz_files.with_state(tmp_path / "masks.npz")
+    assert state == {"of": "these"} and arrays.keys() == masks.keys()
+    assert all(np.array_equal(arrays[name], masks[name]) and arrays[name].dtype == masks[name].dtype for name in masks)

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -370,6 +371,54 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
 )
 def test_what_is_given_and_what_would_be_right_is_said(call: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
+        call()
+
+
+class OwnError(Exception):
+    """What only the code of a test raises."""
+
+
+def product() -> Any:
+    """A loss with a fault."""
+    return tf.matmul(tf.ones((2, 3)), tf.ones((2, 3)))
+
+
+class OwnMask(MaskLayer):
+    """A layer of a user's own, with a fault."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        raise OwnError(str(training))
+
+
+def lines() -> Any:
+    """Examples that are read of a file, with a fault in it."""
+    yield json.loads("{")
+
+
+class Columns:
+    """The same, as an object that is gone through."""
+
+    def __iter__(self) -> Any:
+        return iter(json.loads("{"))
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: PruningOptimizer("sgd", model=mlp(), flops_target=1).minimize(product), tf.errors.OpError),
+        (lambda: prunable(plain(), lambda layer: json.loads("{")), json.JSONDecodeError),
+        (lambda: fine_tune(compiled(), lambda epoch: tf.data.Dataset.range("x"), epochs=1), TypeError),
+        (lambda: write_records("x", lines()), json.JSONDecodeError),
+        (lambda: write_records("x", Columns()), json.JSONDecodeError),
+        (lambda: OwnMask()(tf.ones((2, 3))), OwnError),
+    ],
+)
+def test_faults_of_code_that_is_called_stay_what_they_are(
+    call: Any, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a library objects to in a loss, in data or in a layer of one's own says nothing of maskc's arguments."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error):
         call()
 
 

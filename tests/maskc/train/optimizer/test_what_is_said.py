@@ -21,6 +21,7 @@ from maskc.train import (
     computational_cost,
     prunable,
     pruned_shape,
+    shrink,
 )
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp, wide
@@ -248,6 +249,15 @@ def trained_and_pruned() -> Any:
     return model
 
 
+def trained_when_it_was_smaller() -> Any:
+    model = mlp()
+    mask_layers(model)[0].mask.assign([1, 0] * 3)
+    small = shrink(model, keep_masks=True)
+    small.compile("adam", LOSS, run_eagerly=True)
+    small.fit(*data(model), verbose=0)
+    return small
+
+
 @pytest.mark.parametrize(
     ("train", "words"),
     [
@@ -255,6 +265,7 @@ def trained_and_pruned() -> Any:
         (trained_on_few_batches, r"saved before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
         (trained_by_a_step_without_updates, "no channel masked: .* and there was none"),
         (trained_and_pruned, None),
+        (trained_when_it_was_smaller, None),
         (mlp, None),
     ],
 )

@@ -130,8 +130,9 @@ def test_a_model_that_was_not_pruned_is_told() -> None:
     """A custom loop has no end at which a `PruningOptimizer` could say so."""
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2)(MaskLayer()(keras.layers.Dense(6)(inputs))))
-    with pytest.warns(PruningWarning, match="has lost no channel"):
+    with pytest.warns(PruningWarning, match="has lost no channel") as caught:
         shrink(model)
+    assert [warning.filename for warning in caught if warning.category is PruningWarning] == [__file__]
 
 
 def test_widths_that_are_fast_add_few_channels() -> None:
