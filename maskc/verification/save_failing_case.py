@@ -25,7 +25,7 @@ def write(directory: Path, inputs: Inputs, failing: tuple[Checker, Region] | Non
         directory.mkdir(parents=True, exist_ok=True)
         for name, model in zip(names, models, strict=False):
             write_model_files.write_model(model, directory / name)
-        np.savez(directory / names[-1], **values)  # type: ignore[arg-type]
+        write_model_files.write_arrays(directory / names[-1], values)
     return tuple(directory / name for name in names)
 
 

@@ -16,6 +16,7 @@ from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import copied, rename_tensors
 from maskc.results.measurements import Figures
 from maskc.runtime import session
+from maskc.verification import save_failing_case
 from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions
 from tests.maskc import build
@@ -428,3 +429,9 @@ def test_products_with_weights_of_few_bits_are_compared_as_the_graph_says(turned
     assert max(error.max_rel for error in compiled.report.verification.outputs) < 1e-5
     (note,) = compiled.report.verification.notes
     assert "8 bits" in note
+
+
+def test_a_failing_case_has_inputs_of_any_names(tmp_path: Path) -> None:
+    """Of those of numpy's own arguments, too."""
+    (written,) = save_failing_case.write(tmp_path / "case", {"file": np.ones(2)}, None)
+    assert list(np.load(written)) == ["file"]
