@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError, PruningWarning
+from maskc.errors import InputError, warn
 from maskc.train.arguments import Refusing, channels_of
 from maskc.train.importance import (
     Gathering,
@@ -265,11 +264,9 @@ def _warn_of_ones(model: Any) -> None:
     if model is None or model in unmasked or not all(layer.mask.numpy().all() for layer in mask_layers(model)):
         return
     unmasked.add(model)
-    warnings.warn(
+    warn(
         f"The model {model.name!r} was trained and is saved with no channel masked: updates by a "
-        "maskc.train.PruningOptimizer mask channels, and there was none.",
-        PruningWarning,
-        stacklevel=3,
+        "maskc.train.PruningOptimizer mask channels, and there was none."
     )
 
 

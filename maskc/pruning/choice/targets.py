@@ -79,9 +79,8 @@ class Search:
         low = 0
         while (found := figure(self._useful(self.seen.removal.gone())[1])) > most:
             low, left = len(self.seen.removal.ends), self.seen.removal.flops
-            self.seen.removal.down_to(
-                _STAGE * left if left > 0 else -math.inf
-            )  # a model of time may be below what is left
+            # a model of time may be below what is left
+            self.seen.removal.down_to(_STAGE * left if left > 0 else -math.inf)
             if len(self.seen.removal.ends) == low:
                 told = _told(name, 1 / found if name == "speedup" else found)
                 raise self._unreachable(f"--{name} {value:g}", f"it is {told}")

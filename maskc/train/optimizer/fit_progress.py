@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from maskc.errors import PruningWarning
+from maskc.errors import warn
 from maskc.train.mask_layer import Pruning
 from maskc.train.selection.pruner import Pruner
 
@@ -86,7 +85,7 @@ class Watch:
             early = f" {_AT_TARGET} keeps a callback from stopping before." if stopped else ""
             _warn_of_rest(pruner, step, flops, "fit ended before pruning was done", early)
         if flops <= pruner.target < self._saved:
-            _warn(
+            warn(
                 f"The model was last saved before it came to the target, with {pruner.currency.said(self._saved)}, as "
                 "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target "
                 f"by {_AT_TARGET}."
@@ -95,7 +94,7 @@ class Watch:
     def finish(self, pruner: Pruner | None, updates: int) -> None:
         """Warns of a call of `fit` that ended without an update, so many having been made before."""
         if pruner is None or updates == self._updates:
-            _warn(
+            warn(
                 "fit ended without an update by its PruningOptimizer, so it pruned nothing: no epoch was left, nothing "
                 "can be trained, or a train_step of one's own does not call self.optimizer.apply."
             )
@@ -149,7 +148,7 @@ def warn_of_begin(
         what = f"and pruning takes at least {left:,} to reach {target}: it will not be reached"
     names = f"{burn_in}, {every} or ramp" if settings.ramp else f"{burn_in} or {every}"
     faster = "" if settings.schedule else '; schedule="cubic" with a ramp prunes several channels at a time'
-    _warn(f"{who} {updates:,} updates, {what}. Train longer, or lower {names}{faster}.")
+    warn(f"{who} {updates:,} updates, {what}. Train longer, or lower {names}{faster}.")
 
 
 def at_end(history: Any, owner: Pruning) -> None:
@@ -169,8 +168,4 @@ def _warn_of_rest(pruner: Pruner, step: int, flops: int, before: str, after: str
     left, currency = pruner.updates_left(step), pruner.currency
     if left and flops > pruner.target:
         what = f"the model has {currency.said(flops)}, and {currency.target} is {currency.shown(pruner.target)}"
-        _warn(f"{before}: {what}. It takes at least {left:,} more update(s).{after}")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, PruningWarning, stacklevel=2)
+        warn(f"{before}: {what}. It takes at least {left:,} more update(s).{after}")

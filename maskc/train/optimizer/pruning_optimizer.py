@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maskc.errors import InputError, MaskcError
+from maskc.errors import InputError, MaskcError, warn
 from maskc.inspection.options import from_arguments
 from maskc.train.arguments import VARIABLES, check_kind, optimizer_of, refusing
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
@@ -416,9 +415,8 @@ class PruningOptimizer(Wrapping):
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
             self._pruner = pruner
-            layers[0].show(
-                fit_progress.PruningProgress(self)
-            )  # once the model was converted, which calls it as in inference
+            # once the model was converted, which calls it as in inference
+            layers[0].show(fit_progress.PruningProgress(self))
         return self._pruner
 
     def _configure(self, changes: dict[str, Any]) -> None:
@@ -478,7 +476,7 @@ class PruningOptimizer(Wrapping):
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved."""
         if len(store.keys()) != len(self.own_variables) + 1:
-            warnings.warn(f"The saved state of {self.name!r} does not fit it and is left out.", stacklevel=2)
+            warn(f"The saved state of {self.name!r} does not fit it and is left out.", UserWarning)
             return
         for index, variable in enumerate(self.own_variables):
             variable.assign(store[str(index)])

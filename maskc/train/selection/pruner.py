@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from maskc.compilation.compile import shrink_with, timed
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.options import CompileOptions
-from maskc.errors import InputError, MaskcError, PruningWarning
+from maskc.errors import InputError, MaskcError, warn
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
@@ -145,22 +144,18 @@ class Pruner:
                 f"every mask the model still has {said(self._floor)}, and the target is {shown(self.target)}.{hint}"
             )
         if self.flops <= self.target and not self._history and settings.flops_before is None:
-            warnings.warn(
+            warn(
                 f"{self.currency.target} is {shown(self.target)}, and the model has {said(self.flops)} as it is: "
-                "nothing will be pruned.",
-                PruningWarning,
-                stacklevel=3,
+                "nothing will be pruned."
             )
 
     def _warn_of_frozen(self) -> None:
         frozen = [repr(name) for position, name in enumerate(self._cost.names) if position not in self._where]
         if frozen:
             more = f" and {len(frozen) - 3} more" if len(frozen) > 3 else ""
-            warnings.warn(
+            warn(
                 f"Nothing is pruned where masks are frozen: {', '.join(frozen[:3])}{more}. To prune what is frozen, "
-                "set trainable=True for the masks and all models around them, and False for the other layers.",
-                PruningWarning,
-                stacklevel=3,
+                "set trainable=True for the masks and all models around them, and False for the other layers."
             )
 
     @property
@@ -280,7 +275,7 @@ class Pruner:
             if found <= (1 + _CLOSE) * most:
                 return
             told += f" was missed: measured here, the model takes {found:.3g} {unit}."
-        warnings.warn(told, PruningWarning, stacklevel=2)
+        warn(told)
 
     def model(self) -> Any:
         """Returns the model. Raises MaskcError if it no longer exists."""
@@ -405,9 +400,7 @@ class Pruner:
             return
         self._exhausted = True
         least = max(self.settings.min_channels, self.settings.round_to)
-        warnings.warn(
+        warn(
             f"Every mask is down to {least} channel(s), and the model still has {self.currency.said(flops)}, above the "
-            f"target of {self.currency.shown(self.target)}.",
-            PruningWarning,
-            stacklevel=2,
+            f"target of {self.currency.shown(self.target)}."
         )

@@ -112,7 +112,9 @@ def prove(
     if origins is not None:  # what the compiler says mostly does
         named = by_name(source, compiled, before, origins)
         first = search(named)
-        failing = set() if first.settles() else first.failing()
+        if first.settles() and (proof := first.proof()).complete:
+            return proof
+        failing = first.failing()
         proofs.append(first.found())
         if proofs[-1].complete:
             return proofs[-1]
