@@ -287,7 +287,7 @@ class Seen:
         first, shapes = arrays[0], [array.shape for array in arrays]
         if first.dtype.kind != "f" or ((first.ndim < 2 or few > 8) and first.size <= few):
             return cls(shapes, first.dtype, values=arrays)
-        some = first.reshape(-1)[:: max(1, first.size >> 16)].astype(np.float64)
+        some = np.concatenate([array.reshape(-1)[:: max(1, array.size >> 16)] for array in arrays], dtype=np.float64)
         some = some[np.isfinite(some)]
         if not some.size:
             return cls(shapes, first.dtype)
@@ -499,10 +499,10 @@ class Checker:
         What looks up entries of a table looks up all of them.
         """
         shape = self.seen[region.boundary.source].shapes[0]
-        places = math.prod(shape) / max(shape[1:] or shape, default=1) if math.prod(shape) else 64
         sides = (self.source, region.source), (self.compiled, region.compiled)
         weighs = any(_rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i])) for g, nodes in sides)
-        times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least or not weighs)
+        places = math.prod(shape) / (max(shape[1:] or shape, default=1) if weighs else 1) if math.prod(shape) else 64
+        times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
@@ -560,7 +560,7 @@ class Checker:
         folded, claimed = len(before) - len(_rounding(nodes)), any(claim.any() for claim in claims)
         steps = max(1, len(before) - folded + len(here) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         if stored and (claimed or before != here or len(before) > 1):  # what was computed of constants
-            steps += (1 + folded) * self.source.coarse / 2
+            steps += (1 + max(folded, len(before) - len(here))) * self.source.coarse / 2
         return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
@@ -628,7 +628,7 @@ class Checker:
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
-                if known is None:
+                if known is None or known.shape != largest.shape:
                     known = result.condition = self._condition(region, turn, axis) / largest
                 relative = error / np.maximum(scale, largest * np.minimum(known, most))
                 if relative.max() <= allowed:
@@ -655,7 +655,8 @@ class Checker:
         Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
         """
         name = region.boundary.source
-        inner = {n for i in region.source for n in self.source.nodes[i].output if n != name}
+        nodes = (self.source.nodes[index] for index in region.source)
+        inner = {n for node in nodes if node.op_type != "Constant" for n in node.output if n != name}
         floats = {n: self.types[n] for n in sorted(inner | region.source_reads) if self.types.get(n) in UNIT}
         moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
         if not region.source or not floats:
@@ -837,8 +838,7 @@ def recheck(
 def read(path: Path) -> tuple[Graph, list[Path]]:
     """A model and its files."""
     model = onnx.load(path, load_external_data=False)
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    places = {entry.value for entry in entries if entry.key == "location"}
+    places = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
     return Graph(model, path.parent), [path, *(path.parent / place for place in sorted(places))]
 
 

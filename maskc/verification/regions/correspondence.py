@@ -21,11 +21,15 @@ _SAME = 1e-2
 def by_name(
     source: Graph, compiled: Graph, before: Observed, origins: Mapping[str, Origin | None]
 ) -> dict[str, Boundary]:
-    """The tensors of which the compiler says what they hold of the source, and those that have one name in both."""
+    """The tensors of which the compiler says what they hold of the source, and those that have one name in both.
+
+    All outputs are among them: one that stays out proves nothing, and no region that fails says why.
+    """
+    said = {**origins, **{name: origins.get(name) or Origin(name) for name in compiled.outputs}}
     return {
         name: Boundary(origin.source, _narrowed(before.tensors[origin.source], origin.slices))
         for name in dict.fromkeys((*compiled.maker, *compiled.outputs))
-        if (origin := origins.get(name, Origin(name))) is not None
+        if (origin := said.get(name, Origin(name))) is not None
         and origin.source in source.maker
         and origin.source in before.tensors
         and (name not in compiled.fixed or name in compiled.outputs)

@@ -1,0 +1,76 @@
+"""Small regions: random values enough, and wide enough, to show what differs; and what only rounds is not refused."""
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from maskc.verification.compare_regions import compare_regions
+from maskc.verification.recheck import Array, Seen
+from maskc.verification.regions.search import Proof
+from passes.rewriting.origins import Origin
+from tests.generators.running import random_feeds
+from tests.maskc import build
+
+
+def proof_of(source: onnx.ModelProto, other: onnx.ModelProto, seed: int, **origins: Origin | None) -> Proof:
+    """What is proved of two models with what a compiler would say, seen first on one example."""
+    feeds = [random_feeds(source, 3 * seed + rows, {"n": rows, "t": 2 + 3 * rows}) for rows in (1, 3, 2)]
+    return compare_regions(source, other, feeds, origins, seed).proof
+
+
+def test_few_elements_of_which_none_need_be_below_0() -> None:
+    right, other = (build.model("(float[n,2] x) => (float[n,2] y)", f"y = {op}(x)") for op in ("Relu", "Identity"))
+    for seed in range(15):
+        assert proof_of(right, right, seed).complete
+        assert proof_of(right, other, seed).first() is not None, seed
+
+
+def test_the_spread_is_that_of_all_runs() -> None:
+    """The first may have one element."""
+    runs = [np.array([[0.1]], np.float32), np.array([[3], [-3]], np.float32)]
+    assert Seen.of(runs).spread == pytest.approx(np.std([0.1, 3, -3]))
+
+
+WEIGHTS = np.array([[0.5], [1.0], [-0.7], [0.9]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("signature", "source", "compiled", "weights"),
+    [
+        pytest.param("(float[1,t,1,4] x) => (float[1,t,1,1] y)", *["y = MatMul(x, w)"] * 2, WEIGHTS, id="open slices"),
+        pytest.param(
+            "(float[n,1,4] x) => (float[n,1,8] y)",
+            's = Constant<value_floats=[1.0,1.0,2.0]>() r = Resize<mode="linear">(x, , s) y = Mul(r, w)',
+            's = Constant<value_floats=[1.0,1.0,2.0]>() m = Mul(x, w) y = Resize<mode="linear">(m, , s)',
+            WEIGHTS[:1],
+            id="scales that are no data",
+        ),
+    ],
+)
+def test_a_thousandth_where_terms_may_cancel(signature: str, source: str, compiled: str, weights: Array) -> None:
+    """Whether they do is measured, at other sizes than in the turn before as well."""
+    model, right = (build.model(signature, text, w=weights) for text in (source, compiled))
+    wrong = build.changed(right, "w", lambda w: w * np.float32(1.001))
+    assert proof_of(model, right, 0).complete
+    proof = proof_of(model, wrong, 0)
+    assert (failure := proof.first()) is not None and failure.ran
+
+
+def test_an_output_of_which_the_compiler_says_nothing() -> None:
+    model = build.model("(float[n,4] x) => (float[n,1] y)", "y = MatMul(x, w)", w=WEIGHTS)
+    assert proof_of(model, model, 0, y=None).complete
+    failure = proof_of(model, build.changed(model, "w", np.negative), 0, y=None).first()
+    assert failure is not None and failure.ran
+
+
+def test_many_operators_that_became_one_constant_of_half_precision() -> None:
+    """The source is computed in single precision, and rounds to half at none of them."""
+    rng = np.random.default_rng(0)
+    near = [rng.uniform(0.8, 1.2, 4).astype(np.float16) for _ in range(12)]
+    body = "n = Mul(x, nil) a0 = Add(n, near0) " + "".join(f"a{i} = Mul(a{i - 1}, near{i}) " for i in range(1, 12))
+    rest = 0.95 * np.prod(np.float32(near), axis=0)
+    weights = {"nil": np.zeros(4, np.float16), "rest": rest.astype(np.float16)}
+    weights |= {f"near{i}": values for i, values in enumerate(near)}
+    source = build.model("(float16[n,4] x) => (float16[n,4] y)", f"{body} y = Sub(a11, rest)", **weights)
+    assert api.compile(source).report.verified
