@@ -546,8 +546,7 @@ class Checker:
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
-        step; what was rounded when it was claimed counts more, and what is stored in half precision is
-        rounded to that, unless nothing of the region is `stored` otherwise.
+        step; what was rounded when it was claimed counts more. What is `stored` in half precision is rounded to that.
         """
         claims = [runs[0] for n in region.source_reads for _, runs in self.claims.get(n, {}).values()]
         made = [self.source.nodes[index] for index in region.source]
@@ -559,7 +558,8 @@ class Checker:
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         folded, claimed = len(before) - len(_rounding(nodes)), any(claim.any() for claim in claims)
         steps = max(1, len(before) - folded + len(here) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
-        if stored and (claimed or before != here or len(before) > 1):  # what was computed of constants
+        read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
+        if stored and (claimed or read - self.source.fixed or before != here or len(before) > 1):  # weights computed
             steps += (1 + max(folded, len(before) - len(here))) * self.source.coarse / 2
         return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
 
@@ -624,7 +624,7 @@ class Checker:
         result.plain = max(result.plain, float(relative.max()) * as_all)
         if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
             return None
-        if not share and allowed < relative.max() < max(MOST, 4 * allowed):
+        if not share and allowed < relative.max() < max(MOST, CONDITION * allowed):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does

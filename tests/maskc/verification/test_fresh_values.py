@@ -1,5 +1,7 @@
 """Small regions: random values enough, and wide enough, to show what differs; and what only rounds is not refused."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -64,13 +66,25 @@ def test_an_output_of_which_the_compiler_says_nothing() -> None:
     assert failure is not None and failure.ran
 
 
-def test_many_operators_that_became_one_constant_of_half_precision() -> None:
+def half(values: Any) -> Array:
+    return np.asarray(values, np.float16)
+
+
+@pytest.mark.parametrize("rest", [(0.95, 0.95, 0.95, 0.95), (0.995, 0.9, 0.5, 0.2)], ids=["many", "near 0"])
+@pytest.mark.parametrize("seed", [0, 10, 12])
+def test_operators_that_became_one_constant_of_half_precision(rest: tuple[float, ...], seed: int) -> None:
     """The source is computed in single precision, and rounds to half at none of them."""
-    rng = np.random.default_rng(0)
-    near = [rng.uniform(0.8, 1.2, 4).astype(np.float16) for _ in range(12)]
-    body = "n = Mul(x, nil) a0 = Add(n, near0) " + "".join(f"a{i} = Mul(a{i - 1}, near{i}) " for i in range(1, 12))
-    rest = 0.95 * np.prod(np.float32(near), axis=0)
-    weights = {"nil": np.zeros(4, np.float16), "rest": rest.astype(np.float16)}
+    rng = np.random.default_rng(seed)
+    near = [half(rng.uniform(0.8, 1.2, 4)) for _ in range(12 if len({*rest}) == 1 else 4)]
+    body = "n = Mul(x, nil) a0 = Add(n, near0) "
+    body += "".join(f"a{i} = Mul(a{i - 1}, near{i}) " for i in range(1, len(near)))
+    weights = {"nil": half(np.zeros(4)), "rest": half(np.prod(np.float32(near), axis=0) * rest)}
     weights |= {f"near{i}": values for i, values in enumerate(near)}
-    source = build.model("(float16[n,4] x) => (float16[n,4] y)", f"{body} y = Sub(a11, rest)", **weights)
-    assert api.compile(source).report.verified
+    body += f"y = Sub(a{len(near) - 1}, rest)"
+    assert api.compile(build.model("(float16[n,4] x) => (float16[n,4] y)", body, **weights)).report.verified
+
+
+def test_a_bias_of_half_precision_that_was_a_row_of_weights() -> None:
+    body = "s = Shape<end=1>(x) t = Concat<axis=0>(s, one) e = Expand(k, t) c = Concat<axis=1>(x, e) y = Gemm(c, w)"
+    weights = {"one": np.array([1]), "k": half([[0.7]]), "w": half(np.random.default_rng(0).normal(size=(5, 3)))}
+    assert api.compile(build.model("(float16[n,4] x) => (float16[n,3] y)", body, **weights)).report.verified
