@@ -556,12 +556,12 @@ class Checker:
         drawn = region.source_reads if sparse and not claims else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
-        folded, claimed = len(before) - len(_rounding(nodes)), any(claim.any() for claim in claims)
+        folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
         steps = max(1, len(before) - folded + len(here) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
-        if stored and (claimed or read - self.source.fixed or before != here or len(before) > 1):  # weights computed
-            steps += (1 + max(folded, len(before) - len(here))) * self.source.coarse / 2
-        return ROUNDINGS * steps * (CLAIMED if claimed else 1.0)
+        halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
+        stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
+        return ROUNDINGS * (steps * chain + halves * stored)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
