@@ -12,8 +12,8 @@ from contextlib import contextmanager
 # C0 and C1 controls, what turns the direction of writing or breaks lines in Unicode, and bytes that are not UTF-8.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# Modules whose lines say nothing of where maskc was called.
-_BETWEEN = ("maskc", "passes", "contextlib")
+# Modules whose lines say nothing of where maskc was called, be it by way of Keras.
+_BETWEEN = ("maskc", "passes", "contextlib", "keras", "tensorflow")
 
 # Of a name that is longer, its beginning and end are shown.
 _LONGEST = 300

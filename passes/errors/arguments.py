@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import os
+import re
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -119,16 +122,33 @@ def _words(hint: Any, many: bool = False) -> str:
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         paths = any((get_origin(part) or part) is os.PathLike for part in parts)  # a path can be a text
-        found = dict.fromkeys(_words(part, many) for part in parts if not (paths and part is str))
+        found = dict.fromkeys(
+            _words(part, many) for part in parts if not ((paths and part is str) or _is_internal(part))
+        )
         return (", or " if any(" or " in each for each in found) else " or ").join(found)
     if kind in (bool, NoneType):
         return "True or False" if kind is bool else "None"
-    package = "" if kind.__module__.startswith(("maskc", "passes")) else f"{kind.__module__.partition('.')[0]}."
-    word = _WORDS.get(kind, f"{package}{getattr(kind, '__qualname__', kind)}")
-    inside = f" of {_words(parts[0], True)}" if kind is Sequence else ""
-    if kind is Mapping:
-        inside = f" of names to {'arrays' if parts[1] == ArrayLike else _words(parts[1], True)}"
+    word, inside = _WORDS.get(kind) or _called(kind), ""
+    if kind in (Mapping, Sequence) and parts[-1] is not Any:
+        inside = "arrays" if parts[-1] == ArrayLike else _words(parts[-1], True)
+    inside = f" of names{' to ' * bool(inside)}{inside}" if kind is Mapping else f"{' of ' * bool(inside)}{inside}"
     return f"{word}s{inside}" if many else with_article(f"{word}{inside}")
+
+
+def _called(kind: Any) -> str:
+    """What a class is called where it can be imported from, or else by its name alone; a protocol in words."""
+    name, package = getattr(kind, "__qualname__", str(kind)), kind.__module__.partition(".")[0]
+    if getattr(kind, "_is_protocol", False):
+        return re.sub("(?<=[a-z])[A-Z]", lambda letter: f" {letter[0].lower()}", name)
+    public = getattr(sys.modules.get(package), name, None) is kind and package not in ("builtins", "maskc")
+    return f"{package}.{name}" if public else name
+
+
+def _is_internal(kind: Any) -> bool:
+    """Whether a class is one of ours that no package above its own offers."""
+    packages = [*itertools.accumulate(getattr(kind, "__module__", "").split("."), "{}.{}".format)]
+    offered = any(hasattr(sys.modules.get(package), kind.__name__) for package in packages[:-1])
+    return packages[0] in ("maskc", "passes") and not offered and not getattr(kind, "_is_protocol", False)
 
 
 class _Shown(reprlib.Repr):
@@ -138,11 +158,11 @@ class _Shown(reprlib.Repr):
         try:
             return super().repr1(x, level)
         except Exception:  # of what cannot be written, or is another thing than its type is called
-            return _called(x)
+            return _of_kind(x)
 
     def repr_instance(self, x: Any, level: int) -> str:
         plain = x is None or isinstance(x, (str, bytes, int, float))
-        return repr(x) if plain else _called(x)
+        return repr(x) if plain else _of_kind(x)
 
 
 _SHOWN = _Shown()
@@ -155,7 +175,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _called(value: object) -> str:
+def _of_kind(value: object) -> str:
     return with_article(_WORDS.get(type(value), type(value).__name__))
 
 

@@ -23,7 +23,7 @@ _NEEDED = "apply_mask needs a floating-point tensor of shape (batch, ..., channe
 
 
 @refusing
-def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool | None = True) -> Any:
+def apply_mask(tensor: Any, mask: MaskLayer | None = None, *, training: bool | int | None = True) -> Any:
     """Multiplies the channels (the last axis) of a tensor by a binary mask, with the importance of its entries.
 
     A `MaskLayer` has the mask and its importance scores. Building a Keras model, leave it out: the model keeps the

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import maskc
 from maskc import InputError
 from maskc.errors import MaskcError
 from maskc.train import (
@@ -366,12 +367,22 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: PruningOptimizer("sgd", flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
         (lambda: write_records("a\0b", []), "`path` must be a path"),
         (lambda: write_records("x", np.array(3)), "`examples` must be a sequence"),
+        (lambda: maskc.compile(3), "`model` must be a path or an onnx.ModelProto or a Keras model, and not 3"),
+        (lambda: PruningTrainer(mlp(), "mse", "run", pruning=3), "`pruning` must be a mapping of names or None, and"),
+        (lambda: at_target("early"), "`callback` must be a Callback, and not 'early'"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
     ],
 )
 def test_what_is_given_and_what_would_be_right_is_said(call: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_whether_a_call_is_one_of_training_is_said_as_to_keras() -> None:
+    mask = MaskLayer()
+    for training in (0, None, 1):
+        apply_mask(tf.ones((2, 3)), mask, training=training)
+        assert (mask.passage is not None) == bool(training)
 
 
 class OwnError(Exception):

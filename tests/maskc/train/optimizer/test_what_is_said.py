@@ -146,7 +146,9 @@ def test_what_fit_will_not_reach_is_said_before_and_after(options: dict[str, Any
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(*data(model, 32), batch_size=8, epochs=2, verbose=0)
-    said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
+    of_pruning = [warning for warning in caught if warning.category is PruningWarning]
+    assert {warning.filename for warning in of_pruning} <= {__file__}
+    said = [str(warning.message) for warning in of_pruning]
     assert optimizer.reached == (words is None or "1.0" in str(options))
     assert len(said) == (0 if words is None else 2 - optimizer.reached)
     if words is not None:
