@@ -82,18 +82,20 @@ def forward_pass(layer: Any) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def intercepted(operations: Iterable[Any], around: Callable[..., Any]) -> Iterator[None]:
     """Within, calls of these return `around(operation, call, *args, **kwargs)`, where `call` is the operation's own."""
-
-    def replacement(operation: Any) -> Callable[..., Any]:
-        return functools.wraps(operation.call)(functools.partial(around, operation, operation.call))
-
-    unique = list({id(operation): operation for operation in operations}.values())
+    unique = {id(operation): operation for operation in operations}.values()
+    names = [
+        (operation, "call" if getattr(operation, "quantization_mode", None) is None else "quantized_call")
+        for operation in unique
+    ]
     try:
-        for operation in unique:
-            object.__setattr__(operation, "call", replacement(operation))  # which Keras would track as a layer's state
+        for operation, name in names:
+            own = getattr(operation, name)
+            replacement = functools.wraps(own)(functools.partial(around, operation, own))
+            object.__setattr__(operation, name, replacement)  # which Keras would track as a layer's state
         yield
     finally:
-        for operation in unique:
-            vars(operation).pop("call", None)
+        for operation, name in names:
+            vars(operation).pop(name, None)
 
 
 class JoinedHeads:

@@ -38,9 +38,10 @@ def _unbuilt(config: Any) -> Any:
 
 
 def take_weights(copy: Any, old: Any) -> None:
-    """Gives a copy the weights of a layer; masks in the copy that the layer does not have stay as they are."""
-    own = [layer for layer in all_layers(copy) if not isinstance(layer, MaskLayer)]
-    theirs = [layer for layer in all_layers(old) if not isinstance(layer, MaskLayer)]
+    """Gives a copy the weights of a layer; masks that only one of them has stay as they are."""
+    own, theirs = all_layers(copy), all_layers(old)
+    if len(own) != len(theirs):
+        own, theirs = ([layer for layer in side if not isinstance(layer, MaskLayer)] for side in (own, theirs))
     for mine, other in zip(own, theirs, strict=True):
         store: dict[str, Any] = {}
         other.save_own_variables(store)

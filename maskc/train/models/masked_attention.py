@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from maskc.errors import InputError
 from maskc.train.arguments import Refusing, channels_of
@@ -71,5 +72,10 @@ def with_head_mask(layer: Any) -> Any:
 
 
 def without_head_mask(layer: Any) -> Any:
-    """The class of a layer without the mask on its heads; None if it has none."""
-    return next((kind for kind, masked in _MASKED.items() if type(layer) is masked), None)
+    """The class of a layer without the mask on its heads; None if it has none, or one that has to stay.
+
+    Of layers without heads there are none, and what is neither zero nor one cannot go.
+    """
+    values = set(np.unique(layer.head_mask.mask)) if isinstance(layer, _MaskedHeads) else set()
+    stays = 1 not in values or not values <= {0, 1}
+    return None if stays else next(kind for kind, masked in _MASKED.items() if type(layer) is masked)

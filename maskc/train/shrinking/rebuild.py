@@ -126,7 +126,8 @@ class Rebuilt:
 
     def _copy(self, layer: Any, result: Narrowed) -> Any:
         try:
-            return copied(layer, result.config, None if self._keep_masks else without_head_mask(layer))
+            cut = result.weights and not self._keep_masks
+            return copied(layer, result.config, without_head_mask(layer) if cut else None)
         except InputError:
             if result.config or getattr(layer, "variables", None):
                 raise

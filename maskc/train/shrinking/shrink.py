@@ -67,7 +67,13 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
         compile_alike(model, rebuilt.model, rebuilt.successors)
     masks = mask_layers(model)
     if masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
-        warn(f"The model {model.name!r} has lost no channel: none is masked that could go. Did training come to prune?")
+        none = all(layer.mask.numpy().all() for layer in masks)
+        why = (
+            "none is masked. Did training come to prune?"
+            if none
+            else "there is no rule for layers with channels that are masked. Shrink a model before it is quantized."
+        )
+        warn(f"The model {model.name!r} has lost no channel: {why}")
     return rebuilt.model
 
 

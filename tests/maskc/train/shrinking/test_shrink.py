@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from maskc.errors import InputError, NotEquivalentError, PruningWarning
-from maskc.train import MaskLayer, SelectChannels, prunable, shrink
+from maskc.train import MaskedMultiHeadAttention, MaskLayer, SelectChannels, prunable, shrink
 from maskc.train.cost import compiled_flops
 from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import check_outputs
@@ -130,9 +130,29 @@ def test_a_model_that_was_not_pruned_is_told() -> None:
     """A custom loop has no end at which a `PruningOptimizer` could say so."""
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2)(MaskLayer()(keras.layers.Dense(6)(inputs))))
-    with pytest.warns(PruningWarning, match="has lost no channel") as caught:
+    with pytest.warns(PruningWarning, match="has lost no channel: none is masked") as caught:
         shrink(model)
     assert [warning.filename for warning in caught if warning.category is PruningWarning] == [__file__]
+    mask_layers(model)[0].mask.assign([1, 0] * 3)
+    model.quantize("int8")
+    with pytest.warns(PruningWarning, match="has lost no channel: there is no rule .* before it is quantized"):
+        assert error(model, shrink(model)) < 1e-5
+
+
+@pytest.mark.parametrize("keep_masks", [False, True])
+@pytest.mark.parametrize("heads", [[1, 0, 1, 0], [0, 0, 0, 0], [0.5, 0, 1, 0]], ids=str)
+def test_masks_on_heads(heads: list[float], keep_masks: bool) -> None:
+    """Some go with the heads, and others stay: of attention whose scores are read, or on an axis of a user's own."""
+    inputs = keras.Input((5, 8))
+    x = MaskedMultiHeadAttention(4, 3)(inputs, inputs)
+    x, scores = MaskedMultiHeadAttention(4, 3)(x, x, return_attention_scores=True)
+    x = MaskLayer(axis=-2)(layers.EinsumDense("abc,cde->abde", (None, 4, 2))(x))
+    model = keras.Model(inputs, [layers.Dense(2)(x), scores])
+    for layer in mask_layers(model):
+        layer.mask.assign(heads)
+    small = shrink(model, keep_masks)
+    assert error(model, small) < 1e-5
+    assert small.count_params() < model.count_params()
 
 
 def test_widths_that_are_fast_add_few_channels() -> None:
