@@ -167,18 +167,18 @@ class Loop:
         prepare(self.model, self.train, self.validation)
         latest = checkpoints.latest(self.checkpoints) if resume else None
         if latest is not None:
-            state = checkpoints.state(latest)
-            if self.shrinking is not None and (step := state.get("shrunk_at")):
-                self.model = self.shrinking.load(self.checkpoints / _STRUCTURE.format(step), state["flops_before"])
+            earlier = _position(latest, checkpoints.state(latest))
+            if self.shrinking is not None and (step := earlier.shrunk_at):
+                self.model = self.shrinking.load(self.checkpoints / _STRUCTURE.format(step), earlier.flops_before)
                 prepare(self.model, self.train, self.validation)
             self._warm_up()
-            self.position = Position(**checkpoints.restore(latest, self.model))
+            self.position = _position(latest, checkpoints.restore(latest, self.model))
         if self.position.done:
             if self._is_over(epochs):
                 return self.position
             if self._end.exists():
                 # More epochs than before: they follow on what was trained last, not on averages or the best weights.
-                self.position = Position(**checkpoints.restore(self._end, self.model))
+                self.position = _position(self._end, checkpoints.restore(self._end, self.model))
         self._check_monitor()
         batches = int(self.train(0, 0).cardinality())
         self._batches = batches if batches > 0 else None
@@ -325,6 +325,17 @@ class Loop:
         checkpoints.save(self.checkpoints / checkpoints.name(position.step), self.model, dataclasses.asdict(position))
         if self.writes:
             checkpoints.clear(self.checkpoints, KEPT)
+
+
+def _position(path: Path, state: Any) -> Position:
+    """How far a run was, by the state in a checkpoint. Raises InputError for one of other fields."""
+    try:
+        return Position(**state)
+    except TypeError as error:
+        raise InputError(
+            f"The checkpoint {path} is of another version of maskc: finish the run with that, give another directory, "
+            "or start without resuming."
+        ) from error
 
 
 @contextlib.contextmanager

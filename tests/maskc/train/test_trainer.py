@@ -14,6 +14,8 @@ import tensorflow as tf
 
 import maskc
 from maskc.errors import InputError, MaskcError
+from maskc.frontend import npz_files
+from maskc.frontend.write_model_files import write_arrays
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, computational_cost, export, write_records
 from maskc.train.data.parsing import model_inputs
 from maskc.train.export import export_model
@@ -188,6 +190,17 @@ def test_a_checkpoint_of_another_model_is_refused(files: Path, tmp_path: Path) -
         path.write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be read: remove it"):
         trainer(tmp_path).train(records(files), epochs=3)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    vectors = data(model := wide(), 8)
+    run = PruningTrainer(model, LOSS, tmp_path, pruning_flops_target=1, batch_size=8, compile_options=EAGER)
+    run.train(vectors)
+    (path,) = (tmp_path / "training/checkpoints").glob("step-*.npz")
+    arrays, state = npz_files.with_state(path)
+    write_arrays(path, arrays, {**state, "progress": 1})
+    with pytest.raises(InputError, match=r"step-00000001\.npz is of another version of maskc: finish the run with"):
+        run.train(vectors, epochs=2)
 
 
 @pytest.mark.slow
