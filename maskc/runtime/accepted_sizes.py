@@ -26,7 +26,7 @@ _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
 # Values of sizes of which one is the sum of two: of what is new and of the past; the others may be heads.
 _SUMMED = (16, 4, 8, 1)
-_MAX_TRIES = 60
+_MAX_TRIES = 80
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
 _MAX_ELEMENTS = 2**24
@@ -128,7 +128,7 @@ class _Search:
 
     def _candidates(self) -> Iterator[tuple[dict[str, int], int]]:
         for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), self._ceilings):
-            for values in itertools.islice(_values(len(self._others)), _MAX_TRIES):
+            for values in dict.fromkeys(itertools.islice(_values(len(self._others)), _MAX_TRIES)):
                 yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
 
     def _agreeing(self, sizes: Mapping[str, int], keep: Collection[str] = ()) -> list[Mapping[str, int]]:
@@ -164,11 +164,13 @@ class _Search:
 
 
 def _values(count: int) -> Iterator[tuple[int, ...]]:
-    """Sizes for `count` symbols: all alike first, since most are related, then one of them a sum, then all others."""
+    """Sizes for `count` symbols: all alike first, since most are related, then one a sum or all others 1, then all."""
     yield from ((size,) * count for size in _SIZES[: len(_SIZES) if count else 1])
     if count > 1:
         for size, place in itertools.product(_SUMMED, range(count)):
             yield tuple(2 * size if index == place else size for index in range(count))
+        for size, place in itertools.product(_SIZES, range(count)):
+            yield tuple(size if index == place else 1 for index in range(count))
         for values in itertools.product(_SIZES, repeat=count):
             if len(set(values)) > 1:
                 yield values

@@ -254,13 +254,14 @@ def _compare_outputs(
     tolerance = Tolerance.of(models.reference, options.rtol, options.atol, expected.finest)
     found.outputs, failures, failed = compare_outputs(pairs, data, tolerance)
     found.reasons += failures
+    unseen = proof is None or not proof.complete or not all(judgement.compared for judgement in proof.judged.values())
     empty = {value.name for value in models.reference.graph.output if 0 in (dims_of(value) or ())}
-    found.undecided += [
+    (found.undecided if unseen else found.notes).extend(
         f"Nothing of output '{name}' was compared: the reference makes no finite number of it on any sample. Compare "
         "on real data with `maskc verify --inputs`."
         for name in dict.fromkeys(error.name for error in found.outputs if error.passed and not error.compared)
         if name not in empty
-    ]
+    )
     if found.parting is None and rounding.difference is not None:
         found.parting = rounding.difference
         found.reasons.insert(0, str(found.parting))

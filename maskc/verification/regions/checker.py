@@ -28,7 +28,14 @@ class Checker(recheck.Checker):
     def check(self, regions: Sequence[Region]) -> dict[str, Judgement]:
         """Judge regions, those that end at all boundaries together. Raises what ONNX Runtime does."""
         found = {region.target: self.unjudged(region) for region in regions}
-        todo = [region for region in regions if region.boundary.source in self.claims or not self.same_nodes(region)]
+        todo = []
+        for region in regions:
+            name = region.boundary.source
+            numbers = self.seen[name].values is not None or self.seen[name].low < self.seen[name].high < math.inf
+            if name not in self.claims and numbers and self.same_nodes(region):
+                found[region.target].compared = True
+            else:
+                todo.append(region)
         for checker, group in self._groups(todo):
             if checker is self:
                 self.run(group, found)
@@ -96,7 +103,8 @@ class Checker(recheck.Checker):
             sizes = self.sizes(region)
             checkers[sizes] = checkers.get(sizes) or self.of(sizes)
             key = checkers[sizes].turns(region), sizes
-            if region.boundary.reads is not None:
+            bodied = any(any(bodies(self.source.nodes[i])) for i in region.source)
+            if region.boundary.reads is not None or (bodied and self.chosen(region)):
                 yield checkers[sizes], [region]
                 continue
             names = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()

@@ -351,14 +351,14 @@ class _Search:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that."""
         checker, target = self.checker, region.target
         original = checker.boundaries[target]
-        inputs = set(checker.compiled.inputs)
+        ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
         reads, limit = region.compiled_reads, math.inf
         for level in range(_LEVELS + 1):
             if level:
-                if not reads - inputs:
+                if not reads - ends:
                     break
-                cut -= reads - inputs
+                cut -= reads - ends
                 reads = frozenset(checker.compiled.closure(target, cut)[1])
             checker.boundaries[target] = replace(original, reads=reads)
             grown = checker.region(target)

@@ -88,3 +88,69 @@ def test_a_bias_of_half_precision_that_was_a_row_of_weights() -> None:
     body = "s = Shape<end=1>(x) t = Concat<axis=0>(s, one) e = Expand(k, t) c = Concat<axis=1>(x, e) y = Gemm(c, w)"
     weights = {"one": np.array([1]), "k": half([[0.7]]), "w": half(np.random.default_rng(0).normal(size=(5, 3)))}
     assert api.compile(build.model("(float16[n,4] x) => (float16[n,3] y)", body, **weights)).report.verified
+
+
+def choosing(factor: float, place: str) -> onnx.ModelProto:
+    """A network of branches, one of which no run takes: its weights are so many times as large."""
+    then = f"{{ a = MatMul(x, w) b = Mul(a, {'k' if place == 'then' else 'one'}) }}"
+    otherwise = f"{{ d = MatMul(x, w) e = Mul(d, {'k' if place == 'else' else 'one'}) }}"
+    if place == "nested":
+        then = "{ b = If(c) <then_branch = g () => (float[?,8] p) { p = Mul(x, one) },"
+        then += " else_branch = h () => (float[?,8] q) { q = Mul(x, k) }> }"
+    body = f"""
+        far = {"GreaterOrEqual" if place == "else" else "Less"}(s, bound)
+        c = Greater(s, zero)
+        z = If(far) <then_branch = t () => (float[?,8] b) {then}, else_branch = f () => (float[?,8] e) {otherwise}>
+        y = Relu(z)
+    """
+    weights = {"w": np.eye(8) + 0.5, "one": np.ones(8), "k": np.full(8, factor)}
+    ends = {"bound": np.array(-1e6), "zero": np.array(0.0)}
+    return build.model("(float[n,8] x, float s) => (float[n,8] y)", body, **weights, **ends)
+
+
+@pytest.mark.parametrize("place", ["then", "else", "nested"])
+def test_branches_that_no_run_takes(place: str) -> None:
+    assert api.verify(choosing(1.0, place), choosing(1.0, place)).verdict == "verified"
+    result = api.verify(choosing(1.0, place), choosing(1.01, place))
+    assert result.verdict == "failed" and "'z'" in result.reasons[0]
+
+
+def test_a_sum_in_each_round_of_a_loop() -> None:
+    """It rounds as often as that of a recurrent layer."""
+    body = """
+        y = Scan<num_scan_inputs = 1, body = round (float[n,64] h, float[n,64] r) => (float[n,64] o) {
+            a = Add(h, r) m = MatMul(a, w) o = Tanh(m)
+        }>(start, x)
+    """
+    model = build.model("(float[32,n,64] x, float[n,64] start) => (float[n,64] y)", body, w=(64, 64))
+    checker = proof_of(model, model, 0).checker
+    region = checker.region("y")
+    assert checker.allowed(region) > 32 * 8 * 2.0**-24
+    assert region.boundary.reads is None
+
+
+def test_an_output_that_is_no_number_in_runs_alone() -> None:
+    """Regions before it are compared where they make numbers."""
+    body = "c = Greater(ends, low) m = Where(c, x, least) s = Slice(m, first, last, last) y = Softmax(s)"
+    stored = {
+        "ends": np.array([-1e9, 0, 0, 0]),
+        "least": np.array(-np.inf),
+        "first": np.array([0]),
+        "last": np.array([1]),
+    }
+    model = build.model("(float[n,4] x, float low) => (float[n,?] y)", body, **stored)
+    result = api.verify(model, model)
+    assert result.verdict == "verified" and "Nothing of output 'y'" in " ".join(result.notes)
+
+
+def test_values_that_no_run_chooses() -> None:
+    right, other = (
+        build.model(
+            "(float[n,8] x, float s) => (float[n,8] y)",
+            f"far = Less(s, bound) a = Abs(x) w = Where(far, {chosen}, x) y = Relu(w)",
+            bound=np.array(-1e6),
+        )
+        for chosen in "ax"
+    )
+    assert api.verify(right, right).verdict == "verified"
+    assert api.verify(right, other).verdict == "failed"
