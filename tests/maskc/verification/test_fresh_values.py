@@ -154,3 +154,14 @@ def test_values_that_no_run_chooses() -> None:
     )
     assert api.verify(right, right).verdict == "verified"
     assert api.verify(right, other).verdict == "failed"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_table_of_one_row_that_became_a_constant(wrong: bool) -> None:
+    """No index is read, of which all entries are looked up in the source."""
+    table = np.zeros((40, 3))
+    table[33] = wrong
+    source = build.model("(int64[5] i) => (float[5,3] y)", "y = Gather(table, i)", table=table)
+    other = build.model("(int64[5] i) => (float[5,3] y)", "y = Identity(zeros)", zeros=np.zeros((5, 3)))
+    feeds = [{"i": np.arange(5) + k} for k in range(3)]
+    assert compare_regions(source, other, feeds, {}, 0).proof.complete != wrong
