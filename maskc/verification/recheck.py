@@ -897,7 +897,7 @@ def recheck(
 def read(path: Path) -> tuple[Graph, list[Path]]:
     """A model and its files."""
     model = onnx.load(path, load_external_data=False)
-    places = {e.value for tensor in model.graph.initializer for e in tensor.external_data if e.key == "location"}
+    places = {e.value for tensor in _stored(model.graph) for e in tensor.external_data if e.key == "location"}
     return Graph(model, path.parent), [path, *(path.parent / place for place in sorted(places))]
 
 

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 import maskc
 from maskc.errors import InputError, NotEquivalentError
 from maskc.verification import recheck
-from tests.maskc import command
+from tests.maskc import build, command
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 NAMES = ("cnn", "masknet", "mlp", "mobilenet", "resnet", "transformer", "unet")
@@ -200,11 +200,24 @@ def test_masks_are_those_of_the_compilation(tmp_path: Path) -> None:
         maskc.recheck(*paths(tmp_path))
 
 
-def test_weights_in_other_files_are_hashed_and_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_weights_in_other_files_are_hashed_and_read(tmp_path: Path, inside: bool) -> None:
+    """Those of bodies, too; by the file alone as well."""
     model = onnx.load(FIXTURES / "cnn.onnx")
-    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=512)
+    if inside:
+        model = build.model(
+            "(float[n,8] x) => (float[n,8] y)",
+            "s = ReduceSum<keepdims=0>(x) c = Greater(s, zero) y = If(c) <then_branch = t () => (float[n,8] a) "
+            "{ p = MatMul(x, w) a = Mul(p, mask) }, else_branch = f () => (float[n,8] b) { b = Identity(x) }>",
+            checked=False,
+            zero=np.array(0.0),
+        )
+        body = model.graph.node[-1].attribute[0].g
+        body.initializer.extend([build.weight("w", 8, 8), build.constant("mask", [1, 0] * 4)])
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="model.data", size_threshold=128)
     certified(tmp_path)
     assert maskc.recheck(*paths(tmp_path)).count > 0
+    assert refusal(tmp_path, json.loads((tmp_path / "proof.json").read_text())) is None
     data = tmp_path / "model.data"
     data.write_bytes(data.read_bytes()[:-4] + b"\1\2\3\4")
     with pytest.raises(NotEquivalentError, match="another source model"):
