@@ -56,6 +56,8 @@ EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
     "Transpose Unsqueeze".split()
 )
+# Operators by which inputs are compared.
+COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset("Add Cast Constant Div Gather Identity Mul Sub".split())
 # Operators with steps, at which a rounding before them is no rounding after them.
@@ -110,8 +112,11 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             if node.op_type not in RANDOM and self.fixed.issuperset(names):
                 self.fixed.update(name for name in node.output if name)
-        #: tensors by which If and Where choose, in order: bits of a turn say which of them are not as in a run
-        self.conditions = sorted({name for node in self.nodes for name in _conditions(node)} & self.maker.keys())
+        #: tensors by which If and Where choose, and whether no mask can have made them what they are
+        self.conditions = {
+            name: all(self.nodes[index].op_type in COMPARING for index in self.closure(name, ())[0])
+            for name in sorted({name for node in self.nodes for name in _conditions(node)} & self.maker.keys())
+        }
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
         for node in self.nodes:
@@ -314,6 +319,11 @@ class Seen:
         mean, spread = float(some.mean()), float(some.std())
         return cls(shapes, first.dtype, mean, spread or abs(mean) or 1.0, low, high)
 
+    def alike(self) -> bool:
+        """Whether it is known to be one value everywhere, in all runs."""
+        firsts = [array.reshape(-1)[:1] for array in self.values or () if array.size]
+        return bool(firsts) and all((array == firsts[0]).all() for array in self.values or ())
+
     @np.errstate(over="ignore")  # a border may be the lowest number there is
     def fresh(self, name: str, turn: int, seed: int) -> Array:
         """Random values as seen, or sparse and wider, in turn. Below 0 they are wide as in no run, half of any sign."""
@@ -397,6 +407,9 @@ class Boundary:
         for axis, index in self.slices.items():
             array = np.take(array, index, axis)
         return array
+
+
+NOTHING = Boundary("")
 
 
 @dataclass(frozen=True)
@@ -508,7 +521,7 @@ class Checker:
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
         values = self.seen[name].fresh(name, turn, self.seed)
         if turn > 1 and name in self.source.conditions:
-            return np.asarray(values ^ bool(turn >> 1 & self._bit(name)))
+            return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
         if self.seen[name].values is not None:
             return values
         for axis, (slices, runs) in self.claims.get(name, {}).items():
@@ -538,8 +551,8 @@ class Checker:
 
     def chosen(self, region: Region) -> Sequence[int]:
         """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice."""
-        read = {self.boundaries[name].source for name in region.compiled_reads & {*self.compiled.conditions}}
-        bits = sum({self._bit(name) for name in read.intersection(self.source.conditions)})
+        read, choices = {self.boundaries[name].source for name in region.compiled_reads}, self._choices()
+        bits = sum({choices[name] for name in read & choices.keys()})
         return tuple(turn for turn in range(2, 2 << CHOICES) if turn >> 1 & bits == turn >> 1)
 
     def _as_seen(self, region: Region, array: Array) -> bool:
@@ -548,8 +561,15 @@ class Checker:
         axes = {*region.boundary.slices, *self.claims.get(name, {})}
         return array.ndim == len(shape) and all(array.shape[axis] == shape[axis] for axis in axes)
 
-    def _bit(self, condition: str) -> int:
-        return 1 << self.source.conditions.index(condition) % CHOICES
+    def _choices(self) -> dict[str, int]:
+        """Whole conditions of both models that are the same in all runs, and the bit of turns in which they are not.
+
+        Of many elements those alone that no mask can have made so.
+        """
+        held = {b.source for n in self.compiled.conditions if not (b := self.boundaries.get(n, NOTHING)).slices}
+        alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
+        free = [name for name in alike if self.size(name) == 1 or self.source.conditions[name]]
+        return {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
