@@ -703,7 +703,10 @@ class Checker:
         result.plain = max(result.plain, float(relative.max()) * as_all)
         if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
             return None
-        if not share and allowed < relative.max() < max(MOST, CONDITION * allowed):
+        claims = self.claims.get(region.boundary.source, {}).items()
+        whole = any(len(slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, (slices, _) in claims)
+        # of a constant that is rounding alone nothing need be right
+        if not share and allowed < relative.max() < (math.inf if whole else max(MOST, CONDITION * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = CONDITION if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
