@@ -32,7 +32,7 @@ def by_name(
         if (origin := said.get(name, Origin(name))) is not None
         and origin.source in source.maker
         and origin.source in before.tensors
-        and (name not in compiled.fixed or name in compiled.outputs)
+        and (name in compiled.outputs or not (name in compiled.fixed or origin.source in source.fixed))
     }
 
 

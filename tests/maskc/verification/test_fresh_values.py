@@ -165,3 +165,15 @@ def test_a_table_of_one_row_that_became_a_constant(wrong: bool) -> None:
     other = build.model("(int64[5] i) => (float[5,3] y)", "y = Identity(zeros)", zeros=np.zeros((5, 3)))
     feeds = [{"i": np.arange(5) + k} for k in range(3)]
     assert compare_regions(source, other, feeds, {}, 0).proof.complete != wrong
+
+
+def test_a_new_tensor_that_has_the_name_of_a_constant() -> None:
+    """A run of an operator on what has another rank may end the process: ONNX Runtime's Einsum does not look."""
+    weights = {"w": np.arange(12).reshape(4, 3) - 5.0, "row": np.ones(3)}
+    text = 'c = Abs(row) m = Mul(x, mask) h = Einsum<equation="ab,bc->ac">(m, w) y = Add(h, c)'
+    source = build.model("(float[n,4] x) => (float[n,3] y)", text, mask=np.array([1, 0, 1, 0]), **weights)
+    text = 'c = Gather<axis=1>(x, kept) h = Einsum<equation="ab,bc->ac">(c, less) y = Add(h, row)'
+    kept = np.array([0, 2])
+    other = build.model("(float[n,4] x) => (float[n,3] y)", text, kept=kept, less=weights["w"][kept], **weights)
+    proof = proof_of(source, other, 0)
+    assert proof.complete and "c" not in proof.checker.boundaries
