@@ -171,7 +171,7 @@ def test_a_new_tensor_that_has_the_name_of_a_constant() -> None:
     """A run of an operator on what has another rank may end the process: ONNX Runtime's Einsum does not look."""
     weights = {"w": np.arange(12).reshape(4, 3) - 5.0, "row": np.ones(3)}
     text = 'c = Abs(row) m = Mul(x, mask) h = Einsum<equation="ab,bc->ac">(m, w) y = Add(h, c)'
-    source = build.model("(float[n,4] x) => (float[n,3] y)", text, mask=np.array([1, 0, 1, 0]), **weights)
+    source = build.model("(float[n,4] x) => (float[n,3] y)", text, mask=np.array([1.0, 0, 1, 0]), **weights)
     text = 'c = Gather<axis=1>(x, kept) h = Einsum<equation="ab,bc->ac">(c, less) y = Add(h, row)'
     kept = np.array([0, 2])
     other = build.model("(float[n,4] x) => (float[n,3] y)", text, kept=kept, less=weights["w"][kept], **weights)
