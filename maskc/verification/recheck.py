@@ -533,10 +533,12 @@ class Checker:
 
         What looks up entries of a table looks up all of them.
         """
-        shape = self.seen[region.boundary.source].shapes[0]
+        source = region.boundary.source
+        shape = self.seen[source].shapes[0]
         sides = (self.source, region.source), (self.compiled, region.compiled)
         weighs = any(_rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i])) for g, nodes in sides)
-        places = math.prod(shape) / (max(shape[1:] or shape, default=1) if weighs else 1) if math.prod(shape) else 64
+        sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
+        places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}

@@ -104,16 +104,19 @@ def prove(
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
 
-    def search(boundaries: Mapping[str, Boundary], unlike: Collection[str] = ()) -> _Search:
+    def search(
+        boundaries: Mapping[str, Boundary], unlike: Collection[str] = (), claims: dict[str, Claims] = claims
+    ) -> _Search:
         checker = Checker(source, compiled, {**inputs, **boundaries}, dict(claims), before.seen, seed)
         return _Search(checker, judged, unlike)
 
     named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
         named = by_name(source, compiled, before, origins)
-        first = search(named)
-        if first.settles() and (proof := first.proof()).complete:
-            return proof
+        for held in (_removed(claims, named.values()), claims):  # units may be dead in a run alone
+            first = search(named, claims=held)
+            if first.settles() and (proof := first.proof()).complete:
+                return proof
         failing = first.failing()
         proofs.append(first.found())
         if proofs[-1].complete:
@@ -137,12 +140,26 @@ def prove(
     return min(proofs, key=lambda proof: len(proof.failing))
 
 
+def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> dict[str, Claims]:
+    """Claims on slices that no boundary stores."""
+    found: dict[str, Claims] = {}
+    for name, axes in claims.items():
+        holding = [boundary for boundary in boundaries if boundary.source == name]
+        left = {}
+        for axis, (slices, runs) in axes.items():
+            stored = [boundary.slices.get(axis, slices) for boundary in holding]
+            keep = ~np.isin(slices, np.concatenate(stored)) if stored else np.ones(len(slices), bool)
+            if keep.any():
+                left[axis] = slices[keep], [run.compress(keep, axis) for run in runs]
+        if left:
+            found[name] = left
+    return found
+
+
 class _Search:
     def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
         """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
         self.checker, self.judged, self.unlike = checker, judged, unlike
-        #: by tensor, the slices that are still claimed, where those were dropped that are not what they were said to be
-        self.left: dict[str, Key] = {}
         self.settled: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
         self.refuted: dict[str, Claims] = {}
@@ -186,7 +203,8 @@ class _Search:
         held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
         slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
         names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
-        claimed = tuple((name, self.left.get(name)) for name in names)
+        claims = ((name, axis, claim[0]) for name in names for axis, claim in self.checker.claims.get(name, {}).items())
+        claimed = tuple((name, axis, slices.tobytes()) for name, axis, slices in claims)
         return (
             region.target,
             region.compiled,
@@ -228,7 +246,6 @@ class _Search:
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
-            self.left[name] = tuple((axis, slices.tobytes()) for axis, (slices, _) in left.items())
         return dropped
 
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
