@@ -307,7 +307,7 @@ class _Search:
         for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
             for axis, (slices, runs) in self.refuted.get(boundary.source, {}).items():
                 stored = np.isin(slices, boundary.slices.get(axis, slices))
-                if stored.any():
+                if stored.any() and axis in (boundary.slices or [axis]):
                     dead[boundary.source] = {axis: (slices[stored], [run.compress(stored, axis) for run in runs])}
         if not dead:
             return False
