@@ -58,6 +58,8 @@ EXACT = frozenset(
 )
 # Operators by which inputs are compared.
 COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
+# Operators with sizes that are no integers.
+SIZED = frozenset("Range Resize Upsample".split())
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset("Add Cast Constant Div Gather Identity Mul Sub".split())
 # Operators with steps, at which a rounding before them is no rounding after them.
@@ -163,6 +165,8 @@ class Graph:
             graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], None))
             if leaf in moved:
                 move(leaf, f"{leaf}·")
+        for name in sorted(moved.keys() & self.constants.keys()):
+            move(name, name)
         for index in nodes:
             graph.node.append(self.nodes[index])
             _rename(graph.node[-1], names)
@@ -733,15 +737,19 @@ class Checker:
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
     def _condition(self, region: Region, turn: int, axis: int | None) -> Array:
-        """How far each slice of the source's result moves with relative movements of what its region reads and makes.
+        """How far each slice of the source's result moves with relative movements of what its nodes read and make.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
         Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
         """
         name = region.boundary.source
-        nodes = (self.source.nodes[index] for index in region.source)
-        inner = {n for node in nodes if node.op_type != "Constant" for n in node.output if n != name}
+        nodes = [self.source.nodes[index] for index in region.source if self.source.nodes[index].op_type != "Constant"]
+        inner = {n for node in nodes for n in node.output if n != name}
         floats = {n: self.types[n] for n in sorted(inner | region.source_reads) if self.types.get(n) in UNIT}
+        stored = {n for node in nodes if node.op_type not in SIZED for n in node.input} & self.source.constants.keys()
+        weights = {n: self.source.constants[n] for n in sorted(stored) if self.source.constants[n].data_type in FLOATS}
+        double = {n for n, tensor in weights.items() if tensor.data_type == TensorProto.DOUBLE}
+        floats |= {n: np.dtype(np.float64 if n in double else np.float32) for n in weights}
         moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
         if not region.source or not floats:
             return moved
@@ -751,7 +759,8 @@ class Checker:
         for pattern in range(3):
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
-                shape = self.seen[n].shapes[turn % len(self.seen[n].shapes)]
+                shapes = self.seen[n].shapes if n in self.seen else [tuple(weights[n].dims)]
+                shape = shapes[turn % len(shapes)]
                 moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).astype(np.float64) * (pattern > 0)
                 feeds[f"{n}·by"] = (1 + MOVE * UNIT[dtype] * moves).astype(dtype).reshape(shape)
             (array,) = runs.run([name], feeds)

@@ -177,3 +177,14 @@ def test_a_new_tensor_that_has_the_name_of_a_constant() -> None:
     other = build.model("(float[n,4] x) => (float[n,3] y)", text, kept=kept, less=weights["w"][kept], **weights)
     proof = proof_of(source, other, 0)
     assert proof.complete and "c" not in proof.checker.boundaries
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_constant_of_which_terms_of_weights_nearly_cancel(seed: int) -> None:
+    """A normalisation of a masked channel, whose bias is almost its shifted mean."""
+    rng = np.random.default_rng(seed)
+    mean, scale, variance = rng.uniform(1, 2, (3, 16))
+    near = mean * scale / np.sqrt(variance + 1e-5) * (1 + 1e-4 * rng.standard_normal(16))
+    text = "m = Mul(x, none) y = BatchNormalization(m, scale, bias, mean, variance)"
+    stored = {"none": np.zeros(16), "scale": scale, "bias": near, "mean": mean, "variance": variance}
+    assert api.compile(build.model("(float[n,16] x) => (float[n,16] y)", text, **stored)).report.verified
