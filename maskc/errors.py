@@ -43,6 +43,7 @@ class MaskcError(Exception):
     """
 
     exit_code = 2
+    ag_pass_through = True  # so TensorFlow raises it as it is, too, where a `tf.function` ends in it
 
     def __init__(self, message: str = "") -> None:
         words = (word if len(word) <= _LONGEST else f"{word[:100]}...{word[-100:]}" for word in message.split(" "))

@@ -18,7 +18,6 @@ from keras.src.models.functional import functional_like_constructor
 from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
 from maskc.errors import InputError
-from passes.errors import in_brief
 
 # Layers and models
 
@@ -128,7 +127,10 @@ def check_trained(optimizer: Any, variables: Iterable[Any]) -> None:
     try:
         optimizer._check_variables_are_known(variables)
     except ValueError as error:
-        raise InputError(f"{in_brief(error)}. Build it with all of model.trainable_variables.") from error
+        raise InputError(
+            f"The optimizer {optimizer.name!r} was built for other variables: make a new one for each model, and in a "
+            "custom loop build it with all of model.trainable_variables."
+        ) from error
 
 
 def strategy_of(optimizer: Any) -> Any:

@@ -188,6 +188,7 @@ class PruningTrainer:
         check_count("epochs", epochs, 0)
         self._plan(data, epochs)
         position = self._run(TRAINING, "Pruning", self.optimizer, data, validation, epochs, resume)
+        self._foresee(0)
         if not self.reached and self._settings["flops_target"] != 0:
             burn_in = self._settings["burn_in"]
             late = f"; it was to begin after {burn_in:,}" if position.step <= burn_in else ""

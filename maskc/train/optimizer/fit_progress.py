@@ -56,17 +56,30 @@ class Watch:
         self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
         self._saved = 0  # FLOPs of what was last saved in it
         self._updates = 0  # made when it ended
+        self._first: int | None = None  # made when it began, if it is not known how many it makes
 
     def begin(self, pruner: Pruner, step: Any, owner: Pruning) -> None:
-        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-        history = begun(pruner.model())
-        if history is None or (self._fit is not None and self._fit() is history):
+        """Warns of what a call of `fit` does not prune, as soon as it is known how many updates it makes.
+
+        That is when it begins, or after an epoch where the data do not say how many batches they are.
+        """
+        history: Any = getattr(pruner.model(), "history", None)
+        if history is None:
             return
-        self._fit, self._saved, self.watched = weakref.ref(history), 0, True
-        with tf.init_scope():
-            if updates := updates_of(history):
-                warn_of_begin(pruner, int(step.numpy()), updates)
-        at_end(history, owner)
+        same = self._fit is not None and self._fit() is history
+        if history.epoch:
+            if same and self._first is not None:
+                epochs, number = history.epoch, _number(step)
+                left = history.params["epochs"] - epochs[-1] - 1
+                warn_of_begin(pruner, number, (number - self._first) // len(epochs) * left)
+                self._first = None
+        elif not same:
+            self._fit, self._saved, self.watched = weakref.ref(history), 0, True
+            updates, number = updates_of(history), _number(step)
+            if updates:
+                warn_of_begin(pruner, number, updates)
+            self._first = None if updates else number
+            at_end(history, owner)
 
     def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
         """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.
@@ -109,6 +122,12 @@ class Watch:
         if pruner is not None and not self.watched:
             self.watched = True
             _warn_of_rest(pruner, int(step.numpy()), flops, "Masks are saved before pruning was done")
+
+
+def _number(step: Any) -> int:
+    """The value of a counter, in a function that is traced as well."""
+    with tf.init_scope():
+        return int(step.numpy())
 
 
 def begun(model: Any) -> Any:

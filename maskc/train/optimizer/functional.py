@@ -118,6 +118,7 @@ def _gradients(loss: Any, tape: Any, layers: Sequence[MaskLayer], method: str, r
     copies = [_passage(layer).copies for layer in layers]
     if tape is None:
         raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
+    check_kind("loss", loss, (tf.Tensor, tf.Variable), "a tensor that the tape recorded")
     gradients = tape.gradient(loss, copies)
     for layer, gradient in zip(layers, gradients, strict=True):
         if gradient is None:

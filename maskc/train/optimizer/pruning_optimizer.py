@@ -224,9 +224,10 @@ class PruningOptimizer(Wrapping):
         self._watch.begin(self._prepare(), self._step, self)
 
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
-        """Warns if so many more updates do not come to the target; see `warn_of_begin`."""
+        """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
         self._watch.watched = True
-        fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
+        if updates:
+            fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
@@ -259,6 +260,8 @@ class PruningOptimizer(Wrapping):
                 "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave "
                 "it trainable, and in a custom loop give all of model.trainable_variables."
             )
+        if self.inner_optimizer.built:
+            check_trained(self.inner_optimizer, without_probes(variables))
         with outside_of_tracing():
             self.inner_optimizer.build(without_probes(variables))
             # Built in the middle of tracing, a variable would have no value before the traced step has run.

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import reason
 from maskc.train.arguments import check_choice, check_count, compiled, is_number, refusing
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed
@@ -124,7 +125,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
         # Inside a function Keras does not find it: the teacher's weights and masks are no part of this model.
         def teach(inputs: Any) -> Any:
-            return teacher(inputs, training=False)
+            try:
+                return teacher(inputs, training=False)
+            except Exception as error:  # of inputs of other names, numbers or shapes
+                raise InputError(f"The teacher does not take what the student is given: {reason(error)}.") from error
 
         self._teach = teach
         self.alpha, self._soft = alpha, _SoftLoss(temperature, soft)

@@ -127,9 +127,10 @@ class Pruner:
         settings, said, shown = self.settings, self.currency.said, self.currency.shown
         least = max(settings.min_channels, settings.round_to)
         if least <= 1 and self._floor >= self.flops > self.target and self._unpruned:
+            small = "" if self.currency.rates is None else "layers are too small to take less time, or "
             raise InputError(
-                f"Nothing can be pruned: removing channels of the masks saves none of the {said(self.flops)}, "
-                "as where they are its outputs, or are added to channels without a mask. Put masks where nothing but "
+                f"Nothing can be pruned: removing channels of the masks saves none of the {said(self.flops)}, as where "
+                f"{small}these are its outputs, or are added to channels without a mask. Put masks where nothing but "
                 "layers with weights reads the channels, or where all that is added has one."
             )
         if self.target and self._floor > self.target:

@@ -103,7 +103,7 @@ class Rebuilt:
         call = self._call(layer, arguments)
         wanted = call
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
-            wanted = replace(call, outputs=tuple(None if c is None else Channels.unknown(c.size) for c in call.outputs))
+            wanted = replace(call, outputs=_all_live(call.outputs))
         others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
         result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), others))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
@@ -140,8 +140,11 @@ class Rebuilt:
         calls, number = self._known[id(layer)], self._called[id(layer)]
         self._called[id(layer)] += 1
         inputs: tuple[Channels | None, ...] = tuple(narrow.channels for narrow in arguments)
-        if self._shares(layer):
-            inputs, same = _merged([call.inputs[: len(arguments)] for call in calls]), calls
+        same: Sequence[Call] = calls
+        if len({tuple(c and c.size for c in (*call.inputs, *call.outputs)) for call in calls}) > 1:
+            inputs, same = _all_live(inputs), [replace(calls[number], outputs=_all_live(calls[number].outputs))]
+        elif self._shares(layer):
+            inputs = _merged([call.inputs[: len(arguments)] for call in calls])
         else:
             same = calls[number :: self._nodes[id(layer)]]  # this one, each time that a model around it is called
         outputs = _merged([call.outputs for call in same])
@@ -284,6 +287,11 @@ def _merged(calls: Sequence[tuple[Channels | None, ...]]) -> tuple[Channels | No
     )
 
 
+def _all_live(tensors: Sequence[Channels | None]) -> tuple[Channels | None, ...]:
+    """Tensors of as many channels each, of which nothing is known."""
+    return tuple(None if channels is None else Channels.unknown(channels.size) for channels in tensors)
+
+
 def _is_selection(layer: MaskLayer, result: Narrowed) -> bool:
     """Whether a mask, of ones and zeros, is on channels."""
     return bool(result.weights) and set(np.unique(np.asarray(layer.mask))) <= {0.0, 1.0}
@@ -291,7 +299,7 @@ def _is_selection(layer: MaskLayer, result: Narrowed) -> bool:
 
 def _differs(layer: Any, channels: Channels | None, stored: Mask | None) -> bool:
     """Whether constants that are not computed any more are others than in training, where all that is left is beta."""
-    if channels is None or stored is None:
+    if channels is None or stored is None or not (channels.constant & ~stored).any():
         return False
     beta = np.asarray(layer.beta) if layer.center else np.zeros(channels.size)
     return bool((channels.constant & ~stored & ~np.isclose(channels.value, beta)).any())

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import maskc
-from maskc.errors import InputError, MaskcError
+from maskc.errors import InputError, MaskcError, PruningWarning
 from maskc.frontend import npz_files
 from maskc.frontend.write_model_files import write_arrays
 from maskc.train import FeatureSpec, MaskLayer, PruningTrainer, Records, computational_cost, export, write_records
@@ -165,6 +166,12 @@ def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length
     words = rf"Training goes on for {left} updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
     with pytest.warns(match=words), pytest.warns(match="Training ended"):
         trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER).train(data, epochs=2)
+    again = trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER)
+    with pytest.warns(match="Training ended"):
+        again.train(data, epochs=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PruningWarning)  # what was said is not repeated
+        again.model.save(tmp_path / "model.keras")
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def _multi_head(layer: Any, place: Place) -> Narrowed | None:
 
 
 def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
-    """As many heads of queries for each of the keys; what comes out has the channels of the queries."""
+    """As many heads of queries for each of the keys; queries, values and what comes out have equally many channels."""
     taken = _taken(place)
     if taken is None:
         return None
@@ -73,7 +73,7 @@ def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
     used = at_least_one(_heads(layer, output_projection(layer))).reshape(layer.num_key_value_heads, -1)
     shared: Mask = np.asarray(used.any(1))
     heads = even(used, shared).reshape(-1)
-    taken[0] = whole
+    taken[:2] = whole, whole
     weights = _weights(layer.name, place, taken, heads, shared) | {"gate/kernel": slices(None, heads, None)}
     weights |= {"gate/bias": slices(heads, None), "attention_output/bias": slices(whole)}
     weights["attention_output/kernel"] = lambda kernel: (kernel * used.reshape(-1, 1, 1))[heads]

@@ -174,6 +174,7 @@ def applied() -> MaskLayer:
         (lambda: update_pruning_signals(1.0, 0.9, masks([1, 2]), tape=tf.GradientTape()), "was not applied"),
         (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),
         (lambda: update_pruning_signals(1.0, 1.5, [applied()]), "decay must be"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied()], tape=tf.GradientTape()), "loss must be a tensor that"),
         (lambda: update_pruning_signals(1.0, 0.9, [applied()], loss_reduction="median"), "loss_reduction must be"),
         (lambda: update_pruning_signals(1.0, 0.9, keras.Sequential([keras.Input((2,))])), "no mask"),
         (lambda: prune(None, []), "no mask"),

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from maskc.errors import InputError, PruningWarning
@@ -155,6 +156,19 @@ def test_what_fit_will_not_reach_is_said_before_and_after(options: dict[str, Any
         assert re.search(words, said[0])
     if len(said) == 2:
         assert re.search(r"fit ended .* flops_target is 84\. It takes at least \d+ more", said[1])
+
+
+def test_a_fit_of_unknown_length_is_known_after_an_epoch() -> None:
+    model = mlp()
+    compiled(model, flops_target=0.5, prune_every=3)
+    x, y = data(model, 32)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda x, y: True)
+    told: list[list[str]] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PruningWarning)
+        note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: told.append([str(w.message) for w in caught]))
+        model.fit(batches, epochs=3, verbose=0, callbacks=[note])
+    assert [sum("fit makes 8 updates" in each for each in epoch) for epoch in told] == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("target", "words"), [(0.5, r"0\.667 of the time without masks"), (1e-2, None)])

@@ -154,3 +154,6 @@ def test_wrong_distillation_is_told() -> None:
     x, y = networks.data(student)
     with pytest.raises(InputError, match=r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)"):
         distill(student, teacher, (x, y), loss=networks.LOSS)
+    other = keras.Sequential([keras.Input((7,)), keras.layers.Dense(3)])
+    with pytest.raises(InputError, match=r"^The teacher does not take what the student is given: .*shape"):
+        distill(student, other, (x, y), loss=networks.LOSS)

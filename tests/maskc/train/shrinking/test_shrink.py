@@ -223,6 +223,40 @@ def test_constants_go_into_a_bias_where_there_was_none() -> None:
     assert error(model, small) < 1e-5
 
 
+def masked(width: int, x: Any) -> Any:
+    return MaskLayer()(layers.Dense(width, activation="relu")(x))
+
+
+def queries_and_values_with_masks_of_their_own(x: Any) -> Any:
+    return layers.GroupQueryAttention(4, 4, 2)(masked(8, x), masked(8, x))
+
+
+def normalised_steps(x: Any) -> Any:
+    return layers.BatchNormalization(axis=1)(masked(8, x))
+
+
+def called_at_several_widths(x: Any) -> Any:
+    relu = layers.ReLU()
+    return relu(layers.Dense(6)(relu(masked(8, x))))
+
+
+def with_a_state(x: Any) -> Any:
+    return layers.SimpleRNN(4, stateful=True)(masked(8, x))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [queries_and_values_with_masks_of_their_own, normalised_steps, called_at_several_widths, with_a_state],
+    ids=lambda network: network.__name__,
+)
+def test_the_smaller_layers_are_the_same_function(network: Callable[[Any], Any]) -> None:
+    inputs = keras.Input(batch_shape=(3, 5, 8))
+    model = made(lambda: keras.Model(inputs, layers.Dense(2)(network(inputs))))
+    small = shrink(model)
+    assert small.count_params() < model.count_params()
+    assert error(model, small) < 1e-5
+
+
 def test_layers_without_a_rule_are_given_all_channels() -> None:
     inputs = keras.Input((8,))
     x = MaskLayer()(layers.Dense(6, activation="relu")(inputs))
