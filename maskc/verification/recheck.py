@@ -61,7 +61,10 @@ COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOr
 # Operators with sizes that are no integers.
 SIZED = frozenset("Range Resize Upsample".split())
 # Operators that may follow the look-up of entries in a table, at each of them alike.
-LOOKUP = frozenset("Add Cast Constant Div Gather Identity Mul Sub".split())
+LOOKUP = frozenset(
+    "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
+    "Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
+)
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
@@ -630,11 +633,11 @@ class Checker:
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
-        steps = max(1, len(before) - folded + len(here) - 1) * unit + sums * min(unit, UNIT[np.dtype(np.float32)])
+        steps = max(1, len(before) - folded + len(here) - 1) * unit * chain + sums * min(unit, UNIT[np.dtype(np.float32)])
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
         halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
-        return ROUNDINGS * (steps * chain + halves * stored)
+        return ROUNDINGS * (steps + halves * stored)
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
