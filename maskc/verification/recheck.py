@@ -83,6 +83,7 @@ MOST = 1e-2  # no error of that size is one of rounding
 MOVE = 4096.0  # roundings by which tensors are moved to measure a condition
 CONDITION = 16.0  # largest condition that is believed of a region that took boundaries in
 TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a mask of -1e9 is none
+HUGE = 1e30  # of larger values, masks mostly, scales are computed in double precision
 LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
 WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
@@ -632,6 +633,7 @@ class Checker:
         drawn = region.source_reads if sparse and not claims else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
+        sums += APPROXIMATION * bool(APPROXIMATED & ({*before} ^ {*here}))  # the same is off as far on both sides
         folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain + sums * min(unit, UNIT[np.dtype(np.float32)])
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
@@ -652,7 +654,7 @@ class Checker:
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
         times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
-        return times * math.sqrt(terms) + (APPROXIMATION if node.op_type in APPROXIMATED else 0.0)
+        return times * math.sqrt(terms)
 
     def _body_roundings(self, node: NodeProto) -> float:
         """Those of sums over the longest axes of the weights that bodies read, in each round: one for each slice."""
@@ -696,7 +698,8 @@ class Checker:
     ) -> None:
         """Judge numbers of floating point. axis: whose slices have scales."""
         allowed, share = result.at_most(turn)
-        wide = np.promote_types(want.dtype, np.float32)
+        huge = np.abs(want).max(initial=0) > HUGE  # of which a scale would be infinite
+        wide = np.promote_types(want.dtype, np.float64 if huge else np.float32)
         one, two = want.astype(wide), got.astype(wide)
         if not (np.isfinite(one).all() and np.isfinite(two).all()):
             finite = np.isfinite(one)  # where the source has no number, any will do
