@@ -635,7 +635,8 @@ class Checker:
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         sums += APPROXIMATION * bool(APPROXIMATED & ({*before} ^ {*here}))  # the same is off as far on both sides
         folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
-        steps = max(1, len(before) - folded + len(here) - 1) * unit * chain + sums * min(unit, UNIT[np.dtype(np.float32)])
+        steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
+        steps += sums * min(unit, UNIT[np.dtype(np.float32)])
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
         halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
@@ -713,10 +714,10 @@ class Checker:
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
-        if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
-            return None
         claims = self.claims.get(region.boundary.source, {}).items()
         whole = any(len(slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, (slices, _) in claims)
+        if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
+            return None
         # of a constant that is rounding alone nothing need be right
         if not share and allowed < relative.max() < (math.inf if whole else max(MOST, CONDITION * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
