@@ -32,7 +32,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
-from passes.ops.contractions.base import Contraction, Left
+from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
@@ -154,7 +154,7 @@ class Operands:
 class IntegerProduct(Contraction):
     """Sums of (data - its zero point) · (weights - theirs): channels at the zero point add nothing.
 
-    Other constants stay: nothing but an int32 bias could take them.
+    Other constants add integers to the sums, which an int32 bias takes in where all sums have the same terms.
     Source: ONNX operator specification, MatMulInteger, ConvInteger, QLinearMatMul and QLinearConv.
     """
 
@@ -233,16 +233,35 @@ class IntegerProduct(Contraction):
         adds = np.moveaxis(self.steps(node) != 0, axes, (-2, -1))
         return Nonzero.of(np.asarray(adds.reshape(-1, *adds.shape[-2:]).any(axis=0)))
 
+    def spreads_evenly(self, node: gs.Node) -> bool:
+        """Whether constant data add the same to each sum."""
+        return True
+
     def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
-        zero = self.zeros(node, facts, 0, projection.axis(label, 0))
-        return ConstantSlices(zero, np.zeros(zero.shape))
+        """Constants as steps from the zero point."""
+        axis, zero = projection.axis(label, 0), operand(node, self.operands.data_zero)
+        known, point = facts.known(node.inputs[0], axis), 0 if zero is None else facts.uniform(zero)
+        takes = self.operands.output_zero is None or self.operands.bias is not None
+        if known is not None and point is not None and takes and self.spreads_evenly(node):
+            return ConstantSlices(known.mask, known.value.astype(np.float64) - float(point))
+        dead = self.zeros(node, facts, 0, axis)
+        return ConstantSlices(dead, np.zeros(dead.shape))
+
+    def _sum(self, node: gs.Node, projection: Projection, values: Array) -> tuple[Array, list[int]]:
+        (inner,), letters = projection.inner_axes, projection.terms.factors[projection.weights]
+        steps = np.moveaxis(self.steps(node), (self.free, inner), (0, 1)).astype(np.float64)
+        total = steps.reshape(*steps.shape[:2], -1).sum(axis=2) @ values
+        return total, [projection.terms.output.index(letters[self.free])]
 
     def with_operands_beside(
         self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices
     ) -> ConstantSlices | None:
-        """The zero point of the output, where there is no bias either."""
+        """The sums, or the zero point of the output where these are 0 and there is no bias either."""
+        if self.operands.output_zero is None:
+            return sums
         bias, zero = (None if i is None else operand(node, i) for i in (self.operands.bias, self.operands.output_zero))
-        mask = sums.mask if bias is None else sums.mask & (facts.value(bias).reshape(-1) == 0)
+        mask = sums.mask & (sums.value == 0)
+        mask = mask if bias is None else mask & (facts.value(bias).reshape(-1) == 0)
         value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
         return ConstantSlices(mask, np.broadcast_to(value, mask.shape))
 
@@ -250,8 +269,13 @@ class IntegerProduct(Contraction):
         """None: steps lie around a zero point."""
         return iter(())
 
-    def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
-        """Nothing: what lies at the zero point adds nothing."""
+    def add(self, node: gs.Node, rewriter: Rewriter, total: Array, axes: list[int], first: int = 0) -> None:
+        index = self.operands.bias
+        if index is None:
+            return super().add(node, rewriter, total, axes, first)
+        bias = operand(node, index)
+        total = total if bias is None else total + values_of(bias)
+        return rewriter.set_input(node, index, rewriter.constant("bias", total.astype(np.int32)))
 
     def depth(self, node: gs.Node) -> int:
         """How many products are summed for one output element."""
@@ -311,6 +335,12 @@ class IntegerConvolution(SizeRule, IntegerProduct):
         if groups == 1:
             return "_c.", "oc.", "_o."
         return ("_c.", "c.", "_c.") if groups == size_of(node.inputs[self.operands.weight], 0) else None
+
+    def spreads_evenly(self, node: gs.Node) -> bool:
+        """Unless a border reads less of it."""
+        auto = node.attrs.get("auto_pad", "NOTSET")
+        whole = (shape_of(node.inputs[self.operands.weight]) or ())[2:]
+        return all(size == 1 for size in whole) if auto.startswith("SAME") else not any(node.attrs.get("pads", []))
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         super().lower(node, rewriter)

@@ -53,15 +53,29 @@ def test_product_with_zero_points(per_column: bool) -> None:
     assert weight(result, "MatMulInteger", 3).shape == ((4,) if per_column else ())
 
 
-def convolutions(shift: float, bias: bool, group: int = 1) -> onnx.ModelProto:
+def test_constants_are_added_to_sums_of_integers() -> None:
+    source = model(
+        "(float[N,8] x) => (float[N,6] y) <float s = {0.03}, uint8 z = {117}, float t = {0.001}>",
+        """m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) h = MatMulInteger(p, q, z, zw)
+        f = Cast<to = 1>(h) y = Mul(f, t)""",
+        opset=13,
+        k=KEEP,
+        c=(1 - KEEP) * 0.7,
+        q=bytes_(8, 6, seed=4),
+        zw=np.asarray(100, np.uint8),
+    )
+    assert weight(compiled(source), "MatMulInteger").shape == (5, 6)
+
+
+def convolutions(shift: float, bias: bool, group: int = 1, border: int = 1) -> onnx.ModelProto:
     q = bytes_(6, 8 // group, 3, 3, seed=4, signed=True)
     q[[1, 4]] = 0
     b = np.array([100, 0, -300, 20, 0, 7], np.int32)
     return model(
-        "(float[N,8,7,7] x) => (float[N,3,7,7] y)"
+        f"(float[N,8,7,7] x) => (float[N,3,{5 + 2 * border},{5 + 2 * border}] y)"
         " <float s = {0.03}, uint8 z = {117}, float sy = {0.1}, uint8 zy = {128}, float[3,6,1,1] v>",
         f"""m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z)
-        h = QLinearConv<pads = [1,1,1,1], group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
+        h = QLinearConv<pads = {[border] * 4}, group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
         d = DequantizeLinear(h, sy, zy) y = Conv(d, v)""",
         opset=13,
         k=KEEP.reshape(1, 8, 1, 1),
@@ -73,12 +87,12 @@ def convolutions(shift: float, bias: bool, group: int = 1) -> onnx.ModelProto:
     )
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize(("shift", "border"), [(0.0, 1), (0.7, 1), (0.7, 0)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_quantised_convolution(shift: float, bias: bool) -> None:
-    """Filters of zeros without a bias write the zero point, which is zero behind it."""
-    result = compiled(convolutions(shift, bias))
-    assert weight(result, "QLinearConv", 3).shape == (4, 5 if shift == 0 else 8, 3, 3)
+def test_quantised_convolution(shift: float, border: int, bias: bool) -> None:
+    """Filters of zeros without a bias write the zero point; constants go into an int32 bias, but for borders."""
+    result = compiled(convolutions(shift, bias, border=border))
+    assert weight(result, "QLinearConv", 3).shape == (4, 8 if shift and border else 5, 3, 3)
     assert weight(result, "QLinearConv", 4).shape == (4,)
     assert weight(result, "Conv").shape == (3, 4, 1, 1)
 
