@@ -14,9 +14,9 @@ from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN,
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of, with_rules
 from passes.ops.contractions.base import Contraction
+from passes.ops.contractions.integer import IntegerProduct
 from passes.ops.convolutions.convolution import Convolution
 from passes.ops.normalization import Normalization
-from passes.ops.quantization import IntegerProduct
 from passes.ops.recurrent import Recurrent
 
 PAGE = Path(__file__).with_name("operators.md")

@@ -14,7 +14,7 @@ from passes.graph.editor import Change
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, is_constant, is_float, shape_of, sizes_of
 from passes.ops import Linked, rules
-from passes.ops.quantization import IntegerProduct
+from passes.ops.contractions.integer import IntegerProduct
 from passes.ops.traits import WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering

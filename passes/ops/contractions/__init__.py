@@ -1,1 +1,1 @@
-"""Rules of matrix products and Einsum, by the labels of their axes."""
+"""Rules of matrix products, of floats and of integers, and Einsum, by the labels of their axes."""

@@ -33,6 +33,21 @@ def test_dynamic_quantisation_between_mask_and_product(shift: float) -> None:
     assert weight(result, "MatMul").shape == (10, 5)
 
 
+def test_constants_that_are_restored_ahead_of_dynamic_quantisation() -> None:
+    """But for the channel that is zero."""
+    source = model(
+        "(float[N,8,5,5] x) => (float[N,6,1,1] y) <float sw = {0.01}, float[8,8,1,1] w>",
+        """h = Conv(x, w) m = Mul(h, k) a = Add(m, c) g = GlobalAveragePool(a) p, s, o = DynamicQuantizeLinear(g)
+        i = ConvInteger(p, q, o) f = Cast<to = 1>(i) t = Mul(s, sw) y = Mul(f, t)""",
+        opset=13,
+        k=KEEP.reshape(1, 8, 1, 1),
+        c=np.array([0, 0, 0, 0, 0.7, 0, 0.9, 0]).reshape(1, 8, 1, 1),
+        q=bytes_(6, 8, 1, 1, signed=True),
+    )
+    result = compiled(source, adapters="always")
+    assert weight(result, "Conv").shape == (5, 8, 1, 1) and weight(result, "ConvInteger").shape == (6, 7, 1, 1)
+
+
 @pytest.mark.parametrize("per_column", [False, True])
 def test_product_with_zero_points(per_column: bool) -> None:
     """Zero is the zero point, on either side."""
