@@ -6,6 +6,7 @@ import math
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from operator import attrgetter
 
@@ -283,6 +284,35 @@ def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
                 trail[needed] = current
                 waiting.append(needed)
     return f"node {label(node)} reads '{name}' before node {label(writers[name])} writes it"
+
+
+def in_order(model: ModelProto) -> ModelProto:
+    """The model with each node behind those whose results it reads, as the standard has it, and runtimes do not ask.
+
+    The argument is left untouched, and returned where there is nothing to do, or a cycle.
+    """
+    if not any(_needs(graph)[1] for owner in (model.graph, *model.functions) for graph in all_graphs(owner)):
+        return model
+    result = copied(model)
+    owners = (result.graph, *result.functions)
+    for graph in reversed([graph for owner in owners for graph in all_graphs(owner)]):  # inner ones first
+        needs, late = _needs(graph)
+        if late:
+            try:
+                order = [*TopologicalSorter(needs).static_order()]
+            except CycleError:
+                return model
+            nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
+            del graph.node[:]
+            graph.node.extend(nodes)
+    return result
+
+
+def _needs(graph: GraphProto) -> tuple[dict[int, set[int]], bool]:
+    """The nodes that each node reads, and whether one of them is further on."""
+    writers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = {i: {writers[name] for name in _read(node) if name in writers} for i, node in enumerate(graph.node)}
+    return needs, any(max(needed, default=-1) >= index for index, needed in needs.items())
 
 
 def in_plain_terms(model: ModelProto) -> ModelProto:

@@ -121,12 +121,13 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     endless = graph_checks.endless_functions(model)
     if endless is not None:
         raise InputError(f"{what} cannot be read: {endless}.")
-    found = graph_checks.fault(model)
+    ordered = graph_checks.in_order(model)
+    found = graph_checks.fault(ordered)
     if found is not None:
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
     notes: tuple[str, ...] = ()
-    dense = _densified(model, what)
-    if dense is not model:
+    dense = _densified(ordered, what)
+    if dense is not ordered:
         names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
     dense = graph_checks.completed(graph_checks.in_plain_terms(dense))

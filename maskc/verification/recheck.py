@@ -17,6 +17,7 @@ with each operator as ONNX Runtime has it. What an error of rounding may be foll
 from __future__ import annotations
 
 import base64
+import graphlib
 import hashlib
 import itertools
 import json
@@ -106,7 +107,7 @@ class Graph:
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
         self.model, self.coarse = widened(onnx.inliner.inline_local_functions(model) if model.functions else model)
         self.folder, graph = (folder or Path()).absolute(), self.model.graph
-        self.nodes: Sequence[NodeProto] = list(graph.node)
+        self.nodes: Sequence[NodeProto] = _in_order(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         self.packs = all(t.data_location != TensorProto.EXTERNAL for t in graph.initializer)  # else they are mapped
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
@@ -218,6 +219,15 @@ def widened(model: ModelProto) -> tuple[ModelProto, float]:
 
     widen(copy.graph)
     return copy, max(units)
+
+
+def _in_order(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
+    """Each node behind those whose results it reads, which runtimes do not ask of a file."""
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    needs = {i: {maker[name] for name in _reads(node) if name in maker} for i, node in enumerate(nodes)}
+    if all(max(needed, default=-1) < i for i, needed in needs.items()):
+        return list(nodes)
+    return [nodes[i] for i in graphlib.TopologicalSorter(needs).static_order()]
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[int]:

@@ -75,10 +75,6 @@ INVALID: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
         ("cycle through 'first' (MatMul) and Add -> 'b' and Relu -> 'c'",),
     ),
     "cycle of one": (build.mlp(edits={"Relu(b)": "Relu(c)"}), ("cycle through Relu -> 'c'.",)),
-    "out of order": (
-        build.mlp(edits={LAST: "", "[first]": f"{LAST} [first]"}),
-        ("node 'second' (MatMul) reads 'd' before node Mul -> 'd' writes it",),
-    ),
     "duplicate": (build.mlp(edits={"c =": "a ="}), ("nodes 'first' (MatMul) and Relu -> 'a' both write 'a'",)),
     "duplicate of an input": (
         build.mlp(edits={"c =": "x ="}),

@@ -224,6 +224,30 @@ def test_weights_in_other_files_are_hashed_and_read(tmp_path: Path, inside: bool
         maskc.recheck(*paths(tmp_path))
 
 
+def test_nodes_in_any_order(tmp_path: Path) -> None:
+    """As ONNX Runtime's converter to half precision leaves them, and as ONNX Runtime reads them."""
+    model = build.model(
+        "(float[n,8] x) => (float[n,8] y)",
+        "m = Mul(x, mask) s = ReduceSum<keepdims=0>(m) c = Greater(s, zero) r = Relu(y0) y = Identity(r) "
+        "y0 = If(c) <then_branch = t () => (float[n,8] a) { p = MatMul(m, w) a = Relu(p) }, "
+        "else_branch = f () => (float[n,8] b) { b = MatMul(m, w) }>",
+        checked=False,
+        zero=np.array(0.0),
+        mask=np.array([1.0, 0] * 4),
+        w=(8, 8),
+    )
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    certified(tmp_path)
+    assert refusal(tmp_path, json.loads((tmp_path / "proof.json").read_text())) is None
+    assert maskc.recheck(*paths(tmp_path)).count > 0
+    small = onnx.load(tmp_path / "small.onnx")
+    onnx.checker.check_model(small, full_check=True)
+    assert {t.name: tuple(t.dims) for t in small.graph.initializer}["w"] == (4, 8)
+
+
 def test_verify_writes_one_as_well_where_the_models_agree(tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "cnn.onnx", tmp_path / "model.onnx")
     certified(tmp_path)
