@@ -646,7 +646,7 @@ class Checker:
         sums += APPROXIMATION * bool(APPROXIMATED & ({*before} ^ {*here}))  # the same is off as far on both sides
         folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
-        steps += sums * min(unit, UNIT[np.dtype(np.float32)])
+        steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
         halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
