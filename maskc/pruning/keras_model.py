@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import array_of
-from maskc.frontend.tensorflow.keras import to_onnx
+from maskc.frontend.tensorflow.keras import from_model, to_onnx
 from maskc.frontend.write_model_files import in_the_making
 from maskc.progress import stage
 from maskc.pruning.data import Batch
@@ -43,6 +43,7 @@ class KerasModel:
         if not is_functional(model):
             raise InputError("A smaller .keras file comes from a functional or Sequential model: write .onnx.")
         self._model, layers = model, all_layers(model)
+        self._untrained: list[Array] = []
         calls = [node for layer in layers if is_functional(layer) for node in nodes(functional(layer))]
         self._layers = {layer.path: layer for layer in layers}
         norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
@@ -74,6 +75,22 @@ class KerasModel:
             if output.error is not None and output.error > _ALIKE:
                 raise InputError(f"The Keras model cannot hold what was pruned of '{output.output}': write .onnx.")
         return graph
+
+    def student(self) -> KerasStudent:
+        """The model to train, which can be untrained again."""
+        self._untrained = self._model.get_weights()
+        return KerasStudent(self._model)
+
+    def undo(self) -> None:
+        """Make it what it was before it was trained."""
+        self._model.set_weights(self._untrained)
+
+    def write_untrained(self, path: Path) -> None:
+        """Save it as it was before it was trained, and go on."""
+        trained = self._model.get_weights()
+        self.undo()
+        self.write(path)
+        self._model.set_weights(trained)
 
     def write(self, path: Path) -> int:
         """Save the model, completely or not at all; the size of the file."""
@@ -109,6 +126,23 @@ class KerasModel:
                 norm.beta.assign(np.where(unread, 0, norm.beta))
                 if norm.scale:
                     norm.gamma.assign(np.where(unread, 0, norm.gamma))
+
+
+class KerasStudent:
+    """A Keras model in inference mode, whose trainable variables are trained."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._traced = model, from_model(model)
+        self.variables = {f"{i}/{v.path}": v.value for i, v in enumerate(model.trainable_variables)}
+
+    def __call__(self, feeds: Mapping[str, Any], tensors: Sequence[str] = ()) -> dict[str, Any]:
+        """The outputs by name."""
+        made = self._traced.call(*(feeds[name] for name in self._traced.inputs))
+        return dict(zip(self._traced.outputs, made, strict=True))
+
+    def to_onnx(self) -> ModelProto:
+        """The graph of the model at the present values."""
+        return to_onnx(self._model)  # traced anew: gradients add outputs to a function
 
 
 def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Iterator[tuple[Any, Array, Array, Array]]:

@@ -21,6 +21,7 @@ from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.frontend.tensorflow.keras import load
 from maskc.inspection.arguments import public
 from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, listening, take_time
@@ -174,12 +175,20 @@ def pruned(
         chosen = {"masked": network, "align": np.array(str(options.align))}
         take_time()
         trained, interrupted = fine_tuned(
-            model, target, examples, options, saved, lambda state: keep(compiled.model, {**chosen, **state})
+            model if layers is None else masked,
+            target,
+            examples,
+            options,
+            saved,
+            lambda state: keep(compiled.model, {**chosen, **state}),
+            layers,
         )
         after = judge(trained)
         if judge.better(verdict, after) is after:
             model, verdict = trained, after
         else:
+            if layers is not None:
+                layers.undo()
             warnings.append("Training made the result no better on what was held out, so the untrained one is kept.")
     if saved is None and not gone.any():
         warnings.append("The target is met by what `maskc compile` does, so nothing was pruned: ask for less.")
@@ -211,6 +220,7 @@ def fine_tuned(
     options: PruneOptions,
     saved: State | None,
     keep: Callable[[State], object],
+    layers: KerasModel | None,
 ) -> tuple[ModelProto, bool]:
     """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
 
@@ -231,6 +241,7 @@ def fine_tuned(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
+            student=None if layers is None else layers.student(),
             loss=loss,
             seed=options.seed,
             saved=saved,
@@ -254,8 +265,6 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     files.check_places([("output", output)], read)
     layers = None
     if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
-        if options.trains:
-            raise InputError("--epochs and --minutes are for .onnx: write .keras without, and train that in Keras.")
         layers = KerasModel(source.tensorflow.owner)
     elif output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
@@ -263,12 +272,17 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
+    if saved is not None and layers is not None:  # which is smaller by now
+        layers = KerasModel(load(output))
     begun = False
 
     def keep(refitted: ModelProto, state: State) -> None:
         nonlocal begun
         if not begun:
-            write_model_files.write_model(refitted, output, keep=read)
+            if layers is None:
+                write_model_files.write_model(refitted, output, keep=read)
+            elif saved is None:
+                layers.write_untrained(output)
         begun = True
         checkpoint.write(state)
 

@@ -26,8 +26,8 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 class Target:
     """A tensor of the teacher that the network is to come near to.
 
-    compared: what of the network is compared with it: the same tensor or, of probabilities, their logits; a softmax is
-    one over the last axis. weight: in the distance; all weights together are 1.
+    compared: what of the network is compared with it: the same tensor or, of probabilities, their logits where the
+    network gives them; a softmax is one over the last axis. weight: in the distance; all weights together are 1.
     """
 
     tensor: str
@@ -89,6 +89,9 @@ class Distance:
         terms = []
         for target in self.targets:
             found, wanted = tf.cast(network[target.compared], tf.float32), tf.cast(teacher[target.tensor], tf.float32)
+            if target.kind != "number" and target.compared == target.tensor:
+                other = tf.math.log(1 - found + _TINY) if target.kind == "sigmoid" else 0.0
+                found = tf.math.log(found + _TINY) - other
             error = tf.reduce_mean(_divergence(target.kind, found, wanted))
             terms.append(target.weight * error / self._spread[target.tensor])
         return tf.add_n(terms)

@@ -6,11 +6,12 @@ Needs TensorFlow: it is imported with this file, which is to be imported where t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -36,6 +37,19 @@ Batches = Callable[[], Iterator[Batch]]
 #: of the outputs by name and the batch by name: what is to become small, for each example, float32 `(batch,)`
 Loss = Callable[[Mapping[str, Any], Batch], Any]
 
+
+class Student(Protocol):
+    """What is trained: variables by name, the outputs that they make of inputs, by name, and the graph of these."""
+
+    variables: dict[str, Any]
+
+    def __call__(self, feeds: Mapping[str, Any], tensors: Sequence[str] = ()) -> Mapping[str, Any]:
+        """The outputs, and the tensors asked for, if it has them."""
+
+    def to_onnx(self) -> onnx.ModelProto:
+        """The graph at the present values."""
+
+
 _WARM_UP, _RISING = 200, 0.2  # steps in which the learning rate rises, or, of short training, the share of it
 _SEEN = 4  # batches by which the scale of outputs is known
 _STEADY = 0.9  # the moving average of the loss
@@ -55,6 +69,7 @@ def finetune(
     *,
     minutes: float | None = None,
     epochs: float | None = None,
+    student: Student | None = None,
     loss: Loss | None = None,
     learning_rate: float = 3e-3,
     seed: int = 0,
@@ -65,13 +80,14 @@ def finetune(
 
     On KeyboardInterrupt and SIGTERM training stops, and what it made so far is returned.
 
-    minutes, epochs: how long; whichever is over first. loss: what is to become small in place of the difference from
+    minutes, epochs: how long; whichever is over first. student: what computes the model, of which it gives no more than
+    the outputs, and is trained in its place. loss: what is to become small in place of the difference from
     the teacher's outputs. learning_rate: relative to the size of the weights. keep: called after the first step, each
     minute and at the end, with what goes on from there as `saved`.
 
     Raises InputError where an operator of the model has no rule, and where the loss is no number.
     """
-    training = _Training(model, batches, teacher, loss, learning_rate, seed)
+    training = _Training(model, batches, teacher, student, loss, learning_rate, seed)
     if saved is not None:
         training.restore(saved)
     due, over = time.monotonic(), False
@@ -96,16 +112,20 @@ class _Training:
         network: onnx.ModelProto,
         batches: Batches,
         teacher: onnx.ModelProto,
+        student: Student | None,
         loss: Loss | None,
         learning_rate: float,
         seed: int,
     ) -> None:
-        self.imported = Imported(network)
+        self.imported: Student = Imported(network) if student is None else student
         self._variables = list(self.imported.variables.values())
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
         self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
         self._targets = targets(network, teacher)
+        if student is not None:
+            made = {output.name for output in network.graph.output}
+            self._targets = [dataclasses.replace(t, compared=t.tensor) for t in self._targets if t.tensor in made]
         self._teacher = OnnxRuntimeSession(showing(teacher, [target.tensor for target in self._targets]))
         self._teacher_inputs = {value.name for value in teacher.graph.input}
         self._steps = self._samples = self._passes = self._done = 0  # batches of the present pass are done
