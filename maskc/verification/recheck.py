@@ -71,8 +71,9 @@ STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
     "NonMaxSuppression NonZero QuantizeLinear Round Sign TopK Unique".split()
 )
-# Operators that ONNX Runtime computes by approximations, which are off by so many roundings.
-APPROXIMATED, APPROXIMATION = frozenset("BiasGelu FastGelu GRU LSTM QuickGelu".split()), 1024.0
+# Operators that ONNX Runtime computes by approximations, and by how many roundings these are off.
+APPROXIMATION = dict.fromkeys("BiasGelu FastGelu GRU LSTM QuickGelu".split(), 1024.0)
+APPROXIMATION |= dict.fromkeys("Erf Sigmoid Tanh".split(), 4.0)
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 CLAIMED = 16.0  # times as many where slices are claimed that are not 0: they come from a chain of up to 256 roundings
@@ -643,7 +644,8 @@ class Checker:
         drawn = region.source_reads if sparse and not claims else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
-        sums += APPROXIMATION * bool(APPROXIMATED & ({*before} ^ {*here}))  # the same is off as far on both sides
+        alone = {*before} ^ {*here}  # what is on both sides is off as far there
+        sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0)
         folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
         steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)

@@ -25,7 +25,7 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
     saved: list[Any] = []
 
     def trained(ends: str, model: onnx.ModelProto, *others: Any) -> tuple[onnx.ModelProto, bool]:
-        *_, given, keep = others
+        *_, given, keep, _ = others
         saved.append(given)
         keep({"position": np.array([7])})
         if ends == "fails":
