@@ -27,6 +27,7 @@ class AnyRuntime(OnnxRuntime):
         super().avoid_faults(graph, known, nested=nested)
         channel_orders.split_orders(graph)
         padded_steps.mask_gathers(graph)
+        padded_steps.own_steps(graph)
 
 
 def make(align: Align | None) -> AnyRuntime:

@@ -1,6 +1,7 @@
-"""Zeros put among channels that are dequantised: OpenVINO (2026.4) ends the process at a Gather of such a Pad.
+"""Values put among channels that are dequantised, which OpenVINO (2026.4) takes for one more scale among theirs.
 
-A Gather of what is there, times a mask, is the same.
+It ends the process at a Gather of such a Pad: a Gather of what is there, times a mask, is the same. And it writes the
+longer scales and zero points over those of all nodes that have them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,19 @@ def mask_gathers(graph: gs.Graph) -> None:
             if not data.outputs and all(data is not t for t in graph.outputs):
                 erase(pad)
     drop_erased(graph)
+    editor.finish()
+
+
+def own_steps(graph: gs.Graph) -> None:
+    """Let what is padded be dequantised by a scale and a zero point that no other node has."""
+    editor = GraphEditor(graph)
+    for pad in [node for node in graph.nodes if isinstance(rules(node), Pad) and node.inputs[0].inputs]:
+        made = pad.inputs[0].inputs[0]
+        if isinstance(rules(made), Dequantize):
+            for index in range(1, len(made.inputs)):
+                step = made.inputs[index]
+                if is_constant(step) and len(step.outputs) > 1:
+                    made.inputs[index] = editor.constant(step.name, values_of(step))
     editor.finish()
 
 

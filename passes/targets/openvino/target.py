@@ -45,6 +45,7 @@ class OpenVino:
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         channel_orders.split_orders(graph)
         padded_steps.mask_gathers(graph)
+        padded_steps.own_steps(graph)
 
 
 def make(align: Align | None) -> OpenVino:

@@ -167,6 +167,23 @@ def test_no_gather_reads_padded_steps() -> None:
     assert operators(source, "onnxruntime")[2:5] == ["Pad", "Gather", "Add"]
 
 
+def test_steps_of_what_is_padded_are_its_own() -> None:
+    """OpenVINO would write those of the padded channels over the others."""
+    body = """
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  h = MatMul(d, w)
+        p = QuantizeLinear(h, t, z)  e = DequantizeLinear(p, t, z)  a = Pad(e, ends)  y = Softmax(a)
+    """
+    numbers = {"s": np.float32(0.05), "t": np.float32(0.1), "z": np.uint8(128), "ends": np.array([0, 0, 0, 1])}
+    source = model("(float[N,6] x) => (float[N,4] y)", body, w=random(6, 3), **numbers)
+    for target in ("any", "openvino"):
+        made = shrink(source, target=target).model
+        (pad,) = (node for node in made.graph.node if node.op_type == "Pad")
+        (dequantised,) = (node for node in made.graph.node if pad.input[0] in node.output)
+        assert dequantised.op_type == "DequantizeLinear"
+        assert all(sum(name in node.input for node in made.graph.node) == 1 for name in dequantised.input[1:])
+        assert_same_function(source, made)
+
+
 # Orders of channels, which OpenVINO computes wrongly.
 
 
