@@ -144,8 +144,9 @@ class DynamicQuantize(Op):
         }
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        reason = kept_reasons.SCALE_OF_ALL
-        return {(0, axis): Demand(mask, reason=reason) for (_, axis), mask in stored.items()}
+        sizes = {axis: facts.size(node.inputs[0], axis) for axis in range(len(shape_of(node.inputs[0]) or ()))}
+        wanted = {axis: stored.get((0, axis), np.ones(size, bool)) for axis, size in sizes.items() if size}
+        return {(0, axis): Demand(mask, reason=kept_reasons.SCALE_OF_ALL) for axis, mask in wanted.items()}
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """One for each element."""

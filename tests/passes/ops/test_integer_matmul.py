@@ -30,6 +30,7 @@ def test_dynamic_quantisation_between_mask_and_product(shift: float) -> None:
     )
     result = compiled(source)
     assert weight(result, "MatMulInteger").shape == (5 if shift == 0 else 8, 10)
+    assert {held.code for held in result.report.held} == (set() if shift == 0 else {"K206"})
     assert weight(result, "MatMul").shape == (10, 5)
 
 
