@@ -52,6 +52,7 @@ TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
+GATED = RECURRENT - {"RNN"}  # by Sigmoids of what they multiply with
 # Operators that round nothing.
 EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
@@ -720,8 +721,9 @@ class Checker:
                 return result.fail("its NaNs or infinities are in other places")
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
-        near = 0 <= one.min() <= one.max() <= 1 and any(node.op_type == "Sigmoid" for node in self.nodes(region))
-        least = SUBNORMAL * stored + LOGISTIC * near
+        operators = {node.op_type for node in self.nodes(region)}
+        gates = "Sigmoid" in operators and 0 <= one.min() <= one.max() <= 1 or bool(operators & GATED)
+        least = SUBNORMAL * stored + LOGISTIC * gates * max(1, np.abs(one).max())
         error, scale = np.maximum(np.abs(one - two) - least, 0), scales(np.abs(one), axis)
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much

@@ -188,3 +188,13 @@ def test_a_constant_of_which_terms_of_weights_nearly_cancel(seed: int) -> None:
     text = "m = Mul(x, none) y = BatchNormalization(m, scale, bias, mean, variance)"
     stored = {"none": np.zeros(16), "scale": scale, "bias": near, "mean": mean, "variance": variance}
     assert api.compile(build.model("(float[n,16] x) => (float[n,16] y)", text, **stored)).report.verified
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gates_that_are_nearly_shut(seed: int) -> None:
+    """ONNX Runtime's Sigmoid near 0 is off by a rounding of 1/2, and hardly anything is left of what it multiplies."""
+    w, r = np.random.default_rng(seed).normal(size=(2, 1, 512, 128)).astype(np.float32) / 11
+    signature = "(float[t,1,128] x, float[1,1,128] h, float[1,1,128] c) => (float[1,1,128] hn, float[1,1,128] cn)"
+    text = "y, hn, cn = LSTM<hidden_size=128>({}, w, r, , , h, c)"
+    source = build.model(signature, f"m = Mul(x, s) {text.format('m')}", w=w, r=r, s=np.full(128, 6.6))
+    assert proof_of(source, build.model(signature, text.format("x"), w=w * np.float32(6.6), r=r), seed).complete
