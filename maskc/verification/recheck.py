@@ -722,7 +722,7 @@ class Checker:
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
         operators = {node.op_type for node in self.nodes(region)}
-        gates = "Sigmoid" in operators and 0 <= one.min() <= one.max() <= 1 or bool(operators & GATED)
+        gates = ("Sigmoid" in operators and 0 <= one.min() <= one.max() <= 1) or bool(operators & GATED)
         least = SUBNORMAL * stored + LOGISTIC * gates * max(1, np.abs(one).max())
         error, scale = np.maximum(np.abs(one - two) - least, 0), scales(np.abs(one), axis)
         relative = error / scale
