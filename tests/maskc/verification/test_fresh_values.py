@@ -197,4 +197,7 @@ def test_gates_that_are_nearly_shut(seed: int) -> None:
     signature = "(float[t,1,128] x, float[1,1,128] h, float[1,1,128] c) => (float[1,1,128] hn, float[1,1,128] cn)"
     text = "y, hn, cn = LSTM<hidden_size=128>({}, w, r, , , h, c)"
     source = build.model(signature, f"m = Mul(x, s) {text.format('m')}", w=w, r=r, s=np.full(128, 6.6))
-    assert proof_of(source, build.model(signature, text.format("x"), w=w * np.float32(6.6), r=r), seed).complete
+    right = build.model(signature, text.format("x"), w=w * np.float32(6.6), r=r)
+    wrong = build.changed(right, "r", lambda r: r * np.float32(1.001))
+    assert proof_of(source, right, seed).complete
+    assert proof_of(source, wrong, seed).first() is not None
