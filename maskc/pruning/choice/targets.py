@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
@@ -23,6 +22,7 @@ from maskc.results.measurements import Latency
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
 _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
+_COARSE = 0.9  # of a target: widths in steps that lead below it are given up
 _STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
@@ -45,17 +45,22 @@ class Search:
     def found(self) -> tuple[Mask, PruneOptions]:
         """The groups to remove for the target of the options, bool [groups], and the options to compile with.
 
-        Where channels that a processor likes to keep put a size out of reach, none are kept. Raises InputError where it
-        is out of reach all the same.
+        Where widths that a processor likes lead far below a target, or put it out of reach, all are taken. Raises
+        InputError where it is out of reach all the same.
         """
         name, value = self.options.target_of
+        in_steps = self.options.align == "auto" and not self.options.timed
         with stage("Choosing channels", slow=True):
             try:
-                return self.at_flops(value) if name == "flops" else self.shortest(name, value), self.options
+                gone = self.at_flops(value) if name == "flops" else self.shortest(name, value)
             except InputError:
-                if self.options.align != "auto" or self.options.timed:
+                if not in_steps:
                     raise
-        return dataclasses.replace(self, options=dataclasses.replace(self.options, align="none")).found()
+            else:
+                if not in_steps or self._figure(name)(self._compiled(gone)) > _COARSE * value:
+                    return gone, self.options
+        note("Widths that this processor likes do not come near the target, so all are taken.")
+        return replace(self, options=replace(self.options, align="none", align_for=None)).found()
 
     def at_flops(self, share: float) -> Mask:
         """Those that leave no more than a share of the FLOPs in the compiled file."""
@@ -180,6 +185,8 @@ class Search:
 
     def _figure(self, name: str) -> Figure:
         whole = max(self.before.get(name, 1), 1)
+        if name == "flops":
+            return lambda compiled: self._flops(compiled) / whole
         if name == "params":
             return lambda compiled: compiled.report.after.params / whole
         if name == "size":

@@ -26,7 +26,17 @@ from passes.ops import base
 from passes.ops.contractions.matmul import Gemm
 from tests.maskc.command import maskc as command
 from tests.maskc.command import refused, succeeded
-from tests.maskc.pruning.networks import NETWORKS, attention, doubled, drawn, gemm, inputs, network, recurrent
+from tests.maskc.pruning.networks import (
+    NETWORKS,
+    attention,
+    convolution,
+    doubled,
+    drawn,
+    gemm,
+    inputs,
+    network,
+    recurrent,
+)
 
 # Of the FLOPs, which half of the hidden channels have.
 SHARES = {"attention": 0.55, "depthwise": 0.6, "recurrent": 0.5}
@@ -82,6 +92,16 @@ def test_what_a_head_saves_beyond_a_target_leaves_room_for_small_units() -> None
     both = onnx.compose.merge_models(model, onnx.compose.add_prefix(hidden, "h/"), io_map=[("y", "h/x")])
     pruned = maskc.prune(both, inputs(both), flops=0.3, align="none", verify=False)
     assert 0.27 < pruned.report.after.flops / pruned.report.before.flops <= 0.3
+
+
+@pytest.mark.parametrize("target", [{"flops": 0.9}, {"params": 0.9}])
+def test_widths_in_steps_do_not_lead_far_below_a_target(target: dict[str, float]) -> None:
+    """Sixteen channels in steps of eight leave half of them or all."""
+    model = convolution()
+    pruned = maskc.prune(model, inputs(model), align_for="avx512", target="onnxruntime", **target)
+    ((_, value),) = target.items()
+    before, after = pruned.report.before, pruned.report.after
+    assert 0.9 * value < (after.flops / before.flops if "flops" in target else after.params / before.params) <= value
 
 
 def clock(monkeypatch: pytest.MonkeyPatch, time: Callable[[float], float]) -> None:
