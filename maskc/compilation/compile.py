@@ -405,7 +405,7 @@ def timed(
     from maskc.verification.inputs import one_sample
 
     provider = choose_provider(wanted)
-    before, after = load(source, provider), load(compiled, provider)
+    before, after = load(source, provider, timed=True), load(compiled, provider, timed=True)
     sample = one_sample(source, strict(before, source, provider)) if inputs is None else inputs
     return measure(before, after, sample, provider, seconds=seconds, least=least)
 

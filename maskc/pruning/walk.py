@@ -1,8 +1,9 @@
-"""A model run in steps, each node once, so that later weights can be chosen by what earlier ones make."""
+"""A model run in steps, so that later weights can be chosen by what earlier ones make."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 
 Feeds = Mapping[str, NDArray[Any]]
+
+# Bytes of the tensors of all batches that are kept at a time. Where those that later nodes read are more, they are made
+# again, from the last that were kept: the one channel of a spectrogram becomes 128 of its size.
+_HELD = 2**28
 
 
 class Walk:
@@ -27,14 +32,12 @@ class Walk:
         self._constants = {t.name: t for t in model.graph.initializer}
         self.values: list[dict[str, NDArray[Any]]] = [dict(batch) for batch in batches]
 
-    def to(self, name: str) -> list[NDArray[Any]]:
+    def to(self, name: str) -> Sequence[NDArray[Any]]:
         """Run what a tensor needs and was not run yet; its values, for each batch.
 
         Raises RunError where the runtime cannot run a part of the model by itself.
         """
-        if name not in self.values[0]:
-            self._run(self._needed(name), name)
-        return [values[name] for values in self.values]
+        return self._run(self._needed(name), name)
 
     def give(self, stored: Mapping[str, NDArray[Any]]) -> None:
         """Initializers by name that nodes not run yet are to have."""
@@ -42,27 +45,35 @@ class Walk:
 
     def _needed(self, name: str) -> list[NodeProto]:
         """The waiting nodes that the tensor is computed from, in their order."""
-        wanted, found = {name}, []
+        wanted, found = {name} - self.values[0].keys(), []
         for node in reversed(self._waiting):
             if wanted & set(node.output):
                 found.append(node)
                 wanted |= _read(node)
         return found[::-1]
 
-    def _run(self, nodes: Sequence[NodeProto], name: str) -> None:
+    def _run(self, nodes: Sequence[NodeProto], name: str) -> Sequence[NDArray[Any]]:
         running = {id(node) for node in nodes}
-        self._waiting = [node for node in self._waiting if id(node) not in running]
+        waiting = [node for node in self._waiting if id(node) not in running]
         made = {output for node in nodes for output in node.output if output}
+        later = {tensor for node in waiting for tensor in _read(node)} | {name}
+        if nodes:
+            step = self._step(nodes, sorted(made & later))
+            first = {**self.values[0], **step.on(self.values[0])}
+            if len(self.values) * sum(first[tensor].nbytes for tensor in first.keys() & later) > _HELD:
+                return _Made(self._step(nodes, [name]), name, list(self.values))
+            for number, values in enumerate(self.values):
+                found = first if number == 0 else {**values, **step.on(values)}
+                self.values[number] = {tensor: value for tensor, value in found.items() if tensor in later}
+        self._waiting = waiting
+        return [values[name] for values in self.values]
+
+    def _step(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> _Step:
+        """These nodes, by which the tensors that are held become these outputs."""
+        made = {output for node in nodes for output in node.output}
         read = {tensor for node in nodes for tensor in _read(node)} - made
-        later = {tensor for node in self._waiting for tensor in _read(node)} | {name}
-        outputs = sorted(made & later)
         session = OnnxRuntimeSession(self._part(nodes, read, outputs))
-        inputs = read & self.values[0].keys()
-        for number, values in enumerate(self.values):
-            found = session.run({tensor: values[tensor] for tensor in inputs})
-            if lost := sorted(set(outputs) - found.keys()):
-                raise RunError(f"'{lost[0]}' is a sequence, at which a model cannot be cut.")
-            self.values[number] = {k: v for k, v in {**values, **found}.items() if k in later}
+        return _Step(session, read & self.values[0].keys())
 
     def _part(self, nodes: Sequence[NodeProto], read: set[str], outputs: Sequence[str]) -> ModelProto:
         graph = GraphProto(name="part")
@@ -77,6 +88,36 @@ class Walk:
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
         return part
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A part of a model, which reads some tensors."""
+
+    session: OnnxRuntimeSession
+    reads: Collection[str]
+
+    def on(self, values: Feeds) -> dict[str, NDArray[Any]]:
+        """Its outputs."""
+        found = self.session.run({tensor: values[tensor] for tensor in self.reads})
+        if lost := sorted(set(self.session.outputs) - found.keys()):
+            raise RunError(f"'{lost[0]}' is a sequence, at which a model cannot be cut.")
+        return found
+
+
+@dataclass(frozen=True)
+class _Made(Sequence[NDArray[Any]]):
+    """A tensor in each batch, made anew whenever it is asked for."""
+
+    step: _Step
+    name: str
+    values: Sequence[Feeds]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.step.on(self.values[number])[self.name]
 
 
 def _read(node: NodeProto) -> set[str]:

@@ -55,6 +55,8 @@ SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
 class OnnxRuntimeSession:
     """A model loaded in ONNX Runtime.
 
+    The memory of a run is freed after it, which takes time, unless runs are `timed`.
+
     Raises `RunError` when ONNX Runtime refuses the model, and `UnavailableError` when the provider cannot be
     used here or the model has operators that ONNX Runtime does not know.
     """
@@ -67,6 +69,7 @@ class OnnxRuntimeSession:
         optimized: bool = True,
         exact: bool = False,
         profiled: bool = False,
+        timed: bool = False,
     ) -> None:
         ort = import_onnxruntime()
         if fatal := why_fatal(model):
@@ -120,6 +123,9 @@ class OnnxRuntimeSession:
         self.note = "" if wide is None else "ONNX Runtime cannot compute with bfloat16 here, so float32 took its place."
         if gpu is not None and gpu.name not in self._session.get_providers():
             raise _unusable(ort, gpu)
+        self._running = ort.RunOptions()
+        if gpu is None and not timed:
+            self._running.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name; a sequence or map is taken apart into arrays named `output[0]`, `output[key]`.
@@ -134,7 +140,7 @@ class OnnxRuntimeSession:
             if np.any(inputs[name] <= 0):
                 raise RunError(f"ONNX Runtime cannot run the model: it ends the process where '{name}' is not above 0.")
         try:
-            values = self._session.run(None, fed)
+            values = self._session.run(None, fed, self._running)
         except Exception as error:
             raise RunError(f"ONNX Runtime fails{_place(error)}: {in_brief(error, *_NOISE)}.") from error
         results: dict[str, NDArray[Any]] = {}

@@ -39,11 +39,13 @@ class Session(Protocol):
         """Arrays by name of what the model gives. Raises `RunError` when it fails on these inputs."""
 
 
-def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False) -> Session:
+def load(
+    model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False, timed: bool = False
+) -> Session:
     """The model in the runtime of the provider.
 
     `optimized=False` runs every operator as it is written, and `exact` quantised layers without further rounding: 8-bit
-    products without saturation, biases in float as they are.
+    products without saturation, biases in float as they are. `timed` sessions keep the memory of a run for the next.
 
     OpenVINO has no such switch. Operators as they are written are the same function wherever they run, so ONNX Runtime
     on the CPU takes its place. Raises `RunError` when the runtime refuses the model, `UnavailableError` when the
@@ -52,7 +54,7 @@ def load(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = Tru
 
     def loaded(model: ModelProto) -> Session:
         if provider != "openvino":
-            return OnnxRuntimeSession(model, provider, optimized=optimized, exact=exact)
+            return OnnxRuntimeSession(model, provider, optimized=optimized, exact=exact, timed=timed)
         return OpenVinoSession(model) if optimized else OnnxRuntimeSession(model, optimized=False)
 
     if isolation.suspected:

@@ -178,7 +178,7 @@ def _compare_on(
         if found.provider == "cuda" or found.provider == "tensorrt":
             found.notes.append(_placement(models, data[0].inputs, found.provider))
         if options.bench:
-            before, after = (load(model, found.provider) for model in (models.reference, models.compiled))
+            before, after = (load(model, found.provider, timed=True) for model in (models.reference, models.compiled))
             found.latency = latency.measure(before, after, data[0].inputs, found.provider)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,6 @@ from passes.sizes.sizes_to_count_at import Sizes
 
 _SAMPLES = 1024  # that layers are observed on, of no more bytes
 _BYTES = 2**25
-_TOGETHER = 2**22  # bytes of inputs
 _ROWS = 400  # of a layer, of each batch
 _HURT = 0.05  # of a layer's energy: the error that its sensitivity is measured at
 _LEAST = 1e-3  # of the median: what is measured of less is noise
@@ -127,7 +126,7 @@ def _sizes(model: ModelProto, batch: Batch) -> Sizes:
     return found
 
 
-def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: int = 0) -> list[Layer]:
+def layers(network: Network, model: ModelProto, batches: Sequence[Feeds], seed: int = 0) -> list[Layer]:
     """The layers that read channels which can go, with the moments of what they read in the model, unmasked.
 
     Those that have the same weights are one, whose moments are the sum of theirs.
@@ -146,27 +145,14 @@ def layers(network: Network, model: ModelProto, batches: Iterable[Feeds], seed: 
                 found[contraction.weights] = Moments.of(reader, matrix, seed + number)
             reading.append(contraction)
     rng = np.random.default_rng(seed)
-    for group in _groups(batches):
-        walk = Walk(model, group)
-        with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
-            for contraction in reading:
-                for values in walk.to(contraction.source):
-                    for rows in contraction.rows(values, _ROWS, rng):
-                        found[contraction.weights].add(rows)
+    walk = Walk(model, batches)
+    with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
+        for contraction in reading:
+            for values in walk.to(contraction.source):
+                for rows in contraction.rows(values, _ROWS, rng):
+                    found[contraction.weights].add(rows)
     # one after the other, as the moments of all take much room
     return [Layer(moments) for name in list(found) if (moments := found.pop(name)).count]
-
-
-def _groups(batches: Iterable[Feeds]) -> Iterator[list[Feeds]]:
-    """Batches that are run together, of no more bytes than a few tensors of each can take."""
-    group: list[Feeds] = []
-    for batch in batches:
-        group.append(batch)
-        if sum(array.nbytes for each in group for array in each.values()) >= _TOGETHER:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def sensitivities(
