@@ -81,6 +81,7 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.log_severity_level = FATAL
         options.use_deterministic_compute = True
+        options.enable_cpu_mem_arena = timed  # in which a result that is kept would hold the memory of its whole run
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
@@ -123,9 +124,6 @@ class OnnxRuntimeSession:
         self.note = "" if wide is None else "ONNX Runtime cannot compute with bfloat16 here, so float32 took its place."
         if gpu is not None and gpu.name not in self._session.get_providers():
             raise _unusable(ort, gpu)
-        self._running = ort.RunOptions()
-        if gpu is None and not timed:
-            self._running.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name; a sequence or map is taken apart into arrays named `output[0]`, `output[key]`.
@@ -140,7 +138,7 @@ class OnnxRuntimeSession:
             if np.any(inputs[name] <= 0):
                 raise RunError(f"ONNX Runtime cannot run the model: it ends the process where '{name}' is not above 0.")
         try:
-            values = self._session.run(None, fed, self._running)
+            values = self._session.run(None, fed)
         except Exception as error:
             raise RunError(f"ONNX Runtime fails{_place(error)}: {in_brief(error, *_NOISE)}.") from error
         results: dict[str, NDArray[Any]] = {}

@@ -51,23 +51,42 @@ def compare_regions(
 
 
 def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure | None:
-    """The first region that is not what it should be where the source's tensors are as they are with these inputs."""
-    proven = proof.checker
-    regions = [*proof.regions.values()]
-    needed = {name for region in regions for name in region.source_reads}
-    needed.update(boundary.source for boundary in proven.boundaries.values())
-    values, seen = _fed(proven.source, reference, inputs), dict(proven.seen)
+    """The first region that is not what it should be where the source's tensors are as they are with these inputs.
+
+    Regions are compared as what they read is made, since the tensors of a whole run take much memory.
+    """
+    proven, source, regions = proof.checker, proof.checker.source, list(proof.regions.values())
+    reads = [r.source_reads | {proven.boundaries[name].source for name in r.compiled_reads} for r in regions]
+    unmade = [{*names, region.boundary.source} for names, region in zip(reads, regions, strict=True)]
+    readers: dict[str, set[int]] = {}
+    for number, names in enumerate(unmade):
+        for name in names:
+            readers.setdefault(name, set()).add(number)
+    values, seen = dict[str, Array](), dict(proven.seen)
+    ready, waiting, failures = list[int](), set(range(len(regions))), list[Failure]()
+
+    def compare(numbers: Sequence[int]) -> None:
+        some = [regions[number] for number in numbers]
+        judged = _OnValues(proven, seen, values).check(some)
+        failures.extend(Failure(region, judged[region.target]) for region in some if not judged[region.target].agrees)
+        waiting.difference_update(numbers)
+        for name in [name for name in values if readers[name].isdisjoint(waiting)]:
+            del values[name]
 
     def visit(name: str, arrays: list[Array]) -> None:
         seen[name] = Seen.of(arrays)
-        if name in needed:
+        for number in readers.get(name, ()):
             values[name] = arrays[0]
+            unmade[number].remove(name)
+            if not unmade[number]:
+                ready.append(number)
+        if ready and sum(array.nbytes for array in values.values()) > recheck.CHUNK:
+            compare(ready)
+            ready.clear()
 
-    stream(proven.source, [dict(values)], visit)
-    checker = _OnValues(proven, seen, values)
-    judged = checker.check(regions)
-    failing = (Failure(region, judged[region.target]) for region in regions if not judged[region.target].agrees)
-    return next(failing, None)
+    stream(source, [_fed(source, reference, inputs)], visit)
+    compare(sorted(waiting))
+    return next(iter(failures), None)
 
 
 def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed: int) -> Inputs:

@@ -93,7 +93,7 @@ WIDE = 100.0  # spread of values in every third turn of a region that took bound
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
-_MOST_NODES = 256  # at a time
+_FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
@@ -304,6 +304,7 @@ def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # a result would hold the memory of its whole run
     entries = {"intra_op.allow_spinning": "0", "x64quantprecision": "1", "qdq_matmulnbits_accuracy_level": "1"}
     # packed for kernels, weights are summed in another order: they are so for both of two models, or for neither
     entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": str(int(not packs))}
@@ -388,7 +389,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
     for name, arrays in live.items():
         visit(name, arrays)
     weights = [4 * sum(math.prod(stored[n].dims) for n in names if n in stored) for names in graph.reads]
-    at, step = 0, _MOST_NODES
+    at, step = 0, _FIRST_NODES
     while at < len(graph.nodes):
         held = itertools.accumulate(weights[at : at + step])
         nodes = range(at, at + max(1, sum(size <= step * (CHUNK // _MOST_NODES) for size in held)))
@@ -408,7 +409,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
             visit(name, arrays)
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
-        at, step = nodes.stop, max(8, min(2 * step, step * CHUNK // max(size, 1), _MOST_NODES))
+        at, step = nodes.stop, max(1, min(2 * step, step * CHUNK // max(size, 1), _MOST_NODES))
 
 
 @dataclass
