@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -80,34 +81,49 @@ def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
     """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same."""
     spreading = _Spreading(prepared(model), masks)
     spreading.run()
+    cost = _Cost(model, masks)
     for part in spreading.parts:
         entries = spreading.entries_by_slice(part)
         if entries is None:
             continue
-        chosen = _best(model, masks, spreading.root, part, entries)
+        chosen = _best(cost, spreading.root, part, entries)
         if chosen is not None:
             part.chosen = chosen
             spreading.run()
     return Coupling(split(spreading.root, masks), spreading.label)
 
 
-def _best(model: onnx.ModelProto, masks: Mapping[str, int], root: Index, part: _Part, entries: Index) -> int | None:
+@dataclass(frozen=True)
+class _Cost:
+    """FLOPs of a model with masks on its inputs, when it is compiled."""
+
+    model: onnx.ModelProto
+    masks: Mapping[str, int]
+
+    def of(self, entries: Mask) -> int:
+        """Those that are left with these mask entries, bool [entries]."""
+        return compiled_cost(bind(self.model, split(entries.astype(np.float32), self.masks))).flops
+
+    @cached_property
+    def whole(self) -> int:
+        """Those of the model with all of them."""
+        return self.of(np.ones(sum(self.masks.values()), bool))
+
+
+def _best(cost: _Cost, root: Index, part: _Part, entries: Index) -> int | None:
     """The division of the part's slices whose classes save most for each entry; None if single slices do.
 
     Of several that save nearly the same, the one with the smallest classes, which leaves the most choice.
     """
-    whole = np.ones(len(root), np.float32)
-    total = compiled_cost(bind(model, split(whole, masks))).flops
 
     def saving(slices: Mask) -> tuple[float, int]:
         zeroed = np.isin(root, np.unique(entries[slices]))
-        saved = total - compiled_cost(bind(model, split(np.where(zeroed, 0, whole), masks))).flops
-        return saved / int(zeroed.sum()), int(zeroed.sum())
+        return (cost.whole - cost.of(~zeroed)) / int(zeroed.sum()), int(zeroed.sum())
 
     first = int(np.flatnonzero(entries >= 0)[0])
     alone, _ = saving(np.arange(len(entries)) == first)
     # where a whole mask would be zeroed or none of it, each entry is better on its own
-    choices = [d for d, index in enumerate(part.classes) if _leaves_a_choice(root, masks, entries, index)]
+    choices = [d for d, index in enumerate(part.classes) if _leaves_a_choice(root, cost.masks, entries, index)]
     together = {d: saving((part.classes[d] == part.classes[d][first]) & (entries >= 0)) for d in choices}
     most = max((saved for saved, _ in together.values()), default=0)
     if most <= _TOGETHER * max(alone, 0):
