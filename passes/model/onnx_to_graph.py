@@ -17,7 +17,7 @@ from passes.graph.construct import constant, node, omitted, variable
 from passes.graph.name_scopes import captured_names, distinguish
 from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import Body
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of, is_constant
 from passes.model import descriptions
 from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
@@ -65,7 +65,6 @@ class _Scope:
         """The graph; its nodes are in order. entering: names of tensors outside that no initializer here shadows."""
         stored = {t.name: t for t in proto.initializer} | {t.values.name: t for t in proto.sparse_initializer}
         self._own |= {name: constant(name, _values(t)) for name, t in stored.items() if name not in entering}
-        self.shadows |= not self._outside.keys().isdisjoint(self._own)
         self._said = {v.name: v for v in proto.value_info}
         inputs = [self._declared(v) for v in proto.input if v.name not in stored]
         outputs = [self._declared(v) for v in proto.output]
@@ -74,6 +73,7 @@ class _Scope:
             made.declared = [dims_of(value) for value in proto.output]
             made.metadata = list(proto.metadata_props)
         made.nodes = [self._node(n) for n in proto.node if not self._stores(n)]
+        self.shadows |= any(is_constant(t) for name, t in self._own.items() if name in self._outside)
         return made
 
     def _stores(self, proto: onnx.NodeProto) -> bool:
@@ -81,7 +81,7 @@ class _Scope:
         if proto.op_type != "Constant" or proto.domain not in STANDARD_DOMAINS or len(proto.attribute) != 1:
             return False
         value = proto.attribute[0]
-        if self._is_body or value.type != AttributeProto.TENSOR or proto.output[0] in self._own:
+        if value.type != AttributeProto.TENSOR or proto.output[0] in self._own:
             return False
         stored = constant(proto.output[0], _values(value.t))
         if isinstance(stored.dtype, int):

@@ -48,4 +48,4 @@ def store_compactly(graph: gs.Graph, source: onnx.ModelProto | None) -> None:
     """Store each constant once, and weights in as few bits as the source does; a subgraph leaves that to the whole."""
     if source is not None:
         write_quantized.restore(graph)
-    constant_folding.share_constants(graph)
+        constant_folding.share_constants(graph)

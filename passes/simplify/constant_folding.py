@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,7 +12,8 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.shape_rules import ElementRule, ShapeVectors, settled
 from passes.graph.construct import constant, snapshot
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
-from passes.graph.subgraphs import subgraphs
+from passes.graph.name_scopes import distinguish
+from passes.graph.subgraphs import bodies, subgraphs, with_bodies
 from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
 from passes.ops import rules
 from passes.ops.concat_split import Concat
@@ -226,17 +228,31 @@ def carry_sizes(graph: gs.Graph) -> None:
 
 
 def share_constants(graph: gs.Graph) -> None:
-    """Let small initializers with the same type, shape and bytes be one."""
-    seen: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
-    for node in graph.nodes:
+    """Let small initializers of a scope with the same type, shape and bytes be one, and large ones of all bodies.
+
+    Small ones stay where they are read: of operands from outside a body runtimes do not make as much.
+    """
+    for scope in with_bodies(graph):
+        _share(scope.nodes, range(_COMPARED + 1))
+    if _share([node for body in bodies(graph) for node in body.nodes], range(_COMPARED + 1, sys.maxsize)):
+        distinguish(graph)  # those that are stored outside now
+
+
+def _share(nodes: Sequence[gs.Node], sizes: range) -> bool:
+    """Let initializers of so many elements that these nodes read, and that are the same, be one; whether any are."""
+    alike: dict[tuple[str, tuple[int, ...]], list[tuple[gs.Node, int]]] = {}
+    for node in nodes:
         if node.attrs.get("training_mode"):
             continue  # ONNX Runtime writes the mean and variance of the batch into those that it reads
-        for index, tensor in enumerate(list(node.inputs)):
-            if not is_constant(tensor) or isinstance(tensor.dtype, int) or math.prod(tensor.shape) > _COMPARED:
-                continue
-            values = values_of(tensor)
-            if values.dtype in (object, np.int8):
-                continue  # of the latter are zero points, each of which ONNX Runtime converts once, to uint8
-            first = seen.setdefault((str(values.dtype), values.shape, values.tobytes()), tensor)
-            if first is not tensor:
-                node.inputs[index] = first
+        for index, tensor in enumerate(node.inputs):
+            if is_constant(tensor) and not isinstance(tensor.dtype, int) and math.prod(tensor.shape) in sizes:
+                alike.setdefault((str(tensor.dtype), tuple(tensor.shape)), []).append((node, index))
+    shared = False
+    for (dtype, _), places in alike.items():
+        # zero points of int8 ONNX Runtime converts once each, to uint8
+        seen: dict[bytes, gs.Tensor] = {}
+        for node, index in places if len(places) > 1 and dtype not in ("object", "int8") else ():
+            first = seen.setdefault(values_of(node.inputs[index]).tobytes(), node.inputs[index])
+            if first is not node.inputs[index]:
+                node.inputs[index], shared = first, True
+    return shared

@@ -58,7 +58,7 @@ def graph_at(
     known = fits and not has_bodies and all(t.shape is not None and None not in t.shape for t in variables if t.name)
     fold_constants(sized)  # what is computed of sizes
     try:
-        return shaped(light, sized, known=known, gives_up=gives_up and not has_bodies)
+        return shaped(light, sized, known=known, gives_up=gives_up and not has_bodies, branches=True)
     except GraphError:
         take_apart(sized)
         raise

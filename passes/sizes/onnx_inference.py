@@ -95,20 +95,20 @@ def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Names, *, giv
     return fits
 
 
-def check(graph: gs.Graph, model: onnx.ModelProto) -> None:
+def check(nodes: Sequence[gs.Node], model: onnx.ModelProto) -> None:
     """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other."""
-    light = outlined(graph.nodes, model, INFERRED)  # without stand-ins: they may be more particular
+    light = outlined(nodes, model, INFERRED)  # without stand-ins: they may be more particular
     _forget_declared(light.graph)
     for node in light.graph.node:
         node.name = describe(node)
     declared = {value.name for value in [*light.graph.value_info, *light.graph.output]}
     # of Attention whose values have a shape that it does not infer, onnx believes that they are like the queries
-    shaped = {id(t) for n in graph.nodes if isinstance(rules(n), FusedAttention) for t in n.inputs if t.shape}
+    shaped = {id(t) for n in nodes if isinstance(rules(n), FusedAttention) for t in n.inputs if t.shape}
     light.graph.value_info.extend(
         onnx.helper.make_tensor_value_info(
             tensor.name, element_of(tensor.dtype), tensor.shape if id(tensor) in shaped else None
         )
-        for node in graph.nodes
+        for node in nodes
         for tensor in node.outputs
         if tensor.name and tensor.name not in declared and tensor.dtype is not None
     )

@@ -76,12 +76,14 @@ def shaped(
     *,
     known: bool = False,
     gives_up: bool = False,
+    branches: bool = False,
 ) -> gs.Graph:
     """A graph of its own, constants folded; `model` is left as it is, and lends its weights.
 
     graph: that of the model, where it is at hand, which is then changed and returned. keep: initializers whose readers
     are not folded. known: whether what the graph says of shapes is true, and only what it does not say is inferred.
-    gives_up: whether a contradiction is raised at once, without a search for the node.
+    gives_up: whether a contradiction is raised at once, without a search for the node. branches: whether one branch of
+    each If has to fit alone, as the others may be for other sizes.
 
     Computed shape operands hide sizes until they are folded, and sizes give more to fold. Raises GraphError when shapes
     contradict each other, or notes on tensors that nobody can infer, and at a loop without end.
@@ -101,22 +103,44 @@ def shaped(
             continue
         _check_sizes(graph.nodes, graph.inputs)
         if not sweep.fits and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
-            _check_nodes(graph)
-            check(graph, model)
-        changed = constant_folding.fold_constants(graph, keep) | constant_folding.settle_operands(graph)
+            _check_nodes(graph.nodes)
+            check(graph.nodes, model)
+        changed = False
+        for scope in [*with_bodies(graph)]:
+            changed |= constant_folding.fold_constants(scope, keep)
+        changed |= constant_folding.settle_operands(graph)
         changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
         if not changed:
             break
     check_noted(model, graph)
-    _check_nodes(graph)
+    if branches and not sweep.fits:
+        _check_branches(graph.nodes, model)
+        return graph
+    for scope in with_bodies(graph):
+        _check_nodes(scope.nodes)
     if not sweep.fits:
-        check(graph, model)
+        check(graph.nodes, model)
     return graph
 
 
-def _check_nodes(graph: gs.Graph) -> None:
-    """Raise GraphError, naming it, where shapes at a node contradict each other, or a loop has no end."""
-    for node in (node for scope in with_bodies(graph) for node in scope.nodes):
+def _check_branches(nodes: Sequence[gs.Node], model: onnx.ModelProto) -> None:
+    """Raise GraphError, naming the node, where operands do not fit each other, of an If in none of its branches."""
+    _check_nodes(nodes)
+    check([node for node in nodes if not subgraphs(node)], model)
+    for node in nodes:
+        wrong = []
+        for body in subgraphs(node):
+            try:
+                _check_branches(body.nodes, model)
+            except GraphError as error:
+                wrong.append(error)
+        if wrong and len(wrong) == len(subgraphs(node)):
+            raise wrong[0]
+
+
+def _check_nodes(nodes: Sequence[gs.Node]) -> None:
+    """Raise GraphError, naming it, where shapes at one of these nodes contradict each other, or a loop has no end."""
+    for node in nodes:
         op = rules(node)
         if isinstance(op, ControlFlow) and op.never_ends(node):
             raise GraphError(

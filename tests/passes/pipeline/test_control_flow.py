@@ -8,8 +8,9 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from maskc.frontend.graph_queries import all_graphs as graphs
 from passes import shrink
-from passes.errors import GraphError
+from passes.errors import GraphError, SizeError
 from tests.generators.check import adapters_cost, check
 from tests.maskc import build
 from tests.passes.text import Array, model, random
@@ -285,6 +286,61 @@ def test_weights_that_two_graphs_read() -> None:
     result = check(source)
     assert result.model.ByteSize() <= source.ByteSize() + 1200
     assert result.report.masked[0].removed == 10
+
+
+def with_constant_nodes(model: ModelProto, weights: dict[str, dict[str, Array]]) -> ModelProto:
+    """The model whose bodies, by name, hold these weights as Constant nodes."""
+    for body in graphs(model.graph):
+        for name, values in weights.get(body.name, {}).items():
+            node = onnx.helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name))
+            body.node.insert(0, node)
+    onnx.checker.check_model(model)
+    return model
+
+
+def test_weights_that_are_constant_nodes_of_branches() -> None:
+    """Under the same names, as a network for two rates has them."""
+
+    def branch(name: str, result: str) -> str:
+        return f"{name} () => (float[N,5] {result}) {{ a{result} = MatMul(x, w) {result} = MatMul(a{result}, v) }}"
+
+    masked = {
+        name: {"w": random(6, 16, seed=seed) * KEEP, "v": random(16, 5, seed=seed)}
+        for seed, name in enumerate(("t", "e"))
+    }
+    text = f"""(float[N,6] x, bool q) => (float[N,5] y) {{
+        y = If (q) <then_branch = {branch("t", "ty")}, else_branch = {branch("e", "ey")}> }}"""
+    result = check(with_constant_nodes(model(text, None, checked=False), masked))
+    assert products(result.model) == [(6, 12), (12, 5)] * 2
+    assert result.report.before.params == 2 * (6 * 16 + 16 * 5)
+
+
+def test_equal_weights_of_branches_are_stored_once() -> None:
+    """Beside another of the same name."""
+
+    def branch(name: str) -> str:
+        return f"{name} () => (float[N,80] {name}y) {{ {name}y = MatMul(x, w) }}"
+
+    outer = f"o () => (float[N,80] oy) {{ oy = If (p) <then_branch = {branch('a')}, else_branch = {branch('b')}> }}"
+    text = f"""(float[N,64] x, bool p) => (float[N,80] y) {{
+        y = If (p) <then_branch = {outer}, else_branch = {branch("e")}> }}"""
+    same, other = random(64, 80), random(64, 80, seed=1)
+    source = model(text, None, checked=False)
+    result = check(with_constant_nodes(source, {"a": {"w": same}, "b": {"w": same}, "e": {"w": other}}))
+    assert result.report.after.params == 2 * 64 * 80
+
+
+def test_sizes_that_one_branch_takes_are_counted_at() -> None:
+    """The other is for inputs of another width."""
+    source = graph(
+        """(float[N,M] x, bool q) => (float[N,5] y) <float[8,5] w, float[16,5] v> {
+            y = If (q) <then_branch = yes () => (float[N,5] t) { t = MatMul(x, w) },
+                        else_branch = no () => (float[N,5] e) { e = MatMul(x, v) }> }"""
+    )
+    for width in (8, 16):
+        assert shrink(source, at={"x": (3, width)}).report.before.macs == 3 * width * 5
+    with pytest.raises(SizeError, match="Incompatible dimensions"):
+        shrink(source, at={"x": (3, 9)})
 
 
 @pytest.mark.parametrize("opset", [13, 21])

@@ -184,6 +184,7 @@ def in_files(model: onnx.ModelProto, directory: Path, largest_inside: int = 16) 
     for tensor in all_tensors(outside):
         if tensor.data_location == TensorProto.EXTERNAL and not any(tensor is t for t in stay):
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(directory))
+            tensor.ClearField("data_location")  # as it was, and as maskc reads it
     return outside
 
 
