@@ -99,12 +99,15 @@ class Checker(recheck.Checker):
         """Regions that are run alike, so many at a time that tensors and weights do not take much memory."""
         checkers: dict[int, recheck.Checker] = {}
         together: dict[tuple[Sequence[int], int], tuple[list[Region], dict[str, int]]] = {}
+        given = {name for region in regions for name in region.source_reads}
         for region in regions:
             sizes = self.sizes(region)
             checkers[sizes] = checkers.get(sizes) or self.of(sizes)
             key = checkers[sizes].turns(region), sizes
             bodied = any(any(bodies(self.source.nodes[i])) for i in region.source)
-            if region.boundary.reads is not None or (bodied and self.chosen(region)):
+            inner = {n for i in region.source for n in self.source.nodes[i].output} - {region.boundary.source}
+            # what a region makes on the way another may be given
+            if region.boundary.reads is not None or inner & given or (bodied and self.chosen(region)):
                 yield checkers[sizes], [region]
                 continue
             names = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()

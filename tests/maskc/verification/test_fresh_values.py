@@ -201,3 +201,12 @@ def test_gates_that_are_nearly_shut(seed: int) -> None:
     wrong = build.changed(right, "r", lambda r: r * np.float32(1.001))
     assert proof_of(source, right, seed).complete
     assert proof_of(source, wrong, seed).first() is not None
+
+
+def test_what_a_region_makes_on_the_way_and_others_are_given() -> None:
+    """The source has s on its way to y, and the compiled model does not, where another output reads it."""
+    signature, first = "(float[4,4] x) => (float[4,4] y, float[4,4] z)", "a = Sin(x) s = Transpose(a)"
+    source = build.model(signature, f"{first} u = Transpose(s) y = Abs(u) z = Add(s, s)")
+    compiled = build.model(signature, f"{first} y = Abs(a) z = Sum(s, s)")
+    proof = proof_of(source, compiled, 0, **{name: Origin(name) for name in "asyz"})
+    assert proof.complete and proof.regions["y"].source_reads == {"a"}
