@@ -139,6 +139,7 @@ class PruningOptimizer(Wrapping):
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
+        self._loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
         self._watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
@@ -178,8 +179,10 @@ class PruningOptimizer(Wrapping):
     @property
     def reached(self) -> bool:
         """Whether the model is at the target, so that no more entries are pruned."""
+        if self._pruner is None:  # a loaded model is found again when it is trained
+            return self.built and self._loaded_target is not None and int(self._flops.numpy()) <= self._loaded_target
         flops = self._present()
-        return flops is not None and self._pruner is not None and flops <= self._pruner.target
+        return flops is not None and flops <= self._pruner.target
 
     def _present(self) -> int | None:
         """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
@@ -427,7 +430,7 @@ class PruningOptimizer(Wrapping):
         if settings == self.settings:
             return
         self.settings = settings
-        self._pruner = None  # made again, with the masks as they are
+        self._pruner = self._loaded_target = None  # made again, with the masks as they are
         if self.built:
             with tf.init_scope():
                 self._flops.assign(0)
@@ -460,7 +463,13 @@ class PruningOptimizer(Wrapping):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> PruningOptimizer:
-        """Makes an optimizer from `get_config`'s dictionary."""
+        """Makes an optimizer from `get_config`'s dictionary. Raises InputError for arguments that it does not have."""
+        known = {"name", "optimizer", *(setting.name for setting in dataclasses.fields(Settings))}
+        if unknown := sorted(config.keys() - known):
+            raise InputError(
+                f"PruningOptimizer has no argument {unknown[0]!r}, with which another version of maskc saved it. "
+                "Load the model with that version, or with compile=False and compile it again."
+            )
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})
 
@@ -474,13 +483,16 @@ class PruningOptimizer(Wrapping):
         self.prune_if_due()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
+        target = self._loaded_target if self._pruner is None else self._pruner.target
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
+        store["target"] = np.asarray(-1 if target is None else target)
 
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved."""
-        if len(store.keys()) != len(self.own_variables) + 1:
+        if len(store.keys()) != len(self.own_variables) + 2:
             warn(f"The saved state of {self.name!r} does not fit it and is left out.", UserWarning)
             return
         for index, variable in enumerate(self.own_variables):
             variable.assign(store[str(index)])
         self._history[:] = [tuple(row) for row in np.asarray(store["history"]).tolist()]
+        self._loaded_target = target if (target := int(np.asarray(store["target"]))) >= 0 else None

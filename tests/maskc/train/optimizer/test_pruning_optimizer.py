@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import maskc
+from maskc.errors import InputError
 from maskc.results.measurements import Latency
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from passes.mask_savings.compiled_cost import compiled_cost
@@ -292,6 +293,23 @@ def test_config_round_trip() -> None:
     assert again.get_config() == optimizer.get_config()
     assert dataclasses.asdict(again.settings) == {**arguments, "sizes": None, "flops_before": None, **time}
     assert again.inner_optimizer.momentum == 0.5
+
+
+@pytest.mark.parametrize("steps", [1, 12])
+def test_a_loaded_model_is_at_the_target_that_it_was_saved_at(steps: int, tmp_path: Path) -> None:
+    model, optimizer = mlp(), PruningOptimizer("sgd", flops_target=0.5, prune_every=1, schedule=None)
+    model.compile(optimizer, LOSS)
+    fit(model, 0, steps)
+    assert optimizer.reached == (steps > 1)
+    model.save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").optimizer.reached == optimizer.reached
+
+
+def test_arguments_of_another_version_are_refused_in_a_sentence() -> None:
+    saved = keras.optimizers.serialize(PruningOptimizer("sgd", flops_target=0.5))
+    saved["config"]["importance_of"] = "all"
+    with pytest.raises(InputError, match="has no argument 'importance_of', with which another version of maskc saved"):
+        keras.optimizers.deserialize(saved)
 
 
 @pytest.mark.slow
