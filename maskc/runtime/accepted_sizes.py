@@ -130,6 +130,9 @@ class _Search:
         for batch, ceiling in itertools.product(_BATCHES if self._batches else (1,), self._ceilings):
             for values in dict.fromkeys(itertools.islice(_values(len(self._others)), _MAX_TRIES)):
                 yield dict.fromkeys(self._batches, batch) | dict(zip(self._others, values, strict=True)), ceiling
+        no_batches = [size for size in _SIZES if self._batches and size not in _BATCHES]
+        for size, ceiling in itertools.product(no_batches, self._ceilings):
+            yield dict.fromkeys(self._symbols, size), ceiling
 
     def _agreeing(self, sizes: Mapping[str, int], keep: Collection[str] = ()) -> list[Mapping[str, int]]:
         """Sizes such that those which operands have in common are the same, where any do, and as they are."""

@@ -6,6 +6,7 @@ operands are given the stored sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from passes.abstract_values.polynomial import Polynomial, known, product, quotie
 from passes.abstract_values.reshape_groups import common_factors, matched_groups
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import (
+    AgreementRule,
     ElementRule,
     Elements,
     ShapeVectors,
@@ -58,7 +60,7 @@ class Rearrangement(Movement):
 
 
 @register("Reshape", "Flatten")
-class Reshape(SizeRule, Repeating, Rearrangement):
+class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
     """Groups of axes with equal products: kept, merged or split."""
 
     reason = kept_reasons.REGROUPED
@@ -81,6 +83,15 @@ class Reshape(SizeRule, Repeating, Rearrangement):
             left = quotient(product(Polynomial.of(size) for size in before if size is not None), rest)
             dims[dims.index(None)] = None if left is None else left.dim
         return dims
+
+    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+        """Elements before and after, or of what stands behind the size that is left to the node."""
+        before, after = known(shape_of(node.inputs[0])), int_list(operand(node, 1)) if node.op == "Reshape" else None
+        if before is None or after is None or after.count(-1) > 1 or (0 in after and -1 not in after):
+            return
+        first = after.index(-1) + 1 if -1 in after else 0
+        if 0 not in after[first:] and quotient(product(before), Polynomial.of(math.prod(after[first:]))) is None:
+            yield product(before[first:]).dim, math.prod(after[first:])
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Sizes]]:
         """Each size as the elements after it divided by the others before, so the only one that nothing else tells."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.polynomial import Polynomial, sizes_at
-from passes.abstract_values.shape_rules import AgreementRule
+from passes.abstract_values.shape_rules import AgreementRule, ReadRule
 from passes.errors import GraphError
 from passes.graph.construct import copied, take_apart
 from passes.graph.subgraphs import bodies, subgraphs
@@ -26,6 +27,8 @@ from passes.sizes.prepare import shaped
 
 #: those of each input, by name
 _Sizes = Mapping[str, Sequence[int]]
+
+_LARGEST = 2**20  # size of an input that is looked for
 
 
 def graph_at(
@@ -47,6 +50,9 @@ def graph_at(
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")
     has_bodies, values = any(map(subgraphs, graph.nodes)), values_of_symbols(graph, sizes)
+    for tensor in _variables(graph):  # onnx's inference can end the process at them
+        if any(size is not None and size < 0 for size in sizes_at(tensor.shape or (), values)):
+            raise GraphError(f"Tensor `{tensor.name}` would have less than no elements: windows do not fit its input.")
     # what bodies read outside of them is not copied
     sized = imported(inlined(inputs_with_defaults.opened(model))) if has_bodies else copied(graph)
     variables = {id(t): t for t in _variables(sized) if isinstance(t, gs.Variable)}.values()
@@ -90,17 +96,43 @@ def agreeing(
     values = {dim: chosen[key] if isinstance(key, str) else key for dim, key in keys.items()}
     settled = {dim for dim, key in keys.items() if key in keep or not isinstance(key, str)}
     for node in graph.nodes if len(settled) < len(keys) else ():
-        op = rules(node)
-        for one, other in op.agreeing(node) if isinstance(op, AgreementRule) else ():
+        for one, other in _in_common(node):
             before, after = sizes_at((one, other), values)
-            if before == after or not before or not after or 1 in (one, other):
+            if before == after or not before or not after:
                 continue
-            for dim, asked, size in ((str(other), one, before), (str(one), other, after)):
-                if dim in values and dim not in settled | Polynomial.of(asked or 0).symbols:
-                    values[dim] = size
-                    settled.add(dim)
+            for dim, asked, size in ((other, one, before), (one, other, after)):
+                free = Polynomial.of(dim).symbols & values.keys() - settled - Polynomial.of(asked).symbols
+                found = next(((s, v) for s in sorted(free) if (v := _solved(dim, s, size, values)) is not None), None)
+                if found is not None:
+                    values[found[0]] = found[1]
+                    settled.add(found[0])
                     break
     return {**chosen, **{key: values[dim] for dim, key in keys.items() if isinstance(key, str)}}
+
+
+def _in_common(node: gs.Node) -> Iterator[tuple[int | str, int | str]]:
+    """Pairs of sizes that must be the same where a node works."""
+    op = rules(node)
+    for one, other in op.agreeing(node) if isinstance(op, AgreementRule) else ():
+        if one is not None and other is not None and 1 not in (one, other):
+            yield one, other
+    for index, dims in op.read_sizes(node) if isinstance(op, ReadRule) else ():
+        shape = shape_of(node.inputs[index]) or ()
+        for one, other in zip(shape, dims, strict=True) if len(shape) == len(dims) else ():
+            if one is not None and other is not None:
+                yield one, other
+
+
+def _solved(dim: int | str, symbol: str, size: int, values: Mapping[str, int]) -> int | None:
+    """The least value of a symbol at which a formula that grows with it has this size; None where it never has."""
+    formula = Polynomial.of(dim)
+
+    def reached(value: int) -> bool:
+        found = formula.at({**values, symbol: value})
+        return found is not None and found >= size
+
+    least = bisect_left(range(_LARGEST), True, 1, key=reached)
+    return least if formula.at({**values, symbol: least}) == size else None
 
 
 def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:

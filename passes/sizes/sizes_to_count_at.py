@@ -2,7 +2,7 @@
 
 Usual is a batch of 1, `IMAGE` for what is open of an input of rank 4, and `TOKENS` for any other axis, but for sizes
 that operands must have in common. Where the model does not work at these, every axis but the batch gets one of
-`OTHERS`, the first at which it does.
+`OTHERS`, the first at which it does, and where there is none, the batch as well.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def _choices(inputs: _Open, names: Mapping[str, str]) -> Iterator[dict[str, int]
     yield usual
     for size in OTHERS if max(usual.values(), default=1) > 1 else ():
         yield {key: size if value > 1 else 1 for key, value in usual.items()}
+    yield from (dict.fromkeys(usual, size) for size in OTHERS)
 
 
 def _usual(name: str, axis: int, rank: int) -> int:

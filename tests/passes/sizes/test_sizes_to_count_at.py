@@ -221,9 +221,9 @@ def test_of_earlier_sizes_those_that_are_open_still_hold() -> None:
 
 
 def test_a_product_with_a_tensor_of_unknown_rank_is_counted_by_the_other_operand() -> None:
-    body = "h = Reshape(x, shape)  m = MatMul(h, w)  y = MatMul(w, h)"
-    cost = count(model("(float[N,4] x, int64[r] shape) => (float[a] y)", body, w=random(4, 3), checked=False))
-    assert [node.flops for node in cost.nodes] == [0, 2 * 4 - 1, 2 * 3 - 1]
+    body = "h = odd.Made(x)  m = MatMul(h, w)  y = MatMul(w, h)"
+    cost = count(model("(float[N,4] x) => (float[a] y)", body, w=random(4, 3), checked=False))
+    assert [node.flops for node in cost.nodes] == [1, 2 * 4 - 1, 2 * 3 - 1]
 
 
 def test_an_image_has_fewer_pixels_after_each_stride() -> None:
@@ -262,3 +262,35 @@ def test_a_size_that_depends_on_data_is_a_usual_one_after_strides_too() -> None:
     graph = prepared(source)
     found = multiples(graph, dataflow.analyse(graph))
     assert [repeated(node.outputs[0], found) for node in graph.nodes] == [32 * 224, 16 * 112]
+
+
+CONV = "u = Unsqueeze(x, ends) c = Conv(u, k) t = Transpose<perm=[0,2,1,3]>(c) s = Squeeze(t, zero)"
+
+
+@pytest.mark.parametrize(
+    ("shape", "nodes", "sizes"),
+    [
+        ("?,?", "h = MatMul(x, w) y = Relu(h)", (1, 50)),
+        ("?,?", "u = Unsqueeze(x, zero) s, y = RNN<hidden_size=4>(u, wr, rr)", (1, 50)),
+        ("?,?", f"{CONV} r = ReduceMean<axes=[1]>(s) y = MatMul(r, w)", (256, 52)),
+        ("?,?", f"{CONV} r = Reshape(s, flat) y = MatMul(r, v)", (256, 9)),
+        ("?,?,?", "u = Unsqueeze(x, zero) c = Conv(u, k3) y = MaxPool<kernel_shape=[2,2]>(c)", (3, 128, 128)),
+    ],
+)
+def test_sizes_that_weights_ask_for(shape: str, nodes: str, sizes: tuple[int, ...]) -> None:
+    """Also behind windows and flattening, and where the first axis is no batch."""
+    text = f"(float[{shape}] x) => (float[m] y)"
+    weights = {"w": (50, 8), "v": (42, 8), "wr": (1, 4, 50), "rr": (1, 4, 4), "k": (6, 1, 3, 3), "k3": (6, 3, 3, 3)}
+    operands = {"zero": np.array([0]), "ends": np.array([0, 1]), "flat": np.array([-1, 42])}
+    source = model(text, nodes, checked=False, constants=operands, **weights)
+    assert count(source).at.sizes["x"] == sizes
+
+
+def test_sizes_at_which_windows_do_not_fit_do_not_end_the_process() -> None:
+    """As onnx's inference does of a Slice of less than nothing."""
+    body = "u = Unsqueeze(x, ends) c = Conv(u, k) s = Squeeze(c, ends) y = Slice(s, zero, five, zero)"
+    constants = {"ends": np.array([0, 1]), "zero": np.array([0]), "five": np.array([5])}
+    source = model("(float[A,B] x) => (float[C,D] y)", body, checked=False, constants=constants, k=(1, 1, 7, 3))
+    assert count(source, at={"x": (9, 9)}).macs == 3 * 7 * 21
+    with pytest.raises(SizeError, match="windows do not fit"):
+        count(source, at={"x": (2, 9)})
