@@ -63,7 +63,7 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
         for name in names:
             readers.setdefault(name, set()).add(number)
     values, seen = dict[str, Array](), dict(proven.seen)
-    ready, waiting, failures = list[int](), set(range(len(regions))), list[Failure]()
+    ready, waiting, failures, fresh = list[int](), set(range(len(regions))), list[Failure](), 0
 
     def compare(numbers: Sequence[int]) -> None:
         some = [regions[number] for number in numbers]
@@ -74,15 +74,17 @@ def differs_on(proof: Proof, reference: ModelProto, inputs: Inputs) -> Failure |
             del values[name]
 
     def visit(name: str, arrays: list[Array]) -> None:
-        seen[name] = Seen.of(arrays)
+        nonlocal fresh
+        seen[name], fresh = Seen.of(arrays), fresh + arrays[0].nbytes
         for number in readers.get(name, ()):
             values[name] = arrays[0]
             unmade[number].remove(name)
             if not unmade[number]:
                 ready.append(number)
-        if ready and sum(array.nbytes for array in values.values()) > recheck.CHUNK:
+        if ready and fresh > recheck.CHUNK:
             compare(ready)
             ready.clear()
+            fresh = 0
 
     stream(source, [_fed(source, reference, inputs)], visit)
     compare(sorted(waiting))
