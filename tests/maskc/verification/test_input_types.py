@@ -110,8 +110,8 @@ def test_several_outputs_are_all_compared() -> None:
 
 
 def test_a_reference_that_no_random_input_fits() -> None:
-    shape = np.array([7, 33])
-    model = build.model("(float[n,3] x) => (float[7,33] y)", "y = Reshape(x, shape)", shape=shape)
+    parts = np.array([70, 7])
+    model = build.model("(float[n,3] x) => (float[70,3] y, float[7,3] z)", "y, z = Split(x, parts)", parts=parts)
     with pytest.raises(api.InputError, match="--inputs"):
         api.verify(model, model)
     data = {"x": np.ones((77, 3), np.float32)}
