@@ -66,12 +66,14 @@ class Recurrent(ReadRule, Op, WeightedSums):
         yield 0, [None, None, weights[self.axes[1]] if weights is not None and len(weights) == 3 else None]
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
-        """Of the features, and of the units of the step before, in one direction."""
+        """Of the features, and of the units of the step before in each direction."""
         weights, state = node.inputs[1:3]
-        if is_constant(weights) and weights.shape[0] == 1:
-            yield WeightedSum(node.inputs[0], (2,), weights, "ooc", bias=3, bias_shape=(1, 2 * weights.shape[1]))
+        if is_constant(weights):
+            ways, rows, _ = weights.shape
+            yield WeightedSum(node.inputs[0], (2,), weights, "ooc", bias=3, bias_shape=(ways, 2 * rows))
             if is_constant(state) and not node.outputs[0].is_empty():
-                yield WeightedSum(node.outputs[0], (3,), state, "ooc")
+                axes, along = ((3,), "ooc") if ways == 1 else ((1, 3), "goc")
+                yield WeightedSum(node.outputs[0], axes, state, along, groups=ways)
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         # the reference implementation knows one direction, and no sequence lengths

@@ -116,8 +116,9 @@ class Contraction:
 
     def shifted(self, bias: NDArray[Any], shift: Floats) -> Floats:
         """The stored bias, with this much more for each output, [outputs of all groups]."""
-        # the rest is for the weights of the state
-        more = np.pad(shift / self.bias_scale, (0, bias.size - shift.size))
+        more = (shift / self.bias_scale).reshape(len(bias), -1)
+        # in each direction of a recurrence the rest is for the weights of the state
+        more = np.pad(more, ((0, 0), (0, bias[0].size - more.shape[1])))
         return np.asarray(bias + more.reshape(bias.shape))
 
     def rows(self, values: NDArray[Any], most: int, rng: np.random.Generator) -> Iterator[Floats]:

@@ -71,6 +71,18 @@ def recurrent() -> ModelProto:
     return network(text, {"w": w, "r": r, "b": b, "second": drawn(16, 3), "axis": np.array([1])})
 
 
+def both_ways() -> ModelProto:
+    """An LSTM in both directions, of each of which the second half does what the first does."""
+    text = """g (float[7,n,4] x) => (float[7,n,3] y) {
+        s = LSTM<hidden_size = 16, direction = "bidirectional">(x, w, r, b)
+        t = Transpose<perm = [0,2,1,3]>(s) h = Reshape(t, flat) y = MatMul(h, second) }"""
+    gates = [[np.tile(drawn(8, 4, seed=gate + 4 * way), (2, 1)) for gate in range(4)] for way in range(2)]
+    states = [[np.tile(0.3 * drawn(8, 8, seed=gate + 4 * way), (2, 2)) / 2 for gate in range(4)] for way in range(2)]
+    biases = [[np.tile(0.1 * drawn(8, seed=gate + 8 * way), 2) for gate in range(8)] for way in range(2)]
+    w, r, b = (np.stack([np.concatenate(parts) for parts in both]) for both in (gates, states, biases))
+    return network(text, {"w": w, "r": r, "b": b, "second": drawn(32, 3), "flat": np.array([0, 0, -1])})
+
+
 def attention() -> ModelProto:
     """Four heads, of which the last two do what the first two do."""
     split = "= Reshape({0}, split) {1} = Transpose<perm = [0,2,1,3]>"
@@ -184,8 +196,8 @@ def repeated() -> ModelProto:
 NETWORKS: dict[str, Callable[[], ModelProto]] = {
     made.__name__: made
     for made in (
-        *(gemm, convolution, depthwise, transposed, from_the_left, recurrent, attention, quantised, integers),
-        *(steps_in_and_out, blocks, scaled, summed_axes, experts, per_channel, twins, repeated),
+        *(gemm, convolution, depthwise, transposed, from_the_left, recurrent, both_ways, attention),
+        *(quantised, integers, steps_in_and_out, blocks, scaled, summed_axes, experts, per_channel, twins, repeated),
     )
 }
 
