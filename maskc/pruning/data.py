@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.errors import InputError, Terminated
+from maskc.errors import InputError, RunError, Terminated, UnavailableError
 from maskc.frontend import npz_files
 from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.runtime.given_inputs import array_of, declared, fitted
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.random_inputs import Port, ports
 from passes.errors import in_brief
 
@@ -103,18 +105,31 @@ def data(given: Given, model: ModelProto) -> Data:
     inputs = ports(model)
     sources = _sources(given, inputs)
 
-    def batches() -> Iterator[Batch]:
+    def batches(parted: bool) -> Iterator[Batch]:
         found = 0
         for where, arrays in sources():
-            for batch in _split(_batch(arrays, inputs, where), inputs):
+            batch = _batch(arrays, inputs, where)
+            for part in _split(batch, inputs) if parted else [batch]:
                 found += 1
-                yield batch
+                yield part
         if not found:
             raise InputError("There is nothing in the data: give a sample or more, again at each call.")
 
     names = frozenset(port.name for port in inputs)
-    few = list(itertools.islice(batches(), 2))
-    return Data(batches, names, alone=len(few) == 1)
+    part, whole = next(batches(True)), next(batches(False))
+    # the first axis may be time, of which a model may need more
+    parted = samples_in(part) == samples_in(whole) or _runs(model, part, names) or not _runs(model, whole, names)
+    few = list(itertools.islice(batches(parted), 2))
+    return Data(partial(batches, parted), names, alone=len(few) == 1)
+
+
+def _runs(model: ModelProto, batch: Batch, names: Collection[str]) -> bool:
+    """Whether the model runs on a batch."""
+    try:
+        OnnxRuntimeSession(model).run({name: batch[name] for name in names})
+    except (RunError, UnavailableError):
+        return False
+    return True
 
 
 def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:

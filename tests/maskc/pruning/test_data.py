@@ -105,3 +105,11 @@ def test_data_that_say_little_are_told(x: Any, bias: float, told: str | None) ->
     pruned = maskc.prune(network(text, {"first": drawn(6, 16), "second": drawn(16, 3), "b": b}), {"x": x}, flops=0.6)
     found = [warning for warning in pruned.report.warnings if warning.startswith("The source makes")]
     assert len(found) == bool(told) and all((told or "") in warning for warning in found)
+
+
+def test_batches_stay_whole_where_the_first_axis_is_time() -> None:
+    """Of which a window needs nine steps, and a part of a batch has eight."""
+    text = "g (float[t,4] x) => (float[1,s,1,4] y) { u = Unsqueeze(x, ends) y = Conv(u, k) }"
+    model = network(text, {"ends": np.array([0, 1]), "k": drawn(1, 1, 9, 1)})
+    given = [{"x": drawn(64 + number, 4)} for number in range(3)]
+    assert [len(batch["x"]) for batch in data(given, model).used()] == [64, 66]
