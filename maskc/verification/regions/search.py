@@ -333,27 +333,27 @@ class _Search:
     ) -> bool:
         """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
 
-        With it go those that follow from it and do not hold what the source's tensor of their name does, either.
+        With it go those that follow from it and do not hold what the source's tensor of their name does, either: a mask
+        behind them may leave nothing of what differs.
         """
         kept = dict(self.checker.boundaries)
         self._discard(target)
-        todo = [reader.target for reader in readers[target]]
+        todo, dropped = {reader.target for reader in readers[target]}, 0
         if any(name in failing for name in todo) and not small:
             return True
-        asked: set[str] = set()
         while todo:
-            name = todo.pop()
-            if name not in self.checker.boundaries:
-                todo += [reader.target for reader in readers[name]]
-            elif name in self.unlike and name not in self.outputs:
+            name = min(todo, key=lambda name: self.position.get(name, -1))
+            todo.remove(name)
+            if name in self.checker.boundaries:
+                unlike = name in self.unlike and name not in self.outputs
+                if not unlike and (self._agrees(name, small) or self._grow(self.checker.region(name), small)):
+                    continue
+                dropped += not unlike
+                if not unlike and (small or name in self.outputs or dropped > _LEVELS):
+                    self.checker.boundaries = kept
+                    return False
                 self._discard(name)
-                todo += [reader.target for reader in readers[name]]
-            else:
-                asked.add(name)
-        for name in sorted(asked, key=lambda name: self.position.get(name, -1)):
-            if not self._agrees(name, small) and not self._grow(self.checker.region(name), small):
-                self.checker.boundaries = kept
-                return False
+            todo |= {reader.target for reader in readers[name]}
         return True
 
     def _discard(self, name: str) -> None:

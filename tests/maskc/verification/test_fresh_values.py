@@ -210,3 +210,21 @@ def test_what_a_region_makes_on_the_way_and_others_are_given() -> None:
     compiled = build.model(signature, f"{first} y = Abs(a) z = Sum(s, s)")
     proof = proof_of(source, compiled, 0, **{name: Origin(name) for name in "asyz"})
     assert proof.complete and proof.regions["y"].source_reads == {"a"}
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 0, 0], [1, 0, 1, 0]])
+def test_tensors_of_which_a_mask_leaves_nothing(mask: list[int]) -> None:
+    """They are computed without a channel that only they need, and are not what the source has under their names."""
+    tail = "g = MatMul({0}, v) n = Neg(g) f = Floor(n) c = Concat<axis=1>({0}, f) y = Mul(c, mask)"
+    weights = {
+        "w": np.array([[0.3, -0.8], [0.2, 0.4]], np.float32),
+        "v": np.array([[0.2, 0.1], [0.05, 0.3]], np.float32),
+    }
+    signature, m = "(float[n,2] x) => (float[n,4] y)", np.array(mask, np.float32)
+    source = build.model(signature, "h = MatMul(x, w) " + tail.format("h"), mask=m, **weights)
+    first, pads = weights["w"][:, :1], np.array([0, 0, 0, 1])
+    body = "k = MatMul(x, w) p = Pad(k, pads) " + tail.format("p")
+    compiled = build.model(signature, body, mask=m, pads=pads, w=first, v=weights["v"])
+    origins = {"k": Origin("h", {1: np.array([0])}), "p": None, **{name: Origin(name) for name in "gnfcy"}}
+    proofs = [proof_of(source, compiled, seed, **origins) for seed in range(4)]
+    assert all(proof.complete == (mask[2] == 0) for proof in proofs)
