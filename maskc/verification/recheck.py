@@ -450,9 +450,8 @@ class Judgement:
     """The largest error of a region and what is allowed, relative to the scale of a slice; `at` is its axis and index.
 
     refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
-    relative to their scale, on the last values on which it was measured. plain: the error without regard to it. sparse:
-    what is allowed where values are sparse. steps: whether rounding may lead to another step. compared: whether the
-    source made a finite number.
+    relative to their scale, when it was last measured. plain: the error without regard to it. sparse: what is allowed
+    where values are sparse. steps: whether rounding may lead to another step. compared: whether a number was finite.
     """
 
     allowed: float = 0.0
@@ -596,8 +595,13 @@ class Checker:
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
-        steps = any(map(_steps, self.nodes(region)))
+        steps = any(_steps(node) and any(map(self._is_rounded, _reads(node))) for node in self.nodes(region))
         return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps)
+
+    def _is_rounded(self, name: str) -> bool:
+        """Whether a tensor may be of floating point, so that a rounding may lead to another step."""
+        stored = self.source.constants.get(name) or self.compiled.constants.get(name)
+        return self.types.get(name, np.dtype(float)).kind == "f" if stored is None else stored.data_type in FLOATS
 
     def run(self, group: Sequence[Region], found: Mapping[str, Judgement]) -> None:
         """Run both sides of regions in each turn and judge what they make of its values."""
@@ -825,12 +829,8 @@ class Checker:
 
     def whole(self, done: Collection[str]) -> list[str]:
         """The outputs that are proved to be those of the source, whole."""
-        held = self.boundaries
-        return [
-            name
-            for name in self.compiled.outputs
-            if self.same_constants(name, name) or (name in done and held[name].source == name and not held[name].slices)
-        ]
+        held = {name for name in done if self.boundaries[name].source == name and not self.boundaries[name].slices}
+        return [name for name in self.compiled.outputs if name in held or self.same_constants(name, name)]
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
@@ -961,9 +961,8 @@ def main() -> int:
     """Recheck files; 0 if they are the same function, 1 if that is refused."""
     *files, certificate = (Path(name) for name in sys.argv[1:4])
     try:
-        document = json.loads(certificate.read_text("utf-8"))
-        source, compiled = map(read, files)
-        checker = recheck(source, compiled, document, int(sys.argv[4]) if sys.argv[4:] else None)
+        document, seed = json.loads(certificate.read_text("utf-8")), int(sys.argv[4]) if sys.argv[4:] else None
+        checker = recheck(read(files[0]), read(files[1]), document, seed)
     except RefusedError as error:
         print(f"Refused: {error}")
         return 1

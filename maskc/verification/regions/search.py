@@ -346,7 +346,8 @@ class _Search:
             todo.remove(name)
             if name in self.checker.boundaries:
                 unlike = name in self.unlike and name not in self.outputs
-                if not unlike and (self._agrees(name, small) or self._grow(self.checker.region(name), small)):
+                region = self.checker.region(name)
+                if not unlike and (self._agrees(name, small) or (not dropped and self._grow(region, small))):
                     continue
                 dropped += not unlike
                 if not unlike and (small or name in self.outputs or dropped > _LEVELS):

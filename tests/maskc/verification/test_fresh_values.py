@@ -13,6 +13,7 @@ from maskc.verification.regions.search import Proof
 from passes.rewriting.origins import Origin
 from tests.generators.running import random_feeds
 from tests.maskc import build
+from tests.passes.text import random
 
 
 def proof_of(source: onnx.ModelProto, other: onnx.ModelProto, seed: int, **origins: Origin | None) -> Proof:
@@ -228,3 +229,15 @@ def test_tensors_of_which_a_mask_leaves_nothing(mask: list[int]) -> None:
     origins = {"k": Origin("h", {1: np.array([0])}), "p": None, **{name: Origin(name) for name in "gnfcy"}}
     proofs = [proof_of(source, compiled, seed, **origins) for seed in range(4)]
     assert all(proof.complete == (mask[2] == 0) for proof in proofs)
+
+
+def test_integers_that_are_compared_have_no_rounding_that_leads_to_another_step() -> None:
+    """One-hot codes times a matrix are its rows: none of its elements may be off, be they few and little."""
+    signature, body = "(int64[n] i) => (float16[n,64] y)", "u = Unsqueeze(i, last) e = Equal(u, all) c = Cast<to=10>(e)"
+    table, operands = random(5, 64).astype(np.float16), {"last": np.array([1]), "all": np.arange(5)[None]}
+    source = build.model(signature, f"{body} y = MatMul(c, w)", w=table, **operands)
+    right = build.model(signature, "y = Gather(w, i)", w=table)
+    wrong = build.changed(right, "w", lambda w: w + np.float16(0.1) * (np.arange(w.size).reshape(w.shape) == 70))
+    for seed in range(4):
+        assert proof_of(source, right, seed).complete
+        assert not proof_of(source, wrong, seed).complete
