@@ -44,8 +44,8 @@ class InnerSizes(Protocol):
     def largest(self, sizes: Mapping[str, int]) -> int:
         """The elements of the largest tensor."""
 
-    def windows_fit(self, sizes: Mapping[str, int]) -> bool:
-        """Whether each window fits its input."""
+    def windows_fit(self, sizes: Mapping[str, int], *, padded: bool = True) -> bool:
+        """Whether each window fits its input, with or without its padding."""
 
     def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
         """The sizes, changed where operands inside must have some in common, but for those to `keep`."""
@@ -69,7 +69,8 @@ def plan(
     """
     search = _Search(inputs, run, seed, inside)
     sizes, ceiling = search.first(tried or {})
-    return Plan(tuple(itertools.islice(itertools.chain([sizes], search.beside(sizes, ceiling)), most)), ceiling)
+    found = itertools.chain([sizes], search.wide(sizes, ceiling), search.beside(sizes, ceiling))
+    return Plan(tuple(itertools.islice(found, most)), ceiling)
 
 
 class _Search:
@@ -103,6 +104,18 @@ class _Search:
             f"No random input was found that the reference accepts ({str(self._failure).rstrip('.')}). "
             "Compare on real data with `maskc verify --inputs`."
         )
+
+    def wide(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
+        """Larger ones, where some weights of a window see only padding at these."""
+        if self._inside is None or self._inside.windows_fit(sizes, padded=False):
+            return
+        for size in sorted(_SIZES):
+            if all(size > sizes[name] for name in self._others):
+                candidate = self._agreeing({**sizes, **dict.fromkeys(self._others, size)})[0]
+                fits = candidate != sizes and self._inside.windows_fit(candidate, padded=False)
+                if fits and self._accepts(candidate, ceiling, _MANY_INSIDE):
+                    yield candidate
+                    return
 
     def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
         """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""

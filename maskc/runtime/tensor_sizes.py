@@ -43,12 +43,13 @@ class TensorSizes:
         beside = self._beside()
         return own if beside is None else max(own, beside.largest(sizes))
 
-    def windows_fit(self, sizes: Mapping[str, int]) -> bool:
+    def windows_fit(self, sizes: Mapping[str, int], *, padded: bool = True) -> bool:
         """Whether each window of a convolution or pooling fits its padded input at least once, as far as is known.
 
-        ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is.
+        ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is. Of one that does
+        not fit its input without padding some weights may see nothing else.
         """
-        return windows_fit(self._graph, self._values(sizes))
+        return windows_fit(self._graph, self._values(sizes), padded=padded)
 
     def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
         """The sizes, changed where operands inside must have some in common, but for those to `keep`."""

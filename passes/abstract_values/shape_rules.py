@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,8 @@ class ReadRule:
 class AgreementRule:
     """Operators whose operands must have sizes in common."""
 
-    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
-        """Pairs of sizes that are the same, unless one of them is 1."""
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
+        """Pairs of sizes that are the same, unless one of them is 1; `values` of symbols are those chosen so far."""
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,7 +76,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
             return shape_of(node.inputs[0])
         return broadcast([shape_of(tensor) for _, tensor in present(node.inputs)])
 
-    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
         if type(self).align is Elementwise.align and node.inputs:
             yield from side_by_side([shape_of(tensor) or () for _, tensor in present(node.inputs)])
 

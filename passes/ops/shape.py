@@ -7,7 +7,7 @@ operands are given the stored sizes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -84,14 +84,15 @@ class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
             dims[dims.index(None)] = None if left is None else left.dim
         return dims
 
-    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
-        """Elements before and after, or of what stands behind the size that is left to the node."""
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
+        """Elements before and after, or where a size that is left to the node would be none, of what is behind it."""
         before, after = known(shape_of(node.inputs[0])), int_list(operand(node, 1)) if node.op == "Reshape" else None
         if before is None or after is None or after.count(-1) > 1 or (0 in after and -1 not in after):
             return
         first = after.index(-1) + 1 if -1 in after else 0
-        if 0 not in after[first:] and quotient(product(before), Polynomial.of(math.prod(after[first:]))) is None:
-            yield product(before[first:]).dim, math.prod(after[first:])
+        total, behind = product(before).at(values), math.prod(after[first:])
+        if behind and total is not None and (total <= 0 or total % behind or -1 not in after):
+            yield product(before[first:]).dim, behind
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Sizes]]:
         """Each size as the elements after it divided by the others before, so the only one that nothing else tells."""

@@ -96,7 +96,7 @@ def agreeing(
     values = {dim: chosen[key] if isinstance(key, str) else key for dim, key in keys.items()}
     settled = {dim for dim, key in keys.items() if key in keep or not isinstance(key, str)}
     for node in graph.nodes if len(settled) < len(keys) else ():
-        for one, other in _in_common(node):
+        for one, other in _in_common(node, values):
             before, after = sizes_at((one, other), values)
             if before == after or not before or not after:
                 continue
@@ -110,10 +110,10 @@ def agreeing(
     return {**chosen, **{key: values[dim] for dim, key in keys.items() if isinstance(key, str)}}
 
 
-def _in_common(node: gs.Node) -> Iterator[tuple[int | str, int | str]]:
+def _in_common(node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[int | str, int | str]]:
     """Pairs of sizes that must be the same where a node works."""
     op = rules(node)
-    for one, other in op.agreeing(node) if isinstance(op, AgreementRule) else ():
+    for one, other in op.agreeing(node, values) if isinstance(op, AgreementRule) else ():
         if one is not None and other is not None and 1 not in (one, other):
             yield one, other
     for index, dims in op.read_sizes(node) if isinstance(op, ReadRule) else ():
@@ -144,15 +144,16 @@ def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
         yield from body.inputs
 
 
-def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None) -> bool:
+def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None, *, padded: bool = True) -> bool:
     """Whether all windows fit what they slide over, as far as is known: inference gives others one position.
 
-    values: those of symbols that are left in the graph.
+    values: those of symbols that are left in the graph. padded: with the padding around it; else within it.
     """
     for node in graph.nodes:
         op = rules(node)
         windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
         sizes = sizes_at(shape_of(node.inputs[0]) or (), values or {})[2:] if windows else ()
-        if any(size is not None and size + w.shift < w.stride for w, size in zip(windows or (), sizes, strict=False)):
-            return False
+        for size, window in zip(sizes, windows or (), strict=False):
+            if size is not None and (size + window.shift < window.stride if padded else size <= window.reach):
+                return False
     return True

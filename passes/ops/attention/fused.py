@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -90,7 +90,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         named = [p for p in others if p.index < len(node.outputs) and node.outputs[p.index].name]
         return Heads(queries, keys, channels, values, inputs, [Place(0, "result", *axes), *named], self.narrows(node))
 
-    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
         """Of all operands the examples, of what is added to scores or masks them the tokens as well."""
         given = {i: shape for i, t in present(node.inputs) if (shape := shape_of(t))}
         batch, queries, total = self._examples_and_tokens(node)
@@ -373,7 +373,7 @@ class PackedMultiHeadAttention(OfOnnxRuntime):
     def form(self, node: gs.Node) -> Op:
         return super().form(node) if operand(node, 4) is not None else UNKNOWN
 
-    def agreeing(self, node: gs.Node) -> Iterator[tuple[Dim, Dim]]:
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
         return iter(())
 
     def output_sizes(self, node: gs.Node) -> Sequence[Shape]:

@@ -229,8 +229,8 @@ def test_what_is_no_file_is_not_replaced(mlp: Path) -> None:
 
 
 def test_a_model_that_no_random_input_fits_compiles_with_a_warning(tmp_path: Path) -> None:
-    edits = {"y = MatMul(d, w2)": "flat = MatMul(d, w2) y = Reshape(flat, shape)", "float[n,4] y": "float[7,44] y"}
-    built = build.mlp(edits=edits, shape=np.array([7, 44]))
+    edits = {"y = MatMul(d, w2)": "flat = MatMul(d, w2) y, z = Split(flat, parts)", "float[n,4] y": "float[70,4] y"}
+    built = build.mlp(edits=edits, parts=np.array([70, 7]))
     source = build.save(built, tmp_path / "m.onnx")
     result = succeeded("compile", source)
     assert result.stderr.startswith("Warning: Not verified: ") and "--inputs" in result.stderr

@@ -160,11 +160,22 @@ def test_sizes_that_weights_ask_for_where_the_first_axis_is_no_batch() -> None:
     """Spectra over time, convolved along both, and a layer that reads what is left of the bins."""
     body = """u = Unsqueeze(x, ends) c = Conv(u, k) t = Transpose<perm=[0,2,1,3]>(c) s = Squeeze(t, zero)
         r = Reshape(s, flat) y = MatMul(r, v)"""
-    operands = {"ends": np.array([0, 1]), "zero": np.array([0]), "flat": np.array([-1, 42])}
-    model = build.model("(float[a,b] x) => (float[c,8] y)", body, k=(6, 1, 9, 3), v=(42, 8), **operands)
+    operands = {"ends": np.array([0, 1]), "zero": np.array([0]), "flat": np.array([-1, 66])}
+    model = build.model("(float[a,b] x) => (float[c,8] y)", body, k=(6, 1, 9, 3), v=(66, 8), **operands)
     ports = random_inputs.ports(model)
     planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports))
-    assert {"a": 64, "b": 9} in shapes(planned)
+    assert {"a": 64, "b": 13} in shapes(planned)
+
+
+def test_sizes_at_which_all_weights_of_a_window_see_data() -> None:
+    """After strides 64 steps are one, of which the outer weights of a padded window see nothing."""
+    body = "d = MaxPool<kernel_shape=[64], strides=[64]>(x) y = Conv<pads=[2,2]>(d, k)"
+    model = build.model("(float[1,1,t] x) => (float[1,1,s] y)", body, k=(1, 1, 5))
+    ports = random_inputs.ports(model)
+    planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports), 3)
+    assert shapes(planned)[:2] == [{"t": 64}, {"t": 512}]
+    right, wrong = (build.changed(model, "k", lambda k: k * np.float32(f)) for f in (1, [1, 1, 1, 1, -1]))
+    assert api.verify(model, right).passed and not api.verify(model, wrong).passed
 
 
 def test_every_kind_meets_every_size() -> None:
