@@ -116,7 +116,8 @@ def data(given: Given, model: ModelProto) -> Data:
             raise InputError("There is nothing in the data: give a sample or more, again at each call.")
 
     names = frozenset(port.name for port in inputs)
-    part, whole = next(batches(True)), next(batches(False))
+    whole = next(batches(parted=False))
+    part = next(_split(whole, inputs))
     # the first axis may be time, of which a model may need more
     parted = samples_in(part) == samples_in(whole) or _runs(model, part, names) or not _runs(model, whole, names)
     few = list(itertools.islice(batches(parted), 2))

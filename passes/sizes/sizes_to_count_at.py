@@ -115,7 +115,7 @@ def _choices(inputs: _Open, names: Mapping[str, str]) -> Iterator[dict[str, int]
     yield usual
     for size in OTHERS if max(usual.values(), default=1) > 1 else ():
         yield {key: size if value > 1 else 1 for key, value in usual.items()}
-    yield from (dict.fromkeys(usual, size) for size in OTHERS)
+    yield from (dict.fromkeys(usual, size) for size in OTHERS if 1 in usual.values())  # else they were those above
 
 
 def _usual(name: str, axis: int, rank: int) -> int:

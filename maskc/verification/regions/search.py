@@ -345,14 +345,13 @@ class _Search:
             name = min(todo, key=lambda name: self.position.get(name, -1))
             todo.remove(name)
             if name in self.checker.boundaries:
-                unlike = name in self.unlike and name not in self.outputs
-                region = self.checker.region(name)
-                if not unlike and (self._agrees(name, small) or (not dropped and self._grow(region, small))):
-                    continue
-                dropped += not unlike
-                if not unlike and (small or name in self.outputs or dropped > _LEVELS):
-                    self.checker.boundaries = kept
-                    return False
+                if name not in self.unlike or name in self.outputs:
+                    if self._agrees(name, small) or (not dropped and self._grow(self.checker.region(name), small)):
+                        continue
+                    dropped += 1
+                    if small or name in self.outputs or dropped > _LEVELS:
+                        self.checker.boundaries = kept
+                        return False
                 self._discard(name)
             todo |= {reader.target for reader in readers[name]}
         return True

@@ -10,7 +10,7 @@ from onnx import ModelProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
 from passes import shrink
-from passes.errors import GraphError, SizeError
+from passes.errors import GraphError
 from tests.generators.check import adapters_cost, check
 from tests.maskc import build
 from tests.passes.text import Array, model, random
@@ -328,19 +328,6 @@ def test_equal_weights_of_branches_are_stored_once() -> None:
     source = model(text, None, checked=False)
     result = check(with_constant_nodes(source, {"a": {"w": same}, "b": {"w": same}, "e": {"w": other}}))
     assert result.report.after.params == 2 * 64 * 80
-
-
-def test_sizes_that_one_branch_takes_are_counted_at() -> None:
-    """The other is for inputs of another width."""
-    source = graph(
-        """(float[N,M] x, bool q) => (float[N,5] y) <float[8,5] w, float[16,5] v> {
-            y = If (q) <then_branch = yes () => (float[N,5] t) { t = MatMul(x, w) },
-                        else_branch = no () => (float[N,5] e) { e = MatMul(x, v) }> }"""
-    )
-    for width in (8, 16):
-        assert shrink(source, at={"x": (3, width)}).report.before.macs == 3 * width * 5
-    with pytest.raises(SizeError, match="Incompatible dimensions"):
-        shrink(source, at={"x": (3, 9)})
 
 
 @pytest.mark.parametrize("opset", [13, 21])

@@ -294,3 +294,17 @@ def test_sizes_at_which_windows_do_not_fit_do_not_end_the_process() -> None:
     assert count(source, at={"x": (9, 9)}).macs == 3 * 7 * 21
     with pytest.raises(SizeError, match="windows do not fit"):
         count(source, at={"x": (2, 9)})
+
+
+def test_sizes_that_one_branch_takes_are_counted_at() -> None:
+    """The other is for inputs of another width."""
+    source = model(
+        """(float[N,M] x, bool q) => (float[N,5] y) <float[8,5] w, float[16,5] v> {
+            y = If (q) <then_branch = yes () => (float[N,5] t) { t = MatMul(x, w) },
+                        else_branch = no () => (float[N,5] e) { e = MatMul(x, v) }> }""",
+        None,
+    )
+    for width in (8, 16):
+        assert shrink(source, at={"x": (3, width)}).report.before.macs == 3 * width * 5
+    with pytest.raises(SizeError, match="Incompatible dimensions"):
+        shrink(source, at={"x": (3, 9)})
