@@ -15,7 +15,7 @@ from passes.abstract_values.polynomial import sizes_at
 from passes.errors import GraphError
 from passes.graph.tensors import shape_of
 from passes.model.outline import outline
-from passes.sizes.graph_at_sizes import agreeing, values_of_symbols, windows_fit
+from passes.sizes.graph_at_sizes import agreeing, graph_at, values_of_symbols, windows_fit
 from passes.sizes.prepare import shaped
 
 
@@ -28,9 +28,9 @@ class TensorSizes:
     def __init__(self, model: ModelProto, ports: Sequence[Port], compiled: ModelProto | None = None) -> None:
         self._ports = ports
         self._beside = cache(lambda: None if compiled is None else TensorSizes(compiled, ports))
-        self._graph = gs.Graph()
+        self._model, self._graph = outline(model), gs.Graph()
         with suppress(GraphError):  # a runtime may take it
-            self._graph = shaped(outline(model))
+            self._graph = shaped(self._model)
 
     def largest(self, sizes: Mapping[str, int]) -> int:
         """The elements of the largest tensor, sizes that are not known taken as 1."""
@@ -49,7 +49,14 @@ class TensorSizes:
         ONNX counts no place for one that does not. ONNX Runtime pools over the part that there is. Of one that does
         not fit its input without padding some weights may see nothing else.
         """
-        return windows_fit(self._graph, self._values(sizes), padded=padded)
+        fit = windows_fit(self._graph, self._values(sizes), padded=padded)
+        if fit is not None or padded:
+            return fit is not False
+        try:
+            shapes = {port.name: port.shape(sizes) for port in self._ports}
+            return windows_fit(graph_at(self._model, self._graph, shapes), padded=False) is not False
+        except GraphError:
+            return False
 
     def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
         """The sizes, changed where operands inside must have some in common, but for those to `keep`."""

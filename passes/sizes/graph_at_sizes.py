@@ -144,16 +144,19 @@ def _variables(graph: gs.Graph) -> Iterator[gs.Tensor]:
         yield from body.inputs
 
 
-def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None, *, padded: bool = True) -> bool:
-    """Whether all windows fit what they slide over, as far as is known: inference gives others one position.
+def windows_fit(graph: gs.Graph, values: Mapping[str, int] | None = None, *, padded: bool = True) -> bool | None:
+    """Whether all windows fit what they slide over, None where sizes are not known: inference gives one position.
 
     values: those of symbols that are left in the graph. padded: with the padding around it; else within it.
     """
+    fit: bool | None = True
     for node in graph.nodes:
         op = rules(node)
         windows = op.windows(node) if isinstance(op, (Conv, Pool)) else None
         sizes = sizes_at(shape_of(node.inputs[0]) or (), values or {})[2:] if windows else ()
         for size, window in zip(sizes, windows or (), strict=False):
-            if size is not None and (size + window.shift < window.stride if padded else size <= window.reach):
+            if size is None:
+                fit = None
+            elif size + window.shift < window.stride if padded else size <= window.reach:
                 return False
-    return True
+    return fit

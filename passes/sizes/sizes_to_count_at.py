@@ -65,7 +65,7 @@ def at_sizes(
         except GraphError as error:
             failure = failure or str(error)  # which would keep all frames alive itself
             continue
-        if asked or windows_fit(found):
+        if asked or windows_fit(found) is not False:
             return found, _counted_at(found, sizes, names)
     ones = _counted_at(graph, _put(every, dict.fromkeys(names, 1)), names)
     if asked and sizes != ones.sizes:

@@ -167,10 +167,15 @@ def test_sizes_that_weights_ask_for_where_the_first_axis_is_no_batch() -> None:
     assert {"a": 64, "b": 13} in shapes(planned)
 
 
-def test_sizes_at_which_all_weights_of_a_window_see_data() -> None:
-    """After strides 64 steps are one, of which the outer weights of a padded window see nothing."""
-    body = "d = MaxPool<kernel_shape=[64], strides=[64]>(x) y = Conv<pads=[2,2]>(d, k)"
-    model = build.model("(float[1,1,t] x) => (float[1,1,s] y)", body, k=(1, 1, 5))
+FRAMES = "f = Reshape(x, by) m = ReduceMax<axes=[1], keepdims=0>(f) d = Unsqueeze(m, ends)"
+
+
+@pytest.mark.parametrize("frames", ["d = MaxPool<kernel_shape=[64], strides=[64]>(x)", FRAMES])
+def test_sizes_at_which_all_weights_of_a_window_see_data(frames: str) -> None:
+    """Of strides or frames 64 steps are one, of which the outer weights of a padded window see nothing."""
+    operands = {"by": np.array([-1, 64]), "ends": np.array([0, 1])} if frames == FRAMES else {}
+    body = f"{frames} y = Conv<pads=[2,2]>(d, k)"
+    model = build.model("(float[1,1,t] x) => (float[1,1,s] y)", body, k=(1, 1, 5), **operands)
     ports = random_inputs.ports(model)
     planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports), 3)
     assert shapes(planned)[:2] == [{"t": 64}, {"t": 512}]
