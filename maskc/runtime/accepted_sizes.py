@@ -109,9 +109,9 @@ class _Search:
         """Larger ones, where some weights of a window see only padding at these."""
         if self._inside is None or self._inside.windows_fit(sizes, padded=False):
             return
-        for size in sorted(_SIZES):
-            if all(size > sizes[name] for name in self._others):
-                candidate = self._agreeing({**sizes, **dict.fromkeys(self._others, size)})[0]
+        for names, size in itertools.product((self._others, self._symbols), sorted(_SIZES)):
+            if all(size >= sizes[name] for name in names):  # what leads may be time
+                candidate = self._agreeing({**sizes, **dict.fromkeys(names, size)})[0]
                 fits = candidate != sizes and self._inside.windows_fit(candidate, padded=False)
                 if fits and self._accepts(candidate, ceiling, _MANY_INSIDE):
                     yield candidate

@@ -93,6 +93,7 @@ WIDE = 100.0  # spread of values in every third turn of a region that took bound
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
+MASKED = 1 << CHOICES  # and the choice of those that a mask may have made what they are
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -452,6 +453,7 @@ class Judgement:
     refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
     relative to their scale, when it was last measured. plain: the error without regard to it. sparse: what is allowed
     where values are sparse. steps: whether rounding may lead to another step. compared: whether a number was finite.
+    apart: how many elements of each slice were a step off, of how many `places`.
     """
 
     allowed: float = 0.0
@@ -464,6 +466,8 @@ class Judgement:
     sparse: float = 0.0
     steps: bool = False
     compared: bool = False
+    apart: Array | None = None
+    places: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -474,6 +478,14 @@ class Judgement:
         """What is allowed in a turn, and the share of elements that may be one step off."""
         allowed = self.sparse if turn % 2 and turn > 0 else self.allowed
         return allowed, min(SHARE, STEPS * allowed) if self.steps else 0.0
+
+    def few(self, apart: Array, axis: int | None, share: float) -> bool:
+        """Whether no more elements are apart than a share, of all and, by four deviations, of a slice in all turns."""
+        each = apart.sum(axis=others(apart, axis)).reshape(-1)
+        more = self.apart if self.apart is not None and self.apart.shape == each.shape else 0
+        self.apart, self.places = each + more, apart.size // each.size + (self.places if np.ndim(more) else 0)
+        expected = share * self.places
+        return bool(apart.mean() <= share and self.apart.max() <= expected + 4 * math.sqrt(expected) + 2)
 
     def take(self, error: Array, axis: int | None) -> None:
         """Note relative errors of elements, and in which slice along the axis the largest is."""
@@ -560,10 +572,7 @@ class Checker:
         sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
         places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
-        maker = self.compiled.maker.get(region.target)
-        inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
-        took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
-        turns = tuple(range(-times // 2 if took_in else 0, times))
+        turns = tuple(range(-times // 2 if self._took_in(region) else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
         for name in names & self.source.tables.keys() if looks_up else ():
@@ -571,11 +580,19 @@ class Checker:
                 turns += tuple(range(TABLES, TABLES - (-self.source.tables[name] // ENTRIES)))
         return tuple(dict.fromkeys((*turns, *self.chosen(region))))
 
+    def _took_in(self, region: Region) -> bool:
+        """Whether there are tensors inside that might be boundaries, so that less may be seen of them."""
+        maker = self.compiled.maker.get(region.target)
+        inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
+        return region.boundary.reads is not None or not inner.isdisjoint(self.source.maker)
+
     def chosen(self, region: Region) -> Sequence[int]:
-        """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice."""
+        """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice, or more."""
         read, choices = {self.boundaries[name].source for name in region.compiled_reads}, self._choices()
-        bits = sum({choices[name] for name in read & choices.keys()})
-        return tuple(turn for turn in range(2, 2 << CHOICES) if turn >> 1 & bits == turn >> 1)
+        took_in = self._took_in(region)
+        bits = sum({choices[name] for name in read & choices.keys()} - (set() if took_in else {MASKED}))
+        turns = range(2, 4 * MASKED * (8 if took_in else 1)) if bits else ()
+        return tuple(turn for turn in turns if turn >> 1 & bits == turn >> 1 & 2 * MASKED - 1)
 
     def _as_seen(self, region: Region, array: Array) -> bool:
         """Whether a result has the rank that it has in a run, and as many slices where some are held or claimed."""
@@ -586,12 +603,12 @@ class Checker:
     def _choices(self) -> dict[str, int]:
         """Whole conditions of both models that are the same in all runs, and the bit of turns in which they are not.
 
-        Of many elements those alone that no mask can have made so.
+        The last is that of many elements that a mask may have made so.
         """
         held = {b.source for n in self.compiled.conditions if not (b := self.boundaries.get(n, NOTHING)).slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
         free = [name for name in alike if self.size(name) == 1 or self.source.conditions[name]]
-        return {name: 1 << i % CHOICES for i, name in enumerate(free)}
+        return dict.fromkeys(alike, MASKED) | {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
@@ -707,7 +724,8 @@ class Checker:
         if want.dtype.kind == "f":
             return self._judge_floats(region, want, got, turn, result, axis)
         apart = np.not_equal(want, got)
-        if want.dtype.kind == "O" or apart.mean() > share or np.abs(want - got.astype(np.float64))[apart].max() > 1:
+        few = want.dtype.kind != "O" and result.few(apart, axis, share)
+        if not few or np.abs(want - got.astype(np.float64))[apart].max() > 1:
             result.take(apart.astype(np.float64), axis)
             result.fail(f"{apart.sum()} of {want.size} elements differ")
         return None
@@ -735,7 +753,7 @@ class Checker:
         result.plain = max(result.plain, float(relative.max()) * as_all)
         claims = self.claims.get(region.boundary.source, {}).items()
         whole = any(len(slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, (slices, _) in claims)
-        if share and (relative > allowed).mean() <= share and not (relative > max(STEP, allowed)).any():
+        if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         # of a constant that is rounding alone nothing need be right
         if not share and allowed < relative.max() < (math.inf if whole else max(MOST, CONDITION * allowed)):

@@ -309,9 +309,31 @@ class _Search:
                 stored = np.isin(slices, boundary.slices.get(axis, slices))
                 if stored.any() and axis in (boundary.slices or [axis]):
                     dead[boundary.source] = {axis: (slices[stored], [run.compress(stored, axis) for run in runs])}
-        if not dead:
+        return self._agrees_with(region, dead)
+
+    def _reads_alike(self, region: Region) -> bool:
+        """Whether both sides read the same values, which are right: whole, but for slices that are claimed.
+
+        What fails then may only seem to agree in a larger region: units may be dead there, by chance.
+        """
+        checker, held = self.checker, dict[tuple[str, int], Array]()
+        for name in region.compiled_reads:
+            boundary = checker.boundaries[name]
+            judged = self.judged.get(self._key(checker.region(name)))
+            if boundary.source not in region.source_reads or (name in self.position and not (judged and judged.agrees)):
+                return False
+            for axis, index in boundary.slices.items():
+                claimed = checker.claims.get(boundary.source, {}).get(axis, (index, []))[0]
+                held[boundary.source, axis] = np.union1d(held.get((boundary.source, axis), claimed), index)
+        read = {checker.boundaries[name].source for name in region.compiled_reads}
+        whole = all(len(index) == checker.seen[name].shapes[0][axis] for (name, axis), index in held.items())
+        return read == region.source_reads and whole
+
+    def _agrees_with(self, region: Region, claims: Mapping[str, Claims]) -> bool:
+        """Whether a region agrees where these are claimed as well."""
+        if not claims:
             return False
-        held, self.checker.claims = self.checker.claims, self.checker.claims | dead
+        held, self.checker.claims = self.checker.claims, self.checker.claims | claims
         try:
             return self.checker.check([region])[region.target].agrees
         except Exception:  # of any kind that ONNX Runtime has
@@ -367,6 +389,8 @@ class _Search:
     def _grow(self, region: Region, small: bool) -> bool:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that."""
         checker, target = self.checker, region.target
+        if self._reads_alike(region):
+            return False
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}

@@ -183,6 +183,14 @@ def test_sizes_at_which_all_weights_of_a_window_see_data(frames: str) -> None:
     assert api.verify(model, right).passed and not api.verify(model, wrong).passed
 
 
+def test_sizes_at_which_windows_see_data_where_the_first_axis_is_time() -> None:
+    body = "u = Unsqueeze(x, ends) d = MaxPool<kernel_shape=[1,8], strides=[1,8]>(u) y = Conv<pads=[3,1,3,1]>(d, k)"
+    model = build.model("(float[t,f] x) => (float[1,1,t,b] y)", body, ends=np.array([0, 1]), k=(1, 1, 7, 3))
+    ports = random_inputs.ports(model)
+    planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports), 3)
+    assert shapes(planned)[:2] == [{"t": 1, "f": 64}, {"t": 64, "f": 64}]
+
+
 def test_every_kind_meets_every_size() -> None:
     ports = random_inputs.ports(build.mlp())
     for count in (1, 2, 3, 5, 6):

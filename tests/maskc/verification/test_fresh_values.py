@@ -9,6 +9,7 @@ import pytest
 import maskc as api
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Array, Seen
+from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Proof
 from passes.rewriting.origins import Origin
 from tests.generators.running import random_feeds
@@ -241,3 +242,23 @@ def test_integers_that_are_compared_have_no_rounding_that_leads_to_another_step(
     for seed in range(4):
         assert proof_of(source, right, seed).complete
         assert not proof_of(source, wrong, seed).complete
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_weights_of_units_that_are_dead_by_chance(behind: bool) -> None:
+    """Where maxima come before them they are dead in any run: regions are not taken together until that is so."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(8, 6, 3, 3)).astype(np.float32)
+    kernel[3] = -np.abs(kernel[3])
+    weights = rng.normal(size=(8, 8)).astype(np.float32)
+    if behind:
+        weights[:, 5] = -np.abs(weights[:, 5])
+    body = """p = MaxPool<kernel_shape=[8,8], strides=[8,8]>(x) c = Conv(p, k) r = Relu(c) g = GlobalMaxPool(r)
+        f = Flatten(g) m = MatMul(f, w) y = Relu(m)"""
+    model = build.model("(float[n,6,64,64] x) => (float[n,8] y)", body, k=kernel, w=weights)
+    one = np.s_[2, 5] if behind else np.s_[3, 2]
+    wrong = build.changed(model, "w", lambda w: np.where(np.arange(64).reshape(8, 8) == 8 * one[0] + one[1], -w, w))
+    alive = [{"x": rng.normal(-3 * (rows == 2), 1, (rows, 6, 64, 64)).astype(np.float32)} for rows in (1, 2, 3)]
+    for seed in range(3):
+        assert compare_regions(model, model, alive, {}, seed).proof.complete
+        assert first_failure(compare_regions(model, wrong, alive, {}, seed).proof) is not None
