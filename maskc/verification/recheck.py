@@ -93,7 +93,6 @@ WIDE = 100.0  # spread of values in every third turn of a region that took bound
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
-MASKED = 1 << CHOICES  # and the choice of those that a mask may have made what they are
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -466,7 +465,7 @@ class Judgement:
     sparse: float = 0.0
     steps: bool = False
     compared: bool = False
-    apart: Array | None = None
+    apart: Array = field(default_factory=lambda: np.zeros(0))
     places: int = 0
 
     @property
@@ -482,8 +481,9 @@ class Judgement:
     def few(self, apart: Array, axis: int | None, share: float) -> bool:
         """Whether no more elements are apart than a share, of all and, by four deviations, of a slice in all turns."""
         each = apart.sum(axis=others(apart, axis)).reshape(-1)
-        more = self.apart if self.apart is not None and self.apart.shape == each.shape else 0
-        self.apart, self.places = each + more, apart.size // each.size + (self.places if np.ndim(more) else 0)
+        if self.apart.shape != each.shape:
+            self.apart, self.places = np.zeros(each.shape), 0
+        self.apart, self.places = self.apart + each, self.places + apart.size // each.size
         expected = share * self.places
         return bool(apart.mean() <= share and self.apart.max() <= expected + 4 * math.sqrt(expected) + 2)
 
@@ -572,7 +572,10 @@ class Checker:
         sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
         places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
-        turns = tuple(range(-times // 2 if self._took_in(region) else 0, times))
+        maker = self.compiled.maker.get(region.target)
+        inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
+        took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
+        turns = tuple(range(-times // 2 if took_in else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
         for name in names & self.source.tables.keys() if looks_up else ():
@@ -580,19 +583,11 @@ class Checker:
                 turns += tuple(range(TABLES, TABLES - (-self.source.tables[name] // ENTRIES)))
         return tuple(dict.fromkeys((*turns, *self.chosen(region))))
 
-    def _took_in(self, region: Region) -> bool:
-        """Whether there are tensors inside that might be boundaries, so that less may be seen of them."""
-        maker = self.compiled.maker.get(region.target)
-        inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
-        return region.boundary.reads is not None or not inner.isdisjoint(self.source.maker)
-
     def chosen(self, region: Region) -> Sequence[int]:
-        """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice, or more."""
+        """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice."""
         read, choices = {self.boundaries[name].source for name in region.compiled_reads}, self._choices()
-        took_in = self._took_in(region)
-        bits = sum({choices[name] for name in read & choices.keys()} - (set() if took_in else {MASKED}))
-        turns = range(2, 4 * MASKED * (8 if took_in else 1)) if bits else ()
-        return tuple(turn for turn in turns if turn >> 1 & bits == turn >> 1 & 2 * MASKED - 1)
+        bits = sum({choices[name] for name in read & choices.keys()})
+        return tuple(turn for turn in range(2, 2 << CHOICES) if turn >> 1 & bits == turn >> 1)
 
     def _as_seen(self, region: Region, array: Array) -> bool:
         """Whether a result has the rank that it has in a run, and as many slices where some are held or claimed."""
@@ -603,12 +598,12 @@ class Checker:
     def _choices(self) -> dict[str, int]:
         """Whole conditions of both models that are the same in all runs, and the bit of turns in which they are not.
 
-        The last is that of many elements that a mask may have made so.
+        Of many elements those alone that no mask can have made so.
         """
         held = {b.source for n in self.compiled.conditions if not (b := self.boundaries.get(n, NOTHING)).slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
         free = [name for name in alike if self.size(name) == 1 or self.source.conditions[name]]
-        return dict.fromkeys(alike, MASKED) | {name: 1 << i % CHOICES for i, name in enumerate(free)}
+        return {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""

@@ -96,7 +96,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     wanted = session(source.part(region.source, sources, names), source.folder, checker.packs)
     made = session(compiled.part(region.compiled, types, names), compiled.folder, checker.packs)
     drawing, runs = checker.of(checker.sizes(region)), []
-    for turn in range(_TURNS):
+    for turn in (*range(_TURNS), *checker.chosen(region)):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
         runs.append((wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))

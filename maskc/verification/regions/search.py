@@ -14,6 +14,7 @@ import numpy as np
 from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
+from maskc.verification.regions.dependence import depends, shows
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin
@@ -312,24 +313,22 @@ class _Search:
         return self._agrees_with(region, dead)
 
     def _reads_alike(self, region: Region) -> bool:
-        """Whether both sides read the same values, which are right: whole, but for slices that are claimed.
+        """Whether both sides read the same values, which are right: whole, but for slices that change nothing.
 
         What fails then may only seem to agree in a larger region: units may be dead there, by chance.
         """
-        checker, held = self.checker, dict[tuple[str, int], Array]()
+        checker, left = self.checker, dict[tuple[str, int], Array]()
         for name in region.compiled_reads:
-            boundary = checker.boundaries[name]
-            judged = self.judged.get(self._key(checker.region(name)))
+            boundary, judged = checker.boundaries[name], self.judged.get(self._key(checker.region(name)))
             if boundary.source not in region.source_reads or (name in self.position and not (judged and judged.agrees)):
                 return False
             for axis, index in boundary.slices.items():
-                claimed = checker.claims.get(boundary.source, {}).get(axis, (index, []))[0]
-                held[boundary.source, axis] = np.union1d(held.get((boundary.source, axis), claimed), index)
+                rest = left.get((boundary.source, axis), np.arange(checker.seen[boundary.source].shapes[0][axis]))
+                left[boundary.source, axis] = np.setdiff1d(rest, index)
         read = {checker.boundaries[name].source for name in region.compiled_reads}
-        whole = all(len(index) == checker.seen[name].shapes[0][axis] for (name, axis), index in held.items())
-        return read == region.source_reads and whole
+        return read == region.source_reads and not depends(checker, region, left)
 
-    def _agrees_with(self, region: Region, claims: Mapping[str, Claims]) -> bool:
+    def _agrees_with(self, region: Region, claims: dict[str, Claims]) -> bool:
         """Whether a region agrees where these are claimed as well."""
         if not claims:
             return False
@@ -358,7 +357,8 @@ class _Search:
         With it go those that follow from it and do not hold what the source's tensor of their name does, either: a mask
         behind them may leave nothing of what differs.
         """
-        kept = dict(self.checker.boundaries)
+        kept, wrong = dict(self.checker.boundaries), self.checker.region(target)
+        alike = self._reads_alike(wrong)
         self._discard(target)
         todo, dropped = {reader.target for reader in readers[target]}, 0
         if any(name in failing for name in todo) and not small:
@@ -368,7 +368,8 @@ class _Search:
             todo.remove(name)
             if name in self.checker.boundaries:
                 if name not in self.unlike or name in self.outputs:
-                    if self._agrees(name, small) or (not dropped and self._grow(self.checker.region(name), small)):
+                    agrees = self._agrees(name, small) or (not dropped and self._grow(self.checker.region(name), small))
+                    if agrees and not (alike and shows(self.checker, self.checker.region(name), wrong)):
                         continue
                     dropped += 1
                     if small or name in self.outputs or dropped > _LEVELS:

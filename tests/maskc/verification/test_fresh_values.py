@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import maskc as api
+import passes
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
@@ -262,3 +263,20 @@ def test_weights_of_units_that_are_dead_by_chance(behind: bool) -> None:
     for seed in range(3):
         assert compare_regions(model, model, alive, {}, seed).proof.complete
         assert first_failure(compare_regions(model, wrong, alive, {}, seed).proof) is not None
+
+
+def test_weights_of_units_that_are_dead_by_chance_behind_a_mask() -> None:
+    """The source reads channels, too, that a mask behind them leaves nothing of."""
+    rng = np.random.default_rng(0)
+    kernel, weights = rng.normal(size=(8, 6, 3, 3)).astype(np.float32), rng.normal(size=(8, 8)).astype(np.float32)
+    kernel[3] = -np.abs(kernel[3])
+    body = """p = MaxPool<kernel_shape=[8,8], strides=[8,8]>(x) c = Conv(p, k) r = Relu(c) g = GlobalMaxPool(r)
+        f = Flatten(g) a = Mul(f, mask) m = MatMul(a, w) y = Relu(m)"""
+    mask = np.array([1, 0, 1, 1, 0, 1, 1, 0], np.float32)
+    model = build.model("(float[n,6,64,64] x) => (float[n,8] y)", body, k=kernel, w=weights, mask=mask)
+    shrunk = passes.shrink(model)
+    row = [0, 2, 3, 5, 6].index(3)
+    wrong = build.changed(shrunk.model, "w", lambda w: np.where(np.arange(5)[:, None] == row, -w, w))
+    alive = [{"x": rng.normal(-3 * (rows == 2), 1, (rows, 6, 64, 64)).astype(np.float32)} for rows in (1, 2, 3)]
+    assert compare_regions(model, shrunk.model, alive, shrunk.origins, 0).proof.complete
+    assert first_failure(compare_regions(model, wrong, alive, shrunk.origins, 0).proof) is not None

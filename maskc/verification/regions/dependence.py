@@ -1,0 +1,85 @@
+"""What the source's side of a region depends on: slices that it reads, and what is wrong on its way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from maskc.verification.recheck import Array, Region, session
+from maskc.verification.regions.checker import Checker
+
+# Turns in which slices are changed.
+_TURNS = 4
+# Differences are those of so many times what rounding may do.
+_ROUNDING = 8.0
+
+
+def depends(checker: Checker, region: Region, slices: Mapping[tuple[str, int], Array]) -> bool:
+    """Whether the boundary of a region changes with slices of what it reads, by name and axis."""
+    target = region.boundary.source
+    if not any(len(index) for index in slices.values()) or not region.source:
+        return False
+    types = {name: checker.types[name] for name in region.source_reads}
+    runs = session(checker.source.part(region.source, types, [target]), checker.source.folder, checker.packs)
+    for turn in checker.turns(region)[:_TURNS]:
+        results = []
+        with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
+            for other in (turn, turn + len(checker.seen[target].shapes)):  # of the same sizes
+                values = {name: np.array(checker.fresh(name, turn)) for name in types}
+                for (name, axis), index in slices.items():
+                    place = (slice(None),) * axis + (index,)
+                    values[name][place] = checker.fresh(name, other)[place]
+                results += runs.run([target], {f"{name}·": array for name, array in values.items()})
+            one, two = map(region.boundary.cut, results)
+            if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
+                return True
+    return False
+
+
+def shows(checker: Checker, region: Region, wrong: Region) -> bool:
+    """Whether the boundary of a region shows what is wrong with a tensor on its way, for any values of that.
+
+    In a run it need not: units may be dead there. It shows none of what a mask leaves nothing of.
+    """
+    name, target, compiled = wrong.target, region.target, checker.compiled
+    if (
+        compiled.maker.get(name) not in region.compiled
+        or name == target
+        or checker.types[wrong.boundary.source].kind != "f"
+    ):
+        return False
+    reads = {n: checker.types[n] for n in wrong.source_reads}
+    held = {n: checker.boundaries[n] for n in {*wrong.compiled_reads, *region.compiled_reads}}
+    types = {n: checker.types[boundary.source] for n, boundary in held.items()}
+    before, after = ({n: types[n] for n in each.compiled_reads} for each in (wrong, region))
+    after |= {name: checker.types[wrong.boundary.source]}
+    source = checker.source.part(wrong.source, reads, [wrong.boundary.source])
+    right = session(source, checker.source.folder, checker.packs)
+    other = session(compiled.part(wrong.compiled, before, [name]), compiled.folder, checker.packs)
+    behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
+    for turn in checker.turns(wrong):
+        with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
+            values = {n: np.array(boundary.cut(checker.fresh(boundary.source, turn))) for n, boundary in held.items()}
+            (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
+            (got,) = other.run(None, {f"{n}·": values[n] for n in before})
+            want = wrong.boundary.cut(want)
+            off = np.abs(want - got) > _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0)
+            moved = np.where(off, want - got, 0)
+            feeds = {f"{n}·": values[n] for n in region.compiled_reads}
+            for random in (False, True):
+                base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, turn)) if random else got
+                one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
+                if _apart(one, two, _ROUNDING * checker.allowed(region)):
+                    return True
+    return False
+
+
+def _apart(one: Array, two: Array, allowed: float) -> bool:
+    """Whether results are apart by more than is allowed, relative to the largest."""
+    if one.dtype.kind != "f":
+        return not np.array_equal(one, two)
+    finite = np.isfinite(one)
+    largest = np.abs(one[finite]).max(initial=0)
+    return bool((np.isfinite(two) != finite).any() or (np.abs(one - two)[finite] > allowed * largest).any())
