@@ -124,7 +124,8 @@ class Graph:
         #: tensors by which If and Where choose, and whether no mask can have made them what they are
         self.conditions = {
             name: all(self.nodes[index].op_type in COMPARING for index in self.closure(name, ())[0])
-            for name in sorted({name for node in self.nodes for name in _conditions(node)} & self.maker.keys())
+            for name in sorted({n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")})
+            if name in self.maker
         }
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
@@ -204,22 +205,19 @@ def widened(model: ModelProto) -> tuple[ModelProto, float]:
         return model, 0.0
     copy: ModelProto = ModelProto.FromString(model.SerializeToString())
 
-    def widen(graph: onnx.GraphProto) -> None:
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type in NARROW:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.name in TYPED and attribute.i in NARROW:
-                    attribute.i = TensorProto.FLOAT
-                if attribute.t.data_type in NARROW:
-                    attribute.t.CopyFrom(_wide(attribute.t))
-            for body in bodies(node):
-                widen(body)
-                for tensor in body.initializer:
-                    tensor.CopyFrom(_wide(tensor))
-
-    widen(copy.graph)
+    inner = [body for node in _nested(copy.graph.node) for body in bodies(node)]
+    for value in (
+        value for graph in (copy.graph, *inner) for value in (*graph.input, *graph.output, *graph.value_info)
+    ):
+        if value.type.tensor_type.elem_type in NARROW:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for attribute in (attribute for node in _nested(copy.graph.node) for attribute in node.attribute):
+        if attribute.name in TYPED and attribute.i in NARROW:
+            attribute.i = TensorProto.FLOAT
+        if attribute.t.data_type in NARROW:
+            attribute.t.CopyFrom(_wide(attribute.t))
+    for tensor in (tensor for body in inner for tensor in body.initializer):
+        tensor.CopyFrom(_wide(tensor))
     return copy, max(units)
 
 
@@ -234,21 +232,18 @@ def _in_order(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
 
 def _types(graph: onnx.GraphProto) -> Iterator[int]:
     """Element types of what a graph declares, stores and casts to."""
-    yield from (value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info))
+    for each in (graph, *(body for node in _nested(graph.node) for body in bodies(node))):
+        yield from (value.type.tensor_type.elem_type for value in (*each.input, *each.output, *each.value_info))
     yield from (tensor.data_type for tensor in _stored(graph))
-    for node in graph.node:
-        yield from (attribute.i for attribute in node.attribute if attribute.name in TYPED)
-        for body in bodies(node):
-            yield from _types(body)
+    yield from (a.i for node in _nested(graph.node) for a in node.attribute if a.name in TYPED)
 
 
 def _stored(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """Constants of a graph and of its bodies."""
     yield from graph.initializer
-    for node in graph.node:
+    for node in _nested(graph.node):
         yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
-        for body in bodies(node):
-            yield from _stored(body)
+        yield from (tensor for body in bodies(node) for tensor in body.initializer)
 
 
 def _wide(tensor: TensorProto) -> TensorProto:
@@ -277,11 +272,11 @@ def _reads(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in body.output if value.name not in own)
 
 
-def _conditions(node: NodeProto) -> Iterator[str]:
-    """What a node and those in its bodies choose by."""
-    if node.op_type in ("If", "Where"):
-        yield node.input[0]
-    yield from (name for body in bodies(node) for inner in body.node for name in _conditions(inner))
+def _nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """These nodes and those in their bodies."""
+    for node in nodes:
+        yield node
+        yield from _nested(inner for body in bodies(node) for inner in body.node)
 
 
 def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
@@ -430,9 +425,6 @@ class Boundary:
         return array
 
 
-NOTHING = Boundary("")
-
-
 @dataclass(frozen=True)
 class Region:
     """What lies between a boundary and those that it reads, on both sides: indices of nodes, and the tensors read."""
@@ -481,9 +473,8 @@ class Judgement:
     def few(self, apart: Array, axis: int | None, share: float) -> bool:
         """Whether no more elements are apart than a share, of all and, by four deviations, of a slice in all turns."""
         each = apart.sum(axis=others(apart, axis)).reshape(-1)
-        if self.apart.shape != each.shape:
-            self.apart, self.places = np.zeros(each.shape), 0
-        self.apart, self.places = self.apart + each, self.places + apart.size // each.size
+        self.apart = each + (self.apart if self.apart.shape == each.shape else 0)
+        self.places += apart.size // each.size
         expected = share * self.places
         return bool(apart.mean() <= share and self.apart.max() <= expected + 4 * math.sqrt(expected) + 2)
 
@@ -600,7 +591,7 @@ class Checker:
 
         Of many elements those alone that no mask can have made so.
         """
-        held = {b.source for n in self.compiled.conditions if not (b := self.boundaries.get(n, NOTHING)).slices}
+        held = {b.source for name, b in self.boundaries.items() if name in self.compiled.conditions and not b.slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
         free = [name for name in alike if self.size(name) == 1 or self.source.conditions[name]]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}
@@ -621,11 +612,12 @@ class Checker:
         held = {name: self.boundaries[name] for region in group for name in region.compiled_reads}
         wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
         targets = [region.target for region in group]
-        nodes = sorted({index for region in group for index in region.source})
-        one = session(self.source.part(nodes, reads, wanted), self.source.folder, self.packs) if wanted else None
-        nodes = sorted({index for region in group for index in region.compiled})
+        sides = [
+            sorted({*itertools.chain(*nodes)}) for nodes in zip(*((r.source, r.compiled) for r in group), strict=True)
+        ]
+        one = session(self.source.part(sides[0], reads, wanted), self.source.folder, self.packs) if wanted else None
         leaves = {n: self.types[b.source] for n, b in held.items()}
-        two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder, self.packs)
+        two = session(self.compiled.part(sides[1], leaves, targets), self.compiled.folder, self.packs)
         for turn in self.turns(group[0]):
             values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
@@ -678,9 +670,9 @@ class Checker:
             return self._body_roundings(node)
         sizes = [self.size(name) for name in node.input[:2] if name]
         result = max([1, *(self.size(name) for name in node.output if name in self.seen)])
-        terms = max([1.0, *(size / result for size in sizes[:1])])
-        if len(sizes) > 1:
-            terms = max(terms, math.sqrt(sizes[0] * sizes[1] / result))
+        terms = max(
+            [1.0, *(size / result for size in sizes[:1]), *(math.sqrt(sizes[0] * b / result) for b in sizes[1:])]
+        )
         first = self.seen.get(node.input[0]) if node.input else None
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
@@ -820,9 +812,8 @@ class Checker:
         one, two = self.source.constants.get(name), self.compiled.constants.get(other)
         if one is None or two is None or TensorProto.EXTERNAL in (one.data_location, two.data_location):
             return False
-        if one.data_type != two.data_type or one.dims != two.dims:
-            return False
-        return numpy_helper.to_array(one).tobytes() == numpy_helper.to_array(two).tobytes()
+        same = one.data_type == two.data_type and one.dims == two.dims
+        return same and numpy_helper.to_array(one).tobytes() == numpy_helper.to_array(two).tobytes()
 
     def proved(self, judged: Mapping[str, Judgement]) -> set[str]:
         """The boundaries that hold by induction over the nodes of both models, in order."""
@@ -847,14 +838,12 @@ class Checker:
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
-    rounding = [node for node in nodes if node.op_type not in EXACT]
-    return [op for node in rounding for op in (node.op_type, *(o for b in bodies(node) for o in _rounding(b.node)))]
+    return [node.op_type for node in _nested(nodes) if node.op_type not in EXACT]
 
 
 def _steps(node: NodeProto) -> bool:
-    if node.op_type == "Cast":
-        return all(a.i not in FLOATS for a in node.attribute if a.name == "to")
-    return node.op_type in STEPPING or any(_steps(inner) for body in bodies(node) for inner in body.node)
+    casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
+    return any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))
 
 
 class RefusedError(Exception):
