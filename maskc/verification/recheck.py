@@ -483,8 +483,7 @@ class Judgement:
         largest = float(error.max())
         if not largest <= self.error:
             self.error = largest
-            if axis is not None:
-                self.at = axis, int(error.max(axis=others(error, axis)).argmax())
+            self.at = self.at if axis is None else (axis, int(error.max(axis=others(error, axis)).argmax()))
 
     def fail(self, why: str) -> None:
         """Note what is no matter of rounding."""
@@ -670,9 +669,8 @@ class Checker:
             return self._body_roundings(node)
         sizes = [self.size(name) for name in node.input[:2] if name]
         result = max([1, *(self.size(name) for name in node.output if name in self.seen)])
-        terms = max(
-            [1.0, *(size / result for size in sizes[:1]), *(math.sqrt(sizes[0] * b / result) for b in sizes[1:])]
-        )
+        terms = max([1.0, *(size / result for size in sizes[:1])])
+        terms = max([terms, *(math.sqrt(sizes[0] * size / result) for size in sizes[1:])])
         first = self.seen.get(node.input[0]) if node.input else None
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)

@@ -1,4 +1,4 @@
-"""What the source's side of a region depends on: slices that it reads, and what is wrong on its way."""
+"""Dependence of a region's boundary on slices that it reads, and on what is wrong inside it."""
 
 from __future__ import annotations
 
