@@ -44,11 +44,7 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     In a run it need not: units may be dead there. It shows none of what a mask leaves nothing of.
     """
     name, target, compiled = wrong.target, region.target, checker.compiled
-    if (
-        compiled.maker.get(name) not in region.compiled
-        or name == target
-        or checker.types[wrong.boundary.source].kind != "f"
-    ):
+    if compiled.maker.get(name) not in region.compiled or name == target:
         return False
     reads = {n: checker.types[n] for n in wrong.source_reads}
     held = {n: checker.boundaries[n] for n in {*wrong.compiled_reads, *region.compiled_reads}}
@@ -58,17 +54,21 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     source = checker.source.part(wrong.source, reads, [wrong.boundary.source])
     right = session(source, checker.source.folder, checker.packs)
     other = session(compiled.part(wrong.compiled, before, [name]), compiled.folder, checker.packs)
-    behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
+    try:
+        behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
+    except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
+        return False
     for turn in checker.turns(wrong):
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
             values = {n: np.array(boundary.cut(checker.fresh(boundary.source, turn))) for n, boundary in held.items()}
             (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
             (got,) = other.run(None, {f"{n}·": values[n] for n in before})
             want = wrong.boundary.cut(want)
-            off = np.abs(want - got) > _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0)
-            moved = np.where(off, want - got, 0)
             feeds = {f"{n}·": values[n] for n in region.compiled_reads}
-            for random in (False, True):
+            floats, moved = want.dtype.kind == "f", want - got
+            if floats:  # any other is another number
+                moved[np.abs(moved) <= _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0)] = 0
+            for random in (False, True)[: 1 + floats]:
                 base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, turn)) if random else got
                 one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
                 if _apart(one, two, _ROUNDING * checker.allowed(region)):

@@ -280,3 +280,16 @@ def test_weights_of_units_that_are_dead_by_chance_behind_a_mask() -> None:
     alive = [{"x": rng.normal(-3 * (rows == 2), 1, (rows, 6, 64, 64)).astype(np.float32)} for rows in (1, 2, 3)]
     assert compare_regions(model, shrunk.model, alive, shrunk.origins, 0).proof.complete
     assert first_failure(compare_regions(model, wrong, alive, shrunk.origins, 0).proof) is not None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_a_row_of_a_table_that_no_run_looks_up(dtype: type) -> None:
+    """What reads it agrees in runs, as these have other rows."""
+    body = "g = Gather(t, i) y = Transpose<perm=[0,2,1]>(g)"
+    kind = {np.float32: "float", np.uint8: "uint8"}[dtype]
+    table = np.random.default_rng(0).integers(0, 200, (300, 8)).astype(dtype)
+    model = build.model(f"(int64[n,t] i) => ({kind}[n,8,t] y)", body, t=table)
+    wrong = build.changed(model, "t", lambda t: np.where(np.arange(300)[:, None] == 270, t + 3, t).astype(dtype))
+    few = [{"i": np.arange(3 * rows).reshape(rows, 3)} for rows in (1, 2, 3)]
+    assert compare_regions(model, model, few, {}, 0).proof.complete
+    assert first_failure(compare_regions(model, wrong, few, {}, 0).proof) is not None
