@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from maskc.verification.recheck import Array, Region, session
+from maskc.verification.recheck import TABLES, Array, Region, others, session
 from maskc.verification.regions.checker import Checker
 
 # Turns in which slices are changed.
@@ -60,20 +60,32 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         return False
     for turn in checker.turns(wrong):
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
-            values = {n: np.array(boundary.cut(checker.fresh(boundary.source, turn))) for n, boundary in held.items()}
+            fed = {n: np.array(held[n].cut(checker.fresh(held[n].source, turn))) for n in before}
             (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
-            (got,) = other.run(None, {f"{n}·": values[n] for n in before})
-            want = wrong.boundary.cut(want)
-            feeds = {f"{n}·": values[n] for n in region.compiled_reads}
+            (got,) = other.run(None, {f"{n}·": array for n, array in fed.items()})
+            want, run = wrong.boundary.cut(want), turn
+            if turn <= TABLES // 2:  # all entries of a table, of which a run has some
+                (index,), run = reads, 0
+                shape = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)).shape
+                want, got = _worst_entry(want, got, len(checker.seen[index].shapes[0]) - 1, shape)
             floats, moved = want.dtype.kind == "f", want - got
             if floats:  # any other is another number
                 moved[np.abs(moved) <= _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0)] = 0
+            feeds = {f"{n}·": np.array(held[n].cut(checker.fresh(held[n].source, run))) for n in region.compiled_reads}
             for random in (False, True)[: 1 + floats]:
-                base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, turn)) if random else got
+                base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)) if random else got
                 one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
                 if _apart(one, two, _ROUNDING * checker.allowed(region)):
                     return True
     return False
+
+
+def _worst_entry(want: Array, got: Array, axis: int, shape: Sequence[int]) -> tuple[Array, Array]:
+    """Both with one entry of a table everywhere, that which differs most, in the shape that they have in a run."""
+    apart = np.abs(want.astype(np.float64) - got)
+    entry = int(apart.max(axis=others(apart, axis)).argmax())
+    one, two = (np.broadcast_to(np.take(array, [entry], axis), shape) for array in (want, got))
+    return one, two
 
 
 def _apart(one: Array, two: Array, allowed: float) -> bool:
