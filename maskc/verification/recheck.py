@@ -675,7 +675,7 @@ class Checker:
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
         times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
-        return times * math.sqrt(terms)
+        return math.sqrt(times * terms)
 
     def _body_roundings(self, node: NodeProto) -> float:
         """Those of sums over the longest axes of the weights that bodies read, in each round: one for each slice."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import TABLES, Array, Region, others, session
+from maskc.verification.recheck import TABLES, Array, Boundary, Region, others, session
 from maskc.verification.regions.checker import Checker
+
+#: A tensor of the source, and an index into it.
+Place = tuple[str, Any]
 
 # Turns in which slices are changed.
 _TURNS = 4
@@ -16,23 +20,27 @@ _TURNS = 4
 _ROUNDING = 8.0
 
 
-def depends(checker: Checker, region: Region, slices: Mapping[tuple[str, int], Array]) -> bool:
-    """Whether the boundary of a region changes with slices of what it reads, by name and axis."""
-    target = region.boundary.source
-    if not any(len(index) for index in slices.values()) or not region.source:
+def depends(checker: Checker, region: Region, places: Collection[Place], *, compiled: bool = False) -> bool:
+    """Whether one side of a region changes with what it reads at some places of the source's tensors."""
+    graph, nodes, target = checker.source, region.source, region.boundary.source
+    held = {name: Boundary(name) for name in region.source_reads}
+    if compiled:
+        graph, nodes, target = checker.compiled, region.compiled, region.target
+        held = {name: checker.boundaries[name] for name in region.compiled_reads}
+    if not places or not nodes:
         return False
-    types = {name: checker.types[name] for name in region.source_reads}
-    runs = session(checker.source.part(region.source, types, [target]), checker.source.folder, checker.packs)
+    types = {name: checker.types[boundary.source] for name, boundary in held.items()}
+    runs = session(graph.part(nodes, types, [target]), graph.folder, checker.packs)
     for turn in checker.turns(region)[:_TURNS]:
         results = []
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
-            for other in (turn, turn + len(checker.seen[target].shapes)):  # of the same sizes
-                values = {name: np.array(checker.fresh(name, turn)) for name in types}
-                for (name, axis), index in slices.items():
-                    place = (slice(None),) * axis + (index,)
+            for other in (turn, turn + len(checker.seen[region.boundary.source].shapes)):  # of the same sizes
+                values = {b.source: np.array(checker.fresh(b.source, turn)) for b in held.values()}
+                for name, place in places:
                     values[name][place] = checker.fresh(name, other)[place]
-                results += runs.run([target], {f"{name}·": array for name, array in values.items()})
-            one, two = map(region.boundary.cut, results)
+                (result,) = runs.run(None, {f"{n}·": np.array(b.cut(values[b.source])) for n, b in held.items()})
+                results.append(result if compiled else region.boundary.cut(result))
+            one, two = results
             if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
                 return True
     return False

@@ -14,7 +14,7 @@ import numpy as np
 from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
-from maskc.verification.regions.dependence import depends, shows
+from maskc.verification.regions.dependence import Place, depends, shows
 from maskc.verification.regions.observation import observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin
@@ -313,20 +313,25 @@ class _Search:
         return self._agrees_with(region, dead)
 
     def _reads_alike(self, region: Region) -> bool:
-        """Whether both sides read the same values, which are right: whole, but for slices that change nothing.
+        """Whether both sides read the same values, which are right: whole, but for what changes nothing.
 
         What fails then may only seem to agree in a larger region: units may be dead there, by chance.
         """
         checker, left = self.checker, dict[tuple[str, int], Array]()
-        for name in region.compiled_reads:
-            boundary, judged = checker.boundaries[name], self.judged.get(self._key(checker.region(name)))
-            if boundary.source not in region.source_reads or (name in self.position and not (judged and judged.agrees)):
+        held = {name: checker.boundaries[name] for name in region.compiled_reads}
+        for name, boundary in held.items():
+            judged = self.judged.get(self._key(checker.region(name)))
+            if name in self.position and not (judged and judged.agrees):
                 return False
             for axis, index in boundary.slices.items():
                 rest = left.get((boundary.source, axis), np.arange(checker.seen[boundary.source].shapes[0][axis]))
                 left[boundary.source, axis] = np.setdiff1d(rest, index)
-        read = {checker.boundaries[name].source for name in region.compiled_reads}
-        return read == region.source_reads and not depends(checker, region, left)
+        read = {boundary.source for boundary in held.values()}
+        axes = [(name, (slice(None),) * axis + (index,)) for (name, axis), index in left.items() if len(index)]
+        unread: list[Place] = [(name, place) for name, place in axes if name in region.source_reads]
+        unread += [(name, ...) for name in region.source_reads - read]
+        unasked = [(name, ...) for name in read - region.source_reads]
+        return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
 
     def _agrees_with(self, region: Region, claims: dict[str, Claims]) -> bool:
         """Whether a region agrees where these are claimed as well."""

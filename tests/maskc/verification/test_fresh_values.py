@@ -293,3 +293,13 @@ def test_a_row_of_a_table_that_no_run_looks_up(dtype: type) -> None:
     few = [{"i": np.arange(3 * rows).reshape(rows, 3)} for rows in (1, 2, 3)]
     assert compare_regions(model, model, few, {}, 0).proof.complete
     assert first_failure(compare_regions(model, wrong, few, {}, 0).proof) is not None
+
+
+def test_a_weight_of_a_recurrent_layer_of_many_steps() -> None:
+    """Roundings of its steps add up like those of a sum: not each step's to the whole of the steps before."""
+    rng = np.random.default_rng(0)
+    w, r = (rng.normal(size=(1, 96, n)).astype(np.float32) / 6 for n in (32, 32))
+    model = build.model("(float[64,n,32] x) => (float[64,1,n,32] y)", "y = GRU<hidden_size=32>(x, w, r)", w=w, r=r)
+    wrong = build.changed(model, "w", lambda w: np.where(np.arange(w.size).reshape(w.shape) == 1568, 0.999 * w, w))
+    assert proof_of(model, model, 0).complete
+    assert proof_of(model, wrong, 0).first() is not None
