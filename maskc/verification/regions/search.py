@@ -313,10 +313,7 @@ class _Search:
         return self._agrees_with(region, dead)
 
     def _reads_alike(self, region: Region) -> bool:
-        """Whether both sides read the same values, which are right: whole, but for what changes nothing.
-
-        What fails then may only seem to agree in a larger region: units may be dead there, by chance.
-        """
+        """Whether both sides read the same values, which are right: whole, but for what changes nothing."""
         checker, left = self.checker, dict[tuple[str, int], Array]()
         held = {name: checker.boundaries[name] for name in region.compiled_reads}
         for name, boundary in held.items():
@@ -332,6 +329,13 @@ class _Search:
         unread += [(name, ...) for name in region.source_reads - read]
         unasked = [(name, ...) for name in read - region.source_reads]
         return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
+
+    def _weighs(self, target: str) -> bool:
+        """Whether a boundary is made with weights: a constant of more than one axis."""
+        compiled = self.checker.compiled
+        read = {name for index in self.checker.region(target).compiled for name in compiled.reads[index]}
+        dims = [compiled.constants[name].dims for name in read & compiled.constants.keys()]
+        return any(sum(size > 1 for size in each) > 1 for each in dims)
 
     def _agrees_with(self, region: Region, claims: dict[str, Claims]) -> bool:
         """Whether a region agrees where these are claimed as well."""
@@ -393,19 +397,22 @@ class _Search:
                 boundaries[other] = replace(boundary, reads=None)
 
     def _grow(self, region: Region, small: bool) -> bool:
-        """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that."""
+        """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that.
+
+        Where both sides read the same it may only take in what limits any values, as rows that add up to 1. Behind
+        weights it might only seem to agree: units may be dead there, by chance.
+        """
         checker, target = self.checker, region.target
-        if self._reads_alike(region):
-            return False
-        original = checker.boundaries[target]
+        original, alike = checker.boundaries[target], self._reads_alike(region)
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
         reads, limit = region.compiled_reads, math.inf
         for level in range(_LEVELS + 1):
             if level:
-                if not reads - ends:
+                taken = {name for name in reads - ends if not (alike and self._weighs(name))}
+                if not taken:
                     break
-                cut -= reads - ends
+                cut -= taken
                 reads = frozenset(checker.compiled.closure(target, cut)[1])
             checker.boundaries[target] = replace(original, reads=reads)
             grown = checker.region(target)
