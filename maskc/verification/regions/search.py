@@ -377,7 +377,7 @@ class _Search:
             todo.remove(name)
             if name in self.checker.boundaries:
                 if name not in self.unlike or name in self.outputs:
-                    agrees = self._agrees(name, small) or (not dropped and self._grow(self.checker.region(name), small))
+                    agrees = self._agrees(name, small) or self._grow(self.checker.region(name), small)
                     if agrees and not (alike and shows(self.checker, self.checker.region(name), wrong)):
                         continue
                     dropped += 1
@@ -407,7 +407,7 @@ class _Search:
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
         reads, limit = region.compiled_reads, math.inf
-        for level in range(_LEVELS + 1):
+        for level in range(alike, _LEVELS + 1):
             if level:
                 taken = {name for name in reads - ends if not (alike and self._weighs(name))}
                 if not taken:
