@@ -42,8 +42,8 @@ class Certificate:
             "format": "maskc certificate",
             "version": checking.VERSION,
             "seed": checker.seed,
-            "source": {"sha256": checking.digests(in_order(source))},
-            "compiled": {"sha256": checking.digests(in_order(compiled))},
+            "source": {"sha256": [checking.digest(path) for path in in_order(source)]},
+            "compiled": {"sha256": [checking.digest(path) for path in in_order(compiled)]},
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
             "claims": {
                 name: {str(axis): slices.tolist() for axis, (slices, _) in checker.claims[name].items()}

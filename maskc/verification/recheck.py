@@ -611,12 +611,11 @@ class Checker:
         held = {name: self.boundaries[name] for region in group for name in region.compiled_reads}
         wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
         targets = [region.target for region in group]
-        sides = [
-            sorted({*itertools.chain(*nodes)}) for nodes in zip(*((r.source, r.compiled) for r in group), strict=True)
-        ]
-        one = session(self.source.part(sides[0], reads, wanted), self.source.folder, self.packs) if wanted else None
+        sides = zip(*((region.source, region.compiled) for region in group), strict=True)
+        ours, theirs = (sorted({*itertools.chain(*side)}) for side in sides)
+        one = session(self.source.part(ours, reads, wanted), self.source.folder, self.packs) if wanted else None
         leaves = {n: self.types[b.source] for n, b in held.items()}
-        two = session(self.compiled.part(sides[1], leaves, targets), self.compiled.folder, self.packs)
+        two = session(self.compiled.part(theirs, leaves, targets), self.compiled.folder, self.packs)
         for turn in self.turns(group[0]):
             values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
@@ -645,23 +644,28 @@ class Checker:
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed counts more. What is `stored` in half precision is rounded to that.
         """
-        claims = [runs[0] for n in region.source_reads for _, runs in self.claims.get(n, {}).values()]
+        chain = self._chain(region)
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
-        drawn = region.source_reads if sparse and not claims else ()
+        drawn = region.source_reads if sparse and self.claims.keys().isdisjoint(region.source_reads) else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         alone = {*before} ^ {*here}  # what is on both sides is off as far there
         sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0)
-        folded, chain = len(before) - len(_rounding(nodes)), CLAIMED if any(claim.any() for claim in claims) else 1.0
+        folded = len(before) - len(_rounding(nodes))
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
         steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
         halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
         return ROUNDINGS * (steps + halves * stored)
+
+    def _chain(self, region: Region) -> float:
+        """How many times as much is allowed for what is claimed."""
+        claims = (runs[0] for name in region.source_reads for _, runs in self.claims.get(name, {}).values())
+        return CLAIMED if any(claim.any() for claim in claims) else 1.0
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -688,9 +692,8 @@ class Checker:
 
     def size(self, name: str) -> int:
         """Elements of a tensor of the source."""
-        if name in self.source.constants:
-            return math.prod(self.source.constants[name].dims)
-        return math.prod(self.seen[name].shapes[0]) if name in self.seen else 1
+        stored, seen = self.source.constants.get(name), self.seen.get(name)
+        return math.prod(stored.dims if stored is not None else seen.shapes[0] if seen is not None else ())
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""
@@ -743,7 +746,7 @@ class Checker:
         # of a constant that is rounding alone nothing need be right
         if not share and allowed < relative.max() < (math.inf if whole else max(MOST, CONDITION * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
-            most = CONDITION if region.boundary.reads is not None else np.inf
+            most = CONDITION / self._chain(region) if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
                 if known is None or known.shape != largest.shape:
                     known = result.condition = self._condition(region, turn, axis) / largest
@@ -848,13 +851,10 @@ class RefusedError(Exception):
     """A certificate that does not prove that two models are the same function; the message is one sentence."""
 
 
-def digests(files: Iterable[Path]) -> list[str]:
-    """SHA-256 of the contents of each of these files."""
-    found = []
-    for path in files:
-        with path.open("rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return found
+def digest(path: Path) -> str:
+    """SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decoded(document: Mapping[str, Any]) -> Seen:
@@ -917,7 +917,7 @@ def recheck(
     if document.get("format") != "maskc certificate" or document.get("version") != VERSION:
         raise RefusedError(f"It is no certificate of version {VERSION}.")
     for what, (_, files) in (("source", source), ("compiled", compiled)):
-        if document[what]["sha256"] != digests(files):
+        if document[what]["sha256"] != [digest(path) for path in files]:
             raise RefusedError(f"It is of another {what} model: the SHA-256 is not that of {files[0].name}.")
     before, after = source[0], compiled[0]
     if _ends(before) != _ends(after):

@@ -120,7 +120,7 @@ def prove(
                 return proof
         failing = first.failing()
         proofs.append(first.found())
-        if proofs[-1].complete:
+        if proofs[-1].complete or first.wrong:
             return proofs[-1]
         before = observe(source, feeds)
     after = observe(compiled, feeds)
@@ -162,6 +162,8 @@ class _Search:
         """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
         self.checker, self.judged, self.unlike = checker, judged, unlike
         self.settled: set[str] = set()
+        #: tensors that are not what the source makes of the same values, which no region behind them hides
+        self.wrong: set[str] = set()
         #: claims on tensors of which some did not hold, as they were
         self.refuted: dict[str, Claims] = {}
         self.outputs = set(checker.compiled.outputs)
@@ -383,6 +385,7 @@ class _Search:
                     dropped += 1
                     if small or name in self.outputs or dropped > _LEVELS:
                         self.checker.boundaries = kept
+                        self.wrong |= {target} if alike else set()
                         return False
                 self._discard(name)
             todo |= {reader.target for reader in readers[name]}

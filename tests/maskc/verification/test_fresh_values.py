@@ -303,3 +303,35 @@ def test_a_weight_of_a_recurrent_layer_of_many_steps() -> None:
     wrong = build.changed(model, "w", lambda w: np.where(np.arange(w.size).reshape(w.shape) == 1568, 0.999 * w, w))
     assert proof_of(model, model, 0).complete
     assert proof_of(model, wrong, 0).first() is not None
+
+
+def attention(seed: int) -> onnx.ModelProto:
+    """Attention of random sizes, of which columns of random projections are zero, with their biases at times."""
+    rng = np.random.default_rng(seed)
+    width, heads = int(rng.choice([8, 12, 16])), int(rng.choice([1, 2, 4]))
+    shapes = {name: (width, 6 if name == "wo" else width) for name in ("wq", "wk", "wv", "wo")}
+    shapes |= {"bq": (width,), "bk": (width,), "bv": (width,), "bo": (6,)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) / 2 for name, shape in shapes.items()}
+    for name in rng.choice(["wq", "wk", "wv"], rng.integers(1, 4)):
+        columns = rng.permutation(width)[: rng.integers(1, width)]
+        weights[name][:, columns] = 0
+        if rng.random() < 0.4:
+            weights["b" + name[1]][columns] = 0
+    between = rng.choice(["v1 = Identity(v0)", "v1 = Relu(v0)", "v1 = Tanh(v0)"])
+    body = f"""q9 = MatMul(x, wq) q0 = Add(q9, bq) q1 = Reshape(q0, heads) q = Transpose<perm=[0,2,1,3]>(q1)
+        k9 = MatMul(x, wk) k0 = Add(k9, bk) k1 = Reshape(k0, heads) k = Transpose<perm=[0,2,3,1]>(k1)
+        v9 = MatMul(x, wv) v0 = Add(v9, bv) {between} v2 = Reshape(v1, heads) v = Transpose<perm=[0,2,1,3]>(v2)
+        s = MatMul(q, k) a = Softmax<axis=-1>(s) o = MatMul(a, v) o1 = Transpose<perm=[0,2,1,3]>(o)
+        o2 = Reshape(o1, merged) p = MatMul(o2, wo) y = Add(p, bo)"""
+    sizes = {"heads": np.array([0, 0, heads, width // heads]), "merged": np.array([0, 0, width])}
+    return build.model(f"(float[n,t,{width}] x) => (float[n,t,6] y)", body, **weights, **sizes)
+
+
+@pytest.mark.parametrize("seed", [13, 78, 128])
+def test_constants_through_rows_that_add_up_to_1(seed: int) -> None:
+    """Heads keep other channels, so that some stay of which nothing is needed: that shows where rows are Softmax's."""
+    model = attention(seed)
+    shrunk = passes.shrink(model)
+    assert api.verify(model, shrunk.model).passed
+    wrong = build.changed(shrunk.model, "wo", lambda w: w * np.float32(1.001))
+    assert not api.verify(model, wrong).passed
