@@ -61,3 +61,14 @@ def test_a_tensor_that_no_data_change_at_all() -> None:
     """All channels of a convolution are other numbers at its border than within, and one of them is kept."""
     verification = api.compile(network(9_000_141).model).report.verification
     assert verification is not None and verification.verdict == "verified", verification.reasons
+
+
+def test_a_tensor_with_a_wrong_slice_is_still_that_of_its_name() -> None:
+    """Along other axes few places are compared, at which nothing of the slice need be: it is no choice of these."""
+    scale = np.linspace(1, 2, 64).reshape(1, 64, 1, 1)
+    body = "m = Mul(x, k) y = Relu(m)"
+    source = build.model("(float[n,64,4,t] x) => (float[n,64,4,t] y)", body, k=scale)
+    for channel in range(64):
+        wrong = build.changed(source, "k", lambda k, c=channel: np.where(np.arange(64).reshape(k.shape) == c, -k, k))
+        proof = compared(source, wrong)
+        assert not proof.complete and proof.checker.boundaries["m"].slices == {}
