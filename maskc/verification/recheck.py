@@ -58,10 +58,8 @@ EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
     "Transpose Unsqueeze".split()
 )
-# Operators by which inputs are compared.
-COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())
-# Operators with sizes that are no integers.
-SIZED = frozenset("Range Resize Upsample".split())
+COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())  # of inputs
+SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset(
     "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
@@ -392,10 +390,9 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
         runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder, graph.packs)
         results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
+        pairs = [(name, list(arrays)) for name, arrays in zip(made, zip(*results, strict=True), strict=True)]
         shown = {
-            name: list(arrays)
-            for name, arrays in zip(made, zip(*results, strict=True), strict=True)
-            if all(isinstance(array, np.ndarray) and array.dtype in NUMPY for array in arrays)
+            n: arrays for n, arrays in pairs if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in arrays)
         }
         if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
             step *= 2  # what cannot be handed on is read later
@@ -444,7 +441,7 @@ class Judgement:
     refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
     relative to their scale, when it was last measured. plain: the error without regard to it. sparse: what is allowed
     where values are sparse. steps: whether rounding may lead to another step. compared: whether a number was finite.
-    apart: how many elements of each slice were a step off, of how many `places`.
+    apart: how many elements of each slice, or of all if `levels`, integers, are read, were a step off, of `places`.
     """
 
     allowed: float = 0.0
@@ -459,6 +456,7 @@ class Judgement:
     compared: bool = False
     apart: Array = field(default_factory=lambda: np.zeros(0))
     places: int = 0
+    levels: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -468,11 +466,11 @@ class Judgement:
     def at_most(self, turn: int) -> tuple[float, float]:
         """What is allowed in a turn, and the share of elements that may be one step off."""
         allowed = self.sparse if turn % 2 and turn > 0 else self.allowed
-        return allowed, min(SHARE, STEPS * allowed) if self.steps else 0.0
+        return allowed, min(SHARE, math.inf if self.levels else STEPS * allowed) if self.steps and allowed else 0.0
 
     def few(self, apart: Array, axis: int | None, share: float) -> bool:
         """Whether no more elements are apart than a share, of all and, by four deviations, of a slice in all turns."""
-        each = apart.sum(axis=others(apart, axis)).reshape(-1)
+        each = apart.sum(axis=others(apart, None if self.levels else axis)).reshape(-1)
         self.apart = each + (self.apart if self.apart.shape == each.shape else 0)
         self.places += apart.size // each.size
         expected = share * self.places
@@ -598,7 +596,8 @@ class Checker:
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
         steps = any(_steps(node) and any(map(self._is_rounded, _reads(node))) for node in self.nodes(region))
-        return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps)
+        levels = any(self.types[name].kind in "iu" for name in region.source_reads)
+        return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps, levels=levels)
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""
@@ -648,11 +647,12 @@ class Checker:
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
-        unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         drawn = region.source_reads if sparse and self.claims.keys().isdisjoint(region.source_reads) else ()
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         alone = {*before} ^ {*here}  # what is on both sides is off as far there
+        unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
+        unit = unit or UNIT[np.dtype(np.float32)] * bool(alone)  # of integers that one side computes in single
         sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0)
         folded = len(before) - len(_rounding(nodes))
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain

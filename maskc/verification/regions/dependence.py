@@ -66,6 +66,7 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
     except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
         return False
+    steps = checker.unjudged(wrong).steps
     for turn in checker.turns(wrong):
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
             fed = {n: np.array(held[n].cut(checker.fresh(held[n].source, turn))) for n in before}
@@ -77,8 +78,8 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
                 shape = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)).shape
                 want, got = _worst_entry(want, got, len(checker.seen[index].shapes[0]) - 1, shape)
             floats, moved = want.dtype.kind == "f", want - got
-            if floats:  # any other is another number
-                moved[np.abs(moved) <= _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0)] = 0
+            rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else float(steps)
+            moved[np.abs(want.astype(np.float64) - got) <= rounding] = 0
             feeds = {f"{n}·": np.array(held[n].cut(checker.fresh(held[n].source, run))) for n in region.compiled_reads}
             for random in (False, True)[: 1 + floats]:
                 base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)) if random else got

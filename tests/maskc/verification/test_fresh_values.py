@@ -335,3 +335,18 @@ def test_constants_through_rows_that_add_up_to_1(seed: int) -> None:
     assert api.verify(model, shrunk.model).passed
     wrong = build.changed(shrunk.model, "wo", lambda w: w * np.float32(1.001))
     assert not api.verify(model, wrong).passed
+
+
+def test_integers_of_which_one_side_computes_in_single() -> None:
+    """They may be a step apart at some, at all of a channel of one level even: of integers there are few."""
+    steps = {"s": np.array(0.037, np.float32), "t": np.array(0.021, np.float32), "u": np.array(0.05, np.float32)}
+    zeros = {"z": np.array(120, np.uint8)}
+    signature = "(uint8[n,128,17,1] a, uint8[n,128,17,1] b) => (uint8[n,128,17,1] y)"
+    fused = build.model(signature, "y = com.microsoft.QLinearAdd(a, s, z, b, t, z, u, z)", **steps, **zeros)
+    body = "d = DequantizeLinear(a, s, z) e = DequantizeLinear(b, t, z) f = Add(d, e) y = QuantizeLinear(f, u, z)"
+    single = build.model(signature, body, **steps, **zeros)
+    wrong = build.changed(single, "t", lambda t: t * np.float32(1.02))
+    rng = np.random.default_rng(0)
+    feeds = [{name: rng.integers(0, 256, (rows, 128, 17, 1), np.uint8) for name in "ab"} for rows in (1, 3, 2)]
+    assert compare_regions(fused, single, feeds, {}, 0).proof.complete
+    assert not compare_regions(fused, wrong, feeds, {}, 0).proof.complete
