@@ -30,7 +30,10 @@ def depends(checker: Checker, region: Region, places: Collection[Place], *, comp
     if not places or not nodes:
         return False
     types = {name: checker.types[boundary.source] for name, boundary in held.items()}
-    runs = session(graph.part(nodes, types, [target]), graph.folder, checker.packs)
+    try:
+        runs = session(graph.part(nodes, types, [target]), graph.folder, checker.packs)
+    except Exception:  # of any kind that ONNX Runtime has: it is not seen
+        return True
     for turn in checker.turns(region)[:_TURNS]:
         results = []
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
@@ -60,9 +63,9 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     before, after = ({n: types[n] for n in each.compiled_reads} for each in (wrong, region))
     after |= {name: checker.types[wrong.boundary.source]}
     source = checker.source.part(wrong.source, reads, [wrong.boundary.source])
-    right = session(source, checker.source.folder, checker.packs)
-    other = session(compiled.part(wrong.compiled, before, [name]), compiled.folder, checker.packs)
     try:
+        right = session(source, checker.source.folder, checker.packs)
+        other = session(compiled.part(wrong.compiled, before, [name]), compiled.folder, checker.packs)
         behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
     except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
         return False

@@ -410,7 +410,7 @@ class _Search:
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
         reads, limit = region.compiled_reads, math.inf
-        for level in range(alike, _LEVELS + 1):
+        for level in range(1 if alike else 0, _LEVELS + 1):
             if level:
                 taken = {name for name in reads - ends if not (alike and self._weighs(name))}
                 if not taken:
