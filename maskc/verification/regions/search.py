@@ -164,8 +164,6 @@ class _Search:
         self.settled: set[str] = set()
         #: tensors that are not what the source makes of the same values, which no region behind them hides
         self.wrong: set[str] = set()
-        #: claims on tensors of which some did not hold, as they were
-        self.refuted: dict[str, Claims] = {}
         self.outputs = set(checker.compiled.outputs)
         self.position = checker.compiled.maker
 
@@ -240,7 +238,6 @@ class _Search:
             if not refuted or name not in self.checker.claims:
                 continue
             left = {}
-            self.refuted.setdefault(name, self.checker.claims[name])
             for axis, (slices, runs) in self.checker.claims[name].items():
                 keep = ~np.isin(slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
@@ -274,9 +271,6 @@ class _Search:
                     self._discard(name)
                 touched |= stages | {target, *reading}
                 continue
-            if self._agrees_where_dead(region):
-                self.settled.add(target)
-                continue
             named = target in self.checker.source.maker
             if not (named and self._grow(region, small)):
                 self.settled.add(target)
@@ -300,19 +294,6 @@ class _Search:
             and name != reader.boundary.source == reader.target
             and boundaries[name].source == reader.target
         }
-
-    def _agrees_where_dead(self, region: Region) -> bool:
-        """Whether a region that fails agrees where slices that the compiled model stores were constant, but are not.
-
-        Units may be dead in the run. What was removed is not asked about: the compiler may know more of it.
-        """
-        dead: dict[str, Claims] = {}
-        for boundary in (self.checker.boundaries[name] for name in region.compiled_reads):
-            for axis, (slices, runs) in self.refuted.get(boundary.source, {}).items():
-                stored = np.isin(slices, boundary.slices.get(axis, slices))
-                if stored.any() and axis in (boundary.slices or [axis]):
-                    dead[boundary.source] = {axis: (slices[stored], [run.compress(stored, axis) for run in runs])}
-        return self._agrees_with(region, dead)
 
     def _reads_alike(self, region: Region) -> bool:
         """Whether both sides read the same values, which are right: whole, but for what changes nothing."""
@@ -338,18 +319,6 @@ class _Search:
         read = {name for index in self.checker.region(target).compiled for name in compiled.reads[index]}
         dims = [compiled.constants[name].dims for name in read & compiled.constants.keys()]
         return any(sum(size > 1 for size in each) > 1 for each in dims)
-
-    def _agrees_with(self, region: Region, claims: dict[str, Claims]) -> bool:
-        """Whether a region agrees where these are claimed as well."""
-        if not claims:
-            return False
-        held, self.checker.claims = self.checker.claims, self.checker.claims | claims
-        try:
-            return self.checker.check([region])[region.target].agrees
-        except Exception:  # of any kind that ONNX Runtime has
-            return False
-        finally:
-            self.checker.claims = held
 
     def _agrees(self, target: str, small: bool) -> bool:
         """Whether a region agrees as it is now; after a small error, without regard to its condition and to storage."""
