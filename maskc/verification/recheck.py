@@ -590,7 +590,7 @@ class Checker:
         """
         held = {b.source for name, b in self.boundaries.items() if name in self.compiled.conditions and not b.slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
-        free = [name for name in alike if self.size(name) == 1 or self.source.conditions[name]]
+        free = [name for name in alike if math.prod(self.shape(name)) == 1 or self.source.conditions[name]]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
@@ -671,8 +671,8 @@ class Checker:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
         if any(bodies(node)):
             return self._body_roundings(node)
-        sizes = [self.size(name) for name in node.input[:2] if name]
-        result = max([1, *(self.size(name) for name in node.output if name in self.seen)])
+        sizes = [math.prod(self.shape(name)) for name in node.input[:2] if name]
+        result = max([1, *(math.prod(self.shape(name)) for name in node.output if name in self.seen)])
         terms = max([1.0, *(size / result for size in sizes[:1])])
         terms = max([terms, *(math.sqrt(sizes[0] * size / result) for size in sizes[1:])])
         first = self.seen.get(node.input[0]) if node.input else None
@@ -683,17 +683,17 @@ class Checker:
 
     def _body_roundings(self, node: NodeProto) -> float:
         """Those of sums over the longest axes of the weights that bodies read, in each round: one for each slice."""
-        names = list(_reads(node))
-        sliced = [self.seen[name].shapes[0][0] for name in names if name in self.seen and self.seen[name].shapes[0][1:]]
-        stored = [self.source.constants[name] for name in names if name in self.source.constants]
-        stored += [tensor for body in bodies(node) for tensor in _stored(body)]
+        shapes = {name: self.shape(name) for name in _reads(node)}
+        sliced = [shape[0] for name, shape in shapes.items() if name not in self.source.fixed and shape[1:]]
+        stored = [shape for name, shape in shapes.items() if name in self.source.fixed]
+        stored += [tensor.dims for body in bodies(node) for tensor in _stored(body)]
         rounds = max([1, *sliced]) if node.op_type in ("Loop", "Scan") else 1
-        return rounds * sum(math.sqrt(max(tensor.dims)) for tensor in stored if len(tensor.dims) > 1)
+        return rounds * sum(math.sqrt(max(shape)) for shape in stored if len(shape) > 1)
 
-    def size(self, name: str) -> int:
-        """Elements of a tensor of the source."""
+    def shape(self, name: str) -> Sequence[int]:
+        """Sizes of a tensor of the source; none where it is not known."""
         stored, seen = self.source.constants.get(name), self.seen.get(name)
-        return math.prod(stored.dims if stored is not None else seen.shapes[0] if seen is not None else ())
+        return stored.dims if stored is not None else seen.shapes[0] if seen is not None else ()
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""

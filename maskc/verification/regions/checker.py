@@ -115,7 +115,7 @@ class Checker(recheck.Checker):
                 names |= region.source_reads.union(*(self.source.nodes[i].output for i in region.source))
             group, held = together.setdefault(key, ([], {}))
             group.append(region)
-            held.update((name, 8 * self.size(name)) for name in names)
+            held.update((name, 8 * math.prod(self.shape(name))) for name in names)
             if sum(held.values()) > CHUNK:
                 yield checkers[sizes], together.pop(key)[0]
         for (_, sizes), (group, _) in together.items():

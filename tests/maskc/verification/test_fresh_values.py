@@ -13,6 +13,7 @@ from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Proof
 from passes.rewriting.origins import Origin
+from tests.generators.networks import network
 from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.passes.text import random
@@ -350,3 +351,8 @@ def test_integers_of_which_one_side_computes_in_single() -> None:
     feeds = [{name: rng.integers(0, 256, (rows, 128, 17, 1), np.uint8) for name in "ab"} for rows in (1, 3, 2)]
     assert compare_regions(fused, single, feeds, {}, 0).proof.complete
     assert not compare_regions(fused, wrong, feeds, {}, 0).proof.complete
+
+
+def test_sums_in_a_loop_with_weights_that_constants_make() -> None:
+    """They are those of nodes in the source, as PyTorch writes them, and are stored in the compiled file."""
+    assert api.compile(network(24733).model).report.verified
