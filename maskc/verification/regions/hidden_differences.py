@@ -20,6 +20,8 @@ _TURNS = 3
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
 # Nearest slices are looked for at so many of their places, twice as many at most, if there are few comparisons.
 _PLACES, _MOST_COMPARED = 256, 1 << 26
+# Elements that are no farther apart, relative to the largest, are the same.
+_SAME = 1e-2
 # Numbers beyond are as far: a border may be infinite.
 _FAR = 1e300
 # What rounding at that size does so many times over is no dependence.
@@ -246,5 +248,12 @@ def _aligned(checker: Checker, whole: Array, part: Array) -> Iterator[tuple[Arra
     some = slice(None, None, max(1, rows.shape[1] // _PLACES))
     rows, wanted = (np.clip(np.nan_to_num(a[:, some].astype(np.float64)), -_FAR, _FAR) for a in (rows, wanted))
     if size * left * rows.shape[1] <= _MOST_COMPARED:
-        index = np.array([np.abs(rows - row).sum(axis=1).argmin() for row in wanted])
+        index = np.array([_likest(rows, row) for row in wanted])
         yield np.take(whole, index, axis), {axis: index}
+
+
+def _likest(rows: Array, row: Array) -> int:
+    """The row that is the same at most places, and of these the nearest: a mask may have changed others."""
+    apart = np.abs(rows - row)
+    same = (apart <= _SAME * np.abs(row).max(initial=0)).sum(axis=1)
+    return int(np.lexsort((apart.sum(axis=1), -same))[0])
