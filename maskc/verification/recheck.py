@@ -441,7 +441,7 @@ class Judgement:
     refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
     relative to their scale, when it was last measured. plain: the error without regard to it. sparse: what is allowed
     where values are sparse. steps: whether rounding may lead to another step. compared: whether a number was finite.
-    apart: how many elements of each slice, or of all if `levels`, integers, are read, were a step off, of `places`.
+    apart: how many elements are a step off in each slice, in all if integers alone are read (`levels`); of `places`.
     """
 
     allowed: float = 0.0
@@ -596,7 +596,7 @@ class Checker:
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
         steps = any(_steps(node) and any(map(self._is_rounded, _reads(node))) for node in self.nodes(region))
-        levels = any(self.types[name].kind in "iu" for name in region.source_reads)
+        levels = {self.types[name].kind for name in region.source_reads} in ({"i"}, {"u"}, {"i", "u"})
         return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps, levels=levels)
 
     def _is_rounded(self, name: str) -> bool:

@@ -356,3 +356,13 @@ def test_integers_of_which_one_side_computes_in_single() -> None:
 def test_sums_in_a_loop_with_weights_that_constants_make() -> None:
     """They are those of nodes in the source, as PyTorch writes them, and are stored in the compiled file."""
     assert api.compile(network(24733).model).report.verified
+
+
+def test_an_integer_beside_data_allows_no_more_steps() -> None:
+    """Of data there are many values, of which few lie between two steps."""
+    scale = np.random.default_rng(0).uniform(20, 40, 512).astype(np.float32)
+    body = "{0}c = Cast<to=1>(i) {0}a = Add(x, {0}c) {0}m = Mul({0}a, k) y = Floor({0}m)"
+    models = [build.model("(float[n,512] x, int64[n,1] i) => (float[n,512] y)", body.format(p), k=scale) for p in "pq"]
+    wrong = build.changed(models[1], "k", lambda k: np.where(np.arange(512) == 137, 1.01 * k, k))
+    assert proof_of(*models, 0).complete
+    assert not proof_of(models[0], wrong, 0).complete
