@@ -69,23 +69,26 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
     except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
         return False
-    steps = checker.unjudged(wrong).steps
+    steps, twin = checker.unjudged(wrong).steps, wrong.boundary
+
+    def fed(names: Collection[str], turn: int) -> dict[str, Array]:
+        return {f"{n}·": np.array(held[n].cut(checker.fresh(held[n].source, turn))) for n in names}
+
     for turn in checker.turns(wrong):
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
-            fed = {n: np.array(held[n].cut(checker.fresh(held[n].source, turn))) for n in before}
             (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
-            (got,) = other.run(None, {f"{n}·": array for n, array in fed.items()})
-            want, run = wrong.boundary.cut(want), turn
+            (got,) = other.run(None, fed(before, turn))
+            want, run = twin.cut(want), turn
             if turn <= TABLES // 2:  # all entries of a table, of which a run has some
                 (index,), run = reads, 0
-                shape = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)).shape
+                shape = twin.cut(checker.fresh(twin.source, run)).shape
                 want, got = _worst_entry(want, got, len(checker.seen[index].shapes[0]) - 1, shape)
             floats, moved = want.dtype.kind == "f", want - got
             rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else float(steps)
             moved[np.abs(want.astype(np.float64) - got) <= rounding] = 0
-            feeds = {f"{n}·": np.array(held[n].cut(checker.fresh(held[n].source, run))) for n in region.compiled_reads}
+            feeds = fed(region.compiled_reads, run)
             for random in (False, True)[: 1 + floats]:
-                base = wrong.boundary.cut(checker.fresh(wrong.boundary.source, run)) if random else got
+                base = twin.cut(checker.fresh(twin.source, run)) if random else got
                 one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
                 if _apart(one, two, _ROUNDING * checker.allowed(region)):
                     return True

@@ -271,10 +271,10 @@ class _Search:
                     self._discard(name)
                 touched |= stages | {target, *reading}
                 continue
-            named = target in self.checker.source.maker
-            if not (named and self._grow(region, small)):
+            named, alike = target in self.checker.source.maker, self._reads_alike(region)
+            if not (named and self._grow(region, small, alike)):
                 self.settled.add(target)
-                if target in self.outputs or not self._drops(target, readers, failing, small):
+                if target in self.outputs or not self._drops(region, readers, failing, small, alike):
                     continue
                 touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
@@ -330,15 +330,20 @@ class _Search:
         return judgement.agrees and not (small and judgement.plain > self.checker.allowed(region, stored=False))
 
     def _drops(
-        self, target: str, readers: Mapping[str, Sequence[Region]], failing: Collection[str], small: bool
+        self,
+        wrong: Region,
+        readers: Mapping[str, Sequence[Region]],
+        failing: Collection[str],
+        small: bool,
+        alike: bool,
     ) -> bool:
         """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
 
-        With it go those that follow from it and do not hold what the source's tensor of their name does, either: a mask
-        behind them may leave nothing of what differs.
+        alike: whether both sides of its region read the same, so that it is wrong where what follows shows it. With it
+        go those that follow from it and do not hold what the source's tensor of their name does, either: a mask behind
+        them may leave nothing of what differs.
         """
-        kept, wrong = dict(self.checker.boundaries), self.checker.region(target)
-        alike = self._reads_alike(wrong)
+        kept, target = dict(self.checker.boundaries), wrong.target
         self._discard(target)
         todo, dropped = {reader.target for reader in readers[target]}, 0
         if any(name in failing for name in todo) and not small:
@@ -348,7 +353,8 @@ class _Search:
             todo.remove(name)
             if name in self.checker.boundaries:
                 if name not in self.unlike or name in self.outputs:
-                    agrees = self._agrees(name, small) or self._grow(self.checker.region(name), small)
+                    region = self.checker.region(name)
+                    agrees = self._agrees(name, small) or self._grow(region, small, self._reads_alike(region))
                     if agrees and not (alike and shows(self.checker, self.checker.region(name), wrong)):
                         continue
                     dropped += 1
@@ -368,14 +374,14 @@ class _Search:
             if boundary.reads is not None and name in boundary.reads:
                 boundaries[other] = replace(boundary, reads=None)
 
-    def _grow(self, region: Region, small: bool) -> bool:
+    def _grow(self, region: Region, small: bool, alike: bool) -> bool:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that.
 
-        Where both sides read the same it may only take in what limits any values, as rows that add up to 1. Behind
-        weights it might only seem to agree: units may be dead there, by chance.
+        alike: whether both sides read the same; it then may only take in what limits any values, as rows that add up to
+        1. Behind weights it might only seem to agree: units may be dead there, by chance.
         """
         checker, target = self.checker, region.target
-        original, alike = checker.boundaries[target], self._reads_alike(region)
+        original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
         reads, limit = region.compiled_reads, math.inf
