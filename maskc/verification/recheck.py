@@ -40,10 +40,7 @@ Claims = Mapping[int, tuple[Array, list[Array]]]  # by axis, slices and what the
 
 VERSION = 2
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
-NUMPY = {
-    np.dtype(t): helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ?".split()
-}
-NUMPY[np.dtype(object)] = TensorProto.STRING
+NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split())}
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 SUBNORMAL = 2.0**-24  # the least number of half precision
@@ -203,19 +200,17 @@ def widened(model: ModelProto) -> tuple[ModelProto, float]:
         return model, 0.0
     copy: ModelProto = ModelProto.FromString(model.SerializeToString())
 
-    inner = [body for node in _nested(copy.graph.node) for body in bodies(node)]
-    for value in (
-        value for graph in (copy.graph, *inner) for value in (*graph.input, *graph.output, *graph.value_info)
-    ):
-        if value.type.tensor_type.elem_type in NARROW:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for attribute in (attribute for node in _nested(copy.graph.node) for attribute in node.attribute):
-        if attribute.name in TYPED and attribute.i in NARROW:
-            attribute.i = TensorProto.FLOAT
-        if attribute.t.data_type in NARROW:
-            attribute.t.CopyFrom(_wide(attribute.t))
-    for tensor in (tensor for body in inner for tensor in body.initializer):
-        tensor.CopyFrom(_wide(tensor))
+    for graph in _graphs(copy.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in NARROW:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            if attribute.name in TYPED and attribute.i in NARROW:
+                attribute.i = TensorProto.FLOAT
+            if attribute.t.data_type in NARROW:
+                attribute.t.CopyFrom(_wide(attribute.t))
+        for tensor in graph.initializer if graph is not copy.graph else ():
+            tensor.CopyFrom(_wide(tensor))
     return copy, max(units)
 
 
@@ -230,18 +225,22 @@ def _in_order(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
 
 def _types(graph: onnx.GraphProto) -> Iterator[int]:
     """Element types of what a graph declares, stores and casts to."""
-    for each in (graph, *(body for node in _nested(graph.node) for body in bodies(node))):
+    for each in _graphs(graph):
         yield from (value.type.tensor_type.elem_type for value in (*each.input, *each.output, *each.value_info))
+        yield from (a.i for node in each.node for a in node.attribute if a.name in TYPED)
     yield from (tensor.data_type for tensor in _stored(graph))
-    yield from (a.i for node in _nested(graph.node) for a in node.attribute if a.name in TYPED)
 
 
 def _stored(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """Constants of a graph and of its bodies."""
-    yield from graph.initializer
-    for node in _nested(graph.node):
-        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
-        yield from (tensor for body in bodies(node) for tensor in body.initializer)
+    for each in _graphs(graph):
+        yield from each.initializer
+        yield from (a.t for node in each.node for a in node.attribute if a.HasField("t"))
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """A graph, first, and those that its nodes hold."""
+    return [graph, *(body for node in _nested(graph.node) for body in bodies(node))]
 
 
 def _wide(tensor: TensorProto) -> TensorProto:
@@ -481,7 +480,8 @@ class Judgement:
         largest = float(error.max())
         if not largest <= self.error:
             self.error = largest
-            self.at = self.at if axis is None else (axis, int(error.max(axis=others(error, axis)).argmax()))
+            if axis is not None:
+                self.at = axis, int(error.max(axis=others(error, axis)).argmax())
 
     def fail(self, why: str) -> None:
         """Note what is no matter of rounding."""
@@ -610,11 +610,11 @@ class Checker:
         held = {name: self.boundaries[name] for region in group for name in region.compiled_reads}
         wanted = list(dict.fromkeys(region.boundary.source for region in group if region.source))
         targets = [region.target for region in group]
-        sides = zip(*((region.source, region.compiled) for region in group), strict=True)
-        ours, theirs = (sorted({*itertools.chain(*side)}) for side in sides)
-        one = session(self.source.part(ours, reads, wanted), self.source.folder, self.packs) if wanted else None
+        nodes = sorted({index for region in group for index in region.source})
+        one = session(self.source.part(nodes, reads, wanted), self.source.folder, self.packs) if wanted else None
         leaves = {n: self.types[b.source] for n, b in held.items()}
-        two = session(self.compiled.part(theirs, leaves, targets), self.compiled.folder, self.packs)
+        nodes = sorted({index for region in group for index in region.compiled})
+        two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder, self.packs)
         for turn in self.turns(group[0]):
             values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
