@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from maskc.frontend import write_model_files
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck as checking
-from maskc.verification.recheck import Boundary, Seen
+from maskc.verification.recheck import Array, Boundary, Claim, Claims, Seen
 from maskc.verification.regions.search import Proof
 
 # What is said where there is none.
@@ -38,6 +38,7 @@ class Certificate:
         """The certificate as data, of the schema in the documentation, for models in these files."""
         checker, regions = self.proof.checker, self.proof.regions
         sources = {region.boundary.source for region in regions.values()}
+        claims = {name: checker.claims[name] for name in sorted(sources & checker.claims.keys())}
         return {
             "format": "maskc certificate",
             "version": checking.VERSION,
@@ -45,10 +46,8 @@ class Certificate:
             "source": {"sha256": [checking.digest(path) for path in in_order(source)]},
             "compiled": {"sha256": [checking.digest(path) for path in in_order(compiled)]},
             "inputs": [{name: _tensor(seen) for name, seen in each.items()} for each in self.inputs],
-            "claims": {
-                name: {str(axis): slices.tolist() for axis, (slices, _) in checker.claims[name].items()}
-                for name in sorted(sources & checker.claims.keys())
-            },
+            "claims": _by_axis(claims, lambda claim: claim.slices[claim.factors == 0]),
+            "dependences": _by_axis(claims, lambda claim: np.stack([claim.slices, claim.of], 1)[claim.factors != 0]),
             "boundaries": {
                 name: _boundary(name, region.boundary) | {"allowed": self.proof.judged[name].allowed}
                 for name, region in regions.items()
@@ -79,6 +78,12 @@ def _tensor(seen: Seen) -> dict[str, Any]:
     if array.dtype.kind == "O":
         return said | {"values": [str(word) for word in array.reshape(-1)]}
     return said | {"values": base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()}
+
+
+def _by_axis(claims: Mapping[str, Claims], what: Callable[[Claim], Array]) -> dict[str, dict[str, Any]]:
+    """What claims say, by tensor and axis, where that is anything."""
+    said = {name: {str(axis): what(claim).tolist() for axis, claim in axes.items()} for name, axes in claims.items()}
+    return {name: left for name, axes in said.items() if (left := {axis: each for axis, each in axes.items() if each})}
 
 
 def _boundary(name: str, boundary: Boundary) -> dict[str, Any]:

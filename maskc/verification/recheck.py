@@ -5,8 +5,9 @@
 It needs numpy, onnx and onnxruntime and nothing of the compiler, which itself searches what this file then checks.
 
 A *boundary* pairs a tensor c of the compiled model with slices of a tensor x of the source: c = x[slices]. A *claim*
-says that a slice of x is what it is in a run, whatever the values of the inputs are. What lies between boundaries is a
-*region*. Both of its sides are run on the same random values at the boundaries that it reads, in which the claims hold.
+says that a slice of x is what it is in a run, or a multiple of another one and a constant, whatever the values of the
+inputs are. What lies between boundaries is a *region*. Both of its sides are run on the same random values at the
+boundaries that it reads, in which the claims hold.
 
 Nothing is believed. A claim holds if the claims that its region reads hold and the source makes that slice of random
 values; c is x[slices] if both sides of its region agree and all that it reads is proved. Regions read what comes before
@@ -36,9 +37,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Slices = Mapping[int, Array]  # by axis, those that are held
-Claims = Mapping[int, tuple[Array, list[Array]]]  # by axis, slices and what they are in each run
+Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends on
 
-VERSION = 2
+VERSION = 3
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split())}
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
@@ -364,11 +365,62 @@ def _drawn(pool: Array, rng: np.random.Generator, size: int) -> Array:
     return np.resize(pool[start:], size) if size > _POOL else pool[start : start + size].copy()
 
 
-def in_runs(arrays: Sequence[Array], axis: int, slices: Array) -> list[Array]:
-    """What slices of a tensor are in each run; one number each, which then is that of any size, if they are no more."""
-    runs = [np.take(array, slices, axis) for array in arrays]
-    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
-    return [first] if first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs) else runs
+@dataclass(frozen=True)
+class Claim:
+    """What slices along an axis are in each run; where `factors` are not 0, beside such a multiple of a slice `of`.
+
+    runs: one number for each slice, which then is that of any size, if they are no more.
+    """
+
+    slices: Array
+    runs: Sequence[Array]
+    of: Array
+    factors: Array
+
+    @classmethod
+    def made(cls, arrays: Sequence[Array], axis: int, still: Array, pairs: Pairs = ()) -> Claim:
+        """That slices are what they are in runs, and those in pairs what least squares make of the others."""
+        runs = [np.take(array, still, axis) for array in arrays]
+        first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
+        if first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs):
+            runs = [first]
+        if not len(pairs):
+            return cls(still, runs, still, np.zeros(len(still)))
+        slices, of = np.array(pairs).T
+        one, other = rows(arrays, axis, slices), rows(arrays, axis, of)
+        moves = other - other.mean(axis=1, keepdims=True)
+        factors = (one * moves).sum(axis=1) / (moves**2).sum(axis=1)
+        shifts = (one - factors[:, None] * other).mean(axis=1).reshape(_along(axis, first.ndim))
+        sizes = ((*run.shape[:axis], len(slices), *run.shape[axis + 1 :]) for run in runs)
+        runs = [np.append(run, np.broadcast_to(shifts, size), axis) for run, size in zip(runs, sizes, strict=True)]
+        return cls(np.append(still, slices), runs, np.append(still, of), np.append(np.zeros(len(still)), factors))
+
+    def held(self, values: Array, axis: int, turn: int) -> Array:
+        """What the slices are where the tensor has these values."""
+        run = self.runs[turn % len(self.runs)]
+        if not self.factors.any():
+            return run
+        factors = self.factors.reshape(_along(axis, values.ndim))
+        return np.asarray(run + factors * np.where(factors == 0, 0, values.take(self.of, axis)))
+
+    def only(self, keep: Array, axis: int) -> Claim:
+        """What is claimed of some of the slices."""
+        runs = [run.compress(keep, axis) for run in self.runs]
+        return Claim(self.slices[keep], runs, self.of[keep], self.factors[keep])
+
+
+Claims = Mapping[int, Claim]  # by axis
+
+
+def rows(arrays: Sequence[Array], axis: int, slices: Array) -> Array:
+    """All elements of slices in all runs, in double precision: shape [slices, elements]."""
+    each = [np.moveaxis(array, axis, 0)[slices].reshape(len(slices), -1) for array in arrays]
+    return np.concatenate(each, axis=1, dtype=np.float64)
+
+
+def _along(axis: int, rank: int) -> list[int]:
+    """The shape of a vector along an axis."""
+    return [-1 if a == axis else 1 for a in range(rank)]
 
 
 def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[str, list[Array]], None]) -> None:
@@ -544,8 +596,8 @@ class Checker:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
         if self.seen[name].values is not None:
             return values
-        for axis, (slices, runs) in self.claims.get(name, {}).items():
-            values[(slice(None),) * axis + (slices,)] = runs[turn % len(runs)]
+        for axis, claim in self.claims.get(name, {}).items():
+            values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
 
     def turns(self, region: Region) -> Sequence[int]:
@@ -664,8 +716,8 @@ class Checker:
 
     def _chain(self, region: Region) -> float:
         """How many times as much is allowed for what is claimed."""
-        claims = (runs[0] for name in region.source_reads for _, runs in self.claims.get(name, {}).values())
-        return CLAIMED if any(claim.any() for claim in claims) else 1.0
+        claims = (claim for name in region.source_reads for claim in self.claims.get(name, {}).values())
+        return CLAIMED if any(claim.runs[0].any() or claim.factors.any() for claim in claims) else 1.0
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -740,7 +792,7 @@ class Checker:
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
         claims = self.claims.get(region.boundary.source, {}).items()
-        whole = any(len(slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, (slices, _) in claims)
+        whole = any(len(claim.slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, claim in claims)
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         # of a constant that is rounding alone nothing need be right
@@ -755,12 +807,14 @@ class Checker:
                     break
         return result.take(relative * as_all, axis)
 
+    @np.errstate(invalid="ignore")  # where the source has no number, any will do
     def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
         """Note slices that are not what they are claimed to be."""
-        for axis, (slices, runs) in self.claims.get(region.boundary.source, {}).items():
-            if len(runs) > 1 and turn <= TABLES // 2:
+        for axis, claim in self.claims.get(region.boundary.source, {}).items():
+            if len(claim.runs) > 1 and turn <= TABLES // 2:
                 continue  # it is not of the sizes of a run
-            held, rest = runs[turn % len(runs)].astype(np.promote_types(want.dtype, np.float32)), others(want, axis)
+            slices, rest = claim.slices, others(want, axis)
+            held = claim.held(want, axis, turn).astype(np.promote_types(want.dtype, np.float32))
             off, scale = (np.abs(a).max(axis=rest, initial=0) for a in (want.take(slices, axis) - held, held))
             if want.dtype.kind == "f" and not (off <= allowed * scale).all():
                 scale = np.maximum(scale, np.abs(want[np.isfinite(want)]).max(initial=0))
@@ -881,10 +935,13 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
 
     def visit(name: str, arrays: list[Array]) -> None:
         seen[name] = Seen.of(arrays)
-        for axis, slices in ((int(a), np.array(index)) for a, index in document["claims"].get(name, {}).items()):
-            if (np.diff(slices) <= 0).any():
+        still, pairs = document["claims"].get(name, {}), document["dependences"].get(name, {})
+        for axis in {**still, **pairs}:
+            slices, both = np.array(still.get(axis, ()), np.int64), pairs.get(axis, ())
+            claim = Claim.made(arrays, int(axis), slices, both)
+            if len({*claim.slices.tolist()}) < len(claim.slices) or not {of for _, of in both}.isdisjoint(claim.slices):
                 raise ValueError(f"slices of '{name}' are claimed twice")
-            claims[name] = {**claims.get(name, {}), axis: (slices, in_runs(arrays, axis, slices))}
+            claims[name] = {**claims.get(name, {}), int(axis): claim}
 
     stream(source, feeds(inputs, document["seed"]), visit)
     boundaries = {name: Boundary(name) for name in compiled.inputs}
@@ -944,7 +1001,8 @@ def recheck(
             raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
         if name not in done:
             raise RefusedError(f"'{name}' does not follow from what it reads.")
-    unheld = document["claims"].keys() - {checker.boundaries[name].source for name in made}
+    claimed = document["claims"].keys() | document["dependences"].keys()
+    unheld = claimed - {checker.boundaries[name].source for name in made}
     if missing := [*sorted(unheld), *sorted(set(after.outputs) - set(checker.whole(done)))]:
         raise RefusedError(f"Nothing proves '{missing[0]}'.")
     return checker

@@ -58,7 +58,7 @@ class Checker(recheck.Checker):
         if sizes not in self._resized:
             self._resized[sizes] = {name: _at_sizes(seen, sizes) for name, seen in self.seen.items()}
         claims: dict[str, Claims] = {
-            name: {axis: (slices, [run[:1] for run in runs]) for axis, (slices, runs) in axes.items()}
+            name: {axis: replace(claim, runs=[run[:1] for run in claim.runs]) for axis, claim in axes.items()}
             for name, axes in self.claims.items()
         }
         return recheck.Checker(self.source, self.compiled, self.boundaries, claims, self._resized[sizes], self.seed)
@@ -76,7 +76,7 @@ class Checker(recheck.Checker):
             return AS_SEEN
         scopes = {rules_of(node.domain, node.op_type).scope for node in self.nodes(region)}
         claims = [claim for name in names for claim in self.claims.get(name, {}).items()]
-        if any(len(runs) > 1 for _, (_, runs) in claims):
+        if any(len(claim.runs) > 1 for _, claim in claims):
             return AS_SEEN  # what is claimed is of these sizes
         axes = {a for boundary in held for a in boundary.slices} | {axis for axis, _ in claims}
         shapes = {name: self.seen[name].shapes[0] for name in names}

@@ -1,4 +1,4 @@
-"""Observation of a model's tensors in runs: their spread, prints of their slices, and slices that no data change."""
+"""Observation of a model's tensors in runs: their spread, prints of slices, and slices that follow from others."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import ALIKE, Array, Claims, Graph, Seen, in_runs, stream
+from maskc.verification.recheck import ALIKE, Array, Claim, Claims, Graph, Pairs, Seen, Slices, rows, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
 # An axis with more slices is none of channels.
 _MOST_SLICES = 8192
+# By fewer places many slices are multiples of another, and so many pairs of slices take much memory.
+_ENOUGH, _MOST_PAIRS = 8, 1 << 24
 
 
 @dataclass
 class Tensor:
     """A tensor on the first of the inputs: a print of each slice by axis, or all elements of what is no float.
 
-    still: claims on slices that no data change.
+    claims: on slices that no data change, or that are multiples of others and a constant.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     prints: dict[int, Array] = field(default_factory=dict)
     whole: Array | None = None
-    still: Claims = field(default_factory=dict)
+    claims: Claims = field(default_factory=dict)
 
 
 @dataclass
@@ -40,13 +42,22 @@ class Observed:
     seen: dict[str, Seen]
 
 
-def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]], *, prints: bool = True) -> Observed:
-    """Run a model. prints: whether they are kept, which take memory. Raises what ONNX Runtime does."""
+def observe(
+    graph: Graph,
+    feeds: Sequence[Mapping[str, Array]],
+    held: Mapping[str, Slices] | None = None,
+    *,
+    prints: bool = True,
+) -> Observed:
+    """Run a model. Raises what ONNX Runtime does.
+
+    held: slices of tensors of which others may be multiples. prints: whether they are kept, which take memory.
+    """
     observed = Observed({}, {})
 
     def visit(name: str, arrays: list[Array]) -> None:
         observed.seen[name] = Seen.of(arrays)
-        tensor = observed.tensors[name] = _tensor(arrays)
+        tensor = observed.tensors[name] = _tensor(arrays, (held or {}).get(name, {}))
         if not prints:
             tensor.prints = {}
 
@@ -54,7 +65,7 @@ def observe(graph: Graph, feeds: Sequence[Mapping[str, Array]], *, prints: bool 
     return observed
 
 
-def _tensor(arrays: Sequence[Array]) -> Tensor:
+def _tensor(arrays: Sequence[Array], held: Slices) -> Tensor:
     filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
     first = filled[0]
     tensor = Tensor(first.shape, first.dtype)
@@ -68,15 +79,42 @@ def _tensor(arrays: Sequence[Array]) -> Tensor:
             if first.size and size <= _MOST_SLICES
         }
         if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
-            tensor.still = {
-                axis: (slices, in_runs(arrays, axis, slices))
+            tensor.claims = {
+                axis: claim
                 for axis, size in enumerate(first.shape)
                 if axis in tensor.prints
                 and all(array.shape[axis] == size for array in arrays)
                 and sum(array.size for array in arrays) > size > 1
-                and (slices := _still(filled, axis, tensor.prints[axis])).size
+                and (claim := _claim(arrays, filled, axis, tensor.prints[axis], held.get(axis)))
             }
     return tensor
+
+
+def _claim(
+    arrays: Sequence[Array], filled: Sequence[Array], axis: int, prints: Array, held: Array | None
+) -> Claim | None:
+    """What is claimed of slices along an axis. held: those of which others may be multiples, None if there are none."""
+    still = _still(filled, axis, prints)
+    pairs = [] if held is None else _pairs(prints, np.setdiff1d(held, still), np.union1d(held, still))
+    return Claim.made(arrays, axis, still, pairs) if still.size or pairs else None
+
+
+def _pairs(prints: Array, held: Array, known: Array) -> Pairs:
+    """Slices that are a multiple of one that is held and a constant, as far as prints show, and that one.
+
+    known: the held ones and those of which nothing is asked.
+    """
+    rest = np.setdiff1d(np.arange(len(prints)), known)
+    if prints.shape[1] < _ENOUGH or not 0 < held.size * rest.size <= _MOST_PAIRS:
+        return []
+    moves = prints - prints.mean(axis=1, keepdims=True)
+    directions = np.nan_to_num(moves / np.sqrt((moves**2).sum(axis=1, keepdims=True)))
+    alike = directions[rest] @ directions[held].T
+    nearest = held[np.abs(alike).argmax(axis=1)]
+    one, other = moves[rest], moves[nearest]
+    factors = (one * other).sum(axis=1, keepdims=True) / (other**2).sum(axis=1, keepdims=True)
+    near = (np.abs(one - factors * other) <= ALIKE * np.abs(prints[rest]).max(axis=1, keepdims=True)).all(axis=1)
+    return list(zip(rest[near].tolist(), nearest[near].tolist(), strict=True))
 
 
 def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
@@ -87,7 +125,7 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
     slices = np.flatnonzero(same if len(twins) > 1 else one)
     if not slices.size:
         return slices
-    first, *others = (_rows(array, axis, slices) for array in arrays)  # a print has not all elements
+    first, *others = (rows([array], axis, slices) for array in arrays)  # a print has not all elements
     slack = ALIKE * np.abs(first[:, 0])
     one = one[slices]
     for each in (first, *others) if one.any() else ():
@@ -96,10 +134,6 @@ def _still(arrays: Sequence[Array], axis: int, prints: Array) -> Array:
     for each in (each for each in others if each.shape == first.shape and not one.all()):
         same &= _alike(each, first)
     return np.asarray(slices[one | same])
-
-
-def _rows(array: Array, axis: int, slices: Array) -> Array:
-    return np.moveaxis(array, axis, 0)[slices].reshape(len(slices), array.size // array.shape[axis])
 
 
 def _alike(rows: Array, others: Array) -> Array:

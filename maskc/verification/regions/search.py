@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region
+from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.dependence import Place, depends, shows
@@ -98,9 +98,10 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    before = observe(source, feeds, prints=origins is None)
+    stored = _stored(compiled, origins or {})
+    before = observe(source, feeds, stored, prints=origins is None)
     claims: dict[str, Claims] = {
-        name: dict(tensor.still) for name, tensor in before.tensors.items() if tensor.still and name in source.maker
+        name: dict(tensor.claims) for name, tensor in before.tensors.items() if tensor.claims and name in source.maker
     }
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
@@ -141,17 +142,34 @@ def prove(
     return min(proofs, key=lambda proof: len(proof.failing))
 
 
+def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, dict[int, Array]]:
+    """The slices of tensors of the source that the compiler says are stored, along axes where some are not."""
+    holding: dict[str, list[Slices]] = defaultdict(list)
+    for origin in (origins.get(name) or Origin(name) for name in compiled.maker):
+        holding[origin.source].append(origin.slices)
+    return {
+        source: {
+            axis: np.unique(np.concatenate([slices[axis] for slices in each]))
+            for axis in each[0]
+            if all(axis in slices for slices in each)
+        }
+        for source, each in holding.items()
+    }
+
+
 def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> dict[str, Claims]:
-    """Claims on slices that no boundary stores."""
+    """Claims on slices that no boundary stores, or that are multiples of others elsewhere: a norm makes zeros such."""
+    moved = [claim.only(claim.factors != 0, axis) for axes in claims.values() for axis, claim in axes.items()]
+    multiples = {index for claim in moved for index in (*claim.slices.tolist(), *claim.of.tolist())}
     found: dict[str, Claims] = {}
     for name, axes in claims.items():
-        holding = [boundary for boundary in boundaries if boundary.source == name]
+        holding = [boundary.slices for boundary in boundaries if boundary.source == name]
         left = {}
-        for axis, (slices, runs) in axes.items():
-            stored = [boundary.slices.get(axis, slices) for boundary in holding]
-            keep = ~np.isin(slices, np.concatenate(stored)) if stored else np.ones(len(slices), bool)
+        for axis, claim in axes.items():
+            stored = {index for slices in holding for index in slices.get(axis, claim.slices).tolist()}
+            keep = ~np.isin(claim.slices, [*(stored - multiples)])
             if keep.any():
-                left[axis] = slices[keep], [run.compress(keep, axis) for run in runs]
+                left[axis] = claim.only(keep, axis)
         if left:
             found[name] = left
     return found
@@ -204,8 +222,8 @@ class _Search:
         held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
         slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
         names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
-        claims = ((name, axis, claim[0]) for name in names for axis, claim in self.checker.claims.get(name, {}).items())
-        claimed = tuple((name, axis, slices.tobytes()) for name, axis, slices in claims)
+        claims = ((name, axis, claim) for name in names for axis, claim in self.checker.claims.get(name, {}).items())
+        claimed = tuple((name, axis, claim.slices.tobytes(), claim.of.tobytes()) for name, axis, claim in claims)
         return (
             region.target,
             region.compiled,
@@ -238,11 +256,11 @@ class _Search:
             if not refuted or name not in self.checker.claims:
                 continue
             left = {}
-            for axis, (slices, runs) in self.checker.claims[name].items():
-                keep = ~np.isin(slices, refuted.get(axis, ()))
+            for axis, claim in self.checker.claims[name].items():
+                keep = ~np.isin(claim.slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
                 if keep.any():
-                    left[axis] = slices[keep], [run.compress(keep, axis) for run in runs]
+                    left[axis] = claim.only(keep, axis)
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]

@@ -107,6 +107,18 @@ def halves() -> onnx.ModelProto:
     return model
 
 
+def normed() -> onnx.ModelProto:
+    """x[n,t,8] → MatMul, a mask over every second channel, a norm of all channels, MatMul → y[n,t,8]."""
+    body = """
+        u = MatMul(x, w) h = Mul(u, mask) m = ReduceMean<axes=[-1]>(h) d = Sub(h, m) q = Mul(d, d)
+        v = ReduceMean<axes=[-1]>(q) e = Add(v, small) s = Sqrt(e) n = Div(d, s) g = Mul(n, gamma) b = Add(g, beta)
+        k = MatMul(b, w2) y = Add(k, shift)
+    """
+    weights: dict[str, Any] = {"mask": EVERY_SECOND, "small": np.float32(1e-5), "w": (8, 16), "w2": (16, 8)}
+    weights |= {"gamma": (16,), "beta": (16,), "shift": (8,)}
+    return build.model("(float[n,t,8] x) => (float[n,t,8] y)", body, **weights)
+
+
 NETWORKS = {made.__name__: made for made in (layers, images, halves, quantised, dynamic)}
 
 

@@ -20,10 +20,11 @@ import maskc
 from maskc.errors import InputError, NotEquivalentError
 from maskc.verification import recheck
 from tests.maskc import build, command
+from tests.maskc.verification.networks import normed
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
-NAMES = ("cnn", "masknet", "mlp", "mobilenet", "resnet", "transformer", "unet")
-SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-2.json").read_text())
+NAMES = ("cnn", "masknet", "mlp", "mobilenet", "norm", "resnet", "transformer", "unet")
+SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-3.json").read_text())
 
 Document = dict[str, Any]
 
@@ -32,7 +33,8 @@ Document = dict[str, Any]
 def proof(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, what it compiles to, and the certificate."""
     folder = tmp_path_factory.mktemp(request.param)
-    shutil.copy(FIXTURES / f"{request.param}.onnx", folder / "model.onnx")
+    model = normed() if request.param == "norm" else onnx.load(FIXTURES / f"{request.param}.onnx")
+    onnx.save(model, folder / "model.onnx")
     certified(folder)
     return folder
 
@@ -129,6 +131,22 @@ def another_claim(document: Document, random: Random) -> bool:
     return False
 
 
+def another_dependence(document: Document, random: Random) -> bool:
+    for pairs in (pairs for axes in document["dependences"].values() for pairs in axes.values()):
+        pair = random.choice(pairs)
+        place = random.randrange(2)
+        pair[place] = (pair[place] + 1) % (max(map(max, pairs)) + 1)
+        return True
+    return False
+
+
+def a_dependence_less(document: Document, random: Random) -> bool:
+    for pairs in (pairs for axes in document["dependences"].values() for pairs in axes.values()):
+        pairs.pop()
+        return True
+    return False
+
+
 def a_wider_bound(document: Document, random: Random) -> bool:
     boundary(document, random)["allowed"] *= 10
     return True
@@ -160,6 +178,8 @@ ALTERATIONS: tuple[Callable[[Document, Random], bool], ...] = (
     swapped_slices,
     a_claim_more,
     another_claim,
+    another_dependence,
+    a_dependence_less,
     a_wider_bound,
     another_source,
     a_boundary_less,

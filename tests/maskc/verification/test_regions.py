@@ -1,5 +1,6 @@
 """Regions: what differs is refused with its place, however little outputs move, and what rounding does is accepted."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,15 +13,16 @@ from maskc.frontend.graph_queries import copied
 from maskc.runtime import integer_products
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.compare_regions import compare_regions
-from maskc.verification.recheck import Graph
+from maskc.verification.recheck import Array, Graph
 from maskc.verification.regions import search
 from maskc.verification.regions.checker import AS_SEEN
+from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import prove
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.generators.running import random_feeds
 from tests.maskc import build
-from tests.maskc.verification.networks import EVERY_SECOND, compared, pair
+from tests.maskc.verification.networks import EVERY_SECOND, compared, normed, pair
 
 # Outputs that hardly move.
 
@@ -358,8 +360,35 @@ def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.normal(size=(b, 9, 8)).astype(np.float32), "n": np.arange(b) % 3} for b in (1, 2, 1)]
     proof = compare_regions(source, shrink(source).model, feeds, None, 0).proof
-    assert proof.complete and len(proof.checker.claims["y"][1][1]) == len(feeds)
+    assert proof.complete and len(proof.checker.claims["y"][1].runs) == len(feeds)
     assert proof.checker.sizes(proof.regions["y"]) == AS_SEEN
+
+
+def test_masked_channels_behind_a_norm_are_multiples_of_one_that_is_stored() -> None:
+    """So that each node is compared on its own."""
+    source = normed()
+    report = api.compile(source).report
+    assert report.verified and report.after.flops < 0.8 * report.before.flops
+    regions = report.verification.regions
+    assert regions is not None and regions.largest <= 2 and not regions.unchecked
+
+
+def test_a_fault_in_any_weight_before_or_behind_a_norm_of_masked_channels() -> None:
+    """Of the channel that stands for those that were removed, too, whose weights are zero."""
+    source = normed()
+    made, feeds = shrink(source), [random_feeds(source, seed, {"n": 2, "t": 8}) for seed in range(2)]
+    assert compare_regions(source, made.model, feeds, made.origins, 0).proof.complete
+    weights = [t for t in made.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims)]
+    for tensor in weights:
+        for place in range(0, size := math.prod(tensor.dims), max(1, size // 3)):
+
+            def off(values: Array, place: int = place) -> Array:
+                values.flat[place] += np.float32(0.01) * np.abs(values).max()
+                return values
+
+            wrong = build.changed(made.model, tensor.name, off)
+            failure = first_failure(compare_regions(source, wrong, feeds, made.origins, 0).proof)
+            assert failure is not None and failure.ran, (tensor.name, place)
 
 
 def test_a_vector_that_another_operator_makes() -> None:
