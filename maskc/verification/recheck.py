@@ -801,7 +801,7 @@ class Checker:
             most = CONDITION / self._chain(region) if region.boundary.reads is not None else np.inf
             for known in (result.condition, None):  # that of another turn often does
                 if known is None or known.shape != largest.shape:
-                    known = result.condition = self._condition(region, turn, axis) / largest
+                    known = result.condition = self.condition(region, turn, axis) / largest
                 relative = error / np.maximum(scale, largest * np.minimum(known, most))
                 if relative.max() <= allowed:
                     break
@@ -822,7 +822,7 @@ class Checker:
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
-    def _condition(self, region: Region, turn: int, axis: int | None) -> Array:
+    def condition(self, region: Region, turn: int, axis: int | None) -> Array:
         """How far each slice of the source's result moves with relative movements of what its nodes read and make.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and

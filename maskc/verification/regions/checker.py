@@ -56,7 +56,9 @@ class Checker(recheck.Checker):
         if sizes == AS_SEEN:
             return self
         if sizes not in self._resized:
-            self._resized[sizes] = {name: _at_sizes(seen, sizes) for name, seen in self.seen.items()}
+            self._resized[sizes] = {
+                name: seen if name in self.source.fixed else _at_sizes(seen, sizes) for name, seen in self.seen.items()
+            }
         claims: dict[str, Claims] = {
             name: {axis: replace(claim, runs=[run[:1] for run in claim.runs]) for axis, claim in axes.items()}
             for name, axes in self.claims.items()

@@ -391,6 +391,21 @@ def test_a_fault_in_any_weight_before_or_behind_a_norm_of_masked_channels() -> N
             assert failure is not None and failure.ran, (tensor.name, place)
 
 
+def test_a_sine_of_large_numbers_is_off_by_as_much_as_they_are() -> None:
+    """A windowed filter, computed from constants, of which the compiler moves a factor to another place."""
+    body = """
+        a = Div(row, wide) b = Div(column, high) t = Add(a, b) f = Mul(t, rate) c = Clip(f, low, most) p = Mul(c, pi)
+        s = Sin(p) q = Div(s, p) e = Equal(p, zero) j = Where(e, one, q) v = Div(p, twelve) o = Cos(v) w = Mul(o, o)
+        k = Mul(j, w) y = MatMul(x, k)
+    """
+    numbers = {"wide": 441, "high": 160, "rate": 158.4, "low": -6, "most": 6, "pi": np.pi}
+    numbers |= {"zero": 0, "one": 1, "twelve": 12}
+    weights: dict[str, Any] = {name: np.float32(value) for name, value in numbers.items()}
+    weights |= {"row": np.arange(-17, 458, dtype="f"), "column": -np.arange(160, dtype="f")[:, None]}
+    result = api.compile(build.model("(float[n,160] x) => (float[n,475] y)", body, **weights))
+    assert result.report.verified and "Sin" in {node.op_type for node in result.model.graph.node}
+
+
 def test_a_vector_that_another_operator_makes() -> None:
     """Of one example, whose first axis is taken away."""
     body = "a = MatMul(x, w) y = Reshape(a, s)"
