@@ -22,24 +22,21 @@ _ENOUGH, _MOST_PAIRS = 8, 1 << 24
 
 @dataclass
 class Tensor:
-    """A tensor on the first of the inputs: a print of each slice by axis, or all elements of what is no float.
-
-    claims: on slices that no data change, or that are multiples of others and a constant.
-    """
+    """A tensor on the first of the inputs: a print of each slice by axis, or all elements of what is no float."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    prints: dict[int, Array] = field(default_factory=dict)
+    prints: Mapping[int, Array] = field(default_factory=dict)
     whole: Array | None = None
-    claims: Claims = field(default_factory=dict)
 
 
 @dataclass
 class Observed:
-    """A model on some inputs: its tensors, and what the checker draws them by."""
+    """A model on some inputs: its tensors, what the checker draws them by, and claims on those that nodes make."""
 
-    tensors: dict[str, Tensor]
-    seen: dict[str, Seen]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
+    claims: dict[str, Claims] = field(default_factory=dict)
 
 
 def observe(
@@ -51,43 +48,50 @@ def observe(
 ) -> Observed:
     """Run a model. Raises what ONNX Runtime does.
 
-    held: slices of tensors of which others may be multiples. prints: whether they are kept, which take memory.
+    held: slices of tensors of which others may be multiples, None where nothing is claimed. prints: whether they are
+    kept, which take memory.
     """
-    observed = Observed({}, {})
+    observed = Observed()
 
     def visit(name: str, arrays: list[Array]) -> None:
+        filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
+        first = filled[0]
+        floats = first.dtype.kind == "f"
         observed.seen[name] = Seen.of(arrays)
-        tensor = observed.tensors[name] = _tensor(arrays, (held or {}).get(name, {}))
-        if not prints:
-            tensor.prints = {}
+        observed.tensors[name] = Tensor(first.shape, first.dtype, whole=None if floats else first)
+        if not floats or (held is None and not prints):
+            return
+        with np.errstate(all="ignore"):
+            each = _prints(filled)
+            if (
+                held is not None
+                and name in graph.maker
+                and (claims := _claims(arrays, filled, each, held.get(name, {})))
+            ):
+                observed.claims[name] = claims
+        if prints:
+            observed.tensors[name].prints = each
 
     stream(graph, feeds, visit)
     return observed
 
 
-def _tensor(arrays: Sequence[Array], held: Slices) -> Tensor:
-    filled = [array for array in arrays if array.size] or arrays  # at some sizes there may be nothing
-    first = filled[0]
-    tensor = Tensor(first.shape, first.dtype)
-    if first.dtype.kind != "f":
-        tensor.whole = first
-        return tensor
-    with np.errstate(all="ignore"):
-        tensor.prints = {
-            axis: np.concatenate([print_of(a, axis) for a in arrays if a.shape == first.shape], axis=1)
-            for axis, size in enumerate(first.shape)
-            if first.size and size <= _MOST_SLICES
-        }
-        if first.size and len(arrays) > 1 and all(array.ndim == first.ndim for array in arrays):
-            tensor.claims = {
-                axis: claim
-                for axis, size in enumerate(first.shape)
-                if axis in tensor.prints
-                and all(array.shape[axis] == size for array in arrays)
-                and sum(array.size for array in arrays) > size > 1
-                and (claim := _claim(arrays, filled, axis, tensor.prints[axis], held.get(axis)))
-            }
-    return tensor
+def _prints(arrays: Sequence[Array]) -> dict[int, Array]:
+    """Prints of slices by axis, of all arrays of the first one's shape."""
+    shape = arrays[0].shape
+    axes = [axis for axis, size in enumerate(shape) if arrays[0].size and size <= _MOST_SLICES]
+    return {a: np.concatenate([print_of(each, a) for each in arrays if each.shape == shape], axis=1) for a in axes}
+
+
+def _claims(arrays: Sequence[Array], filled: Sequence[Array], prints: Mapping[int, Array], held: Slices) -> Claims:
+    """What is claimed of a tensor by axis, where slices have more than one element in all runs together."""
+    shape = filled[0].shape
+    if len(arrays) < 2 or any(array.ndim != len(shape) for array in arrays):
+        return {}
+    size = sum(array.size for array in arrays)
+    axes = [a for a in prints if size > shape[a] > 1 and all(array.shape[a] == shape[a] for array in arrays)]
+    found = {axis: _claim(arrays, filled, axis, prints[axis], held.get(axis)) for axis in axes}
+    return {axis: claim for axis, claim in found.items() if claim is not None}
 
 
 def _claim(

@@ -15,7 +15,7 @@ from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Jud
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.dependence import Place, depends, shows
-from maskc.verification.regions.observation import observe
+from maskc.verification.regions.observation import Observed, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin
 
@@ -99,32 +99,33 @@ def prove(
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
     stored = _stored(compiled, origins or {})
-    before = observe(source, feeds, stored, prints=origins is None)
-    claims: dict[str, Claims] = {
-        name: dict(tensor.claims) for name, tensor in before.tensors.items() if tensor.claims and name in source.maker
-    }
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
 
     def search(
-        boundaries: Mapping[str, Boundary], unlike: Collection[str] = (), claims: dict[str, Claims] = claims
+        before: Observed,
+        boundaries: Mapping[str, Boundary],
+        claims: Mapping[str, Claims] | None = None,
+        unlike: Collection[str] = (),
     ) -> _Search:
-        checker = Checker(source, compiled, {**inputs, **boundaries}, dict(claims), before.seen, seed)
+        claimed = dict(before.claims if claims is None else claims)
+        checker = Checker(source, compiled, {**inputs, **boundaries}, claimed, before.seen, seed)
         return _Search(checker, judged, unlike)
 
     named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
+        before = observe(source, feeds, stored or None, prints=False)  # where all is stored, nothing need be claimed
         named = by_name(source, compiled, before, origins)
-        for held in (_removed(claims, named.values()), claims):  # units may be dead in a run alone
-            first = search(named, claims=held)
-            if first.settles() and (proof := first.proof()).complete:
-                return proof
-        failing = first.failing()
+        first = search(before, named, _removed(before.claims, named.values()))
+        if first.settles() and (proof := first.proof()).complete:
+            return proof
+        before = before if stored else observe(source, feeds, stored, prints=False)
+        first = search(before, named)  # units may be dead in a run alone
+        failing = set() if first.settles() else first.failing()
         proofs.append(first.found())
         if proofs[-1].complete or first.wrong:
             return proofs[-1]
-        before = observe(source, feeds)
-    after = observe(compiled, feeds)
+    before, after = observe(source, feeds, stored), observe(compiled, feeds)
 
     def guesses() -> Iterator[tuple[Mapping[str, Boundary], set[str]]]:
         """Boundaries, the likeliest first: where the compiler says too little, values may say more."""
@@ -136,7 +137,7 @@ def prove(
         yield by_value(source, compiled, before, after, {})
 
     for boundaries, unlike in guesses():
-        proofs.append(search(boundaries, unlike).found())
+        proofs.append(search(before, boundaries, unlike=unlike).found())
         if proofs[-1].complete:
             return proofs[-1]
     return min(proofs, key=lambda proof: len(proof.failing))
@@ -149,11 +150,12 @@ def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, 
         holding[origin.source].append(origin.slices)
     return {
         source: {
-            axis: np.unique(np.concatenate([slices[axis] for slices in each]))
-            for axis in each[0]
+            axis: np.unique(np.concatenate([slices[axis] for slices in each if axis in slices]))
+            for axis in {axis for slices in each for axis in slices}
             if all(axis in slices for slices in each)
         }
         for source, each in holding.items()
+        if any(each)
     }
 
 
