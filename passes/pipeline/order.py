@@ -293,31 +293,32 @@ def plan_graph(
 
     Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
     """
+
+    def analysed(inside: dict[int, Facts] | None = None) -> Facts:
+        return dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
+
+    made = zeros = divided = frozenset[str]()
+    origins = Origins()
     with recorder.step("facts", graph, traced=True):
-        none = frozenset[str]()
-        facts, made, zeros, origins = (
-            understood(graph) if around is None else (analyse_body(graph, around), none, none, Origins())
-        )
-        divided = divide(graph, facts, options.adapters) if around is None else frozenset()
-        facts = dataflow.analyse(graph) if divided else facts
+        if around is None:
+            facts, made, zeros, origins = understood(graph)
+            divided = divide(graph, facts, options.adapters)
+        if around is not None or divided:
+            facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph, traced=True):
         if around is None:
             mark_shared(graph)
-        known = {
-            id(body): analyse_body(body, Enclosing(node, facts, cuts))
-            for node in graph.nodes
-            for body in subgraphs(node)
-        }
+        inner = [(node, body) for node in graph.nodes for body in subgraphs(node)]
+        known = {id(body): analyse_body(body, Enclosing(node, facts, cuts)) for node, body in inner}
         if known:
-            facts = dataflow.analyse(graph, inside=known) if around is None else analyse_body(graph, around, known)
+            facts = analysed(known)
             if options.adapters != "never" and narrow_ports(graph, facts, known):
-                facts = dataflow.analyse(graph) if around is None else analyse_body(graph, around)
+                facts = analysed()
         nested = replace(options, align=None, frugal=True)
         bodies = {
             id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts, cuts))
-            for node in graph.nodes
-            for body in subgraphs(node)
+            for node, body in inner
         }
         if bodies:
             pick_what_is_read(graph, {key: body.plan for key, body in bodies.items()})
@@ -326,7 +327,7 @@ def plan_graph(
                 inside |= body.facts.inside
             if around is None:
                 distinguish(graph)
-            facts = dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
+            facts = analysed(inside)
     planner = Planner(graph, facts)
     with recorder.step("layout", graph):
         chosen = WiderPlan(planner.plan(options))
@@ -346,5 +347,5 @@ def plan_graph(
         said = notes.on_constants(graph, chosen.plan) if options.adapters == "never" and around is None else ()
     # another policy may divide other groups
     keeps = options.keeps_analysis and not bodies and not divided and (chosen.widths or held)
-    analysed = Analysed(copied(graph), facts.of_copy(), made) if keeps else None
-    return replace(found, masked=masked, held=held, notes=said, analysed=analysed)
+    kept = Analysed(copied(graph), facts.of_copy(), made) if keeps else None
+    return replace(found, masked=masked, held=held, notes=said, analysed=kept)

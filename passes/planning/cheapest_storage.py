@@ -11,7 +11,7 @@ import functools
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -35,22 +35,25 @@ def cheapest(
     facts: those of the groundwork, but for `adds_maps`. frugal: no constant map is stored that takes more than the
     weights that make it.
     """
-    return _Sweep(ground, facts, flops_per_moved_element, floor, frugal).run()
+    return _Sweep(ground, facts, flops_per_moved_element, floor, frugal, StoragePlan(floor=floor)).run()
 
 
+@dataclass
 class _Sweep:
-    def __init__(
-        self, ground: Groundwork, facts: Facts, flops_per_moved_element: float, floor: StorageFloor, frugal: bool
-    ) -> None:
-        self.ground = ground
-        self.facts = facts
-        self.flops_per_moved_element = flops_per_moved_element
-        self.floor = floor
-        self.frugal = frugal
-        self.plan = StoragePlan(floor=floor)
-        self.read: set[str] = set()  # what something reads, constants or not
-        self.requirements: dict[Key, list[Requirement]] = defaultdict(list)
-        self.whole: set[Key] = set()  # some consumer requires all slices, and none is constant
+    """A plan in the making.
+
+    read: what something reads, constants or not. whole: what some consumer requires all of, and none is constant.
+    """
+
+    ground: Groundwork
+    facts: Facts
+    flops_per_moved_element: float
+    floor: StorageFloor
+    frugal: bool
+    plan: StoragePlan
+    read: set[str] = field(default_factory=set)
+    requirements: dict[Key, list[Requirement]] = field(default_factory=lambda: defaultdict(list))
+    whole: set[Key] = field(default_factory=set)
 
     def run(self) -> StoragePlan:
         self._ask(self.ground.by_caller)
@@ -185,7 +188,7 @@ class _Sweep:
         """FLOPs that an adapter is worth which makes the required slices of those that are stored."""
         return price.of_moving(stored, required, *self.ground.slice_sizes(tensor, axis), self.flops_per_moved_element)
 
-    def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None = None) -> None:
+    def _settle(self, tensor: gs.Tensor, axis: int, size: int, stored: Mask | None) -> None:
         """Fix what each consumer is given of what is stored (None: all)."""
         key = tensor.name, axis
         requirements = self.requirements.get(key)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,8 +22,6 @@ from passes.sizes.tokens_per_example import multiples, repeated
 
 #: in place of a node's index: the caller of the model
 CALLER = -1
-
-_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -62,18 +59,14 @@ class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
     given: tensors that no node makes; a subgraph reads some from around it, too. by_caller: what the caller asks.
-    remembers: whether what nodes answer is computed once.
     """
 
-    def __init__(self, graph: gs.Graph, facts: Facts, *, remembers: bool = True) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
         self.graph = graph
         self.facts = facts
         self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.nodes = [
-            PlannedNode(index, node, facts, self.multiples, remembers=remembers)
-            for index, node in enumerate(graph.nodes)
-        ]
+        self.nodes = [PlannedNode(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
         made = {t.name for node in graph.nodes for t in node.outputs}
         operands = (t for node in self.nodes for _, t, constant, _ in node.inputs if not constant)
         self.given = [*{t.name: t for t in [*graph.inputs, *operands] if t.name not in made}.values()]
@@ -102,9 +95,7 @@ class PlannedNode:
     how many examples its cost is to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
     """
 
-    def __init__(
-        self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int], *, remembers: bool = True
-    ) -> None:
+    def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
         self.index, self.node, self.op = index, node, rules(node)
         self.names = {t.name for t in node.outputs if not t.is_empty()}
         self.outputs = [(t, [(a, size, (t.name, a)) for a, size in facts.axes(t)]) for t in node.outputs]
@@ -115,8 +106,8 @@ class PlannedNode:
         self.times = repeated(node.outputs[0], found)
         self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
         self._facts = facts
-        self._answers = Memo[Answer](remembers)
-        self._arriving = Memo[list[tuple[gs.Tensor, int, int]]](remembers)
+        self._answers: dict[Hashable, Answer] = {}
+        self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
         for tensor in captured(node):
             self.captured = self.captured or Asked()
@@ -128,7 +119,9 @@ class PlannedNode:
         facts: those of the groundwork, but for `adds_maps`. intact: the node is left as it is.
         """
         key = intact, facts.adds_maps or not self.reads_maps, *((*at, mask.tobytes()) for at, mask in asked.items())
-        return self._answers.value(key, lambda: self._answer(asked, facts, intact=intact))
+        if key not in self._answers:
+            self._answers[key] = self._answer(asked, facts, intact=intact)
+        return self._answers[key]
 
     def _answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
         stored = narrowed(self.op.storable_outputs(self.node, facts, {} if intact else narrowed(asked)))
@@ -158,7 +151,9 @@ class PlannedNode:
 
     def arriving(self, output: int, axis: int, size: int) -> list[tuple[gs.Tensor, int, int]]:
         """Inputs and axes as wide as the output, with the output slices that come from what is live there: `bits`."""
-        return self._arriving.value((output, axis), lambda: list(self._live(output, axis, size)))
+        if (output, axis) not in self._arriving:
+            self._arriving[output, axis] = list(self._live(output, axis, size))
+        return self._arriving[output, axis]
 
     def _live(self, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, int]]:
         node, facts = self.node, self._facts
@@ -200,19 +195,3 @@ def not_empty(demand: Demand, stored: Mask) -> Mask:
 def narrowed(sets: Sets) -> Sets:
     """Those that are not whole."""
     return {key: mask for key, mask in sets.items() if not mask.all()}
-
-
-class Memo(Generic[_Value]):
-    """Values by all that they depend on: each computed once, or anew every time where the memo is off."""
-
-    def __init__(self, on: bool) -> None:
-        self._on = on
-        self._values: dict[Hashable, _Value] = {}
-
-    def value(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """The value for this key."""
-        if not self._on:
-            return compute()
-        if key not in self._values:
-            self._values[key] = compute()
-        return self._values[key]

@@ -34,15 +34,11 @@ class PlanOptions:
 
 
 class Planner:
-    """Plans of one analysed graph, which have in common what is looked up of it once.
+    """Plans of one analysed graph, which have in common what is looked up of it once, and what nodes answered."""
 
-    remembers: whether what nodes answer in one plan is remembered for the next.
-    """
-
-    def __init__(self, graph: gs.Graph, facts: Facts, *, remembers: bool = True) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
         self.graph = graph
         self.facts = facts
-        self._remembers = remembers
         self._groundwork: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
 
     def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor = NO_FLOOR) -> StoragePlan:
@@ -55,7 +51,7 @@ class Planner:
         depends = bool(self.facts.dependence) and options.adapters != "never"
         if depends not in self._groundwork:
             known = self.facts if depends else replace(self.facts, dependence={})
-            self._groundwork[depends] = Groundwork(self.graph, known, remembers=self._remembers)
+            self._groundwork[depends] = Groundwork(self.graph, known)
         ground = self._groundwork[depends]
         facts = replace(ground.facts, adds_maps=options.adds_maps)
         while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter

@@ -60,17 +60,13 @@ class UpstreamCost:
         if node is None or not size:
             return 0.0
         if id(node) not in self._costs:
-            self._costs[id(node)] = _work(node)
+            op = rules(node)
+            work, macs = op.cost(node)
+            # an operator that takes the place of several counts as these
+            self._costs[id(node)] = work * op.stands_for if isinstance(op, Elementwise) else work, macs
         flops, macs = self._costs[id(node)]
         shares: list[float] = []
         if macs and node.inputs and not is_constant(source := node.inputs[0]):
             # a contraction sums over no more than what is live along the emptiest axis
             shares = [np.count_nonzero(self._facts.live(source, a)) / n for a, n in self._facts.axes(source)]
         return flops / size * min(shares, default=1.0) * repeated(tensor, self._multiples)
-
-
-def _work(node: gs.Node) -> tuple[int, int]:
-    """FLOPs and multiply-adds; an operator that takes the place of several counts as these."""
-    op = rules(node)
-    flops, macs = op.cost(node)
-    return flops * op.stands_for if isinstance(op, Elementwise) else flops, macs

@@ -11,7 +11,6 @@ from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
 from passes.targets.openvino import channel_orders, padded_steps
 from passes.targets.openvino.processors import PROCESSORS
-from passes.targets.widths.channel_multiples import Align
 
 #: widths by the rates of ONNX Runtime, as no wider layer is faster in OpenVINO, and plans by those of both
 TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
@@ -30,6 +29,4 @@ class AnyRuntime(OnnxRuntime):
         padded_steps.own_steps(graph)
 
 
-def make(align: Align | None) -> AnyRuntime:
-    """The target, with widths by `align`."""
-    return AnyRuntime(align)
+make = AnyRuntime

@@ -87,24 +87,22 @@ class _Unroller:
 
     def best(self, node: gs.Node) -> _Form | None:
         """The form of the node that takes the least time, None if that is as it is or little is won."""
-        convolution, shape = convolution_shape(node), shape_of(node.outputs[0]) if node.outputs else None
-        if convolution is None or not convolution.nchwc or convolution.groups > 1:
-            return None
-        if not self._can_be_changed(node, shape):
+        convolution = convolution_shape(node)
+        if convolution is None or not convolution.nchwc or convolution.groups > 1 or not self._can_be_changed(node):
             return None
         written, read = initializer(node, 1).shape[:2]
         before = self._rates.convolution(convolution, read, written)
         best = max(self._forms_of(convolution, read, written), key=lambda form: form.gain, default=None)
         return best if best is not None and best.gain > max(_WORTH, _SHARE * before) else None
 
-    def _can_be_changed(self, node: gs.Node, shape: tuple[Dim, ...] | None) -> bool:
+    def _can_be_changed(self, node: gs.Node) -> bool:
         weight, bias = node.inputs[1], operand(node, 2)
-        before = shape_of(node.inputs[0])
-        if shape is None or before is None or not is_static([*shape[1:], *before[1:]]):  # with any batch
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        if before is None or after is None or not is_static([*before[1:], *after[1:]]):  # with any batch
             return False
-        if isinstance(weight, Quantized) or len(weight.outputs) > 1 or (bias is not None and not is_constant(bias)):
+        if isinstance(weight, Quantized) or len(weight.outputs) > 1 or is_on_disk(weight):
             return False
-        if is_on_disk(weight):
+        if bias is not None and not is_constant(bias):
             return False
         padded = node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and min(node.attrs.get("pads", [0])) >= 0
         return padded and self.editor.opset >= _PAD_BY_OPERANDS

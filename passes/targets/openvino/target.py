@@ -48,6 +48,4 @@ class OpenVino:
         padded_steps.own_steps(graph)
 
 
-def make(align: Align | None) -> OpenVino:
-    """The target, with widths by `align`."""
-    return OpenVino(align)
+make = OpenVino

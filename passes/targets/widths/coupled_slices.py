@@ -54,23 +54,17 @@ class CoupledSlices:
         unite(self._class, *ends)
         self.found = self._couplings(wanted)
 
-    def slices(self, coupling: SliceCoupling, more: int) -> Iterator[tuple[Key, Mask]]:
-        """Along each axis of a coupling, which slices so many of its spare classes have: bool [size]."""
-        taken = np.zeros(self._size, bool)
-        taken[coupling.spare[:more]] = True
-        for key in coupling.slices_per_class:
-            start, size = self._start[key], self._plan.stored[key].size
-            yield key, taken[self._class[start : start + size]]
-
     def with_spare(self, extras: Mapping[int, int], reason: str) -> StorageFloor:
         """The floor of the plan with so many spare slices of each coupling, by its number; `reason` is that of each."""
         floor = replace(self._plan.floor, stored=dict(self._plan.floor.stored), wider={}, why={})
+        taken = np.zeros(self._size, bool)  # of all classes
         for number, more in extras.items():
-            for key, mask in self.slices(self.found[number], more):
-                floor.wider[key] = floor.wider.get(key, np.zeros(mask.size, bool)) | mask
-        for key, mask in floor.wider.items():
+            taken[self.found[number].spare[:more]] = True
+        for key in dict.fromkeys(key for number in extras for key in self.found[number].slices_per_class):
+            start, stored = self._start[key], self._plan.stored[key]
+            floor.wider[key] = mask = taken[self._class[start : start + stored.size]]
             floor.stored[key] = floor.stored.get(key, np.zeros(mask.size, bool)) | mask
-            before = int(self._plan.stored[key].sum())
+            before = int(stored.sum())
             floor.why[key] = f"kept for a channel count of {before + int(mask.sum())}, {reason.format(before)}"
         return floor
 
