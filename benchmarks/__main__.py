@@ -7,77 +7,60 @@ benchmarks/pages/benchmarks.md is made of all records.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
-from benchmarks import page
+from benchmarks import page, record
 
-
-@dataclass(frozen=True)
-class Step:
-    """One benchmark: its module, what else it needs, and how it is started."""
-
-    name: str
-    needs: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
-
-
-STEPS = (
-    Step("compiled"),
-    Step("dense"),
-    Step("speedup", ("openvino",)),
-    Step("widths"),
-    Step("growth"),
-    Step("large"),
-    Step("macs", ("tensorflow", "keras", "tf2onnx")),
-    Step("tf2onnx_time", ("tensorflow", "keras", "tf2onnx")),
-    Step("peers"),
-    Step("torch_pruning"),
-    Step("pruning", ("tensorflow", "keras", "tf2onnx")),
-    Step("pruned_quality", ("tensorflow", "keras", "sklearn", "matplotlib")),
-    Step("overhead", ("tensorflow", "keras")),
-    Step("schedules", ("tensorflow", "keras")),
-    Step("shrinking", ("tensorflow", "keras")),
-    Step("shrinking_training", ("tensorflow", "keras", "sklearn")),
-    Step("mct", ("tensorflow", "keras", "sklearn")),
-    Step("cuda"),
-    Step("mutations"),
-    Step("robustness"),
-    Step("interruptions", ("tensorflow", "keras", "tf2onnx")),
-)
-
-
-def missing(step: Step) -> str:
-    """Why a step cannot be run here, or nothing."""
-    if importlib.util.find_spec(f"benchmarks.{step.name}") is None:
-        return "there is no such benchmark"
-    absent = [name for name in step.needs if importlib.util.find_spec(name) is None]
-    return f"{', '.join(absent)} is not installed" if absent else ""
+#: what each benchmark needs that may not be installed
+STEPS = {
+    "compiled": (),
+    "dense": (),
+    "speedup": ("openvino",),
+    "widths": (),
+    "growth": (),
+    "large": (),
+    "macs": ("tensorflow", "keras", "tf2onnx"),
+    "tf2onnx_time": ("tensorflow", "keras", "tf2onnx"),
+    "peers": (),
+    "torch_pruning": (),
+    "pruning": ("tensorflow", "keras", "tf2onnx"),
+    "pruned_quality": ("tensorflow", "keras", "sklearn", "matplotlib"),
+    "overhead": ("tensorflow", "keras"),
+    "schedules": ("tensorflow", "keras"),
+    "shrinking": ("tensorflow", "keras"),
+    "shrinking_training": ("tensorflow", "keras", "sklearn"),
+    "mct": ("tensorflow", "keras", "sklearn"),
+    "cuda": (),
+    "mutations": (),
+    "robustness": (),
+    "interruptions": ("tensorflow", "keras", "tf2onnx"),
+}
 
 
 def main() -> int:
     """Run the steps; returns 1 if one of them failed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("only", nargs="*", metavar="NAME", help=f"some of {', '.join(step.name for step in STEPS)}")
+    parser = record.parser(__doc__)
+    parser.add_argument("only", nargs="*", metavar="NAME", help=f"some of {', '.join(STEPS)}")
     names = parser.parse_args().only
-    unknown = set(names) - {step.name for step in STEPS}
+    unknown = set(names) - STEPS.keys()
     if unknown:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     told = []
-    for step in (step for step in STEPS if not names or step.name in names):
-        reason = missing(step)
-        if reason:
-            told.append(f"{step.name}: skipped, {reason}")
+    for name, needs in STEPS.items():
+        if names and name not in names:
             continue
-        print(f"{step.name} begins", flush=True)
+        absent = [library for library in needs if importlib.util.find_spec(library) is None]
+        if absent:
+            told.append(f"{name}: skipped, {', '.join(absent)} is not installed")
+            continue
+        print(f"{name} begins", flush=True)
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{step.name}", *step.arguments], check=False)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False)
         verdict = "done" if done.returncode == 0 else f"failed with {done.returncode}"
-        told.append(f"{step.name}: {verdict}, {time.perf_counter() - start:.0f} s")
+        told.append(f"{name}: {verdict}, {time.perf_counter() - start:.0f} s")
     page.write()
     print("\n".join(told))
     return int(any("failed" in line for line in told))

@@ -1,10 +1,12 @@
-"""A chart in double logarithmic scale, as SVG: points, and the straight line of linear growth through the last one."""
+"""Charts as SVG: by matplotlib, and in double logarithmic scale with the straight line of linear growth."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 WIDTH, HEIGHT = 430, 300  # of one panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 34, 46
@@ -14,6 +16,24 @@ STYLE = (
     "text{font:12px sans-serif;fill:#333}.title{font-weight:600}.grid{stroke:#ddd}.linear{stroke:#888;"
     "stroke-dasharray:3 4;fill:none}.line{stroke:#1f6fb2;stroke-width:2;fill:none}.point{fill:#1f6fb2}"
 ) + DARK
+
+
+def subplots(rows: int, columns: int, inches: tuple[float, float]) -> Any:
+    """A figure of matplotlib and its axes, `[rows, columns]`, of which the same data make the same file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "maskc", "svg.fonttype": "none", "font.family": "sans-serif"})
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, figsize=inches, squeeze=False)
+
+
+def saved(figure: Any) -> str:
+    """What such a figure is as SVG, dark where the reader's system is."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", facecolor="white", metadata={"Date": None})
+    return drawn.getvalue().replace("<defs>", f"<style>{DARK}</style>\n <defs>", 1)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-from rich.console import Console
-from rich.table import Table
 
 import passes
 from benchmarks import record
+from benchmarks.sections import compiled_models
 from maskc.compilation.detect_cpu import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
 from passes.targets.onnxruntime.processors import RATES
@@ -58,22 +56,12 @@ def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = record.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     results = {name: measure(model, ranges, arguments.repeats, arguments.threads) for name, model, ranges in models()}
-    table = Table("model", "FLOPs ÷", "latency ÷ (quartiles)", "passes, ms")
-    for name, r in results.items():
-        low, high = r["speedup_quartiles"]
-        table.add_row(
-            name,
-            f"{r['flops_ratio']:.2f}",
-            f"{r['speedup_median']:.2f} ({low:.2f} to {high:.2f})",
-            f"{1000 * r['passes_seconds_median']:.0f}",
-        )
-    Console().print(table)
-    record.write("compiled", results, threads=arguments.threads)
+    record.tell("compiled", results, compiled_models.compiled, dry=False, threads=arguments.threads)
 
 
 if __name__ == "__main__":

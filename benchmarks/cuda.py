@@ -13,7 +13,6 @@ tries all of it on the CPU and writes nothing.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import time
@@ -26,12 +25,12 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 
 import maskc
 import passes
 from benchmarks import record
 from benchmarks.published import MODELS, Published
+from benchmarks.sections import compiled_models
 from maskc.errors import MaskcError
 from maskc.runtime.session import choose_provider
 from tests.generators.running import required_inputs
@@ -183,7 +182,7 @@ def card() -> str:
 
 def main() -> int:
     """Measure, print and record it; 0 also where there is no GPU."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     names = [published.name for published in MODELS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--provider", choices=DEVICES, default="cuda")
@@ -207,9 +206,8 @@ def main() -> int:
         results["verified"][published.name] = verified(published, arguments.provider)
         rows = latencies(published, device, arguments.repeats, start + SECONDS)
         results["latency"][published.name] = dict(rows)
-    Console(width=140).print(results)
-    if arguments.provider != "cpu":
-        record.write("cuda", results, device=card(), repeats=arguments.repeats)
+    given = {"device": card(), "repeats": arguments.repeats}
+    record.tell("cuda", results, compiled_models.cuda, dry=arguments.provider == "cpu", **given)
     print(f"{time.perf_counter() - start:.0f} s")
     return int(not all(found["passed"] for row in results["verified"].values() for found in row.values()))
 

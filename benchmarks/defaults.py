@@ -9,9 +9,7 @@ It writes the table of pages/quality.md.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -29,7 +27,6 @@ from maskc.train.selection.settings import SCHEDULES
 
 TARGET = 0.1
 CHOSEN = 5  # seeds that settings are compared on, from 0
-FILE = record.RESULTS / "defaults.json"
 Data = tuple[tuple[Any, Any], tuple[Any, Any]]
 
 
@@ -231,7 +228,7 @@ def measure(tasks: Sequence[str], seeds: Sequence[int], settings: Sequence[str])
 
 def runs() -> dict[str, dict[str, dict[str, float]]]:
     """The record: quality by network, seed and setting."""
-    found: dict[str, dict[str, dict[str, float]]] = json.loads(FILE.read_text())["results"] if FILE.exists() else {}
+    found: dict[str, dict[str, dict[str, float]]] = record.read("defaults").get("results", {})
     return found
 
 
@@ -287,7 +284,7 @@ def _spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}; by default all")
     parser.add_argument(
         "--seeds", type=int, nargs="*", default=range(CHOSEN), help="by default 0 to 4; none: only the table"

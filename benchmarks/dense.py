@@ -8,18 +8,16 @@ the FLOPs ratio.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from rich.console import Console
-from rich.table import Table
 
 import maskc
 import passes
 from benchmarks import record
+from benchmarks.sections import compiled_models
 from benchmarks.speedup import in_openvino
 from tests.generators.builder import Array
 from tests.generators.net import Masks, Net
@@ -52,8 +50,8 @@ class Network(Net):
         return super().mask(x, group, axis=axis, rank=rank) if self.masked else x
 
 
-def resnet50(net: Network) -> None:
-    x = net.input("x", [1, 3, net.side, net.side], channels=3)
+def resnet50(net: Network, batch: int | str = 1) -> None:
+    x = net.input("x", [batch, 3, net.side, net.side], channels=3)
     x = net.conv_bn_relu(x, net.wide(64), 7, "stem", stride=2)
     x = net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     for stage, blocks in enumerate((3, 4, 6, 3)):
@@ -65,7 +63,7 @@ def resnet50(net: Network) -> None:
             y = net.bn(net.conv(y, 4 * width, 1))
             short = net.bn(net.conv(x, 4 * width, 1, stride=stride)) if block == 0 else x
             x = net.mask(net.relu(net.add("Add", y, short)), f"{stage}")
-    net.output(net.head(x, 1000), [1, 1000])
+    net.output(net.head(x, 1000), [batch, 1000])
 
 
 def mobilenetv2(net: Network) -> None:
@@ -229,32 +227,15 @@ def measured(name: str, side: int, threads: Sequence[int], repeats: int) -> dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--side", type=int, default=224, help="of images, in pixels; BERT takes half as many words")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
-    results = {}
-    table = Table(
-        "network", "threads", "over dense", "with none", "speed-up", "with none", "over FLOPs ratio", "MACs / dense"
-    )
-    for name in arguments.only:
-        row = results[name] = measured(name, arguments.side, arguments.threads, arguments.repeats)
-        for count in arguments.threads:
-            found: dict[str, dict[str, list[float]]] = row[f"{count} threads"]
-            table.add_row(
-                name,
-                str(count),
-                *(record.spread(found["over_dense"][align]) for align in ("auto", "none")),
-                *(record.spread(found["speedup"][align]) for align in ("auto", "none")),
-                f"{found['speedup_over_flops']['auto']:.3f}",
-                f"{row['macs_over_dense']:.3f}",
-            )
-    Console(width=160).print(table)
-    if not arguments.dry:
-        record.write("dense", results, side=arguments.side, repeats=arguments.repeats)
+    results = {name: measured(name, arguments.side, arguments.threads, arguments.repeats) for name in arguments.only}
+    sizes = {"side": arguments.side, "repeats": arguments.repeats}
+    record.tell("dense", results, compiled_models.dense, dry=arguments.dry, **sizes)
 
 
 if __name__ == "__main__":

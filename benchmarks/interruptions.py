@@ -8,9 +8,7 @@ are asked for, nothing on stdout, and no memory that grows.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import datetime
 import io
 import json
 import os
@@ -29,13 +27,12 @@ import numpy as np
 import onnx
 
 import maskc
+from benchmarks import record
 from benchmarks.hostile import resident
 from benchmarks.large import transformer
 from tests.generators.networks import network
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-RECORD = HERE / "results" / "interruptions.json"
+ROOT = Path(__file__).parent.parent
 GIGABYTES = 0.2
 #: seconds that an interrupted command may take
 SECONDS = 2.0
@@ -178,7 +175,7 @@ def in_threads(count: int) -> dict[str, Any]:
 
 def main() -> int:
     """Run both and write the record; returns 1 where something is not as it should be."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--times", type=int, default=10, help="interruptions of each command")
     parser.add_argument("--count", type=int, default=1000, help="compilations in threads")
     parser.add_argument("--seed", type=int, default=0)
@@ -187,17 +184,16 @@ def main() -> int:
     parser.add_argument("--only", choices=["interruptions", "threads"], help="one of both; the record keeps the other")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for what they start in the background
-    record: dict[str, Any] = json.loads(RECORD.read_text()) if options.only and RECORD.exists() else {}
+    made = record.read("interruptions") if options.only else {}
     if options.only in (None, "threads"):
-        record["threads"] = in_threads(options.count)
-        print(record["threads"])
+        made["threads"] = in_threads(options.count)
+        print(made["threads"])
     if options.only in (None, "interruptions"):
         found = interruptions(options.times, options.seed, options.gigabytes, options.commands)
-        record["interruptions"] = (record.get("interruptions", {}) if options.commands else {}) | found
-    record["date"] = datetime.date.today().isoformat()
-    RECORD.write_text(json.dumps(record, indent=2) + "\n")
-    late = any(found["most_seconds"] > SECONDS or found["left"] for found in record.get("interruptions", {}).values())
-    return int(late or bool(record.get("threads", {}).get("other_bytes")))
+        made["interruptions"] = (made.get("interruptions", {}) if options.commands else {}) | found
+    record.store("interruptions", made | {"date": record.today()})
+    late = any(found["most_seconds"] > SECONDS or found["left"] for found in made.get("interruptions", {}).values())
+    return int(late or bool(made.get("threads", {}).get("other_bytes")))
 
 
 if __name__ == "__main__":

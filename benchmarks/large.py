@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -11,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +17,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import circumstances, marks
+from benchmarks import marks, record
 from benchmarks.marks import PAGES
+from benchmarks.sections.parts import where
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "large.json"
 PAGE = PAGES / "performance.md"
 MARKS = ("<!-- large: written by benchmarks/large.py -->", "<!-- end of large -->")
 GIGABYTES = (0.01, 0.1, 1.0, 8.0)
 GOALS = {"time_over_copy": 2.0, "memory": "1.3 x the largest initializer + 400 MB", "slope": 1.1}
 HEADS = 16
-COLUMNS = (
-    "bytes",
-    "copy_seconds",
-    "copy_synced_seconds",
-    "seconds",
-    "processor_seconds",
-    "peak_bytes",
-    "memory_bound_bytes",
-    "written_bytes",
-)
 
 # Runs the command line, and tells at its end what the process took: peak resident memory, and processor time.
 MEASURED = """
@@ -216,21 +202,15 @@ def measure(gigabytes: float, repeats: int, directory: Path) -> dict[str, Any]:
     }
 
 
-def slope(points: Sequence[dict[str, Any]]) -> float:
-    """Exponent with which processor time grows with the bytes, as far as it grows: in the straight line through all."""
-    x, y = (np.log([point[key] for point in points]) for key in ("bytes", "processor_seconds"))
-    return float(np.polyfit(x, y, 1)[0])
-
-
 def _told(point: dict[str, Any], key: str) -> str:
     return f"{point[key] / 1e6:,.0f}" if key.endswith("bytes") else f"{point[key]:.1f}"
 
 
-def section(record: dict[str, Any]) -> str:
+def section(found: dict[str, Any]) -> str:
     """What benchmarks/pages/performance.md says of a run, between its marks."""
     keys = ("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds")
     keys += ("copy_seconds", "copy_synced_seconds", "written_bytes")
-    rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in record["results"]]
+    rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in found["results"]]
     return "\n".join(
         [
             "| model, MB | largest initializer, MB | peak memory, MB | bound, MB | processor, s | clock, s "
@@ -238,39 +218,23 @@ def section(record: dict[str, Any]) -> str:
             "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
             *rows,
             "",
-            f"Processor time grows with the power {record['slope']:.2f} of bytes over the whole range.",
-            circumstances.told(record),
+            f"Processor time grows with the power {found['slope']:.2f} of bytes over the whole range.",
+            where(found),
         ]
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gigabytes", type=float, nargs="*", default=GIGABYTES)
     parser.add_argument("--directory", type=Path, default=None, help="where to put the models: 2.5 times their size")
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
     points = [measure(size, arguments.repeats, arguments.directory) for size in arguments.gigabytes]
-    table = Table(*(key.replace("_", " ").replace("bytes", "MB").replace("seconds", "s") for key in COLUMNS))
-    for point in points:
-        table.add_row(*(_told(point, key) for key in COLUMNS))
-    console = Console(width=150)
-    console.print(table)
-    grown = slope(points) if len(points) > 1 else None
-    if grown is not None:
-        console.print(f"processor time grows with the power {grown:.2f} of the bytes")
-    if arguments.dry:
-        return
-    record = {
-        **circumstances.found(load),
-        "goals": GOALS,
-        "slope": grown,
-        "results": points,
-    }
-    RESULT.write_text(json.dumps(record, indent=2) + "\n")
-    marks.put(PAGE, MARKS, section(record))
+    grown = record.slope(points, "bytes", "processor_seconds")
+    made = record.tell("large", points, section, dry=arguments.dry, goals=GOALS, slope=grown)
+    if not arguments.dry:
+        marks.put(PAGE, MARKS, section(made))
 
 
 if __name__ == "__main__":

@@ -4,33 +4,27 @@ Half of the channels, drawn at random and independently, are masked directly beh
 product, in front of biases and norms. The least is the sum over these nodes of live inputs (not the same for
 different random inputs of several sizes) times kept outputs, so a constant that a mask leaves behind a bias counts
 nothing.
-Published models are measured where their packages are installed.
+Published models are those of `published.py`.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import math
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 
 import onnx
 from rich.console import Console
 from rich.table import Table
 
 import passes
+from benchmarks import published, record
 from maskc.frontend.tensorflow.keras import to_onnx
 from tests.generators.measure import least_macs, mask_layers
 from tests.generators.net import Masks, Net
 from tests.generators.running import random_feeds, required_inputs, with_sizes
 from tests.models import networks
-from tests.models.test_published import MODELS
 
-HERE = Path(__file__).parent
 POLICIES: tuple[passes.Policy, ...] = ("auto", "always")
 
 
@@ -78,14 +72,8 @@ def subjects(side: int) -> Iterator[Subject]:
     for name in ("ResNet50", "MobileNetV2"):
         yield Subject(name, "all", lambda name=name: keras_network(name, side))  # type: ignore[misc]
     yield Subject("ViT", "all", vit)
-    for published in MODELS:
-        path = published.find()
-        if path is not None:
-
-            def load(path: Path = path, sizes: tuple[int, ...] = published.sizes) -> onnx.ModelProto:
-                return passes.fix_sizes(model := onnx.load(path), {required_inputs(model)[0].name: sizes})
-
-            yield Subject(path.stem, "all", load, 256)
+    for model in published.MODELS:
+        yield Subject(model.name, "all", model.load, 256)
     for name in ("MobileNet", "MobileNetV2", "EfficientNetB0"):
         yield Subject(f"{name}, static sizes", "depthwise", lambda name=name: keras_network(name, side))  # type: ignore[misc]
 
@@ -102,13 +90,8 @@ def measured(subject: Subject, seed: int) -> dict[str, float]:
     return {"before": passes.count(masked).macs, "least": least, **{p: left[p] for p in POLICIES}}
 
 
-def mean_ratio(rows: list[dict[str, float]], policy: str) -> float:
-    """Geometric mean."""
-    return math.exp(sum(math.log(row[policy] / row["least"]) for row in rows) / len(rows))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--side", type=int, default=96, help="of the images that Keras networks take, in pixels")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -120,20 +103,15 @@ def main() -> None:
         goals.setdefault(subject.goal, []).append(row)
         ratios = [f"{row[p] / row['least']:.3f}" for p in POLICIES]
         table.add_row(subject.name, f"{row['before']:,}", f"{row['least']:,}", *ratios)
-    means = {goal: {p: mean_ratio(rows, p) for p in POLICIES} for goal, rows in goals.items()}
+    means = {
+        goal: {p: statistics.geometric_mean(row[p] / row["least"] for row in rows) for p in POLICIES}
+        for goal, rows in goals.items()
+    }
     for goal, mean in means.items():
         title = "geometric mean" + ("" if goal == "all" else ", depthwise networks of static sizes")
         table.add_row(title, "", "", *(f"{mean[p]:.3f}" for p in POLICIES), style="bold")
     Console().print(table)
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "side": arguments.side,
-        "seed": arguments.seed,
-        "versions": {name: version(name) for name in ("onnx", "numpy", "keras", "tf2onnx")},
-        "results": results,
-        "means": means,
-    }
-    (HERE / "results" / "macs.json").write_text(json.dumps(record, indent=2) + "\n")
+    record.write("macs", results, side=arguments.side, seed=arguments.seed, means=means)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ time; `--approximations` sets how many.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Iterator
@@ -192,22 +191,20 @@ def rounds(names: list[str], seeds: list[int]) -> Iterator[tuple[str, int]]:
 
 def kept(more: dict[str, Any]) -> dict[str, Any]:
     """The results of a run that was cut off, if it was one with these versions and settings."""
-    file = record.RESULTS / "mct.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
+    found = record.read("mct")
     same = all(found.get(key) == value for key, value in more.items())
     return dict(found["results"]) if same else {}
 
 
 def main() -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=networks.NETWORKS, default=list(networks.NETWORKS))
     parser.add_argument("--steps", type=int, default=200, help="of training; half as many are of fine-tuning")
     parser.add_argument("--approximations", type=int, default=2, help="images that the toolkit's scores are of")
     parser.add_argument("--runs", type=int, default=200, help="of .tflite files")
     parser.add_argument("--resume", action="store_true", help="go on where a run was cut off")
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     reason = installed("mct", *PACKAGES)
     if reason:

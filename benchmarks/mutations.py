@@ -9,10 +9,7 @@ does not see. Mutants that the ONNX checker or ONNX Runtime refuses before anyth
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,9 +21,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 from rich.console import Console
-from rich.table import Table
 
 import maskc
+from benchmarks import record
+from benchmarks.sections import correctness
 from passes import shrink
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators.architectures import ARCHITECTURES, build
@@ -36,8 +34,7 @@ from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.generators.running import all_sizes, random_feeds
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = Path(__file__).parent.parent
 SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 FIRST_SEED = 50_000
 DIFFERENT = 1e-12
@@ -218,29 +215,21 @@ def _judge(score: Score, subject: Subject, found: Mutant | None) -> None:
 
 def main() -> None:
     """Run it all, print the score and write it down."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--mutants", type=int, default=200)
     parser.add_argument("--correct", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--more", action="store_true", help="go on from what is written down")
-    parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
     out = Console()
-    path = HERE / "results" / "mutations.json"
-    score = Score.from_json(json.loads(path.read_text())) if options.more else None
-    record = run(options.mutants, options.correct, out, options.minutes, score).to_json()
-    shown = Table("what is wrong", "mutants", "caught", "node named", box=None)
-    for kind, counts in sorted(record["kinds"].items()):
-        shown.add_row(kind, *(str(counts[key]) for key in ("mutants", "caught", "located")))
-    shown.add_row("all", *(str(record[key]) for key in ("mutants", "caught", "located")), style="bold")
-    out.print(shown)
-    out.print(f"{record['correct']} correct compilations, of which {record['correct_refused']} were refused.")
+    score = Score.from_json(record.read("mutations")) if options.more else None
+    made = run(options.mutants, options.correct, out, options.minutes, score).to_json() | {"date": record.today()}
+    print(correctness.mutations(made))
     for key in ("refused", "missed", "misplaced"):
-        for line in record[key]:
-            out.print(f"{key}: {line}", markup=False, soft_wrap=True)
+        for line in made[key]:
+            print(f"{key}: {line}")
     if not options.dry:
-        record["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-        path.write_text(json.dumps(record, indent=1) + "\n")
+        record.store("mutations", made)
 
 
 if __name__ == "__main__":

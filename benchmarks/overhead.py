@@ -10,7 +10,6 @@ first step, with all that comes before it, and the peak of memory are those of p
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -129,28 +128,16 @@ def _tiled(model: Any, optimizer: Any, loss: Any, data: tuple[Any, Any]) -> Step
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """Ratios of a network's steps in turns, and the first step and the peak of memory of each way."""
     steps = {way: step(name, way) for way in WAYS}
-    for run in steps.values():
-        for _ in range(3):
-            run()
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(rounds):
-        for way in WAYS if turn % 2 else reversed(WAYS):
-            begin = time.perf_counter()
-            steps[way]()
-            seconds[way].append(time.perf_counter() - begin)
-    times = {way: np.array(values) for way, values in seconds.items()}
-    found: dict[str, Any] = {"network": name, "rounds": rounds, "unmasked ms": _quartiles(1e3 * times["unmasked"])}
+    times = {way: np.array(seconds) for way, seconds in record.in_turns(steps, rounds).items()}
+    milliseconds = record.quartiles(1e3 * times["unmasked"])
+    found: dict[str, Any] = {"network": name, "rounds": rounds, "unmasked ms": milliseconds}
     for way in WAYS[1:]:
-        found[way] = {"ratio": _quartiles(times[way] / times["unmasked"])}
+        found[way] = {"ratio": record.quartiles(times[way] / times["unmasked"])}
     decision = (times["deciding"] - times["masked"]) / times["unmasked"]
-    found["decision"] = {"ratio": _quartiles(decision), "mean": float(decision.mean())}
+    found["decision"] = {"ratio": record.quartiles(decision), "mean": float(decision.mean())}
     for way in WAYS:
         found.setdefault(way, {}).update(_alone(name, way))
     return found
-
-
-def _quartiles(values: Any) -> list[float]:
-    return [float(np.percentile(values, q)) for q in (25, 50, 75)]
 
 
 def _alone(name: str, way: str) -> dict[str, float]:
@@ -177,7 +164,7 @@ def _one(name: str, way: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help="take five steps; print seconds and memory")
     parser.add_argument("--networks", nargs="*", help="only these")

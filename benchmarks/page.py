@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
+from benchmarks import record
 from benchmarks.marks import PAGES
-from benchmarks.record import RESULTS
 from benchmarks.sections import compiled_models, correctness, pruned_models
 
 PAGE = PAGES / "benchmarks.md"
@@ -39,13 +36,10 @@ PARTS = (
 
 def write() -> None:
     """Write the page anew, with the parts for which there is a record."""
-    parts = [part for name, make in PARTS if (RESULTS / f"{name}.json").exists() for part in [make(_read(name))]]
+    parts = [make(found) for name, make in PARTS if (found := record.read(name))]
     PAGE.write_text("\n".join([HEAD, *parts]) if parts else HEAD + "\nNothing is recorded yet.\n")
-
-
-def _read(name: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return data
+    if dense := record.read("dense"):
+        compiled_models.PICTURE.write_text(compiled_models.bars(dense["results"]))
 
 
 if __name__ == "__main__":

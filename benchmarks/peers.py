@@ -12,7 +12,6 @@ that of the latter.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -26,12 +25,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from rich.console import Console
-from rich.table import Table
 
 import maskc
 import passes
 from benchmarks import dense, masking, published, record
+from benchmarks.sections import compiled_models
 from benchmarks.worker import Worker
 from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.running import Feeds, random_feeds
@@ -168,12 +166,11 @@ def error(found: list[Any], expected: list[Any]) -> float:
 
 def main() -> None:
     names = ("onnxslim", "openvino", "qonnx")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--side", type=int, default=224, help="of images, in pixels")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--only", nargs="+", help="names of networks")
     parser.add_argument("--tools", nargs="+", choices=names, default=list(names))
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     skipped = {tool: reason for tool in arguments.tools if (reason := installed("onnx", tool, "onnxruntime"))}
     results = {}
@@ -182,21 +179,9 @@ def main() -> None:
             tools = [tool for tool in subject.tools if tool in arguments.tools and tool not in skipped]
             results[subject.name] = measured(subject, tools, arguments.repeats)
             print(f"{subject.name} is done", flush=True)
-    table = Table("network", "tool", "seconds", "MACs left", "error", "")
-    for name, rows in results.items():
-        most = rows["masked"]["macs"]
-        for tool, row in rows.items():
-            left = "" if row.get("macs") is None else f"{row['macs'] / most:.3f}"
-            wrong = f"{row['error']:.1e}" if "error" in row else ""
-            seconds = row.get("seconds", "")
-            taken = record.spread(seconds) if isinstance(seconds, list) else f"{seconds:.3f}" if seconds else ""
-            table.add_row(name, tool, taken, left, wrong, row.get("failed", ""))
-    Console(width=160).print(table)
-    for tool, reason in skipped.items():
-        print(f"{tool} was skipped: {reason}")
-    if not arguments.dry:
-        peers = {tool: version_of("onnx", tool) for tool in arguments.tools if tool not in skipped}
-        record.write("peers", results, side=arguments.side, repeats=arguments.repeats, peers=peers, skipped=skipped)
+    peers = {tool: version_of("onnx", tool) for tool in arguments.tools if tool not in skipped}
+    more = {"side": arguments.side, "repeats": arguments.repeats, "peers": peers, "skipped": skipped}
+    record.tell("peers", results, compiled_models.onnxslim, compiled_models.peers, dry=arguments.dry, **more)
 
 
 if __name__ == "__main__":

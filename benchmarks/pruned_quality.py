@@ -21,8 +21,6 @@ not done again, so that a run may be interrupted; `--only` and `--seeds` say wha
 
 from __future__ import annotations
 
-import argparse
-import io
 import itertools
 import json
 import time
@@ -38,11 +36,10 @@ import onnx
 
 import maskc
 import passes
-from benchmarks import record
-from benchmarks.chart import DARK
+from benchmarks import chart, record
 from benchmarks.marks import PAGES, put
 from benchmarks.peers import ENVIRONMENTS, HERE, installed, python_of, version_of
-from benchmarks.sections.parts import peer_versions, where
+from benchmarks.sections.parts import where
 from benchmarks.trained_networks import NETWORKS, Network
 from benchmarks.worker import Worker
 from maskc.errors import MaskcError
@@ -334,13 +331,7 @@ def _cell(rows: Sequence[Row], share: float) -> str:
 
 def draw(results: Mapping[str, Any]) -> str:
     """A panel for each network, a line for each method, as SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "maskc", "svg.fonttype": "none", "font.family": "sans-serif"})
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.6), squeeze=False)
+    figure, axes = chart.subplots(2, 3, (11, 6.6))
     for axis, name in zip(axes.flat, results, strict=False):
         seeds = results[name]
         whole = np.mean([rows["source"]["quality"] for rows in seeds.values()])
@@ -360,21 +351,18 @@ def draw(results: Mapping[str, Any]) -> str:
     named = [method for method in LOOKS if method in lines]
     figure.legend([lines[m] for m in named], named, loc="lower center", ncols=len(named), frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", facecolor="white", metadata={"Date": None})
-    return drawn.getvalue().replace("<defs>", f"<style>{DARK}</style>\n <defs>", 1)
+    return chart.saved(figure)
 
 
 def write_page(measured: Mapping[str, Any]) -> None:
     """The picture, and the table of a record in pages/quality.md, with where it was measured."""
     (PAGES / "pruned-quality.svg").write_text(draw(measured["results"]), encoding="utf-8")
     ends = "<!-- pruned: written by benchmarks/pruned_quality.py -->", "<!-- end of pruned -->"
-    place = where(measured | {"versions": peer_versions(measured)})
-    put(PAGES / "quality.md", ends, f"{table(measured['results'])}\n\n{place}")
+    put(PAGES / "quality.md", ends, f"{table(measured['results'])}\n\n{where(measured)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=list(NETWORKS), help="networks")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--shares", type=float, nargs="+", choices=SHARES, default=list(SHARES), help="of the FLOPs")
@@ -401,7 +389,7 @@ def main() -> None:
 
             measured(bench, arguments.methods, sorted(arguments.shares, reverse=True), found, done)
             write(home)
-    write_page(json.loads((record.RESULTS / "pruned_quality.json").read_text()))
+    write_page(record.read("pruned_quality"))
 
 
 def write(home: Path) -> None:

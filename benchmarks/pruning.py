@@ -13,7 +13,6 @@ from PyPI into `.peers/torch` (6 GB; an environment that has them, a CPU's build
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -315,7 +314,7 @@ def differing(directory: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     for field in fields(Settings):
         option = f"--{field.name.replace('_', '-')}"
         parser.add_argument(option, type=type(field.default), default=field.default, help="default: %(default)s")

@@ -9,11 +9,7 @@ channels are chosen: into `results/quality-<example>-again.json`.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import importlib.util
-import io
-import json
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,12 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import marks
-from benchmarks.chart import DARK
+from benchmarks import chart, marks, record
 from benchmarks.marks import PAGES
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 METHODS = ("fisher", "taylor", "magnitude", "random")
 FACTORS = {"mnist": (10, 20, 40, 80), "movielens": (10, 20, 40, 60)}  # at 65 MaskNet has one channel in each mask
 SEEDS = 5
@@ -103,25 +97,23 @@ def _flops(model: Any) -> int:
     return computational_cost(model).flops()
 
 
-def measure(name: str, seeds: Sequence[int], methods: Sequence[str] = METHODS, record: str | None = None) -> None:
-    """Measures what is missing of an example's record, or of another one, writing it after each network."""
-    record = record or name
-    file = HERE / "results" / f"quality-{record}.json"
+def measure(name: str, seeds: Sequence[int], methods: Sequence[str], into: str) -> None:
+    """Measures what is missing of an example in a record, writing it after each network."""
     for seed in seeds:
-        done = {(p.method, p.factor) for p in _points(record) if p.seed == seed}
+        done = {(p.method, p.factor) for p in _points(into) if p.seed == seed}
         wanted = [m for m in methods if any((m, factor) not in done for factor in FACTORS[name])]
         for point in {"mnist": mnist, "movielens": movielens}[name](seed, wanted) if wanted else ():
             print(point, flush=True)
             # Read again: another process may measure other seeds.
-            points = {_place(p): p for p in _points(record)} | {_place(point): point}
+            points = {_place(p): p for p in _points(into)} | {_place(point): point}
             written = {
                 "example": name,
-                "date": datetime.date.today().isoformat(),
+                "date": record.today(),
                 "machine": platform.machine(),
                 "versions": {package: version(package) for package in ("tensorflow", "keras", "numpy")},
                 "points": [asdict(points[key]) for key in sorted(points)],
             }
-            file.write_text(json.dumps(written, indent=1) + "\n")
+            record.store(f"quality-{into}", written)
 
 
 def _place(point: Point) -> tuple[int, int, int]:
@@ -130,8 +122,7 @@ def _place(point: Point) -> tuple[int, int, int]:
 
 
 def _points(name: str) -> list[Point]:
-    file = HERE / "results" / f"quality-{name}.json"
-    return [Point(**point) for point in json.loads(file.read_text())["points"]] if file.exists() else []
+    return [Point(**point) for point in record.read(f"quality-{name}").get("points", ())]
 
 
 def changes(points: list[Point], method: str, factor: int, tuned: bool = True) -> dict[int, float]:
@@ -186,13 +177,7 @@ def _spread(values: list[float]) -> str:
 
 def draw(names: list[str]) -> None:
     """Draws the curves of all examples side by side into benchmarks/pages/quality.svg."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "maskc", "svg.fonttype": "none", "font.family": "sans-serif"})
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(names), figsize=(5.2 * len(names), 3.9), squeeze=False)
+    figure, axes = chart.subplots(1, len(names), (5.2 * len(names), 3.9))
     for axis, name in zip(axes[0], names, strict=True):
         points = _points(name)
         for method, colour in zip(METHODS, ("#0b7a5c", "#1f6fb2", "#b5651d", "#888888"), strict=True):
@@ -211,10 +196,7 @@ def draw(names: list[str]) -> None:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.tight_layout()
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", facecolor="white", metadata={"Date": None})
-    picture = drawn.getvalue().replace("<defs>", f"<style>{DARK}</style>\n <defs>", 1)
-    (PAGES / "quality.svg").write_text(picture, encoding="utf-8")
+    (PAGES / "quality.svg").write_text(chart.saved(figure), encoding="utf-8")
 
 
 def write_page(names: list[str]) -> None:
@@ -229,7 +211,7 @@ def write_page(names: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("examples", nargs="*", help=f"which to measure, of {', '.join(FACTORS)}; none: only draw")
     parser.add_argument("--seeds", type=int, nargs="*", default=range(SEEDS), help="by default 0 to 4")
     parser.add_argument("--again", choices=METHODS, help="measure this method anew, into a record of its own")
@@ -237,10 +219,8 @@ def main() -> None:
     for name in options.examples:
         if name not in FACTORS:
             parser.error(f"there is no example {name!r}")
-        if options.again:
-            measure(name, options.seeds, [options.again], f"{name}-again")
-        else:
-            measure(name, options.seeds)
+        methods, into = ([options.again], f"{name}-again") if options.again else (METHODS, name)
+        measure(name, options.seeds, methods, into)
     names = [name for name in FACTORS if _points(name)]
     if all(len({p.seed for p in _points(name)}) > 1 for name in names):
         draw(names)

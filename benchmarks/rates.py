@@ -8,13 +8,13 @@ nearest cache, so networks take longer where much memory is touched.
 
 from __future__ import annotations
 
-import argparse
-import math
+import statistics
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import record
 from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import timed
 from passes.targets.onnxruntime.processors import RATES
@@ -47,7 +47,7 @@ def layers() -> Iterator[tuple[str, ConvolutionShape, int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--table", choices=RATES, default=table_name())
     rates = RATES[parser.parse_args().table]
     found: dict[str, list[float]] = {}
@@ -56,7 +56,7 @@ def main() -> None:
         found.setdefault(name, []).append(rates.convolution(work, read, written) / time)
     table = Table("convolution", "estimate / time, geometric mean", "least", "most")
     for name, ratios in found.items():
-        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        mean = statistics.geometric_mean(ratios)
         table.add_row(name, f"{mean:.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}")
     Console(width=100).print(table)
 

@@ -1,7 +1,8 @@
-"""What the benchmarks share: runs in turns, quartiles, and records that say where and when."""
+"""What the benchmarks share: options, runs in turns, quartiles, and records that say where and when."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -15,12 +16,21 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import ArrayLike
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
     *("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnx-graphsurgeon", "openvino"),
     *("tensorflow", "keras", "tf2onnx"),
 )
+
+
+def parser(doc: str | None, *, dry: bool = False) -> argparse.ArgumentParser:
+    """The options of a benchmark, of whose module this is the docstring; `dry`: it may be asked to print only."""
+    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    if dry:
+        made.add_argument("--dry", action="store_true", help="print only")
+    return made
 
 
 def session(model: onnx.ModelProto | bytes | str, threads: int) -> ort.InferenceSession:
@@ -47,7 +57,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int, warm_ups: 
     return times
 
 
-def quartiles(values: Sequence[float]) -> list[float]:
+def quartiles(values: ArrayLike) -> list[float]:
     """The quartiles; the second is the median."""
     return [float(q) for q in np.percentile(values, (25, 50, 75))]
 
@@ -57,16 +67,47 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return quartiles([a / b for a, b in zip(above, below, strict=True)])
 
 
-def spread(values: Sequence[float]) -> str:
-    """Quartiles for a table: the median, and the others in brackets."""
-    low, middle, high = values
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+def slope(points: Sequence[Mapping[str, Any]], by: str, of: str) -> float:
+    """Exponent of growth: slope of the straight line through the points in double logarithmic scale."""
+    x, y = (np.log([point[key] for point in points]) for key in (by, of))
+    return float(np.polyfit(x, y, 1)[0])
 
 
-def write(name: str, results: Any, **more: Any) -> Path:
+def today() -> str:
+    """The date, as records have it."""
+    return datetime.date.today().isoformat()
+
+
+def read(name: str) -> dict[str, Any]:
+    """What `results/<name>.json` holds; nothing where it is not there yet."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def store(name: str, record: Mapping[str, Any]) -> None:
+    """Write `results/<name>.json` as it is given."""
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def write(name: str, results: Any, **more: Any) -> None:
     """Write `results/<name>.json`, with the date, the machine, its load and the versions."""
-    record = {
-        "date": datetime.date.today().isoformat(),
+    store(name, _dated(results, more))
+
+
+def tell(name: str, results: Any, *sections: Callable[[dict[str, Any]], str], dry: bool, **more: Any) -> dict[str, Any]:
+    """Print what the pages say of results, and write them, unless only to print them; returns the record."""
+    record = _dated(results, more)
+    for section in sections:
+        print(section(record))
+    if not dry:
+        store(name, record)
+    return record
+
+
+def _dated(results: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "date": today(),
         "machine": {
             "processor": _processor(),
             "architecture": platform.machine(),
@@ -77,9 +118,6 @@ def write(name: str, results: Any, **more: Any) -> Path:
         **more,
         "results": results,
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    return path
 
 
 def _processor() -> str:

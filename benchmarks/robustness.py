@@ -9,9 +9,6 @@ the command line. What should not be is printed, and the files are kept with `--
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import os
 import subprocess
 import sys
@@ -27,14 +24,14 @@ from typing import Any
 
 import onnx
 
+from benchmarks import record
 from benchmarks.hostile import BYTES, FAULTS, SECONDS, Attempts, Case, Ended, is_stated, onnx_test_models
 from benchmarks.mutated_models import mutated, mutated_masks
 from benchmarks.sections import correctness
+from passes.graph.opset_versions import opset_of
 from tests.generators.networks import network
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-RECORD = HERE / "results" / "robustness.json"
+ROOT = Path(__file__).parent.parent
 OLDEST = 9
 # Reasons that are listed; the others are counted.
 _LISTED = 12
@@ -43,12 +40,7 @@ _LISTED = 12
 @cache
 def whole() -> tuple[tuple[str, onnx.ModelProto, tuple[dict[str, Any], ...]], ...]:
     """onnx's test models, of opset 9 and later, with their inputs."""
-    return tuple(each for each in onnx_test_models() if _opset(each[1]) >= OLDEST)
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    """The version of the standard's operators; a model without any has the latest."""
-    return min((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=99)
+    return tuple(each for each in onnx_test_models() if (opset_of(each[1]) or OLDEST) >= OLDEST)
 
 
 @cache
@@ -186,7 +178,7 @@ def _add(tally: Tally, make: Any, number: int, ended: Ended, keep: Path | None) 
 
 def main() -> int:
     """Run the campaign and write the record; returns 1 if there are faults."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--count", type=int, default=2000, help="mutated models, from Python")
     parser.add_argument("--shell", type=int, default=50, help="mutated models, from the shell")
     parser.add_argument("--seed", type=int, default=0, help="the number of the first")
@@ -199,22 +191,21 @@ def main() -> int:
     options = parser.parse_args()
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = json.loads(RECORD.read_text()) if options.only and RECORD.exists() else {}
+    made = record.read("robustness") if options.only else {}
     numbers = range(options.seed, options.seed + options.count)
     if options.only in (None, "onnx"):
-        record["onnx"] = run(as_it_is, range(len(whole())), options.keep, jobs=options.jobs).to_json()
+        made["onnx"] = run(as_it_is, range(len(whole())), options.keep, jobs=options.jobs).to_json()
     if options.only in (None, "mutated"):
-        record["mutated"] = run(broken, numbers, options.keep, options.minutes, options.jobs).to_json()
+        made["mutated"] = run(broken, numbers, options.keep, options.minutes, options.jobs).to_json()
     if options.only in (None, "shell"):
         tally = Tally()
         for number in range(options.seed + 10**6, options.seed + 10**6 + options.shell):
             _add(tally, broken, number, in_a_shell(number), options.keep)
-        record["shell"] = tally.to_json()
-    record["limits"] = {"seconds": SECONDS, "bytes": BYTES}
-    record["date"] = datetime.date.today().isoformat()
-    RECORD.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    print(correctness.robustness(record))
-    return int(any(record[key]["faults"] for key in ("onnx", "mutated", "shell") if key in record))
+        made["shell"] = tally.to_json()
+    made |= {"limits": {"seconds": SECONDS, "bytes": BYTES}, "date": record.today()}
+    record.store("robustness", made)
+    print(correctness.robustness(made))
+    return int(any(made[key]["faults"] for key in ("onnx", "mutated", "shell") if key in made))
 
 
 if __name__ == "__main__":

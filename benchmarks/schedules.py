@@ -8,7 +8,6 @@ Two networks are trained by `fit` for 400 updates on noise, as they are under Ad
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -78,7 +77,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "WAY"), help="train once and print what it took")
     options = parser.parse_args()

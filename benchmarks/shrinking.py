@@ -8,7 +8,6 @@ those that it leaves with `round_to=8`, and for half of the channels of each mas
 
 from __future__ import annotations
 
-import argparse
 import bisect
 import itertools
 from collections.abc import Sequence
@@ -154,7 +153,7 @@ def tflite(name: str, rounds: int, how: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
     results: dict[str, Any] = {"steps": {}, "tflite": {}}

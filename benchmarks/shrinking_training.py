@@ -8,9 +8,7 @@ that on a held-out fifth. Writes results/shrinking-training.json.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import tempfile
 import time
 from typing import Any
@@ -162,13 +160,11 @@ PARTS = {
 
 def main() -> None:
     """Measure, and write the record after each seed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="others stay as recorded")
     given = parser.parse_args()
-    file = record.RESULTS / "shrinking-training.json"
-    results = json.loads(file.read_text())["results"] if file.exists() else {}
-    results |= {part: [] for part in given.parts}
+    results = record.read("shrinking-training").get("results", {}) | {part: [] for part in given.parts}
     for seed, part in itertools.product(given.seeds, given.parts):
         results[part].append(PARTS[part](seed))
         print(seed, part, results[part][-1], flush=True)

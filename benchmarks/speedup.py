@@ -10,20 +10,18 @@ Runtime with its own target and open sizes and 1.9 in OpenVINO, in the geometric
 
 from __future__ import annotations
 
-import argparse
-import math
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 import maskc
 from benchmarks import record
 from benchmarks.published import MODELS, Published
+from benchmarks.sections import compiled_models
 from maskc.runtime.openvino_session import import_openvino
 
 RUNTIMES = ("onnxruntime", "openvino")
@@ -78,18 +76,17 @@ def means(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, f
         for key in rows[0] if rows else ():
             for target in TARGETS:
                 medians = [row[key]["speedup"][target][1] for row in rows]
-                mean = math.exp(sum(map(math.log, medians)) / len(medians))
-                found.setdefault(f"{sizes}, {key}", {})[target] = {"mean": mean, "least": min(medians)}
+                mean = {"mean": statistics.geometric_mean(medians), "least": min(medians)}
+                found.setdefault(f"{sizes}, {key}", {})[target] = mean
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     names = [published.name for published in MODELS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for published in (published for published in MODELS if published.name in arguments.only):
@@ -98,13 +95,8 @@ def main() -> None:
                 name = f"{published.name}, {seed}, {'fixed' if fixed else 'open'}"
                 results[name] = measured(published, seed, fixed, arguments.repeats)
                 print(name, {key: row["speedup"] for key, row in results[name]["runtimes"].items()}, flush=True)
-    found = means(results)
-    table = Table("sizes, runtime, threads", *TARGETS)
-    for key, row in found.items():
-        table.add_row(key, *(f"{cell['mean']:.2f}, least {cell['least']:.2f}" for cell in row.values()))
-    Console(width=140).print(table)
-    if not arguments.dry:
-        record.write("speedup", results, means=found, repeats=arguments.repeats)
+    more = {"means": means(results), "repeats": arguments.repeats}
+    record.tell("speedup", results, compiled_models.speedup, dry=arguments.dry, **more)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ verification as well as with it. Goal: `maskc compile --no-verify` takes no long
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks import record
+from benchmarks.sections import compiled_models
 
 NETWORKS = ("ResNet50", "ResNet152")
 EXPORT = """
@@ -55,20 +52,14 @@ def measured(name: str, side: int, repeats: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--only", nargs="+", default=list(NETWORKS), help="names in keras.applications")
     parser.add_argument("--side", type=int, default=224, help="of images, in pixels")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     results = {name: measured(name, arguments.side, arguments.repeats) for name in arguments.only}
-    keys = list(next(iter(results.values())))
-    table = Table("network", *keys)
-    for name, row in results.items():
-        table.add_row(name, *(record.spread(row[key]) for key in keys))
-    Console(width=160).print(table)
-    if not arguments.dry:
-        record.write("tf2onnx", results, side=arguments.side, repeats=arguments.repeats)
+    sizes = {"side": arguments.side, "repeats": arguments.repeats}
+    record.tell("tf2onnx", results, compiled_models.tf2onnx, dry=arguments.dry, **sizes)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ of the whole network in which they are zero. Both take turns, and so do the two 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import onnx
-from rich.console import Console
-from rich.table import Table
 
 import maskc
 import passes
 from benchmarks import record
 from benchmarks.peers import HERE, error, installed, python_of, version_of
+from benchmarks.sections import pruned_models
 from benchmarks.worker import Worker
 from tests.generators.running import random_feeds
 
@@ -88,36 +86,18 @@ def measured(name: str, repeats: int, runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = record.parser(__doc__, dry=True)
     parser.add_argument("--repeats", type=int, default=5, help="of the pruning")
     parser.add_argument("--runs", type=int, default=50, help="of the results")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--dry", action="store_true", help="print only")
     arguments = parser.parse_args()
     reason = installed("torch", *PACKAGES)
     if reason:
         raise SystemExit(f"Torch-Pruning cannot be installed: {reason}")
-    results = {}
-    table = Table(
-        "network", "maskc, s", "Torch-Pruning, s", "ratio", "MACs over its", "latency over its", "error", "its"
-    )
-    for name in arguments.only:
-        row = results[name] = measured(name, arguments.repeats, arguments.runs)
-        if "failed" in row:
-            table.add_row(name, row["failed"])
-            continue
-        table.add_row(
-            name,
-            *(record.spread(row["seconds"][key]) for key in ("maskc", "Torch-Pruning")),
-            record.spread(row["seconds_over"]["Torch-Pruning"]),
-            f"{row['macs']['maskc'] / row['macs']['Torch-Pruning']:.3f}",
-            record.spread(row["latency_over"]["1"]),
-            *(f"{row['error'][key]:.0e}, {row['error_constants'][key]:.0e}" for key in ("maskc", "Torch-Pruning")),
-        )
-    Console(width=160).print(table)
-    if not arguments.dry:
-        peers = {package: version_of("torch", package) for package in PACKAGES}
-        record.write("torch_pruning", results, repeats=arguments.repeats, runs=arguments.runs, peers=peers)
+    results = {name: measured(name, arguments.repeats, arguments.runs) for name in arguments.only}
+    peers = {package: version_of("torch", package) for package in PACKAGES}
+    counts = {"repeats": arguments.repeats, "runs": arguments.runs}
+    record.tell("torch_pruning", results, pruned_models.torch_pruning, dry=arguments.dry, peers=peers, **counts)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,10 @@ for AVX-512 is `results/widths-TABLE.json`. It says how many channels ONNX Runti
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import math
 import os
+import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 import passes
-from benchmarks.record import session
+from benchmarks import record
 from maskc.compilation.detect_cpu import instruction_set, processor, table_name
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.rates import Rates
 from tests.generators.running import with_sizes
 from tests.models import networks
 
-HERE = Path(__file__).parent
 NETWORKS = ("ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "Xception")
 CLOSED = (0.3, 0.5, 0.7)
 KINDS = ("activation", "layer")
@@ -57,7 +52,7 @@ def load(name: str, side: int) -> networks.Gated:
 
 def timed(models: list[onnx.ModelProto], seconds: float) -> np.ndarray[Any, Any]:
     """Processor seconds of each run of each model, in turns: [runs, models]."""
-    sessions = [session(model, 1) for model in models]
+    sessions = [record.session(model, 1) for model in models]
     (value,) = sessions[0].get_inputs()
     feeds = {value.name: np.random.default_rng(0).normal(size=value.shape).astype(np.float32)}
     rows: list[list[float]] = []
@@ -74,7 +69,7 @@ def timed(models: list[onnx.ModelProto], seconds: float) -> np.ndarray[Any, Any]
 
 
 def quartiles(ratios: np.ndarray[Any, Any]) -> list[float]:
-    return [round(float(q), 4) for q in np.percentile(ratios, (25, 50, 75))]
+    return [round(q, 4) for q in record.quartiles(ratios)]
 
 
 def channels_in_a_block() -> int:
@@ -114,7 +109,7 @@ def measured(gated: networks.Gated, kind: str, closed: float, seconds: float, ra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = record.parser(__doc__)
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -149,30 +144,23 @@ def main() -> None:
 def summary(results: dict[str, dict[str, Any]]) -> tuple[float, float]:
     """The geometric mean of `auto` over `none`, and the largest."""
     ratios = [row["auto_over_none"][1] for row in results.values()]
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)), max(ratios)
+    return statistics.geometric_mean(ratios), max(ratios)
 
 
 def write(results: dict[str, dict[str, Any]], side: int, busy: list[float], table: str) -> None:
     """Record what was measured so far."""
     mean, largest = summary(results)
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": processor(),
-            "instruction_set": instruction_set(),
-            "channels_in_a_block": channels_in_a_block(),
-            "cores": os.cpu_count(),
-            "threads": 1,
-            "load": {"before": busy, "behind": [round(x, 2) for x in os.getloadavg()]},
-        },
-        "versions": {"onnxruntime": ort.__version__} | {name: version(name) for name in ("onnx", "numpy", "keras")},
-        "side": side,
-        "table": table,
-        "auto_over_none": {"geometric_mean": round(mean, 4), "largest": largest},
-        "results": results,
+    machine = {
+        "processor": processor(),
+        "instruction_set": instruction_set(),
+        "channels_in_a_block": channels_in_a_block(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "load": {"before": busy, "behind": [round(x, 2) for x in os.getloadavg()]},
     }
-    name = "widths.json" if table == "avx512" else f"widths-{table}.json"
-    (HERE / "results" / name).write_text(json.dumps(record, indent=2) + "\n")
+    ratios = {"geometric_mean": round(mean, 4), "largest": largest}
+    name = "widths" if table == "avx512" else f"widths-{table}"
+    record.write(name, results, machine=machine, side=side, table=table, auto_over_none=ratios)
 
 
 if __name__ == "__main__":

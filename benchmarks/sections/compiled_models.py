@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.chart import DARK
 from benchmarks.marks import PAGES
-from benchmarks.sections.parts import peer_versions, section, spread, table
+from benchmarks.sections.parts import section, spread, table
 
 PICTURE = PAGES / "speed-up.svg"
 
@@ -36,14 +36,13 @@ def dense(record: dict[str, Any]) -> str:
         "it](benchmarks-widths.md#why-time-falls-by-less-than-flops)), with the default `--align auto` and with "
         "`none`; and the first two in OpenVINO, with `auto`."
     )
-    PICTURE.write_text(_bars(record["results"]))
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
     head = ("network", "time / dense", "with none", "speed-up", "with none", "over FLOPs ratio", "MACs / dense")
     head += ("OpenVINO, time / dense", "OpenVINO, speed-up")
     return section("Against the same architecture built dense", text, head, rows(), record)
 
 
-def _bars(results: dict[str, Any]) -> str:
+def bars(results: dict[str, Any]) -> str:
     """For each network the FLOPs ratio and, below it, the speed-up with `auto` on one thread, as SVG."""
     pairs = []
     for name, row in results.items():
@@ -118,7 +117,7 @@ def onnxslim(record: dict[str, Any]) -> str:
     )
     named = "default", "passes"
     head = ("network", *(f"{name}, ms" for name in named), "onnxslim, ms", *(f"{name}, ratio" for name in named))
-    return section("Time to compile, against onnxslim", text, head, rows, record | {"versions": peer_versions(record)})
+    return section("Time to compile, against onnxslim", text, head, rows, record)
 
 
 def peers(record: dict[str, Any]) -> str:
@@ -152,7 +151,7 @@ def peers(record: dict[str, Any]) -> str:
         text,
         ("network", *tools),
         cells,
-        record | {"versions": peer_versions(record)},
+        record,
     )
     told = "\n".join(f"* {what}: {', '.join(names)}" for what, names in sorted(failures.items()))
     return f"{table}\n{told}\n" if failures else table

@@ -7,14 +7,8 @@ from typing import Any
 
 # The versions that the page has; the others are in the records.
 _NAMED = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "onnxsim",
-    "onnxslim",
-    "qonnx",
-    "torch-pruning",
-    "model-compression-toolkit",
+    *("onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("onnxsim", "onnxslim", "qonnx", "torch-pruning", "model-compression-toolkit"),
 )
 
 
@@ -41,8 +35,9 @@ def where(record: dict[str, Any]) -> str:
         told += [str(name) for name in [machine.get("processor") or machine.get("architecture")] if name]
         told += [f"{machine['cores']} cores"] if "cores" in machine else []
         told += [f"load {machine['load']}"] if "load" in machine else []
-    named = {name: version for name, version in record.get("versions", {}).items() if name in _NAMED}
-    return f"{', '.join([*told, *(f'{name} {version}' for name, version in named.items())])}."
+    versions = record.get("versions", {}) | record.get("peers", {})
+    told += [f"{name} {version}" for name, version in versions.items() if name in _NAMED]
+    return f"{', '.join(told)}."
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -60,8 +55,3 @@ def mean_and_range(values: list[float]) -> str:
         return "–"
     mean = f"{sum(values) / len(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.3f}–{max(values):.3f})"
-
-
-def peer_versions(record: dict[str, Any]) -> dict[str, str]:
-    versions: dict[str, str] = record["versions"] | record["peers"]
-    return versions

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.sections.parts import mean_and_range, number, peer_versions, section, spread, table
+from benchmarks.sections.parts import mean_and_range, number, section, spread, table
 
 
 def torch_pruning(record: dict[str, Any]) -> str:
@@ -40,7 +40,7 @@ def torch_pruning(record: dict[str, Any]) -> str:
         *(f"error, {name}" for name in names),
         *(f"with constants, {name}" for name in names),
     )
-    return section("Against Torch-Pruning", text, head, rows(), record | {"versions": peer_versions(record)})
+    return section("Against Torch-Pruning", text, head, rows(), record)
 
 
 def pruning(record: dict[str, Any]) -> str:
@@ -86,7 +86,7 @@ def pruning(record: dict[str, Any]) -> str:
         text,
         head,
         iter(lines),
-        record | {"versions": peer_versions(record)},
+        record,
     )
 
 
@@ -221,7 +221,7 @@ def mct(record: dict[str, Any]) -> str:
             *("error, toolkit", "maskc"),
         ),
         reach(),
-        record | {"versions": peer_versions(record)},
+        record,
         table(more, head, compared()),
     )
 
