@@ -4,7 +4,7 @@ import contextlib
 import gc
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -53,20 +53,26 @@ class Gated:
 
     def masked(self, kind: str, *, consistent: bool, keep: float = 0.5, seed: int = 0) -> ModelProto:
         """The graph with random masks at the gates of one kind; the other gates are open."""
-        rng = np.random.default_rng(seed)
-        drawn: dict[str, Array] = {}
-        values: dict[str, Array] = {}
-        for gate in self.gates:
-            if gate.kind != kind:
-                values[gate.name] = np.ones(gate.channels)
-                continue
-            key = gate.group if consistent else gate.name
-            if key not in drawn:
-                mask = rng.random(gate.channels) < keep
-                mask[rng.integers(gate.channels)] = True
-                drawn[key] = mask
-            values[gate.name] = drawn[key].astype(float)
-        return bind(self.model, values)
+        return bind(self.model, _masks(self.gates, kind, consistent=consistent, keep=keep, seed=seed))
+
+
+def _masks(
+    gates: Sequence[Gate], kind: str, *, consistent: bool = True, keep: float = 0.5, seed: int = 0
+) -> dict[str, Array]:
+    """Random masks for the gates of one kind, and ones for the others."""
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, Array] = {}
+    values: dict[str, Array] = {}
+    for gate in gates:
+        if gate.kind != kind:
+            values[gate.name] = np.ones(gate.channels)
+            continue
+        key = gate.group if consistent else gate.name
+        if key not in drawn:
+            drawn[key] = rng.random(gate.channels) < keep
+            drawn[key][rng.integers(gate.channels)] = True
+        values[gate.name] = drawn[key].astype(float)
+    return values
 
 
 def randomise(model: Any, seed: int = 0) -> None:
@@ -125,14 +131,12 @@ def _groups(model: Any) -> dict[str, str]:
     return {layer.name: find(layer.name) for layer in model.layers}
 
 
-def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]], Any]]:
+def gated(model: Any) -> tuple[Any, tuple[Gate, ...], dict[str, Any]]:
     """The network with a gate behind every activation and every layer with weights, but the last.
 
-    The third result is a context manager in which the gates multiply by the given tensors instead of by their
-    own weights. Layers are shared with `model`; activations inside layers become layers of their own.
+    Gates multiply by the tensors in the third result, by their names, or else by their own weights. Layers are shared
+    with `model`; activations inside layers become layers of their own.
     """
-    import contextlib
-
     import keras
 
     slots: dict[str, Any] = {}
@@ -174,16 +178,7 @@ def gated(model: Any) -> tuple[Any, tuple[Gate, ...], Callable[[dict[str, Any]],
     sys.setrecursionlimit(10_000)  # Keras walks from layer to layer by calling itself
     copy = keras.models.clone_model(model, call_function=call, clone_function=lambda layer: layer)
     sys.setrecursionlimit(depth)
-
-    @contextlib.contextmanager
-    def filled(values: dict[str, Any]) -> Any:
-        slots.update(values)
-        try:
-            yield
-        finally:
-            slots.clear()
-
-    return copy, tuple(gates), filled
+    return copy, tuple(gates), slots
 
 
 def _converted(model: Any, name: str) -> Gated:
@@ -192,12 +187,12 @@ def _converted(model: Any, name: str) -> Gated:
 
     from maskc.frontend.tensorflow.convert import TensorFlowModel
 
-    copy, gates, filled = gated(model)
+    copy, gates, slots = gated(model)
     image = tf.TensorSpec(copy.inputs[0].shape, tf.float32, name="image")
     vectors = [tf.TensorSpec((gate.channels,), tf.float32, name=gate.name) for gate in gates]
 
     def call(x: Any, *masks: Any) -> Any:
-        with filled(dict(zip([gate.name for gate in gates], masks, strict=True))):
+        with patch.dict(slots, zip([gate.name for gate in gates], masks, strict=True)):
             return copy(x, training=False)
 
     function = tf.function(call, input_signature=[image, *vectors], jit_compile=False).get_concrete_function()
@@ -215,19 +210,13 @@ def folded(model: Any, kind: str, *, seed: int = 0) -> tuple[Any, ModelProto]:
     from maskc.frontend.tensorflow.keras import to_onnx
 
     copy, gates, _ = gated(model)
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, Array] = {}
-    for gate in gates:
-        if gate.kind == kind:
-            if gate.group not in drawn:
-                drawn[gate.group] = rng.random(gate.channels) < 0.5
-                drawn[gate.group][0] = True
-            copy.get_layer(gate.name).scale.assign(drawn[gate.group].astype(np.float32))
+    for name, mask in _masks(gates, kind, seed=seed).items():
+        copy.get_layer(name).scale.assign(mask)
     return copy, to_onnx(copy)
 
 
-def load(name: str, **options: Any) -> Gated:
-    """A network of `keras.applications`, or of this module, converted.
+def built(name: str, **options: Any) -> Any:
+    """A network of `keras.applications`, or `small`, with the same weights each time.
 
     The widest ones have a fraction of their channels, and every layer: they differ from their smaller sisters in
     width, and a gigabyte of weights is slow to convert.
@@ -236,10 +225,16 @@ def load(name: str, **options: Any) -> Gated:
 
     keras.utils.set_random_seed(0)
     with _thinner():
-        model = _OWN[name]() if name in _OWN else getattr(keras.applications, name)(weights=None, **options)
+        model = small() if name == "small" else getattr(keras.applications, name)(weights=None, **options)
     randomise(model)
-    converted = _converted(model, name)
-    del model
+    return model
+
+
+def load(name: str, **options: Any) -> Gated:
+    """Such a network, converted."""
+    import keras
+
+    converted = _converted(built(name, **options), name)
     keras.backend.clear_session()
     gc.collect()
     return converted
@@ -301,6 +296,3 @@ def small() -> Any:
     x = layers.Activation("hard_swish")(layers.Conv2D(12, 3, strides=2, padding="same")(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(entry, layers.Dense(5)(layers.Dense(10, activation="relu")(x)))
-
-
-_OWN: dict[str, Callable[..., Any]] = {"small": small}
