@@ -27,7 +27,7 @@ from benchmarks import record
 from benchmarks.sections import correctness
 from passes import shrink
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
-from tests.generators.architectures import ARCHITECTURES, build
+from tests.generators.architectures import ARCHITECTURES, SYMBOLS, build
 from tests.generators.exported import EXPORTED
 from tests.generators.mutations import MUTATIONS, Mutant, mutant
 from tests.generators.net import Masks
@@ -35,7 +35,6 @@ from tests.generators.networks import network
 from tests.generators.running import all_sizes, random_feeds
 
 ROOT = Path(__file__).parent.parent
-SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 FIRST_SEED = 50_000
 DIFFERENT = 1e-12
 

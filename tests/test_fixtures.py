@@ -94,11 +94,7 @@ def test_the_digits_network_keeps_its_reduction() -> None:
 def test_layers_that_are_summed_share_a_mask_in_one_network_and_not_in_the_other() -> None:
     shared, own = (masks_of(onnx.load(FIXTURES / name)) for name in ("resnet.onnx", "digits.onnx"))
     assert len({tensor.name for _, tensor in shared}) < len(shared) >= 5
-    assert len({tensor.tobytes() for _, tensor in map(read, own)}) == len(own)
-
-
-def read(item: tuple[str, onnx.TensorProto]) -> tuple[str, np.ndarray]:  # type: ignore[type-arg]
-    return item[0], numpy_helper.to_array(item[1])
+    assert len({numpy_helper.to_array(tensor).tobytes() for _, tensor in own}) == len(own)
 
 
 @pytest.fixture
@@ -144,7 +140,7 @@ def test_a_weight_given_back_to_a_layer_that_was_all_but_pruned_is_refused(copie
     """Filters at zero are masks as well: zeros in the weights take the place of the masks, and one filter wakes."""
     model = onnx.load(FIXTURES / "mlp.onnx")
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    (hidden, mask), *_ = masks_of(model)
+    (_, mask), *_ = masks_of(model)
     keep = numpy_helper.to_array(mask).reshape(-1)
     products = [node for node in model.graph.node if node.op_type == "MatMul"]
     first = stored[products[0].input[1]]
@@ -168,4 +164,3 @@ def test_a_weight_given_back_to_a_layer_that_was_all_but_pruned_is_refused(copie
     (finding,) = outcome.findings
     assert finding.kind == "flops"
     assert f"layer '{products[0].name}' has {int(keep.sum()) + 1} channels and had {int(keep.sum())}" in str(finding)
-    assert hidden

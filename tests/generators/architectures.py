@@ -427,6 +427,9 @@ ARCHITECTURES: tuple[Callable[[Net], None], ...] = (
 )
 
 
+#: sizes to try the open dimensions of these networks and of exported ones at
+SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
+
 # Images of any size go through these; the others flatten maps or cut windows.
 RESIZABLE = (resnet, resnext, mobilenet, mobilenet3, senet, densenet, inception, convnext, quantised)
 

@@ -11,7 +11,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -20,8 +20,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from maskc.frontend.graph_queries import all_graphs as graphs
 from maskc.frontend.graph_queries import copied
-from passes import count, shrink
-from passes.pipeline.report import Report
+from passes import Shrunk, count, shrink
 from passes.planning import divide_groups, planner
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
 from tests.generators.builder import Network
@@ -31,15 +30,6 @@ from tests.generators.running import CannotRunError, Feeds, Runner, all_sizes, r
 Array = np.ndarray[Any, Any]
 
 _TOLERANCE = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-2}
-
-
-class Shrunk(Protocol):
-    """What `passes.shrink` returns."""
-
-    @property
-    def model(self) -> ModelProto: ...
-    @property
-    def report(self) -> Report: ...
 
 
 # -- the function -----------------------------------------------------------------------------------
@@ -222,19 +212,11 @@ def _movement(
     return moves
 
 
-def assert_exact(
-    model: ModelProto,
-    *,
-    symbols: Mapping[str, Sequence[int]] | None = None,
-    ranges: Mapping[str, tuple[int, int]] | None = None,
-    samples: int = 1,
-    seed: int = 0,
-    rtol: float = 1e-10,
-    cases: Sequence[Feeds] | None = None,
-) -> bool:
-    """The model cast to double and compiled there agrees with itself to `rtol` in the reference evaluator.
+def assert_exact(model: ModelProto, *, cases: Sequence[Feeds] | None = None, **given: Any) -> bool:
+    """The model cast to double and compiled there agrees with itself to 1e-10 in the reference evaluator.
 
-    False, and nothing checked, if the model has no form in double precision.
+    On the inputs that `assert_same_function` is `given`. False, and nothing checked, if the model has no form in double
+    precision.
     """
     if not has_double(model):
         return False
@@ -243,28 +225,16 @@ def assert_exact(
         onnx.checker.check_model(wide, full_check=True)
     except Exception:
         return False
-    assert_same_function(
-        wide,
-        shrink(wide).model,
-        symbols=symbols,
-        ranges=ranges,
-        samples=samples,
-        seed=seed,
-        rtol=rtol,
-        run=Evaluator,
-        cases=[widen(feeds) for feeds in cases] if cases else None,
-    )
+    wide_cases = [widen(feeds) for feeds in cases] if cases else None
+    assert_same_function(wide, shrink(wide).model, rtol=1e-10, run=Evaluator, cases=wide_cases, **given)
     return True
 
 
 @contextlib.contextmanager
 def adapters_cost(price: float | None) -> Iterator[None]:
     """Within, moving an element counts as so many FLOPs: few make adapters the rule, many rule them out."""
-    if price is None:
-        yield
-        return
     with contextlib.ExitStack() as stack:
-        for module in (planner, divide_groups):
+        for module in (planner, divide_groups) if price is not None else ():
             stack.enter_context(patch.object(module, "flops_per_moved_element", lambda policy: price))
         yield
 
@@ -296,6 +266,8 @@ def check(
     assert model.SerializeToString(deterministic=True) == before, "the argument was changed"
     written = shrunk.model.SerializeToString(deterministic=True)
     checked = set() if checked is None else checked
+    given: dict[str, Any] = {"symbols": network.symbols, "ranges": network.ranges}
+    given |= {"samples": samples, "seed": seed, "cases": cases}
     try:
         assert_explained(shrunk.report)
         if written in checked:
@@ -303,25 +275,10 @@ def check(
         checked.add(written)
         ran = False
         with contextlib.suppress(CannotRunError):
-            assert_same_function(
-                model,
-                shrunk.model,
-                symbols=network.symbols,
-                ranges=network.ranges,
-                samples=samples,
-                seed=seed,
-                cases=cases,
-            )
+            assert_same_function(model, shrunk.model, **given)
             ran = True
         if exact and network.sharp:
-            ran |= assert_exact(
-                model,
-                symbols=network.symbols,
-                ranges=network.ranges,
-                samples=samples,
-                seed=seed,
-                cases=cases,
-            )
+            ran |= assert_exact(model, **given)
         if not ran:
             raise CannotRunError("nothing here runs the model")
         assert_well_formed(network.honest or model, shrunk.model, all_sizes(model, network.symbols)[0])

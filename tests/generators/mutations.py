@@ -44,12 +44,24 @@ class _Subject:
                     if len(tensor.dims) >= rank and np.prod(tensor.dims) and _kind(tensor) in kinds:
                         yield node, position, tensor
 
+    def attributes(self) -> Iterator[tuple[NodeProto, AttributeProto]]:
+        """Those of all nodes."""
+        return ((node, attribute) for node in self.nodes for attribute in node.attribute)
+
     def pick(self, items: Iterator[Any]) -> Any:
         """One of the items; raises `LookupError` when there is none."""
         found = list(items)
         if not found:
             raise LookupError
         return found[self.rng.randrange(len(found))]
+
+    def place(self, among: Array) -> tuple[int, ...]:
+        """One of the places where an array of conditions is true."""
+        return self.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(among)[:4096]])
+
+    def any_place(self, values: Array) -> tuple[int, ...]:
+        """One of all places of an array."""
+        return tuple(int(i) for i in np.unravel_index(self.rng.randrange(values.size), values.shape))
 
     def change(self, node: NodeProto, tensor: TensorProto, values: Array) -> None:
         """Give all readers of the constant other values."""
@@ -82,7 +94,7 @@ def _values(tensor: TensorProto) -> Array:
 def _weight_by_a_percent(s: _Subject) -> str:
     node, _, tensor = s.pick(s.constants("f", rank=2))
     values = _values(tensor)
-    at = s.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(values != 0)[:4096]])
+    at = s.place(values != 0)
     values[at] *= values.dtype.type(1.01)
     s.change(node, tensor, values)
     return f"{tensor.name}{list(at)} is 1% larger"
@@ -92,8 +104,7 @@ def _weight_by_a_thousandth(s: _Subject) -> str:
     """Of a weight that is not small among those that make the same output."""
     node, _, tensor = s.pick(s.constants("f", rank=2))
     values = _values(tensor)
-    large = np.argwhere(np.abs(values) >= 0.5 * np.abs(values).max())
-    at = s.rng.choice([tuple(int(i) for i in place) for place in large[:4096]])
+    at = s.place(np.abs(values) >= 0.5 * np.abs(values).max())
     values[at] *= values.dtype.type(1.001)
     s.change(node, tensor, values)
     return f"{tensor.name}{list(at)} is a thousandth larger"
@@ -103,11 +114,11 @@ def _integer(s: _Subject) -> str:
     """A weight of a quantised layer, or a zero point."""
     node, _, tensor = s.pick(s.constants("q"))
     values = _values(tensor)
-    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    at = s.any_place(values)
     old = int(values[at])
     values[at] = old + (1 if old < 1 else -1)
     s.change(node, tensor, values)
-    return f"{tensor.name}{[int(i) for i in at]} is {int(values[at])}, not {old}"
+    return f"{tensor.name}{list(at)} is {int(values[at])}, not {old}"
 
 
 def _edges(s: _Subject) -> str:
@@ -154,43 +165,32 @@ def _channels_swapped(s: _Subject) -> str:
 
 
 def _bias_dropped(s: _Subject) -> str:
-    def biases() -> Iterator[tuple[NodeProto, TensorProto]]:
-        for node, position, tensor in s.constants("f"):
-            if (node.op_type in ("Conv", "ConvTranspose", "Gemm") and position == 2) or node.op_type == "Add":
-                yield node, tensor
-
-    node, tensor = s.pick(biases())
+    node, _, tensor = s.pick(
+        (node, position, tensor)
+        for node, position, tensor in s.constants("f")
+        if (node.op_type in ("Conv", "ConvTranspose", "Gemm") and position == 2) or node.op_type == "Add"
+    )
     s.change(node, tensor, np.zeros_like(_values(tensor)))
     return f"the bias {tensor.name} is zero"
 
 
 def _constant_wrong(s: _Subject) -> str:
     """What an adapter or a carrier puts back, or any other constant beside the weights."""
-
-    def found() -> Iterator[tuple[NodeProto, TensorProto]]:
-        for node, _, tensor in s.constants("f"):
-            if node.op_type in ("Concat", "Pad", "Where", "ScatterND", "Mul", "Sub", "Div", "Expand") or (
-                len(tensor.dims) == 1
-            ):
-                yield node, tensor
-
-    node, tensor = s.pick(found())
+    beside = ("Concat", "Pad", "Where", "ScatterND", "Mul", "Sub", "Div", "Expand")
+    node, tensor = s.pick((n, t) for n, _, t in s.constants("f") if n.op_type in beside or len(t.dims) == 1)
     values = _values(tensor)
-    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    at = s.any_place(values)
     values[at] = values[at] * values.dtype.type(1.1) + values.dtype.type(0.05)
     s.change(node, tensor, values)
-    return f"{tensor.name}{[int(i) for i in at]} is off by a tenth and 0.05"
+    return f"{tensor.name}{list(at)} is off by a tenth and 0.05"
 
 
 def _border(s: _Subject) -> str:
-    def padded() -> Iterator[tuple[NodeProto, AttributeProto]]:
-        for node in s.nodes:
-            for attribute in node.attribute:
-                pads = list(attribute.ints)
-                if attribute.name == "pads" and any(pads[i] != pads[i + len(pads) // 2] + 2 for i in range(1)):
-                    yield node, attribute
-
-    node, attribute = s.pick(padded())
+    node, attribute = s.pick(
+        (node, attribute)
+        for node, attribute in s.attributes()
+        if attribute.name == "pads" and attribute.ints[0] != attribute.ints[len(attribute.ints) // 2] + 2
+    )
     pads = list(attribute.ints)
     half = len(pads) // 2
     axis = s.rng.randrange(half)
@@ -217,38 +217,31 @@ def _epsilon(s: _Subject) -> str:
 
 
 def _index_off_by_one(s: _Subject) -> str:
-    def indices() -> Iterator[tuple[NodeProto, TensorProto]]:
-        for node, position, tensor in s.constants("i"):
-            if node.op_type in ("Gather", "GatherElements", "GatherND", "ScatterND", "Slice") and position > 0:
-                yield node, tensor
-
-    node, tensor = s.pick(indices())
+    indexed = ("Gather", "GatherElements", "GatherND", "ScatterND", "Slice")
+    node, tensor = s.pick((n, t) for n, position, t in s.constants("i") if n.op_type in indexed and position > 0)
     values = _values(tensor)
-    at = np.unravel_index(s.rng.randrange(values.size), values.shape)
+    at = s.any_place(values)
     values[at] += 1 if values[at] == 0 else s.rng.choice((-1, 1))
     s.change(node, tensor, values)
-    return f"the index {tensor.name}{[int(i) for i in at]} of {node.op_type} is off by one"
+    return f"the index {tensor.name}{list(at)} of {node.op_type} is off by one"
 
 
 def _sign(s: _Subject) -> str:
     node, _, tensor = s.pick(s.constants("f", rank=1))
     values = _values(tensor)
-    at = s.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(values != 0)[:4096]])
+    at = s.place(values != 0)
     values[at] = -values[at]
     s.change(node, tensor, values)
     return f"{tensor.name}{list(at)} has the other sign"
 
 
 def _axis(s: _Subject) -> str:
-    def found() -> Iterator[tuple[NodeProto, AttributeProto]]:
-        for node in s.nodes:
-            for attribute in node.attribute:
-                if (attribute.name == "axis" and attribute.type == AttributeProto.INT) or (
-                    attribute.name == "perm" and len(attribute.ints) > 1
-                ):
-                    yield node, attribute
-
-    node, attribute = s.pick(found())
+    node, attribute = s.pick(
+        (node, attribute)
+        for node, attribute in s.attributes()
+        if (attribute.name == "axis" and attribute.type == AttributeProto.INT)
+        or (attribute.name == "perm" and len(attribute.ints) > 1)
+    )
     if attribute.name == "perm":
         perm = list(attribute.ints)
         one, two = s.rng.sample(range(len(perm)), 2)

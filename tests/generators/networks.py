@@ -248,8 +248,7 @@ def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], di
     """The graph's first input: an image, a sequence, a table, or indices into an embedding."""
     kind = b.pick(("image", "image", "image", "line", "volume", "sequence", "sequence", "table", "table", "words"))
     c = b.some(1, 6)
-    ranges: dict[str, tuple[int, int]] = {}
-    if kind in ("image", "bytes"):
+    if kind == "image":
         dims: list[Dim] = [b.some(4, 8), b.some(4, 8)]
         if b.flip(0.4):  # sizes of run time: usual ones, or any, from 1 on
             dims = [Sym("H", 6), Sym("W", 5)] if b.flip(0.5) else [Sym("h", 1), Sym("w", 1)]
@@ -267,18 +266,10 @@ def _start(b: Builder, batch: Dim) -> tuple[Value, list[onnx.ValueInfoProto], di
         info = helper.make_tensor_value_info(
             "x", TensorProto.INT64, [d if isinstance(d, int) else d.name for d in v.shape[:2]]
         )
-        ranges["x"] = (0, vocabulary)
         table = weights.weight(b, [vocabulary, c], 1, outputs=1, inputs=None)
         y = b.op("Gather", [b.const(table, table.dtype), "x"], v.shape, 2, axis=0)
-        return y, [info], ranges
-    if kind == "bytes":
-        info = b.value_info(v)
-        info.type.tensor_type.elem_type = TensorProto.UINT8
-        ranges["x"] = (0, 256)
-        y = b.like("Cast", v, to=b.dtype)
-        scaled = b.like("Div", y, b.scalar(255.0))
-        return b.like("Sub", scaled, b.per_channel(v, b.normal(v.channels))), [info], ranges
-    return v, [b.value_info(v)], ranges
+        return y, [info], {"x": (0, vocabulary)}
+    return v, [b.value_info(v)], {}
 
 
 def random_network(rng: Random, *, depth: tuple[int, int] = (3, 14)) -> Network:

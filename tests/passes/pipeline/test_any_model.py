@@ -14,15 +14,15 @@ from passes.model.local_functions import inline
 from tests.double_precision.evaluator import Evaluator
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
-from tests.passes.text import Array, compiled, model, random, weight
+from tests.passes.text import compiled, model, random, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
+SMALL = "(float[N,4] x) => (float[N,3] y)"
 
 
-def two_layers(**changes: Any) -> onnx.ModelProto:
+def two_layers() -> onnx.ModelProto:
     """x -> W -> mask -> V -> y."""
-    weights: dict[str, Array] = {"w": random(4, 8), "k": KEEP, "v": random(8, 3)} | changes
-    return model("(float[N,4] x) => (float[N,3] y)", "h = MatMul(x, w) m = Mul(h, k) y = MatMul(m, v)", 17, **weights)
+    return model(f"{SMALL} <float[4,8] w, float[8,3] v>", "h = MatMul(x, w) m = Mul(h, k) y = MatMul(m, v)", k=KEEP)
 
 
 # -- inputs with defaults ----------------------------------------------------------------------------------------
@@ -51,9 +51,8 @@ def test_a_default_stays_one() -> None:
     """A few small ones among many that are not listed are meant to be given by the caller."""
     source = listed(
         model(
-            "(float[N,4] x) => (float[N,3] y) <float[4,8] w, float[8,3] v>",
+            f"{SMALL} <float[4,8] w, float[8,3] v>",
             "h = MatMul(x, w) s = Mul(h, t) m = Mul(s, k) y = MatMul(m, v)",
-            17,
             t=np.full(8, 2.0),
             k=KEEP,
         ),
@@ -81,8 +80,8 @@ def test_what_is_counted_is_what_the_file_says() -> None:
     keep = np.zeros(8, np.float32)
     keep[0] = 1
     text = "s = Mul(x, t) h = MatMul(s, w) m = Mul(h, k) o = MatMul(m, v) y = Mul(o, u)"
-    values = {"t": random(4), "w": random(4, 8), "k": keep, "v": random(8, 3), "u": random(3)}
-    result = compiled(listed(model("(float[N,4] x) => (float[N,3] y)", text, 17, **values), "t", "u"))
+    weights = "<float[4] t, float[4,8] w, float[8,3] v, float[3] u>"
+    result = compiled(listed(model(f"{SMALL} {weights}", text, k=keep), "t", "u"))
     assert [i.name for i in result.model.graph.input] == ["x", "t", "u"]
     assert result.report.after == count(result.model)
 
@@ -106,14 +105,9 @@ def in_type(source: onnx.ModelProto, dtype: Any) -> onnx.ModelProto:
 def test_element_types(dtype: Any, shift: float, capfd: pytest.CaptureFixture[str]) -> None:
     """Weights stay in their type; what they compute is compared by the reference evaluator where need be."""
     text = "h = Conv<pads = [1,1,1,1]>(x, w, b) r = Relu(h) m = Mul(r, k) a = Add(m, c) y = Conv(a, v)"
-    weights: dict[str, Array] = {
-        "w": random(8, 3, 3, 3),
-        "b": random(8),
-        "k": KEEP.reshape(8, 1, 1),
-        "c": ((1 - KEEP) * shift).reshape(8, 1, 1),
-        "v": random(3, 8, 1, 1),
-    }
-    source = in_type(model("(float[N,3,6,6] x) => (float[N,3,6,6] y)", text, 22, **weights), dtype)
+    signature = "(float[N,3,6,6] x) => (float[N,3,6,6] y) <float[8,3,3,3] w, float[8] b, float[3,8,1,1] v>"
+    values = {"k": KEEP.reshape(8, 1, 1), "c": ((1 - KEEP) * shift).reshape(8, 1, 1)}
+    source = in_type(model(signature, text, 22, **values), dtype)
     result = shrink(source)
     assert capfd.readouterr() == ("", "")
     assert weight(result, "Conv").shape == (5, 3, 3, 3)
@@ -128,15 +122,14 @@ def test_element_types(dtype: Any, shift: float, capfd: pytest.CaptureFixture[st
 def test_bfloat16_weights_behind_a_cast() -> None:
     """How ONNX Runtime's CPU runs them."""
     source = model(
-        "(float[N,4] x) => (float[N,3] y) <float[8,3] v>",
+        f"{SMALL} <float[8,3] v>",
         "f = Cast<to = 1>(w) h = MatMul(x, f) m = Mul(h, k) y = MatMul(m, v)",
-        17,
         checked=False,
         k=KEEP,
         w=random(4, 8).astype(ml_dtypes.bfloat16),
     )
     result = check(source)
-    assert weight(result, "MatMul", which=-1).shape == (5, 3)  # type: ignore[arg-type]
+    assert weight(result, "MatMul", which=-1).shape == (5, 3)
 
 
 # -- tied weights ----------------------------------------------------------------------------------------------------
@@ -155,8 +148,8 @@ def test_embedding_shared_with_the_output() -> None:
         l=np.roll(KEEP, 3),
     )
     result = check(Network(source, ranges={"x": (0, 50)}))
-    assert result.report.after.flops < result.report.before.flops  # type: ignore[attr-defined]
-    assert weight(result, "MatMul").shape == (5, 5)  # type: ignore[arg-type]
+    assert result.report.after.flops < result.report.before.flops
+    assert weight(result, "MatMul").shape == (5, 5)
     assert result.model.ByteSize() <= source.ByteSize() + 1500
 
 
@@ -179,7 +172,7 @@ def test_tied_layers_with_different_masks() -> None:
 def with_function(body: str) -> onnx.ModelProto:
     source = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 18, "local" : 1]>
-        main (float[N,4] x) => (float[N,3] y) {{ h = MatMul(x, w) {body} y = MatMul(m, v) }}
+        main {SMALL} {{ h = MatMul(x, w) {body} y = MatMul(m, v) }}
         <domain: "local", opset_import: ["" : 18]> Gate (a, b) => (c) {{ s = Sigmoid(a) c = Mul(s, b) }}
         <domain: "local", opset_import: ["" : 18, "local" : 1]> Twice (a, b) => (c) {{
             d = local.Gate(a, b) c = local.Gate(d, b) }}"""
@@ -193,7 +186,7 @@ def with_function(body: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("body", ["m = local.Gate(h, k)", "m = local.Twice(h, k)"])
 def test_functions_are_looked_into(body: str) -> None:
     result = check(with_function(body))
-    assert weight(result, "MatMul").shape == (4, 5)  # type: ignore[arg-type]
+    assert weight(result, "MatMul").shape == (4, 5)
 
 
 BRANCHES = """(float[N,400] x, bool q) => (float[N,3] y) <float[400,8] w, float[8,8] u, float[8,3] v> {
@@ -209,10 +202,10 @@ def test_a_branch_that_reads_masked_channels(shift: float) -> None:
     """The branches see the tensor whole: adapters restore constants at their input where that costs less."""
     source = model(BRANCHES, None, k=KEEP, c=(1 - KEEP) * shift)
     result = check(source)
-    assert weight(result, "MatMul").shape == (400, 5)  # type: ignore[arg-type]
+    assert weight(result, "MatMul").shape == (400, 5)
     with adapters_cost(0.0):
         result = check(source)
-    assert weight(result, "MatMul", which=1).shape == (5, 5)  # type: ignore[arg-type]
+    assert weight(result, "MatMul", which=1).shape == (5, 5)
 
 
 def test_unnamed_nodes_constant_nodes_and_unknown_sizes() -> None:
@@ -265,34 +258,19 @@ def test_operators_whose_signature_changed(opset: int) -> None:
         "rm = ReduceMean(dq, axis1)" if opset >= 18 else "rm = ReduceMean<axes = [1]>(dq)",
         "y = Identity(rm)",
     ]
-    constants: dict[str, Any] = {
-        "w": random(8, 3, 3, 3),
-        "s": random(8, seed=1) + 1.5,
-        "b": random(8, seed=2),
-        "mean": random(8, seed=3),
-        "var": random(8, seed=4) ** 2 + 0.5,
-        "k": KEEP.reshape(8, 1, 1),
-        "v": random(4, 8, 1, 1),
-        "scales": np.array([1, 1, 2, 2], np.float32),
-        "zero": np.asarray(3, np.uint8),
-    }
-    constants |= {
-        "step": np.float32(0.01),
-        "low": np.float32(-0.5),
-        "high": np.float32(2),
-        "roi": np.zeros(0, np.float32),
-    }
-    integers = {"starts": [0, 0], "ends": [6, 6], "axes23": [2, 3], "axis1": [1], "parts": [5, 3]}
-    integers["pads"] = [0, 0, 0, 0, 0, 0, 1, 1]
-    source = model(
-        "(float[N,3,6,6] x) => (float[N,1,4] y)", "\n".join(lines), checked=False, constants=constants | integers
-    )
+    constants: dict[str, Any] = {"s": random(8, seed=1) + 1.5, "var": random(8, seed=4) ** 2 + 0.5}
+    constants |= {"step": np.float32(0.01), "zero": np.uint8(3), "low": np.float32(-0.5), "high": np.float32(2)}
+    constants |= {"roi": np.zeros(0), "scales": np.array([1.0, 1, 2, 2]), "k": KEEP.reshape(8, 1, 1)}
+    constants |= {"starts": [0, 0], "ends": [6, 6], "axes23": [2, 3], "axis1": [1], "parts": [5, 3]}
+    constants |= {"pads": [0, 0, 0, 0, 0, 0, 1, 1]}
+    signature = "(float[N,3,6,6] x) => (float[N,1,4] y) <float[8,3,3,3] w, float[8] b, float[8] mean, float[4,8,1,1] v>"
+    source = model(signature, "\n".join(lines), checked=False, constants=constants)
     source.opset_import[0].version = opset
     source.ir_version = onnx.helper.find_min_ir_version_for(source.opset_import)
     onnx.checker.check_model(source, full_check=True)
     result = shrink(source) if opset > MOST_OF_ONNX_RUNTIME else check(Network(source, sharp=False))
-    assert weight(result, "Conv").shape == (5, 3, 3, 3)  # type: ignore[arg-type]
-    assert weight(result, "Conv", which=1).shape == (4, 5, 1, 1)  # type: ignore[arg-type]
+    assert weight(result, "Conv").shape == (5, 3, 3, 3)
+    assert weight(result, "Conv", which=1).shape == (4, 5, 1, 1)
 
 
 #: the newest opset that ONNX Runtime 1.31 reads

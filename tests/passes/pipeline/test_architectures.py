@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from passes import count, shrink
-from tests.generators.architectures import ARCHITECTURES, RESIZABLE, build
+from tests.generators.architectures import ARCHITECTURES, RESIZABLE, SYMBOLS, build
 from tests.generators.builder import Network
 from tests.generators.check import check
 from tests.generators.exported import EXPORTED
@@ -14,7 +14,6 @@ from tests.generators.measure import least_macs, mask_layers
 from tests.generators.net import Masks, Net
 from tests.generators.running import random_feeds, with_sizes
 
-SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 SIZES = {"N": 1, "H": 8, "W": 8, "T": 6}
 
 # With consistent masks these still compute some masked channels, for the reasons that the report gives.

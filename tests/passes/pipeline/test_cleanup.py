@@ -122,14 +122,12 @@ def test_zero_points_of_their_own_stay_so() -> None:
     If a weight has more than seven bits.
     """
     source = model(
-        "(float[N,6] x) => (float[N,5] y) <int8[8] z1 = {0,0,0,0,0,0,0,0}, int8[8] z2 = {0,0,0,0,0,0,0,0}>",
+        "(float[N,6] x) => (float[N,5] y) <int8[8] z1 = {0,0,0,0,0,0,0,0}, int8[8] z2 = {0,0,0,0,0,0,0,0}, "
+        "float[8] scale1, float[8] scale2, float[8] k = {1, 0, 1, 1, 0, 0, 1, 1}>",
         """w = DequantizeLinear<axis=1>(p, scale1, z1) a = MatMul(x, w) m = Mul(a, k)
            v = DequantizeLinear<axis=0>(q, scale2, z2) y = MatMul(m, v)""",
         p=np.arange(-48, 48, 2, np.int8).reshape(6, 8) * np.int8(2),
         q=np.arange(-40, 40, 2, np.int8).reshape(8, 5) * np.int8(3),
-        scale1=random(8),
-        scale2=random(8, seed=1),
-        k=np.array([1, 0, 1, 1, 0, 0, 1, 1], np.float32),
     )
     options = ort.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
@@ -139,12 +137,9 @@ def test_zero_points_of_their_own_stay_so() -> None:
 def test_statistics_of_their_own_stay_so() -> None:
     """ONNX Runtime writes the mean of the batch into that which it reads, and so into what shares it."""
     source = model(
-        "(float[N,3] x) => (float[N,2] y) <float[4] zero = {0, 0, 0, 0}, float[4] mean = {0, 0, 0, 0}>",
+        "(float[N,3] x) => (float[N,2] y) <float[3,4] w, float[4] scale, float[4] zero = {0, 0, 0, 0}, "
+        "float[4] mean = {0, 0, 0, 0}, float[4] var = {1, 1, 1, 1}, float[4,2] v>",
         "a = MatMul(x, w) b, m, n = BatchNormalization<training_mode=1>(a, scale, zero, mean, var) y = MatMul(b, v)",
-        w=random(3, 4),
-        v=random(4, 2, seed=1),
-        scale=random(4, seed=2),
-        var=np.ones(4, np.float32),
     )
     result = compiled(source).model
     normal = next(node for node in result.graph.node if node.op_type == "BatchNormalization")

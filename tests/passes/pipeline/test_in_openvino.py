@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from passes import shrink
-from tests.generators.architectures import ARCHITECTURES, build
+from tests.generators.architectures import ARCHITECTURES, SYMBOLS, build
 from tests.generators.builder import Network
 from tests.generators.check import describe
 from tests.generators.exported import EXPORTED
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.openvino
 
 BLOCK = 10
 TARGETS = "any", "openvino"
-SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 
 # Seeds of networks that OpenVINO 2026.4 cannot run as they are, as it fails to merge attention of few heads, or a
 # product and a factor, into one operator; and one that it cannot run once it is compiled.

@@ -12,7 +12,7 @@ from maskc.frontend import runtime_shapes
 from passes import Policy, fix_sizes, shrink
 from passes.model.graph_to_onnx import exported
 from passes.sizes.prepare import checked
-from tests.generators.architectures import ARCHITECTURES, Masks, Net, build
+from tests.generators.architectures import ARCHITECTURES, SYMBOLS, Masks, Net, build
 from tests.generators.check import assert_same_function
 from tests.generators.measure import mask_layers
 from tests.generators.running import random_feeds, required_inputs
@@ -30,7 +30,6 @@ NEAR = 0.01
 # that ONNX Runtime has folded decides between them. Restored always, as much is left of both.
 CLOSE = "ch_ppocr_mobile_v2.0_cls_infer"
 
-SYMBOLS = {"N": (1, 3), "H": (8, 12), "W": (8, 16), "T": (4, 7)}
 
 levels = pytest.mark.parametrize("level", LEVELS)
 

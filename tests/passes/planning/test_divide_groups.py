@@ -21,15 +21,12 @@ def network(layer: str = "Conv", opset: int = 17, size: int = 5, times: int = 1)
         n = Mul(b, written)  s = Relu(n)  y = Conv(s, v)"""
     c = 16 * times
     return model(
-        f"(float[N,{c},{size},{size}] x) => (float[N,5,A,B] y)",
+        f"(float[N,{c},{size},{size}] x) => (float[N,5,A,B] y)"
+        f" <float[{c},{c},1,1] u, float[{c},{c // 4},3,3] w, float[{c}] bias, float[5,{c},1,1] v>",
         text,
         opset,
         read=np.repeat(READ, times).reshape(-1, 1, 1),
         written=np.repeat(WRITTEN, times).reshape(-1, 1, 1),
-        u=(c, c, 1, 1),
-        w=(c, c // 4, 3, 3),
-        bias=(c,),
-        v=(5, c, 1, 1),
     )
 
 
@@ -71,15 +68,13 @@ def test_groups_of_one_channel_read_it_once_for_each_that_they_keep(layer: str, 
     written = np.random.default_rng(times).random(8 * times) < 0.5
     read = np.arange(8) % 3 > 0
     source = model(
-        "(float[N,4,6,6] x) => (float[N,5,A,B] y)",
+        "(float[N,4,6,6] x) => (float[N,5,A,B] y)"
+        f" <float[8,4,1,1] u, float[{8 * times}] bias, float[5,{8 * times},1,1] v>",
         f"""a = Conv(x, u)  m = Mul(a, read)  r = Relu(m)  b = {layer}<group = 8, pads = [1, 1, 1, 1]>(r, w, bias)
         n = Mul(b, written)  s = Relu(n)  y = Conv(s, v)""",
         read=read.astype(np.float32).reshape(-1, 1, 1),
         written=written.astype(np.float32).reshape(-1, 1, 1),
-        u=(8, 4, 1, 1),
         w=(8 * times, 1, 3, 3) if layer == "Conv" else (8, times, 3, 3),
-        bias=(8 * times,),
-        v=(5, 8 * times, 1, 1),
     )
     result = check(source) if policy == "auto" else shrink(source, adapters=policy)
     repeats = layer == "Conv" and (policy == "always" or (policy == "auto" and times == 3))

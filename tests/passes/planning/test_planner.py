@@ -21,10 +21,9 @@ from tests.passes.text import compiled, mask, model, operators, random, weight
 def residual(width: int, first: np.ndarray, second: np.ndarray) -> object:  # type: ignore[type-arg]
     """Two 1x1 convolutions of `width` inputs, masked independently, added, and read by a third."""
     return model(
-        f"(float[N,{width},16,16] x) => (float[N,2,16,16] y) <float[2,8,1,1] wc>",
+        f"(float[N,{width},16,16] x) => (float[N,2,16,16] y)"
+        f" <float[8,{width},1,1] wa, float[8,{width},1,1] wb, float[2,8,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
-        wa=random(8, width, 1, 1),
-        wb=random(8, width, 1, 1, seed=1),
         ma=first,
         mb=second,
     )

@@ -11,27 +11,22 @@ from passes import shrink
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators.check import assert_same_function
 from tests.passes import text
-from tests.passes.text import Array, compiled, mask, model, random
+from tests.passes.text import compiled, mask, model
 
 AVX512 = RATES["avx512"]
+CONSTANTS = {"s": (32, 1, 1), "t": (32, 1, 1), "one": (1,), "s1": (16, 32, 1, 1), "s2": (32, 16, 1, 1)}
+CONSTANTS |= {"root": np.float32(math.sqrt(2)), "unit": np.float32(1), "half_": np.float32(0.5)}
+GATE = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
 
 
-def between(
-    middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)", **more: Array
-) -> onnx.ModelProto:
+def between(middle: str, signature: str = "(float[1,16,28,28] x) => (float[1,16,28,28] y)") -> onnx.ModelProto:
     """Something in front of a padded convolution, from `r` to `a`, behind a layer half of which is masked."""
     return model(
-        signature,
+        f"{signature} <float[32,16,1,1] u, float[32,32,1,1] w, float[16,32,3,3] v>",
         f"h = Conv(x, u)\n k = Mul(h, half)\n c = Conv(k, w)\n r = Sigmoid(c)\n {middle}\n"
         " y = Conv<pads=[1,1,1,1]>(a, v)",
-        u=random(32, 16, 1, 1),
         half=mask(*[1, 0] * 16),
-        w=random(32, 32, 1, 1),
-        v=random(16, 32, 3, 3, seed=1),
-        s=random(32, 1, 1, seed=2),
-        t=random(32, 1, 1, seed=3),
-        one=random(1, seed=4),
-        **more,
+        constants=CONSTANTS,
     )
 
 
@@ -76,22 +71,15 @@ def test_the_model_it_was_made_of_is_understood_again() -> None:
 
 
 def test_a_gate_is_brought_to_the_places_of_what_it_multiplies() -> None:
-    squeezed = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
     for product in ("Mul(r, gate)", "Mul(gate, r)"):
-        source = between(squeezed + f"a = {product}", s1=random(16, 32, 1, 1, seed=5), s2=random(32, 16, 1, 1, seed=6))
+        source = between(f"{GATE} a = {product}")
         assert operators(source, align=AVX512, target="onnxruntime").count("Resize") == 1
         assert "Resize" not in operators(source, align=AVX512)  # for any runtime
 
 
 def test_an_open_batch_is_known_after_a_gate_that_was_spread() -> None:
     """Inference forgets it at the Resize, and ONNX Runtime would take the sizes of what it multiplies for others."""
-    gated = "p = GlobalAveragePool(r)\n q = Conv(p, s1)\n e = Relu(q)\n g = Conv(e, s2)\n gate = HardSigmoid(g)\n"
-    source = between(
-        gated + "a = Mul(r, gate)",
-        "(float[N,16,28,28] x) => (float[N,16,28,28] y)",
-        s1=random(16, 32, 1, 1, seed=5),
-        s2=random(32, 16, 1, 1, seed=6),
-    )
+    source = between(f"{GATE} a = Mul(r, gate)", "(float[N,16,28,28] x) => (float[N,16,28,28] y)")
     result = shrink(source, align=AVX512, target="onnxruntime").model
     assert_same_function(source, result, symbols={"N": (1, 3)})
     assert "Resize" in [node.op_type for node in result.graph.node]
@@ -103,12 +91,7 @@ def test_an_open_batch_is_known_after_a_gate_that_was_spread() -> None:
 def test_a_gelu_that_is_spelled_out_stays_so(order: str) -> None:
     """ONNX Runtime makes one operator of it, on channels in blocks, but not where a BatchNormalization stands in it."""
     spelled = f"d = Div(r, root)\n f = Erf(d)\n e = Add(f, unit)\n {order.replace('h = ', 'p = ').replace('(h', '(p')}"
-    source = between(
-        spelled,
-        root=np.array(math.sqrt(2), np.float32),
-        unit=np.array(1, np.float32),
-        half_=np.array(0.5, np.float32),
-    )
+    source = between(spelled)
     result = operators(source, align=AVX512)
     assert result == operators(source, align=4)
     assert "Erf" in result

@@ -27,7 +27,7 @@ from tests.generators.check import assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
 from tests.generators.net import Masks
 from tests.generators.networks import network
-from tests.passes.text import compiled, mask, model, random
+from tests.passes.text import compiled, mask, model
 
 AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
 ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
@@ -42,12 +42,10 @@ def live(count_: int, size: int) -> np.ndarray:
 def chain(first: int, second: int, *, size: int = 64, side: int = 28, batch: int | str = 1) -> onnx.ModelProto:
     """Three convolutions; so many channels of the two tensors between them are live."""
     return model(
-        f"(float[{batch},16,{side},{side}] x) => (float[{batch},16,{side},{side}] y)",
+        f"(float[{batch},16,{side},{side}] x) => (float[{batch},16,{side},{side}] y)"
+        f" <float[{size},16,3,3] wa, float[{size},{size},3,3] wb, float[16,{size},3,3] wc>",
         "a = Conv<pads=[1,1,1,1]>(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
         "b = Conv<pads=[1,1,1,1]>(ar, wb)\n bm = Mul(b, mb)\n br = Relu(bm)\n y = Conv<pads=[1,1,1,1]>(br, wc)",
-        wa=random(size, 16, 3, 3),
-        wb=random(size, size, 3, 3, seed=1),
-        wc=random(16, size, 3, 3, seed=2),
         ma=live(first, size),
         mb=live(second, size),
     )
@@ -62,11 +60,10 @@ def widths(result: onnx.ModelProto) -> list[int]:
 def between(live_: int, size: int, side: int, wide: int, second: str, *window: int) -> onnx.ModelProto:
     """Two pointwise convolutions with a mask behind the first, and a `second` one of this window between them."""
     return model(
-        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)",
+        f"(float[1,16,{side},{side}] x) => (float[1,16,{side},{side}] y)"
+        f" <float[{size},16,1,1] wa, float[16,{wide},1,1] wc>",
         f"a = Conv(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n b = {second}(ar, wb)\n br = Relu(b)\n y = Conv(br, wc)",
-        wa=random(size, 16, 1, 1),
-        wb=random(wide, *window),
-        wc=random(16, wide, 1, 1),
+        wb=(wide, *window),
         ma=live(live_, size),
     )
 
