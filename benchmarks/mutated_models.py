@@ -15,7 +15,9 @@ import numpy as np
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from maskc.frontend.graph_queries import all_graphs, copied
 
 _SIZES = (0, 1, 2, 3, 5, 7, 16, 64, 255, 1000)
 _INTEGERS = (*_SIZES, -1, -2, -7, 2**24, 2**27, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**31), -(2**63))
@@ -28,8 +30,7 @@ _SKIPPED = frozenset({"raw_data", "float_data", "int32_data", "int64_data", "dou
 
 def mutated(model: ModelProto, rng: Random) -> bytes:
     """The bytes of the model with a few things changed; `model` is left untouched."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for _ in range(rng.choice((1, 1, 1, 1, 2, 2, 4))):
         rng.choice(_WAYS)(copy, rng)
     data = copy.SerializeToString()
@@ -154,20 +155,12 @@ def _scalar(field: FieldDescriptor, value: Any, rng: Random) -> Any:
 # -- what a graph is made of -------------------------------------------------------------------------
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from _graphs(inner)
-
-
 def _nodes(model: ModelProto) -> list[NodeProto]:
-    return [node for graph in _graphs(model.graph) for node in graph.node]
+    return [node for graph in all_graphs(model.graph) for node in graph.node]
 
 
 def _tensors(model: ModelProto) -> list[TensorProto]:
-    held = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer]
+    held = [tensor for graph in all_graphs(model.graph) for tensor in graph.initializer]
     return held + [a.t for node in _nodes(model) for a in node.attribute if a.type == AttributeProto.TENSOR]
 
 
@@ -297,7 +290,7 @@ def _other_version(model: ModelProto, rng: Random) -> None:
 
 
 def _drop_or_repeat_a_node(model: ModelProto, rng: Random) -> None:
-    graph = rng.choice(list(_graphs(model.graph)))
+    graph = rng.choice(list(all_graphs(model.graph)))
     if not graph.node:
         return
     node = rng.choice(graph.node)

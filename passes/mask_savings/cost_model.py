@@ -85,7 +85,7 @@ class CostModel:
     offset: float
     _sizes: Array
     _terms: tuple[_Terms, ...]
-    _members: tuple[Index, Index, Index] = field(repr=False)  # groups, dimensions and counts, one for each pair
+    _members: tuple[Index, ...] = field(repr=False)  # groups, dimensions and counts, one for each pair
 
     @property
     def flops(self) -> int:
@@ -123,7 +123,7 @@ class CostModel:
         left = stay[self._members[0]]
         _, dimensions, counts = (column[~left] for column in self._members)
         sizes = self._sizes - np.bincount(dimensions, counts, minlength=self._sizes.size)
-        members = self._members[0][left], self._members[1][left], self._members[2][left]
+        members = tuple(column[left] for column in self._members)
         return replace(self, _sizes=sizes, _terms=tuple(terms.of(stay) for terms in self._terms), _members=members)
 
 
@@ -277,7 +277,7 @@ class _Building:
             then = self._then(tensor.name, axis, len(shape))
             if not isinstance(size, int) or all(other == size for other in then):
                 continue
-            number = self._dimension(size, self.group_of.get((tensor.name, axis), np.zeros(0, np.int64)))
+            number = self._dimension(size, self.group_of.get((tensor.name, axis), _NONE))
             if number is not None and self.dimensions[number].then == then:
                 self._axes[tensor.name, axis] = Varying(number, 1, 0)
             else:
@@ -403,7 +403,7 @@ class _Building:
     def _doubt(self, axes: Collection[Key]) -> None:
         """The savings of the groups that these axes have slices of may be off."""
         for key in axes:
-            groups = self.group_of.get(key, np.zeros(0, np.int64))
+            groups = self.group_of.get(key, _NONE)
             self.uncertain[groups[groups >= 0]] = True
             if key in self._axes:
                 self.uncertain[self.dimensions[self._axes[key].dimension].groups] = True
@@ -429,6 +429,8 @@ class _Building:
         for key, coefficients in polynomials.items():
             by_degree[len(key)].append((key, coefficients))
         fixed = sum(float(coefficients) for _, coefficients in by_degree.pop(0, []))
+        none = _NONE, _NONE, _NONE
+        rows = [(d.groups, np.full(d.groups.size, number), d.counts) for number, d in enumerate(self.dimensions)]
         return CostModel(
             self.uncertain.size,
             self.channels,
@@ -436,14 +438,8 @@ class _Building:
             fixed,
             np.array([dimension.size for dimension in self.dimensions], float),
             tuple(self._terms(found) for found in by_degree.values()),
-            self._members(),
+            tuple(map(np.concatenate, zip(none, *rows, strict=True))),
         )
-
-    def _members(self) -> tuple[Index, Index, Index]:
-        """Groups, dimensions and counts, one for each pair."""
-        numbers = [np.full(d.groups.size, number) for number, d in enumerate(self.dimensions)]
-        groups, counts = [d.groups for d in self.dimensions], [d.counts for d in self.dimensions]
-        return np.concatenate([_NONE, *groups]), np.concatenate([_NONE, *numbers]), np.concatenate([_NONE, *counts])
 
     def _terms(self, polynomials: Sequence[tuple[tuple[int, ...], Array]]) -> _Terms:
         rows: list[tuple[Index, Index, Array]] = []

@@ -56,12 +56,10 @@ class _Search:
     """The order in which groups are removed, and the FLOPs without the first of them, as far as they were asked for."""
 
     def __init__(self, model: onnx.ModelProto, found: list[Filters], at: Sizes | None) -> None:
-        self._names = [f"maskc_filters_{i}" for i in range(len(found))]
-        self._filters = found
-        self._gated = gated(model, dict(zip(self._names, found, strict=True)))
-        groups = coupled(self._gated, {n: len(f.norm) for n, f in zip(self._names, found, strict=True)})
-        self._group = [groups[name] for name in self._names]
-        self._order = _order(found, self._group)
+        self._filters = {f"maskc_filters_{i}": each for i, each in enumerate(found)}
+        self._gated = gated(model, self._filters)
+        self._groups = coupled(self._gated, {name: len(each.norm) for name, each in self._filters.items()})
+        self._order = _order(found, [*self._groups.values()])
         self._flops: dict[int, int] = {}
         self._at_sizes = at
 
@@ -71,17 +69,16 @@ class _Search:
             return None
         low = bisect_left(range(len(self._order)), True, key=lambda removed: self._at(removed) <= most)
         masks = self._masks(low)
-        named = {f"{f.tensor}@{f.axis}": m.astype(np.uint8) for f, m in zip(self._filters, masks, strict=True)}
+        named = {f"{each.tensor}@{each.axis}": masks[name].astype(np.uint8) for name, each in self._filters.items()}
         return Level({key: mask for key, mask in named.items() if not mask.all()}, self._at(low))
 
     def _at(self, removed: int) -> int:
         if removed not in self._flops:
-            masks = dict(zip(self._names, self._masks(removed), strict=True))
-            self._flops[removed] = compiled_cost(bind(self._gated, masks), at=self._at_sizes).flops
+            self._flops[removed] = compiled_cost(bind(self._gated, self._masks(removed)), at=self._at_sizes).flops
         return self._flops[removed]
 
-    def _masks(self, removed: int) -> list[Mask]:
-        return [~np.isin(group, self._order[:removed]) for group in self._group]
+    def _masks(self, removed: int) -> dict[str, Mask]:
+        return {name: ~np.isin(group, self._order[:removed]) for name, group in self._groups.items()}
 
 
 def _order(found: Sequence[Filters], group: Sequence[Index]) -> Index:

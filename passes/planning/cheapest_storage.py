@@ -91,9 +91,9 @@ class _Sweep:
             self._store(node, asked)
             return
         self.plan.computed.add(node.index)
-        answer = node.answer(asked, self.facts, intact=node.index in self.floor.intact)
-        self._store(node, answer.stored)
-        self._ask(answer.asked)
+        stored, required = node.answer(asked, self.facts, intact=node.index in self.floor.intact)
+        self._store(node, stored)
+        self._ask(required)
 
     def _ask(self, asked: Asked) -> None:
         self.read |= asked.read

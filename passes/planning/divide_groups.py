@@ -168,8 +168,6 @@ def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
         attrs, name = {**node.attrs, "group": stop - start}, editor.names.fresh(node.name)
         said = construct.said_of(node)
         editor.insert(construct.node(node.op, name, attrs, operands, [output], node.domain, said), before=node)
-    joined = construct.node("Concat", editor.names.fresh(f"{node.name}_concat"), {"axis": 1}, written, [])
-    editor.insert(joined, before=node)
     erase(node)
-    joined.outputs = [result]
+    editor.emit("Concat", written, result, f"{node.name}_concat", {"axis": 1}, before=node)
     return [t.name for t in read]

@@ -41,11 +41,9 @@ def explain(
     for tensor, axis, channels in _masked(graph, facts, made):
         stays = channels & plan.stays(tensor.name, axis, channels.size)
         idle = _computed_for_nobody(tensor, axis, channels & ~stays, facts, plan)
-        gone = channels & ~stays
-        for _, _, some in idle:
-            gone[some] = False
+        gone = int((channels & ~stays).sum()) - sum(some.size for _, _, some in idle)
         indices = tuple(np.flatnonzero(channels).tolist())
-        masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), int(gone.sum()), indices))
+        masked.append(MaskedAxis(tensor.name, axis, channels.size, len(indices), gone, indices))
         why = reasons.by_slice.get((tensor.name, axis), np.full(stays.size, -1))
         for number in dict.fromkeys(why[stays].tolist()):
             label, op, code, words = reasons.found[number] if number >= 0 else reasons.otherwise

@@ -47,14 +47,6 @@ class Asked:
                 self.requirements.append(((tensor.name, axis), requirement))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the outputs of a node store when something is asked of them, and what the node asks of its operands."""
-
-    stored: Sets
-    asked: Asked
-
-
 class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
@@ -106,15 +98,15 @@ class PlannedNode:
         self.times = repeated(node.outputs[0], found)
         self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
         self._facts = facts
-        self._answers: dict[Hashable, Answer] = {}
+        self._answers: dict[Hashable, tuple[Sets, Asked]] = {}
         self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
         for tensor in captured(node):
             self.captured = self.captured or Asked()
             self.captured.whole_tensor(tensor, facts, index, -1, Cause(node, kept_reasons.SUBGRAPH))
 
-    def answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
-        """What the outputs store when this is asked of them, and what that demands of the inputs.
+    def answer(self, asked: Sets, facts: Facts, *, intact: bool) -> tuple[Sets, Asked]:
+        """What the outputs store when this is asked of them, and what that asks of the operands.
 
         facts: those of the groundwork, but for `adds_maps`. intact: the node is left as it is.
         """
@@ -123,10 +115,10 @@ class PlannedNode:
             self._answers[key] = self._answer(asked, facts, intact=intact)
         return self._answers[key]
 
-    def _answer(self, asked: Sets, facts: Facts, *, intact: bool) -> Answer:
+    def _answer(self, asked: Sets, facts: Facts, *, intact: bool) -> tuple[Sets, Asked]:
         stored = narrowed(self.op.storable_outputs(self.node, facts, {} if intact else narrowed(asked)))
         demands = {} if intact else self.op.required_inputs(self.node, facts, stored)
-        return Answer(stored, self._asked(demands))
+        return stored, self._asked(demands)
 
     def _asked(self, demands: Demands) -> Asked:
         """What the node requires of its operands; an axis that no demand speaks of is required whole."""

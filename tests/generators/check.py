@@ -23,11 +23,9 @@ from maskc.frontend.graph_queries import copied
 from passes import Shrunk, count, shrink
 from passes.planning import divide_groups, planner
 from tests.double_precision.evaluator import Evaluator, has_double, to_double, widen
-from tests.generators.builder import Network
+from tests.generators.builder import Array, Network
 from tests.generators.form import assert_explained, assert_folded, assert_well_formed
 from tests.generators.running import CannotRunError, Feeds, Runner, all_sizes, random_feeds
-
-Array = np.ndarray[Any, Any]
 
 _TOLERANCE = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5, np.dtype(np.float16): 2e-2}
 

@@ -1,16 +1,14 @@
 """Masks put into any graph, and the least work that is possible with them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
 from maskc.frontend.graph_queries import copied
+from tests.generators.builder import Array
 from tests.generators.running import Feeds, Runner
-
-Array = np.ndarray[Any, Any]
 
 
 def constants(model: ModelProto) -> dict[str, Array]:

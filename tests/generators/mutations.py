@@ -9,8 +9,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
-
-Array = np.ndarray[Any, Any]
+from tests.generators.builder import Array
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
-
-Array = np.ndarray[Any, Any]
+from tests.generators.builder import Array
 
 NEWEST_OPSET = 26  # what ONNX Runtime 1.31 reads
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})

@@ -10,8 +10,8 @@ from onnx import ModelProto, TensorProto, helper
 
 from maskc.frontend.graph_queries import copied
 from tests.double_precision.evaluator import Evaluator, has_double
+from tests.generators.builder import Array
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
 
 ort.set_default_logger_severity(4)

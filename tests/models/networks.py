@@ -13,8 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from passes import bind
-
-Array = np.ndarray[Any, Any]
+from tests.generators.builder import Array
 
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU")
 _LAYERS = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "DepthwiseConv2D", "Dense")

@@ -71,6 +71,17 @@ def drawn(name: str, *shape: int) -> Array:
     return np.random.default_rng([0, *name.encode()]).normal(size=shape).astype(np.float32)
 
 
+def in_type(source: onnx.ModelProto, dtype: Any) -> onnx.ModelProto:
+    """The model, of single precision, in this type."""
+    for tensor in source.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(dtype), tensor.name))
+    for info in (*source.graph.input, *source.graph.output):
+        info.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    onnx.checker.check_model(source, full_check=True)
+    return source
+
+
 def compiled(
     source: onnx.ModelProto,
     target: str = registry.DEFAULT,

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, longest_chain
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Array, dimensions, shape_of, size_of, volume
+from passes.graph.tensors import dimensions, shape_of, size_of, volume
 from passes.ops import rules, traits
 from passes.rewriting.storage_plan import untouched
 from passes.simplify import dead_code
@@ -89,19 +89,11 @@ class _Writer:
     def normalize(self, last: gs.Node, affine: Affine) -> None:
         """A BatchNormalization in place of the nodes that end with this one."""
         output = last.outputs[0]
-        channels = size_of(output, 1) or 0
-
-        def constant(name: str, values: Array) -> gs.Constant:
-            spread = np.broadcast_to(np.asarray(values, np.float32), channels).copy()
-            return self.editor.constant(f"{output.name}_{name}", spread)
-
-        inputs = [
-            affine.data,
-            constant("scale", affine.scale),
-            constant("shift", affine.shift),
-            constant("mean", np.zeros(())),
-            constant("variance", np.ones(())),
-        ]
+        operands = {"scale": affine.scale, "shift": affine.shift, "mean": np.zeros(()), "variance": np.ones(())}
+        inputs = [affine.data]
+        for name, values in operands.items():
+            spread = np.broadcast_to(np.asarray(values, np.float32), size_of(output, 1) or 0).copy()
+            inputs.append(self.editor.constant(f"{output.name}_{name}", spread))
         erase(last)
         name = f"{last.name or output.name}_in_blocks"
         self.editor.emit("BatchNormalization", inputs, output, name, {"epsilon": 0.0}, before=last)

@@ -65,12 +65,8 @@ class Timing:
         """Nanoseconds of some of the steps, in order. `blocked` says how tensors are written, and is told of theirs."""
         total, reordered = 0.0, set[tuple[int, bool]]()
         for index in steps:
-            time, blocked[index], moved = self._run(self.plan.steps[index], gains, blocked)
+            time, blocked[index] = self._run(self.plan.steps[index], gains, blocked, reordered)
             total += time
-            for writer, wanted, moving in moved:
-                if (writer, wanted) not in reordered:
-                    reordered.add((writer, wanted))
-                    total += moving
         return total
 
     def written_in_blocks(self) -> set[str]:
@@ -84,10 +80,11 @@ class Timing:
         port = step.inputs[0]
         return port.stored(gains) if port.delivered is None else port.delivered
 
-    def _run(self, step: Step, gains: Gains, blocked: Blocked) -> tuple[float, bool, list[tuple[int, bool, float]]]:
-        """How a step runs: its time, whether it writes channel blocks, and operands reordered that others may read.
+    def _run(self, step: Step, gains: Gains, blocked: Blocked, reordered: set[tuple[int, bool]]) -> tuple[float, bool]:
+        """How long a step runs, and whether it writes channel blocks.
 
-        Of each of these: who writes it, whether into channel blocks, and the nanoseconds.
+        `reordered` are operands that others may read, too, by who writes them and whether into channel blocks: it is
+        told of more.
         """
         runs_blocked, time = self._time(step, gains, blocked)
         if step.multiplied or step.open_maps:
@@ -99,7 +96,6 @@ class Timing:
             elements = step.output.elements(gains)
             each = self.rates.ns_per_elementwise_element * (_ADDED_OPEN if step.open_maps else _ADDED)
             time += self.rates.ns_per_node + elements * each + (self._reorder(elements) if runs_blocked else 0.0)
-        reordered = []
         reads_blocked = runs_blocked
         if runs_blocked and step.convolution is not None:
             form = self.rates.form(step.convolution, self.read(step, gains), step.output.stored(gains))
@@ -111,16 +107,14 @@ class Timing:
                 if wanted:
                     time += self._reorder(port.elements(gains))
                 wanted = False
-            if wanted != blocked[port.writer]:
-                moving = self._reorder(port.elements(gains))
+            if wanted != blocked[port.writer] and (port.writer, wanted) not in reordered:
+                time += self._reorder(port.elements(gains))
                 if port.shared:
-                    reordered.append((port.writer, wanted, moving))
-                else:
-                    time += moving
+                    reordered.add((port.writer, wanted))
         writes = runs_blocked and not step.maps
         if writes and step.given:
             time += self._reorder(step.output.elements(gains))
-        return time, writes, reordered
+        return time, writes
 
     def _restoring(self, elements: float, pieces: float) -> float:
         """An adapter that makes so many elements, each of so many pieces."""

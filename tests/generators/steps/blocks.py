@@ -130,7 +130,7 @@ def positions(b: Builder, v: Value) -> Value | None:
     first = shape[: min(place, v.axis)]
     table = b.normal(*(shape[len(first) :] if b.flip(0.5) else shape))
     masked = b.mask(v) if b.flip(0.8) else v
-    return b.like(b.pick(("Add", "Add", "Sub")), masked, b.const(table, b.numpy_type))
+    return b.like(b.pick(("Add", "Add", "Sub")), masked, b.const(table))
 
 
 def stack_positions(b: Builder, v: Value) -> Value | None:
@@ -213,12 +213,11 @@ def attention(b: Builder, v: Value) -> Value | None:
         low = b.pick((-1e4, -math.inf)) if b.dtype != TensorProto.FLOAT16 else -1e4
         causal = np.triu(np.full((t, t), low), 1).astype(b.numpy_type)
         causal[np.tril_indices(t)] = 0
-        scores = b.like("Add", scores, b.const(causal, causal.dtype))
+        scores = b.like("Add", scores, b.const(causal))
     scores = b.like("Softmax", scores, axis=-1 if b.opset >= 11 else 3)
     if b.flip(0.15):  # one whole head switched off
         scores = b.mask(scores)
-    y = b.op("MatMul", [scores, w], [n, heads, t, inner], 3)
-    y = b.transpose(y, (0, 2, 1, 3))
+    y = b.transpose(b.op("MatMul", [scores, w], [n, heads, t, inner], 3), (0, 2, 1, 3))
     y = b.op("Reshape", [y, b.ints([0, 0, wide])], [n, t, wide], 2)
     y = b.mask(y) if b.flip(0.3) else y
     y = matmul(b, y, out=v.channels) or y
@@ -242,10 +241,9 @@ def constant_branch(b: Builder, v: Value) -> Value | None:
     if b.flip(0.5):
         y = b.mask(branch(b, v), "none")
     else:
-        dims = [1, *[size(d) for d in v.shape[1:]]] if v.static else None
-        if dims is None:
+        if not v.static:
             return None
-        y = Value(b.const(b.normal(*dims), b.numpy_type), v.shape, v.axis)
+        y = Value(b.const(b.normal(1, *[size(d) for d in v.shape[1:]])), v.shape, v.axis)
         y = b.like(b.pick(("Relu", "Sigmoid", "Neg")), y)
     z = branch(b, y) if b.flip(0.5) and y.shape == v.shape and b.nodes[-1].op_type == "Mul" else y
     return b.op(b.pick(("Add", "Mul")), [v, z], v.shape, v.axis)

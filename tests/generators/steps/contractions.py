@@ -12,12 +12,7 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
     if not v.is_image:
         return None
     c = v.channels
-    kernel: list[int] = []
-    begin: list[int] = []
-    end: list[int] = []
-    strides: list[int] = []
-    dilations: list[int] = []
-    shape: list[Dim] = []
+    windows: list[tuple[int, int, int, int, int, Dim]] = []
     auto = "NOTSET" if same else b.pick(("NOTSET",) * 6 + ("SAME_UPPER", "SAME_LOWER", "VALID"))
     square = b.pick((1, 1, 3, 3, 3, 2, 5))
     for d in v.shape[2:]:
@@ -39,9 +34,8 @@ def conv(b: Builder, v: Value, *, same: bool = False, out: int | None = None) ->
             if n < 1:
                 return None
             dim = d if s == 1 and p + q == reach else derived(d, f"c{k},{p + q},{s},{dil}", n)
-        for numbers, number in zip((kernel, begin, end, strides, dilations), (k, p, q, s, dil), strict=True):
-            numbers.append(number)
-        shape.append(dim)
+        windows.append((k, p, q, s, dil, dim))
+    kernel, begin, end, strides, dilations, shape = (list(column) for column in zip(*windows, strict=True))
     group = 1
     m = out or (c if same else b.width(1, 8))
     form = b.some(0, 9)
@@ -82,12 +76,7 @@ def conv_transpose(b: Builder, v: Value) -> Value | None:
     c = v.channels
     group = b.pick([g for g in range(1, c + 1) if c % g == 0]) if b.flip(0.3) else 1
     per = b.some(1, 4)
-    kernel: list[int] = []
-    pads_begin: list[int] = []
-    pads_end: list[int] = []
-    strides: list[int] = []
-    extra: list[int] = []
-    shape: list[Dim] = []
+    windows: list[tuple[int, int, int, int, int, Dim]] = []
     for d in v.shape[2:]:
         k, s = b.pick((1, 2, 3)), b.pick((1, 1, 2))
         p, q = b.pick(((0, 0), (0, 0), (min(1, k - 1), min(1, k - 1)), (0, min(1, k - 1))))
@@ -95,11 +84,10 @@ def conv_transpose(b: Builder, v: Value) -> Value | None:
         n = s * (size(d) - 1) + e + k - p - q
         if n < 1 or n > 14:
             return None
-        for numbers, number in zip((kernel, strides, pads_begin, pads_end, extra), (k, s, p, q, e), strict=True):
-            numbers.append(number)
-        shape.append(derived(d, f"t{k},{p + q},{s},{e}", n))
+        windows.append((k, s, p, q, e, derived(d, f"t{k},{p + q},{s},{e}", n)))
+    kernel, strides, begin, end, extra, shape = (list(column) for column in zip(*windows, strict=True))
     w = weight(b, [c, per, *kernel], c // group * math.prod(kernel), outputs=1, inputs=0)
-    operands: list[str | Value] = [v, b.const(w, w.dtype)]
+    operands: list[str | Value] = [v, b.const(w)]
     if b.flip(0.6):
         operands.append(bias(b, per * group))
     return b.op(
@@ -110,7 +98,7 @@ def conv_transpose(b: Builder, v: Value) -> Value | None:
         group=group,
         kernel_shape=kernel,
         strides=strides,
-        pads=[*pads_begin, *pads_end],
+        pads=[*begin, *end],
         output_padding=extra if any(extra) else None,
     )
 
@@ -138,7 +126,7 @@ def matmul_left(b: Builder, v: Value) -> Value | None:
         return None
     k, m = v.shape[-2], b.some(1, 7)
     w = weight(b, [m, k], k, outputs=0, inputs=1)
-    return b.op("MatMul", [b.const(w, w.dtype), v], [*v.shape[:-2], m, v.shape[-1]], v.rank - 2)
+    return b.op("MatMul", [b.const(w), v], [*v.shape[:-2], m, v.shape[-1]], v.rank - 2)
 
 
 def matmul_batched(b: Builder, v: Value) -> Value | None:
@@ -147,7 +135,7 @@ def matmul_batched(b: Builder, v: Value) -> Value | None:
         return None
     stack, k, m = v.shape[-3], v.shape[-1], b.some(1, 6)
     w = weight(b, [stack, k, m], k, outputs=b.pick((0, 2)), inputs=1)
-    return b.op("MatMul", [v, b.const(w, w.dtype)], [*v.shape[:-1], m], v.rank - 1)
+    return b.op("MatMul", [v, b.const(w)], [*v.shape[:-1], m], v.rank - 1)
 
 
 def gemm(b: Builder, v: Value) -> Value | None:
@@ -165,7 +153,7 @@ def gemm(b: Builder, v: Value) -> Value | None:
     if form == 1:
         operands.append(bias(b, m))
     elif form == 2:
-        operands.append(b.const(b.normal(1, m), b.numpy_type))
+        operands.append(b.const(b.normal(1, m)))
     elif form == 3:
         operands.append(b.scalar(float(b.weights.normal())))
     elif form == 4:
@@ -196,7 +184,7 @@ def einsum(b: Builder, v: Value) -> Value | None:
         heads = b.some(1, 3)
         w = weight(b, [v.channels, heads, m], v.channels, outputs=2, inputs=0)
         text = f"{letters},{k}yz->{letters[:-1]}yz"
-        return b.op("Einsum", [v, b.const(w, w.dtype)], [*v.shape[:-1], heads, m], v.rank, equation=text)
+        return b.op("Einsum", [v, b.const(w)], [*v.shape[:-1], heads, m], v.rank, equation=text)
     w = weight(b, [v.channels, m], v.channels, outputs=1, inputs=0)
     flipped = b.flip(0.5)
     text = f"{letters},{'z' + k if flipped else k + 'z'}->{letters.replace(k, 'z')}"
@@ -222,7 +210,7 @@ def einsum_of_any_form(b: Builder, v: Value) -> Value | None:
     shape = [size(sizes[c]) for c in order]
     w = weight(b, shape, math.prod(shape), outputs=0, inputs=None if len(shape) < 2 else 1)
     text = f"{letters},{''.join(order)}->{''.join(out)}"
-    inputs = [v, b.const(w, w.dtype)]
+    inputs = [v, b.const(w)]
     return b.op("Einsum", inputs, [sizes[c] for c in out], b.pick(static), equation=text)
 
 
@@ -231,7 +219,7 @@ def vector_product(b: Builder, v: Value) -> Value | None:
     if v.rank != 3 or v.axis != 2 or not isinstance(v.shape[1], int):
         return None
     w = weight(b, [v.channels], v.channels, outputs=0, inputs=None)
-    return b.op("MatMul", [v, b.const(w, w.dtype)], v.shape[:2], 1)
+    return b.op("MatMul", [v, b.const(w)], v.shape[:2], 1)
 
 
 def tied(b: Builder, v: Value) -> Value | None:
@@ -240,7 +228,7 @@ def tied(b: Builder, v: Value) -> Value | None:
         return None
     k, m = v.channels, b.some(2, 6)
     w = weight(b, [k, m], k, outputs=1, inputs=0)
-    name = b.const(w, w.dtype)
+    name = b.const(w)
     y = b.op("MatMul", [v, name], [*v.shape[:-1], m], v.rank - 1)
     y = activation(b, y)
     if b.flip(0.6):
@@ -259,7 +247,7 @@ def tied_conv(b: Builder, v: Value) -> Value | None:
         return None
     c = v.channels
     w = weight(b, [c, c] + [1] * (v.rank - 2), c, outputs=0, inputs=1)
-    name, shift = b.const(w, w.dtype), bias(b, c)
+    name, shift = b.const(w), bias(b, c)
     y = b.like("Conv", v, name, shift)
     y = b.mask(activation(b, y)) if b.flip(0.7) else activation(b, y)
     y = b.like("Conv", y, name, shift)

@@ -27,12 +27,12 @@ def recurrent(b: Builder, v: Value) -> Value | None:
             last = array.reshape(ways, -1, gates, hidden, columns)[:, :, -1]
             last *= live[:, None]
         r.reshape(ways, gates, hidden, hidden)[:, :, b.keep(hidden)] *= b.keep(hidden)
-    operands = [b.const(w, w.dtype), b.const(r, r.dtype), b.const(vector, b.numpy_type) if b.flip(0.7) else ""]
+    operands = [b.const(w), b.const(r), b.const(vector) if b.flip(0.7) else ""]
     if b.flip(0.3) and x.shape[1] == 1:
         b.sharp = False
-        operands += ["", b.const(b.normal(ways, 1, hidden) * b.keep(hidden), b.numpy_type)]
+        operands += ["", b.const(b.normal(ways, 1, hidden) * b.keep(hidden))]
         if op == "LSTM" and b.flip(0.6):
-            operands += [b.const(b.normal(ways, 1, hidden), b.numpy_type), b.const(b.normal(ways, 3 * hidden))]
+            operands += [b.const(b.normal(ways, 1, hidden)), b.const(b.normal(ways, 3 * hidden))]
     attributes = {"linear_before_reset": 1} if op == "GRU" and b.flip(0.5) else {}
     if b.flip(0.2):  # the last state only
         b.sharp = False
@@ -55,9 +55,9 @@ def inner_layers(b: Builder, v: Value, tag: str) -> tuple[list[onnx.NodeProto], 
     wide, c = b.some(1, 6), v.channels
     op, ones = ("Conv", [1] * (v.rank - 2)) if v.is_image else ("MatMul", [])
     first, last = ([wide, c, *ones], [c, wide, *ones]) if v.is_image else ([c, wide], [wide, c])
-    weights = [b.const(b.normal(*shape, scale=0.5), b.numpy_type) for shape in (first, last)]
+    weights = [b.const(b.normal(*shape, scale=0.5)) for shape in (first, last)]
     keep = b.keep(wide).astype(b.numpy_type).reshape([wide, *ones])
-    masked = [helper.make_node("Mul", [f"{tag}/wide", b.const(keep, b.numpy_type)], [f"{tag}/masked"])]
+    masked = [helper.make_node("Mul", [f"{tag}/wide", b.const(keep)], [f"{tag}/masked"])]
     if b.flip(0.3):  # a mask of the subgraph's own
         value = onnx.numpy_helper.from_array(keep)
         masked = [
@@ -77,7 +77,7 @@ def branching(b: Builder, v: Value) -> Value | None:
     if b.opset < 11 or b.dtype == TensorProto.FLOAT16:  # ONNX Runtime 1.31 crashes on such a subgraph
         return None
     total = b.reduce("ReduceSum", v, list(range(v.rank)), False)
-    condition = b.raw("Greater", [total, b.const(np.array(0.37, b.numpy_type), b.numpy_type)])[0]
+    condition = b.raw("Greater", [total, b.const(np.array(0.37, b.numpy_type))])[0]
     if b.flip(0.3):
         condition = b.const(np.array(b.flip(0.5)), bool)
     vector = b.per_channel(v, b.normal(v.channels), plain=True)
@@ -117,7 +117,7 @@ def loop(b: Builder, v: Value) -> Value | None:
             b.value_info(Value(out, v.shape, v.axis)),
         ],
     )
-    trips = b.const(np.array(2, np.int64), np.int64)
+    trips = b.const(np.array(2, np.int64))
     go = b.const(np.array(True), bool)
     return b.op("Loop", [trips, go, v], v.shape, v.axis, body=body)
 

@@ -38,9 +38,9 @@ def channels_first(b: Builder, v: Value) -> Value | None:
 
 def flatten(b: Builder, v: Value) -> Value | None:
     """Everything behind the batch in one axis."""
-    if not v.static or v.rank < 3 or math.prod(size(d) for d in v.shape[1:]) > 300:
-        return None
     total = math.prod(size(d) for d in v.shape[1:])
+    if not v.static or v.rank < 3 or total > 300:
+        return None
     if b.flip(0.5):
         return b.op("Flatten", [v], [v.shape[0], total], 1, axis=b.pick((None, 1)))
     return b.reshape(v, [v.shape[0], total], 1)
@@ -77,13 +77,8 @@ def rows(b: Builder, v: Value) -> Value | None:
     """Batch and positions in one axis, as a table of channel rows, and back after a few layers."""
     if v.axis != v.rank - 1 or v.rank != 3 or not isinstance(v.shape[1], int):
         return None
-    y: Value | None = b.op(
-        "Reshape",
-        [v, b.ints([-1, v.channels])],
-        [derived(v.shape[0], f"*{v.shape[1]}", size(v.shape[0]) * v.shape[1]), v.channels],
-        1,
-    )
-    assert y is not None
+    all_rows = derived(v.shape[0], f"*{v.shape[1]}", size(v.shape[0]) * v.shape[1])
+    y = b.op("Reshape", [v, b.ints([-1, v.channels])], [all_rows, v.channels], 1)
     layers: tuple[Step, ...] = (gemm, matmul, activation, constant_operand, Builder.mask)
     for _ in range(b.some(1, 3)):
         y = b.pick(layers)(b, y) or y
@@ -212,7 +207,7 @@ def gather(b: Builder, v: Value) -> Value | None:
     if form == 0:
         return b.gather(v, b.shuffled(range(n)), axis)
     if form == 1 and axis != v.axis and v.rank > 2:
-        index = b.const(np.array(b.some(-n, n - 1), np.int64), np.int64)
+        index = b.const(np.array(b.some(-n, n - 1), np.int64))
         shape = [d for i, d in enumerate(v.shape) if i != axis]
         return b.op("Gather", [v, index], shape, v.axis - (axis < v.axis), axis=axis)
     low = -n if b.opset >= 11 else 0
@@ -226,10 +221,10 @@ def scatter(b: Builder, v: Value) -> Value | None:
     dims = [size(d) for d in v.shape]
     if b.flip(0.5):
         index = b.weights.integers(0, dims[-1], size=dims)
-        return b.like("GatherElements", v, b.const(index.astype(np.int64), np.int64), axis=v.rank - 1)
+        return b.like("GatherElements", v, b.const(index.astype(np.int64)), axis=v.rank - 1)
     places = np.array([[i] for i in range(dims[0]) if b.flip(0.5)] or [[0]], np.int64)
     updates = b.normal(len(places), *dims[1:])
-    return b.like("ScatterND", v, b.const(places, np.int64), b.const(updates, updates.dtype))
+    return b.like("ScatterND", v, b.const(places, np.int64), b.const(updates))
 
 
 def scatter_elements(b: Builder, v: Value) -> Value | None:
@@ -242,9 +237,9 @@ def scatter_elements(b: Builder, v: Value) -> Value | None:
     index = np.broadcast_to(np.reshape(order, [-1 if a == axis else 1 for a in range(v.rank)]), dims)
     updates = b.pick((activation, Builder.mask))(b, v)
     if b.flip(0.3):
-        return b.like("GatherElements", v, b.const(index.astype(np.int64), np.int64), axis=axis)
+        return b.like("GatherElements", v, b.const(index.astype(np.int64)), axis=axis)
     reduction = b.pick((None, "add")) if b.opset >= 16 else None
-    indices = b.const(index.astype(np.int64), np.int64)
+    indices = b.const(index.astype(np.int64))
     return b.like("ScatterElements", v, indices, updates, axis=axis, reduction=reduction)
 
 
@@ -258,15 +253,13 @@ def scatter_channels(b: Builder, v: Value) -> Value | None:
     order = [v.axis, *(a for a in range(v.rank) if a != v.axis)]
     front = b.transpose(v, order)
     if b.flip(0.5):
-        updates = b.pick((activation, Builder.mask))(
-            b, b.gather(front, b.shuffled(range(v.channels))[: len(places)], 0)
-        )
-        name = updates.name
+        step = b.pick((activation, Builder.mask))
+        name = step(b, b.gather(front, b.shuffled(range(v.channels))[: len(places)], 0)).name
     else:
         values = b.normal(len(places), *[size(d) for d in front.shape[1:]])
         values[: len(values) // 2] = b.pick((0.0, 0.5))
-        name = b.const(values.astype(b.numpy_type), b.numpy_type)
-    indices = b.const(np.array([[i - v.channels if b.flip(0.2) else i] for i in places], np.int64), np.int64)
+        name = b.const(values.astype(b.numpy_type))
+    indices = b.const(np.array([[i - v.channels if b.flip(0.2) else i] for i in places], np.int64))
     y = b.like("ScatterND", front, indices, name)
     return b.transpose(y, [order.index(a) for a in range(v.rank)])
 
@@ -330,14 +323,12 @@ def tile(b: Builder, v: Value) -> Value | None:
     """Repetition along the channels or another axis."""
     if v.rank > 4 or v.channels > 8:
         return None
-    repeats = [1] * v.rank
     static = [i for i in range(1, v.rank) if isinstance(v.shape[i], int) and size(v.shape[i]) <= 8]
     if not static:
         return None
     axis = b.pick(static)
-    repeats[axis] = 2
     shape = [size(d) * 2 if i == axis else d for i, d in enumerate(v.shape)]
-    return b.op("Tile", [v, b.ints(repeats)], shape, v.axis)
+    return b.op("Tile", [v, b.ints([1 + (i == axis) for i in range(v.rank)])], shape, v.axis)
 
 
 def expand(b: Builder, v: Value) -> Value | None:
@@ -348,12 +339,9 @@ def expand(b: Builder, v: Value) -> Value | None:
     y = b.unsqueeze(v, [at])
     n = b.some(2, 3)
     shape = tuple(n if i == at else d for i, d in enumerate(y.shape))
-    target = [1] * y.rank
-    target[at] = n
+    target = [n if i == at else 1 for i in range(y.rank)]
     if b.flip(0.3):
-        whole = b.computed_shape(v, [v.shape[0]])
-        rest = b.ints([n if i == at else 1 for i in range(1, y.rank)])
-        name = b.raw("Concat", [whole, rest], axis=0)[0]
+        name = b.raw("Concat", [b.computed_shape(v, [v.shape[0]]), b.ints(target[1:])], axis=0)[0]
     else:
         name = b.ints(target)
     return b.op("Expand", [y, name], shape, y.axis)
@@ -372,8 +360,7 @@ def several_outputs(b: Builder, v: Value) -> Value | None:
     form = b.some(0, 4)
     if form == 0 and b.opset >= 10 and b.dtype != TensorProto.FLOAT16:
         k = b.some(1, v.channels)
-        count = b.ints([k])
-        names = b.raw("TopK", [v, count], 2, axis=v.axis)
+        names = b.raw("TopK", [v, b.ints([k])], 2, axis=v.axis)
         return Value(names[0], tuple(k if i == v.axis else d for i, d in enumerate(v.shape)), v.axis)
     if form == 1 and v.is_image and v.rank == 4 and all(size(d) >= 2 for d in v.shape[2:]) and b.opset >= 8:
         shape = [*v.shape[:2], *[derived(d, "p2", size(d) - 1) for d in v.shape[2:]]]
@@ -381,14 +368,11 @@ def several_outputs(b: Builder, v: Value) -> Value | None:
     if form == 2 and b.opset >= 12:
         return Value(b.raw("Dropout", [v], 2)[0], v.shape, v.axis)
     if form == 3 and b.opset >= 17 and v.axis == v.rank - 1 and v.channels > 1 and b.dtype == TensorProto.FLOAT:
-        scale = b.const(b.positive(v.channels), b.numpy_type)
+        scale = b.const(b.positive(v.channels))
         b.sharp = False  # its statistics are in single precision whatever the data is
         names = b.raw("LayerNormalization", [v, scale], 3, axis=-1, epsilon=1e-3)
-        return (
-            b.like("Sub", Value(names[0], v.shape, v.axis), names[1])
-            if b.flip(0.5)
-            else Value(names[0], v.shape, v.axis)
-        )
+        y = Value(names[0], v.shape, v.axis)
+        return b.like("Sub", y, names[1]) if b.flip(0.5) else y
     if v.channels > 1:
         cut = b.some(1, v.channels - 1)
         return b.pick(b.split(v, v.axis, [cut, v.channels - cut]))
@@ -402,7 +386,7 @@ def append_constant(b: Builder, v: Value) -> Value | None:
         return None
     axis, extra = b.pick(axes), b.some(1, 2)
     dims = [1, *[extra if i == axis else size(d) for i, d in enumerate(v.shape) if i]]
-    token = b.const(b.normal(*dims), b.numpy_type)
+    token = b.const(b.normal(*dims))
     if v.shape[0] != 1:
         target = b.raw("Concat", [b.computed_shape(v, [v.shape[0]]), b.ints(dims[1:])], axis=0)[0]
         token = b.raw("Expand", [token, target])[0]

@@ -51,10 +51,8 @@ def activation(b: Builder, v: Value) -> Value:
     if form == 7:
         op = b.pick(("Exp", "Sqrt", "Log", "Reciprocal", "Atan", "Asinh", "Sinh", "Cosh", "Tan"))
         if op in ("Sqrt", "Log", "Reciprocal"):
-            positive = b.like("Abs", v)
-            return b.like(op, b.like("Add", positive, b.scalar(0.7)))
-        bounded = b.like("Tanh", v)
-        return b.like(op, bounded)
+            return b.like(op, b.like("Add", b.like("Abs", v), b.scalar(0.7)))
+        return b.like(op, b.like("Tanh", v))
     if form == 8:
         low, high = b.pick(((0.0, 6.0), (-1.0, 1.0), (None, 0.8), (-0.3, None), (0.2, 0.9)))
         return b.clip(v, low, high)
@@ -103,11 +101,8 @@ def prelu(b: Builder, v: Value) -> Value:
 
 
 def casts(b: Builder, v: Value) -> Value:
-    """To another precision and back."""
-    other = TensorProto.DOUBLE if b.dtype != TensorProto.DOUBLE else TensorProto.FLOAT
-    if b.dtype == TensorProto.DOUBLE:
-        other = TensorProto.DOUBLE
-    return b.like("Cast", b.like("Cast", v, to=other), to=b.dtype)
+    """To double precision and back."""
+    return b.like("Cast", b.like("Cast", v, to=TensorProto.DOUBLE), to=b.dtype)
 
 
 def dropout(b: Builder, v: Value) -> Value:
@@ -127,10 +122,10 @@ def constant_operand(b: Builder, v: Value) -> Value | None:
     if form == 0:
         operand = b.scalar(float(numbers(1)[0]))
     elif form == 1 and v.static:  # a map over everything but the batch
-        operand = b.const(numbers(*[1, *[size(d) for d in v.shape[1:]]]), b.numpy_type)
+        operand = b.const(numbers(*[1, *[size(d) for d in v.shape[1:]]]))
     elif form == 2 and v.static and v.rank > 2:  # a map that is the same for all channels
         dims = [1 if i in (0, v.axis) else size(d) for i, d in enumerate(v.shape)]
-        operand = b.const(numbers(*dims), b.numpy_type)
+        operand = b.const(numbers(*dims))
     else:
         vector = numbers(v.channels)
         if op in ("Mul", "Add", "Sub") and b.flip(0.4):
@@ -158,10 +153,10 @@ def outer_operand(b: Builder, v: Value) -> Value | None:
     rows = b.some(2, 3)
     if b.flip(0.5) and v.rank == 2:
         w = b.normal(rows, 1, v.channels) * b.keep(v.channels).astype(b.numpy_type)
-        return b.op(b.pick(("Add", "Mul")), [b.const(w, w.dtype), v], (rows, *v.shape), 2)
+        return b.op(b.pick(("Add", "Mul")), [b.const(w), v], (rows, *v.shape), 2)
     grown = b.unsqueeze(v, [v.rank - 1])
     w = b.normal(rows, v.channels)
-    return b.op(b.pick(("Add", "Mul")), [grown, b.const(w, w.dtype)], (*v.shape[:-1], rows, v.channels), v.rank)
+    return b.op(b.pick(("Add", "Mul")), [grown, b.const(w)], (*v.shape[:-1], rows, v.channels), v.rank)
 
 
 def comparison(b: Builder, v: Value) -> Value | None:
@@ -170,8 +165,7 @@ def comparison(b: Builder, v: Value) -> Value | None:
         return None
     bound = b.scalar(0.3)
     flag = b.like(b.pick(("Greater", "Less")), v, bound)
-    if b.flip(0.3):
-        flag = b.like("Not", flag)
+    flag = b.like("Not", flag) if b.flip(0.3) else flag
     if b.flip(0.5):
         return b.like("Mul", v, b.like("Cast", flag, to=b.dtype))
     other = b.per_channel(v, b.normal(v.channels))
@@ -181,11 +175,11 @@ def comparison(b: Builder, v: Value) -> Value | None:
 def many(b: Builder, v: Value) -> Value | None:
     """Sum, Mean, Min or Max of several tensors of one shape."""
     others = [u for u in b.pool if u.shape == v.shape and u.axis == v.axis and u.name != v.name]
-    chosen = [v] + [b.pick(others) for _ in range(b.some(1, 2))] if others else [v]
+    operands: list[str | Value] = [v]
+    if others:
+        operands += [b.pick(others) for _ in range(b.some(1, 2))]
     if b.flip(0.3):
-        operands: list[str | Value] = [*chosen, b.per_channel(v, b.normal(v.channels))]
-    else:
-        operands = list(chosen)
+        operands.append(b.per_channel(v, b.normal(v.channels)))
     return b.op(b.pick(("Sum", "Mean", "Min", "Max")), operands, v.shape, v.axis)
 
 

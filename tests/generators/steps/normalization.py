@@ -17,12 +17,7 @@ def batch_norm(b: Builder, v: Value) -> Value | None:
         scale = scale * b.keep(c).astype(scale.dtype)
     shift = b.normal(c, scale=0.5) * (b.keep(c).astype(b.numpy_type) if b.flip(0.2) else 1)
     vectors = (scale, shift, b.normal(c, scale=0.5), b.positive(c))
-    return b.like(
-        "BatchNormalization",
-        v,
-        *[b.const(x, b.numpy_type) for x in vectors],
-        epsilon=b.pick((None, 1e-3)),
-    )
+    return b.like("BatchNormalization", v, *[b.const(x) for x in vectors], epsilon=b.pick((None, 1e-3)))
 
 
 def layer_norm(b: Builder, v: Value) -> Value | None:
@@ -37,17 +32,14 @@ def layer_norm(b: Builder, v: Value) -> Value | None:
         return None
     ends = axes == list(range(v.rank - len(axes), v.rank))
     if b.opset >= 17 and ends and b.flip(0.6):
-        operands: list[str | Value] = [v, b.const(b.positive(*dims), b.numpy_type)]
+        operands: list[str | Value] = [v, b.const(b.positive(*dims))]
         if b.flip(0.8):
-            operands.append(b.const(b.normal(*dims), b.numpy_type))
+            operands.append(b.const(b.normal(*dims)))
         axis = axes[0] - v.rank if b.flip(0.6) else axes[0]
         return b.op("LayerNormalization", operands, v.shape, v.axis, axis=axis, epsilon=1e-3)
     mean = b.reduce("ReduceMean", v, axes, True)
     centred = b.like("Sub", v, mean)
-    if b.flip(0.5):
-        square = b.like("Pow", centred, b.scalar(2.0))
-    else:
-        square = b.like("Mul", centred, centred)
+    square = b.like("Pow", centred, b.scalar(2.0)) if b.flip(0.5) else b.like("Mul", centred, centred)
     spread = b.reduce("ReduceMean", square, axes, True)
     root = b.like("Sqrt", b.like("Add", spread, b.scalar(1e-3)))
     y = b.like("Div", centred, root)
@@ -62,7 +54,7 @@ def rms_norm(b: Builder, v: Value) -> Value | None:
     if v.axis != v.rank - 1:
         return None
     if b.opset >= 23 and b.flip(0.5):
-        return b.like("RMSNormalization", v, b.const(b.positive(v.channels), b.numpy_type), axis=-1, epsilon=1e-3)
+        return b.like("RMSNormalization", v, b.const(b.positive(v.channels)), axis=-1, epsilon=1e-3)
     spread = b.reduce("ReduceMean", b.like("Mul", v, v), [v.axis], True)
     root = b.like("Sqrt", b.like("Add", spread, b.scalar(1e-2)))
     y = b.like("Mul", v, b.like("Reciprocal", root)) if b.flip(0.5) else b.like("Div", v, root)
@@ -73,14 +65,8 @@ def instance_norm(b: Builder, v: Value) -> Value | None:
     """InstanceNormalization: the statistics of each channel over its own positions."""
     if not v.is_image or math.prod(size(d) for d in v.shape[2:]) < 4:
         return None
-    c = v.channels
-    return b.like(
-        "InstanceNormalization",
-        v,
-        b.const(b.positive(c), b.numpy_type),
-        b.const(b.normal(c), b.numpy_type),
-        epsilon=1e-2,
-    )
+    vectors = b.const(b.positive(v.channels)), b.const(b.normal(v.channels))
+    return b.like("InstanceNormalization", v, *vectors, epsilon=1e-2)
 
 
 def group_norm(b: Builder, v: Value) -> Value | None:
@@ -92,20 +78,14 @@ def group_norm(b: Builder, v: Value) -> Value | None:
     if c // groups * size(v.shape[2]) * size(v.shape[3]) < 4:
         return None
     if b.opset >= 21 and b.flip(0.6):
-        return b.like(
-            "GroupNormalization",
-            v,
-            b.const(b.positive(c), b.numpy_type),
-            b.const(b.normal(c), b.numpy_type),
-            num_groups=groups,
-            epsilon=1e-2,
-        )
+        vectors = b.const(b.positive(c)), b.const(b.normal(c))
+        return b.like("GroupNormalization", v, *vectors, num_groups=groups, epsilon=1e-2)
     flat = b.reshape(v, [v.shape[0], groups, c // groups * size(v.shape[2]) * size(v.shape[3])], 1)
     ones, zeros = np.ones(groups, b.numpy_type), np.zeros(groups, b.numpy_type)
-    y = b.like("InstanceNormalization", flat, b.const(ones, ones.dtype), b.const(zeros, zeros.dtype), epsilon=1e-2)
+    y = b.like("InstanceNormalization", flat, b.const(ones), b.const(zeros), epsilon=1e-2)
     y = b.reshape(y, v.shape, 1)
-    y = b.like("Mul", y, b.const(b.positive(c, 1, 1), b.numpy_type))
-    return b.like("Add", y, b.const(b.normal(c, 1, 1), b.numpy_type))
+    y = b.like("Mul", y, b.const(b.positive(c, 1, 1)))
+    return b.like("Add", y, b.const(b.normal(c, 1, 1)))
 
 
 def lrn(b: Builder, v: Value) -> Value | None:

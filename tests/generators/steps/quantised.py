@@ -75,9 +75,8 @@ def pair(b: Builder, v: Value) -> Value | None:
         return None
     b.sharp = False
     signed = b.pick((np.int8, np.uint8))
-    each = b.opset >= 13 and b.flip(0.3)
-    shape = (v.channels,) if each else ()
-    attributes = {"axis": b.pick((v.axis, v.axis - v.rank))} if each else {}
+    shape = (v.channels,) if b.opset >= 13 and b.flip(0.3) else ()
+    attributes = {"axis": b.pick((v.axis, v.axis - v.rank))} if shape else {}
     zero = b.weights.integers(-9, 9, size=shape) if signed is np.int8 else b.weights.integers(90, 150, size=shape)
     operands = [b.const(b.positive(*shape) * 0.03, np.float32), b.const(zero, signed)]
     name = b.raw("QuantizeLinear", [v, *operands], **attributes)[0]
@@ -110,8 +109,7 @@ def integer_convolution(b: Builder, v: Value) -> Value | None:
     m, kernel = b.width(1, 6), b.pick((1, 3))
     groups = 1 if b.flip(0.7) else v.channels
     m = m if groups == 1 else v.channels
-    each = b.flip(0.5)
-    shape = (m,) if each else ()
+    shape = (m,) if b.flip(0.5) else ()
     scale, zero = b.const(np.array(0.03), np.float32), b.const(np.array(120), np.uint8)
     data = b.raw("QuantizeLinear", [v, scale, zero])[0]
     w = b.const(steps(b, [m, v.channels // groups, kernel, kernel], b.keep(m), 0), np.int8)

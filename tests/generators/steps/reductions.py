@@ -95,7 +95,7 @@ def cumsum(b: Builder, v: Value) -> Value | None:
     if b.opset < 11 or b.dtype == TensorProto.FLOAT16:
         return None
     axis = b.some(1, v.rank - 1)
-    return b.like("CumSum", v, b.const(np.array(axis, np.int64), np.int64), exclusive=b.pick((None, 1)))
+    return b.like("CumSum", v, b.const(np.array(axis, np.int64)), exclusive=b.pick((None, 1)))
 
 
 def crossing(b: Builder, v: Value) -> Value | None:

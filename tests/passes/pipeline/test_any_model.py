@@ -5,16 +5,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from passes import count, shrink
 from passes.model.local_functions import inline
 from tests.double_precision.evaluator import Evaluator
 from tests.generators.builder import Network
 from tests.generators.check import adapters_cost, check
-from tests.passes.text import compiled, model, random, weight
+from tests.maskc import build
+from tests.passes.text import compiled, in_type, model, random, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
 SMALL = "(float[N,4] x) => (float[N,3] y)"
@@ -62,7 +62,7 @@ def test_a_default_stays_one() -> None:
     assert [i.name for i in result.model.graph.input] == ["x", "t"]
     assert weight(result, "MatMul").shape == (4, 5)
     feeds = {"x": random(2, 4), "t": random(8, seed=5)}
-    a, b = (ort.InferenceSession(m.SerializeToString()).run(None, feeds)[0] for m in (source, result.model))
+    a, b = (build.run(m, **feeds)["y"] for m in (source, result.model))
     np.testing.assert_allclose(a, b, rtol=1e-5)
     default = {t.name: t for t in result.model.graph.initializer}["t"]
     assert np.array_equal(numpy_helper.to_array(default), np.full(8, 2.0))
@@ -87,17 +87,6 @@ def test_what_is_counted_is_what_the_file_says() -> None:
 
 
 # -- element types -------------------------------------------------------------------------------------------------
-
-
-def in_type(source: onnx.ModelProto, dtype: Any) -> onnx.ModelProto:
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    for tensor in source.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), tensor.name))
-    for info in (*source.graph.input, *source.graph.output):
-        info.type.tensor_type.elem_type = element
-    onnx.checker.check_model(source, full_check=True)
-    return source
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16], ids=lambda d: np.dtype(d).name)
@@ -326,13 +315,9 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES)
 def test_nodes_that_mean_the_same_in_both(body: str, opset: int, own: int) -> None:
     source = calling(opset, own, BODIES[body], INNER)
-    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     result = shrink(source)
     assert not result.model.functions and result.report.after.macs < result.report.before.macs
-    before, after = (
-        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-        for m in (source, result.model)
-    )
+    before, after = (build.run(m, x=random(5, 4))["y"] for m in (source, result.model))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
@@ -340,7 +325,7 @@ def test_nodes_that_only_their_own_opset_has_are_converted() -> None:
     """ONNX Runtime refuses them: by the standard they mean what they say."""
     inside = inline(calling(18, 12, "s = ReduceSum <axes = [1], keepdims = 1> (a) r = Sub(a, s)"))
     x = np.ones((2, 4), np.float32)
-    (y,) = ort.InferenceSession(inside.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    y = build.run(inside, x=x)["y"]
     product = x @ (np.arange(24).reshape(4, 6) % 7 - 3)
     masked = (product - product.sum(axis=1, keepdims=True)) * [1, 0, 1, 1, 0, 1]
     np.testing.assert_allclose(y, masked @ (np.arange(18).reshape(6, 3) % 5 - 2), rtol=1e-5)

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -16,10 +15,13 @@ from tests.maskc import build
 from tests.passes.text import Array, model, random
 
 KEEP = (np.arange(16) % 4 != 1).astype(np.float32)  # 12 of 16
+#: what a graph may read without saying it
+GIVEN = {"k": KEEP, "go": np.asarray(True), "square": random(16, 16) * 0.2}
+GIVEN |= {"w": random(6, 16) * 0.3, "v": random(16, 6) * 0.3}
 
 
 def graph(text: str, opset: int = 17, **weights: Any) -> ModelProto:
-    return model(text, None, opset, **weights)
+    return model(text, None, opset, constants=GIVEN, **weights)
 
 
 def products(model: ModelProto) -> list[tuple[int, ...]]:
@@ -46,8 +48,7 @@ def test_masks_inside_a_branch() -> None:
             y = If (q) <
                 then_branch = yes () => (float[N,5] t) { a = MatMul(x, w) b = Mul(a, k) c = Relu(b) t = MatMul(c, v) },
                 else_branch = no () => (float[N,5] e) { d = MatMul(x, w) e = MatMul(d, v) }>
-        }""",
-        k=KEEP,
+        }"""
     )
     result = check(source)
     assert products(result.model)[-2:] == [(6, 16), (16, 5)]
@@ -161,14 +162,12 @@ CASES = {
         [(6, 12), (12, 16), (12, 5)],
     ),
 }
-GIVEN = {"k": KEEP, "go": np.asarray(True), "square": random(16, 16) * 0.2}
-GIVEN |= {"w": random(6, 16) * 0.3, "v": random(16, 6) * 0.3}
 
 
 @pytest.mark.parametrize(("text", "left"), CASES.values(), ids=CASES)
 def test_what_is_masked_inside_and_around(text: str, left: list[tuple[int, ...]]) -> None:
     with adapters_cost(None if "z = Relu(p)" in text else 0.0):
-        assert products(check(graph(text, constants=GIVEN)).model) == left
+        assert products(check(graph(text)).model) == left
 
 
 def test_what_both_branches_know() -> None:
@@ -194,12 +193,10 @@ def test_what_both_branches_know() -> None:
 def test_a_loop_without_end_is_refused(again: str) -> None:
     """A loop without a trip count ends by its condition, which must be able to change."""
     source = graph(
-        f"""(float[N,6] x) => (float[N,6] y) {{
+        f"""(float[N,6] x) => (float[N,6] y) <int64 five = {{5}}> {{
             y = Loop ("", go, x) <body = step (int64 i, bool c, float[N,6] h) => (bool cc, float[N,6] z) {{
                 z = Tanh(h) cc = {again} }}>
-        }}""",
-        go=np.asarray(True),
-        five=np.asarray(5, np.int64),
+        }}"""
     )
     if again.startswith("Identity"):
         with pytest.raises(GraphError, match="never ends: it has no trip count"):
@@ -215,8 +212,7 @@ def test_a_loop_that_declares_another_rank_than_it_gets() -> None:
         <int64 trips = {3}, float[6,6] w, float[6] s, float[6] t> {
             y = Loop (trips, go, x) <body = step (int64 i, bool c, float[3,6] h) => (bool cc, float[3,6] z) {
                 a = MatMul(h, w) b = Mul(a, s) z = Add(b, t) cc = Identity(c) }>
-        }""",
-        go=np.asarray(True),
+        }"""
     )
     x = random(2, 3, 6, seed=4)
     np.testing.assert_allclose(build.run(shrink(source).model, x=x)["y"], build.run(source, x=x)["y"], rtol=1e-5)
@@ -231,11 +227,7 @@ def test_a_branch_inside_a_loop() -> None:
                 z = If (q) <then_branch = yes () => (float[N,6] t) { t = MatMul(n, v) },
                             else_branch = no () => (float[N,6] e) { a = Relu(n) e = MatMul(a, v) }>
                 cc = Identity(c) }>
-        }""",
-        go=np.asarray(True),
-        w=random(6, 16) * 0.3,
-        k=KEEP,
-        v=random(16, 6) * 0.3,
+        }"""
     )
     with adapters_cost(0.0):
         assert check(source).report.after.macs == 2 * (6 * 12 + 12 * 6), "of both rounds"
@@ -249,7 +241,7 @@ def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> 
     )
     source = graph(
         f"""(float[T,N,6] x, bool[T,N,1] q) => (float[N,5] y, float[T,N,5] all)
-        <float[6,16] u, float[16,5] w, float[5,5] v, float[6,5] s> {{
+        <float[6,16] u, float[16,5] w, float[5,5] v, float[6,5] s, int64 i0 = {{0}}, int64[1] i = {{0}}> {{
             h = MatMul(x, u) p = Mul(h, k) shape = Shape(x) steps = Gather(shape, i0)
             first = ReduceSum<keepdims=0>(x, i) start = MatMul(first, s)
             y{", w_last, v_last" if handed_on else ""}, all = Loop (steps, go, start{states}) <
@@ -258,11 +250,7 @@ def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> 
                     xt = Gather<axis=0>(p, t) qt = Gather<axis=0>(q, t) a = MatMul(xt, {"wi" if handed_on else "w"})
                     b = MatMul(h1, {"vi" if handed_on else "v"}) d = Add(a, b) e = Tanh(d) h2 = Where(qt, e, h1)
                     h3 = Identity(h2) {"wo = Identity(wi) vo = Identity(vi)" if handed_on else ""} cc = Identity(c) }}>
-        }}""",
-        k=KEEP,
-        i0=np.array(0),
-        i=np.array([0]),
-        go=np.array(True),
+        }}"""
     )
     result = check(source)
     assert products(result.model) == [(6, 12), (6, 5), (12, 5), (5, 5)]
@@ -343,7 +331,6 @@ def test_int8_weights_inside(opset: int) -> None:
         }""",
         opset,
         q=q,
-        k=KEEP,
     )
     result = check(source)
     assert all(t.data_type != onnx.TensorProto.FLOAT or t.dims != [6, 16] for t in result.model.graph.initializer)
@@ -364,7 +351,6 @@ def test_a_branch_that_a_static_size_decides(size: int) -> None:
             m = Mul(h, k) y = MatMul(m, v)
         }""",
         size=np.asarray(size),
-        k=KEEP,
     )
     result = check(source)
     left = [node.op_type for node in result.model.graph.node]
@@ -382,8 +368,7 @@ def test_sizes_that_only_the_result_knows_do_not_count_against_it() -> None:
                         else_branch = no () => (float[N,16] e)
                             { g = MatMul(m, u) c = Unsqueeze(k, zero) e = Mul(g, c) }>
             y = Gemm(i, v)
-        }""",
-        k=KEEP,
+        }"""
     )
     result = check(source)
     assert not result.report.notes
@@ -415,16 +400,15 @@ def test_amounts_and_places_from_outside(body: str) -> None:
         "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
         "places": np.array([5, 0, 7]),
     }
-    values |= {name: np.array([number]) for name, number in {"one": 1, "two": 2, "five": 5}.items()}
-    source = graph(
-        f"""(float[1,3,5,5] x, bool q) => (float[1,8,h,w] y) {{
-            a = Conv(x, w)  b = Sub(a, twenty)
+    source = model(
+        f"""(float[1,3,5,5] x, bool q) => (float[1,8,h,w] y)
+        <float[8,3,1,1] w, float[1] twenty = {{20}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] five = {{5}}>
+        {{  a = Conv(x, w)  b = Sub(a, twenty)
             y = If (q) <then_branch = yes () => (float[1,8,h,w] t) {{ {body} }},
                         else_branch = no () => (float[1,8,h,w] u) {{ u = Neg(b) }}>
         }}""",
+        None,
         constants=values,
-        w=random(8, 3, 1, 1),
-        twenty=np.array([20.0]),
     )
     x = random(1, 3, 5, 5, seed=2)
     check(source, cases=[{"x": x, "q": np.array(q)} for q in (True, False)])
@@ -435,14 +419,14 @@ def test_what_a_loop_of_no_rounds_collects_has_the_shape_that_its_body_declares(
     source = graph(
         """(int64 rounds, float[5] x, float[1] start) => (float[1] last, float[n, m] all) {
             yes = Constant <value = bool {1}> ()
-            last, all = Loop (rounds, yes, start) <body = one (int64 i, bool go, float[1] state)
+            last, all = Loop (rounds, yes, start) <body = one (int64 i, bool c, float[1] state)
                 => (bool on, float[1] sum, float[1] kept) {
                 one = Constant <value = int64[1] {1}> ()
                 zero = Constant <value = int64[1] {0}> ()
                 first = Unsqueeze(i, zero)
                 end = Add(first, one)
                 part = Slice(x, first, end)
-                on = Identity(go)
+                on = Identity(c)
                 sum = Add(state, part)
                 kept = Identity(sum)
             }>
@@ -479,13 +463,9 @@ def test_names_of_initializers_in_branches_mean_what_they_mean_to_onnx_runtime(
                 else_branch = no () => (float[N,16] e) {other} {{ e = Mul(m, {reads}) }}>
             y = Mul(i, w)
         }}""",
-        k=KEEP,
         **{"w" if outside.startswith("u") else "u": np.array([3.0])},
     )
     for taken in (True, False):
         feeds = {"x": np.ones((2, 16), np.float32), "q": np.array(taken)}
-        wanted, result = (
-            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
-            for model in (source, shrink(source).model)
-        )
+        wanted, result = (build.run(each, **feeds)["y"] for each in (source, shrink(source).model))
         np.testing.assert_array_equal(result, wanted)

@@ -18,20 +18,19 @@ from tests.generators.networks import network
 from tests.passes.text import compiled, mask, model, operators, random, weight
 
 
-def residual(width: int, first: np.ndarray, second: np.ndarray) -> object:  # type: ignore[type-arg]
+def residual(width: int) -> onnx.ModelProto:
     """Two 1x1 convolutions of `width` inputs, masked independently, added, and read by a third."""
     return model(
         f"(float[N,{width},16,16] x) => (float[N,2,16,16] y)"
         f" <float[8,{width},1,1] wa, float[8,{width},1,1] wb, float[2,8,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, ma)\n b = Conv(x, wb)\n bm = Mul(b, mb)\n s = Add(am, bm)\n y = Conv(s, wc)",
-        ma=first,
-        mb=second,
+        ma=mask(1, 1, 1, 1, 0, 0, 0, 1),
+        mb=mask(0, 0, 1, 1, 1, 1, 0, 1),
     )
 
 
 def test_independent_masks_at_a_residual_sum_free_both_branches_where_it_pays() -> None:
-    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
-    wide = compiled(residual(512, left, right))
+    wide = compiled(residual(512))
     assert weight(wide, "Conv", which=0).shape[0] == 5
     assert weight(wide, "Conv", which=1).shape[0] == 5
     assert weight(wide, "Conv", which=2).shape[1] == 7
@@ -39,16 +38,14 @@ def test_independent_masks_at_a_residual_sum_free_both_branches_where_it_pays() 
 
 
 def test_a_cheap_producer_computes_more_rather_than_move_data() -> None:
-    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
-    narrow = compiled(residual(2, left, right))
+    narrow = compiled(residual(2))
     assert not {"Pad", "Gather"} & set(operators(narrow))
     assert weight(narrow, "Conv", which=0).shape[0] == 7
 
 
 @pytest.mark.parametrize("price", [0.0, 64.0, 1e12])
 def test_every_price_stores_all_that_is_live(price: float) -> None:
-    left, right = mask(1, 1, 1, 1, 0, 0, 0, 1), mask(0, 0, 1, 1, 1, 1, 0, 1)
-    graph = prepared(residual(64, left, right))  # type: ignore[arg-type]
+    graph = prepared(residual(64))
     facts = analyse(graph)
     layout = cheapest(Groundwork(graph, facts), facts, price, StorageFloor(), frugal=True)
     for name, tensor in graph.tensors().items():

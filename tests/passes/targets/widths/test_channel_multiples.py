@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 import passes.targets.widths.fastest_plan
 from passes import count, shrink
@@ -27,7 +26,7 @@ from tests.generators.check import assert_same_function
 from tests.generators.form import assert_explained, assert_well_formed
 from tests.generators.net import Masks
 from tests.generators.networks import network
-from tests.passes.text import compiled, mask, model
+from tests.passes.text import compiled, in_type, mask, model
 
 AVX512, AVX2, ZEN4 = (RATES[name] for name in ("avx512", "avx2", "zen4"))
 ALIGNS: tuple[int | Rates | str, ...] = (4, 16, *RATES.values(), "all")
@@ -39,13 +38,16 @@ def live(count_: int, size: int) -> np.ndarray:
     return mask(*(int(i >= size - count_) for i in range(size))).reshape(1, size, 1, 1)
 
 
-def chain(first: int, second: int, *, size: int = 64, side: int = 28, batch: int | str = 1) -> onnx.ModelProto:
+def chain(
+    first: int, second: int, *, size: int = 64, side: int = 28, batch: int | str = 1, relu: str = "{0}r = Relu({0}m)"
+) -> onnx.ModelProto:
     """Three convolutions; so many channels of the two tensors between them are live."""
     return model(
         f"(float[{batch},16,{side},{side}] x) => (float[{batch},16,{side},{side}] y)"
         f" <float[{size},16,3,3] wa, float[{size},{size},3,3] wb, float[16,{size},3,3] wc>",
-        "a = Conv<pads=[1,1,1,1]>(x, wa)\n am = Mul(a, ma)\n ar = Relu(am)\n"
-        "b = Conv<pads=[1,1,1,1]>(ar, wb)\n bm = Mul(b, mb)\n br = Relu(bm)\n y = Conv<pads=[1,1,1,1]>(br, wc)",
+        f"a = Conv<pads=[1,1,1,1]>(x, wa)\n am = Mul(a, ma)\n {relu.format('a')}\n b = Conv<pads=[1,1,1,1]>(ar, wb)\n"
+        f"bm = Mul(b, mb)\n {relu.format('b')}\n y = Conv<pads=[1,1,1,1]>(br, wc)",
+        constants={"scale": np.float32(0.1), "zero": np.int8(0)},
         ma=live(first, size),
         mb=live(second, size),
     )
@@ -136,25 +138,12 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
 @pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
 def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[int]) -> None:
     """16 bytes, also of what is stored in 8 bits on its way from one layer to the next."""
-    source = chain(33, 50)
-    if bits in (16, 64):
-        kind = {16: np.float16, 64: np.float64}[bits]
-        for tensor in source.graph.initializer:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
-        for value in (*source.graph.input, *source.graph.output):
-            value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
-    elif bits == 8:
-        for name in ("ar", "br"):
-            at, reader = next((i, n) for i, n in enumerate(source.graph.node) if name in n.input)
-            reader.input[0] = f"{name}d"
-            source.graph.node.insert(
-                at, helper.make_node("DequantizeLinear", [f"{name}q", "scale", "zero"], [f"{name}d"])
-            )
-            source.graph.node.insert(at, helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"{name}q"]))
-        for name, value in (("scale", np.float32(0.1)), ("zero", np.int8(0))):
-            source.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    result = shrink(source, align=CUDA["cuda"])
-    assert widths(result.model)[:2] == expected
+    if bits == 8:
+        steps = "{0}q = QuantizeLinear({0}f, scale, zero)\n {0}r = DequantizeLinear({0}q, scale, zero)"
+        source = chain(33, 50, relu=f"{{0}}f = Relu({{0}}m)\n {steps}")
+    else:
+        source = in_type(chain(33, 50), f"float{bits}")
+    assert widths(shrink(source, align=CUDA["cuda"]).model)[:2] == expected
 
 
 def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
