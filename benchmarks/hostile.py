@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -85,18 +86,17 @@ def attempt(case: Case, directory: Path) -> Ended:
     from maskc.compilation.options import VERIFY, CompileOptions
     from maskc.errors import MaskcError, NotEquivalentError
 
-    source, masks, output = directory / "m.onnx", directory / "masks.npz", directory / "out.onnx"
+    source, output = directory / "m.onnx", directory / "out.onnx"
     source.write_bytes(case.model)
-    if case.masks is not None:
+    masks = None if case.masks is None else directory / "masks.npz"
+    if masks is not None and case.masks is not None:
         masks.write_bytes(case.masks)
     before = {path.name for path in directory.iterdir()}
     _forget_peak()
     held = resident()  # by what this process did before, a thousand other tests for instance
     began = time.monotonic()
     try:
-        report = compile_file(
-            source, output, CompileOptions(masks=masks if case.masks is not None else None, verify=VERIFY)
-        )
+        report = compile_file(source, output, CompileOptions(masks=masks, verify=VERIFY))
         found = Ended("compiled, not compared", "; ".join(w for w in report.warnings if "ot verified" in w))
     except NotEquivalentError as error:
         stated = _odd(frontend.read(source).model) or is_stated(str(error))
@@ -104,19 +104,14 @@ def attempt(case: Case, directory: Path) -> Ended:
     except MaskcError as error:
         found = Ended("refused", str(error))
     except Exception as error:
-        place = _place(error)
-        found = Ended("raw error", f"{type(error).__name__} in {place}: {error}")
+        found = Ended("raw error", f"{type(error).__name__} in {_place(error)}: {error}")
     seconds, peak = time.monotonic() - began, max(_peak() - held, 0)
     made = {path.name for path in directory.iterdir()} - before
     if made != ({output.name} if found.kind == "compiled, not compared" else set()):
         found = Ended("rubbish", f"{sorted(made)} after: {found.said}")
     if found.kind == "compiled, not compared" and (case.feeds or not found.said):
-        found = _compared(source, masks if case.masks is not None else None, output, case.feeds) or found
-    if (
-        found.kind == "refused"
-        and "would be" not in found.said
-        and _runs(source, masks if case.masks is not None else None)
-    ):
+        found = _compared(source, masks, output, case.feeds) or found
+    if found.kind == "refused" and "would be" not in found.said and _runs(source, masks):
         found = Ended("refused, and runs", found.said)
     if found.kind not in FAULTS and (seconds > SECONDS or peak > BYTES):
         found = Ended("slow" if seconds > SECONDS else "large", found.said)
@@ -150,7 +145,6 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
     Where inputs are given, a model that ONNX Runtime does not run is run in onnx's own evaluator.
     """
     import onnx
-    from onnx.reference import ReferenceEvaluator
 
     from maskc import frontend
     from maskc.frontend.mask_files import apply_masks
@@ -164,7 +158,7 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
         wanted = wanted if masks is None else apply_masks(wanted, masks)
         compiled = onnx.load(output)
         if feeds:
-            return _compared_on(feeds, (Runner, ReferenceEvaluator), wanted, compiled)
+            return _compared_on(feeds, wanted, compiled)
         if _odd(wanted):  # a channel that is not read any more no longer spreads what is not a number
             return None
         if any(node.op_type in RANDOM for node in all_nodes(wanted)):  # from seeds that follow the order of nodes
@@ -198,23 +192,26 @@ def _compared(source: Path, masks: Path | None, output: Path, feeds: tuple[dict[
     return Ended("compiled and equal")
 
 
-def _compared_on(feeds: Any, runtimes: Any, wanted: ModelProto, compiled: ModelProto) -> Ended | None:
+def _compared_on(feeds: Any, wanted: ModelProto, compiled: ModelProto) -> Ended | None:
     """The same on given inputs, in the first runtime that the source runs in."""
-    for runtime in runtimes:
+    from onnx.reference import ReferenceEvaluator
+
+    from tests.generators.running import Runner
+
+    runtimes = {"ONNX Runtime": Runner, "onnx's evaluator": lambda model: partial(ReferenceEvaluator(model).run, None)}
+    for name, runtime in runtimes.items():
         try:
-            runner = runtime(wanted)
-            run = runner.run if hasattr(runner, "run") else lambda _, fed, runner=runner: runner(fed)
-            expected, repeated = ([run(None, fed) for fed in feeds] for _ in range(2))
+            run = runtime(wanted)
+            expected, repeated = ([run(fed) for fed in feeds] for _ in range(2))
         except Exception:  # what it does not run
             continue
         if not all(map(_alike, expected, repeated)):  # it draws random numbers
             return None
-        other = runtime(compiled)
-        again = other.run if hasattr(other, "run") else lambda _, fed, other=other: other(fed)
+        again = runtime(compiled)
         for fed, outputs in zip(feeds, expected, strict=True):
-            for value, left, right in zip(wanted.graph.output, outputs, again(None, fed), strict=True):
+            for value, left, right in zip(wanted.graph.output, outputs, again(fed), strict=True):
                 if not _alike(left, right):
-                    return Ended("wrong", f"output {value.name} differs in {runtime.__name__}")
+                    return Ended("wrong", f"output {value.name} differs in {name}")
         return Ended("compiled and equal")
     return None
 
