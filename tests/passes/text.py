@@ -39,8 +39,8 @@ def model(
     `signature`: "(float[N,4] x) => (float[N,3] y)"; then between < and > the shapes that the model notes of inner
     tensors and, where no node writes them, weights of normal numbers that depend on name and shape alone. `body`: the
     nodes, with their names in brackets; their domains are imported. None: they are in braces after the signature.
-    `weights`, by name: values, or shapes for such numbers; of `constants` those that nodes read. `checked`: the model
-    is valid.
+    `weights`, by name: values, or shapes for such numbers; of `constants` those that nodes read and the text does not
+    give. `checked`: the model is valid.
     """
     graph = signature if body is None else f"{signature} {{ {body} }}"
     domains = sorted(set(re.findall(r"\b([a-z][\w.]*)\.[A-Z]\w*\s*[<(]", graph)))
@@ -49,7 +49,7 @@ def model(
     parsed = onnx.parser.parse_model(f"<ir_version: {ir}, opset_import: [{imports}]> g {graph}")
     nodes = [node for each in all_graphs(parsed.graph) for node in each.node]
     written = {name for node in nodes for name in node.output} | {value.name for value in parsed.graph.input}
-    read = {name for node in nodes for name in node.input} - written
+    read = {name for node in nodes for name in node.input} - written - {t.name for t in parsed.graph.initializer}
     weights = {name: value for name, value in (constants or {}).items() if name in read} | weights
     noted = [value for value in parsed.graph.value_info if value.name in written]
     for value in parsed.graph.value_info:
