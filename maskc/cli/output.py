@@ -31,10 +31,12 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 def console() -> VisibleConsole:
-    """The console of tables: stdout, unless nothing is to be printed."""
-    from maskc.report.terminal import console
+    """The console of tables: stdout, unless nothing is to be printed. What goes into a pipe is not shortened."""
+    from maskc.report.terminal import PIPE_WIDTH
+    from maskc.report.visible_console import VisibleConsole
 
-    return console(quiet=volume.quiet)
+    plain = VisibleConsole(quiet=volume.quiet)
+    return plain if plain.is_terminal else VisibleConsole(quiet=volume.quiet, width=max(plain.width, PIPE_WIDTH))
 
 
 def print_json(value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import passes
@@ -20,12 +20,19 @@ from passes.sizes.sizes_to_count_at import Sizes, still_open
 _Given = TypeVar("_Given")
 
 
-def count(source: Source, at: Sizes | None = None) -> Cost:
-    """Count a model at these sizes, with errors of the graph and the sizes told as errors of the input."""
+@contextlib.contextmanager
+def telling_of(name: str) -> Iterator[None]:
+    """A context in which errors of the graph and the sizes become an `InputError` that names the model."""
     try:
-        return passes.count(source.model, at=at)
+        yield
     except (GraphError, SizeError) as error:
-        raise InputError(f"{source.name}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
+
+
+def count(source: Source, at: Sizes | None = None) -> Cost:
+    """Count a model at these sizes. Raises `InputError` for those of the graph and the sizes."""
+    with telling_of(source.name):
+        return passes.count(source.model, at=at)
 
 
 def for_each(before: Source, after: Source, sizes: Mapping[str, _Given] | None) -> tuple[dict[str, _Given], ...]:
@@ -82,7 +89,5 @@ def flops(
     if masks is None:
         return count(source, at)
     target = apply_masks(source.model, masks)
-    try:
+    with telling_of(source.name):
         return passes.shrink(target, at=at).report.after
-    except (GraphError, SizeError) as error:
-        raise InputError(f"{source.name}: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,20 @@ from maskc.results.environment import __version__
 State = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
 class Checkpoint:
-    """A file that holds a run's state. run: what the run is of, as digests by what to call it."""
+    """The file of a run's state, beside its output; `path` is where. It holds digests of what the run is of as well.
 
-    path: Path
-    run: Mapping[str, str] = field(repr=False)
+    Data are known by their path and, of files, by their sizes.
+    """
 
-    @classmethod
-    def of(cls, output: Path, source: Source, data: str, options: PruneOptions) -> Checkpoint:
-        """The checkpoint of what writes a file; the data are known by their path and, of files, by their sizes."""
+    def __init__(self, output: Path, source: Source, data: str, options: PruneOptions) -> None:
+        self.path = output.with_name(f"{output.name}.resume")
         given = Path(data)
         files = sorted(given.iterdir()) if given.is_dir() else [given] if given.is_file() else []
         sizes = [(file.name, file.stat().st_size) for file in files]
         told = {"other data": (data, sizes), "other options": options}
         found = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in told.items()}
-        run = {"another version of maskc": __version__, "another model": digest(source.files), **found}
-        return cls(output.with_name(f"{output.name}.resume"), run)
+        self._run = {"another version of maskc": __version__, "another model": digest(source.files), **found}
 
     def read(self) -> dict[str, NDArray[Any]] | None:
         """What was written last, None if nothing was. Raises InputError for what is damaged, or of another run."""
@@ -47,7 +43,7 @@ class Checkpoint:
             state, run = npz_files.with_state(self.path)
         except Exception as error:  # of any kind where it is damaged
             raise InputError(f"{self.path} cannot be read. Remove it, and start without --resume.") from error
-        other = next((name for name, value in self.run.items() if run.get(name) != value), None)
+        other = next((name for name, value in self._run.items() if run.get(name) != value), None)
         if other is not None:
             raise InputError(f"{self.path} is of a run with {other}. Give the same command again, or remove the file.")
         return state
@@ -55,11 +51,7 @@ class Checkpoint:
     def write(self, state: State) -> None:
         """Replace what was written; where that cannot be, the run goes on with a warning."""
         try:
-            write_arrays(self.path, state, dict(self.run))
+            write_arrays(self.path, state, self._run)
         except OSError as error:
             text = f"{self.path} cannot be written ({error.strerror or error}), so there is less to resume from."
             warnings.warn(text, PruningWarning, stacklevel=2)
-
-    def remove(self) -> None:
-        """Leave nothing to resume."""
-        self.path.unlink(missing_ok=True)

@@ -30,6 +30,9 @@ Given = (
     str | os.PathLike[str] | Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]] | Mapping[str, Any]
 )
 
+#: gives arrays by input name, each time anew, each with what messages call it
+Sources = Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]
+
 _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
@@ -133,8 +136,7 @@ def _runs(model: ModelProto, batch: Batch, names: Collection[str]) -> bool:
     return True
 
 
-def _sources(given: Given, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
-    """What gives arrays by input name, each time anew, each with what messages call it."""
+def _sources(given: Given, inputs: Sequence[Port]) -> Sources:
     if isinstance(given, (str, os.PathLike)):
         text = os.fspath(given)
         if ".py:" in text:
@@ -157,9 +159,7 @@ def path_and_name(text: str, what: str) -> tuple[Path, str]:
     return Path(path), name
 
 
-def _of_function(
-    function: Callable[[], Iterable[Mapping[str, Any]]], who: str
-) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
+def _of_function(function: Callable[[], Iterable[Mapping[str, Any]]], who: str) -> Sources:
     def batches() -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             given = function()
@@ -177,7 +177,7 @@ def _of_function(
     return batches
 
 
-def _of_files(path: Path, inputs: Sequence[Port]) -> Callable[[], Iterator[tuple[str, Mapping[str, Any]]]]:
+def _of_files(path: Path, inputs: Sequence[Port]) -> Sources:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy"))
         if not files:

@@ -23,6 +23,7 @@ from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
 from maskc.frontend.tensorflow.keras import load
 from maskc.inspection.arguments import public
+from maskc.inspection.flops import telling_of
 from maskc.inspection.options import from_arguments
 from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
@@ -40,7 +41,6 @@ from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
 from maskc.results.measurements import Agreement, Figures
 from passes.adapters.price import Policy
-from passes.errors import GraphError, SizeError
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 
@@ -142,7 +142,7 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
-    try:
+    with telling_of(source.name):
         judge = Judge(target, examples, options)
         seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
         net, cost = seen.network, seen.cost
@@ -167,8 +167,6 @@ def pruned(
             if layers is not None:
                 masked = layers.smaller(net, gone, masked, seen.batches)
         compiled = made(masked)
-    except (GraphError, SizeError) as error:
-        raise InputError(f"{source.name}: {error}") from error
     model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), [*source.notes, *seen.notes], False
     if options.trains:
         network = np.frombuffer(masked.SerializeToString(deterministic=True), np.uint8)
@@ -268,7 +266,7 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
         layers = KerasModel(source.tensorflow.owner)
     elif output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
-    checkpoint = Checkpoint.of(output, source, given, options)
+    checkpoint = Checkpoint(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
@@ -297,6 +295,6 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
             raise type(error)(f"{error} {output} is the result without training, and --resume goes on.") from error
         raise
     if not result.interrupted:
-        checkpoint.remove()
+        checkpoint.path.unlink(missing_ok=True)
     after = dataclasses.replace(result.report.after, bytes=size)
     return dataclasses.replace(result, report=dataclasses.replace(result.report, after=after, output=str(output)))

@@ -37,24 +37,7 @@ class Walk:
 
         Raises RunError where the runtime cannot run a part of the model by itself.
         """
-        return self._run(self._needed(name), name)
-
-    def give(self, stored: Mapping[str, NDArray[Any]]) -> None:
-        """Initializers by name that nodes not run yet are to have."""
-        self._constants |= {name: numpy_helper.from_array(value, name) for name, value in stored.items()}
-
-    def _needed(self, name: str) -> list[NodeProto]:
-        """The waiting nodes that the tensor is computed from, in their order."""
-        wanted, found = {name} - self.values[0].keys(), []
-        for node in reversed(self._waiting):
-            if wanted & set(node.output):
-                found.append(node)
-                wanted |= _read(node)
-        return found[::-1]
-
-    def _run(self, nodes: Sequence[NodeProto], name: str) -> Sequence[NDArray[Any]]:
-        running = {id(node) for node in nodes}
-        waiting = [node for node in self._waiting if id(node) not in running]
+        nodes, waiting = self._divided(name)
         made = {output for node in nodes for output in node.output if output}
         later = {tensor for node in waiting for tensor in _read(node)} | {name}
         if nodes:
@@ -68,26 +51,37 @@ class Walk:
         self._waiting = waiting
         return [values[name] for values in self.values]
 
+    def give(self, stored: Mapping[str, NDArray[Any]]) -> None:
+        """Initializers by name that nodes not run yet are to have."""
+        self._constants |= {name: numpy_helper.from_array(value, name) for name, value in stored.items()}
+
+    def _divided(self, name: str) -> tuple[list[NodeProto], list[NodeProto]]:
+        """The waiting nodes that the tensor is computed from, and the others, in their order."""
+        wanted, found, others = {name} - self.values[0].keys(), [], []
+        for node in reversed(self._waiting):
+            if wanted & set(node.output):
+                found.append(node)
+                wanted |= _read(node)
+            else:
+                others.append(node)
+        return found[::-1], others[::-1]
+
     def _step(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> _Step:
         """These nodes, by which the tensors that are held become these outputs."""
         made = {output for node in nodes for output in node.output}
         read = {tensor for node in nodes for tensor in _read(node)} - made
-        session = OnnxRuntimeSession(self._part(nodes, read, outputs))
-        return _Step(session, read & self.values[0].keys())
-
-    def _part(self, nodes: Sequence[NodeProto], read: set[str], outputs: Sequence[str]) -> ModelProto:
+        held = self.values[0]
         graph = GraphProto(name="part")
         graph.node.extend(nodes)
         graph.initializer.extend(self._constants[name] for name in sorted(read) if name in self._constants)
-        for tensor in sorted(read & self.values[0].keys()):
-            value = self.values[0][tensor]
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            graph.input.append(helper.make_tensor_value_info(tensor, kind, [None] * value.ndim))
+        for tensor in sorted(read & held.keys()):
+            kind = helper.np_dtype_to_tensor_dtype(held[tensor].dtype)
+            graph.input.append(helper.make_tensor_value_info(tensor, kind, [None] * held[tensor].ndim))
         graph.output.extend(ValueInfoProto(name=output) for output in outputs)
         part = ModelProto(ir_version=self._model.ir_version, graph=graph)
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
-        return part
+        return _Step(OnnxRuntimeSession(part), read & held.keys())
 
 
 @dataclass(frozen=True)

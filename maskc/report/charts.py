@@ -152,14 +152,13 @@ class Span:
 
     label: str
     milliseconds: tuple[float, float, float]
-    percent: tuple[float, float, float]
+    percent: tuple[float, ...]
 
 
 def spans(latency: Latency) -> tuple[Span, ...]:
     """Both models on one scale that begins at 0."""
     end = 1.05 * max(*latency.before, *latency.after) or 1.0
     return tuple(
-        Span(label, quartiles, (round(100 * a / end, 2), round(100 * b / end, 2), round(100 * c / end, 2)))
+        Span(label, quartiles, tuple(round(100 * milliseconds / end, 2) for milliseconds in quartiles))
         for label, quartiles in (("before", latency.before), ("after", latency.after))
-        for a, b, c in (quartiles,)
     )

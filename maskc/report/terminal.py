@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 _COLOURS = {"verified": "green", "failed": "red", "cannot tell": "yellow"}
 _OUTCOMES = {"ok": "green", "differs": "red", "not compared": "yellow"}
 
-# Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it
-# is.
+# Wide enough for names of tensors when the output goes to a file or a pipe, where nothing says how wide it is.
 PIPE_WIDTH = 120
 
 # Terminals of fewer columns get a narrower table of errors.
@@ -45,12 +44,6 @@ NARROW = 100
 
 # Of a file's own descriptions no more is shown.
 _LONGEST = 100
-
-
-def console(quiet: bool = False) -> VisibleConsole:
-    """A console for stdout that does not shorten what it prints into a pipe; a quiet one prints nothing."""
-    plain = VisibleConsole(quiet=quiet)
-    return plain if plain.is_terminal else VisibleConsole(quiet=quiet, width=max(plain.width, PIPE_WIDTH))
 
 
 def table(name: str, *figures: str) -> Table:
@@ -75,11 +68,7 @@ def show_compilation(report: Document, out: VisibleConsole, *, masks: bool = Tru
     `masks`: whether a mask file was given. `lists`: whether to list the channels that are kept, with the operators.
     """
     show_figures(report.model, report.output, report.before, report.after, out)
-    channels = report.channels
-    if channels is not None and (report.masked or channels.held):
-        out.print(masked_line(report, hint=not lists), soft_wrap=True)
-    else:
-        out.print("No channel is masked." if masks else _NO_MASKS)
+    _show_masked(report, out, masks, hint=not lists)
     for line in _kept(report) if lists else ():
         out.print(f"  {line}", soft_wrap=True)
     _show_notes(report.notes, out)
@@ -166,14 +155,17 @@ def show_cost(cost: Cost, out: VisibleConsole) -> None:
 
 def show_explanation(report: Document, out: VisibleConsole, *, masks: bool = True) -> None:
     """The operators that keep masked channels alive, with advice; `masks` as for a compilation."""
-    channels = report.channels
-    if not report.masked or channels is None:
-        out.print("No channel is masked." if masks else _NO_MASKS)
-    else:
-        out.print(masked_line(report), soft_wrap=True)
+    _show_masked(report, out, masks)
     for line in _kept(report):
         out.print(line, soft_wrap=True)
     _show_notes(report.notes, out)
+
+
+def _show_masked(report: Document, out: VisibleConsole, masks: bool, hint: bool = False) -> None:
+    if report.channels is not None and (report.masked or report.channels.held):
+        out.print(masked_line(report, hint=hint), soft_wrap=True)
+    else:
+        out.print("No channel is masked." if masks else _NO_MASKS)
 
 
 def _kept(report: Document) -> Iterable[str]:

@@ -21,7 +21,7 @@ from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, write_model_files
 from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
-from maskc.inspection.flops import count
+from maskc.inspection.flops import count, telling_of
 from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given, path_and_name
@@ -33,7 +33,6 @@ from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
 from maskc.results.measurements import Figures
 from maskc.verification.verify import verify
-from passes.errors import GraphError, SizeError
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 
@@ -166,12 +165,9 @@ class Plan:
         if self.options.data is not None:
             found |= dict(self._by_data(path, self.options.data, wanted, keys))
         elif wanted:
-            with progress.stage("Ranking filters"):
-                try:
-                    flops = [target * self.origin.figures.flops for target in wanted]
-                    made = by_magnitude(self.source, flops, self.at)
-                except GraphError as error:
-                    raise InputError(f"{self.origin.model}: {error}") from error
+            flops = [target * self.origin.figures.flops for target in wanted]
+            with progress.stage("Ranking filters"), telling_of(self.origin.model):
+                made = by_magnitude(self.source, flops, self.at)
             for target, level in zip(wanted, made, strict=True):
                 name, problem, file = f"flops-{target:g}", None, None
                 if level is None:
@@ -192,7 +188,7 @@ class Plan:
         """Levels whose channels went by data, as masked models with weights that make up for them."""
         if not targets:
             return
-        try:
+        with telling_of(self.origin.model):
             whole = PruneOptions(align="none", verify=None)
             seen = observed(self.source, read_data(data, self.source), whole)
             before = {"flops": seen.cost.flops}
@@ -208,8 +204,6 @@ class Plan:
                     write_model_files.write_model(made, file)
                     self.files[self._relative(file)] = frontend.read(file).files
                 yield target, Level(name, self._relative(file), None, target, keys[target], problem)
-        except (GraphError, SizeError) as error:
-            raise InputError(f"{self.origin.model}: {error}") from error
 
     def _data_digest(self, data: Given) -> str:
         """That of the files of data; of others nobody can tell whether they are the same, so it is always another."""

@@ -23,32 +23,24 @@ Kind = Literal["source", "best", "dominated"]
 
 def show(sweep: Record, out: VisibleConsole) -> None:
     """The source and all points with what was found of them, then where it all is."""
-    timed = any(point.latency for point in sweep.points)
-    rated = sweep.measure is not None
-    titles = [
-        "FLOPs",
-        "of source",
-        *(["ms", "of source"] if timed else []),
-        *(["quality"] if rated else []),
-        "file",
-        "",
-    ]
-    figures = sweep.source.figures
-    first = [brief(figures.flops), "1.000", *([f"{source_ms(sweep):.3g}", "1.000"] if timed else [])]
-    rows: list[list[str | Text]] = [
-        [*first, *([_number(sweep.source.quality)] if rated else []), size(figures.bytes), ""]
-    ]
+    timed, rated, wide = any(point.latency for point in sweep.points), sweep.measure is not None, out.width >= NARROW
+
+    def row(counts: list[str], times: list[str], quality: str, file: str) -> list[str]:
+        return [*counts, *times * timed, *[quality] * rated, *[file] * wide]
+
+    titles = [*row(["FLOPs", "of source"], ["ms", "of source"], "quality", "file"), ""]
+    figures, source_times = sweep.source.figures, [f"{source_ms(sweep):.3g}", "1.000"] if timed else []
+    first = row([brief(figures.flops), "1.000"], source_times, _number(sweep.source.quality), size(figures.bytes))
+    rows: list[list[str | Text]] = [[*first, ""]]
     for point in sweep.points:
-        cells = ["-", "-"] if point.figures is None else [brief(point.figures.flops), f"{point.share:.3f}"]
-        if timed:
-            cells += ["-", "-"] if point.latency is None else [f"{point.latency.after[1]:.3g}", f"{point.time:.3f}"]
-        if rated:
-            cells.append(_number(point.quality))
+        counts, times, file = ["-", "-"], ["-", "-"], "-"
+        if point.figures is not None:
+            counts, file = [brief(point.figures.flops), f"{point.share:.3f}"], size(point.figures.bytes)
+        if point.latency is not None:
+            times = [f"{point.latency.after[1]:.3g}", f"{point.time:.3f}"]
         words, kind = verdict(point, sweep)
         told = Text(words, style={"good": "green", "bad": "red", "open": "dim"}[kind])
-        rows.append([*cells, "-" if point.figures is None else size(point.figures.bytes), told])
-    if out.width < NARROW:  # without sizes of files
-        titles, rows = [*titles[:-2], titles[-1]], [[*row[:-2], row[-1]] for row in rows]
+        rows.append([*row(counts, times, _number(point.quality), file), told])
     digits = len(str(len(sweep.points)))
     names = [f"{number:>{digits}}  {point.name}" for number, point in enumerate(sweep.points, 1)]
     indent = " " * (digits + 2)
@@ -146,12 +138,9 @@ def charts(sweep: Record) -> Iterator[Scatter]:
         parts += [f"quality {_number(point.quality)}"] if point.quality is not None else []
         return f"{point.name}: {', '.join(parts)}"
 
+    words = {"time": "time of one run, over the source's", "share": "FLOPs, over the source's", "quality": "quality"}
+
     def chart(title: str, x: str, y: str) -> Iterator[Scatter]:
-        words = {
-            "time": "time of one run, over the source's",
-            "share": "FLOPs, over the source's",
-            "quality": "quality",
-        }
         source = {"time": 1.0, "share": 1.0, "quality": sweep.source.quality}
         items = [
             Dot(getattr(point, x), getattr(point, y), str(number), kind(point), label(point))

@@ -255,7 +255,8 @@ def _drawn(pool: Sequence[Batch], joins: bool, rng: np.random.Generator) -> Iter
     alike: dict[object, list[Batch]] = {}
     for number, batch in enumerate(pool):
         key = [(name, array.shape[1:], array.dtype) for name, array in batch.items()]
-        alone = not joins or _examples(batch) is None
+        counts = {array.shape[:1] for array in batch.values()}
+        alone = not joins or len(counts) != 1 or () in counts
         alike.setdefault(number if alone else str(key), []).append(batch)
     found = [part for group in alike.values() for part in (_joined(group, rng) if len(group) > 1 else group)]
     for number in rng.permutation(len(found)):
@@ -270,9 +271,3 @@ def _joined(batches: Sequence[Batch], rng: np.random.Generator) -> Iterator[Batc
     size = max(len(next(iter(batches[0].values()))), min(_EXAMPLES, int(_BYTES / max(each, 1))))
     for part in np.array_split(order, -(-len(order) // size)):  # into equal ones: a small batch would be filled up
         yield {name: array[part] for name, array in arrays.items()}
-
-
-def _examples(batch: Batch) -> int | None:
-    """How many there are, if all arrays say the same."""
-    counts = {len(array) if array.ndim else None for array in batch.values()}
-    return counts.pop() if len(counts) == 1 else None

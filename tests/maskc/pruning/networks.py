@@ -126,15 +126,11 @@ def steps_in_and_out() -> ModelProto:
         h = QLinearConv(q, scale, zero, first, each, none, wide, low)
         i = QLinearConv<pads = [1,1,1,1]>(h, wide, low, second, small, zero8, wider, zero, bias)
         y = DequantizeLinear(i, wider, zero) }"""
-    scales = {"scale": 0.03, "wide": 0.03, "wider": 0.06, "small": 0.01}
-    weights = {
-        "first": np.tile(steps(8, 2, 1, 1), (2, 1, 1, 1)),
-        "second": steps(3, 16, 3, 3),
-        "bias": np.array([9, 0, -400]),
-    }
+    first, bias = np.tile(steps(8, 2, 1, 1), (2, 1, 1, 1)), np.array([9, 0, -400], np.int32)
+    scales = {"scale": 0.03, "wide": 0.03, "wider": 0.06, "small": 0.01, "each": np.full(16, 0.03)}
     zeros = {"zero": np.uint8(128), "low": np.uint8(0), "zero8": np.int8(0), "none": np.zeros(16, np.int8)}
-    found = {**weights, "bias": weights["bias"].astype(np.int32), "each": np.full(16, 0.03, np.float32)}
-    return network(text, {**found, **zeros, **{name: np.float32(value) for name, value in scales.items()}}, opset=12)
+    weights = {"first": first, "second": steps(3, 16, 3, 3), "bias": bias, **zeros}
+    return network(text, weights | {name: np.asarray(value, np.float32) for name, value in scales.items()}, opset=12)
 
 
 def blocks() -> ModelProto:

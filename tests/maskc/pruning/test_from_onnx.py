@@ -126,9 +126,9 @@ def test_published_model(published: Published) -> None:
 
 
 MODEL = """<ir_version: 8, opset_import: ["" : 20, "own" : 1]> g (float[2,3,4,4] x) => (float[2,2,4,4] y)
-    <float[2,3,1,1] weights = {1, 2, 3, 4, 5, 6}, float16[2] bias = {1, 2}, float[1] half = {0.5}>
+    <float[2,3,1,1] weights = {1, 2, 3, 4, 5, 6}, float16[2] bias = {1, 2}, float[1] half = {0.5},
+    int64[3] q = {2, 1, 1}>
     { h = Conv(x, weights) s = Mul(h, half) b = Cast<to = 1>(bias) a = Reshape(b, q) z = Add(s, a) y = Relu(z) }"""
-MODEL = MODEL.replace("float[1] half", "int64[3] q = {2, 1, 1}, float[1] half")
 
 
 def test_the_last_block_of_steps_may_be_shorter() -> None:

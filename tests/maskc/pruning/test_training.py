@@ -11,6 +11,8 @@ import pytest
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import copied
 from maskc.progress import Stage, listening
+from tests.maskc import build
+from tests.maskc.pruning.networks import network
 
 pytestmark = pytest.mark.tensorflow
 
@@ -22,24 +24,14 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 
-WIDTH = 12
 RNG = np.random.default_rng(0)
-TEACHER = onnx.parser.parse_model(
-    """<ir_version: 8, opset_import: ["" : 17]> g (float[n,6] x) => (float[n,4] y, float[n,2] z)
-    { a = MatMul(x, first) h = Tanh(a) l = MatMul(h, second) y = Softmax(l) z = MatMul(h, third) }"""
+WEIGHTS = {"first": (6, 12), "second": (12, 4), "third": (12, 2)}
+TEACHER = network(
+    """g (float[n,6] x) => (float[n,4] y, float[n,2] z)
+    { a = MatMul(x, first) h = Tanh(a) l = MatMul(h, second) y = Softmax(l) z = MatMul(h, third) }""",
+    {name: RNG.normal(size=shape).astype(np.float32) for name, shape in WEIGHTS.items()},
 )
-WEIGHTS = {
-    "first": RNG.normal(size=(6, WIDTH)),
-    "second": RNG.normal(size=(WIDTH, 4)),
-    "third": RNG.normal(size=(WIDTH, 2)),
-}
-TEACHER.graph.initializer.extend(onnx.numpy_helper.from_array(w.astype(np.float32), n) for n, w in WEIGHTS.items())
-PRUNED = copied(TEACHER)
-for tensor in PRUNED.graph.initializer:
-    if tensor.name == "first":
-        tensor.CopyFrom(
-            onnx.numpy_helper.from_array((WEIGHTS["first"] * (np.arange(WIDTH) >= 8)).astype("f4"), "first")
-        )
+PRUNED = build.changed(TEACHER, "first", lambda weights: weights * (np.arange(12) >= 8))
 
 
 def batches() -> Iterator[dict[str, Array]]:
@@ -104,11 +96,8 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
         return tf.reduce_mean(tf.square(outputs["z"] - batch["label"]), -1)
 
     tuned, _ = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=loss)
-    errors = [
-        np.square(OnnxRuntimeSession(m).run(b)["z"] - b["x"][:, :2]).mean()
-        for m in (tuned, TEACHER)
-        for b in [next(batches())]
-    ]
+    x = next(batches())["x"]
+    errors = [np.square(OnnxRuntimeSession(m).run({"x": x})["z"] - x[:, :2]).mean() for m in (tuned, TEACHER)]
     assert errors[0] < 0.3 * errors[1]
 
 
@@ -116,14 +105,7 @@ def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="There are no batches"):
         finetune(TEACHER, lambda: iter(()), TEACHER, epochs=1)
     with pytest.raises(InputError, match="diverged"):
-        finetune(
-            TEACHER,
-            batches,
-            TEACHER,
-            epochs=10,
-            learning_rate=2e-2,
-            loss=lambda outputs, _: outputs["z"][:, 0] * np.nan,
-        )
+        finetune(TEACHER, batches, TEACHER, epochs=10, loss=lambda outputs, _: outputs["z"][:, 0] * np.nan)
 
 
 def test_kinds_of_outputs() -> None:

@@ -85,7 +85,7 @@ def _with_bias(y: Value, bias: Value) -> Value:
     return y if bias is None else y + along(bias, 1, rank(y))
 
 
-def _windows(call: Call, x: Value, w: Value) -> tuple[list[int], list[int], int]:
+def _windows(call: Call, x: Value) -> tuple[list[int], list[int], int]:
     axes = rank(x) - 2
     if axes not in (1, 2, 3):
         raise call.unsupported(f"is a convolution over {axes} axes")
@@ -94,14 +94,14 @@ def _windows(call: Call, x: Value, w: Value) -> tuple[list[int], list[int], int]
 
 def convolution(call: Call, x: Value, w: Value, bias: Value = None) -> Value:
     """The convolution of x [batch, channels, *places] with w [out, channels / groups, *window]."""
-    strides, dilations, groups = _windows(call, x, w)
+    strides, dilations, groups = _windows(call, x)
     pads = window_pads(call, _reach(w.shape[2:], dilations), strides, x.shape[2:])
     return _with_bias(_convolve(x, w, strides, pads, dilations, groups), bias)
 
 
 def _transposed(call: Call, x: Value, w: Value, bias: Value = None) -> Value:
     """Windows of w [channels, out / groups, *window] around each place of x [batch, channels, *places], added up."""
-    strides, dilations, groups = _windows(call, x, w)
+    strides, dilations, groups = _windows(call, x)
     axes, window = len(strides), _reach(w.shape[2:], dilations)
     more = call("output_padding", [0] * axes)
     whole = [(n - 1) * s + k for n, s, k in zip(x.shape[2:], strides, window, strict=True)]
