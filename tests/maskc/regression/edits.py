@@ -14,6 +14,13 @@ def check(*arguments: object) -> Result:
     return maskc("check", "--jobs", "1", *arguments)
 
 
+def says(result: Result, code: int, *words: str) -> None:
+    """Assert that it ended with this exit code and printed the words."""
+    assert result.exit_code == code, result.output
+    for word in words:
+        assert word in result.stdout, result.stdout
+
+
 def edit(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     model = onnx.load(path)
     change(model)
