@@ -41,12 +41,15 @@ def source(tmp_path: Path) -> Path:
 def test_a_missing_path(tmp_path: Path) -> None:
     compile_refused(tmp_path / "nothing", "nothing does not exist")
     compile_refused(tmp_path / "nothing.onnx", "does not exist")
-    compile_refused(
-        tmp_path / "nowhere" / "model.onnx", "model.onnx does not exist"
-    )  # nor does the place for the output
+    compile_refused(tmp_path / "nowhere" / "model.onnx", "model.onnx does not exist")  # nor does its directory
+
+
+def test_a_file_in_place_of_a_directory(source: Path) -> None:
+    refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
 
 
 def test_a_directory_that_is_not_one_model(tmp_path: Path) -> None:
+    refused(maskc("compile", "/"), 2, "The directory / holds no model")
     compile_refused(tmp_path, "is empty")
     (tmp_path / "notes.txt").write_text("nothing")
     compile_refused(tmp_path, "holds no model")
@@ -71,13 +74,8 @@ def test_the_name_of_a_command(source: Path) -> None:
 def test_no_command_is_advised_an_option_that_it_lacks() -> None:
     """Options in messages stand behind the command that has them, where not all have them."""
     text = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "maskc").rglob("*.py"))
-    assert not re.findall(
-        r"(?<!verify )--inputs[ .`]", re.sub(r'"""(?s:.*?)"""|#.*', "", text).replace('"\n            "', "")
-    )
-
-
-def test_the_root_of_the_file_system() -> None:
-    refused(maskc("compile", "/"), 2, "The directory / holds no model")
+    code = re.sub(r'"""(?s:.*?)"""|#.*', "", text).replace('"\n            "', "")
+    assert not re.findall(r"(?<!verify )--inputs[ .`]", code)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
@@ -90,10 +88,6 @@ def test_a_full_disk_behind_stdout(source: Path, options: tuple[str, ...]) -> No
     assert done.stderr == "Error: What is printed cannot be written: No space left on device.\n"
 
 
-def test_a_file_in_place_of_a_directory(source: Path) -> None:
-    refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -101,18 +95,14 @@ def test_a_file_in_place_of_a_directory(source: Path) -> None:
         (b"this is not a model\n", "not an ONNX file"),
         (bytes(range(256)), "not an ONNX file"),
         (b"\x08\x08", "not an ONNX file"),
+        (build.mlp().SerializeToString()[:700], "m.onnx"),
     ],
-    ids=["nothing", "text", "bytes", "stub"],
+    ids=["nothing", "text", "bytes", "stub", "half"],
 )
 def test_a_file_that_is_not_onnx(tmp_path: Path, content: bytes, words: str) -> None:
     source = tmp_path / "m.onnx"
     source.write_bytes(content)
     compile_refused(source, words)
-
-
-def test_half_an_onnx_file(source: Path) -> None:
-    source.write_bytes(source.read_bytes()[:700])
-    compile_refused(source, "m.onnx")
 
 
 def test_an_unreadable_file(source: Path) -> None:
@@ -185,9 +175,8 @@ def test_custom_operators_compile_with_a_warning_and_cannot_be_verified(tmp_path
     result = succeeded("compile", source)
     assert "Warning: " in result.stderr
     assert "com.example.Fancy" in result.stderr and "Not verified" in result.stderr
-    compiled = tmp_path / "m.compiled.onnx"
-    assert any(node.domain == "com.example" for node in onnx.load(compiled).graph.node)
-    refused(maskc("verify", source, compiled), 3, "com.example.Fancy")
+    assert "com.example" in {node.domain for node in onnx.load(tmp_path / "m.compiled.onnx").graph.node}
+    refused(maskc("verify", source, tmp_path / "m.compiled.onnx"), 3, "com.example.Fancy")
 
 
 # Arguments, and what was not foreseen.
@@ -212,19 +201,17 @@ def test_unusable_arguments(arguments: list[str]) -> None:
 
 def test_no_arguments_show_the_help() -> None:
     result = maskc()
-    assert result.exit_code == 2
-    assert "compile" in result.stdout and "Exit codes" in result.stdout
+    assert result.exit_code == 2 and "compile" in result.stdout and "Exit codes" in result.stdout
 
 
 def test_errors_are_json_too_where_json_is_asked_for(tmp_path: Path) -> None:
     result = maskc("compile", tmp_path / "nothing", "--json")
     refused(result, 2, "does not exist")
-    assert json.loads(result.stdout)["exit_code"] == 2
-    assert "does not exist" in json.loads(result.stdout)["error"]
+    told = json.loads(result.stdout)
+    assert told["exit_code"] == 2 and "does not exist" in told["error"]
 
 
 def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
     def broken(model: onnx.ModelProto, adapters: str, **options: Any) -> None:
         raise KeyError("a fault\nof ours")
 
@@ -232,34 +219,27 @@ def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pyt
     refused(maskc("compile", source), 5, "unexpectedly", "KeyError", "--debug")
     for arguments in (("compile", source, "--debug"), ("--debug", "compile", source)):
         result = maskc(*arguments)
-        assert result.exit_code == 5
-        assert "Traceback" in result.stderr and "in broken" in result.stderr
+        assert result.exit_code == 5 and "Traceback" in result.stderr and "in broken" in result.stderr
 
 
-def test_debug_shows_where_an_error_is_from(tmp_path: Path) -> None:
-    result = process("compile", tmp_path / "nothing", "--debug")
-    assert result.returncode == 2
-    assert "Traceback" in result.stderr and result.stderr.strip().splitlines()[-1].startswith("Error: ")
-
-
-def test_a_process_ends_the_same_way(tmp_path: Path) -> None:
+def test_a_process_ends_the_same_way_and_debug_shows_where_an_error_is_from(tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     source.write_text("not a model")
     result = process("compile", source)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+    debugged = process("compile", source, "--debug")
+    assert debugged.returncode == 2
+    assert "Traceback" in debugged.stderr and debugged.stderr.endswith(f"\n{result.stderr}")
 
 
 # Files and names that systems allow.
 
 
-def test_a_model_that_is_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "m.onnx")
-    compile_refused(tmp_path / "m.onnx", "is no file, but a device or a pipe")
-
-
-def test_masks_in_a_pipe(tmp_path: Path, source: Path) -> None:
-    os.mkfifo(tmp_path / "masks.npz")
+def test_a_pipe_for_a_model_or_masks(tmp_path: Path, source: Path) -> None:
+    for name in ("pipe.onnx", "masks.npz"):
+        os.mkfifo(tmp_path / name)
+    compile_refused(tmp_path / "pipe.onnx", "is no file, but a device or a pipe")
     compile_refused(source, "is no file, but a device or a pipe", masks=tmp_path / "masks.npz")
 
 
@@ -300,10 +280,9 @@ def test_lists_without_values() -> None:
         refused(maskc("sweep", "m.onnx", option, " , "), 2, f"{option} needs values")
 
 
-def test_masks_in_bfloat16(tmp_path: Path) -> None:
-    source, masks = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "masks.safetensors"
-    save_file({"c": np.tile([1, 0], 8).astype(ml_dtypes.bfloat16)}, masks)
-    succeeded("compile", source, "--masks", masks)
+def test_masks_in_bfloat16(tmp_path: Path, source: Path) -> None:
+    save_file({"c": np.tile([1, 0], 8).astype(ml_dtypes.bfloat16)}, tmp_path / "masks.safetensors")
+    succeeded("compile", source, "--masks", tmp_path / "masks.safetensors")
 
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -188,20 +188,6 @@ def test_nothing_invalid_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_too_little_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def huge(model: onnx.ModelProto, adapters: str, **options: Any) -> None:
-        raise MemoryError("8 TiB were asked for")
-
-    monkeypatch.setattr("passes.shrink", huge)
-    refused(maskc("compile", build.save(build.mlp(), tmp_path / "m.onnx")), 2, "not enough memory (8 TiB")
-
-
-def test_an_opset_from_the_future(tmp_path: Path) -> None:
-    built = build.mlp()
-    built.opset_import[0].version = 999
-    compile_refused(build.save(built, tmp_path / "m.onnx"), "opset 999", "Upgrade onnx")
-
-
 def test_shape_notes_that_contradict_the_graph_are_ignored(tmp_path: Path) -> None:
     told = good(build.mlp(edits={"float[n,4] y)": "float[n,4] y) <float[n,17] c>"}), tmp_path)
     assert any("contradict" in note for note in told["warnings"])

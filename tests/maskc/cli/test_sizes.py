@@ -11,7 +11,7 @@ import pytest
 import maskc
 from maskc.errors import InputError
 from tests.maskc import build
-from tests.maskc.command import in_turn, refused
+from tests.maskc.command import compiled, in_turn, refused
 from tests.maskc.command import maskc as command
 
 HUGE = 2**40
@@ -68,9 +68,7 @@ def test_what_is_large_stays_uncomputed(tmp_path: Path) -> None:
     ids=["an input", "FLOPs beyond all numbers", "a constant"],
 )
 def test_a_tensor_that_no_memory_holds(tmp_path: Path, make: Any, said: str) -> None:
-    refused(
-        command("compile", build.save(make(), tmp_path / "m.onnx")), 2, f"Tensor {said} would be", "elements at most"
-    )
+    refused(compiled(make(), tmp_path), 2, f"Tensor {said} would be", "elements at most")
 
 
 def test_an_input_that_is_too_large_to_draw(tmp_path: Path) -> None:
@@ -86,25 +84,26 @@ def test_functions_that_expand_without_end(tmp_path: Path) -> None:
         body = f"m = com.example.F{i + 1}(i) o = com.example.F{i + 1}(m)" if i < 25 else "o = Relu(i)"
         function = f"{head} {f'F{i}' if i else 'Fancy'} (i) => (o) {{ {body} }}"
         built.functions.append(onnx.parser.parse_function(function))
-    refused(command("compile", build.save(built, tmp_path / "m.onnx")), 2, "stand for more than 1,000,000 nodes")
+    refused(compiled(built, tmp_path), 2, "stand for more than 1,000,000 nodes")
 
 
 def test_masks_that_unpack_to_gigabytes(tmp_path: Path) -> None:
-    source, masks = build.save(build.mlp(), tmp_path / "m.onnx"), tmp_path / "masks.npz"
+    masks = tmp_path / "masks.npz"
     with zipfile.ZipFile(masks, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("c.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|b1", "fortran_order": False, "shape": (2**29,)})
         for _ in range(2**29 // 2**24):
             file.write(bytes(2**24))
-    refused(command("compile", source, "--masks", masks), 2, "holds 536,8", "one number for each channel")
+    refused(compiled(build.mlp(), tmp_path, "--masks", masks), 2, "holds 536,8", "one number for each channel")
 
 
-def test_not_enough_memory_is_said_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_enough_memory_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def huge(*arguments: Any, **options: Any) -> None:
         raise MemoryError("8 TiB were asked for")
 
     monkeypatch.setattr("passes.shrink", huge)
     with pytest.raises(InputError, match=r"not enough memory \(8 TiB were asked for\)"):
         maskc.compile(build.mlp())
+    refused(compiled(build.mlp(), tmp_path), 2, "not enough memory (8 TiB")
 
 
 def unpacks_to(path: Path, count: int, version: int = 1) -> Path:
