@@ -71,12 +71,6 @@ def test_a_tensor_that_no_memory_holds(tmp_path: Path, make: Any, said: str) -> 
     refused(compiled(make(), tmp_path), 2, f"Tensor {said} would be", "elements at most")
 
 
-def test_an_input_that_is_too_large_to_draw(tmp_path: Path) -> None:
-    built = activated(f"{HUGE}")
-    (warning,) = maskc.compile(built, verify=True).report.warnings
-    assert warning.startswith("Not verified") and "1,099,511,627,776 elements" in warning
-
-
 def test_functions_that_expand_without_end(tmp_path: Path) -> None:
     built = build.custom()
     head = '<opset_import: ["": 17, "com.example": 1], domain: "com.example">'

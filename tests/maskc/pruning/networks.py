@@ -1,6 +1,7 @@
 """Small networks in which half of the hidden channels follow from the others, so that half can go for nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,16 @@ NETWORKS: dict[str, Callable[[], ModelProto]] = {
         *(quantised, integers, steps_in_and_out, blocks, scaled, summed_axes, experts, per_channel, twins, repeated),
     )
 }
+
+
+def in_files(directory: Path) -> list[Any]:
+    """The words of `maskc prune` for the first network and inputs of it, which lie in a directory, as the result will.
+
+    They are model.onnx, x.npy and small.onnx.
+    """
+    onnx.save(gemm(), directory / "model.onnx")
+    np.save(directory / "x.npy", drawn(100, 6))
+    return ["prune", directory / "model.onnx", "--data", directory / "x.npy", "-o", directory / "small.onnx"]
 
 
 def inputs(model: ModelProto, count: int = 120, seed: int = 0) -> dict[str, Array]:

@@ -14,14 +14,12 @@ import pytest
 from maskc.errors import InputError
 from tests.maskc.command import files, process, refused, succeeded
 from tests.maskc.command import maskc as command
-from tests.maskc.pruning.networks import drawn, gemm
+from tests.maskc.pruning.networks import gemm, in_files
 
 
 def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = [*in_files(tmp_path), "--epochs", "3"]
     monkeypatch.chdir(tmp_path)
-    onnx.save(gemm(), "model.onnx")
-    np.save("x.npy", drawn(100, 6))
-    begun = ["prune", "model.onnx", "--data", "x.npy", "-o", "small.onnx", "--epochs", "3"]
     saved: list[Any] = []
 
     def trained(ends: str, model: onnx.ModelProto, *others: Any) -> tuple[onnx.ModelProto, bool]:
@@ -37,12 +35,12 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
 
     training("is interrupted")
     stopped = command(*begun)
-    assert stopped.exit_code == 130 and "Interrupted: small.onnx is the best so far" in stopped.stderr
+    assert stopped.exit_code == 130 and "small.onnx is the best so far" in stopped.stderr
     assert files(tmp_path) == ["model.onnx", "small.onnx", "small.onnx.resume", "x.npy"]
     refused(command(*begun), 2, "small.onnx.resume is of a run that was interrupted. Go on with --resume")
     refused(command(*begun, "--seed", "1", "--resume"), 2, "of a run with other options")
     training("fails")
-    refused(command(*begun, "--resume"), 2, "The disk is gone. small.onnx is the result without training")
+    refused(command(*begun, "--resume"), 2, "The disk is gone. ", "small.onnx is the result without training")
     training("ends")
     succeeded(*begun, "--resume")
     assert [None if given is None else int(given["position"][0]) for given in saved] == [None, 7, 7]
@@ -55,12 +53,11 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     import resource
 
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
+    words = in_files(tmp_path)
     most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, most[1]))
     try:
-        result = command("prune", tmp_path / "model.onnx", "--data", tmp_path / "x.npy", "-o", tmp_path / "small.onnx")
+        result = command(*words)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, most)
     refused(result, 2, "small.onnx cannot be written: File too large.")
@@ -98,10 +95,7 @@ main()
     + [(stage, number) for stage in STAGES[::2] for number in (signal.SIGTERM, 9)],
 )
 def test_an_interruption_leaves_nothing_half_done(tmp_path: Path, stage: str, number: int) -> None:
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
-    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
-    result = process(int(number), stage, "prune", paths[0], "--data", paths[1], "-o", paths[2], code=SIGNALLED)
+    result = process(int(number), stage, *in_files(tmp_path), code=SIGNALLED)
     if number == 9:
         assert (result.returncode, "The process ended unexpectedly (SIGKILL)" in result.stderr) == (5, True)
     else:
@@ -123,17 +117,11 @@ def test_an_interruption_leaves_nothing_half_done(tmp_path: Path, stage: str, nu
 )
 def test_an_interruption_while_training_leaves_the_best(tmp_path: Path, stage: str, number: int) -> None:
     """Before and while there are steps, and after them."""
-    onnx.save(gemm(), tmp_path / "model.onnx")
-    np.save(tmp_path / "x.npy", drawn(100, 6))
-    paths = [tmp_path / name for name in ("model.onnx", "x.npy", "small.onnx")]
-    arguments = ["prune", paths[0], "--data", paths[1], "-o", paths[2], "--epochs", "40"]
-    code = SIGNALLED.replace(
-        "== title and", "== title and (title != 'Measuring quality' or os.path.exists('small.onnx')) and"
-    )
-    result = process(int(number), stage, *arguments, code=f"import os; os.chdir({str(tmp_path)!r})\n{code}")
-    assert (result.returncode, "nterrupted" in result.stderr) == (
-        130 if stage != "Measuring quality" else 128 + number,
-        True,
-    )
-    assert onnx.load(paths[2]).ByteSize() < gemm().ByteSize()
+    words = [*in_files(tmp_path), "--epochs", "40"]
+    there = "== title and (title != 'Measuring quality' or os.path.exists('small.onnx')) and"
+    code = f"import os; os.chdir({str(tmp_path)!r})\n{SIGNALLED.replace('== title and', there)}"
+    result = process(int(number), stage, *words, code=code)
+    expected = 128 + number if stage == "Measuring quality" else 130
+    assert (result.returncode, "nterrupted" in result.stderr) == (expected, True)
+    assert onnx.load(tmp_path / "small.onnx").ByteSize() < gemm().ByteSize()
     assert {*files(tmp_path)} - {"small.onnx.resume"} == {"model.onnx", "small.onnx", "x.npy"}

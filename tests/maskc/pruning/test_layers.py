@@ -119,17 +119,12 @@ def test_what_a_loss_costs_is_what_running_without_the_channel_shows(name: str) 
         first.CopyFrom(numpy_helper.from_array(values, "first"))
     model = passes.shrink(between_steps(model)).model
     net, batch = network(model, inputs(model)), inputs(model)
-    last = [
-        reader for reader in net.readers if reader.contraction.channels > 6 and (reader.group_of.max(axis=0) >= 0).all()
-    ]
-    last = [reader for reader in last if reader.contraction.weights == last[-1].contraction.weights]
+    known = [r for r in net.readers if r.contraction.channels > 6 and (r.group_of.max(axis=0) >= 0).all()]
+    last = [reader for reader in known if reader.contraction.weights == known[-1].contraction.weights]
     layer, constants = last[0].contraction, net.layers.constants
     moments = Moments.of(last[0], layer.matrix(constants.values[layer.weights]), seed=0)
-    session, whole = (
-        OnnxRuntimeSession(showing(net.model, [r.contraction.source for r in last])),
-        net.masks(np.zeros(len(net.fixed), bool)),
-    )
-    values = session.run({**batch, **whole})
+    shown = showing(net.model, [reader.contraction.source for reader in last])
+    values = OnnxRuntimeSession(shown).run({**batch, **net.masks(np.zeros(len(net.fixed), bool))})
     for reader in last:
         source = values[reader.contraction.source]
         for rows in reader.contraction.rows(source, 10**9, np.random.default_rng(0)):
