@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -51,9 +52,7 @@ def test_the_pytest_fixture(repository: Path) -> None:
     assert done.returncode == 1 and "2 failed" in done.stdout
     assert "channel 3 is no longer masked" in done.stdout and "has 9 channels and had 8" in done.stdout
     summary = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-    assert len(summary) == 2
-    for line in summary:
-        assert " - Failed: models/a.onnx: FLOPs rose" in line
+    assert [" - Failed: models/a.onnx: FLOPs rose" in line for line in summary] == [True, True]
     (repository / "pytest.ini").write_text("[pytest]\nmaskc_baseline = other.json\n")
     done = pytest_in(repository, "-k", "test_all")
     assert "There is no baseline" in done.stdout and "other.json" in done.stdout
@@ -82,16 +81,15 @@ def test_the_plugin_is_an_entry_point_and_cheap() -> None:
     assert process(code=code).stdout.strip() == "[]"
 
 
-def action() -> dict[str, object]:
-    loaded: dict[str, object] = yaml.safe_load((ROOT / "action.yml").read_text())
-    return loaded
+def action() -> Any:
+    return yaml.safe_load((ROOT / "action.yml").read_text())
 
 
 def run_action(directory: Path, environment: dict[str, str], **inputs: str) -> subprocess.CompletedProcess[str]:
     """The step of the action that checks, run as GitHub runs it."""
     described = action()
-    given = {name: str(value["default"]) for name, value in described["inputs"].items()} | inputs  # type: ignore[attr-defined]
-    step = described["runs"]["steps"][-1]  # type: ignore[index]
+    given = {name: str(value["default"]) for name, value in described["inputs"].items()} | inputs
+    step = described["runs"]["steps"][-1]
     variables = {
         name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: given[match.group(1)], text)
         for name, text in step["env"].items()
@@ -106,8 +104,8 @@ def run_action(directory: Path, environment: dict[str, str], **inputs: str) -> s
 @pytest.mark.slow
 def test_the_action(repository: Path) -> None:
     described = action()
-    assert described["runs"]["using"] == "composite"  # type: ignore[index]
-    steps = described["runs"]["steps"]  # type: ignore[index]
+    assert described["runs"]["using"] == "composite"
+    steps = described["runs"]["steps"]
     assert all(step["shell"] == "bash" and step["name"] for step in steps)
     environment = with_command(repository)
     done = run_action(repository, environment)
@@ -127,7 +125,7 @@ def test_the_action(repository: Path) -> None:
 
 def test_installing_in_the_action(tmp_path: Path) -> None:
     """The step that installs, with a pip that says what it was asked for."""
-    step = action()["runs"]["steps"][0]  # type: ignore[index]
+    step = action()["runs"]["steps"][0]
     (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "python").chmod(0o755)
     for extras, words in (("", "-m pip install --quiet /action"), ("tensorflow", "/action[tensorflow]")):
@@ -139,10 +137,8 @@ def test_installing_in_the_action(tmp_path: Path) -> None:
 def test_the_hook_for_pre_commit(repository: Path) -> None:
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     assert hook["id"] == "maskc-check" and hook["language"] == "python" and hook["pass_filenames"] is False
-    for name in ("models/a.onnx", "m/saved_model.pb", "m.keras", "masks.npz", "masks.safetensors", "ci/flops.json"):
-        assert re.search(hook["files"], name), name
-    for name in ("train.py", "onnx.md"):
-        assert not re.search(hook["files"], name), name
+    models = ("models/a.onnx", "m/saved_model.pb", "m.keras", "masks.npz", "masks.safetensors", "ci/flops.json")
+    assert tuple(name for name in (*models, "train.py", "onnx.md") if re.search(hook["files"], name)) == models
     command, environment = shlex.split(hook["entry"]), with_command(repository)
     assert run(command, repository, environment).returncode == 0
     edit(repository / "models" / "a.onnx", unmask(3))
@@ -210,7 +206,7 @@ def blocks(language: str) -> list[str]:
 def test_the_examples_for_github_and_pre_commit_fit_the_files() -> None:
     workflow, hooks = (yaml.safe_load(block) for block in blocks("yaml"))
     (step,) = (step for step in workflow["jobs"]["flops"]["steps"] if "maskc" in step["uses"])
-    assert set(step["with"]) <= set(action()["inputs"])  # type: ignore[call-overload]
+    assert set(step["with"]) <= set(action()["inputs"])
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     (used,) = hooks["repos"][0]["hooks"]
     assert used["id"] == hook["id"]

@@ -86,6 +86,13 @@ def document(**changes: Any) -> Document:
     return dataclasses.replace(report.document(), **changes)
 
 
+def verified(model: ModelProto | None = None, **changes: Any) -> Document:
+    """The document of a model that was verified, the perceptron by default, with changes of the verification."""
+    made = api.compile(model or build.mlp(), verify=True).report.document()
+    assert made.verification is not None
+    return dataclasses.replace(made, verification=dataclasses.replace(made.verification, **changes))
+
+
 def output(**changes: Any) -> OutputError:
     """An output with errors, and these changes."""
     known = OutputError(
@@ -135,17 +142,14 @@ def test_nothing_is_fetched_and_nothing_is_taken_for_markup() -> None:
 
 
 def test_every_state_of_a_verification_is_told() -> None:
-    made = api.compile(build.mlp(), verify=True).report.document()
-    assert made.verification is not None
-    failed = dataclasses.replace(made.verification, passed=False, reasons=("It is too large.",))
-    for verification, title in (
-        (made.verification, "Outputs match"),
+    failed: dict[str, Any] = {"passed": False, "reasons": ("It is too large.",)}
+    for changes, title in (
+        ({}, "Outputs match"),
         (failed, "Outputs match, reduction too small"),
-        (dataclasses.replace(failed, equivalent=False, outputs=()), "Outputs differ"),
+        ({**failed, "equivalent": False, "outputs": ()}, "Outputs differ"),
     ):
-        text = Reader(page.page(dataclasses.replace(made, verification=verification))).text
-        assert title in text
-        assert ("It is too large." in text) is not verification.passed
+        text = Reader(page.page(verified(**changes))).text
+        assert title in text and ("It is too large." in text) == bool(changes)
 
 
 def test_models_that_were_not_run_are_not_said_to_be(tmp_path: Path) -> None:
@@ -157,31 +161,24 @@ def test_models_that_were_not_run_are_not_said_to_be(tmp_path: Path) -> None:
 
 
 def test_many_outputs_are_folded() -> None:
-    made = api.compile(build.mlp(), verify=True).report.document()
-    assert made.verification is not None
     counted = ErrorHistogram(3, -8.0, 0.5, (1, 0, 2))
     outputs = tuple(output(name=f"out{i}", histogram=counted) for i in range(40))
-    verification = dataclasses.replace(made.verification, outputs=outputs)
-    read = Reader(page.page(dataclasses.replace(made, verification=verification)))
+    read = Reader(page.page(verified(outputs=outputs)))
     assert "28 more histograms" in read.text and "out39" in read.text
     assert [tag for tag, _ in read.tags].count("figure") == 40  # two layers have no skyline
 
 
 def test_axes_have_names_and_what_is_not_compared_has_no_figures() -> None:
-    made = api.compile(build.cnn()).report.document()
-    assert made.verification is not None
     outputs = (
         output(histogram=ErrorHistogram(3, -8.0, 0.5, (1, 0, 2))),
         output(name="none", compared=0, top1=None, ulps=None),
     )
-    verification = dataclasses.replace(made.verification, outputs=outputs, undecided=("Nothing of it.",))
-    layers = document().layers
-    text = Reader(page.page(dataclasses.replace(made, verification=verification, layers=layers))).text
+    made = verified(build.cnn(), outputs=outputs, undecided=("Nothing of it.",))
+    text = Reader(page.page(dataclasses.replace(made, layers=document().layers))).text
     for name in ("FLOPs 1.00 M 0", "1 layers, in the order of the graph 4", "2 0 elements error, as a share of the"):
         assert re.sub(r"\s", "", name) in re.sub(r"\s", "", text), name
-    assert "Nothing of it." in text and re.search(
-        r"none\s+ONNX Runtime\s+float32(\s+–){3}.*not compared", text, re.DOTALL
-    )
+    row = r"none\s+ONNX Runtime\s+float32(\s+–){3}.*not compared"
+    assert "Nothing of it." in text and re.search(row, text, re.DOTALL)
 
 
 def test_one_of_each_is_no_plural_and_none_is_no_section() -> None:

@@ -21,10 +21,6 @@ from tests.documentation import ROOT
 from tests.maskc.command import maskc
 from tests.maskc.terminal import in_terminal, screen
 
-HELD_BY_CALLER = Held(
-    "y", 1, (3,), "the caller", "output", "needs all channels of the graph output `y`", advice="do this"
-)
-
 MODEL = ROOT / "fixtures" / "transformer.onnx"
 
 
@@ -36,7 +32,10 @@ def report() -> CompileReport:
         before=Figures(1000, 500, 20, 4_321),
         after=Figures(0, 0, 0, 999),
         masked=(MaskedAxis("t", 1, 8, 4, 1),),
-        held=(Held("t", 1, (0, 1, 2, 5), "sum [1]", "Add", "reads another branch"), HELD_BY_CALLER),
+        held=(
+            Held("t", 1, (0, 1, 2, 5), "sum [1]", "Add", "reads another branch"),
+            Held("y", 1, (3,), "the caller", "output", "needs all channels of the graph output `y`", advice="do this"),
+        ),
         seconds={"facts": 0.25},
         notes=("A note.",),
         output="b.onnx",
@@ -57,6 +56,7 @@ def test_every_masked_channel_that_stayed_is_explained(report: CompileReport) ->
     assert (
         "  the caller needs all channels of the graph output `y`:\n    mask 'y' axis 1, channel 3: do this\n" in shown
     )
+    assert "a[bold]b.onnx → b.onnx" in shown, "names are no markup"
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])
@@ -72,22 +72,24 @@ def test_layers_fit_and_no_word_of_their_names_is_cut(width: int) -> None:
         assert any(part in line for line in lines), out.getvalue()
 
 
+def on_screen(*arguments: object) -> list[str]:
+    """The lines of a terminal of 80 columns after the command."""
+    code = "import sys; from maskc.cli import main; sys.argv[0] = 'maskc'; sys.exit(main())"
+    _, written = in_terminal(code, *arguments, COLUMNS="80")
+    return screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
+
+
 @pytest.mark.parametrize("arguments", [("explain", MODEL, "--align", "none"), ("compile", "nothing.onnx")])
 def test_no_word_is_cut_in_a_terminal(arguments: tuple[object, ...]) -> None:
     """Each word that goes to a pipe is on one line of a terminal of 80 columns, and no line is longer."""
-    piped = maskc(*arguments)
-    code = "import sys; from maskc.cli import main; sys.argv[0] = 'maskc'; sys.exit(main())"
-    _, written = in_terminal(code, *arguments, COLUMNS="80")
-    lines = screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
+    piped, lines = maskc(*arguments), on_screen(*arguments)
     assert " ".join(lines).split() == (piped.stdout + piped.stderr).split()
     assert max(map(len, lines)) <= 80 < max(map(len, (piped.stdout + piped.stderr).splitlines()))
 
 
 def test_no_word_of_the_steps_is_cut_in_a_terminal() -> None:
     """The first of them has the versions of all libraries, and is longer than a terminal."""
-    code = "import sys; from maskc.cli import main; sys.argv[0] = 'maskc'; sys.exit(main())"
-    _, written = in_terminal(code, "flops", MODEL, "-v", COLUMNS="80")
-    lines = screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
+    lines = on_screen("flops", MODEL, "-v")
     assert lines[0].startswith("maskc ") and max(map(len, lines)) <= 80
     words = {word.strip(",") for line in lines for word in line.split()}
     assert words >= {word for item in installed_versions().items() for word in item}
@@ -103,10 +105,6 @@ def test_a_table_of_names_fits(width: int) -> None:
     assert max(map(len, lines)) <= width
     for part in ("models/", "mobilenet", "small.onnx", "transformer", "a.onnx", *titles, *cells):
         assert any(part in line for line in lines), out.getvalue()
-
-
-def test_names_are_not_read_as_markup(report: CompileReport) -> None:
-    assert "a[bold]b.onnx → b.onnx" in text(report)
 
 
 def test_everything_gone_is_no_division_by_zero(report: CompileReport) -> None:
@@ -127,27 +125,13 @@ def test_ranges(channels: tuple[int, ...], expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (4_321, "4.32 kB"),
-        (123_456_789, "123 MB"),
-        (5e10, "50 GB"),
-    ],
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (4_321, "4.32 kB"), (123_456_789, "123 MB"), (5 * 10**10, "50 GB")],
 )
 def test_sizes(count: int, expected: str) -> None:
-    assert size(int(count)) == expected
+    assert size(count) == expected
 
 
 def test_json_holds_no_infinities() -> None:
-    assert plain({"a": (math.inf, math.nan, 1.5), "b": Figures(1, 2, 3, 4)}) == {
-        "a": [None, None, 1.5],
-        "b": {
-            "flops": 1,
-            "macs": 2,
-            "params": 3,
-            "bytes": 4,
-            "at": {"sizes": {}, "open": [], "unknown": 0, "loops": 0},
-        },
-    }
+    at = {"sizes": {}, "open": [], "unknown": 0, "loops": 0}
+    figures = {"flops": 1, "macs": 2, "params": 3, "bytes": 4, "at": at}
+    assert plain({"a": (math.inf, math.nan, 1.5), "b": Figures(1, 2, 3, 4)}) == {"a": [None, None, 1.5], "b": figures}

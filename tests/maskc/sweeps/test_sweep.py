@@ -16,7 +16,6 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 import maskc as api
 import passes
@@ -66,9 +65,8 @@ def command(file: str = "rate.py") -> str:
     return f"{shlex.quote(sys.executable)} {file} {{model}}"
 
 
-def recorded(directory: str | Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((Path(directory) / "sweep.json").read_text())
-    return data
+def recorded(directory: str) -> Any:
+    return json.loads(Path(directory, "sweep.json").read_text())
 
 
 def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path) -> None:
@@ -77,21 +75,12 @@ def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path
     for target in (0.6, 0.3):
         flops = passes.count(onnx.load(f"out/flops-{target}.align-none.onnx")).flops
         assert flops <= target * total
-        assert (
-            maskc(
-                "compile", model, "--masks", f"out/flops-{target}.masks.npz", "--align", "none", "-o", "again.onnx"
-            ).exit_code
-            == 0
-        )
+        masks = f"out/flops-{target}.masks.npz"
+        succeeded("compile", model, "--masks", masks, "--align", "none", "-o", "again.onnx")
         assert Path("again.onnx").read_bytes() == Path(f"out/flops-{target}.align-none.onnx").read_bytes()
-    data = recorded("out")
-    assert [(p["name"], p["verified"], p["latency"]) for p in data["points"]] == [
-        ("flops-0.6 align=none", True, None),
-        ("flops-0.3 align=none", True, None),
-    ]
-    assert [p["share"] for p in data["points"]] == [
-        passes.count(onnx.load(f"out/{p['output']}")).flops / total for p in data["points"]
-    ]
+    for point, target in zip(recorded("out")["points"], (0.6, 0.3), strict=True):
+        assert (point["name"], point["verified"], point["latency"]) == (f"flops-{target} align=none", True, None)
+        assert point["share"] == passes.count(onnx.load(f"out/{point['output']}")).flops / total
 
 
 @pytest.mark.usefixtures("here")
@@ -137,16 +126,12 @@ def test_what_has_changed_is_done_again(model: Path, change: str) -> None:
     assert maskc(*base).exit_code == 0
     before = Path("out/mine.onnx").stat().st_mtime_ns
     if change == "the model":
-        changed = onnx.load(model)
-        tensor = changed.graph.initializer[0]
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 2, tensor.name))
-        onnx.save(changed, model)
+        build.save(build.changed(onnx.load(model), "w1", lambda weights: weights * 2), model)
     elif change == "an option":
         base.append("--no-verify")
     elif change == "the masks":
         np.savez("mine.masks.npz", c=np.tile([1, 0, 0, 1], 4))
     else:
-        onnx.save(onnx.load("out/mine.onnx"), "out/mine.onnx")
         Path("out/mine.onnx").write_bytes(Path("out/mine.onnx").read_bytes()[:-1])
     assert maskc(*base).exit_code == 0
     assert Path("out/mine.onnx").stat().st_mtime_ns > before
@@ -157,9 +142,8 @@ def test_what_has_changed_is_done_again(model: Path, change: str) -> None:
 @pytest.mark.usefixtures("here")
 def test_a_point_that_fails_does_not_stop_the_others(model: Path) -> None:
     np.savez("wrong.npz", nothing=np.ones(3))
-    result = maskc(
-        "sweep", model, "--targets", "0.5,0.0001", "--masks", "wrong.npz", "--masks", "mine.masks.npz", "--seconds", 0
-    )
+    masks = ("--masks", "wrong.npz", "--masks", "mine.masks.npz")
+    result = maskc("sweep", model, "--targets", "0.5,0.0001", *masks, "--seconds", 0)
     assert result.exit_code == 2
     errors = {point["name"]: point["error"] for point in recorded("model.sweep")["points"]}
     assert errors["flops-0.5"] is None and errors["mine"] is None
@@ -252,9 +236,8 @@ def test_a_record_that_is_none_is_not_overwritten(model: Path) -> None:
 @pytest.mark.usefixtures("here")
 def test_the_table_and_the_page_say_what_is_dominated(model: Path) -> None:
     Path("rate.py").write_text("import sys\nprint(0.5 if 'flops' in sys.argv[1] else 1)")
-    result = maskc(
-        "sweep", model, "--masks", "mine.masks.npz", "--targets", "0.9,0.3", "--seconds", 0, "--quality", command()
-    )
+    levels = ("--masks", "mine.masks.npz", "--targets", "0.9,0.3")
+    result = maskc("sweep", model, *levels, "--seconds", 0, "--quality", command())
     rows = {line.split()[1]: line for line in result.stdout.splitlines() if line[:1].isdigit()}
     assert rows["mine"].rstrip().endswith("best")
     assert rows["flops-0.9"].rstrip().endswith("dominated by 1") and rows["flops-0.3"].rstrip().endswith("best")
@@ -340,10 +323,8 @@ def test_in_python_with_a_model_in_memory_and_a_function(tmp_path: Path) -> None
         calls.append(path.name)
         return float(path.stat().st_size)
 
-    model = build.mlp(masked=False)
-    result = api.sweep(
-        model, tmp_path / "out", targets=[0.5], policies=[{}, {"adapters": "always"}], quality=quality, seconds=0
-    )
+    model, policies = build.mlp(masked=False), [{}, {"adapters": "always"}]
+    result = api.sweep(model, tmp_path / "out", targets=[0.5], policies=policies, quality=quality, seconds=0)
     assert [p.name for p in result.points] == ["flops-0.5", "flops-0.5 adapters=always"]
     assert calls == ["source.onnx", "flops-0.5.onnx", "flops-0.5.adapters-always.onnx"]
     assert all(p.quality == (tmp_path / "out" / p.output).stat().st_size for p in result.points)
