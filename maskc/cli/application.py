@@ -22,14 +22,7 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import (
-    FaultError,
-    InstallationWarning,
-    MaskcError,
-    PruningWarning,
-    StoppedError,
-    telling,
-)
+from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, StoppedError, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
@@ -90,26 +83,21 @@ class _Command(TyperGroup):
                 with telling(), unwinding(), ProgressBars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()
-            code = result if isinstance(result, int) else 0
+            return result if isinstance(result, int) else 0
         except typer.TyperException as error:
-            code = _fail(_usage(error), 2, error, words)
+            return _fail(_usage(error), 2, error, words)
         except typer.Abort:
-            code = 130
+            return 130
         except MaskcError as error:
-            code = _fail(str(error), error.exit_code, error, words)
+            return _fail(str(error), error.exit_code, error, words)
         except Exception as error:
             if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
                 # what is still to be printed, which the interpreter tries again when it ends, goes nowhere
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
-            code = _fail(
-                f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where.",
-                FaultError.exit_code,
-                error,
-                words,
-            )
-        return code
+            message = f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where."
+            return _fail(message, FaultError.exit_code, error, words)
 
 
 # What a system says of a file that takes no more, behind a redirected stdout for instance.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from maskc.cli import shared_options as shared
 from maskc.cli.command import Without, command
 from maskc.cli.output import console, print_json, warn
 from maskc.compilation.options import CompileOptions
+from maskc.errors import InputError
 
 _CODE = re.compile(r"[A-Za-z]\d{3}")
 
@@ -56,9 +58,6 @@ def explain(
 
 def _show_reason(code: str, as_json: bool) -> None:
     """Print what a code means and what to do. Raises `InputError` where there is no such code."""
-    import dataclasses
-
-    from maskc.errors import InputError
     from passes.abstract_values.kept_reasons import REASONS
 
     reason = REASONS.get(code)

@@ -10,8 +10,6 @@ from typing import Any, TextIO, cast
 
 from maskc.errors import visible_lines
 
-_NUMBERS = (0, 1, 2)
-
 
 class _Outliving:
     """A text stream that goes on, to nowhere, once nobody reads it, and shows control characters as escapes.
@@ -51,7 +49,7 @@ class _Outliving:
 
 def fill_closed() -> None:
     """Let standard streams that are closed lead nowhere: the next file that is opened would be in their place."""
-    for number in _NUMBERS:
+    for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:

@@ -62,7 +62,7 @@ class Pruned(Compiled):
     def to_json(self) -> dict[str, Any]:
         """How it compares with the source, as values that `json` can write."""
         return {
-            "agreement": [plain(output) for output in self.agreement],
+            "agreement": plain(self.agreement),
             "held_out": not self.alone,
             "quality": self.quality,
             "interrupted": self.interrupted,

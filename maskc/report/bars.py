@@ -150,10 +150,9 @@ class ProgressBars:
     def _say(self, text: str) -> None:
         if not self._volume.verbose:
             return
+        text = visible(text)
         if self._opening is not None:
-            text, self._opening = f"{self._opening()}\n{visible(text)}", None
-        else:
-            text = visible(text)
+            text, self._opening = f"{self._opening()}\n{text}", None
         if self._progress is None:
             told(text, sys.stderr)
         else:  # above the bars

@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 from maskc.errors import InputError
 
@@ -39,50 +39,31 @@ def parsed(kind: Any, value: Any, where: str) -> Any:
     Keys with a default may be missing, and where a float is wanted a whole number will do. `where` is what messages
     call the value. Raises ValueError.
     """
+    origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return _parsed_dataclass(kind, value, where)
-    origin = get_origin(kind)
+        hints = get_type_hints(kind)
+        if not isinstance(value, Mapping) or not _needed(kind) <= set(value) <= set(hints):
+            raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
+        return cast(Any, kind)(**{key: parsed(hints[key], item, f"{where}.{key}") for key, item in value.items()})
     if origin in (Union, types.UnionType):
-        return _parsed_union(get_args(kind), value, where)
-    if origin is not None:
-        return _parsed_container(origin, get_args(kind), value, where)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is kind or (kind is types.NoneType and value is None):
-        return value
-    raise _wrong_type(where)
-
-
-def _parsed_dataclass(kind: Any, value: Any, where: str) -> Any:
-    hints = get_type_hints(kind)
-    if not isinstance(value, Mapping) or not _needed(kind) <= set(value) <= set(hints):
-        raise ValueError(f"`{where}` needs exactly the keys {', '.join(hints)}")
-    return kind(**{key: parsed(hints[key], item, f"{where}.{key}") for key, item in value.items()})
-
-
-def _parsed_container(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    if origin is dict and isinstance(value, dict):
+        for each in arguments:
+            try:
+                return parsed(each, value, where)
+            except ValueError:
+                if dataclasses.is_dataclass(each) and value is not None:
+                    raise
+    elif origin is dict and isinstance(value, dict):
         return {key: parsed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin in (list, tuple) and isinstance(value, list):
+    elif origin in (list, tuple) and isinstance(value, list):
         fixed = origin is tuple and arguments[-1] is not ...
         kinds = arguments if fixed else [arguments[0]] * len(value)
         if len(kinds) == len(value):
-            return origin(parsed(kind, item, where) for kind, item in zip(kinds, value, strict=True))
-    raise _wrong_type(where)
-
-
-def _parsed_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    for kind in kinds:
-        try:
-            return parsed(kind, value, where)
-        except ValueError:
-            if dataclasses.is_dataclass(kind) and value is not None:
-                raise
-    raise _wrong_type(where)
-
-
-def _wrong_type(where: str) -> ValueError:
-    return ValueError(f"`{where}` has the wrong type")
+            return origin(parsed(each, item, where) for each, item in zip(kinds, value, strict=True))
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"`{where}` has the wrong type")
 
 
 def _needed(kind: Any) -> set[str]:

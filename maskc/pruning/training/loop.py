@@ -218,14 +218,14 @@ class _Training:
         # Relative to the size of the weights, which differs by file and by layer (Shazeer & Stern 2018, 1804.04235).
         size = tf.sqrt(tf.reduce_mean(tf.square(variable)))
         rate = tf.cast(rate, variable.dtype) * tf.maximum(size, tf.cast(_SMALL, variable.dtype))
-        numbers = (_BETA_1**step, _BETA_2**step, rate, _BETA_1, _BETA_2, _EPSILON)
-        powers = dict(zip(("beta1_power", "beta2_power", "lr", "beta1", "beta2", "epsilon"), numbers, strict=True))
+        powers = {"beta1_power": _BETA_1**step, "beta2_power": _BETA_2**step}
+        numbers = {**powers, "lr": rate, "beta1": _BETA_1, "beta2": _BETA_2, "epsilon": _EPSILON}
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=mean.handle,
             v=square.handle,
             grad=gradient,
-            **{name: tf.cast(number, gradient.dtype) for name, number in powers.items()},
+            **{name: tf.cast(number, gradient.dtype) for name, number in numbers.items()},
         )
 
 
