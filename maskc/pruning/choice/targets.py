@@ -185,15 +185,14 @@ class Search:
 
     def _figure(self, name: str) -> Figure:
         whole = max(self.before.get(name, 1), 1)
-        if name == "flops":
-            return lambda compiled: self._flops(compiled) / whole
-        if name == "params":
-            return lambda compiled: compiled.report.after.params / whole
-        if name == "size":
-            return lambda compiled: model_bytes(compiled.model) / whole
-        if name == "ms":
-            return lambda compiled: self.latency(compiled.model, _SECONDS).after[1]
-        return lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup
+        figures: dict[str, Figure] = {
+            "flops": lambda compiled: self._flops(compiled) / whole,
+            "params": lambda compiled: compiled.report.after.params / whole,
+            "size": lambda compiled: model_bytes(compiled.model) / whole,
+            "speedup": lambda compiled: 1 / self.latency(compiled.model, _SECONDS).speedup,
+            "ms": lambda compiled: self.latency(compiled.model, _SECONDS).after[1],
+        }
+        return figures[name]
 
     def missed(self, after: Mapping[str, float]) -> list[str]:
         """A sentence where a target was missed after all, if these figures by name have it."""

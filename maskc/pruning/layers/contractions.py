@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -19,16 +19,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import ModelProto, helper, numpy_helper
 
-from maskc.pruning.layers.stored_weights import Constants
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 from passes.graph.subgraphs import bodies
-from passes.graph.tensors import is_constant, operand
+from passes.graph.tensors import is_constant, operand, values_of
 from passes.ops import UNKNOWN, rules
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.sizes.prepare import checked
+from passes.weights.steps import Steps
 
 Floats = NDArray[Any]  # float32 or float64
 Index = NDArray[np.int64]
@@ -175,11 +175,47 @@ def _places(window: bytes, kernel: tuple[int, ...], size: tuple[int, ...]) -> ND
         "taps",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, *size])],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
-        [onnx.numpy_helper.from_array(np.eye(taps, dtype=np.float32).reshape(kernel), "w")],
+        [numpy_helper.from_array(np.eye(taps, dtype=np.float32).reshape(kernel), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
     numbers = np.arange(1, 1 + math.prod(size), dtype=np.float32).reshape(1, 1, *size)
     return OnnxRuntimeSession(model).run({"x": numbers})["y"].reshape(taps, -1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Constants that layers read, by name, in floating point; `steps` of those that are stored as integers.
+
+    What is quantised keeps its steps as it is read and written.
+    """
+
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    steps: dict[str, Steps] = field(default_factory=dict)
+
+    def add(self, name: str, tensor: gs.Constant, steps: Steps | None) -> tuple[int, ...]:
+        """One that a graph has; its shape."""
+        if steps is not None:
+            self.steps[name] = steps
+        self.values[name] = np.array(values_of(tensor)) if steps is None else steps.values
+        return self.values[name].shape
+
+    def stored(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What a model stores, by the names of its initializers, where some have other values: the nearest steps."""
+        found = {}
+        for name, value in values.items():
+            if (steps := self.steps.get(name)) is not None:
+                found[steps.tensor] = steps.holding(value)
+            else:
+                found[name] = value.astype(self.values[name].dtype)
+        return found
+
+    def put(self, model: ModelProto, values: Mapping[str, NDArray[Any]]) -> ModelProto:
+        """The model, in which some have other values, in place."""
+        stored = self.stored(values)
+        for tensor in model.graph.initializer:
+            if tensor.name in stored:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored[tensor.name]), tensor.name))
+        return model
 
 
 @dataclass(frozen=True)
@@ -196,7 +232,7 @@ class Layers:
     inside: int
 
 
-def layers(model: onnx.ModelProto) -> Layers:
+def layers(model: ModelProto) -> Layers:
     """Those of a model. Weights that several read are among them if all read them in one way.
 
     Raises GraphError when the graph is not valid.
@@ -227,7 +263,7 @@ def layers(model: onnx.ModelProto) -> Layers:
     return Layers(tuple(read), constants, len(order.keys() - {each.output for each in read}), inside)
 
 
-def readers(model: onnx.ModelProto) -> Counter[str]:
+def readers(model: ModelProto) -> Counter[str]:
     """How often each tensor is read, by what is in bodies and by the outside as well."""
     uses = Counter(name for node in model.graph.node for name in (*node.input, *captured_names(node)))
     uses.update(value.name for value in model.graph.output)

@@ -17,15 +17,7 @@ from tests.maskc.command import compile_refused, maskc
 
 @pytest.mark.parametrize(
     "location",
-    [
-        "../secret",
-        "inner/../../secret",
-        "/etc/hostname",
-        "C:\\secret",
-        "..\\secret",
-        "\\\\host\\share",
-        "~/../../x",
-    ],
+    ["../secret", "inner/../../secret", "/etc/hostname", "C:\\secret", "..\\secret", "\\\\host\\share", "~/../../x"],
 )
 def test_external_data_outside_the_directory(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret").write_bytes(b"\0" * 4096)
@@ -76,12 +68,8 @@ def test_missing_external_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("location", ["", "x" * 5000])
 def test_external_data_that_no_file_could_hold(tmp_path: Path, location: str) -> None:
-    source = build.save_external(build.mlp(), tmp_path / "m.onnx")
-    light = onnx.load(source, load_external_data=False)
-    for tensor in light.graph.initializer:
-        for entry in tensor.external_data:
-            entry.value = location if entry.key == "location" else entry.value
-    compile_refused(build.save(light, source), "none is named" if not location else "no name of a file")
+    source = build.save_external(build.mlp(), tmp_path / "m.onnx", location)
+    compile_refused(source, "none is named" if not location else "no name of a file")
 
 
 @pytest.mark.parametrize(("link", "word"), [(os.symlink, "a symbolic link"), (os.link, "hard links")])

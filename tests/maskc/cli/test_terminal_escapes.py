@@ -83,9 +83,8 @@ def test_the_name_is_shown_whole(source: Path) -> None:
 
 
 def test_json_holds_the_name_itself(source: Path) -> None:
-    assert HOSTILE in json.dumps(json.loads(maskc("explain", source, "--json").stdout), ensure_ascii=False).replace(
-        r"\u001b", "\x1b"
-    ).replace(r"\u0007", "\x07").replace(r"\r", "\r").replace(r"\n", "\n")
+    told = json.loads(maskc("explain", source, "--json").stdout)
+    assert json.dumps(HOSTILE).strip('"') in json.dumps(told)
 
 
 def test_in_a_terminal_with_colours_and_progress(source: Path, tmp_path: Path) -> None:

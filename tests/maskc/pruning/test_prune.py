@@ -1,7 +1,6 @@
 """Trained networks pruned by data."""
 
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from maskc.results.measurements import Agreement, Latency
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.ops import base
 from passes.ops.contractions.matmul import Gemm
-from tests.maskc.command import files, refused, succeeded
+from tests.maskc.command import files, refused, reported, succeeded
 from tests.maskc.command import maskc as command
 from tests.maskc.pruning.networks import (
     NETWORKS,
@@ -339,6 +338,13 @@ def keras_model(kind: str) -> Any:
     return model
 
 
+def saved(model: Any, x: Any, directory: Path) -> list[Any]:
+    """The words of `maskc prune` for a Keras model and inputs, which are saved in a directory, as small.keras will."""
+    model.save(directory / "model.keras")
+    np.save(directory / "x.npy", x)
+    return ["prune", directory / "model.keras", "--data", directory / "x.npy", "-o", directory / "small.keras"]
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.6)])
@@ -347,10 +353,8 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
 
     model = keras_model(kind)
     x, small = drawn(200, *model.input_shape[1:]), tmp_path / "small.keras"
-    model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "x.npy", x)
-    given = "prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", str(share)
-    report = json.loads(succeeded(*given, "-o", small, "--json").stdout)
+    given = (*saved(model, x, tmp_path), "--flops", share)
+    report = reported(*given)
     assert report["after"]["flops"] <= 1.04 * share * report["before"]["flops"]
     assert not any("missed" in warning for warning in report["warnings"])
     loaded = keras.models.load_model(small)
@@ -359,7 +363,7 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
     error = np.sqrt(np.square(expected - found).mean()) / expected.std()
     assert 0.5 * error < report["agreement"][0]["error"] < 2 * error < 0.8
-    trained = json.loads(succeeded(*given, "-o", small, "--epochs", "20", "--json").stdout)
+    trained = reported(*given, "--epochs", "20")
     assert trained["after"]["flops"] == report["after"]["flops"]
     after = np.asarray(keras.models.load_model(small)(x), float)
     closer = np.sqrt(np.square(expected - after).mean()) / expected.std()
@@ -378,9 +382,5 @@ def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
     model = keras.Model(inputs, layers.Dense(3)(layers.Dense(64, activation="relu", name="hidden")(inputs)))
     hidden = model.get_layer("hidden")
     hidden.kernel.assign(np.where(np.arange(64) < 8, hidden.kernel, 0))
-    model.save(tmp_path / "model.keras")
-    np.save(tmp_path / "x.npy", drawn(80, 6))
-    small = tmp_path / "small.keras"
-    shown = succeeded("prune", tmp_path / "model.keras", "--data", tmp_path / "x.npy", "--flops", "0.5", "-o", small)
-    assert "so nothing was pruned" in shown.stderr
-    assert keras.models.load_model(small).get_layer("hidden").units == 8
+    assert "so nothing was pruned" in succeeded(*saved(model, drawn(80, 6), tmp_path), "--flops", "0.5").stderr
+    assert keras.models.load_model(tmp_path / "small.keras").get_layer("hidden").units == 8

@@ -8,6 +8,12 @@ from tests.maskc import build
 from tests.maskc.command import process
 from tests.maskc.regression.edits import edit, unmask
 
+# The operator of `build.custom`, less what its rule does.
+RULE = """import os, passes
+@passes.register("Fancy", domain="com.example")
+class Fancy(passes.Elementwise):
+    """
+
 
 @pytest.mark.slow
 def test_models_are_compiled_side_by_side_with_the_same_result(repository: Path) -> None:
@@ -19,10 +25,7 @@ def test_models_are_compiled_side_by_side_with_the_same_result(repository: Path)
 
 @pytest.mark.slow
 def test_rules_reach_every_process(repository: Path) -> None:
-    Path("rules.py").write_text(
-        "import passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
-        "class Fancy(passes.Elementwise):\n    def fold(self, node, facts, operands):\n        return operands[0]\n"
-    )
+    Path("rules.py").write_text(f"{RULE}def fold(self, node, facts, operands):\n        return operands[0]\n")
     models = [build.save(build.custom(), repository / "models" / f"{name}.onnx") for name in "cd"]
     assert process("check", "--update", "--rules", "rules.py", *models).returncode == 0
     assert process("check", "--jobs", 2, "--rules", "rules.py", *models).returncode == 0
@@ -40,14 +43,10 @@ def test_rules_that_are_missing_are_told_once(repository: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_dies_keeps_no_other_model_from_being_checked(repository: Path) -> None:
-    rule = (
-        "import os\nimport passes\n\n\n@passes.register('Fancy', domain='com.example')\n"
-        "class Fancy(passes.Elementwise):\n    "
-    )
     model = build.save(build.custom(), repository / "models" / "c.onnx")
-    Path("rules.py").write_text(rule + "pass\n")
+    Path("rules.py").write_text(f"{RULE}pass\n")
     assert process("check", "--update", "--jobs", 1, "--rules", "rules.py", model).returncode == 0
-    Path("rules.py").write_text(rule + "def reads(self, node, facts):\n        os._exit(9)\n")
+    Path("rules.py").write_text(f"{RULE}def reads(self, node, facts):\n        os._exit(9)\n")
     done = process("check", "--jobs", 2, "--rules", "rules.py")
     assert done.returncode == 5
     assert "died (exit code 9)" in done.stdout + done.stderr
