@@ -62,17 +62,12 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
                 break
             those = read.setdefault(layer.weights, []) if shared else []
             those.append((number, layer, was, now))
-            if any(map(_is_changed, those)):
+            if any(not each.refits or not all(map(np.array_equal, x0, x)) for _, each, x0, x in those):
                 weights.update(found := _refit(reader, gone, those, constants.values, seed))
                 if len(those) > 1:  # the others ran with the weights as they were before
                     after = Walk(constants.put(result, weights), batches)
                 after.give(constants.stored(found))
     return constants.put(result, weights)
-
-
-def _is_changed(read: _Read) -> bool:
-    _, layer, was, now = read
-    return not layer.refits or not all(map(np.array_equal, was, now))
 
 
 def _refit(

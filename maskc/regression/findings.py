@@ -61,30 +61,20 @@ def findings(before: Entry | None, now: Entry, report: CompileReport, limits: Li
             f"{limits.min_reduction:g}×.",
             (*held_lines(report.held), *codes_line(report.held)),
         )
-    if before is not None:
-        names = _other_names(before, now)
-        widths, flops = (
-            {names.get(name, name): value for name, value in values.items()}
-            for values in (before.widths, before.layer_flops)
-        )
-        before = dataclasses.replace(before, widths=widths, layer_flops=flops)
-        if before.verified and not now.verified:
-            yield Finding(
-                "equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings
-            )
-        yield from _channels(before, now, report)
-        yield from _flops(before, now, report, limits)
-
-
-def _channels(before: Entry, now: Entry, report: CompileReport) -> Iterator[Finding]:
-    kept = tuple(_no_longer_removed(before, now, report))
-    if kept:
+    if before is None:
+        return
+    names = _other_names(before, now)
+    widths, flops = (
+        {names.get(name, name): value for name, value in values.items()}
+        for values in (before.widths, before.layer_flops)
+    )
+    before = dataclasses.replace(before, widths=widths, layer_flops=flops)
+    if before.verified and not now.verified:
+        yield Finding("equivalence", "It was verified for the baseline and cannot be verified now.", report.warnings)
+    if kept := tuple(_no_longer_removed(before, now, report)):
         count = sum(len(item.channels) for item in kept)
         what = "1 masked channel was" if count == 1 else f"{count} masked channels were"
         yield Finding("channels", f"{what} removed before and kept now.", (*held_lines(kept), *codes_line(kept)))
-
-
-def _flops(before: Entry, now: Entry, report: CompileReport, limits: Limits) -> Iterator[Finding]:
     if now.after.flops > before.after.flops * (1 + limits.tolerance):
         causes = (*_unmasked(before, report), *_costlier_layers(before, now), *_other_flops(before, now))
         yield Finding("flops", _rise(before, now, limits.tolerance), causes)

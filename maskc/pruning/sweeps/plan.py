@@ -59,7 +59,7 @@ class Plan:
             _, file, key = self._as_onnx(other, f"{_stem(other)}.source")
             made.append(self._level(_stem(other), file, key))
         made += [self._level(mask.stem.removesuffix(".masks"), path, digest, mask) for mask in options.masks]
-        self._make_directory()
+        write_model_files.make_directory(self.directory)
         self.levels = (*made, *self._pruned(path, digest))
 
     @property
@@ -104,10 +104,6 @@ class Plan:
             ),
         )
 
-    def _make_directory(self) -> None:
-        """Not before the model was read, so that a slip of the pen leaves nothing behind."""
-        write_model_files.make_directory(self.directory)
-
     def _relative(self, path: Path) -> str:
         return Path(os.path.relpath(path, self.directory)).as_posix()
 
@@ -115,11 +111,8 @@ class Plan:
         """The name of a model in the record, the ONNX file that it is or becomes, and the digest of its files."""
         if not isinstance(model, (str, os.PathLike)):
             target = self.directory / f"{name}.onnx"
-            source = frontend.read(model)
-            self._make_directory()
-            write_model_files.write_model(source.model, target)
-            self.files[self._relative(target)] = frontend.read(target).files
-            return "a model in memory", target, write_model_files.digest(self.files[self._relative(target)])
+            files = self._written(frontend.read(model).model, target)
+            return "a model in memory", target, write_model_files.digest(files)
         path = Path(model)
         told, file = self._relative(path), frontend.locate(path)
         if file.is_file() and file.suffix not in KERAS_SUFFIXES:
@@ -135,10 +128,16 @@ class Plan:
         if not target.exists():
             source = frontend.read(path, signature=self.reading.signature)
             verify(source, source.model).raise_if_different()
-            self._make_directory()
-            write_model_files.write_model(source.model, target)
+            self._written(source.model, target)
         self.files[self._relative(target)] = frontend.read(target).files
         return told, target, digest
+
+    def _written(self, model: ModelProto, path: Path) -> tuple[Path, ...]:
+        """Write a model into the directory, which is made only now: a slip of the pen leaves nothing behind."""
+        write_model_files.make_directory(self.directory)
+        write_model_files.write_model(model, path)
+        self.files[self._relative(path)] = files = frontend.read(path).files
+        return files
 
     def _level(self, name: str, model: Path, digest: str, masks: Path | None = None) -> Level:
         key = self._key(digest, None if masks is None else write_model_files.digest(existing(masks)))
@@ -201,8 +200,7 @@ class Plan:
                     problem = str(error)
                 else:
                     file = self.directory / f"{name}.masked.onnx"
-                    write_model_files.write_model(made, file)
-                    self.files[self._relative(file)] = frontend.read(file).files
+                    self._written(made, file)
                 yield target, Level(name, self._relative(file), None, target, keys[target], problem)
 
     def _data_digest(self, data: Given) -> str:

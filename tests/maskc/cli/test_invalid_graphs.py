@@ -49,7 +49,6 @@ def shortened(built: onnx.ModelProto) -> None:
 
 SIDES = ("then", "else")
 JOIN = "(float[2,3] x) => (float[2,m] y)", "[join] y = Concat(x, w)"
-LAST = "[second] y = MatMul(d, w2)"
 # Each with words of the message. Nodes after the unnamed one have no types, so that none of them can be blamed.
 INVALID: dict[str, tuple[onnx.ModelProto, tuple[str, ...]]] = {
     "undefined input": (

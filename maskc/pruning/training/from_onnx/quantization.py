@@ -5,11 +5,9 @@ What was quantised stays a floating-point number without a fraction, since Tenso
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import onnx
 import tensorflow as tf
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from maskc.pruning.training.from_onnx.contractions import matmul
 from maskc.pruning.training.from_onnx.convolutions import convolution
@@ -30,16 +28,13 @@ def _beside(call: Call, x: Value, values: Value) -> Value:
 
 
 def _quantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
-    kind = dtype_of(zero) if zero is not None else tf.as_dtype(np.dtype(_element(call("output_dtype", 0))))
+    asked = tensor_dtype_to_np_dtype(call("output_dtype", 0) or TensorProto.UINT8)
+    kind = tf.as_dtype(asked) if zero is None else dtype_of(zero)
     if not kind.is_integer:
         raise call.unsupported("quantises to numbers with a fraction")
     scaled = tf.cast(x, tf.float32) / _beside(call, x, scale)
     rounded = scaled + tf.stop_gradient(tf.round(scaled) - scaled)
     return tf.clip_by_value(rounded + _beside(call, x, zero), float(kind.min), float(kind.max))
-
-
-def _element(number: int) -> Any:
-    return onnx.helper.tensor_dtype_to_np_dtype(number or onnx.TensorProto.UINT8)
 
 
 def _dequantize(call: Call, x: Value, scale: Value, zero: Value = None) -> Value:
