@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.pruning.choice.surgeon import Layer
-from maskc.pruning.layers.network import Index, Mask, Network
+from maskc.pruning.layers.contractions import Index
+from maskc.pruning.layers.network import Mask, Network
 from passes.targets.widths.rates import Rates
 
 _STEP = 0.03  # of the FLOPs, that go at a time

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskc.pruning.layers.contractions import Floats
+from maskc.pruning.layers.contractions import Floats, Index
 from maskc.pruning.layers.network import Reader
 
 Doubles = NDArray[np.float64]
-Index = NDArray[np.int64]
 
 RIDGE = 1e-3  # of the mean of the moments' diagonal
 WIDE = 1600  # rows of a matrix; larger layers are seen channel by channel

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from maskc.pruning.layers.contractions import Contraction, Layers
+from maskc.pruning.layers.contractions import Contraction, Index, Layers
 from passes.graph.tensors import unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
@@ -22,7 +22,6 @@ from passes.model.set_nodes import set_nodes
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.rates import Rates
 
-Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 

@@ -51,17 +51,15 @@ class SweepOptions:
         if len(set(self.targets)) < len(self.targets):
             raise InputError("A target is given twice.")
         for policy in self.policies:
-            _check_policy(policy)
+            if unknown := [key for key in policy if key not in _POLICY]:
+                raise InputError(
+                    f"The options of a policy are {', '.join(_POLICY)}, and '{unknown[0]}' is none of them."
+                )
+            given: Any = policy
+            CompileOptions(**given)  # raises where they cannot be used
         if not self.policies:
             raise InputError("There is no configuration to compile: give at least one policy, which may be empty.")
         if not 0 <= self.seconds < math.inf:
             raise InputError(f"The time for measuring must be 0 or more, and not {self.seconds:g} seconds.")
         if self.ray is not None:
             work.check_ray(self.ray)
-
-
-def _check_policy(policy: Mapping[str, Any]) -> None:
-    unknown = [key for key in policy if key not in _POLICY]
-    if unknown:
-        raise InputError(f"The options of a policy are {', '.join(_POLICY)}, and '{unknown[0]}' is none of them.")
-    CompileOptions(**policy)  # raises where they cannot be used

@@ -31,7 +31,7 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Task:
-    """A model to compile, with the files that it is stored in; `rules` are loaded where it is not done here."""
+    """A model to compile, with the files that it is stored in."""
 
     model: Path
     files: tuple[Path, ...]
