@@ -125,11 +125,12 @@ class Plan:
         if self.reading.signature is not None:
             digest = _hash(digest, self.reading.signature)
         target = self.directory / f"{name}.{_hash(__version__, digest)[:8]}.onnx"
-        if not target.exists():
+        if target.exists():
+            self.files[self._relative(target)] = frontend.read(target).files
+        else:
             source = frontend.read(path, signature=self.reading.signature)
             verify(source, source.model).raise_if_different()
             self._written(source.model, target)
-        self.files[self._relative(target)] = frontend.read(target).files
         return told, target, digest
 
     def _written(self, model: ModelProto, path: Path) -> tuple[Path, ...]:
