@@ -89,6 +89,7 @@ WIDE = 100.0  # spread of values in every third turn of a region that took bound
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
+_PATTERNS = 5  # of signs by which tensors are moved, the first of none: by few, two terms that cancel may move alike
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -842,7 +843,7 @@ class Checker:
         runs = session(self.source.part(region.source, types, [name], floats), self.source.folder, self.packs)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
-        for pattern in range(3):
+        for pattern in range(_PATTERNS):
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
                 shapes = self.seen[n].shapes if n in self.seen else [tuple(weights[n].dims)]

@@ -358,6 +358,11 @@ def test_sums_in_a_loop_with_weights_that_constants_make() -> None:
     assert api.compile(network(24733).model).report.verified
 
 
+def test_two_terms_that_cancel_in_half_precision() -> None:
+    """Of a window of three weights, into which a divisor is folded: two random movements may be alike for both."""
+    assert api.compile(network(20521).model).report.verified
+
+
 def test_an_integer_beside_data_allows_no_more_steps() -> None:
     """Of data there are many values, of which few lie between two steps."""
     scale = np.random.default_rng(0).uniform(20, 40, 512).astype(np.float32)
