@@ -15,10 +15,9 @@ import passes
 from maskc import frontend
 from maskc.compilation.compile_report import CompileReport
 from maskc.compilation.detect_cpu import table_name
-from maskc.compilation.kept_for_speed import kept_for_speed
+from maskc.compilation.kept_channels import kept_for_speed, with_advice
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
-from maskc.compilation.tried_advice import with_advice
 from maskc.errors import (
     InputError,
     MaskcError,

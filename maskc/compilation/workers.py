@@ -29,9 +29,8 @@ def each(
 
     Yields the number of each task as it ends, with its result or with the error that ended it. Tasks, results and the
     function are pickled. The processes start Python anew, so a script that asks for them does so below
-    `if __name__ == "__main__":`. Raises `InputError` when there are to be less than one.
+    `if __name__ == "__main__":`.
     """
-    checked_jobs(jobs)
     # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
     context = multiprocessing.get_context("spawn")
     waiting = deque(enumerate(tasks))

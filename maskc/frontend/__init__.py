@@ -127,9 +127,7 @@ def locate(path: Path) -> Path:
     """
     if not path.exists():
         raise InputError(f"{path} does not exist. Give an .onnx, .keras or .h5 file or a SavedModel directory.")
-    if not path.is_dir():
-        return path
-    if (path / "saved_model.pb").is_file():
+    if not path.is_dir() or (path / "saved_model.pb").is_file():
         return path
     if (path / "saved_model.pbtxt").is_file():
         raise InputError(f"{path} is a SavedModel in text form. Save it again in binary form.")

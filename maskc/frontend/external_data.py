@@ -29,8 +29,12 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
     for tensor in all_tensors(model):
         if not is_external(tensor):
             continue
-        if not is_text(path):
-            raise InputError(f"{path}: ONNX finds no external data by a path that is no text in UTF-8. Rename it.")
+        try:
+            str(path.resolve()).encode()
+        except UnicodeEncodeError:  # a system takes any bytes
+            raise InputError(
+                f"{path}: ONNX finds no external data by a path that is no text in UTF-8. Rename it."
+            ) from None
         location = _said(tensor).get("location", "")
         file = path.parent / location
         if _leaves(directory, location):
@@ -44,15 +48,6 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
         _settle_extent(tensor, path, file)
         files[file] = None
     return tuple(files)
-
-
-def is_text(path: Path) -> bool:
-    """Whether a path is text, which onnx asks for; a system takes any bytes."""
-    try:
-        str(path.resolve()).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _missing(location: str, file: Path) -> str | None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, TensorProto
 
-from maskc.frontend.graph_queries import (
-    all_tensors,
-    is_external,
-    tensor_bytes,
-)
+from maskc.frontend.graph_queries import all_tensors, is_external, tensor_bytes
 from passes.model.outline import large_constants, without_initializers
 from passes.weights.streaming import stored_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from operator import attrgetter
@@ -173,51 +173,25 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
     initializers = [t.name for t in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
     yield from (f"two inputs are called '{name}'" for name in _twice(inputs))
     yield from (f"two initializers are called '{name}'" for name in _twice(initializers))
-    given = {"", *outer, *inputs, *initializers}
-    written = [name for node in graph.node for name in node.output if name]
-    if len({*written}) < len(written) or not given.isdisjoint(written):
-        yield from _written_twice(graph, given)
-    yield from _node_faults(graph, given)
-    written_or_given = given.union(written)
-    yield from (f"nothing writes the output '{v.name}'" for v in graph.output if v.name not in written_or_given)
-
-
-def _node_faults(graph: GraphProto, ready: set[str]) -> Iterator[str]:
-    """The faults of nodes, of which each reads what is `ready` before the first one, or written by one before it."""
-    ready = set(ready)
-    for node in graph.node:
-        read = list(node.input)
-        if not all(read) and (missing := _missing_input(node)) is not None:
-            yield f"node {label(node)} has nothing as input {missing}, and needs something there"
-        held: list[GraphProto] = []
-        if node.attribute and node.op_type != "Constant":  # asking takes less than going through them
-            if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
-                yield f"node {label(node)} has {odd}"
-            held += bodies(node)
-            read = _read(node) if held else read
-        if not ready.issuperset(read):
-            yield _not_ready(node, next(name for name in read if name not in ready), graph)
-        ready.update(node.output)
-        for body in held:
-            yield from _faults(body, frozenset(ready))
-
-
-def _written_twice(graph: GraphProto, given: Set[str]) -> Iterator[str]:
-    """Names that are written though they are written already, or `given`."""
+    ready = {"", *outer, *inputs, *initializers}
     writers: dict[str, NodeProto] = {}
     for node in graph.node:
         for name in filter(None, node.output):
             if name in writers:
                 yield f"nodes {label(writers[name])} and {label(node)} both write '{name}'"
-            if name in given:
+            if name in ready:
                 yield f"node {label(node)} writes '{name}', which has a value already"
             writers[name] = node
-
-
-def _not_ready(node: NodeProto, name: str, graph: GraphProto) -> str:
-    """The node reads what nothing before it writes."""
-    writers = {name: other for other in graph.node for name in other.output}
-    return _late(node, name, writers) if name in writers else f"node {label(node)} reads '{name}', which nothing writes"
+    for node in graph.node:
+        if (missing := _missing_input(node)) is not None:
+            yield f"node {label(node)} has nothing as input {missing}, and needs something there"
+        if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
+            yield f"node {label(node)} has {odd}"
+        yield from (_not_ready(node, name, writers) for name in _read(node) if name not in ready)
+        ready.update(node.output)
+        for body in bodies(node):
+            yield from _faults(body, frozenset(ready))
+    yield from (f"nothing writes the output '{value.name}'" for value in graph.output if value.name not in ready)
 
 
 def _impossible_attribute(node: NodeProto) -> str:
@@ -247,7 +221,7 @@ def _missing_input(node: NodeProto) -> int | None:
 
     These are the first one of an operator that cannot do without, and those of which there may be any number.
     """
-    if not onnx.defs.has(node.op_type, node.domain):
+    if all(node.input) or not onnx.defs.has(node.op_type, node.domain):
         return None
     kinds = onnx.defs.OpSchema.FormalParameterOption
     formal = [each.option for each in onnx.defs.get_schema(node.op_type, node.domain).inputs]
@@ -267,8 +241,10 @@ def _read(node: NodeProto) -> list[str]:
     return [*node.input, *sorted(captured_names(node))]
 
 
-def _late(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
-    """The node reads what is written further on: by a cycle, or by nodes in the wrong order."""
+def _not_ready(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
+    """The node reads what nothing writes, or what is written further on: by a cycle, or in the wrong order."""
+    if name not in writers:
+        return f"node {label(node)} reads '{name}', which nothing writes"
     trail: dict[str, str] = {}  # tensor -> the tensor that it is needed for
     waiting = [name]
     own = set(node.output)

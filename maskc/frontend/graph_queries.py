@@ -55,12 +55,7 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
     for attribute in node.attribute or ():  # asking takes less than going through none
         if attribute.type in _WITH_GRAPHS:
-            yield from _held(attribute)
-
-
-def _held(attribute: AttributeProto) -> Sequence[GraphProto]:
-    """The graphs of an attribute of one of these kinds."""
-    return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+            yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
 
 
 def copied(model: ModelProto) -> ModelProto:
@@ -81,9 +76,8 @@ def showing(model: ModelProto, names: Iterable[str]) -> ModelProto:
 def all_graphs(graph: GraphProto | onnx.FunctionProto) -> Iterator[Any]:
     """The graph (or local function) and every graph nested in it."""
     yield graph
-    # asking whether there are attributes takes less than going through none
-    for holding in [a for node in graph.node if node.attribute for a in node.attribute if a.type in _WITH_GRAPHS]:
-        for body in _held(holding):
+    for node in graph.node:
+        for body in bodies(node):
             yield from all_graphs(body)
 
 
@@ -106,15 +100,10 @@ def _tensors(graph: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
         yield from _parts(graph.sparse_initializer)
     for node in graph.node:
         for attribute in node.attribute or ():
-            kind = attribute.type
-            if kind not in _WITH_TENSORS:
-                continue
-            if kind == AttributeProto.TENSOR:
-                yield attribute.t
-            else:
-                yield from attribute.tensors
-                yield from _parts([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else [])
-                yield from _parts(attribute.sparse_tensors)
+            if attribute.type in _WITH_TENSORS:
+                yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+                one = attribute.HasField("sparse_tensor")
+                yield from _parts([attribute.sparse_tensor] if one else attribute.sparse_tensors)
                 for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                     yield from _tensors(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -30,10 +31,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(FATAL)
-    except (
-        ImportError,
-        AttributeError,
-    ) as error:  # what one distribution leaves when the other goes is an empty module
+    except (ImportError, AttributeError) as error:  # an empty module is what one distribution leaves of another
         raise UnavailableError(f"ONNX Runtime cannot be imported: {in_brief(error)}. {repair()}") from error
     _warn_of_several()
     return onnxruntime
@@ -43,10 +41,8 @@ def _installed() -> dict[str, str]:
     """The distributions of ONNX Runtime that are installed, with their versions."""
     found = {}
     for name in _BUILDS:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,16 @@ def in_memory(masks: Masks) -> Mapping[str, ArrayLike]:
     return masks if isinstance(masks, Mapping) else read_masks(masks)
 
 
-def all_alike(masks: Mapping[str, ArrayLike]) -> tuple[str, ...]:
+def all_alike(masks: Mapping[str, ArrayLike]) -> Iterator[str]:
     """Sentences about masks that remove nothing or everything, which is seldom meant."""
-    said = ("Masks of ones only remove nothing", True), ("Masks of zeros only remove whole tensors", False)
-    found = (
-        (words, [key for key, values in masks.items() if np.all(np.asarray(values, bool) == of)]) for words, of in said
-    )
-    return tuple(
-        f"{words}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}."
-        for words, keys in found
-        if keys
-    )
+    for value, words in (
+        (True, "Masks of ones only remove nothing"),
+        (False, "Masks of zeros only remove whole tensors"),
+    ):
+        keys = [key for key, values in masks.items() if np.all(np.asarray(values, bool) == value)]
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            yield f"{words}: {', '.join(keys[:3])}{more}."
 
 
 def _check_size(path: Path) -> None:
@@ -126,8 +125,7 @@ def apply_masks(model: ModelProto, masks: Masks) -> ModelProto:
             _refuse_sizes(key, tensor, type_.elem_type == TensorProto.INT64 and len(type_.shape or (0, 0)) == 1)
             dtype = _mask_dtype(key, tensor, type_, opset)
             name = claimed(f"{tensor}/mask", taken)
-            array = numpy_helper.from_array(mask.reshape(shape).astype(dtype), name)
-            graph.initializer.append(array)
+            graph.initializer.append(numpy_helper.from_array(mask.reshape(shape).astype(dtype), name))
             op = "And" if type_.elem_type == TensorProto.BOOL else "Mul"
             node = helper.make_node(op, [tensor, name], [""], name=claimed(f"{tensor}/masked", taken))
             inserted.setdefault(tensor, []).append(node)
@@ -154,13 +152,13 @@ def _resolve(key: str, types: Mapping[str, TensorType], graph: GraphProto) -> tu
         )
     holding = [name for name in types if wanted.lower() in name.lower()]
     near = holding[:3] or difflib.get_close_matches(wanted, types, n=3, cutoff=0.5)
-    if not near:
-        others = [name for node in graph.node for name in node.output if name][:3]
-        raise InputError(
-            f"Mask '{key}': the graph has no tensor '{wanted}', but {', '.join(map(repr, others))} and so on."
-        )
-    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?"
-    raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'.{hint}")
+    others = [name for node in graph.node for name in node.output if name][:3]
+    hint = (
+        f". Did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f", but {', '.join(map(repr, others))} and so on."
+    )
+    raise InputError(f"Mask '{key}': the graph has no tensor '{wanted}'{hint}")
 
 
 def _validated(key: str, values: ArrayLike) -> NDArray[Any]:
@@ -247,9 +245,8 @@ def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> 
     tensor.MergeFrom(kept)
 
 
-def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: set[str], *, is_input: bool) -> None:
+def _insert(graph: GraphProto, tensor: str, chain: Sequence[NodeProto], taken: set[str], *, is_input: bool) -> None:
     """Insert the chain of nodes after the tensor, so that its consumers read the last one's output."""
-    chain = list(nodes)
     if is_input:
         # The caller's name must stay on the input, so the consumers read another.
         if any(value.name == tensor for value in graph.output):
@@ -260,19 +257,14 @@ def _insert(graph: GraphProto, tensor: str, nodes: Iterable[NodeProto], taken: s
         rename_tensors(graph, {tensor: last})
         for value in (*graph.input, *graph.initializer, *graph.value_info):
             value.name = tensor if value.name == last else value.name
-        first, place = tensor, 0
+        source, place = tensor, 0
     else:
         # The producer's output gets a new name, so that consumers and graph outputs keep theirs.
-        last = tensor
-        first = claimed(f"{tensor}/unmasked", taken)
-        place = next(i for i, node in enumerate(graph.node) if tensor in node.output)
-        producer = graph.node[place]
-        producer.output[list(producer.output).index(tensor)] = first
-        place += 1
-    source = first
-    for node in chain:
+        last, source = tensor, claimed(f"{tensor}/unmasked", taken)
+        place, producer = next((i, node) for i, node in enumerate(graph.node, 1) if tensor in node.output)
+        producer.output[list(producer.output).index(tensor)] = source
+    for offset, node in enumerate(chain):
         node.input[0] = source
         source = claimed(f"{tensor}/partly_masked", taken) if node is not chain[-1] else last
         node.output[0] = source
-    for offset, node in enumerate(chain):
         graph.node.insert(place + offset, node)

@@ -51,14 +51,8 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     files = external_data.external_files(model, path)
     if model.graph.sparse_initializer:
         external_data.load(model, path)
-    model, notes = _checked(model, path)
-    inlined = external_data.joined(_inlined(model, str(path)))
-    if stay and sys.byteorder == "little":
-        external_data.leave(inlined, path)
-    external_data.load(inlined, path)
-    if model.functions:
-        _check_inlined(inlined, str(path))
-    return runtime_shapes.noted(inlined), (path, *files), notes
+    prepared, notes = _prepared(model, path, stay)
+    return prepared, (path, *files), notes
 
 
 def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
@@ -68,10 +62,27 @@ def prepare(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     """
     if has_external(model):
         raise InputError("The model's weights are in external files that were not loaded; pass the path instead.")
-    checked, notes = _checked(model, None)
-    inlined = _inlined(checked, "The model")
-    if model.functions:
-        _check_inlined(inlined, "The model")
+    return _prepared(model, None)
+
+
+def _prepared(model: ModelProto, path: Path | None, stay: bool = False) -> tuple[ModelProto, tuple[str, ...]]:
+    what = "The model" if path is None else str(path)
+    model, notes = _checked(model, path, what)
+    try:
+        inlined = local_functions.inline(model)
+    except Exception as error:
+        raise InputError(f"{what}: its local functions cannot be inlined: {in_brief(error)}.") from error
+    if path is not None:
+        inlined = external_data.joined(inlined)
+        if stay and sys.byteorder == "little":
+            external_data.leave(inlined, path)
+        external_data.load(inlined, path)
+    if model.functions:  # which may be called in ways that their bodies do not allow
+        try:
+            check(inlined)
+        except Exception as error:
+            why = in_brief(_with_names(inlined, error))
+            raise InputError(f"{what} is not valid once its local functions are inlined: {why}.") from error
     return runtime_shapes.noted(inlined), notes
 
 
@@ -115,8 +126,7 @@ def _parse(path: Path) -> ModelProto:
     return model
 
 
-def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
-    what = "The model" if path is None else str(path)
+def _checked(model: ModelProto, path: Path | None, what: str) -> tuple[ModelProto, tuple[str, ...]]:
     _check_opset(model, what)
     endless = graph_checks.endless_functions(model)
     if endless is not None:
@@ -126,10 +136,9 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
     if found is not None:
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
     notes: tuple[str, ...] = ()
-    dense = _densified(ordered, what)
-    if dense is not ordered:
-        names = ", ".join(sparse.values.name for sparse in model.graph.sparse_initializer)
-        notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {names}.",)
+    if sparse := [tensor.values.name for tensor in ordered.graph.sparse_initializer]:
+        notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {', '.join(sparse)}.",)
+    dense = _densified(ordered, what) if sparse else ordered
     dense = graph_checks.completed(graph_checks.in_plain_terms(dense))
     missing = graph_checks.missing_shape(dense)
     if missing is not None:
@@ -150,11 +159,11 @@ def _checked(model: ModelProto, path: Path | None) -> tuple[ModelProto, tuple[st
 
 
 def _check_opset(model: ModelProto, what: str) -> None:
-    newest = onnx.defs.onnx_opset_version()
+    newest, knows = onnx.defs.onnx_opset_version(), f"and the installed onnx {onnx.__version__} knows up to"
     if model.ir_version > onnx.IR_VERSION:
         raise InputError(
-            f"{what} has IR version {model.ir_version}, and the installed onnx {onnx.__version__} knows up to "
-            f"{onnx.IR_VERSION}. Upgrade onnx, or export the model with an older one."
+            f"{what} has IR version {model.ir_version}, {knows} {onnx.IR_VERSION}. "
+            "Upgrade onnx, or export the model with an older one."
         )
     for opset in model.opset_import:
         if opset.domain not in STANDARD_DOMAINS:
@@ -162,8 +171,8 @@ def _check_opset(model: ModelProto, what: str) -> None:
         # The checker lets a newer opset pass and reads its operators by older rules.
         if opset.version > newest:
             raise InputError(
-                f"{what} uses opset {opset.version}, and the installed onnx {onnx.__version__} knows up to "
-                f"{newest}. Upgrade onnx, or export the model with an older opset."
+                f"{what} uses opset {opset.version}, {knows} {newest}. "
+                "Upgrade onnx, or export the model with an older opset."
             )
         if 0 < opset.version < OLDEST_OPSET:
             raise InputError(
@@ -235,27 +244,8 @@ def _with_names(model: ModelProto, error: Exception) -> Exception:
     return error
 
 
-def _inlined(model: ModelProto, what: str) -> ModelProto:
-    try:
-        return local_functions.inline(model)
-    except Exception as error:
-        raise InputError(f"{what}: its local functions cannot be inlined: {in_brief(error)}.") from error
-
-
-def _check_inlined(model: ModelProto, what: str) -> None:
-    """Functions may be called in ways that their bodies do not allow, which shows only now."""
-    try:
-        check(model)
-    except Exception as error:
-        raise InputError(
-            f"{what} is not valid once its local functions are inlined: {in_brief(_with_names(model, error))}."
-        ) from error
-
-
 def _densified(model: ModelProto, what: str) -> ModelProto:
     """The model with its sparse initializers as dense ones, which is what every runtime makes of them."""
-    if not model.graph.sparse_initializer:
-        return model
     dense = copied(model)
     context = onnx.checker.DEFAULT_CONTEXT
     for sparse in dense.graph.sparse_initializer:

@@ -225,20 +225,17 @@ def in_the_making(path: Path) -> Iterator[Path]:
             _put_in_place(folder / path.name, path)
 
 
-def _put_in_place(part: Path, directory: Path) -> None:
+def _put_in_place(part: Path, path: Path) -> None:
     """Put a new file or directory in the place of the old one, which stays if that fails."""
-    if not part.is_dir():
-        part.replace(directory)
-        return
-    if not directory.exists():
-        part.rename(directory)
+    if not part.is_dir() or not path.exists():
+        part.replace(path)
         return
     old = part.with_suffix(".old")
-    directory.rename(old)
+    path.rename(old)
     try:
-        part.rename(directory)
+        part.rename(path)
     except OSError:
-        old.rename(directory)
+        old.rename(path)
         raise
     shutil.rmtree(old)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 from onnx import TensorProto
 
 from maskc.errors import NotComparableError, RunError
 from maskc.runtime.random_inputs import Inputs, Plan, Port, draw, smaller
+from maskc.runtime.tensor_sizes import TensorSizes
 
 _BATCHES = (1, 2, 5)
 
@@ -38,17 +39,7 @@ _MAX_INSIDE = 2**28
 _MANY_INSIDE = 2**26
 
 
-class InnerSizes(Protocol):
-    """Sizes of a model's tensors at given sizes by symbol; `tensor_sizes.TensorSizes` for instance."""
-
-    def largest(self, sizes: Mapping[str, int]) -> int:
-        """The elements of the largest tensor."""
-
-    def windows_fit(self, sizes: Mapping[str, int], *, padded: bool = True) -> bool:
-        """Whether each window fits its input, with or without its padding."""
-
-    def agreeing(self, sizes: Mapping[str, int], keep: Collection[str]) -> Mapping[str, int]:
-        """The sizes, changed where operands inside must have some in common, but for those to `keep`."""
+InnerSizes: TypeAlias = TensorSizes
 
 
 def plan(
@@ -56,7 +47,7 @@ def plan(
     run: Callable[[Inputs], object],
     seed: int,
     tried: Mapping[str, int] | None = None,
-    inside: InnerSizes | None = None,
+    inside: TensorSizes | None = None,
     most: int | None = None,
 ) -> Plan:
     """Find sizes that the model accepts by running it: batches of 1, 2 and 5, other sizes at up to four values.
@@ -77,7 +68,7 @@ class _Search:
     """The sizes of a model's inputs: those of the batch, and others."""
 
     def __init__(
-        self, inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, inside: InnerSizes | None
+        self, inputs: Sequence[Port], run: Callable[[Inputs], object], seed: int, inside: TensorSizes | None
     ) -> None:
         self._inputs, self._run, self._seed, self._inside = inputs, run, seed, inside
         self._symbols = list(dict.fromkeys(symbol for port in inputs for symbol in port.symbols()))
@@ -100,10 +91,7 @@ class _Search:
                 for sizes in self._agreeing(candidate, asked):
                     if self._accepts(sizes, ceiling, most):
                         return sizes, ceiling
-        raise NotComparableError(
-            f"No random input was found that the reference accepts ({str(self._failure).rstrip('.')}). "
-            "Compare on real data with `maskc verify --inputs`."
-        )
+        raise _none_found(str(self._failure).rstrip("."))
 
     def wide(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
         """Larger ones, where some weights of a window see only padding at these."""
@@ -164,14 +152,13 @@ class _Search:
             self._large.append((sizes, ceiling))
             return False
         drawn = draw(self._inputs, sizes, "gaussian", np.random.default_rng(self._seed), ceiling)
-        return any(map(self._runs, (drawn, *(smaller(self._inputs, drawn) if ceiling == 1 else ()))))
-
-    def _runs(self, values: Inputs) -> bool:
-        try:
-            self._run(values)
-        except RunError as error:
-            return self._failed(error)
-        return True
+        for values in (drawn, *(smaller(self._inputs, drawn) if ceiling == 1 else ())):
+            try:
+                self._run(values)
+                return True
+            except RunError as error:
+                self._failed(error)
+        return False
 
     def _failed(self, error: RunError) -> bool:
         """Take note of the first failure, which is the one that is told."""
@@ -195,10 +182,14 @@ def _values(count: int) -> Iterator[tuple[int, ...]]:
 def check_size(inputs: Sequence[Port]) -> None:
     """Raise `NotComparableError` where even with all open sizes 1 there are more elements than are drawn."""
     if too_many := _too_many(inputs, dict.fromkeys((s for port in inputs for s in port.symbols()), 1)):
-        raise NotComparableError(
-            f"No random input was found that the reference accepts ({too_many}). Compare on real data with `maskc "
-            "verify --inputs`."
-        )
+        raise _none_found(too_many)
+
+
+def _none_found(why: str) -> NotComparableError:
+    return NotComparableError(
+        f"No random input was found that the reference accepts ({why}). "
+        "Compare on real data with `maskc verify --inputs`."
+    )
 
 
 def _too_many(inputs: Sequence[Port], sizes: Mapping[str, int]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from maskc.frontend.graph_queries import all_nodes, name_of, tensor_types
+from maskc.frontend.graph_queries import TensorType, all_nodes, name_of, tensor_types
 from passes.graph.tensors import STANDARD_DOMAINS
 
 # By operator: how many of its inputs may have an empty name.
@@ -22,35 +23,31 @@ _RECURRENT = ("GRU", "LSTM", "RNN")
 def why_fatal(model: ModelProto) -> str | None:
     """The reason why ONNX Runtime would end the process, in words; None where there is none known."""
     nodes = [node for node in all_nodes(model) if node.domain in STANDARD_DOMAINS]
+    types = tensor_types(model) if any(node.op_type in _RECURRENT for node in nodes) else {}
     for node in nodes:
-        if "" in node.input[_FULL.get(node.op_type, len(node.input)) :]:
-            return f"it ends the process at {node.op_type} '{name_of(node)}', which has an empty name among its inputs"
-        if odd := _fatal_attribute(node):
-            return f"it ends the process at {node.op_type} '{name_of(node)}', which has {odd}"
-    recurrent = [node for node in nodes if node.op_type in _RECURRENT]
-    if not recurrent:
-        return None
-    types = tensor_types(model)
-    for node in recurrent:
-        if node.input[0] in types and 0 in (types[node.input[0]].shape or ()):
-            return f"it ends the process at {node.op_type} '{name_of(node)}', whose data have no elements"
+        if odd := _fatal(node, types):
+            return f"it ends the process at {node.op_type} '{name_of(node)}', {odd}"
     return None
 
 
-def _fatal_attribute(node: NodeProto) -> str:
+def _fatal(node: NodeProto, types: Mapping[str, TensorType]) -> str:
+    if "" in node.input[_FULL.get(node.op_type, len(node.input)) :]:
+        return "which has an empty name among its inputs"
+    if node.op_type in _RECURRENT and node.input[0] in types and 0 in (types[node.input[0]].shape or ()):
+        return "whose data have no elements"
     if node.op_type not in ("Attention", "TfIdfVectorizer"):
         return ""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     if node.op_type == "Attention":
         heads = [attributes[name] for name in ("q_num_heads", "kv_num_heads") if name in attributes]
-        return next((f"{number} heads" for number in heads if not 0 < number < 2**31), "")
+        return next((f"which has {number} heads" for number in heads if not 0 < number < 2**31), "")
     skipped, places = attributes.get("max_skip_count", 0), len(attributes.get("ngram_indexes", ()))
     pool = len(attributes.get("pool_int64s", ()) or attributes.get("pool_strings", ()))
     ends = [*attributes.get("ngram_counts", ()), pool]
     listed = sum((end - start) // length for length, (start, end) in enumerate(itertools.pairwise(ends), 1))
     if skipped > _MOST_SKIPPED:
-        return f"{skipped} elements to skip"
-    return f"{listed} n-grams and {places} indices of them" if places < listed else ""
+        return f"which has {skipped} elements to skip"
+    return f"which has {listed} n-grams and {places} indices of them" if places < listed else ""
 
 
 def must_be_positive(model: ModelProto) -> set[str]:

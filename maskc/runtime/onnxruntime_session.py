@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc.errors import MaskcError, RunError, UnavailableError
-from maskc.frontend.graph_queries import (
-    all_tensors,
-    copied,
-    custom_operators,
-    has_external,
-    tensor_bytes,
-    type_of,
-)
+from maskc.frontend.graph_queries import all_tensors, copied, custom_operators, has_external, tensor_bytes, type_of
 from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime import nvidia_providers
@@ -141,10 +134,7 @@ class OnnxRuntimeSession:
             values = self._session.run(None, fed)
         except Exception as error:
             raise RunError(f"ONNX Runtime fails{_place(error)}: {in_brief(error, *_NOISE)}.") from error
-        results: dict[str, NDArray[Any]] = {}
-        for name, value in zip(self.outputs, values, strict=True):
-            results.update(_arrays(name, value))
-        return results
+        return dict(_arrays(zip(self.outputs, values, strict=True)))
 
     def nodes_on(self, provider: Gpu) -> int:
         """The number of nodes that were executed on the provider so far; ends the profile of a profiled session.
@@ -166,12 +156,8 @@ def rounds_products(model: ModelProto) -> bool:
     stands directly before a MatMul, which is coarser than what is being measured.
     """
     stored = {tensor.name for tensor in model.graph.initializer}
-    weights = {
-        name
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored
-        for name in node.output
-    }
+    made = (node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored)
+    weights = {node.output[0] for node in made}
     return any(node.op_type == "MatMul" and node.input[1] in weights for node in model.graph.node)
 
 
@@ -186,13 +172,12 @@ def _unusable(ort: Any, gpu: nvidia_providers.Gpu) -> UnavailableError:
 
 def reads_ir_version(version: int) -> bool:
     """Whether the ONNX Runtime that is installed reads files of this version of the format."""
-    probe = _probe()
+    probe, ort = _probe(), import_onnxruntime()
     probe.ir_version = version
-    options = import_onnxruntime().SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = FATAL
     try:
-        ort, cpu = import_onnxruntime(), ["CPUExecutionProvider"]
-        ort.InferenceSession(probe.SerializeToString(), options, providers=cpu, enable_fallback=0)
+        ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         return "IR version" not in str(error)
     return True
@@ -288,23 +273,14 @@ def _load_error(model: ModelProto, error: Exception) -> MaskcError:
 
 def _probe() -> ModelProto:
     """The smallest model that a provider can take a node of."""
-    helper = onnx.helper
-    value = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "x"], ["y"])],
-        _PROBE,
-        [helper.make_tensor_value_info("x", value, [2, 2])],
-        [helper.make_tensor_value_info("y", value, [2, 2])],
-    )
-    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)])
+    head = '<ir_version: 8, opset_import: ["": 13]>'
+    return onnx.parser.parse_model(f"{head} {_PROBE} (float[2,2] x) => (float[2,2] y) {{ y = MatMul(x, x) }}")
 
 
-def _arrays(name: str, value: Any) -> dict[str, NDArray[Any]]:
-    if isinstance(value, dict):
-        return {f"{name}[{key}]": np.asarray(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        parts: dict[str, NDArray[Any]] = {}
-        for i, item in enumerate(value):
-            parts.update(_arrays(f"{name}[{i}]", item))
-        return parts
-    return {name: np.asarray(value)}
+def _arrays(values: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name, value in values:
+        if isinstance(value, (dict, list)):
+            parts = sorted(value.items()) if isinstance(value, dict) else enumerate(value)
+            yield from _arrays((f"{name}[{key}]", part) for key, part in parts)
+        else:
+            yield name, np.asarray(value)

@@ -144,10 +144,9 @@ def _check_ends(model: ModelProto) -> None:
     """Text is refused here, as handing it over ends the process."""
     for what, values in (("input", model.graph.input), ("output", model.graph.output)):
         for value in values:
-            tensor = value.type.HasField("tensor_type")
-            if not tensor or value.type.tensor_type.elem_type == TensorProto.STRING:
-                kind = "of text" if tensor else f"no tensor but of type {value.type.WhichOneof('value')}"
-                kind = kind.removesuffix("_type")
+            kind = value.type.WhichOneof("value")
+            if kind != "tensor_type" or value.type.tensor_type.elem_type == TensorProto.STRING:
+                kind = "of text" if kind == "tensor_type" else f"no tensor but of type {kind}".removesuffix("_type")
                 raise UnavailableError(
                     f"OpenVINO takes and gives tensors of numbers only, and {what} '{value.name}' is {kind}. {_ADVICE}"
                 )

@@ -39,18 +39,12 @@ class Port:
     def keys(self) -> tuple[int | str, ...]:
         """The sizes, or the names of those that the caller chooses."""
         assert self.type.shape is not None
-        return tuple(dim if isinstance(dim, int) else self._symbol(axis) for axis, dim in enumerate(self.type.shape))
+        own = ("batch" if axis == 0 else f"{self.name}[{axis}]" for axis in itertools.count())
+        return tuple(name if dim is None else dim for dim, name in zip(self.type.shape, own, strict=False))
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape at the given sizes."""
         return tuple(sizes[key] if isinstance(key, str) else key for key in self.keys())
-
-    def _symbol(self, axis: int) -> str:
-        assert self.type.shape is not None
-        name = self.type.shape[axis]
-        if isinstance(name, str):
-            return name
-        return "batch" if axis == 0 else f"{self.name}[{axis}]"
 
 
 @dataclass(frozen=True)
@@ -134,20 +128,18 @@ def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Gene
         dtype = np.dtype(np.void)
     if dtype.kind == "c":
         return (_floats(kind, rng, shape) + 1j * _floats(kind, rng, shape)).astype(dtype)
-    if dtype.kind == "f" or elem_type in HALF_TYPES:
-        if entries is not None:  # an index that travels as a float
-            return _integers(0, entries, kind, rng, shape).astype(dtype)
+    real = dtype.kind == "f" or elem_type in HALF_TYPES
+    if entries is not None and (real or dtype.kind in "iu"):  # an index may travel as a float
+        return _integers(0, entries, kind, rng, shape).astype(dtype)
+    if real:
         return _floats(kind, rng, shape).astype(dtype)
     if dtype.kind in "iu":
-        if entries is not None:
-            return _integers(0, entries, kind, rng, shape).astype(dtype)
         if dtype.itemsize == 1:  # images and quantised data use the whole range
             info = np.iinfo(dtype)
             return _integers(info.min, info.max + 1, kind, rng, shape).astype(dtype)
         return _integers(0, ceiling * (4 if kind == "large" and ceiling > 2 else 1), kind, rng, shape).astype(dtype)
     raise UnavailableError(
-        f"No random data can be made for input '{port.name}' of type "
-        f"{TensorProto.DataType.Name(elem_type).lower()}. "
+        f"No random data can be made for input '{port.name}' of type {TensorProto.DataType.Name(elem_type).lower()}. "
         "Compare on real data with `maskc verify --inputs`."
     )
 

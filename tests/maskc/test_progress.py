@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from rich.console import Console
 
 import maskc as api
@@ -47,10 +46,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def wrong(source: Path, tmp_path: Path) -> Path:
     """A model that is not the same function."""
-    model = onnx.load(source)
-    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "b1")
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1), "b1"))
-    return build.save(model, tmp_path / "wrong.onnx")
+    return build.save(build.changed(onnx.load(source), "b1", lambda b1: b1 + np.float32(1)), tmp_path / "wrong.onnx")
 
 
 class Heard:

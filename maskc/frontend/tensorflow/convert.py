@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -21,6 +22,7 @@ from maskc.frontend.graph_queries import all_graphs, all_nodes, tensor_types
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT, check
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
 from passes.errors import in_brief
+from passes.model.declarations import declare
 
 # The newest opset that tf2onnx 1.17 covers throughout and that has LayerNormalization.
 OPSET = 17
@@ -72,13 +74,9 @@ class TensorFlowModel:
         # ONNX asks for a shape of outputs, which tf2onnx may have lost
         declared = dict(zip(self.outputs, (t.shape for t in self.function.outputs), strict=False))
         for value in model.graph.output:
-            tensor, shape = value.type.tensor_type, declared.get(value.name)
-            if not tensor.HasField("shape") and shape is not None and shape.rank is not None:
-                tensor.shape.SetInParent()
-                for size in shape:
-                    dim = tensor.shape.dim.add()
-                    if size is not None:
-                        dim.dim_value = size
+            shape = declared.get(value.name)
+            if not value.type.tensor_type.HasField("shape") and shape is not None and shape.rank is not None:
+                declare(value, shape.as_list())
         _name_unknown(model)
         foreign = _foreign_operators(model)
         if foreign:
@@ -185,15 +183,9 @@ def _foreign_operators(model: ModelProto) -> str:
 
     tf2onnx ends without an error when it knows no conversion.
     """
-    from onnx.defs import SchemaError, get_schema
-
     layers: dict[str, list[str]] = {}
     for node in all_nodes(model):
-        if node.domain:
-            continue
-        try:
-            get_schema(node.op_type, OPSET, "")
-        except SchemaError:
+        if not node.domain and not onnx.defs.has(node.op_type, OPSET):
             layers.setdefault(node.op_type, []).append(node.name)
     phrases = []
     for operator, names in sorted(layers.items()):

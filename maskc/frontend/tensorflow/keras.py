@@ -93,9 +93,9 @@ def from_model(
         return _by_export(model, name)
     names = unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
-    shapes = [(None, *tensor.shape[1:]) if any_batch else tensor.shape for tensor in tensors]
     specs = [
-        tf.TensorSpec(s, t.dtype, f"maskc_input_{i}") for i, (s, t) in enumerate(zip(shapes, tensors, strict=True))
+        tf.TensorSpec((None, *tensor.shape[1:]) if any_batch else tensor.shape, tensor.dtype, f"maskc_input_{i}")
+        for i, tensor in enumerate(tensors)
     ]
 
     def call(*arguments: Any) -> Any:

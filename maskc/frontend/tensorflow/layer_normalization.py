@@ -18,13 +18,10 @@ def fold(graph: Any) -> None:
 
 def _layer_normalization(graph: Any, node: Any) -> None:
     """`x·s + (b − mean·s)` with `s = g / sqrt(var + ε)` as LayerNormalization, where it is over the last axes."""
-    for left, right in (node.inputs, node.inputs[::-1]):
-        parts = _normalized(graph, left, right)
-        if parts is not None:
-            x, axes, gain, shift, epsilon = parts
-            break
-    else:
+    parts = _normalized(graph, *node.inputs) or _normalized(graph, *node.inputs[::-1])
+    if parts is None:
         return
+    x, axes, gain, shift, epsilon = parts
     shape, dtype = graph.get_shape(x), graph.get_dtype(x)
     if shape is None or sorted(axis % len(shape) for axis in axes) != list(range(len(shape) - len(axes), len(shape))):
         return
@@ -44,26 +41,18 @@ def _layer_normalization(graph: Any, node: Any) -> None:
 
 def _normalized(graph: Any, scaled: Any, shifted: Any) -> tuple[str, list[int], Any, Any, float] | None:
     """x, the axes, gain, shift and epsilon of a sum of `x·s` and `b − mean·s`."""
-    if scaled.type != "Mul" or shifted.type not in ("Add", "Mul"):
-        return None
-    shift: Any = 0.0
-    product = shifted
-    if shifted.type == "Add":
-        product, constant_ = _with_constant(shifted)
-        if product is None:
-            return None
-        shift = constant_
-    if product.type != "Mul":
+    product, shift = _with_constant(shifted) if shifted.type == "Add" else (shifted, 0.0)
+    if scaled.type != "Mul" or product is None or product.type != "Mul":
         return None
     for x, s in (scaled.input, scaled.input[::-1]):
         if s not in product.input:
             continue
         other = product.inputs[1 - list(product.input).index(s)]
         mean = past_identities(other.inputs[0]) if other.type == "Neg" else None
-        scale, gain = _scale(graph.get_node_by_output(s))
+        scale = _scale(graph.get_node_by_output(s))
         if mean is None or mean.type != "ReduceMean" or scale is None or mean.input[0] != x:
             continue
-        epsilon, variance = scale
+        epsilon, variance, gain = scale
         if _is_variance(variance, x, mean) and mean.get_attr_value("keepdims", 1):
             return x, _axes(mean), gain, shift, epsilon
     return None
@@ -77,7 +66,7 @@ def _with_constant(node: Any) -> tuple[Any, Any]:
     return None, None
 
 
-def _scale(node: Any) -> tuple[tuple[float, Any] | None, Any]:
+def _scale(node: Any) -> tuple[float, Any, Any] | None:
     """Epsilon, variance and gain of `gain / sqrt(variance + ε)`."""
     gain: Any = 1.0
     if node is not None and node.type == "Mul":
@@ -85,11 +74,9 @@ def _scale(node: Any) -> tuple[tuple[float, Any] | None, Any]:
     root = node.inputs[0] if node is not None and node.type == "Reciprocal" else None
     total = root.inputs[0] if root is not None and root.type == "Sqrt" else None
     if total is None or total.type != "Add":
-        return None, None
+        return None
     variance, epsilon = _with_constant(total)
-    if variance is None or np.size(epsilon) != 1:
-        return None, None
-    return (float(np.ravel(epsilon)[0]), variance), gain
+    return (float(np.ravel(epsilon)[0]), variance, gain) if variance is not None and np.size(epsilon) == 1 else None
 
 
 def _is_variance(node: Any, x: str, mean: Any) -> bool:

@@ -164,9 +164,9 @@ def _gates(body: Body, state: str, result: str, update: str, candidate: str) -> 
             continue
         ((x, w),) = sum_x.weights.items()
         for x_g, h_g in body.pair(g, "Add"):
-            hidden = _recurrence(body, state, h_z, h_g) if body.part(x_g, 2, 3) == mixed else None
-            for reset in [] if hidden is None else hidden.resets:
-                assert hidden is not None
+            if body.part(x_g, 2, 3) != mixed or (hidden := _recurrence(body, state, h_z, h_g)) is None:
+                continue
+            for reset in hidden.resets:
                 same, inner = body.activation(reset)
                 pairs = {(body.part(a, 1, 3), body.part(b, 1, hidden.parts)) for a, b in body.pair(inner, "Add")}
                 if same == function and (mixed, hidden.source) in pairs:

@@ -28,6 +28,20 @@ def source(tmp_path: Path) -> Path:
     return build.save(chain(31, 57, side=14), tmp_path / "m.onnx")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which times are remembered, empty at first."""
+    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def as_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers take here what the table of avx512 says."""
+    monkeypatch.setattr(compile_module, "table_name", lambda: "avx512")
+    monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
+
+
 def compiled(source: Path, *options: str) -> list[int]:
     """The widths that `maskc compile` leaves with these options."""
     out = source.with_name("out.onnx")
@@ -204,13 +218,12 @@ def test_what_is_said_to_be_joined_onnx_runtime_joins(name: str, tmp_path: Path)
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+def test_measures_and_remembers(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_timing, "_COMPARED", 0.1)
     first = api.compile(source, align="measure", verify=True)
     assert first.report.verification is not None
     assert first.report.after.flops <= first.report.before.flops
-    (kept,) = (tmp_path / "cache").iterdir()
+    (kept,) = cache.iterdir()
     times = json.loads(kept.read_text())["nanoseconds"]
     assert len(times) > 3
     assert all(value > 0 for value in times.values())
@@ -225,10 +238,9 @@ def test_measures_and_remembers(source: Path, tmp_path: Path, monkeypatch: pytes
     [(table, ns) for table in RATES for ns in (1e6, 1e3)] + [("avx512", 100.0), ("zen4", 100.0)],
 )
 def test_decides_by_what_was_timed(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, nanoseconds: float
+    source: Path, monkeypatch: pytest.MonkeyPatch, table: str, nanoseconds: float
 ) -> None:
     """Where all odd numbers of channels are slow, none is left, whatever the table says, and however fast they are."""
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(compile_module, "table_name", lambda: table)
     monkeypatch.setattr(
         layer_timing, "timed", lambda _, read, written: nanoseconds * (1 + 9 * (read % 2 + written % 2))
@@ -245,27 +257,19 @@ def test_decides_by_what_was_timed(
         ([(1.2, 1.1), (1.0, 0.9)], [64, 64]),  # both are slower than their source
     ],
 )
+@pytest.mark.usefixtures("as_in_the_table")
 def test_takes_what_runs_fastest(
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    ratios: list[tuple[float, float]],
-    expected: list[int],
+    source: Path, monkeypatch: pytest.MonkeyPatch, ratios: list[tuple[float, float]], expected: list[int]
 ) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(compile_module, "table_name", lambda: "avx512")
-    monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     monkeypatch.setattr(layer_timing, "_ratios", lambda _: ratios)
     assert widths(api.compile(source, align="measure", verify=False).model)[:2] == expected
 
 
+@pytest.mark.usefixtures("as_in_the_table")
 def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights would be in memory several times; they go to the file as with the other ways to align."""
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(compile_module, "table_name", lambda: "avx512")
-    monkeypatch.setattr(layer_timing, "timed", lambda work, r, w: RATES["avx512"].convolution(work, r, w))
     large = tmp_path / "large.onnx"
     build.save_external(onnx.load(source), large)
     monkeypatch.setattr(layer_timing, "EMBEDDED_LIMIT", 1000)
@@ -277,8 +281,7 @@ def test_a_model_larger_than_a_file_is_not_run_as_a_whole(
     assert len(list(tmp_path.glob("small.onnx*"))) == 2, "weights stay beside the model"
 
 
-def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path / "cache"))
+def test_beyond_its_time_it_goes_by_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     work = ConvolutionShape(kernel=(3, 3), strides=(1, 1), dilations=(1, 1), positions=(28, 28))
     monkeypatch.setattr(layer_timing, "timed", lambda *_: 2 * ANY.convolution(work, 8, 8))
     rates, _ = layer_timing.measured(None, 3600.0)
@@ -306,12 +309,11 @@ def test_beyond_its_time_it_goes_by_the_table(tmp_path: Path, monkeypatch: pytes
         '{"of": KEY, "nanoseconds": {"a": 1' + 400 * "0" + "}}",
     ],
 )
-def test_a_broken_cache_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+def test_a_broken_cache_is_written_anew(cache: Path, text: str) -> None:
     rates, save = layer_timing.measured(None, 1.0)
     rates.times["a"] = 1.0
     save()
-    (path,) = tmp_path.iterdir()
+    (path,) = cache.iterdir()
     path.write_text(text.replace("KEY", json.dumps(json.loads(path.read_text())["of"])))
     rates, save = layer_timing.measured(None, 1.0)
     assert rates.times == {}
@@ -320,8 +322,7 @@ def test_a_broken_cache_is_written_anew(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads(path.read_text())["nanoseconds"] == {"b": 2.0}
 
 
-def test_what_others_timed_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+def test_what_others_timed_meanwhile_stays() -> None:
     both = [layer_timing.measured(None, 1.0) for _ in range(2)]
     for name, (rates, save) in zip("ab", both, strict=True):
         rates.times[name] = 1.0
@@ -329,12 +330,11 @@ def test_what_others_timed_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.M
     assert layer_timing.measured(None, 1.0)[0].times == {"a": 1.0, "b": 1.0}
 
 
-def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MASKC_CACHE", str(tmp_path))
+def test_a_cache_that_cannot_be_written_is_none(cache: Path) -> None:
     _, save = layer_timing.measured(None, 1.0)
     save()
-    (path,) = tmp_path.iterdir()
+    (path,) = cache.iterdir()
     path.unlink()
     path.mkdir()
     layer_timing.measured(None, 1.0)[1]()
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(cache.iterdir()) == [path]

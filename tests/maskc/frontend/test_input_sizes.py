@@ -1,6 +1,5 @@
 """`--shape`: symbolic input sizes fixed at compile time."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +35,8 @@ def two_inputs() -> onnx.ModelProto:
     return build.model(signature, "s = Add(left, right)\n y = MatMul(s, w)", w=(4, 2))
 
 
-def shapes(model: onnx.ModelProto) -> dict[str, list[int | str]]:
-    return {
-        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*model.graph.input, *model.graph.output)
-    }
+def shapes(model: onnx.ModelProto) -> dict[str, object]:
+    return {value.name: dims_of(value) for value in (*model.graph.input, *model.graph.output)}
 
 
 def test_the_compiled_model_has_the_sizes_and_computes_the_same(tmp_path: Path) -> None:
@@ -65,11 +61,10 @@ def test_known_sizes_turn_border_patterns_into_maps(tmp_path: Path) -> None:
 
 def test_figures_are_those_at_the_sizes(tmp_path: Path) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
-    counted = json.loads(maskc("flops", source, "--shape", "x=1x3x12x10", "--json").stdout)["flops"]
-    assert counted == json.loads(maskc("flops", source, "--at", "x=1x3x12x10", "--json").stdout)["flops"]
-    assert counted < json.loads(maskc("flops", source, "--json").stdout)["flops"] / 100
-    told = json.loads(maskc("compile", source, "--shape", "x=1x3x12x10", "--json").stdout)
-    assert told["before"]["flops"] == counted
+    counted = reported("flops", source, "--shape", "x=1x3x12x10")["flops"]
+    assert counted == reported("flops", source, "--at", "x=1x3x12x10")["flops"]
+    assert counted < reported("flops", source)["flops"] / 100
+    assert reported("compile", source, "--shape", "x=1x3x12x10")["before"]["flops"] == counted
 
 
 def test_verify_takes_the_same_sizes(tmp_path: Path) -> None:
@@ -88,8 +83,7 @@ def test_a_size_of_minus_one_at_an_output_is_one_that_is_not_known() -> None:
     for value in (source.graph.input[0], source.graph.output[0]):
         for axis in (0, 2, 3):
             value.type.tensor_type.shape.dim[axis].dim_value = -1
-    result = api.compile(source, shapes={"x": (1, 3, 8, 8)}, verify=False).model
-    assert [d.dim_value for d in result.graph.output[0].type.tensor_type.shape.dim] == [1, 64, 8, 8]
+    assert shapes(api.compile(source, shapes={"x": (1, 3, 8, 8)}, verify=False).model)["y"] == [1, 64, 8, 8]
 
 
 def test_a_size_that_inputs_share_is_fixed_in_all_of_them() -> None:
@@ -193,17 +187,15 @@ def test_an_output_of_another_shape_than_it_declares(
         """
     model = build.model(f"(float[n,m] x) => (float[{declared}] y)", body, checked=False, **weights)
     source, target = build.save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
-    result = succeeded("compile", source, "-o", target, "--json", *([] if sizes is None else ["--shape", sizes]))
-    report = json.loads(result.stdout)
+    shapes = [] if sizes is None else ["--shape", sizes]
+    report = reported("compile", source, "-o", target, *shapes)
     rows = 5 if sizes == "x=5x6" else None
     assert report["verification"]["passed"] and report["masked"][0]["removed"] == 1
     notes = [note for note in [*report["notes"], *report["warnings"]] if "is declared as" in note]
     assert len(notes) == 1 and "3]; the compiled model declares what it is" in notes[0]
     assert dims_of(onnx.load(target).graph.output[0]) == [rows, 3]
-    shapes = [] if sizes is None else ["--shape", sizes]
     for command in (("verify", source, target), ("diff", source, target), ("flops", source)):
-        told = maskc(*command, *shapes if command[0] != "diff" else ())
-        assert told.exit_code == 0, (command, told.stdout, told.stderr)
+        succeeded(*command, *shapes if command[0] != "diff" else ())
 
 
 def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
@@ -214,8 +206,7 @@ def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("adapters", ["auto", "always", "never"])
 def test_adapters_from_the_shell(tmp_path: Path, adapters: str) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
-    result = succeeded("compile", source, "--adapters", adapters, "--json")
-    assert json.loads(result.stdout)["verification"]["passed"]
+    assert reported("compile", source, "--adapters", adapters)["verification"]["passed"]
 
 
 def test_another_word_for_adapters(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Inputs drawn from a signature: sizes that fit, values of every kind, the same ones for the same seed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,17 @@ from maskc.runtime.tensor_sizes import TensorSizes
 from tests.maskc import build
 
 
-def shapes(planned: random_inputs.Plan) -> list[dict[str, int]]:
-    return [dict(sizes) for sizes in planned.sizes]
+def accepted(inputs: Inputs) -> None:
+    """In place of a model that takes everything."""
+
+
+def planned(
+    model: onnx.ModelProto, run: Callable[[Inputs], object] = accepted, most: int | None = None
+) -> list[dict[str, int]]:
+    """The sizes that are found for a model by running it, or what is given in its place."""
+    ports = random_inputs.ports(model)
+    plan = accepted_sizes.plan(ports, run, 0, None, TensorSizes(model, ports), most)
+    return [dict(sizes) for sizes in plan.sizes]
 
 
 def tiled(times: int) -> onnx.ModelProto:
@@ -32,26 +42,20 @@ def test_only_inputs_without_a_default_are_drawn() -> None:
     assert [port.name for port in random_inputs.ports(model)] == ["x"]
 
 
-def test_batches_of_one_two_and_five() -> None:
-    ports = random_inputs.ports(build.mlp())
-    planned = accepted_sizes.plan(ports, lambda inputs: None, 0)
-    assert shapes(planned) == [{"n": 1}, {"n": 2}, {"n": 5}]
-
-
-def test_a_batch_that_is_refused_is_left_out() -> None:
+def test_batches_of_one_two_and_five_where_they_are_accepted() -> None:
     def run(inputs: Inputs) -> None:
         if inputs["x"].shape[0] == 2:
             raise RunError("no")
 
-    planned = accepted_sizes.plan(random_inputs.ports(build.mlp()), run, 0)
-    assert shapes(planned) == [{"n": 1}, {"n": 5}]
+    assert planned(build.mlp()) == [{"n": 1}, {"n": 2}, {"n": 5}]
+    assert planned(build.mlp(), run) == [{"n": 1}, {"n": 5}]
 
 
 def test_sizes_without_names_have_some_all_the_same() -> None:
     model = build.model("(float[?,3,?] x) => (float[?,3,?] y)", "y = Identity(x)")
-    planned = accepted_sizes.plan(random_inputs.ports(model), lambda inputs: None, 0)
-    assert {tuple(sizes) for sizes in shapes(planned)} == {("batch", "x[2]")}
-    assert {sizes["x[2]"] for sizes in shapes(planned)} == {64, 17, 1, 2}
+    found = planned(model)
+    assert {tuple(sizes) for sizes in found} == {("batch", "x[2]")}
+    assert {sizes["x[2]"] for sizes in found} == {64, 17, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -67,9 +71,8 @@ def test_images_are_no_smaller_than_windows(window: str, least: int) -> None:
     """ONNX Runtime pools over less than a window, where ONNX knows no place for it."""
     body = f"r = Relu(x) p = {window} a = Conv(p, one) b = MaxPool<kernel_shape=[2,2]>(a) y = GlobalMaxPool(b)"
     built = build.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, kernel=(3, 3, 2, 2), one=(4, 3, 1, 1))
-    ports = random_inputs.ports(built)
-    inside = TensorSizes(built, ports)
-    tried = {planned["h"] for planned in shapes(accepted_sizes.plan(ports, lambda inputs: None, 0, None, inside))}
+    inside = TensorSizes(built, random_inputs.ports(built))
+    tried = {sizes["h"] for sizes in planned(built)}
     assert all(inside.windows_fit({"n": 1, "h": size, "w": size}) == (size >= least) for size in range(1, 10))
     assert tried == {64, *[size for size in (17, 1, 2, 33, 96, 24, 10) if size >= least][:3]}
 
@@ -78,27 +81,20 @@ def test_sound_is_no_shorter_than_a_window_of_hundreds() -> None:
     """Beside the first length that is long enough others are tried that are longer, as none of the usual ones is."""
     signature = "(float[n,1,t] x) => (float[n,4,s] y)"
     built = build.model(signature, "y = Conv<strides=[160]>(x, window)", window=(4, 1, 400))
-    ports = random_inputs.ports(built)
-    session = load(built, "cpu")
-    planned = shapes(accepted_sizes.plan(ports, session.run, 0, None, TensorSizes(built, ports)))
-    assert [sizes["n"] for sizes in planned[:3]] == [1, 2, 5]
-    assert [sizes["t"] for sizes in planned] == [512, 512, 512, 529, 513, 514]
+    found = planned(built, load(built).run)
+    assert [sizes["n"] for sizes in found[:3]] == [1, 2, 5]
+    assert [sizes["t"] for sizes in found] == [512, 512, 512, 529, 513, 514]
 
 
 def test_a_tensor_of_a_multiple_of_an_open_size_is_as_large_as_it_gets() -> None:
     built = tiled(2**24)
-    ports = random_inputs.ports(built)
-    inside = TensorSizes(built, ports)
-    assert inside.largest({"n": 3}) == 3 * 2**24 * 32
+    assert TensorSizes(built, random_inputs.ports(built)).largest({"n": 3}) == 3 * 2**24 * 32
     with pytest.raises(NotComparableError, match="a tensor in it has 536,870,912 elements"):
-        accepted_sizes.plan(ports, lambda inputs: pytest.fail("it was run"), 0, None, inside)
+        planned(built, lambda inputs: pytest.fail("it was run"))
 
 
 def test_larger_sizes_are_left_where_tensors_inside_get_large() -> None:
-    built = tiled(2**20)
-    ports = random_inputs.ports(built)
-    planned = accepted_sizes.plan(ports, lambda inputs: None, 0, None, TensorSizes(built, ports))
-    assert [sizes["n"] for sizes in planned.sizes] == [1, 2]
+    assert planned(tiled(2**20)) == [{"n": 1}, {"n": 2}]
 
 
 def test_what_only_the_compiled_model_tells_is_counted() -> None:
@@ -128,8 +124,7 @@ def test_one_size_per_name() -> None:
         if inputs["other"].shape[1] != 2 * inputs["x"].shape[1]:
             raise RunError("s must be 2 t")
 
-    planned = accepted_sizes.plan(random_inputs.ports(model), run, 0)
-    assert all(sizes["s"] == 2 * sizes["t"] for sizes in shapes(planned))
+    assert all(sizes["s"] == 2 * sizes["t"] for sizes in planned(model, run))
 
 
 @pytest.mark.parametrize("heads", [1, 4, 8, 5])
@@ -141,11 +136,8 @@ def test_one_size_may_be_the_sum_of_two(heads: int) -> None:
 
     def run(inputs: Inputs) -> None:
         runs.append(tuple(size for array in inputs.values() for size in array.shape))
-        if inputs["bias"].shape[1:] != (
-            heads,
-            inputs["new"].shape[1],
-            inputs["new"].shape[1] + inputs["past"].shape[1],
-        ):
+        new, past = inputs["new"].shape[1], inputs["past"].shape[1]
+        if inputs["bias"].shape[1:] != (heads, new, new + past):
             raise RunError("no")
 
     if heads == 5:
@@ -162,9 +154,7 @@ def test_sizes_that_weights_ask_for_where_the_first_axis_is_no_batch() -> None:
         r = Reshape(s, flat) y = MatMul(r, v)"""
     operands = {"ends": np.array([0, 1]), "zero": np.array([0]), "flat": np.array([-1, 66])}
     model = build.model("(float[a,b] x) => (float[c,8] y)", body, k=(6, 1, 9, 3), v=(66, 8), **operands)
-    ports = random_inputs.ports(model)
-    planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports))
-    assert {"a": 64, "b": 13} in shapes(planned)
+    assert {"a": 64, "b": 13} in planned(model, load(model).run)
 
 
 FRAMES = "f = Reshape(x, by) m = ReduceMax<axes=[1], keepdims=0>(f) d = Unsqueeze(m, ends)"
@@ -176,9 +166,7 @@ def test_sizes_at_which_all_weights_of_a_window_see_data(frames: str) -> None:
     operands = {"by": np.array([-1, 64]), "ends": np.array([0, 1])} if frames == FRAMES else {}
     body = f"{frames} y = Conv<pads=[2,2]>(d, k)"
     model = build.model("(float[1,1,t] x) => (float[1,1,s] y)", body, k=(1, 1, 5), **operands)
-    ports = random_inputs.ports(model)
-    planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports), 3)
-    assert shapes(planned)[:2] == [{"t": 64}, {"t": 512}]
+    assert planned(model, load(model).run, 3)[:2] == [{"t": 64}, {"t": 512}]
     right, wrong = (build.changed(model, "k", lambda k: k * np.float32(f)) for f in (1, [1, 1, 1, 1, -1]))
     assert api.verify(model, right).passed and not api.verify(model, wrong).passed
 
@@ -186,24 +174,22 @@ def test_sizes_at_which_all_weights_of_a_window_see_data(frames: str) -> None:
 def test_sizes_at_which_windows_see_data_where_the_first_axis_is_time() -> None:
     body = "u = Unsqueeze(x, ends) d = MaxPool<kernel_shape=[1,8], strides=[1,8]>(u) y = Conv<pads=[3,1,3,1]>(d, k)"
     model = build.model("(float[t,f] x) => (float[1,1,t,b] y)", body, ends=np.array([0, 1]), k=(1, 1, 7, 3))
-    ports = random_inputs.ports(model)
-    planned = accepted_sizes.plan(ports, load(model).run, 0, None, TensorSizes(model, ports), 3)
-    assert shapes(planned)[:2] == [{"t": 1, "f": 64}, {"t": 64, "f": 64}]
+    assert planned(model, load(model).run, 3)[:2] == [{"t": 1, "f": 64}, {"t": 64, "f": 64}]
 
 
 def test_every_kind_meets_every_size() -> None:
     ports = random_inputs.ports(build.mlp())
     for count in (1, 2, 3, 5, 6):
-        planned = random_inputs.Plan(tuple({"n": i + 1} for i in range(count)), 3)
-        labels = [label for label, _ in random_inputs.generate(ports, planned, len(KINDS) * count, 0)]
+        plan = random_inputs.Plan(tuple({"n": i + 1} for i in range(count)), 3)
+        labels = [label for label, _ in random_inputs.generate(ports, plan, len(KINDS) * count, 0)]
         assert len(set(labels)) == len(KINDS) * count
 
 
 def test_same_seed_same_values() -> None:
     ports = random_inputs.ports(build.mlp())
-    planned = random_inputs.Plan(({"n": 2},), 3)
+    plan = random_inputs.Plan(({"n": 2},), 3)
     first, second, other = (
-        [inputs["x"] for _, inputs in random_inputs.generate(ports, planned, 4, seed)] for seed in (1, 1, 2)
+        [inputs["x"] for _, inputs in random_inputs.generate(ports, plan, 4, seed)] for seed in (1, 1, 2)
     )
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
     assert not (first[0] == other[0]).all()
@@ -237,12 +223,9 @@ def test_what_is_computed_from_an_input_is_no_index() -> None:
     assert random_inputs.ports(model)[0].entries is None
 
 
-def test_the_smallest_table_counts() -> None:
+def test_the_smallest_table_counts_and_one_hot_depths_are_ranges() -> None:
     model = looked_up("a = Gather(table, x) b = Gather(other, x) y = Add(a, b)", other=(5, 3))
     assert random_inputs.ports(model)[0].entries == 5
-
-
-def test_one_hot_depths_are_ranges() -> None:
     weights = {"depth": np.array([9]), "ends": np.array([0.0, 1.0])}
     model = build.model("(int64[n] x) => (float[n,9] y)", "y = OneHot(x, depth, ends)", **weights)
     assert random_inputs.ports(model)[0].entries == 9

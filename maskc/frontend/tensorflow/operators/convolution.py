@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import constant, converts, make, replace, transposed
 from maskc.frontend.tensorflow.size_formulas import Sizes
 from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
 from passes.abstract_values.polynomial import Polynomial
@@ -20,7 +20,7 @@ def convolution(graph: Any, node: Any) -> None:
 
 
 @converts("Conv2DBackpropInput", "Conv3DBackpropInputV2")
-def transposed(graph: Any, node: Any) -> None:
+def transposed_convolution(graph: Any, node: Any) -> None:
     """A ConvTranspose with explicit pads.
 
     TensorFlow is told the output's size `O` and pads so that the convolution forward has the input's size `I`:
@@ -43,13 +43,11 @@ def transposed(graph: Any, node: Any) -> None:
         if surplus is None:
             raise ValueError(f"the output of {node.name} has a size that is not a number more than stride times input")
         total = max(surplus, 0) if padding == "SAME" else 0
+        begin, end = total // 2, total - total // 2
         if padding == "EXPLICIT":
-            explicit = node.get_attr_value("explicit_paddings")[2 * axis : 2 * axis + 2]
-            begins.append(explicit[0])
-            ends.append(explicit[1])
-        else:
-            begins.append(total // 2)
-            ends.append(total - total // 2)
+            begin, end = node.get_attr_value("explicit_paddings")[2 * axis : 2 * axis + 2]
+        begins.append(begin)
+        ends.append(end)
         extras.append(begins[-1] + ends[-1] - surplus)
     if min(extras) < 0:
         raise ValueError(f"the output of {node.name} is smaller than its padding allows")
@@ -66,18 +64,13 @@ def _emit(graph: Any, node: Any, spatial: range, **attributes: list[int]) -> Non
     if weights.is_const():
         kernel = constant(graph, weights.get_tensor_value(as_list=False).transpose(order), graph.get_dtype(kernel))
     else:
-        shape = [graph.get_shape(kernel)[i] for i in order]
-        kernel = make(graph, "Transpose", [kernel], shape, dtype, perm=order)
+        kernel = transposed(graph, kernel, order)
     shape = graph.get_shape(node.output[0])
-    if not _channels_last(node):
-        replace(graph, node, make(graph, "ConvTranspose", [x, kernel, *bias], shape, dtype, **attributes))
-        return
-    first, back = [0, rank + 1, *spatial], [0, *range(2, rank + 2), 1]
-    input_shape = graph.get_shape(x)
-    x = make(graph, "Transpose", [x], [input_shape[i] for i in first] if input_shape else None, dtype, perm=first)
-    inner = [shape[i] for i in first] if shape else None
-    y = make(graph, "ConvTranspose", [x, kernel, *bias], inner, dtype, **attributes)
-    replace(graph, node, make(graph, "Transpose", [y], shape, dtype, perm=back))
+    if _channels_last(node):
+        first = [0, rank + 1, *spatial]
+        x, shape = transposed(graph, x, first), [shape[i] for i in first] if shape else None
+    y = make(graph, "ConvTranspose", [x, kernel, *bias], shape, dtype, **attributes)
+    replace(graph, node, transposed(graph, y, [0, *range(2, rank + 2), 1]) if _channels_last(node) else y)
 
 
 def _channels_last(node: Any) -> bool:

@@ -95,6 +95,13 @@ def column(graph: Any, name: str) -> str:
     return make(graph, "Unsqueeze", [name, constant(graph, [-1])], wide, graph.get_dtype(name))
 
 
+def transposed(graph: Any, name: str, order: Sequence[int]) -> str:
+    """A tensor with its axes in this order."""
+    shape = graph.get_shape(name)
+    permuted = None if shape is None else [shape[axis] for axis in order]
+    return make(graph, "Transpose", [name], permuted, graph.get_dtype(name), perm=list(order))
+
+
 def replace(graph: Any, node: Any, result: str) -> None:
     """Let `result` be the node's first output, under the name that this has, and drop the node."""
     shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])

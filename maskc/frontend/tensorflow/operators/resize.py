@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from maskc.frontend.tensorflow.operators.registry import cast, constant, converts, make, replace
+from maskc.frontend.tensorflow.operators.registry import cast, constant, converts, make, replace, transposed
 from maskc.frontend.tensorflow.tf2onnx_internals import convert_as_tf2onnx
 
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -42,15 +42,14 @@ def resize(graph: Any, node: Any) -> None:
 
 def _resample(graph: Any, node: Any, sizes: list[tuple[int, int]], corners: bool, half: bool) -> None:
     x, dtype, target = node.input[0], graph.get_dtype(node.input[0]), graph.get_shape(node.output[0])
-    shape = graph.get_shape(x)
     nearest = node.type == "ResizeNearestNeighbor"
     scales = constant(graph, np.array([1, 1, *(_scale(*size) for size in sizes)]), TensorProto.FLOAT)
-    x = make(graph, "Transpose", [x], [shape[axis] for axis in _FIRST], dtype, perm=_FIRST)
     modes = {"mode": "nearest" if nearest else "linear", "nearest_mode": "floor"}
     centers = "tf_half_pixel_for_nn" if nearest else "half_pixel"
     modes["coordinate_transformation_mode"] = "align_corners" if corners else centers if half else "asymmetric"
-    x = make(graph, "Resize", [x, "", scales], [target[axis] for axis in _FIRST], dtype, **modes)
-    replace(graph, node, make(graph, "Transpose", [x], target, dtype, perm=_LAST))
+    wanted = [target[axis] for axis in _FIRST]
+    x = make(graph, "Resize", [transposed(graph, x, _FIRST), "", scales], wanted, dtype, **modes)
+    replace(graph, node, transposed(graph, x, _LAST))
 
 
 def _scale(size: int, wanted: int) -> np.float32:
@@ -89,15 +88,13 @@ def _places(size: int, wanted: int, corners: bool, half: bool) -> NDArray[np.flo
 def _multiply(graph: Any, node: Any, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
     """Resize with one matrix of shape `(size, size wanted)` for each axis."""
     real = TensorProto.FLOAT
-    x, target = node.input[0], graph.get_shape(node.output[0])
-    shape = [graph.get_shape(x)[axis] for axis in _FIRST]
-    if graph.get_dtype(x) != real:
-        x = cast(graph, x, real)
-    x = make(graph, "Transpose", [x], shape, real, perm=_FIRST)
+    x = node.input[0]
+    x = transposed(graph, x if graph.get_dtype(x) == real else cast(graph, x, real), _FIRST)
+    shape = graph.get_shape(x)
     x = make(graph, "MatMul", [x, constant(graph, columns, real)], [*shape[:3], columns.shape[1]], real)
     wanted = [*shape[:2], rows.shape[1], columns.shape[1]]
     x = make(graph, "MatMul", [constant(graph, rows.T, real), x], wanted, real)
-    replace(graph, node, make(graph, "Transpose", [x], target, real, perm=_LAST))
+    replace(graph, node, transposed(graph, x, _LAST))
 
 
 def _areas(size: int, wanted: int, corners: bool) -> NDArray[np.float64]:

@@ -177,17 +177,8 @@ CASES: dict[str, Case] = {
     ),
     # Pooling
     **{
-        f"{kind}Pooling{rank}D": pooling(rank, f"{kind}Pooling{rank}D")
-        for kind in ("Max", "Average")
-        for rank in (1, 2, 3)
-    },
-    **{
-        f"Global{kind}Pooling{rank}D": global_pooling(rank, f"Global{kind}Pooling{rank}D")
-        for kind in ("Max", "Average")
-        for rank in (1, 2, 3)
-    },
-    **{
-        f"Adaptive{kind}Pooling{rank}D": adaptive(rank, f"Adaptive{kind}Pooling{rank}D")
+        (name := f"{of}{kind}Pooling{rank}D"): case(rank, name)
+        for of, case in {"": pooling, "Global": global_pooling, "Adaptive": adaptive}.items()
         for kind in ("Max", "Average")
         for rank in (1, 2, 3)
     },
