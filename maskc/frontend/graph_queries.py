@@ -205,28 +205,14 @@ def tensor_types(model: ModelProto) -> dict[str, TensorType]:
 
 def custom_operators(model: ModelProto) -> list[str]:
     """Operators outside the ONNX domains, as `domain.name`, sorted; local functions are not counted."""
-    local = {(function.domain, function.name) for function in model.functions}
-    return sorted(
-        {
-            f"{node.domain}.{node.op_type}"
-            for node in all_nodes(model)
-            if node.domain not in STANDARD_DOMAINS
-            and not node.domain.startswith("ai.onnx.")
-            and (node.domain, node.op_type) not in local
-        }
-    )
+    kinds = {(node.domain, node.op_type) for node in all_nodes(model)}
+    own = {(domain, op) for domain, op in kinds if domain not in STANDARD_DOMAINS and not domain.startswith("ai.onnx.")}
+    return sorted(".".join(kind) for kind in own - {(function.domain, function.name) for function in model.functions})
 
 
 def float_types(model: ModelProto) -> frozenset[int]:
     """The floating-point types that anything in the model is stored or computed in, as far as it says."""
     values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    found = {tensor.data_type for tensor in all_tensors(model)}
-    found.update(type_of(value).elem_type for value in values)
-    found.update(
-        attribute.i
-        for node in all_nodes(model)
-        if node.op_type == "Cast"
-        for attribute in node.attribute
-        if attribute.name == "to"
-    )
+    found = {tensor.data_type for tensor in all_tensors(model)} | {type_of(value).elem_type for value in values}
+    found.update(a.i for node in all_nodes(model) if node.op_type == "Cast" for a in node.attribute if a.name == "to")
     return frozenset(found & (HALF_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}))

@@ -15,7 +15,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from maskc.errors import InputError
 from maskc.frontend import npz_files
 from maskc.frontend.graph_queries import (
-    HALF_TYPES,
     TensorType,
     all_graphs,
     array_of,
@@ -235,13 +234,8 @@ def _multiply_initializer(key: str, tensor: TensorProto, mask: NDArray[Any]) -> 
         raise InputError(f"Mask '{key}': tensor '{tensor.name}' holds text and cannot be masked.")
     _refuse_sizes(key, tensor.name, tensor.data_type == TensorProto.INT64)
     values = array_of(tensor)
-    if tensor.data_type in HALF_TYPES:
-        # Half precision goes through single: both ways are exact for a product with 0 or 1.
-        masked = np.where(mask, values.astype(np.float32), np.float32(0)).astype(values.dtype)
-    else:
-        masked = np.where(mask, values, np.zeros((), values.dtype))
     kept = TensorProto(doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
-    tensor.CopyFrom(numpy_helper.from_array(masked, tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(np.where(mask, values, np.zeros((), values.dtype)), tensor.name))
     tensor.MergeFrom(kept)
 
 

@@ -44,10 +44,7 @@ _NOISE = (
 
 
 class OpenVinoSession:
-    """A model loaded in OpenVINO.
-
-    Raises `UnavailableError` when OpenVINO is not installed or cannot run the model.
-    """
+    """A model loaded in OpenVINO. Raises `UnavailableError` when OpenVINO is not installed or cannot run the model."""
 
     #: the finest type that this computes with: float64 goes in and comes out, and is float32 in between
     finest = TensorProto.FLOAT

@@ -10,22 +10,20 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import passes
+from maskc.frontend.external_data import relocate
 from maskc.frontend.graph_queries import copied
 from tests.passes.text import model
 
-FLOAT = TensorProto.FLOAT
 
-
-def weight(name: str, *shape: int, seed: int = 0, dtype: Any = np.float32) -> TensorProto:
-    values = np.random.default_rng([seed, *name.encode()]).normal(size=shape).astype(dtype)
-    return numpy_helper.from_array(values, name)
+def weight(name: str, *shape: int) -> TensorProto:
+    return constant(name, np.random.default_rng([*name.encode()]).normal(size=shape))
 
 
 def constant(name: str, values: Any, dtype: Any = np.float32) -> TensorProto:
     return numpy_helper.from_array(np.asarray(values, dtype), name)
 
 
-def value(name: str, shape: Sequence[int | str | None], elem_type: int = FLOAT) -> onnx.ValueInfoProto:
+def value(name: str, shape: Sequence[int | str | None], elem_type: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, elem_type, shape)
 
 
@@ -80,10 +78,8 @@ def save_external(built: ModelProto, path: Path, location: str | None = None) ->
     if location is not None:
         light = onnx.load(path, load_external_data=False)
         for tensor in light.graph.initializer:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = location
-        path.write_bytes(light.SerializeToString())
+            relocate(tensor, location)
+        save(light, path)
     return path
 
 

@@ -33,6 +33,9 @@ class Activation:
 
 _LINEAR = Activation("Affine", 1.0, 0.0)
 
+# The end of a slice that takes all rows, however many there are.
+_ALL = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -83,17 +86,19 @@ class Body:
             return None
         if node.is_const():
             return np.asarray(node.get_tensor_value(as_list=False))
-        if node.type not in ("Split", "Squeeze", "Slice"):
+        value = self.number(node.input[0]) if node.type in ("Split", "Squeeze", "Slice") else None
+        return None if value is None else self._taken(node, name, value)
+
+    def _taken(self, node: Any, name: str, value: Array) -> Array | None:
+        """What a Split, Squeeze or Slice makes of this value in the output of this name; None where it is computed."""
+        operands = [operand for operand in map(self.number, node.input[1:]) if operand is not None]
+        if len(operands) != len(node.input) - 1:
             return None
-        operands = [value for value in map(self.number, node.input) if value is not None]
-        if len(operands) != len(node.input):
-            return None
-        value, *rest = operands
         if node.type == "Slice":
-            return _sliced(value, *rest)
+            return _sliced(value, *operands) if len(operands) > 2 else None
         if node.type == "Squeeze":
-            return np.squeeze(value, tuple(rest[0].tolist()) if rest else None)
-        places = np.cumsum(rest[0])[:-1] if rest else len(node.output)
+            return np.squeeze(value, tuple(operands[0].tolist()) if operands else None)
+        places = np.cumsum(operands[0])[:-1] if operands else len(node.output)
         return np.split(value, places, axis=node.get_attr_value("axis", 0))[list(node.output).index(name)]
 
     def _node(self, name: str) -> Any:
@@ -224,36 +229,17 @@ class Body:
     def part(self, name: str, index: int, parts: int) -> str | None:
         """The tensor of whose last axis this one is part `index`, of equal parts."""
         node = self.producer(name, "Split", "Slice")
-        if node is None:
+        if node is None or (node.type == "Split" and node.get_attr_value("axis", 0) not in (1, -1)):
             return None
         source = self.root(node.input[0])
         shape = self.graph.get_shape(source)
         if shape is None or len(shape) != 2 or shape[1] < 0 or shape[1] % parts:
             return None
-        columns = self._of_split(node, name, shape[1]) if node.type == "Split" else self._of_slice(node, shape[1])
+        numbers = np.arange(shape[1])
+        taken = self._taken(node, self.root(name), np.broadcast_to(numbers, (_ALL, shape[1])))
         units = shape[1] // parts
-        wanted = np.arange(index * units, (index + 1) * units)
-        return source if columns is not None and np.array_equal(columns, wanted) else None
-
-    def _of_split(self, node: Any, name: str, width: int) -> Array | None:
-        """The columns of a matrix that an output of a Split is."""
-        if node.get_attr_value("axis", 0) not in (1, -1):
-            return None
-        lengths = self.number(node.input[1]) if len(node.input) > 1 else width // len(node.output)
-        if lengths is None:
-            return None
-        ends = np.cumsum(np.broadcast_to(lengths, len(node.output)))
-        return np.split(np.arange(width), ends[:-1])[list(node.output).index(self.root(name))]
-
-    def _of_slice(self, node: Any, width: int) -> Array | None:
-        """The columns of a matrix that a Slice takes, if it takes all rows."""
-        operands = [value for value in map(self.number, node.input[1:]) if value is not None]
-        if len(operands) != len(node.input) - 1 or len(operands) < 3:
-            return None
-        starts, ends, axes = operands[:3]
-        if any(axis == 0 and (start or end < 2**31 - 1) for start, end, axis in zip(starts, ends, axes, strict=True)):
-            return None
-        return np.asarray(_sliced(np.arange(width)[None], *operands)[0])  # the same slice of the columns' numbers
+        wanted = numbers[index * units : (index + 1) * units]
+        return source if taken is not None and len(taken) == _ALL and np.array_equal(taken[0], wanted) else None
 
     def pair(self, name: str, operator: str) -> list[tuple[str, str]]:
         """The operands of an addition or multiplication, in both orders."""

@@ -69,8 +69,7 @@ def _of_signature(name: str, loaded: Any, function: Any) -> TensorFlowModel:
     results = function.structured_outputs
     if not isinstance(results, dict):
         raise InputError(f"{name}: the outputs of its signature have no names. Export it with model.export().")
-    # TensorFlow flattens a dictionary in the order of its keys, so placeholders and results are in that
-    # order.
+    # TensorFlow flattens a dictionary in the order of its keys.
     inputs = tuple(sorted(function.structured_input_signature[1]))
     outputs = tuple(sorted(results))
     if len(inputs) != len(placeholders(function)):

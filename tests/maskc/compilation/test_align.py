@@ -57,9 +57,10 @@ def test_each_way_to_choose(source: Path) -> None:
     assert compiled(source, "--align-for", "cuda") == [32, 60]
 
 
-def test_terminal_and_data_say_what_stays(source: Path) -> None:
+def test_terminal_data_and_page_say_what_stays(source: Path) -> None:
     out = source.with_name("out.onnx")
-    told = maskc("compile", source, "-o", out, "--align", "8").stdout
+    page = source.with_name("r.html")
+    told = maskc("compile", source, "-o", out, "--align", "8", "--report", page).stdout
     assert "; 8 kept for speed (" in told and "FLOPs without them; `--align none` removes them)." in told
     explained = maskc("explain", source, "--align", "8").stdout
     assert "Conv 'Conv -> a': 31 live of 64, 32 computed: kept for a channel count of 32, a multiple of 8" in explained
@@ -74,6 +75,8 @@ def test_terminal_and_data_say_what_stays(source: Path) -> None:
     }
     assert sum(len(item["channels"]) for item in data["held"] if item["aligned"]) == 8
     assert data["kept_for_speed"]["channels"] == 8 and data["kept_for_speed"]["speedup"] is None
+    for words in ("Layers that keep channels for speed", "kept for a channel count of 32, a multiple of 8"):
+        assert words in page.read_text()
 
 
 def test_one_line_says_what_is_kept_for_speed_and_what_that_gains_and_costs() -> None:
@@ -98,13 +101,6 @@ def test_one_line_says_what_is_kept_for_speed_and_what_that_gains_and_costs() ->
 def test_without_verification_the_model_is_compiled_once(source: Path) -> None:
     kept = api.compile(source, align=8, verify=False).report.kept_for_speed
     assert kept is not None and kept.channels == 8 and kept.flops_without is None
-
-
-def test_the_page_has_a_table_of_widths(source: Path, tmp_path: Path) -> None:
-    api.compile(source, align=8).report.save(tmp_path / "r.html")
-    page = (tmp_path / "r.html").read_text()
-    assert "Layers that keep channels for speed" in page
-    assert "kept for a channel count of 32, a multiple of 8" in page
 
 
 @pytest.mark.parametrize("word", ["1", "0", "-8", "8.5", "fast", "", "٨"])

@@ -206,19 +206,15 @@ def test_a_file_that_goes_away_meanwhile(source: Path, tmp_path: Path, monkeypat
     assert files(tmp_path) == ["inner/more weights", "m.onnx"]
 
 
-def test_few_weights_become_one_file(tmp_path: Path) -> None:
-    source = scattered(build.mlp(hidden=64), tmp_path)
-    size = sum((tmp_path / name).stat().st_size for name in files(tmp_path))
-    assert compile_file(source, tmp_path / "out.onnx").before.bytes == size
-    assert [name for name in files(tmp_path) if name.startswith("out")] == ["out.onnx"]
-
-
-def test_many_weights_of_which_few_are_left_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external_data, "STAYS", 1)
+@pytest.mark.parametrize("stays", [1, external_data.STAYS])
+def test_few_weights_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: int) -> None:
+    """Be it that there were few, or that few are left."""
+    monkeypatch.setattr(external_data, "STAYS", stays)
     monkeypatch.setattr(external_data, "LARGE", 65)
     source = scattered(build.mlp(hidden=64), tmp_path)
-    assert has_external(frontend.read(source, stay=True).model)
-    compile_file(source, tmp_path / "out.onnx")
+    size = sum((tmp_path / name).stat().st_size for name in files(tmp_path))
+    assert has_external(frontend.read(source, stay=True).model) == (stays == 1)
+    assert compile_file(source, tmp_path / "out.onnx").before.bytes == size
     assert [name for name in files(tmp_path) if name.startswith("out")] == ["out.onnx"]
 
 

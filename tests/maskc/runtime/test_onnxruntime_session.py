@@ -1,9 +1,10 @@
 """Sessions of ONNX Runtime."""
 
-import subprocess
 import sys
 
 import pytest
+
+from tests.maskc.command import process
 
 _PEAK = """
 import sys
@@ -25,9 +26,5 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_the_memory_of_a_run_is_freed_after_it() -> None:
     """Each run takes 32 MB, which sessions that are timed keep for the next."""
-
-    def kept(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", _PEAK, how], capture_output=True, text=True, check=True)
-        return int(done.stdout) // 1024
-
-    assert kept("timed") - kept("untimed") > 150
+    timed, untimed = (int(process(how, code=_PEAK).stdout) // 1024 for how in ("timed", "untimed"))
+    assert timed - untimed > 150
