@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from maskc.regression.check import Outcome
 
 
-class MaskcCheck(Protocol):
-    """The function that the fixture gives."""
+class MaskcCheck:
+    """What the fixture gives, a function."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
 
     def __call__(
         self,
@@ -33,31 +36,13 @@ class MaskcCheck(Protocol):
         Paths are relative to the directory of pytest's configuration. `tolerance` and `min_reduction` are those of
         `maskc check`.
         """
-        ...
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let pytest's configuration name the baseline."""
-    parser.addini("maskc_baseline", "the baseline of maskc_check", default="flops.json")
-
-
-@pytest.fixture
-def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
-    """Checks models against the baseline of FLOPs; see `MaskcCheck`."""
-    root = pytestconfig.rootpath
-
-    def check(
-        *models: str | os.PathLike[str],
-        baseline: str | os.PathLike[str] | None = None,
-        tolerance: float = 0.0,
-        min_reduction: float | None = None,
-    ) -> list[Outcome]:
         from maskc.errors import MaskcError
         from maskc.regression import check as regress
         from maskc.regression.findings import Limits
         from maskc.regression.output_formats import as_table, failures
 
-        path = root / Path(baseline or pytestconfig.getini("maskc_baseline"))
+        root = self._config.rootpath
+        path = root / Path(baseline or self._config.getini("maskc_baseline"))
         limits = Limits(tolerance, min_reduction)
         try:
             outcomes = regress.check(path, [root / Path(model) for model in models], limits=limits)
@@ -70,4 +55,13 @@ def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
             pytest.fail(f"{reasons[0]}{others}\n\n{as_table(outcomes)}", pytrace=False)
         return outcomes
 
-    return check
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let pytest's configuration name the baseline."""
+    parser.addini("maskc_baseline", "the baseline of maskc_check", default="flops.json")
+
+
+@pytest.fixture
+def maskc_check(pytestconfig: pytest.Config) -> MaskcCheck:
+    """Checks models against the baseline of FLOPs; see `MaskcCheck`."""
+    return MaskcCheck(pytestconfig)

@@ -68,17 +68,14 @@ def _places(graph: GraphProto, opened_twice: bool) -> list[_Place | None]:
     scopes = _Scopes((node.name for node in graph.node), opened_twice)
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
     places = [scopes.place(node.name, node.op_type) for node in graph.node]
-    products = {place.layer for node, place in zip(graph.node, places, strict=True) if place and _is_product(node)}
+    by_place = zip(graph.node, places, strict=True)
+    products = {place.layer for node, place in by_place if place and node.op_type in _PRODUCTS}
     for i, (node, place) in enumerate(zip(graph.node, places, strict=True)):
-        for name in node.input[:2] if _is_product(node) else ():
+        for name in node.input[:2] if node.op_type in _PRODUCTS else ():
             of = scopes.layer_of_weight(name) if name in weights else None
             if of and of not in products and (place is None or place.layer[: len(of)] != of[: len(place.layer)]):
                 places[i] = _Place(of, (node.op_type,))
     return _between(graph.node, places)
-
-
-def _is_product(node: NodeProto) -> bool:
-    return node.op_type in _PRODUCTS
 
 
 class _Scopes:

@@ -156,20 +156,6 @@ def test_it_takes_what_compile_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorflow
-def test_a_keras_file(tmp_path: Path) -> None:
-    import keras
-
-    inputs = keras.Input((4,))
-    hidden = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
-    kernel, bias = model.get_layer("hidden").get_weights()
-    kernel[:, 2:4] = 0
-    model.get_layer("hidden").set_weights([kernel, bias])
-    model.save(tmp_path / "m.keras")
-    assert "Removed 2 of 2 masked channels." in shown(tmp_path / "m.keras")
-
-
-@pytest.mark.tensorflow
 def test_masks_of_a_keras_model_have_the_names_of_its_layers(tmp_path: Path) -> None:
     import keras
 

@@ -74,16 +74,6 @@ def test_names_and_sizes(stored: dict[str, Path]) -> None:
     assert [item.name for item in exported.graph.output] == ["output_0", "output_1"]
 
 
-def test_a_model_in_memory_is_the_same_as_its_file(network: Any, stored: dict[str, Path]) -> None:
-    from maskc.frontend.tensorflow.keras import to_onnx
-
-    left, right = to_onnx(network), frontend.load(stored["keras"])
-    assert [node.op_type for node in left.graph.node] == [node.op_type for node in right.graph.node]
-    inputs = data(2)
-    for name, array in build.run(left, **inputs).items():
-        np.testing.assert_array_equal(build.run(right, **inputs)[name], array)
-
-
 @pytest.mark.parametrize("form", ["keras", "saved_model"])
 def test_same_bytes_every_time(stored: dict[str, Path], form: str) -> None:
     first, second = (frontend.load(stored[form]).SerializeToString(deterministic=True) for _ in range(2))
@@ -106,14 +96,6 @@ def test_compile_and_verify(stored: dict[str, Path], form: str, tmp_path: Path) 
     assert {output["against"] for output in told["verification"]["outputs"]} == {"ONNX Runtime", "TensorFlow"}
     told = reported("verify", stored[form], compiled)
     assert all(output["max_rel"] < 1e-5 for output in told["verification"]["outputs"])
-
-
-def test_default_outputs(stored: dict[str, Path]) -> None:
-    for path in stored.values():
-        assert maskc("compile", path, "--no-verify").exit_code == 0
-    directory = stored["keras"].parent
-    assert (directory / "network.compiled.onnx").is_file()
-    assert (directory / "saved.compiled.onnx").is_file()
 
 
 @pytest.mark.slow

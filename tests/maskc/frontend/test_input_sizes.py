@@ -203,12 +203,6 @@ def test_a_model_without_inputs_to_fix(tmp_path: Path) -> None:
     refused(compiled(model, tmp_path, "--shape", "x=5"), 2, "its inputs are none")
 
 
-@pytest.mark.parametrize("adapters", ["auto", "always", "never"])
-def test_adapters_from_the_shell(tmp_path: Path, adapters: str) -> None:
-    source = build.save(padded(), tmp_path / "m.onnx")
-    assert reported("compile", source, "--adapters", adapters)["verification"]["passed"]
-
-
 def test_another_word_for_adapters(tmp_path: Path) -> None:
     source = build.save(padded(), tmp_path / "m.onnx")
     refused(maskc("compile", source, "--adapters", "sometimes"), 2, "--help")

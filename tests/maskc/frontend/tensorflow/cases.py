@@ -12,6 +12,7 @@ SEQUENCE = (6, 4)
 IMAGE = (9, 8, 4)
 VOLUME = (6, 5, 4, 4)
 PICTURE = (8, 10, 3)
+POOLED: dict[int, tuple[int, ...]] = {1: (7, 4), 2: IMAGE, 3: VOLUME}
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def words(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def pooling(rank: int, name: str) -> Case:
-    shape = {1: (7, 4), 2: IMAGE, 3: VOLUME}[rank]
     return each(
-        shape,
+        POOLED[rank],
         lambda k: getattr(k, name)(2),
         lambda k: getattr(k, name)(3, strides=2, padding="same"),
         lambda k: getattr(k, name)(2, strides=1, padding="same"),
@@ -77,8 +77,7 @@ def pooling(rank: int, name: str) -> Case:
 
 
 def global_pooling(rank: int, name: str) -> Case:
-    shape = {1: (7, 4), 2: IMAGE, 3: VOLUME}[rank]
-    return each(shape, lambda k: getattr(k, name)(), lambda k: getattr(k, name)(keepdims=True))
+    return each(POOLED[rank], lambda k: getattr(k, name)(), lambda k: getattr(k, name)(keepdims=True))
 
 
 def adaptive(rank: int, name: str) -> Case:
@@ -117,10 +116,6 @@ def attention(k: Any, name: str, q: Any, v: Any, **more: Any) -> list[Any]:
     return [layer()([q, v]), layer()([q, v], use_causal_mask=True), layer(**more)([q, v, v])]
 
 
-def identity(shape: tuple[int, ...], *layers: Callable[[Any], Any]) -> Case:
-    return each(shape, *layers, draw=pixels)
-
-
 def unchanged(shape: tuple[int, ...], name: str, *given: float) -> Case:
     """A layer that hands on what it gets."""
-    return identity(shape, lambda k: getattr(k, name)(*given))
+    return each(shape, lambda k: getattr(k, name)(*given), draw=pixels)

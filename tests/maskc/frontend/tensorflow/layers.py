@@ -13,7 +13,6 @@ from tests.maskc.frontend.tensorflow.cases import (
     attention,
     each,
     global_pooling,
-    identity,
     merge,
     padded,
     pixels,
@@ -347,16 +346,16 @@ CASES: dict[str, Case] = {
     ),
     "CenterCrop": each(PICTURE, lambda k: k.CenterCrop(4, 6), lambda k: k.CenterCrop(12, 12), draw=pixels),
     "AutoContrast": each(PICTURE, lambda k: k.AutoContrast(), draw=pixels),
-    "Solarization": identity(PICTURE, lambda k: k.Solarization(addition_factor=0.2, threshold_factor=0.5)),
+    "Solarization": each(PICTURE, lambda k: k.Solarization(addition_factor=0.2, threshold_factor=0.5), draw=pixels),
     "MelSpectrogram": each((400,), lambda k: k.MelSpectrogram(num_mel_bins=8, fft_length=64, sequence_stride=32)),
     "STFTSpectrogram": each((200, 1), lambda k: k.STFTSpectrogram(frame_length=32, frame_step=16, fft_length=32)),
-    "Pipeline": identity(PICTURE, lambda k: k.Pipeline([k.Rescaling(1 / 255), k.RandomFlip()])),
+    "Pipeline": each(PICTURE, lambda k: k.Pipeline([k.Rescaling(1 / 255), k.RandomFlip()]), draw=pixels),
     # Noise and augmentation, which do nothing at inference
     "SpatialDropout2D": each(IMAGE, lambda k: k.SpatialDropout2D(0.5)),
     "SpatialDropout3D": each(VOLUME, lambda k: k.SpatialDropout3D(0.5)),
     **{name: unchanged(SEQUENCE, name, 0.5) for name in NOISE},
     **{name: unchanged(PICTURE, name, *given) for given, names in AUGMENTATION.items() for name in names.split()},
-    "RandomColorJitter": identity(PICTURE, lambda k: k.RandomColorJitter(brightness_factor=0.1)),
+    "RandomColorJitter": each(PICTURE, lambda k: k.RandomColorJitter(brightness_factor=0.1), draw=pixels),
     "ContrastLimitedAdaptiveHistogramEqualization": each(
         (16, 16, 3), lambda k: k.ContrastLimitedAdaptiveHistogramEqualization(tile_grid_size=(2, 2)), draw=pixels
     ),
