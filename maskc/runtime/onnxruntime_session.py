@@ -84,13 +84,11 @@ class OnnxRuntimeSession:
             options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        providers: list[Any] = ["CPUExecutionProvider"]
         gpu = GPUS.get(provider)
         if gpu is not None:
             require(ort, gpu)
-            providers.insert(0, (GPUS["cuda"].name, GPUS["cuda"].options))
-        if provider == "tensorrt":  # what it has no kernel for runs on CUDA
-            providers.insert(0, (GPUS["tensorrt"].name, GPUS["tensorrt"].options))
+        used = ("tensorrt", "cuda") if provider == "tensorrt" else (provider,)  # what it has no kernel for runs on CUDA
+        providers = [*((GPUS[name].name, GPUS[name].options) for name in used if name in GPUS), "CPUExecutionProvider"]
         self._profiles: tempfile.TemporaryDirectory[str] | None = None
         if profiled:
             self._profiles = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)

@@ -6,7 +6,9 @@ nodes come out in another order every time.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,16 +43,12 @@ def canonical(model: ModelProto) -> None:
     fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
     names = list(dict.fromkeys(_names(model.graph)))
     taken = {name for name in names if name in fixed or not _COUNTER.search(name)} | fixed
-    counts: dict[str, int] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
     renamed: dict[str, str] = {}
     for name in names:
-        if name in taken:
-            continue
-        stem = uncounted(name)
-        while (fresh := f"{stem}__{counts.setdefault(stem, 1)}") in taken:
-            counts[stem] += 1
-        counts[stem] += 1
-        renamed[name] = fresh
+        if name not in taken:
+            fresh = (f"{uncounted(name)}__{number}" for number in numbers[uncounted(name)])
+            renamed[name] = next(other for other in fresh if other not in taken)
     rename_tensors(model.graph, renamed)
     for node in all_nodes(model):
         node.name = renamed.get(node.name, node.name)

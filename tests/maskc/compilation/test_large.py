@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import set_external_data
 
 import maskc as api
 from benchmarks import large
@@ -45,18 +46,13 @@ def scattered(built: ModelProto, directory: Path) -> Path:
     copy = copied(built)
     for number, tensor in enumerate(copy.graph.initializer):
         location = ("weights", "inner/more weights")[number % 2]
-        data = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)).raw_data
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
         with (directory / location).open("ab") as file:
             file.write(b"\7" * (number + 1))
-            offset = file.tell()
-            file.write(data)
-        for field in ("raw_data", "float_data"):
-            tensor.ClearField(field)
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=location)
-        tensor.external_data.add(key="offset", value=str(offset))
-        if number % 3:  # it may be left out
-            tensor.external_data.add(key="length", value=str(len(data)))
+            length = len(tensor.raw_data) if number % 3 else None  # it may be left out
+            set_external_data(tensor, location, file.tell(), length)
+            file.write(tensor.raw_data)
+        tensor.ClearField("raw_data")
     return build.save(copy, directory / "m.onnx")
 
 
@@ -145,8 +141,6 @@ def test_a_file_that_ends_before_its_tensors(source: Path, tmp_path: Path) -> No
     file = tmp_path / "inner" / "more weights"
     os.truncate(file, file.stat().st_size - 1)
     refused(maskc("compile", source), 2, "end beyond the end of", "more weights", "truncated")
-    file.unlink()
-    refused(maskc("compile", source), 2, "is missing", "more weights")
 
 
 @pytest.mark.parametrize(
@@ -229,9 +223,8 @@ def test_weights_that_share_their_place_in_a_file_are_stored_once(
     built = build.model(signature, body, checked=False, w1=(128, 128), mask=mask)
     first = built.graph.initializer[0]
     (tmp_path / "weights").write_bytes(first.raw_data)
+    set_external_data(first, "weights")
     first.ClearField("raw_data")
-    first.data_location = TensorProto.EXTERNAL
-    first.external_data.add(key="location", value="weights")
     for name in ("w2", "w3"):
         built.graph.initializer.add().CopyFrom(first)
         built.graph.initializer[-1].name = name

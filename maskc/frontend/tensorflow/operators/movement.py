@@ -56,16 +56,15 @@ def one_hot(graph: Any, node: Any) -> None:
 def bincount(graph: Any, node: Any) -> None:
     """How often each of 0, 1, …, size − 1 occurs along the last axis, or the sum of the weights there."""
     values, size, weights = node.input
-    value_shape, dtype = graph.get_shape(values), graph.get_dtype(node.output[0])
-    shape = graph.get_shape(node.output[0])
+    value_shape, whole = graph.get_shape(values), graph.get_dtype(values)
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     # The rows of `hits` are the elements, the columns what they are compared with.
     hits = None if value_shape is None else [*value_shape, -1]
     each = column(graph, values)
-    limit = make(graph, "Cast", [size], [], graph.get_dtype(values), to=graph.get_dtype(values))
-    zero, one = (constant(graph, number, graph.get_dtype(values)) for number in (0, 1))
-    places = make(graph, "Range", [zero, limit, one], [-1], graph.get_dtype(values))
-    counted = make(graph, "Equal", [each, places], hits, TensorProto.BOOL)
-    counted = cast(graph, counted, dtype)
+    limit = make(graph, "Cast", [size], [], whole, to=whole)
+    zero, one = (constant(graph, number, whole) for number in (0, 1))
+    places = make(graph, "Range", [zero, limit, one], [-1], whole)
+    counted = cast(graph, make(graph, "Equal", [each, places], hits, TensorProto.BOOL), dtype)
     binary = bool(node.get_attr_value("binary_output"))
     if not binary and 0 not in (graph.get_shape(weights) or [0]):
         counted = make(graph, "Mul", [counted, column(graph, weights)], hits, dtype)
