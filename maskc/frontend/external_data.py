@@ -42,8 +42,7 @@ def external_files(model: ModelProto, path: Path) -> tuple[Path, ...]:
                 f"{path}: the data of tensor '{tensor.name}' is at '{location}', outside the model's "
                 "directory. Only files beside the model are read; move it there."
             )
-        missing = _missing(location, file)
-        if missing is not None:
+        if missing := _missing(location, file):
             raise InputError(f"{path}: the data of tensor '{tensor.name}' {missing}.")
         _settle_extent(tensor, path, file)
         files[file] = None

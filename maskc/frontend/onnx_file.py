@@ -86,14 +86,11 @@ def _prepared(model: ModelProto, path: Path | None, stay: bool = False) -> tuple
     return runtime_shapes.noted(inlined), notes
 
 
-def check(model: ModelProto | Path) -> None:
+def check(model: ModelProto) -> None:
     """Run the ONNX checker with full shape inference, on a model without its weights where they are many or in files.
 
     Raises the checker's own exceptions.
     """
-    if isinstance(model, Path):
-        onnx.checker.check_model(str(model), full_check=True)
-        return
     # where weights have to be inputs as well, they are looked at
     many = model.ir_version > 3 and weight_bytes(model) >= _SOON_SHOWN
     light = outline(model) if many or has_external(model) else model
@@ -128,24 +125,21 @@ def _parse(path: Path) -> ModelProto:
 
 def _checked(model: ModelProto, path: Path | None, what: str) -> tuple[ModelProto, tuple[str, ...]]:
     _check_opset(model, what)
-    endless = graph_checks.endless_functions(model)
-    if endless is not None:
+    if endless := graph_checks.endless_functions(model):
         raise InputError(f"{what} cannot be read: {endless}.")
     ordered = graph_checks.in_order(model)
-    found = graph_checks.fault(ordered)
-    if found is not None:
+    if found := graph_checks.fault(ordered):
         raise InputError(f"{what} is not a valid ONNX model: {found}.")
     notes: tuple[str, ...] = ()
     if sparse := [tensor.values.name for tensor in ordered.graph.sparse_initializer]:
         notes += (f"Sparse initializers are read as the dense ones that runtimes make of them: {', '.join(sparse)}.",)
     dense = _densified(ordered, what) if sparse else ordered
     dense = graph_checks.completed(graph_checks.in_plain_terms(dense))
-    missing = graph_checks.missing_shape(dense)
-    if missing is not None:
+    if missing := graph_checks.missing_shape(dense):
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
         if path is not None and dense is model and _in_own_domain(model) is model and has_external(model):
-            check(path)  # beside which the checker finds what is in files
+            onnx.checker.check_model(str(path), full_check=True)  # beside which the checker finds what is in files
         else:
             check(dense)
     except Exception as error:

@@ -78,8 +78,7 @@ class TensorFlowModel:
             if not value.type.tensor_type.HasField("shape") and shape is not None and shape.rank is not None:
                 declare(value, shape.as_list())
         _name_unknown(model)
-        foreign = _foreign_operators(model)
-        if foreign:
+        if foreign := _foreign_operators(model):
             raise InputError(f"{self.name} cannot be converted to ONNX: {foreign}. {_advice(foreign)}")
         try:
             check(model)
