@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 
-import maskc as api
 from maskc import frontend
 from passes.model.declarations import dims_of
 from tests.maskc import build
@@ -188,34 +187,6 @@ def test_maskc_layers_load_without_being_imported_first(keras: Any, tmp_path: Pa
     done = process("compile", tmp_path / "m.keras", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verification"]["passed"] is True
-
-
-def test_saved_models_without_keras(tmp_path: Path) -> None:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    tf = import_tensorflow()
-
-    class Module(tf.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = tf.Variable(np.ones((4, 2), np.float32))
-
-        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])  # type: ignore[untyped-decorator]
-        def scores(self, x: Any) -> Any:
-            return {"scores": tf.nn.relu(x) @ self.w}
-
-    module = Module()
-    tf.saved_model.save(module, tmp_path / "plain", signatures={"scores": module.scores})
-    model = frontend.load(tmp_path / "plain")
-    assert [item.name for item in model.graph.output] == ["scores"]
-    assert api.verify(tmp_path / "plain", model).passed
-
-    tf.saved_model.save(module, tmp_path / "two", signatures={"a": module.scores, "b": module.scores})
-    refused(maskc("compile", tmp_path / "two"), 2, "several signatures", "signatures a, b", "--signature")
-    assert maskc("flops", tmp_path / "two", "--signature", "b").exit_code == 0
-
-    tf.saved_model.save(tf.Module(), tmp_path / "none")
-    refused(maskc("compile", tmp_path / "none"), 2, "no signature")
 
 
 def test_damaged_models(tmp_path: Path, stored: dict[str, Path]) -> None:

@@ -95,8 +95,16 @@ def test_a_keras_2_model_with_an_optimizers_slots(tf: Any, tmp_path: Path) -> No
     compiles(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("names", [("serving_default",), ("first", "second"), ()])
-def test_a_model_of_tensorflow_1(tf: Any, tmp_path: Path, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("serving_default",), ()),
+        (("of_another_name",), ()),
+        (("first", "second"), ("several signatures", "signatures first, second", "--signature")),
+        ((), ("no signature to serve",)),
+    ],
+)
+def test_a_model_of_tensorflow_1(tf: Any, tmp_path: Path, names: tuple[str, ...], words: tuple[str, ...]) -> None:
     v1, saved = tf.compat.v1, tmp_path / "saved"
     with tf.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, (None, 8))
@@ -107,12 +115,10 @@ def test_a_model_of_tensorflow_1(tf: Any, tmp_path: Path, names: tuple[str, ...]
         signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
         builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=dict.fromkeys(names, signature))
         builder.save()
-    if len(names) == 1:
-        compiles(saved)
-    else:
-        refused(maskc("flops", saved), 2, *names or ("no signature to serve",))
-        if names:
-            compiles(saved, signature="second")
+    if words:
+        refused(maskc("flops", saved), 2, *words)
+    if names:
+        compiles(saved, signature=None if len(names) == 1 else "second")
 
 
 def test_hdf5_files_and_keras_models_in_memory(tf: Any, tmp_path: Path) -> None:
