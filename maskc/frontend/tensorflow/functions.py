@@ -59,13 +59,6 @@ def widened(function: Any) -> Any | None:
 def _has_any(graph: Any) -> bool:
     import tensorflow as tf
 
-    operations = graph.get_operations()
-    if any(tensor.dtype == tf.bfloat16 for operation in operations for tensor in operation.outputs):
-        return True
-    # Constants may be weights, which are not to be copied for a look at them.
-    calls = [operation.node_def for operation in operations if operation.type != "Const"]
-    if not any(value.HasField("func") for node in calls for value in node.attr.values()):
-        return False
     kind = tf.bfloat16.as_datatype_enum
     return any(
         kind in (v.type, v.tensor.dtype, *v.list.type) for n in nodes_of(graph.as_graph_def()) for v in n.attr.values()

@@ -28,20 +28,12 @@ def chain(shape: str = "n,4,5", name: str = "t", kind: str = "float", opset: int
     return build.model(f'({element} x) => ({element} y, {element} "{name}")', body, opset, checked=False)
 
 
-def test_leaves_the_argument_untouched() -> None:
-    model = build.mlp()
-    before = model.SerializeToString()
-    apply_masks(model, {"c": np.zeros(16), "w1": np.zeros(16), "x": np.zeros(8)})
-    assert model.SerializeToString() == before
-
-
 @pytest.mark.parametrize(
     ("key", "axis"), [("t", 1), ("t@0", 0), ("t@1", 1), ("t@2", 2), ("t@-1", 2), ("t@-2", 1), ("t@-3", 0)]
 )
-def test_axes(key: str, axis: int) -> None:
-    size = X.shape[axis]
-    mask = np.arange(size) % 2
-    masked = check(apply_masks(chain("3,4,5"), {key: mask}))
+def test_axes_of_any_size(key: str, axis: int) -> None:
+    mask = np.arange(X.shape[axis]) % 2
+    masked = check(apply_masks(chain("n,m,5"), {key: mask}))
     expected = np.maximum(X, 0) * mask.reshape([-1 if i == axis else 1 for i in range(3)])
     out = build.run(masked, x=X)
     np.testing.assert_array_equal(out["y"], -expected)
@@ -174,11 +166,6 @@ def test_where_the_rank_is_not_known_the_axis_counts_from_the_end() -> None:
         apply_masks(model, {"c": [1, 0] * 8})
     masked = apply_masks(model, {"c@-1": [1, 0] * 8})
     assert [item.op_type for item in masked.graph.node].count("Mul") == 2
-
-
-def test_symbolic_sizes_take_any_length() -> None:
-    masked = apply_masks(chain("n,m,5"), {"t": [1, 0, 1, 0]})
-    np.testing.assert_array_equal(build.run(masked, x=X)["t"], np.maximum(X, 0) * np.array([1, 0, 1, 0])[:, None])
 
 
 def test_a_tensor_may_be_called_as_an_argument_of_numpy_is(tmp_path: Path) -> None:
