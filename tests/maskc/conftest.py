@@ -29,11 +29,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def keras() -> Any:
+@pytest.fixture(scope="session")
+def tf() -> Any:
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
-    import_tensorflow()
+    return import_tensorflow()
+
+
+@pytest.fixture(scope="module")
+def keras(tf: Any) -> Any:
     import keras
 
     keras.utils.set_random_seed(0)

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -156,9 +157,7 @@ def test_it_takes_what_compile_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.tensorflow
-def test_masks_of_a_keras_model_have_the_names_of_its_layers(tmp_path: Path) -> None:
-    import keras
-
+def test_masks_of_a_keras_model_have_the_names_of_its_layers(keras: Any) -> None:
     from maskc.train import MaskLayer
 
     inputs = keras.Input((6, 6, 3))

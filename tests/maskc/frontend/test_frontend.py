@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from maskc import frontend
+from maskc.frontend.tensorflow import convert
+from maskc.frontend.tensorflow.keras import to_onnx
 from passes.model.declarations import dims_of
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused, reported, succeeded
@@ -121,8 +123,6 @@ def test_masks_for_a_tensorflow_model(stored: dict[str, Path], tmp_path: Path) -
 def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
     stored: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from maskc.frontend.tensorflow import convert
-
     right = convert._convert
 
     def wrong(source: Any, rearranged: bool) -> onnx.ModelProto:
@@ -137,8 +137,6 @@ def test_a_wrong_conversion_is_told_apart_from_a_wrong_compilation(
 
 
 def test_kinds_of_keras_models(keras: Any) -> None:
-    from maskc.frontend.tensorflow.keras import to_onnx
-
     layers = keras.layers
 
     class Own(keras.Model):  # type: ignore[misc]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,24 +42,17 @@ def _labels(equation: str, ranks: Sequence[int | None], rank: int | None) -> tup
     return terms[0], terms[1], terms[2]
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """The labels of a matrix product by what becomes of them; rows are kept of one operand, columns of the other."""
+def _axes(a: str, b: str, out: str) -> tuple[list[str], list[str], list[str], list[str]] | None:
+    """The labels of the batch, of rows, which are kept of a, of columns, which are kept of b, and of what is summed.
 
-    batch: list[str]
-    rows: list[str]
-    columns: list[str]
-    summed: list[str]
-
-
-def _axes(a: str, b: str, out: str) -> _Axes | None:
-    """The labels of two operands and the result; None if a label is summed in one operand alone."""
+    None if a label is summed in one operand alone.
+    """
     batch = [label for label in out if label in a and label in b]
     summed = [label for label in a if label in b and label not in out]
     rows, columns = ([label for label in out if label in term and label not in batch] for term in (a, b))
     complete = {*batch, *rows, *columns} == set(out)
     alone = {*a} - {*batch, *summed, *rows} | {*b} - {*batch, *summed, *columns}
-    return _Axes(batch, rows, columns, summed) if complete and not alone else None
+    return (batch, rows, columns, summed) if complete and not alone else None
 
 
 def _sizes(graph: Any, operands: Sequence[tuple[str, str]]) -> dict[str, int] | None:
@@ -80,16 +72,17 @@ def _as_product(graph: Any, node: Any, a: str, b: str, out: str) -> bool:
     axes = _axes(a, b, out)
     if axes is None:
         return False
-    operands, (rows, columns) = [(node.input[0], a), (node.input[1], b)], (axes.rows, axes.columns)
-    if list(out) == axes.batch + columns + rows != axes.batch + rows + columns:
-        operands, (rows, columns) = operands[::-1], (columns, rows)
+    shared, rows, columns, summed = axes
+    operands = [(node.input[0], a), (node.input[1], b)]
+    if list(out) == shared + columns + rows != shared + rows + columns:
+        operands, rows, columns = operands[::-1], columns, rows
     sizes = _sizes(graph, operands)
     if sizes is None:
         return False
-    batch = [[label] for label in axes.batch]
+    batch = [[label] for label in shared]
     # Without batch axes the rows need not be merged: MatMul takes any number of leading axes.
     kept_rows = [rows] if batch and len(rows) != 1 else [[label] for label in rows]
-    sides = [[*batch, *kept_rows, axes.summed], [*batch, axes.summed, columns]]
+    sides = [[*batch, *kept_rows, summed], [*batch, summed, columns]]
     result = [*batch, *kept_rows, columns]
     shapes = [shape for groups in sides if (shape := _reshaped(groups, sizes)) is not None]
     split = _reshaped(result, sizes, split=True)

@@ -17,13 +17,6 @@ X = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
 Y = np.maximum(X @ WEIGHTS[0], 0) * MASK @ WEIGHTS[1]
 
 
-@pytest.fixture(scope="module")
-def tf() -> Any:
-    from maskc.frontend.tensorflow.importing import import_tensorflow
-
-    return import_tensorflow()
-
-
 def masked(tf: Any) -> Any:
     """A module with a masked network as `scores`, which has no signature of its own, and with other functions."""
 
@@ -121,9 +114,7 @@ def test_a_model_of_tensorflow_1(tf: Any, tmp_path: Path, names: tuple[str, ...]
         compiles(saved, signature=None if len(names) == 1 else "second")
 
 
-def test_hdf5_files_and_keras_models_in_memory(tf: Any, tmp_path: Path) -> None:
-    import keras
-
+def test_hdf5_files_and_keras_models_in_memory(keras: Any, tmp_path: Path) -> None:
     from maskc.train import MaskLayer
 
     mask = MaskLayer()
@@ -146,9 +137,7 @@ def test_hdf5_files_and_keras_models_in_memory(tf: Any, tmp_path: Path) -> None:
         load({})  # type: ignore[arg-type]
 
 
-def test_more_weights_than_a_graph_holds(tf: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import keras
-
+def test_more_weights_than_a_graph_holds(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = keras.Input((250,))
     model = keras.Model(inputs, keras.layers.Dense(1000)(inputs))
     monkeypatch.setattr("maskc.frontend.tensorflow.convert.PROTOBUF_LIMIT", 10**6)

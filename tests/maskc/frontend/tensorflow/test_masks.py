@@ -6,6 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import maskc
+from maskc.frontend.tensorflow.keras import to_onnx
+from tests.maskc import build
+from tests.maskc.frontend.tensorflow.test_layers import randomise
+
 # Networks as functions of keras.layers, an input and a masking layer; what the mask is behind comes first.
 Network = Callable[[Any, Any, Any], Any]
 
@@ -84,11 +89,7 @@ EXACT: dict[str, tuple[tuple[int, ...], Network]] = {
 
 def compiled(keras: Any, shape: tuple[int, ...], network: Network) -> Any:
     """The report of a model whose mask closes every other channel, after it computed what Keras computes."""
-    import maskc
-    from maskc.frontend.tensorflow.keras import to_onnx
     from maskc.train import MaskLayer
-    from tests.maskc import build
-    from tests.maskc.frontend.tensorflow.test_layers import randomise
 
     inputs, mask = keras.Input(shape), MaskLayer()
     model = keras.Model(inputs, network(keras.layers, inputs, mask))

@@ -99,10 +99,8 @@ def test_bidirectional_layers_read_from_the_end(keras: Any, layer: str) -> None:
 
 
 @pytest.mark.parametrize(("steps", "squared", "operator"), [(6, False, "RNN"), (5, False, "Loop"), (6, True, "Loop")])
-def test_loops_that_are_no_layer_stay(keras: Any, steps: int, squared: bool, operator: str) -> None:
+def test_loops_that_are_no_layer_stay(tf: Any, keras: Any, steps: int, squared: bool, operator: str) -> None:
     """A step less than the sequence has, and a state that is used in another way."""
-    import tensorflow as tf
-
     r = tf.constant(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
 
     def call(x: Any) -> Any:
@@ -226,10 +224,8 @@ def test_a_number_behind_a_convolution_without_bias_leaves_channels_first(keras:
     assert counts["Transpose"] == 2
 
 
-def test_what_is_added_along_another_axis_is_no_bias(keras: Any) -> None:
+def test_what_is_added_along_another_axis_is_no_bias(tf: Any, keras: Any) -> None:
     """Of as many rows as there are channels: tf2onnx took what differs by rows for what differs by channels."""
-    import tensorflow as tf
-
     rows = np.arange(4, dtype=np.float32).reshape(4, 1, 1)
     shift = keras.layers.Lambda(
         lambda x: tf.nn.relu(tf.raw_ops.AddV2(x=x, y=rows))

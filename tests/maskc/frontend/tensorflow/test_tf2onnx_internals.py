@@ -10,10 +10,8 @@ from maskc.frontend.tensorflow import tf2onnx_internals as internals
 
 
 @pytest.fixture
-def lookup(keras: Any) -> tuple[Any, Any, Any]:
+def lookup(tf: Any) -> tuple[Any, Any, Any]:
     """A module with a lookup table and a variable, its concrete function, and what that gives for [3, 4]."""
-    import tensorflow as tf
-
     module = tf.Module()
     entries = tf.lookup.KeyValueTensorInitializer([3, 4], [30, 40], tf.int64, tf.int64)
     module.table, module.bias = tf.lookup.StaticHashTable(entries, -1), tf.Variable([2.0, 5.0])
@@ -47,35 +45,29 @@ def test_placeholders_are_not_the_variables(lookup: tuple[Any, Any, Any]) -> Non
     assert internals.placeholders(lookup[1]) == ["keys:0"]
 
 
-def test_a_frozen_function_has_no_variables(keras: Any) -> None:
-    import tensorflow as tf
-
+def test_a_frozen_function_has_no_variables(tf: Any) -> None:
     weight = tf.Variable(2.0)
     frozen = internals.frozen(function_of(lambda x: x * weight, 3))
     assert not frozen.variables
     assert np.array_equal(frozen(tf.ones(3))[0], [2, 2, 2])
 
 
-def test_tables_are_read_and_the_function_still_runs(lookup: tuple[Any, Any, Any]) -> None:
+def test_tables_are_read_and_the_function_still_runs(tf: Any, lookup: tuple[Any, Any, Any]) -> None:
     module, function, expected = lookup
     graph, tables = internals.frozen_with_tables(module, function, [function.outputs[0].name])
     ((keys, values),) = tables.values()
     assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == {3: 30, 4: 40}
     assert not any(node.op == "ReadVariableOp" for node in graph.node)
-    import tensorflow as tf
-
     assert np.array_equal(np.ravel(function(tf.constant([3, 4], tf.int64))), expected)
 
 
-def test_constants_are_folded(keras: Any) -> None:
-    import tensorflow as tf
-
+def test_constants_are_folded(tf: Any) -> None:
     frozen = internals.frozen(function_of(lambda x: x + tf.constant([1.0, 2.0]) * tf.constant([3.0, 4.0]), 2))
     folded = internals.folded(frozen.graph.as_graph_def(), ["x:0"], [frozen.outputs[0].name])
     assert not any(node.op == "Mul" for node in folded.node)
 
 
-def test_names_are_numbered_again_from_the_start(keras: Any) -> None:
+def test_names_are_numbered_again_from_the_start(tf: Any) -> None:
     internals.restart_numbering()
     first = internals.fresh_name("scope/node")
     assert first.startswith("scope/node") and internals.fresh_name("scope/node") != first
@@ -83,13 +75,11 @@ def test_names_are_numbered_again_from_the_start(keras: Any) -> None:
     assert internals.fresh_name("scope/node") == first
 
 
-def test_types(keras: Any) -> None:
+def test_types(tf: Any) -> None:
     assert np.dtype(internals.numpy_type(TensorProto.FLOAT16)) == np.float16
 
 
-def test_a_conversion_takes_the_place_of_that_of_tf2onnx_in_its_domain_alone(keras: Any) -> None:
-    import tensorflow as tf
-
+def test_a_conversion_takes_the_place_of_that_of_tf2onnx_in_its_domain_alone(tf: Any) -> None:
     def as_negation(graph: Any, node: Any, **_: Any) -> None:
         node.type = "Neg"
 
@@ -103,18 +93,14 @@ def test_a_conversion_takes_the_place_of_that_of_tf2onnx_in_its_domain_alone(ker
     assert "Neg" in kinds[1]
 
 
-def test_a_node_is_converted_as_tf2onnx_does_it(keras: Any) -> None:
-    import tensorflow as tf
-
+def test_a_node_is_converted_as_tf2onnx_does_it(tf: Any) -> None:
     internals.register("Conv2D", lambda graph, node, **_: internals.convert_as_tf2onnx(graph, node), "maskc.test")
     function = function_of(lambda x: tf.nn.conv2d(x, tf.ones((2, 2, 3, 4)), 1, "VALID"), 1, 5, 5, 3)
     nodes = graph_of(function, [helper.make_opsetid("maskc.test", 1)]).get_nodes()
     assert sum(node.type == "Conv" for node in nodes) == 1
 
 
-def test_a_node_that_fails_is_named(keras: Any) -> None:
-    import tensorflow as tf
-
+def test_a_node_that_fails_is_named(tf: Any) -> None:
     def refuse(graph: Any, node: Any, **_: Any) -> None:
         raise ValueError("not this one")
 
@@ -125,9 +111,8 @@ def test_a_node_that_fails_is_named(keras: Any) -> None:
     assert failed == ["culprit"]
 
 
-def test_optimizers(keras: Any) -> None:
+def test_optimizers(tf: Any) -> None:
     """Two transpositions cancel; if nothing may be rearranged, only Identity nodes go."""
-    import tensorflow as tf
     from tf2onnx.optimizer import optimize_graph
 
     function = function_of(lambda x: tf.identity(tf.transpose(tf.nn.relu(tf.transpose(x)))), 2, 3)
