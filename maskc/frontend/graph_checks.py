@@ -139,28 +139,27 @@ def _expanded(model: ModelProto) -> float:
     return nodes(model.graph)
 
 
-def shared_names(model: ModelProto) -> tuple[str, ...]:
+def shared_names(model: ModelProto) -> list[str]:
     """The names that several nodes have."""
-    return tuple(name for name, count in _names(model).items() if count > 1)
+    return _twice(_names(model))
 
 
-def name_nodes(model: ModelProto, unnamed: bool = True) -> tuple[str, ...]:
-    """Give every node a name of its own, in place (but for those without one); returns the names several had.
+def name_nodes(model: ModelProto, unnamed: bool = True) -> None:
+    """Give every node a name of its own, in place, be it `unnamed` or not.
 
     Names of nodes mean nothing to what a model computes, but ONNX Runtime refuses names given twice, and messages
     speak of nodes by name.
     """
-    shared, taken, seen = shared_names(model), set(_names(model)), set[str]()
+    taken, seen = set(_names(model)), set[str]()
     for node in (node for graph in all_graphs(model.graph) for node in graph.node):
         if (not node.name and not unnamed) or (node.name and node.name not in seen):
             seen.add(node.name)
             continue
         node.name = claimed(describe(node), taken)
-    return shared
 
 
-def _names(model: ModelProto) -> Counter[str]:
-    return Counter(node.name for graph in all_graphs(model.graph) for node in graph.node if node.name)
+def _names(model: ModelProto) -> list[str]:
+    return [node.name for graph in all_graphs(model.graph) for node in graph.node if node.name]
 
 
 def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:

@@ -145,10 +145,10 @@ def _checked(model: ModelProto, path: Path | None, what: str) -> tuple[ModelProt
     except Exception as error:
         dense, told = _without_annotations(dense, path, error, what)
         notes += told
-    if graph_checks.shared_names(dense):
-        renamed = copied(dense)
-        shared = graph_checks.name_nodes(renamed, unnamed=False)
-        return renamed, (*notes, f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.")
+    if shared := graph_checks.shared_names(dense):
+        dense = copied(dense)
+        graph_checks.name_nodes(dense, unnamed=False)
+        notes += (f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.",)
     return dense, notes
 
 
