@@ -36,7 +36,9 @@ def widened(function: Any) -> Any | None:
     """
     import tensorflow as tf
 
-    if not _has_any(function.graph):
+    kind = tf.bfloat16.as_datatype_enum
+    values = (value for node in nodes_of(function.graph.as_graph_def()) for value in node.attr.values())
+    if not any(kind in (value.type, value.tensor.dtype, *value.list.type) for value in values):
         return None
     constant = frozen(function)
     if any(tensor.dtype == tf.resource for tensor in constant.inputs):
@@ -54,15 +56,6 @@ def widened(function: Any) -> Any | None:
         for index, tensor in enumerate(constant.inputs)
     ]
     return tf.function(computed, input_signature=specs, autograph=False).get_concrete_function()
-
-
-def _has_any(graph: Any) -> bool:
-    import tensorflow as tf
-
-    kind = tf.bfloat16.as_datatype_enum
-    return any(
-        kind in (v.type, v.tensor.dtype, *v.list.type) for n in nodes_of(graph.as_graph_def()) for v in n.attr.values()
-    )
 
 
 def _widen(definition: Any) -> None:
