@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 import numpy as np
 from onnx import TensorProto
@@ -37,9 +36,6 @@ _MAX_EXAMPLES = 2**20
 _MAX_INSIDE = 2**28
 # And where smaller sizes are accepted.
 _MANY_INSIDE = 2**26
-
-
-InnerSizes: TypeAlias = TensorSizes
 
 
 def plan(

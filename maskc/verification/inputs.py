@@ -91,7 +91,7 @@ def drawn(
     count: int,
     seed: int,
     tried: Mapping[str, int],
-    inside: accepted_sizes.InnerSizes | None = None,
+    inside: TensorSizes | None = None,
 ) -> Iterator[Sample]:
     """Real data first, then random samples, each with what the reference makes of it.
 
