@@ -89,8 +89,7 @@ class _Writer:
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
-                known = self.facts.known(merge.tensor, merge.axis)
-                new_here = (shift != 0) | (True if known is None else ~known.mask)
+                new_here = (shift != 0) | ~self.facts.constant_slices(merge.tensor, merge.axis).mask
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
             new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)

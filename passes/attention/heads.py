@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.slices import ConstantSlices
 from passes.attention.channel_index import by_group, fits, in_groups, laid, once, places, repeats, varying
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
@@ -167,7 +166,7 @@ class Follower:
             channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(shape_of(x) or ()))])
             key = x.name, axis
             if key not in self.roots:
-                known = self.facts.known(x, axis) or ConstantSlices(np.zeros(size, bool), np.zeros(size))
+                known = self.facts.constant_slices(x, axis)
                 value = np.where(known.mask, known.value, 0)
                 zero, none = known.mask & (value == 0), np.zeros(size, np.int64)
                 needed, order = np.zeros(size, bool), np.arange(size)

@@ -148,14 +148,9 @@ class Linked(Op):
             yield output, axis, known
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        live: Sets = {}
-        for link in facts.links(node):
-            key = link.output, link.output_axis
-            if key not in live and (some := facts.live_some(node.outputs[link.output], link.output_axis)) is not None:
-                live[key] = some
-        for (index, axis), need in self._project(node, facts, live).items():
-            if need is not None:
-                yield index, axis, need
+        ends = {(link.output, link.output_axis) for link in facts.links(node)}
+        live = {(output, axis): facts.live(node.outputs[output], axis) for output, axis in ends}
+        yield from ((index, axis, need) for (index, axis), need in self._project(node, facts, live).items())
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         linked = {(link.output, link.output_axis) for link in facts.links(node)}
@@ -165,39 +160,27 @@ class Linked(Op):
         links = facts.links(node)
         echo = {(k.input, k.input_axis): (k.output, k.output_axis) for k in links if k.source is None}
         return {
-            (index, axis): Demand(
-                np.ones(facts.size(node.inputs[index], axis) or 0, bool) if need is None else need,
-                reason=self.reason,
-                echo=echo.get((index, axis)),
-            )
-            for (index, axis), need in self._project(node, facts, stored).items()
+            end: Demand(need, reason=self.reason, echo=echo.get(end))
+            for end, need in self._project(node, facts, stored).items()
         }
 
-    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> dict[tuple[int, int], Mask | None]:
-        """Slices of the inputs that these slices of the outputs (all, of axes without a set) come from; None: all.
+    def _project(self, node: gs.Node, facts: Facts, sets: Sets) -> Sets:
+        """Slices of the inputs that these slices of the outputs (all, of axes without a set) come from.
 
         Axes of one output that share an input axis (a Reshape that splits) narrow it together; different outputs each
         add to it.
         """
-        per_output: dict[tuple[int, int, int], Mask | None] = {}
+        per_output: dict[tuple[int, int, int], Mask] = {}
         for link in facts.links(node):
-            need = sets.get((link.output, link.output_axis))
-            if link.source is not None:
-                outputs = (
-                    np.ones(facts.size(node.outputs[link.output], link.output_axis) or 0, bool)
-                    if need is None
-                    else need
-                )
-                need = link.backward(outputs, facts.size(node.inputs[link.input], link.input_axis) or 0)
+            output = sets.get((link.output, link.output_axis))
+            if output is None:
+                output = np.ones(facts.size(node.outputs[link.output], link.output_axis) or 0, bool)
+            need = link.backward(output, facts.size(node.inputs[link.input], link.input_axis) or 0)
             end = link.input, link.input_axis, link.output
-            before = per_output.get(end)
-            per_output[end] = need if before is None else before if need is None else before & need
-        found: dict[tuple[int, int], Mask | None] = {}
+            per_output[end] = per_output[end] & need if end in per_output else need
+        found: Sets = {}
         for (index, axis, _), need in per_output.items():
-            if (index, axis) in found:
-                other = found[index, axis]
-                need = None if need is None or other is None else need | other
-            found[index, axis] = need
+            found[index, axis] = found[index, axis] | need if (index, axis) in found else need
         return found
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:

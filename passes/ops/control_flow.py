@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, agreed
 from passes.graph.subgraphs import subgraphs
-from passes.graph.tensors import is_constant, operand, shape_of, size_of, values_of
+from passes.graph.tensors import is_constant, operand, shape_of, size_of, sizes_of, values_of
 from passes.ops.base import Op, register
 from passes.rewriting.channel_facts import Facts
 
@@ -100,20 +100,18 @@ class Rounds(ControlFlow):
         return found
 
     def entering(self, node: gs.Node, facts: Facts) -> Given:
-        body = subgraphs(node)[0]
-        ports = self.ports(node, body)
         found: Given = {}
-        for outer, inner in ports.enter:
-            found |= {(inner, a): k for a, k in _known(node.inputs[outer], facts).items()}
-        for number, (outer, inner) in enumerate(ports.scanned):
-            rank = len(shape_of(node.inputs[outer]) or (0,))
-            axis = self.scan_axis(node, "scan_input_axes", number, rank)
-            found |= {(inner, a - (a > axis)): k for a, k in _known(node.inputs[outer], facts).items() if a != axis}
-        return {(i, a): k for (i, a), k in found.items() if size_of(body.inputs[i], a) == k.mask.size}
+        for port in self.narrow_ports(node):
+            if port.enters is not None:
+                outer, inner = port.enters
+                for axis, size in enumerate(sizes_of(subgraphs(node)[0].inputs[inner])):
+                    known = facts.known(node.inputs[outer], port.outside(axis))
+                    if known is not None and known.mask.any() and known.mask.size == size:
+                        found[inner, axis] = known
+        return found
 
     def kept(self, node: gs.Node, body: gs.Graph, given: Given, inside: Facts) -> Given:
-        ports = self.ports(node, body)
-        after = {i: o for (_, i), (_, o) in zip(ports.enter, ports.leave, strict=True)}
+        after = {port.enters[1]: port.leaves[1] for port in self.narrow_ports(node) if port.enters and port.leaves}
         found: Given = {}
         for (index, axis), known in given.items():
             if index in after:
@@ -128,18 +126,14 @@ class Rounds(ControlFlow):
         inside = facts.inside.get(id(body))
         if inside is None:
             return
-        ports = self.ports(node, body)
-        for (_, inner), (outer, _) in zip(ports.enter, ports.leave, strict=True):
-            for axis, known in _known(body.inputs[inner], inside).items():
-                if known.mask.size == facts.size(node.outputs[outer], axis):
-                    yield outer, axis, known
-        for number, (outer, inner) in enumerate(ports.collected):
-            rank = len(shape_of(node.outputs[outer]) or (0,))
-            along = self.scan_axis(node, "scan_output_axes", number, rank)
-            for axis, known in _known(body.outputs[inner], inside).items():
-                shifted = axis + (axis >= along)
-                if known.mask.size == facts.size(node.outputs[outer], shifted):
-                    yield outer, shifted, known
+        for port in self.narrow_ports(node):
+            if port.leaves is not None:
+                outer, inner = port.leaves
+                within = body.outputs[inner] if port.enters is None else body.inputs[port.enters[1]]  # of every round
+                for axis, size in enumerate(sizes_of(within)):
+                    known = inside.known(within, axis)
+                    if size and known is not None and size == facts.size(node.outputs[outer], port.outside(axis)):
+                        yield outer, port.outside(axis), known
 
 
 @register("Loop")
@@ -217,9 +211,3 @@ class If(ControlFlow):
                 both = agreed([k for k in known if k is not None])
                 if len(known) == 2 and None not in known and both.mask.size == facts.size(tensor, axis):
                     yield output, axis, both
-
-
-def _known(tensor: gs.Tensor, facts: Facts) -> dict[int, ConstantSlices]:
-    """What is known of a tensor, by axis."""
-    axes = range(len(shape_of(tensor) or ()))
-    return {axis: known for axis in axes if (known := facts.known(tensor, axis)) is not None and known.mask.any()}

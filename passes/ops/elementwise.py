@@ -238,7 +238,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
             if value is None:
                 return linear_dependence.broadcast(tensor.name, size)
             return linear_dependence.constants(np.ones(size, bool), np.full(size, value))
-        return combination(facts, tensor, aligned[index], size)
+        return combination(facts, tensor, aligned[index])
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         """The output as combinations, where the operator is linear in these operands."""

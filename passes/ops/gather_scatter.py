@@ -26,7 +26,9 @@ class Picking(Movement):
 
     def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
         """Axes of the data that constant indices choose from, with the indices there, none of them negative."""
-        return []
+        axis = axis_attribute(node)
+        index = settled(node.inputs[1], size_of(node.inputs[0], axis))
+        return [] if index is None else [(axis, index)]
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known if link.input == 0 else None
@@ -87,11 +89,6 @@ class GatherElements(Picking):
             if a != axis and isinstance(size, int) and isinstance(wanted, int) and wanted > size:
                 return f"its indices have size {wanted} along axis {a}, and its data {size}"
         return ""
-
-    def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
-        axis = axis_attribute(node)
-        index = settled(node.inputs[1], size_of(node.inputs[0], axis))
-        return [] if index is None else [(axis, index)]
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank, axis, found = len(shape_of(node.inputs[0]) or ()), axis_attribute(node), []
@@ -265,14 +262,11 @@ class ScatterND(Scattering):
             return
         rows = self._rows(node, facts)
         for axis in range(tuples.shape[1]):
-            size = facts.size(node.inputs[0], axis) or 0
-            data = facts.known(node.inputs[0], axis)
-            dtype = numpy_dtype(node.outputs[0])
-            found = ConstantSlices(np.zeros(size, bool), np.zeros(size, dtype)) if data is None else data
+            found = facts.constant_slices(node.inputs[0], axis)
             touched, written = self._overwritten(node, facts, tuples, axis)
             kept = ConstantSlices(found.mask & ~touched, found.value)
             if self._replaces(node):
-                update = gathered(tuples[:, axis], rows, size)
+                update = gathered(tuples[:, axis], rows, touched.size)
                 both = touched & update.mask & (written | found.only(update.value).mask)
                 kept = merge(kept, ConstantSlices(both, update.value))
             yield 0, axis, kept

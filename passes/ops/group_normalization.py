@@ -9,14 +9,13 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
-from passes.graph.tensors import Array, Mask, is_constant, is_float, volume
+from passes.graph.tensors import Array, is_constant, is_float, volume
 from passes.ops.base import register
 from passes.ops.convolutions.channel_groups import level
 from passes.ops.normalization import Normalization
-from passes.ops.normalization_moments import Absent, DecomposedNormalization
+from passes.ops.normalization_moments import Absent, NarrowedNormalization
 from passes.ops.softmax_like import AlongAxes
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.lower_ops import Rewriter
 
 
 @register("LRN")
@@ -50,15 +49,9 @@ class LocalResponseNormalization(AlongAxes):
         yield from super().reads(node, facts)
         live = facts.live(node.outputs[0], 1)
         if live.size:
-            yield 0, 1, self._around(live, int(node.attrs["size"]))
-
-    @staticmethod
-    def _around(live: Mask, size: int) -> Mask:
-        """Channels that lie in the window of a live one."""
-        need = np.zeros(live.shape, bool)
-        for channel in np.flatnonzero(live):
-            need[max(channel - (size - 1) // 2, 0) : channel + size // 2 + 1] = True
-        return need
+            size = int(node.attrs["size"])
+            in_windows = np.convolve(live, np.ones(size)) > 0  # the first window begins so far before the first channel
+            yield 0, 1, in_windows[(size - 1) // 2 :][: live.size]
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """Square, add each of the window, raise, divide."""
@@ -106,8 +99,8 @@ class GroupNormalization(Normalization):
 
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         """Scale and bias must be given for each channel."""
-        size, known = facts.size(node.inputs[0], 1), facts.known(node.inputs[0], 1)
-        if size is None or known is None or 8 * int(known.mask.sum()) < size or not is_float(node.inputs[0]):
+        size, known = facts.size(node.inputs[0], 1), facts.constant_slices(node.inputs[0], 1)
+        if size is None or 8 * int(known.mask.sum()) < size or not is_float(node.inputs[0]):
             return None
         plain = all(is_constant(t) and list(t.shape) == [size] for t in list(node.inputs)[1:3])
         return (1, known) if plain and facts.opset >= 11 else None
@@ -131,24 +124,20 @@ class GroupNormalization(Normalization):
             demands[0, 1] = Demand(need, reason=kept_reasons.GROUPS)
         return demands
 
-    def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
+    def lower_narrowed(self, at: NarrowedNormalization) -> None:
         """The kept channels of each group as one row, as for LayerNormalization."""
-        groups, at = int(node.attrs["num_groups"]), DecomposedNormalization(node, rewriter)
-        kept = required.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
-        removed = (known.mask & ~required).reshape(groups, -1)[kept]
-        absent = Absent.among(known.value.reshape(groups, -1)[kept], removed)
-        epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
+        groups, rewriter = int(at.node.attrs["num_groups"]), at.rewriter
+        kept = at.required.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
+        absent = Absent.among(at.known.value.reshape(groups, -1)[kept], at.removed.reshape(groups, -1)[kept])
         sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
         rows = at.emit("Reshape", at.data, sizes)
         result = at.normalised(
-            rows, 2, absent, epsilon, lambda centred: at.mean(at.emit("Mul", centred, centred), 2, absent.share)
+            rows, 2, absent, lambda centred: at.mean(at.emit("Mul", centred, centred), 2, absent.share)
         )
         shape = at.emit("Shape", at.data)
         shape.dtype = np.dtype(np.int64)
-        factors = self._factors(rewriter.before, rewriter.facts, known.mask.size)
-        at.finish(at.emit("Reshape", result, shape), axis, required, out, *factors)
+        factors = self._factors(rewriter.before, rewriter.facts, at.required.size)
+        at.finish(at.emit("Reshape", result, shape), *factors)
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)

@@ -146,8 +146,7 @@ class Repeating(Movement):
         for link in facts.links(node):
             key = 0, link.output_axis
             if key in result and link.source is not None and not link.split:
-                part = parts[link.input, link.input_axis]
-                copies = np.ones(link.source.size, bool) if part is None else part[link.source]
+                copies = parts[link.input, link.input_axis][link.source]
                 result[key] = copies if result[key] is asked[key] else result[key] & copies
         return result
 

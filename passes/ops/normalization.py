@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.shape_rules import ReadRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
-from passes.graph.tensors import Array, Dim, Mask, is_constant, numpy_dtype, operand, present, shape_of, volume
+from passes.graph.tensors import Array, Dim, is_constant, numpy_dtype, operand, present, shape_of, volume
 from passes.ops.base import UNKNOWN, Op, axis_attribute, register
 from passes.ops.movement import maps_by_slices
-from passes.ops.normalization_moments import Absent, DecomposedNormalization
+from passes.ops.normalization_moments import Absent, NarrowedNormalization
 from passes.ops.softmax_like import AlongAxes
 from passes.ops.traits import DependenceTransfer
 from passes.rewriting.channel_facts import Facts
@@ -69,16 +69,14 @@ class Normalization(AlongAxes, DependenceTransfer):
         if found is None:
             return
         axis, known = found
-        whole = np.ones(known.mask.size, bool)
         required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
+        whole = np.ones(known.mask.size, bool)
         required, out = whole if required is None else required, whole if out is None else out
         if not (required.all() and out.all()):
-            self.lower_narrowed(node, rewriter, axis, known, required, out)
+            self.lower_narrowed(NarrowedNormalization(node, rewriter, axis, known, required, out))
 
-    def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
-        """Normalise the slices `required`, with the constants that are not stored in the statistics; write `out`."""
+    def lower_narrowed(self, at: NarrowedNormalization) -> None:
+        """Normalise what is required, with the constants that are not there in the statistics; write what is stored."""
         raise NotImplementedError
 
 
@@ -132,10 +130,10 @@ class NormalizationFromAxis(ReadRule, Normalization):
         vectors = [t for t in (scale, bias) if t is not None]
         if size is None or scale is None or any(not is_constant(t) or list(t.shape) != [size] for t in vectors):
             return None
-        known = facts.known(x, axis)
+        known = facts.constant_slices(x, axis)
         # the decomposed operator takes as long as reading a few channels more in the operator itself
-        few = known is None or known.mask.all() or 8 * int(known.mask.sum()) < size
-        return None if known is None or few else (axis, known)
+        few = known.mask.all() or 8 * int(known.mask.sum()) < size
+        return None if few else (axis, known)
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
@@ -151,26 +149,15 @@ class NormalizationFromAxis(ReadRule, Normalization):
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands
 
-    def lower_narrowed(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
-        if required.all():
-            normalised = rewriter.emit(node.op, list(node.inputs), node.inputs[0], **node.attrs)
-            self._pick(node, rewriter, normalised, axis, required, out)
+    def lower_narrowed(self, at: NarrowedNormalization) -> None:
+        if at.required.all():
+            at.pick(list(at.node.inputs))
         else:
-            self.lower_statistics(node, rewriter, axis, known, required, out)
+            self.lower_statistics(at)
 
-    def lower_statistics(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
+    def lower_statistics(self, at: NarrowedNormalization) -> None:
         """As `lower_narrowed`, where some slices are not required."""
         raise NotImplementedError
-
-    @staticmethod
-    def _pick(node: gs.Node, rewriter: Rewriter, data: gs.Tensor, axis: int, required: Mask, out: Mask) -> None:
-        """Let the node write those of the slices `required` that are stored."""
-        positions = rewriter.constant("channels", (np.cumsum(required) - 1)[out])
-        rewriter.become(node, "Gather", [data, positions], axis=axis)
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         return self.flops_per_element * volume(node.outputs[0]), 0
@@ -194,16 +181,13 @@ class LayerNormalization(NormalizationFromAxis):
     def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         return np.stack([scale * value, -scale], axis=1)
 
-    def lower_statistics(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
-        n, at = required.size, DecomposedNormalization(node, rewriter)
-        absent = Absent.among(known.value[None], (known.mask & ~required)[None])
-        epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
+    def lower_statistics(self, at: NarrowedNormalization) -> None:
+        n, axis = at.required.size, at.axis
+        absent = Absent.among(at.known.value[None], at.removed[None])
         result = at.normalised(
-            at.data, axis, absent, epsilon, lambda centred: at.times(at.reduce("ReduceSumSquare", centred, axis), 1 / n)
+            at.data, axis, absent, lambda centred: at.times(at.reduce("ReduceSumSquare", centred, axis), 1 / n)
         )
-        at.finish(result, axis, required, out, *self._factors(rewriter.before, rewriter.facts, n))
+        at.finish(result, *self._factors(at.rewriter.before, at.rewriter.facts, n))
 
 
 @register("RMSNormalization", "SimplifiedLayerNormalization")
@@ -226,27 +210,21 @@ class RMSNormalization(NormalizationFromAxis):
     def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         return (scale * value)[:, None]
 
-    def lower_statistics(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, known: ConstantSlices, required: Mask, out: Mask
-    ) -> None:
+    def lower_statistics(self, at: NarrowedNormalization) -> None:
         """Over k of n channels, the others zero: of x · sqrt(k / n) the mean of squares is that of all n, and scale ·
         sqrt(n / k) gives the same; epsilon, an attribute in single precision, stays as it is. Other constants add the
         sum of their squares.
         """
-        removed = known.value[known.mask & ~required].astype(np.float64)
-        n, k = required.size, int(required.sum())
+        removed, rewriter = at.known.value[at.removed].astype(np.float64), at.rewriter
+        n, k = at.required.size, int(at.required.sum())
         scale, bias = self._factors(rewriter.before, rewriter.facts, n)
-        epsilon = float(node.attrs.get("epsilon", np.float32(1e-5)))
         if removed.any():
-            at = DecomposedNormalization(node, rewriter)
-            squares = at.times(at.reduce("ReduceSumSquare", at.data, axis), 1 / n)
-            result = at.over_root(at.data, at.plus(squares, float((removed**2).sum()) / n + epsilon))
-            at.finish(result, axis, required, out, scale, bias)
+            squares = at.times(at.reduce("ReduceSumSquare", at.data, at.axis), 1 / n)
+            variance = at.plus(squares, float((removed**2).sum()) / n + at.epsilon)
+            at.finish(at.over_root(at.data, variance), scale, bias)
             return
-        factors = rewriter.constant("scale", (scale[required] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype))
+        data = at.node.inputs[0]
+        factors = (scale[at.required] * np.sqrt(n / k)).astype(rewriter.before.inputs[1].dtype)
+        scale_of_required = rewriter.constant("scale", factors)
         share = rewriter.constant("share", np.asarray(np.sqrt(k / n), numpy_dtype(rewriter.before.inputs[0])))
-        inputs = [rewriter.emit("Mul", [node.inputs[0], share], node.inputs[0]), factors]
-        if (required == out).all():
-            node.inputs = inputs
-            return
-        self._pick(node, rewriter, rewriter.emit(node.op, inputs, node.inputs[0], **node.attrs), axis, required, out)
+        at.pick([rewriter.emit("Mul", [data, share], data), scale_of_required])

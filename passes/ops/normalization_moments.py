@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.slices import ConstantSlices
 from passes.graph.tensors import Array, Mask, numpy_dtype
 from passes.rewriting.lower_ops import Rewriter
 
@@ -36,14 +39,40 @@ class Absent:
         return cls(float(n - count[0]) / n, count / n, known.sum(axis=1) / n, middle, spread)
 
 
-class DecomposedNormalization:
-    """Writes a normalisation ahead of the node, in single precision at least, and lets the node end it."""
+@dataclass(frozen=True)
+class NarrowedNormalization:
+    """Writes a normalisation ahead of the node, in single precision at least, and lets the node end it.
 
-    def __init__(self, node: gs.Node, rewriter: Rewriter) -> None:
-        self.node, self.rewriter = node, rewriter
-        self.dtype = numpy_dtype(rewriter.before.inputs[0])
-        self.narrow = self.dtype.itemsize < 4  # statistics of half precision are taken in single precision
-        self.data = rewriter.cast(node.inputs[0], np.dtype(np.float32)) if self.narrow else node.inputs[0]
+    Of the channels along `axis` those `required` are there and those `out` are written; the others are `known`.
+    """
+
+    node: gs.Node
+    rewriter: Rewriter
+    axis: int
+    known: ConstantSlices
+    required: Mask
+    out: Mask
+
+    @property
+    def removed(self) -> Mask:
+        """The constants that are not there."""
+        return self.known.mask & ~self.required
+
+    @property
+    def epsilon(self) -> float:
+        """The attribute."""
+        return float(self.node.attrs.get("epsilon", np.float32(1e-5)))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of what is normalised; statistics of half precision are taken in single precision."""
+        return numpy_dtype(self.rewriter.before.inputs[0])
+
+    @functools.cached_property
+    def data(self) -> gs.Tensor:
+        """What is normalised, in single precision at least."""
+        data = self.node.inputs[0]
+        return self.rewriter.cast(data, np.dtype(np.float32)) if self.dtype.itemsize < 4 else data
 
     def emit(self, op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Variable:
         return self.rewriter.emit(op, list(inputs), self.data, **attrs)
@@ -68,12 +97,7 @@ class DecomposedNormalization:
         return self.times(mean, share) if share < 1 else mean
 
     def normalised(
-        self,
-        data: gs.Tensor,
-        axis: int,
-        absent: Absent,
-        epsilon: float,
-        squares: Callable[[gs.Tensor], gs.Tensor],
+        self, data: gs.Tensor, axis: int, absent: Absent, squares: Callable[[gs.Tensor], gs.Tensor]
     ) -> gs.Tensor:
         """(data - mean) / sqrt(variance + epsilon) over the axis.
 
@@ -86,23 +110,36 @@ class DecomposedNormalization:
         apart = self.plus(mean, -absent.middle) if absent.middle.any() else mean
         between = self.times(self.emit("Mul", apart, apart), absent.removed)
         variance = self.emit("Add", squares(centred), between)
-        return self.over_root(centred, self.plus(variance, absent.spread + epsilon))
+        return self.over_root(centred, self.plus(variance, absent.spread + self.epsilon))
 
     def over_root(self, tensor: gs.Tensor, variance: gs.Tensor) -> gs.Tensor:
         return self.emit("Mul", tensor, self.emit("Reciprocal", self.emit("Sqrt", variance)))
 
-    def finish(self, result: gs.Tensor, axis: int, required: Mask, out: Mask, scale: Array, bias: Array) -> None:
+    def pick(self, inputs: list[gs.Tensor]) -> None:
+        """Let the operator itself normalise what is required, with these inputs, and the node write what is stored."""
+        if (self.required == self.out).all():
+            self.node.inputs = inputs
+            return
+        data = self.rewriter.emit(self.node.op, inputs, self.node.inputs[0], **self.node.attrs)
+        self.rewriter.become(self.node, "Gather", [data, self._positions()], axis=self.axis)
+
+    def _positions(self) -> gs.Constant:
+        """Where the slices that are stored lie among those that are required."""
+        return self.rewriter.constant("channels", (np.cumsum(self.required) - 1)[self.out])
+
+    def finish(self, result: gs.Tensor, scale: Array, bias: Array) -> None:
         """Let the node scale and shift those of the slices `required` that are stored."""
         like = self.rewriter.before.inputs[0]
-        shape = [int(out.sum()) if a == axis else d for a, d in enumerate(self.rewriter.shape(like))]
-        if self.narrow:
+        shape = [int(self.out.sum()) if a == self.axis else d for a, d in enumerate(self.rewriter.shape(like))]
+        if self.dtype.itemsize < 4:
             result = self.rewriter.cast(result, self.dtype)
-        if (required != out).any():
-            positions = self.rewriter.constant("channels", (np.cumsum(required) - 1)[out])
-            result = self.rewriter.emit("Gather", [result, positions], like, axis=axis)
-        along = [-1, *[1] * (len(shape) - 1 - axis)]
-        factors = self.rewriter.constant("scale", scale[out].astype(self.dtype).reshape(along))
-        addends = self.rewriter.constant("bias", bias[out].astype(self.dtype).reshape(along))
+        if (self.required != self.out).any():
+            result = self.rewriter.emit("Gather", [result, self._positions()], like, axis=self.axis)
+        along = [-1, *[1] * (len(shape) - 1 - self.axis)]
+        factors, addends = (
+            self.rewriter.constant(hint, values[self.out].astype(self.dtype).reshape(along))
+            for hint, values in (("scale", scale), ("bias", bias))
+        )
         scaled = self.rewriter.emit("Mul", [result, factors], like)
         for tensor in (result, scaled):
             assert isinstance(tensor, gs.Variable)

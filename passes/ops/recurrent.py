@@ -215,9 +215,8 @@ class Recurrent(ReadRule, Op, WeightedSums):
 
     def _absorbed(self, node: gs.Node, facts: Facts) -> Mask:
         """Features that are constant, and of which a bias takes what they add."""
-        known, bias = facts.known(node.inputs[0], 2), operand(node, 3)
-        takes = known is not None and (bias is None or is_constant(bias))
-        return known.mask if known is not None and takes else facts.zero(node.inputs[0], 2)
+        known, bias = facts.constant_slices(node.inputs[0], 2), operand(node, 3)
+        return known.mask if bias is None or is_constant(bias) else known.only(0).mask
 
     # -- rewriting -------------------------------------------------------------------------------------------------
 
@@ -253,12 +252,12 @@ class Recurrent(ReadRule, Op, WeightedSums):
 
     def _bias(self, node: gs.Node, facts: Facts, features: Mask) -> Array | None:
         """The bias with what the features add that are constant and not there; None where there is none."""
-        bias, known = operand(node, 3), facts.known(node.inputs[0], 2)
+        bias, known = operand(node, 3), facts.constant_slices(node.inputs[0], 2)
         if bias is not None and not is_constant(bias):
             return None
         old = None if bias is None else facts.value(bias)
-        gone = np.zeros(features.size, bool) if known is None else known.mask & ~features & (known.value != 0)
-        if known is None or not gone.any():
+        gone = known.mask & ~features & (known.value != 0)
+        if not gone.any():
             return old
         weights = facts.value(node.inputs[1])
         rows = weights.shape[1]

@@ -24,9 +24,10 @@ from passes.graph.tensors import (
     product,
     shape_of,
     size_of,
+    values_of,
 )
-from passes.ops.base import register
-from passes.ops.gather_scatter import Picking, settled
+from passes.ops.base import axis_attribute, register
+from passes.ops.gather_scatter import Picking
 from passes.ops.movement import Movement, same_axis
 from passes.ops.shape import is_static
 from passes.rewriting.channel_facts import Facts
@@ -201,10 +202,10 @@ class Gather(Picking):
 
     def picked(self, node: gs.Node) -> tuple[int, Index] | None:
         """The axis along which the node picks slices of input 0 and does nothing else, and which: int64 [picked]."""
-        axis = self._axis(node)
-        if axis is None or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 1:
+        axis = axis_attribute(node)
+        if not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 1:
             return None
-        index, size = np.asarray(node.inputs[1].values).astype(np.int64), size_of(node.inputs[0], axis)
+        index, size = values_of(node.inputs[1]).astype(np.int64), size_of(node.inputs[0], axis)
         return (axis, index) if size is not None and ((index >= 0) & (index < size)).all() else None
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
@@ -214,32 +215,21 @@ class Gather(Picking):
             return None
         return node.inputs[0]
 
-    def _axis(self, node: gs.Node) -> int | None:
-        shape = shape_of(node.inputs[0])
-        return int(node.attrs.get("axis", 0)) % len(shape) if shape else None
-
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        picked, indices = self._axis(node), shape_of(node.inputs[1])
-        if picked is None or indices is None or index != 0:
+        picked, indices = axis_attribute(node), shape_of(node.inputs[1])
+        if not shape_of(node.inputs[0]) or indices is None or index != 0:
             return None
         if axis < picked:
             return axis
         return axis - len(indices) + 1 if axis >= picked + len(indices) else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        axis = self._axis(node)
-        indices = shape_of(node.inputs[1])
-        if axis is None or indices is None:
+        axis, indices = axis_attribute(node), shape_of(node.inputs[1])
+        if indices is None:
             return []
-        rank = len(shape_of(node.inputs[0]) or ())
-        shift = len(indices) - 1
+        rank, shift = len(shape_of(node.inputs[0]) or ()), len(indices) - 1
         found = same_axis(node, facts, [(a, a if a < axis else a + shift) for a in range(rank) if a != axis])
         return found + [Link(0, axis, 0, axis, index) for _, index in self.chosen(node) if index.ndim == 1]
-
-    def chosen(self, node: gs.Node) -> list[tuple[int, Index]]:
-        axis = self._axis(node)
-        index = None if axis is None else settled(node.inputs[1], size_of(node.inputs[0], axis))
-        return [] if axis is None or index is None else [(axis, index)]
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands, picked = super().required_inputs(node, facts, stored), self.picked(node)
@@ -249,11 +239,10 @@ class Gather(Picking):
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        axis = self._axis(rewriter.before)
-        if not is_constant(node.inputs[1]) or axis is None:
+        axis = axis_attribute(rewriter.before)
+        if not is_constant(node.inputs[1]):
             return
-        required = rewriter.required(node, 0, axis)
-        indices = np.asarray(node.inputs[1].values).astype(np.int64)
+        required, indices = rewriter.required(node, 0, axis), values_of(node.inputs[1]).astype(np.int64)
         asked = rewriter.stored(rewriter.before.outputs[0], axis) if indices.ndim == 1 else None
         if required is None and asked is None:
             return

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination, LinearDependence
 from passes.abstract_values.scale_shift import Affine, ClampedAffine
-from passes.abstract_values.slices import ConstantSlices, Couples, Dependences, Partitions
+from passes.abstract_values.slices import Couples, Dependences, Partitions
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
@@ -31,14 +30,6 @@ class ScaleShift:
         return None
 
 
-class Distribution:
-    """Operators whose outputs may be weights of a mean."""
-
-    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
-        """An axis along which the elements of output 0, none of them negative, add up to one; None if none does."""
-        raise NotImplementedError
-
-
 class DependenceTransfer:
     """Operators after which slices may be linear combinations of a few others of the same axis."""
 
@@ -47,10 +38,9 @@ class DependenceTransfer:
         raise NotImplementedError
 
 
-def combination(facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Combination:
+def combination(facts: Facts, tensor: gs.Tensor, axis: int) -> Combination:
     """What is known of the slices, constants and those that depend on others, as combinations."""
-    known, dependence = facts.known(tensor, axis), facts.dependence.get((tensor.name, axis))
-    known = known or ConstantSlices(np.zeros(size, bool), np.zeros(size))
+    known, dependence = facts.constant_slices(tensor, axis), facts.dependence.get((tensor.name, axis))
     fixed = linear_dependence.constants(known.mask, known.value)
     if dependence is None:
         return fixed
@@ -62,9 +52,7 @@ def in_sums(facts: Facts, tensor: gs.Tensor, axis: int) -> LinearDependence | No
     size, before = facts.size(tensor, axis), facts.dependence.get((tensor.name, axis))
     if size is None or is_constant(tensor) or (before is None and facts.known(tensor, axis) is None):
         return None
-    found = linear_dependence.multiplied(
-        combination(facts, tensor, axis, size), linear_dependence.broadcast("sum", size)
-    )
+    found = linear_dependence.multiplied(combination(facts, tensor, axis), linear_dependence.broadcast("sum", size))
     return None if found is None else linear_dependence.dependence(found, None if before is None else before.reps)
 
 

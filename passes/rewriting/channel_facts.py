@@ -22,6 +22,7 @@ from passes.graph.tensors import (
     Mask,
     is_constant,
     is_float,
+    numpy_dtype,
     output_index,
     rank_of,
     shape_of,
@@ -119,6 +120,11 @@ class Facts:
             self.constant.setdefault(tensor.name, {})[axis] = found
         return found
 
+    def constant_slices(self, tensor: gs.Tensor, axis: int) -> ConstantSlices:
+        """As `known`, and slices of which none is constant where none are known."""
+        size = self.size(tensor, axis) or 0
+        return self.known(tensor, axis) or ConstantSlices(np.zeros(size, bool), np.zeros(size, numpy_dtype(tensor)))
+
     def dim(self, tensor: gs.Tensor, axis: int) -> Dim:
         """The size of the axis; None where it is not known, or symbolic and cannot be computed with at run time."""
         size, shape = self.size(tensor, axis), shape_of(tensor) or ()
@@ -178,9 +184,7 @@ class Facts:
         if is_constant(tensor):
             return zeros(self._values(tensor), axis)
         known = self.known(tensor, axis)
-        if known is None:
-            return np.zeros(size_of(tensor, axis) or 0, bool)
-        return np.asarray(known.mask & (known.value == 0))
+        return np.zeros(self.size(tensor, axis) or 0, bool) if known is None else known.only(0).mask
 
     def counts(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that may not be zero instead.
@@ -240,18 +244,11 @@ class Facts:
 
     def live(self, tensor: gs.Tensor, axis: int) -> Mask:
         """Slices along the (static) axis that are read and not constant."""
-        some = self.live_some(tensor, axis)
-        return np.ones(self.size(tensor, axis) or 0, bool) if some is None else some
-
-    def live_some(self, tensor: gs.Tensor, axis: int) -> Mask | None:
-        """As `live`, but None where all slices are read and none is constant."""
-        axes = self._live_axes(tensor)
+        axes, size = self._live_axes(tensor), self.size(tensor, axis) or 0
         if axes is None:
-            return np.zeros(self.size(tensor, axis) or 0, bool)
-        live, dependence = axes.get(axis), self.dependence.get((tensor.name, axis))
-        if dependence is None:
-            return live
-        return dependence.required(np.ones(self.size(tensor, axis) or 0, bool) if live is None else live)
+            return np.zeros(size, bool)
+        live, dependence = axes.get(axis, np.ones(size, bool)), self.dependence.get((tensor.name, axis))
+        return live if dependence is None else dependence.required(live)
 
     def is_live(self, tensor: gs.Tensor) -> bool:
         """Whether anything of the tensor is read and not constant."""

@@ -148,10 +148,10 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         """Where an initializer adds anything to a sum, over the indices along two of its axes."""
         return facts.nonzero(node.inputs[index], axes)
 
-    def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
+    def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices:
         """Constants of the data along an inner label whose share of the sums can be computed."""
-        known = facts.known(node.inputs[projection.data], projection.axis(label, projection.data))
-        return known if known is None or projection.repeats(node) is not None else known.only(0)
+        known = facts.constant_slices(node.inputs[projection.data], projection.axis(label, projection.data))
+        return known if projection.repeats(node) is not None else known.only(0)
 
     def dependence(self, node: gs.Node, facts: Facts, projection: Projection) -> LinearDependence | None:
         """Slices of the data for which weights of their representatives can stand."""
@@ -169,15 +169,14 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         return maps.get(projection.axis(label, projection.data))
 
     @staticmethod
-    def _together(inner: Sequence[Label], constants: Sequence[ConstantSlices | None]) -> ConstantSlices:
+    def _together(constants: Sequence[ConstantSlices]) -> ConstantSlices:
         """Constants along each of the inner labels as those over all of them, flattened; 0 (float64) elsewhere."""
-        sizes = [k.size for k in inner]
+        sizes = [known.mask.size for known in constants]
         mask, value = np.zeros(sizes, bool), np.zeros(sizes)
         for number, known in enumerate(constants):
-            if known is not None:
-                along = [-1 if n == number else 1 for n in range(len(inner))]
-                value = np.where(known.mask.reshape(along), known.value.reshape(along), value)
-                mask = mask | known.mask.reshape(along)
+            along = [-1 if n == number else 1 for n in range(len(constants))]
+            value = np.where(known.mask.reshape(along), known.value.reshape(along), value)
+            mask = mask | known.mask.reshape(along)
         return ConstantSlices(mask.reshape(-1), value.reshape(-1))
 
     def _sum(self, node: gs.Node, projection: Projection, values: Array) -> tuple[Array, list[int]]:
@@ -224,7 +223,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
     def _sums(self, node: gs.Node, facts: Facts, projection: Projection) -> dict[int, ConstantSlices]:
         """Along the output axes that only the weights have: slices that sum up nothing but constants."""
         found: dict[int, ConstantSlices] = {}
-        known = self._together(projection.inner, [self.absorbed(node, facts, projection, k) for k in projection.inner])
+        known = self._together([self.absorbed(node, facts, projection, k) for k in projection.inner])
         for out, label in projection.kept.items():
             mask, value = self._untouched(node, facts, projection, label, ~known.mask), np.zeros(label.size)
             if mask.any() and known.value.any():
@@ -352,8 +351,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
 
     def spared(self, node: gs.Node, facts: Facts, projection: Projection, label: Label, need: Mask) -> Mask:
         """Of the needed slices of the data, those that are not made up for by weights, a constant or a map."""
-        known = self.absorbed(node, facts, projection, label)
-        need = need if known is None else need & ~known.mask
+        need = need & ~self.absorbed(node, facts, projection, label).mask
         dependence, uneven = self.dependence(node, facts, projection), self.uneven(node, facts, projection)
         if uneven is not None and facts.adds_maps:
             read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
@@ -398,12 +396,12 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
     def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
         """Add what slices of the data that are no longer read contributed."""
         facts, before = rewriter.facts, rewriter.before
-        removed: list[ConstantSlices | None] = []
+        removed = []
         for k in projection.inner:
             required, known = left.get(k), self.absorbed(before, facts, projection, k)
             gone = np.zeros(k.size, bool) if required is None else ~required
-            removed.append(None if known is None else ConstantSlices(known.mask & gone, known.value))
-        values = self._together(projection.inner, removed).value
+            removed.append(ConstantSlices(known.mask & gone, known.value))
+        values = self._together(removed).value
         required = left.get(projection.inner[0]) if projection.inner else None
         dependence, uneven = self.dependence(before, facts, projection), self.uneven(before, facts, projection)
         folded = np.zeros(values.shape, bool)

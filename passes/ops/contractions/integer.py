@@ -120,10 +120,8 @@ class IntegerProduct(Contraction):
         if zero is not None and not is_constant(zero):
             before = _before_steps(data, zero)  # channels that were zero then are at the zero point
             return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
-        known, point = facts.known(data, axis), 0 if zero is None else facts.uniform(zero)
-        if known is None or point is None:
-            return np.zeros(facts.size(data, axis) or 0, bool)
-        return known.only(point).mask
+        known, point = facts.constant_slices(data, axis), 0 if zero is None else facts.uniform(zero)
+        return np.zeros(known.mask.size, bool) if point is None else known.only(point).mask
 
     def nonzero(self, node: gs.Node, facts: Facts, index: int, axes: tuple[int, int]) -> Nonzero:
         adds = np.moveaxis(self.steps(node) != 0, axes, (-2, -1))
@@ -133,12 +131,12 @@ class IntegerProduct(Contraction):
         """Whether constant data add the same to each sum."""
         return True
 
-    def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices | None:
+    def absorbed(self, node: gs.Node, facts: Facts, projection: Projection, label: Label) -> ConstantSlices:
         """Constants as steps from the zero point."""
         axis, zero = projection.axis(label, 0), operand(node, self.operands.data_zero)
-        known, point = facts.known(node.inputs[0], axis), 0 if zero is None else facts.uniform(zero)
+        known, point = facts.constant_slices(node.inputs[0], axis), 0 if zero is None else facts.uniform(zero)
         takes = self.operands.output_zero is None or self.operands.bias is not None
-        if known is not None and point is not None and takes and self.spreads_evenly(node):
+        if point is not None and takes and self.spreads_evenly(node):
             return ConstantSlices(known.mask, known.value.astype(np.float64) - float(point))
         dead = self.zeros(node, facts, 0, axis)
         return ConstantSlices(dead, np.zeros(dead.shape))

@@ -43,7 +43,6 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
-from passes.ops.convolutions.removed_channels import bears, fold_dependent, fold_into_constant, shift_of_removed
 from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -129,18 +128,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         if not self.understood_shapes(node, facts):
             return
-        nonzero = self.nonzero(node, facts)
-        groups = group_size(node)
-        known = facts.known(node.inputs[0], 1)
-        channels = facts.size(node.inputs[0], 1) or 0
-        unknown = np.ones(channels, bool) if known is None else ~known.mask
-        mask = ~self._touched(nonzero, unknown, groups)
-        total = np.zeros(mask.shape)
-        if known is not None and mask.any():
-            shift = known.mask & (known.value != 0)
-            if shift.any() and self.spreads_evenly(node):
+        nonzero, groups = self.nonzero(node, facts), group_size(node)
+        known = facts.constant_slices(node.inputs[0], 1)
+        mask = ~self._touched(nonzero, ~known.mask, groups)
+        shift, total = known.mask & (known.value != 0), np.zeros(mask.shape)
+        if mask.any() and shift.any():
+            if self.spreads_evenly(node):
                 total = self._shift(node, facts, np.where(shift, known.value, 0))
-            elif shift.any():  # the border of the output reads less of the constant
+            else:  # the border of the output reads less of the constant
                 mask &= ~self._touched(nonzero, shift, groups)
         bias = operand(node, 2)
         if bias is not None:
@@ -255,16 +250,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         if bias is not None and (0, 1) in stored:
             demands[2, 0] = Demand(outputs)
         read = self.read_by(node, facts, outputs)
-        known = facts.known(node.inputs[0], 1)
+        known = facts.constant_slices(node.inputs[0], 1)
         uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
         groups = group_size(node)
-        need = read if known is None else read & ~known.mask
+        need, shift = read & ~known.mask, read & known.mask & (known.value != 0)
         if uneven is not None and groups == 1 and self._adds_map(node, facts, read & uneven.mask, uneven.mask | ~need):
             need = need & ~uneven.mask
-        elif known is not None:
-            shift = read & known.mask & (known.value != 0)
-            if shift.any() and not self.spreads_evenly(node):
-                need = need | self._representatives(node, known, shift)
+        elif shift.any() and not self.spreads_evenly(node):
+            need = need | self._representatives(node, known, shift)
         dependence = self._dependence(node, facts)
         need = need if dependence is None else dependence.required(need)
         if groups == 1:
@@ -327,17 +320,21 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if required is None else required
         outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
         removed = self.read_by(before, facts, outputs) & ~inputs
-        known, dependence = facts.known(before.inputs[0], 1), self._dependence(before, facts)
+        known, dependence = facts.constant_slices(before.inputs[0], 1), self._dependence(before, facts)
         dependence = None if dependence is None else dependence.without(~(dependence.gone(inputs) & removed))
-        shift = shift_of_removed(removed, known, dependence)
+        # what removed channels hold beside multiples of their representatives
+        shift, mapped = np.where(known.mask & removed, known.value, 0), removed
+        if dependence is not None:
+            shift, mapped = np.where(dependence.mask, dependence.shift, shift), removed & ~dependence.mask
         meets_border = bool(shift.any()) and not self.spreads_evenly(before)
-        mapped = removed if dependence is None else removed & ~dependence.mask
-        maps = self._removed_maps(before, facts, mapped, meets_border and not bears(known, inputs, shift))
+        strength = np.where(inputs & known.mask, np.abs(known.value.astype(np.float64)), 0)  # of constants that stay
+        unrepresented = meets_border and strength.max() < np.abs(shift).max()
+        maps = self._removed_maps(before, facts, mapped, unrepresented)
         if maps is not None:
             self._add_map(node, rewriter, maps, outputs)
         elif shift.any() and not meets_border:
             self._add_bias(node, rewriter, self._shift(before, facts, shift)[outputs])
-        constant = known if meets_border and maps is None else None
+        represented = meets_border and maps is None
         if (groups := group_size(before)) > 1:
             kept = int(outputs.reshape(groups, -1).any(axis=1).sum())
             node.attrs["group"] = kept
@@ -345,11 +342,14 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
                 before.inputs[1],
                 lambda w: self.by_output(cut_groups(self.by_output(w, groups), outputs, inputs, groups), kept),
             )
-        elif dependence is None and constant is None:
+        elif dependence is None and not represented:
             cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
         else:
-            weights = fold_dependent(self.weights(before, facts), dependence)
-            weights = weights if constant is None else fold_into_constant(weights, shift, inputs, constant)
+            weights = self.weights(before, facts)
+            if dependence is not None:
+                weights = np.moveaxis(dependence.folded(np.moveaxis(weights, 1, 0), dependence.mask), 0, 1)
+            if represented:
+                weights = _with_representative(weights, int(strength.argmax()), shift, known.value)
             weights = self.by_output(weights[np.ix_(outputs, inputs)], 1)
             cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
         rewriter.set_input(node, 1, cut)
@@ -437,6 +437,16 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
         if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
             yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
+
+
+def _with_representative(weights: Array, channel: int, shift: Array, value: Array) -> Array:
+    """Let a constant channel stand for others, which hold `shift`, at borders too; `value` is what channels hold."""
+    used = np.flatnonzero(shift)
+    ratio = shift[used].astype(np.float64) / float(value[channel])
+    folded = np.tensordot(weights[:, used].astype(np.float64), ratio, axes=(1, 0))
+    weights = weights.copy()
+    weights[:, channel] = (weights[:, channel] + folded).astype(weights.dtype)
+    return weights
 
 
 @register("Conv")
