@@ -88,11 +88,8 @@ class Clip(Elementwise, ScaleShift):
             if not is_constant(tensor):
                 return None
             bounds[place] = float(np.asarray(tensor.values).reshape(()))
-        return (
-            ClampedAffine(node.inputs[0], low=float(bounds[0]), high=float(bounds[1]))
-            if bounds[0] <= bounds[1]
-            else None
-        )
+        low, high = map(float, bounds)
+        return ClampedAffine(node.inputs[0], low=low, high=high) if low <= high else None
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         if "min" in node.attrs or "max" in node.attrs or operands[0] is None:

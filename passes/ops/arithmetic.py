@@ -206,9 +206,7 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     """Zero where any operand is."""
     given = [k for k in operands if k is not None]
     known = [k for k in given if k.mask.any()] or given[:1]
-    mask = known[0].mask & (known[0].value == 0)
-    for other in known[1:]:
-        mask |= other.mask & (other.value == 0)
+    mask = np.asarray(np.logical_or.reduce([k.only(0).mask for k in known]))
     return ConstantSlices(mask, np.zeros(mask.shape, known[0].value.dtype))
 
 

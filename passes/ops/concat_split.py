@@ -60,18 +60,11 @@ class Concat(SizeRule, Movement):
             size = facts.size(node.outputs[0], a)
             if a != axis and size is not None and all(facts.size(t, a) == size for t in node.inputs):
                 found += [Link(index, a, 0, a) for index in range(len(node.inputs))]
-        sizes = [facts.size(t, axis) for t in node.inputs]
-        total = facts.size(node.outputs[0], axis)
-        if total is None or any(s is None for s in sizes):
+        sizes = [size for t in node.inputs if (size := facts.size(t, axis)) is not None]
+        if facts.size(node.outputs[0], axis) is None or len(sizes) < len(node.inputs):
             return found
-        start = 0
-        for index, size in enumerate(sizes):
-            assert size is not None
-            source = np.full(total, -1, np.int64)
-            source[start : start + size] = np.arange(size)
-            found.append(Link(index, axis, 0, axis, source))
-            start += size
-        return found
+        part, place = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([np.arange(size) for size in sizes])
+        return found + [Link(index, axis, 0, axis, np.where(part == index, place, -1)) for index in range(len(sizes))]
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)

@@ -140,7 +140,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
             operands[index] = known
         if not any(operands):
             return None
-        all_known = None if unknown else _common([k.mask for k in operands if k is not None])
+        all_known = None if unknown else functools.reduce(np.logical_and, [k.mask for k in operands if k is not None])
         for index in unknown:
             operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         decided = self.decided(node, facts, operands) if one_decides else None
@@ -182,7 +182,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
             if operand is None:
                 return None
             operands[index] = operand
-        mask = _common([p.mask for p in operands.values()])
+        mask = functools.reduce(np.logical_and, [p.mask for p in operands.values()])
         joint = refined(list(operands.values())) if mask.any() else None
         if joint is None:
             return None
@@ -335,11 +335,6 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         rule = _LOWEST.get(node.op)
         return -math.inf if rule is None else float(rule([facts.lowest(t) for _, t in present(node.inputs)]))
-
-
-def _common(masks: Sequence[Mask]) -> Mask:
-    """Slices that all of these have."""
-    return functools.reduce(np.logical_and, masks)
 
 
 _NONNEGATIVE = "Abs Exp HardSigmoid Relu Sigmoid Softplus Sqrt ThresholdedRelu".split()

@@ -168,6 +168,12 @@ def _along(place: int, rank: int) -> list[int]:
     return [-1 if a == place else 1 for a in range(rank)]
 
 
+def whole_line(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | None:
+    """The constants along an axis, [..., size, ...] with 1 for the other axes; None unless all slices are constant."""
+    known = facts.known(tensor, axis)
+    return known.value.reshape(_along(axis, rank_of(tensor))) if known is not None and known.mask.all() else None
+
+
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:
     """Links of input 0 to output 0 for `(input axis, output axis)` pairs of equal static size."""
     return [

@@ -225,7 +225,8 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
             for index in _BY_ROW:
                 if operand(before, index) is not None:
                     tensor = initializer(before, index)
-                    rewriter.set_input(node, index, rewriter.slice(tensor, {0: _spread(rows, tensor.shape[0])}))
+                    each = np.repeat(rows, tensor.shape[0] // rows.size)  # as many elements belong to each row
+                    rewriter.set_input(node, index, rewriter.slice(tensor, {0: each}))
             node.attrs["N"] = int(rows.sum())
 
     def _cut_columns(self, node: gs.Node, rewriter: Rewriter, rows: Mask, columns: Mask) -> None:
@@ -252,8 +253,3 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
     def cost(self, node: gs.Node) -> tuple[int, int]:
         out, k = volume(node.outputs[0]), int(node.attrs["K"])
         return out * (2 * k - 1) + (out if operand(node, 5) is not None else 0), out * k
-
-
-def _spread(rows: Mask, size: int) -> Mask:
-    """For an operand of `size` elements along its first axis, those that belong to these rows."""
-    return np.repeat(rows, size // rows.size)

@@ -20,12 +20,11 @@ from passes.graph.tensors import (
     numpy_dtype,
     operand,
     product,
-    rank_of,
     shape_of,
     volume,
 )
 from passes.ops.base import Linked, Preserved, axis_attribute, register
-from passes.ops.movement import filled, same_axis
+from passes.ops.movement import filled, same_axis, whole_line
 from passes.ops.traits import DependenceTransfer, passed_on
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -77,7 +76,7 @@ class Reduce(Linked):
         """The result, if all that is reduced is known along one of the axes; None otherwise."""
         x, axes = node.inputs[0], reduced_axes(node) or set()
         sizes = [facts.size(x, a) if a in axes else 1 for a in range(len(shape_of(x) or ()))]
-        found = next((line for a in axes if sizes[a] and (line := _whole_line(facts, x, a)) is not None), None)
+        found = next((line for a in axes if sizes[a] and (line := whole_line(facts, x, a)) is not None), None)
         static = [1 if s is None else s for s in sizes]
         if found is None or (None in sizes and not self.averages) or math.prod(static) > _COMPUTED:
             return None
@@ -173,14 +172,10 @@ class ReduceSum(Reduce, DependenceTransfer):
         yield from passed_on(node, facts, means=self.averages)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
-        x = node.inputs[0]
-        known, dependence = facts.known(x, axis), facts.dependence.get((x.name, axis))
-        found = np.zeros(facts.size(x, axis) or 0, bool)
-        if known is not None:
-            found |= known.mask if self._others(node, facts, axis) is not None else known.mask & (known.value == 0)
-        if dependence is not None and (not dependence.shift.any() or self._others(node, facts, axis) is not None):
-            found |= dependence.mask
-        return found
+        x, counted = node.inputs[0], self._others(node, facts, axis) is not None
+        known, dependence = facts.constant_slices(x, axis), facts.dependence.get((x.name, axis))
+        found = known.mask if counted else known.only(0).mask
+        return found | dependence.mask if dependence is not None and (counted or not dependence.shift.any()) else found
 
     def reduced(self, node: gs.Node, facts: Facts, known: ConstantMap, positions: set[int]) -> ConstantMap | None:
         mean = averaged(known, positions)
@@ -198,9 +193,9 @@ class ReduceSum(Reduce, DependenceTransfer):
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask) -> None:
         before, facts = rewriter.before, rewriter.facts
         x = before.inputs[0]
-        known, dependence = facts.known(x, axis), facts.dependence.get((x.name, axis))
+        known, dependence = facts.constant_slices(x, axis), facts.dependence.get((x.name, axis))
         weights = np.ones(kept.size)
-        total = 0.0 if known is None else float(known.value[known.mask & ~kept].astype(np.float64).sum())
+        total = float(known.value[known.mask & ~kept].astype(np.float64).sum())
         if dependence is not None:
             removed = dependence.mask & ~kept
             np.add.at(weights, dependence.reps, dependence.coef[removed].sum(axis=0))
@@ -258,13 +253,12 @@ class ReduceExtremum(Reduce):
         return extreme(known, positions, np.max if node.op == "ReduceMax" else np.min)
 
     def dispensable(self, node: gs.Node, facts: Facts, axis: int) -> Mask | None:
-        known = facts.known(node.inputs[0], axis)
-        # not worth another operator for a slice or two
-        return None if known is None or known.mask.sum() < 4 or known.mask.all() else known.mask
+        known = facts.constant_slices(node.inputs[0], axis).mask
+        return None if known.sum() < 4 or known.all() else known  # not worth another operator for a slice or two
 
     def lower_narrowed(self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask) -> None:
-        known = rewriter.facts.known(rewriter.before.inputs[0], axis)
-        removed = np.zeros(0) if known is None else known.value[known.mask & ~kept]
+        known = rewriter.facts.constant_slices(rewriter.before.inputs[0], axis)
+        removed = known.value[known.mask & ~kept]
         if removed.size == 0:
             return
         extremum = removed.max() if node.op == "ReduceMax" else removed.min()
@@ -282,11 +276,3 @@ class ArgExtremum(Linked):
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         return _kept(node, facts, {axis_attribute(node)})
-
-
-def _whole_line(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | None:
-    """The constants along an axis, [..., size, ...] with 1 for the other axes; None unless all slices are constant."""
-    known = facts.known(tensor, axis)
-    if known is None or not known.mask.all():
-        return None
-    return known.value.reshape([-1 if a == axis else 1 for a in range(rank_of(tensor))])

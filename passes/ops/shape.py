@@ -78,9 +78,9 @@ class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
                 size if size != 0 else before[a] if before and a < len(before) else None for a, size in enumerate(dims)
             ]
         dims = [None if size == -1 else size for size in dims]
-        if before is not None and None not in before and dims.count(None) == 1:
-            rest = product(Polynomial.of(size) for size in dims if size is not None)
-            left = quotient(product(Polynomial.of(size) for size in before if size is not None), rest)
+        whole = known(before)
+        if whole is not None and dims.count(None) == 1:
+            left = quotient(product(whole), product(Polynomial.of(size) for size in dims if size is not None))
             dims[dims.index(None)] = None if left is None else left.dim
         return dims
 
@@ -173,8 +173,8 @@ class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
 def flattened(shape: Sizes, axis: int) -> list[Dim]:
     """The shape of a matrix of these axes, the first `axis` of which are its rows."""
     axis = axis + len(shape) if axis < 0 else axis
-    parts = [shape[:axis], shape[axis:]]
-    return [None if None in part else product(Polynomial.of(d) for d in part if d is not None).dim for part in parts]
+    parts = known(shape[:axis]), known(shape[axis:])
+    return [None if part is None else product(part).dim for part in parts]
 
 
 def _regrouped(before: tuple[Dim, ...], left: list[int], after: tuple[Dim, ...], right: list[int]) -> list[Link]:
@@ -219,11 +219,9 @@ class Expand(SizeRule, Movement):
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
         wanted = vectors.of(node.inputs[1])
-        return (
-            None
-            if wanted is None or wanted.ndim != 1
-            else broadcast([shape_of(node.inputs[0]), vectors.wanted(wanted)])
-        )
+        if wanted is None or wanted.ndim != 1:
+            return None
+        return broadcast([shape_of(node.inputs[0]), vectors.wanted(wanted)])
 
     def contradiction(self, node: gs.Node) -> str:
         before, sizes = shape_of(node.inputs[0]) or (), int_list(node.inputs[1]) or ()

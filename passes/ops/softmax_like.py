@@ -12,7 +12,7 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps,
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
 from passes.ops.base import Linked, axis_attribute, register
-from passes.ops.movement import maps_by_slices, same_axis, stored_alike
+from passes.ops.movement import maps_by_slices, same_axis, stored_alike, whole_line
 from passes.rewriting.channel_facts import Facts
 
 
@@ -175,13 +175,10 @@ class Softmax(AlongAxes):
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         """Of what is known all along its axis, the result is as well."""
         axis = self._axis(node, facts)
-        known = None if axis is None else facts.known(node.inputs[0], axis)
-        if axis is None or known is None or not known.mask.all():
-            return
-        rank = len(shape_of(node.inputs[0]) or ())
-        results = evaluate(node, facts.opset, [known.value.reshape([-1 if a == axis else 1 for a in range(rank)])])
-        if results is not None and results[0].size == known.mask.size:
-            yield 0, axis, ConstantSlices(known.mask, results[0].reshape(-1))
+        line = None if axis is None else whole_line(facts, node.inputs[0], axis)
+        results = None if line is None else evaluate(node, facts.opset, [line])
+        if axis is not None and line is not None and results is not None and results[0].size == line.size:
+            yield 0, axis, ConstantSlices(np.ones(line.size, bool), results[0].reshape(-1))
 
 
 @register("LpNormalization")

@@ -405,19 +405,15 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         return fuser.from_inputs(node, affine, self.channel_axes, group_size(node))
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        return self._in_order(node, self.channel_axes[0], order, orders, bias=True) if axis == 1 else None
+        if axis != 1 or group_size(node) != 1:
+            return None
+        bias = [] if operand(node, 2) is None else [orders.taken(node, 2, 0, order)]
+        return all_or_none([orders.taken(node, 1, self.channel_axes[0], order), *bias])
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        if index != 0 or axis != 1:
+        if index != 0 or axis != 1 or group_size(node) != 1:
             return None
-        return self._in_order(node, self.channel_axes[1], inverse(order), orders, bias=False)
-
-    @staticmethod
-    def _in_order(node: gs.Node, axis: int, order: Index, orders: Orders, *, bias: bool) -> Change | None:
-        if group_size(node) != 1:
-            return None
-        operands = [(1, axis), *([(2, 0)] if bias and operand(node, 2) is not None else [])]
-        return all_or_none([orders.taken(node, index, along, order) for index, along in operands])
+        return orders.taken(node, 1, self.channel_axes[1], inverse(order))
 
     # -- cost ----------------------------------------------------------------------------------------------------
 
