@@ -151,29 +151,11 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         return decided if computed is None else merge(computed, decided)
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        operands = [(index, tensor, is_constant(tensor)) for index, tensor in present(node.inputs)]
-        computed = [tensor.name for _, tensor, constant in operands if not constant]
-        if not all(name in facts.constant or name in facts.constant_map for name in computed):
-            return
-        for axis, aligned in facts.aligned(node).items():
-            if self._may_map(operands, facts, aligned):
-                found = self._map(node, facts, axis, aligned)
-                if found is not None:
+        computed = [tensor for _, tensor in present(node.inputs) if not is_constant(tensor)]
+        if all(tensor.name in facts.constant or tensor.name in facts.constant_map for tensor in computed):
+            for axis, aligned in facts.aligned(node).items():
+                if (found := self._map(node, facts, axis, aligned)) is not None:
                     yield 0, axis, found
-
-    @staticmethod
-    def _may_map(operands: list[tuple[int, gs.Tensor, bool]], facts: Facts, aligned: dict[int, int]) -> bool:
-        """Whether all computed operands are known somewhere, and an operand makes them uneven."""
-        uneven = False
-        for index, tensor, constant in operands:
-            if not constant:
-                if index not in aligned or facts.constants(tensor, aligned[index]) is None:
-                    return False
-                uneven = uneven or aligned[index] in facts.constant_map.get(tensor.name, {})
-            elif not uneven:
-                known = facts.known(tensor, aligned[index]) if index in aligned else None
-                uneven = facts.uniform(tensor) is None if known is None else not known.mask.all()
-        return uneven
 
     def _map(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantMap | None:
         operands: dict[int, ConstantMap] = {}
