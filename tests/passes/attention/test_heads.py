@@ -103,6 +103,12 @@ def independent(seed: int = 0) -> Array:
     return np.random.default_rng(seed).random((3, WIDTH)) < 0.5
 
 
+def widths(masks: Array) -> list[int]:
+    """As many channels of queries, keys and values as the fullest head keeps."""
+    both, values = ((kept.reshape(HEADS, SIZE).sum(axis=1).max()) for kept in (masks[0] & masks[1], masks[2]))
+    return [both * HEADS, both * HEADS, values * HEADS]
+
+
 def columns(form: str, source: onnx.ModelProto) -> list[int]:
     """How many channels the products of queries, keys and values make."""
     result = compiled(source)
@@ -118,9 +124,7 @@ def columns(form: str, source: onnx.ModelProto) -> list[int]:
 @pytest.mark.parametrize("time", ["T", "6"])
 def test_each_head_keeps_its_own_channels_as_many_as_the_fullest_one(form: str, time: str) -> None:
     masks = independent()
-    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
-    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
-    assert columns(form, attention(form, masks, time=time)) == [both * HEADS, both * HEADS, values * HEADS]
+    assert columns(form, attention(form, masks, time=time)) == widths(masks)
 
 
 @pytest.mark.parametrize("form", ["separate", "fused"])
@@ -128,10 +132,7 @@ def test_channels_are_followed_through_what_computes_each_by_itself(form: str) -
     each = """qe = Relu(q)  ke = Tanh(k)  g = ReduceMean<axes=[2]>(x)  gate = Unsqueeze(g, axis)  ve = Mul(v, gate)"""
     behind = each + BEHIND.replace("(q, ", "(qe, ").replace(", k)", ", ke)").replace(", v)", ", ve)")
     masks, axis = independent(), {"axis": np.array([1])}
-    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
-    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
-    found = columns(form, attention(form, masks, behind, more=axis))
-    assert found == [both * HEADS, both * HEADS, values * HEADS]
+    assert columns(form, attention(form, masks, behind, more=axis)) == widths(masks)
 
 
 @pytest.mark.parametrize("shape", [(HEADS, 1, 1), (1, SIZE), (HEADS, 1, SIZE)])
@@ -149,8 +150,7 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     behind = """qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)
         y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)"""
     masks = independent()
-    values = masks[2].reshape(HEADS, SIZE).sum(axis=1).max()
-    assert columns("separate", attention("separate", masks, behind))[2] == values * HEADS
+    assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
 
 
 @pytest.mark.parametrize("back", ["zero_point", "other"])
@@ -167,10 +167,8 @@ def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
         )
     masks = independent()
     result = compiled(attention(form, masks, more=more))
-    found = [weight(result, "MatMul", which=i).shape[1] for i in range(3)]
-    both = (masks[0] & masks[1]).reshape(HEADS, SIZE).sum(axis=1).max()
     if back == "zero_point":
-        assert found == [both * HEADS, both * HEADS, masks[2].reshape(HEADS, SIZE).sum(axis=1).max() * HEADS]
+        assert [weight(result, "MatMul", which=i).shape[1] for i in range(3)] == widths(masks)
         assert not {"Gather", "Pad"} & set(operators(result)[: operators(result).index("Softmax")])
 
 
@@ -223,7 +221,7 @@ def test_inner_channels_that_all_heads_mask_go(form: str) -> None:
     masks = np.ones((3, HEADS, SIZE), bool)
     masks[0, :, 2] = masks[1, :, [4, 5]] = masks[2, :, :3] = False
     found = columns(form, attention(form, masks.reshape(3, WIDTH)))
-    assert found == [HEADS * (SIZE - 3), HEADS * (SIZE - 3), HEADS * (SIZE - 3)]
+    assert found == [HEADS * (SIZE - 3)] * 3
 
 
 def test_the_order_of_channels_is_in_the_weights() -> None:
@@ -242,11 +240,10 @@ def test_merged_heads_are_read_whole_where_that_is_cheaper_than_to_pick_channels
         )
         more = {"step": np.float32(0.05), "zp": np.asarray(0, np.int8)}
     source = attention("separate", masks, behind, more=more)
-    values = masks[2].reshape(HEADS, SIZE).sum(axis=1)
     whole, least = compiled(source, align=1), compiled(source)  # for speed, and for the fewest FLOPs
     assert "Gather" not in operators(whole)
-    assert weight(whole, "MatMul", which=5).shape[0] == HEADS * values.max()
-    assert weight(least, "MatMul", which=5).shape[0] == values.sum()
+    assert weight(whole, "MatMul", which=5).shape[0] == widths(masks)[2]
+    assert weight(least, "MatMul", which=5).shape[0] == masks[2].sum()
 
 
 @pytest.mark.parametrize(
@@ -343,29 +340,22 @@ def test_heads_of_attention_on_a_graph_are_cut(form: str) -> None:
             a = Sigmoid(s)  a1 = Unsqueeze(a, two)""" + EDGES[form]
     kept = independent()[0]
     source = model(
-        "(float[10,16] x, int64[24,1] src, int64[24,1] dst) => (float[10,5] o)",
+        f"(float[10,16] x, int64[24,1] src, int64[24,1] dst) => (float[10,5] o) <float[16,{WIDTH}] w, "
+        f"float[1,{HEADS},{SIZE}] fa, float[{SIZE}] fb, float[{WIDTH}] bias, float[{WIDTH},5] wo>",
         f"""p = MatMul(x, w)  m = Mul(p, mask)  v = Reshape(m, heads)  {scores}  {passed}
         y1 = Reshape(y0, together)  y2 = Add(y1, bias)  y3 = Elu(y2)  o = MatMul(y3, wo)""",
         opset=18,
         constants={
-            "w": random(16, WIDTH),
             "mask": kept.astype(np.float32),
             "heads": np.asarray([10, HEADS, SIZE]),
             "together": np.asarray([10, WIDTH]),
-            "fa": random(1, HEADS, SIZE, seed=1),
-            "fb": random(SIZE, seed=2),
-            "bias": random(WIDTH, seed=3),
-            "wo": random(WIDTH, 5, seed=4),
             "none": np.zeros((10, HEADS, SIZE), np.float32),
             "wide": np.asarray([24, HEADS, SIZE]),
-            "zero": np.asarray([0]),
-            "one": np.asarray([1]),
-            "two": np.asarray([2]),
+            **{name: np.asarray([i]) for i, name in enumerate(("zero", "one", "two"))},
         },
     )
     result = compiled(source)
-    fullest = kept.reshape(HEADS, SIZE).sum(axis=1).max()
-    assert weight(result, "MatMul").shape[1] == HEADS * fullest
+    assert weight(result, "MatMul").shape[1] == widths(np.stack([kept] * 3))[2]
     assert weight(result, "MatMul", which=-1).shape[0] == kept.sum()
 
 
@@ -434,25 +424,16 @@ def test_parts_of_which_one_is_empty() -> None:
 
 def test_what_divides_nothing_is_still_no_zero() -> None:
     """A quotient is not read of a numerator that is zero, and would be none if its denominator were, too."""
-    kept = independent()[0]
     compiled(
         model(
-            "(float[N,3,16] x) => (float[N,3,5] y, float[N,3,32] d)",
+            "(float[N,3,16] x) => (float[N,3,5] y, float[N,3,32] d) <float[16,32] w, float one = {1.0}, "
+            "int64[4] split = {-1, 3, 4, 8}, int64[3] turned = {2, 0, 1}, int64[3] back = {-1, 3, 32}, "
+            "float[16,32] wn, float[16,64] wide, float[64,5] narrow>",
             """p = MatMul(x, w)  r = Relu(p)  a = Add(r, one)  s = Reshape(a, split)  t = Gather<axis=1>(s, turned)
             f = Reshape(t, back)  n = MatMul(x, wn)  m = Mul(n, mask)  d = Div(m, f)
             q = MatMul(x, wide)  qm = Mul(q, few)  y = MatMul(qm, narrow)""",
-            constants={
-                "w": random(16, WIDTH),
-                "one": np.float32(1),
-                "split": np.asarray([-1, 3, HEADS, SIZE]),
-                "turned": np.asarray([2, 0, 1]),
-                "back": np.asarray([-1, 3, WIDTH]),
-                "wn": random(16, WIDTH, seed=1),
-                "mask": kept.astype(np.float32),
-                "wide": random(16, 64, seed=2),
-                "few": (np.arange(64) % 4 == 0).astype(np.float32),
-                "narrow": random(64, 5, seed=3),
-            },
+            mask=independent()[0].astype(np.float32),
+            few=(np.arange(64) % 4 == 0).astype(np.float32),
         )
     )
 
@@ -466,20 +447,11 @@ def test_zeros_that_remove_nothing_are_not_left_behind(bias: float) -> None:
         for name, out in (("p", "y"), ("q", "z"))
     ]
     source = model(
-        "(float[N,6,5] x) => (float[A,B,C] y, float[D,E,F] z)",
-        " ".join(
-            [
-                "v = MatMul(x, w) m = Mul(v, k) s = Add(m, b) h = Reshape(s, heads) p, q = Split<axis=1>(h, parts)",
-                *pieces,
-            ]
-        ),
-        w=(5, 8),
+        "(float[N,6,5] x) => (float[A,B,C] y, float[D,E,F] z) <float[5,8] w, float[8] k = {1.0, 0, 1, 1, 1, 1, 1, 0}, "
+        "int64[4] heads = {0, 6, 2, 4}, int64[2] parts = {3, 3}, int64[3] merged = {0, 3, 8}, "
+        "int64[3] apart = {-1, 4, 3}, int64[3] back = {-1, 8, 3}>",
+        "v = MatMul(x, w) m = Mul(v, k) s = Add(m, b) h = Reshape(s, heads) p, q = Split<axis=1>(h, parts)"
+        + " ".join(pieces),
         b=np.full(8, bias, np.float32),
-        k=np.array([1, 0, 1, 1, 1, 1, 1, 0], np.float32),
-        heads=np.array([0, 6, 2, 4]),
-        parts=np.array([3, 3]),
-        merged=np.array([0, 3, 8]),
-        apart=np.array([-1, 4, 3]),
-        back=np.array([-1, 8, 3]),
     )
     assert "Mul" not in operators(compiled(source))
