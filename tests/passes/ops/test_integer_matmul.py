@@ -14,6 +14,18 @@ def bytes_(*shape: int, seed: int = 0, signed: bool = False) -> Array:
     return rng.integers(-90, 90, shape).astype(np.int8) if signed else rng.integers(5, 250, shape).astype(np.uint8)
 
 
+def quantised(
+    data: str, output: str, noted: str, body: str, *, shift: float | None = None, **weights: Array
+) -> onnx.ModelProto:
+    """Data of 8 masked channels, perhaps shifted, as bytes `p` of step `s` around `z`, and then the body."""
+    keep = KEEP.reshape(1, 8, 1, 1) if data.count(",") > 1 else KEEP
+    head = "m = Mul(x, k) p = QuantizeLinear(m, s, z)"
+    if shift is not None:
+        head, weights = "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z)", weights | {"c": (1 - keep) * shift}
+    signature = f"(float[{data}] x) => (float[{output}] y) <float s = {{0.03}}, uint8 z = {{117}}, {noted}>"
+    return model(signature, f"{head} {body}", 13, k=keep, **weights)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.8])
 def test_dynamic_quantisation_between_mask_and_product(shift: float) -> None:
     """Its scale is that of the whole tensor, which zeros do not change; other constants stay for its sake."""
@@ -55,12 +67,11 @@ def test_product_with_zero_points(per_column: bool) -> None:
     q = bytes_(8, 6)
     points = np.arange(6, dtype=np.uint8) + 100 if per_column else np.asarray(100, np.uint8)
     q[:, [1, 3]] = np.broadcast_to(points, 6)[[1, 3]]
-    source = model(
-        "(float[N,8] x) => (float[N,4] y) <float s = {0.03}, uint8 z = {117}, float t = {0.001}, float[6,4] v>",
-        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = MatMulInteger(p, q, z, zw) f = Cast<to = 1>(h)
-        g = Mul(f, t) y = MatMul(g, v)""",
-        opset=13,
-        k=KEEP,
+    source = quantised(
+        "N,8",
+        "N,4",
+        "float t = {0.001}, float[6,4] v",
+        "h = MatMulInteger(p, q, z, zw) f = Cast<to = 1>(h) g = Mul(f, t) y = MatMul(g, v)",
         q=q,
         zw=points,
     )
@@ -70,15 +81,13 @@ def test_product_with_zero_points(per_column: bool) -> None:
 
 
 def test_constants_are_added_to_sums_of_integers() -> None:
-    source = model(
-        "(float[N,8] x) => (float[N,6] y) <float s = {0.03}, uint8 z = {117}, float t = {0.001}>",
-        """m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) h = MatMulInteger(p, q, z, zw)
-        f = Cast<to = 1>(h) y = Mul(f, t)""",
-        opset=13,
-        k=KEEP,
-        c=(1 - KEEP) * 0.7,
+    source = quantised(
+        "N,8",
+        "N,6",
+        "float t = {0.001}, uint8 zw = {100}",
+        "h = MatMulInteger(p, q, z, zw) f = Cast<to = 1>(h) y = Mul(f, t)",
+        shift=0.7,
         q=bytes_(8, 6, seed=4),
-        zw=np.asarray(100, np.uint8),
     )
     assert weight(compiled(source), "MatMulInteger").shape == (5, 6)
 
@@ -87,15 +96,13 @@ def convolutions(shift: float, bias: bool, group: int = 1, border: int = 1) -> o
     q = bytes_(6, 8 // group, 3, 3, seed=4, signed=True)
     q[[1, 4]] = 0
     b = np.array([100, 0, -300, 20, 0, 7], np.int32)
-    return model(
-        f"(float[N,8,7,7] x) => (float[N,3,{5 + 2 * border},{5 + 2 * border}] y)"
-        " <float s = {0.03}, uint8 z = {117}, float sy = {0.1}, uint8 zy = {128}, float[3,6,1,1] v>",
-        f"""m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z)
-        h = QLinearConv<pads = {[border] * 4}, group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
+    return quantised(
+        "N,8,7,7",
+        f"N,3,{5 + 2 * border},{5 + 2 * border}",
+        "float sy = {0.1}, uint8 zy = {128}, float[3,6,1,1] v",
+        f"""h = QLinearConv<pads = {[border] * 4}, group = {group}>(p, s, z, q, sw, zw, sy, zy{", b" if bias else ""})
         d = DequantizeLinear(h, sy, zy) y = Conv(d, v)""",
-        opset=13,
-        k=KEEP.reshape(1, 8, 1, 1),
-        c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
+        shift=shift,
         q=q,
         sw=np.linspace(0.01, 0.02, 6).astype(np.float32),
         zw=np.zeros(6, np.int8),
@@ -122,20 +129,12 @@ def test_depthwise_convolutions(integer: bool) -> None:
     """A masked channel goes in front of the filter and behind it; so does one whose filter is zero."""
     q = bytes_(8, 1, 3, 3, seed=4)
     q[2] = 100
-    node = (
-        "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
-        if integer
-        else """h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy)
-        d = DequantizeLinear(h, sy, zy)"""
-    )
-    source = model(
-        "(float[N,8,7,7] x) => (float[N,3,7,7] y)"
-        " <float s = {0.03}, uint8 z = {117}, uint8 zw = {100}, float[3,8,1,1] v>",
-        f"m = Mul(x, k) p = QuantizeLinear(m, s, z) {node} t = Relu(d) y = Conv(t, v)",
-        opset=13,
-        k=KEEP.reshape(1, 8, 1, 1),
-        q=q,
-        **({} if integer else {"sw": np.float32(0.01), "sy": np.float32(0.3), "zy": np.asarray(128, np.uint8)}),
+    node = "h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy) d = DequantizeLinear(h, sy, zy)"
+    if integer:
+        node = "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
+    noted = "" if integer else "float sw = {0.01}, float sy = {0.3}, uint8 zy = {128}, "
+    source = quantised(
+        "N,8,7,7", "N,3,7,7", f"{noted}uint8 zw = {{100}}, float[3,8,1,1] v", f"{node} t = Relu(d) y = Conv(t, v)", q=q
     )
     result = compiled(source)
     assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (4, 1, 3, 3)
@@ -145,30 +144,24 @@ def test_depthwise_convolutions(integer: bool) -> None:
 def test_quantised_product() -> None:
     q = bytes_(8, 6, seed=2)
     q[:, [0, 5]] = 9
-    source = model(
-        "(float[N,8] x) => (float[N,4] y)"
-        " <float s = {0.03}, uint8 z = {117}, float sw = {0.01}, uint8 zw = {9}, float sy = {0.2}, "
-        "uint8 zy = {30}, float[6,4] v>",
-        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = QLinearMatMul(p, s, z, q, sw, zw, sy, zy)
-        d = DequantizeLinear(h, sy, zy) y = MatMul(d, v)""",
-        opset=13,
-        k=KEEP,
+    source = quantised(
+        "N,8",
+        "N,4",
+        "float sw = {0.01}, uint8 zw = {9}, float sy = {0.2}, uint8 zy = {30}, float[6,4] v",
+        "h = QLinearMatMul(p, s, z, q, sw, zw, sy, zy) d = DequantizeLinear(h, sy, zy) y = MatMul(d, v)",
         q=q,
     )
-    result = compiled(source)
-    assert weight(result, "QLinearMatMul", 3).shape == (5, 4)
+    assert weight(compiled(source), "QLinearMatMul", 3).shape == (5, 4)
 
 
 def test_integer_convolution() -> None:
     q = bytes_(6, 8, 3, 3)
     q[[2, 3]] = 128
-    source = model(
-        "(float[N,8,7,7] x) => (float[N,3,5,5] y)"
-        " <float s = {0.03}, uint8 z = {117}, uint8 zw = {128}, float t = {0.001}, float[3,6,1,1] v>",
-        """m = Mul(x, k) p = QuantizeLinear(m, s, z) h = ConvInteger(p, q, z, zw) f = Cast<to = 1>(h)
-        g = Mul(f, t) y = Conv(g, v)""",
-        opset=13,
-        k=KEEP.reshape(1, 8, 1, 1),
+    source = quantised(
+        "N,8,7,7",
+        "N,3,5,5",
+        "uint8 zw = {128}, float t = {0.001}, float[3,6,1,1] v",
+        "h = ConvInteger(p, q, z, zw) f = Cast<to = 1>(h) g = Mul(f, t) y = Conv(g, v)",
         q=q,
     )
     result = compiled(source)
