@@ -8,6 +8,7 @@ import pytest
 
 from passes import count, shrink
 from tests.generators.form import assert_explained
+from tests.maskc.build import changed
 from tests.passes.text import Array, compiled, model, operators, random, weight
 
 SIZE, TOKENS, BEFORE = 16, 3, 4
@@ -131,9 +132,8 @@ def test_any_mask(kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     groups = int(rng.integers(1, 4))
     source = network(kind, groups, rng.random(groups * KINDS[kind][0] * SIZE) < 0.5)
-    tensors = {t.name: t for t in source.graph.initializer}
-    for name in sorted({"wq", "wk", "wv", "wp"} & tensors.keys()):
-        values = onnx.numpy_helper.to_array(tensors[name]).copy()
+
+    def cut(values: Array) -> Array:
         channels = values.reshape(8, -1, SIZE)
         if rng.random() < 0.7:
             channels[:, rng.random(channels.shape[1]) < 0.4] = 0
@@ -141,31 +141,28 @@ def test_any_mask(kind: str, seed: int) -> None:
             channels[:, :, rng.random(SIZE) < 0.4] = 0
         if rng.random() < 0.3:
             channels[:, rng.random(channels.shape[1:]) < 0.4] = 0
-        tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+        return values
+
+    for name in sorted({"wq", "wk", "wv", "wp"} & {t.name for t in source.graph.initializer}):
+        source = changed(source, name, cut)
     assert_explained(compiled(source).report)
 
 
 @pytest.mark.parametrize("kind", ["turned", "of ONNX Runtime, turned"])
 def test_pairs_that_no_head_needs_go(kind: str) -> None:
     """With their angles, and from keys too where queries are without them."""
-    source = network(kind, 2, np.ones(2 * KINDS[kind][0] * SIZE))
-    (queries,) = (t for t in source.graph.initializer if t.name == "wq")
-    values = onnx.numpy_helper.to_array(queries).copy()
-    values.reshape(8, -1, SIZE)[:, :, [3, 11, 5, 13, 6]] = 0  # two pairs, and one channel of a third
-    queries.CopyFrom(onnx.numpy_helper.from_array(values, "wq"))
-    result = compiled(source)
     heads = 2 * KINDS[kind][0]
+    kept = np.tile(~np.isin(np.arange(SIZE), [3, 11, 5, 13, 6]), heads)  # without two pairs and one channel of a third
+    result = compiled(changed(network(kind, 2, np.ones(heads * SIZE)), "wq", lambda values: values * kept))
     assert [weight(result, "MatMul", which=i).shape[1] for i in range(3)] == [12 * heads, 24, 2 * SIZE]
     assert [held.channels for held in result.report.held] == [tuple(range(6, heads * SIZE, SIZE))]
 
 
 def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
     """All new ones are zero, and of those before one channel is read: runtimes are told that it is one."""
-    source = network("cache", 1, np.arange(2 * SIZE) == 0)
+    source = changed(network("cache", 1, np.arange(2 * SIZE) == 0), "wv", np.zeros_like)
     source.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "T"
     source.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "T"
-    (values,) = (t for t in source.graph.initializer if t.name == "wv")
-    values.CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, SIZE), np.float32), "wv"))
     assert weight(compiled(source, T=(1, 3)), "MatMul", which=2).shape == (1, 5)
 
 
@@ -173,18 +170,13 @@ def test_values_whose_sizes_are_computed_are_as_narrow_as_they_are() -> None:
 def test_a_query_that_is_kept_from_all_keys_has_no_mean_of_values(low: float) -> None:
     """So that what is constant of all values is not always that of the result."""
     source = model(
-        "(float[2,3,8] x, bool[3,3] keep) => (float[2,3,5] o)",
+        f"(float[2,3,8] x, bool[3,3] keep) => (float[2,3,5] o) <float[8,{2 * SIZE}] wq, float[8,{2 * SIZE}] wk, "
+        f"float[8,{2 * SIZE}] wv, float[{2 * SIZE}] b, float zero = {{0}}, float[{2 * SIZE},5] wo>",
         """q = MatMul(x, wq)  k = MatMul(x, wk)  v0 = MatMul(x, wv)  v1 = Mul(v0, m)  v = Add(v1, b)
         a = Where(keep, zero, low)  y = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v, a)  o = MatMul(y, wo)""",
         23,
-        constants={
-            "m": np.repeat([0.0, 1.0], SIZE),
-            "b": random(2 * SIZE),
-            "zero": np.float32(0),
-            "low": np.float32(low),
-        }
-        | {name: random(8, 2 * SIZE, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))}
-        | {"wo": random(2 * SIZE, 5)},
+        m=np.repeat([0.0, 1.0], SIZE),
+        low=np.float32(low),
     )
     halved = weight(compiled(source), "MatMul", which=0).shape[1] == SIZE
     assert halved == np.isfinite(low)
@@ -192,9 +184,7 @@ def test_a_query_that_is_kept_from_all_keys_has_no_mean_of_values(low: float) ->
 
 def test_values_and_those_before_are_no_sum() -> None:
     """New ones that are 1, and ones before that are -1."""
-    source = network("cache", 2, np.ones(4 * SIZE))
-    weights = {t.name: t for t in source.graph.initializer}
-    weights["wv"].CopyFrom(onnx.numpy_helper.from_array(np.zeros((8, 2 * SIZE), np.float32), "wv"))
+    source = changed(network("cache", 2, np.ones(4 * SIZE)), "wv", np.zeros_like)
     source.graph.node[2].output[0] = "v0"
     source.graph.node.insert(3, onnx.helper.make_node("Add", ["v0", "one"], ["v"]))
     source.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2 * SIZE, np.float32), "one"))
@@ -215,14 +205,12 @@ def test_heads_of_packed_attention_go(together: bool) -> None:
             node = f"y = com.microsoft.PackedAttention<num_heads={heads}>(x, w, b, at, ends)"
         signature = "(float[N,8] x, int32[B,7] at, int32[E] ends) => (float[N,5] o)"
         wide = heads * SIZE
-        weights = {"w": random(8, 3 * wide), "b": random(3 * wide), "wo": random(wide, 5), "m": mask.astype(np.float32)}
-        return model(signature, f"{node}  g = Mul(y, m)  o = MatMul(g, wo)", 18, constants=weights)
+        weights: dict[str, Any] = {"w": (8, 3 * wide), "b": (3 * wide,), "wo": (wide, 5), "m": mask.astype(np.float32)}
+        return model(signature, f"{node}  g = Mul(y, m)  o = MatMul(g, wo)", 18, **weights)
 
     result = shrink(packed(4, np.repeat([1, 0, 0, 1], SIZE)))
     fewer = shrink(packed(2, np.ones(2 * SIZE)))
-    assert (result.report.after.macs, result.report.after.params) == (
-        fewer.report.after.macs,
-        fewer.report.after.params,
-    )
+    after, wanted = result.report.after, fewer.report.after
+    assert (after.macs, after.params) == (wanted.macs, wanted.params)
     assert "PackedMultiHeadAttention" in operators(result)
     assert all(axis.removed == axis.masked for axis in result.report.masked)

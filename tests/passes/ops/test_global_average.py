@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from passes import count, fix_sizes
+from tests.maskc.build import changed
 from tests.passes.text import compiled, exact, mask, model, narrowed, random
 
 CHANNELS = 16
@@ -66,10 +67,7 @@ def test_the_order_of_such_means_goes_into_the_weights_after_them() -> None:
 
 
 def test_nothing_but_such_means() -> None:
-    source = excited()
-    zero = np.zeros((1, CHANNELS, 1, 1), np.float32)
-    next(t for t in source.graph.initializer if t.name == "keep").CopyFrom(onnx.numpy_helper.from_array(zero, "keep"))
-    exact(source, N=(1, 2), H=(4, 5), W=(3, 7))
+    exact(changed(excited(), "keep", np.zeros_like), N=(1, 2), H=(4, 5), W=(3, 7))
 
 
 def test_open_sizes_leave_no_more_than_fixed_ones() -> None:

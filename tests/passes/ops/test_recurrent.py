@@ -25,28 +25,22 @@ def network(
     bias: bool = True,
     keep: Array = KEEP,
     states: str = "",
-    units: int = 5,
-    opset: int = 14,
-    batch_major: bool = False,
     weights: dict[str, Array] | None = None,
     read: str = "y = Identity(h)",
     outputs: str = "h",
     signature: str = SIGNATURE,
 ) -> onnx.ModelProto:
-    g = GATES[op]
-    attributes = f"hidden_size = {units}" + (f", {attributes}" if attributes else "")
+    rows = GATES[op] * 5
     constants: dict[str, Any] = {
         "k": keep,
         "c": (1 - keep) * shift,
-        "w": random(ways, g * units, 6) * 0.5,
-        "r": random(ways, g * units, units, seed=1) * 0.5,
-    }
-    if bias:
-        constants["b"] = random(ways, 2 * g * units, seed=2) * 0.3
-    constants |= weights or {}
+        "w": random(ways, rows, 6) * 0.5,
+        "r": random(ways, rows, 5, seed=1) * 0.5,
+        "b": random(ways, 2 * rows, seed=2) * 0.3,
+    } | (weights or {})
     operands = f"a, w, r, {'b' if bias else ''}{states}".rstrip(" ,")
-    body = f"m = Mul(x, k) a = Add(m, c) {outputs} = {op} <{attributes}> ({operands}) {read}"
-    return model(signature, body, opset, **constants)
+    node = f"{outputs} = {op} <hidden_size = 5{attributes and ', '}{attributes}> ({operands})"
+    return model(signature, f"m = Mul(x, k) a = Add(m, c) {node} {read}", 14, constants=constants)
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -92,13 +86,8 @@ def test_data_that_is_constant_altogether_keeps_one_feature(shift: float) -> Non
 def test_features_that_all_units_ignore_are_not_computed() -> None:
     w = random(1, 20, 6)
     w[:, :, [0, 3]] = 0
-    source = model(
-        "(float[T,B,4] x) => (float[T,1,B,5] y) <float[4,6] v>",
-        "a = MatMul(x, v) y, h = LSTM<hidden_size = 5>(a, w, r)",
-        14,
-        w=w,
-        r=random(1, 20, 5) * 0.4,
-    )
+    signature = "(float[T,B,4] x) => (float[T,1,B,5] y) <float[4,6] v, float[1,20,5] r>"
+    source = model(signature, "a = MatMul(x, v) y, h = LSTM<hidden_size = 5>(a, w, r)", 14, w=w)
     result = compiled(source)
     assert weight(result, "MatMul").shape == (4, 4)
     assert weight(result, "LSTM").shape == (1, 20, 4)
@@ -113,11 +102,9 @@ def test_units_that_nothing_depends_on(op: str) -> None:
     r[:, :, [0, 2, 4], 3] = 0
     v = random(units, 3)
     v[[1, 3, 4]] = 0  # unit 4 is not read, but it feeds others
-    weights = {"r": r.reshape(1, -1, units), "v": v}
-    weights |= {"s": random(1, 2, units, seed=7)}
-    if op == "LSTM":
-        weights |= {"c0": random(1, 2, units, seed=8), "p": random(1, 3 * units, seed=9)}
-    states = {"LSTM": ", , s, c0, p", "GRU": ", , s", "RNN": ", , s"}[op]
+    weights = {"r": r.reshape(1, -1, units), "v": v, "s": random(1, 2, units, seed=7)}
+    weights |= {"c0": random(1, 2, units, seed=8), "p": random(1, 3 * units, seed=9)}
+    states = ", , s, c0, p" if op == "LSTM" else ", , s"
     source = network(
         op, weights=weights, states=states, read="y = MatMul(h, v)", signature="(float[T,2,6] x) => (float[A,C,D,3] y)"
     )
@@ -167,10 +154,9 @@ def test_a_state_of_zeros_for_as_many_examples_as_there_are(op: str, opset: int)
         h = {op}<hidden_size = 5> (m, w, r, b, , {states}) y = MatMul (h, v)
     """
     constants = {"at": np.array(1), "layers": np.array([2]), "units": np.array([5]), "v": random(5, 3), "k": KEEP}
-    constants |= {"first": np.array([0])} if opset > 12 else {}
-    constants |= {"none": np.array([0]), "ways": np.array([1])} if opset > 9 else {}
+    constants |= {"first": np.array([0]), "none": np.array([0]), "ways": np.array([1])}
     signature = "(float[T,B,6] x) => (float[A,C,D,3] y)"
-    result = compiled(model(signature, body, opset, **constants, **fed_nothing(op)))
+    result = compiled(model(signature, body, opset, constants=constants | fed_nothing(op)))
     assert weight(result, op).shape == (1, 3 * GATES[op], 3)
 
 
@@ -192,15 +178,10 @@ def test_a_state_of_sizes_that_are_not_declared(op: str) -> None:
 
 def test_a_sigmoid_of_nothing_is_not_zero() -> None:
     """Other activations than the usual ones make something of a candidate of zero."""
-    w, r, b = random(1, 5, 6), random(1, 5, 5, seed=1), random(1, 10, seed=2)
-    for array in (w, r):
-        array[:, 1] = 0
-    b[:, [1, 6]] = 0
-    weights = {"w": w, "r": r, "b": b, "v": random(5, 3)}
     source = network(
         "RNN",
         'activations = ["Sigmoid"]',
-        weights=weights,
+        weights=fed_nothing("RNN") | {"v": random(5, 3)},
         read="y = MatMul(h, v)",
         signature="(float[T,B,6] x) => (float[A,C,D,3] y)",
     )
@@ -209,10 +190,9 @@ def test_a_sigmoid_of_nothing_is_not_zero() -> None:
 
 def test_masked_units_of_the_last_state() -> None:
     """A mask behind the network frees no unit that feeds others, and the matrix behind it shrinks."""
-    v = random(5, 3)
     source = network(
         "GRU",
-        weights={"v": v, "n": np.array([1, 0, 1, 0, 1], np.float32)},
+        weights={"v": random(5, 3), "n": np.array([1, 0, 1, 0, 1], np.float32)},
         outputs="h, last",
         read="t = Mul(last, n) y = MatMul(t, v)",
         signature="(float[T,B,6] x) => (float[A,B,3] y)",
@@ -233,15 +213,9 @@ def test_lengths_of_sequences() -> None:
 
 def test_bias_that_is_computed() -> None:
     """Constants cannot be added to it: an adapter restores them at its input, and zeros still go."""
+    signature = "(float[T,B,6] x, float[1,10] b) => (float[A,C,D,E] y)"
     for shift, features in ((0.0, 3), (0.5, 6)):
-        source = network(
-            "RNN",
-            shift=shift,
-            bias=False,
-            states="b",
-            signature="(float[T,B,6] x, float[1,10] b) => (float[A,C,D,E] y)",
-        )
-        assert weight(compiled(source), "RNN").shape[2] == features
+        assert weight(compiled(network("RNN", shift=shift, signature=signature)), "RNN").shape[2] == features
 
 
 def test_no_rule_is_needed_for_what_reads_it() -> None:
@@ -266,15 +240,16 @@ def test_constant_data_is_computed_beforehand(op: str) -> None:
 @pytest.mark.parametrize("op", GATES)
 def test_data_that_are_constants_keep_a_channel(op: str) -> None:
     """What they add is in the bias, and ONNX Runtime ends the process at data without channels."""
-    data = np.tile(np.arange(1, 7, dtype=np.float32), (2, 3, 1))
+    data, rows = np.tile(np.arange(1, 7, dtype=np.float32), (2, 3, 1)), GATES[op] * 5
     states = ", s, s" if op == "LSTM" else ", s"  # after the lengths of sequences
-    body = f"s = Mul(x, one) h = {op} <hidden_size = 5> (d, w, r, b, {states}) y = Identity(h)"
-    g = GATES[op]
-    constants = {"d": data, "w": random(1, g * 5, 6), "r": random(1, g * 5, 5, seed=1), "b": random(1, 10 * g, seed=2)}
-    result = compiled(
-        model("(float[1,3,5] x) => (float[A,C,D,E] y)", body, 14, one=np.ones(5, np.float32), **constants)
+    source = model(
+        f"(float[1,3,5] x) => (float[A,C,D,E] y) <float[1,{rows},6] w, float[1,{rows},5] r, float[1,{2 * rows}] b>",
+        f"s = Mul(x, one) h = {op} <hidden_size = 5> (d, w, r, b, {states}) y = Identity(h)",
+        14,
+        one=np.ones(5),
+        d=data,
     )
-    assert weight(result, op).shape == (1, g * 5, 1)
+    assert weight(compiled(source), op).shape == (1, rows, 1)
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
