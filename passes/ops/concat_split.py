@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -10,7 +12,7 @@ from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, united
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Sets, agreed
+from passes.abstract_values.slices import Constants, ConstantSlices, Demands, Link, Maps, Sets, agreed
 from passes.graph.editor import Change
 from passes.graph.tensors import Index, is_constant, rank_of, shape_of, size_of
 from passes.ops.base import axis_attribute, register
@@ -37,9 +39,7 @@ class Concat(SizeRule, Movement):
 
     def parts(self, node: gs.Node) -> list[gs.Tensor]:
         """The operands without those that are known to hold nothing, such as one part of a roll by zero."""
-        shape = shape_of(node.inputs[0])
-        axis = node.attrs["axis"] % len(shape) if shape else 0
-        return [t for t in node.inputs if size_of(t, axis) != 0] or node.inputs[:1]
+        return [t for t in node.inputs if size_of(t, axis_attribute(node)) != 0] or node.inputs[:1]
 
     def passes_on(self, node: gs.Node) -> gs.Tensor | None:
         return node.inputs[0] if len(node.inputs) == 1 else None
@@ -110,13 +110,8 @@ class Concat(SizeRule, Movement):
         return known if link.source is not None else None
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().required_inputs(node, facts, stored)
-        if not demands:
-            return {}
-        axis = node.attrs["axis"] % rank_of(node.outputs[0])
-        return {
-            key: Demand(d.need, optional=key[1] == axis, reason=d.reason, echo=d.echo) for key, d in demands.items()
-        }
+        axis, demands = axis_attribute(node), super().required_inputs(node, facts, stored)
+        return {key: replace(demand, optional=key[1] == axis) for key, demand in demands.items()}
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = node.attrs["axis"] % max(len(rewriter.shape(rewriter.before.outputs[0])), 1)
@@ -195,11 +190,8 @@ class Split(Movement, AffineFolding, Reordering):
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         axis = axis_attribute(rewriter.before)
         counts = [rewriter.stored_count(t, axis) for t in node.outputs if rewriter.shape(t)]
-        if (
-            len(counts) < len(node.outputs)
-            or any(c is None for c in counts)
-            or all(rewriter.is_whole(t, axis) for t in node.outputs)
-        ):
+        whole = all(rewriter.is_whole(t, axis) for t in node.outputs)
+        if whole or len(counts) < len(node.outputs) or None in counts:
             return
         # a part that was empty from the start is still read
         kept = [i for i, t in enumerate(node.outputs) if counts[i] or rewriter.is_whole(t, axis)]

@@ -129,23 +129,19 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         size = facts.size(node.outputs[0], axis)
         assert size is not None
         operands: list[ConstantSlices | None] = [None] * len(node.inputs)
-        unknown = []
+        nothing = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         one_decides = type(self).decided is not Elementwise.decided
         for index, tensor in tensors:
             known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
-            if known is None:
-                if not one_decides:
-                    return None
-                unknown.append(index)
-            operands[index] = known
-        if not any(operands):
+            if known is None and not one_decides:
+                return None
+            operands[index] = known or nothing
+        if all(k is None or k is nothing for k in operands):
             return None
-        all_known = None if unknown else functools.reduce(np.logical_and, [k.mask for k in operands if k is not None])
-        for index in unknown:
-            operands[index] = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         decided = self.decided(node, facts, operands) if one_decides else None
-        values = None if all_known is None else self._values(node, facts, operands, all_known)
-        computed = None if values is None or all_known is None else ConstantSlices(all_known, values)
+        all_known = functools.reduce(np.logical_and, [k.mask for k in operands if k is not None])
+        values = self._values(node, facts, operands, all_known)
+        computed = None if values is None else ConstantSlices(all_known, values)
         if decided is None or not decided.mask.any():
             return computed
         return decided if computed is None else merge(computed, decided)

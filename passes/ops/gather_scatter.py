@@ -10,7 +10,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
+from passes.abstract_values.slices import (
+    Constants,
+    ConstantSlices,
+    Demand,
+    Demands,
+    Link,
+    Maps,
+    Reads,
+    Sets,
+    agreed,
+    merge,
+)
 from passes.graph.construct import constant
 from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, product, shape_of, size_of, values_of
 from passes.ops.base import axis_attribute, gathered, register
@@ -189,17 +200,10 @@ class Scattering(Movement):
         """Along axes that pass through: where data and updates agree."""
         links = facts.links(node)
         for data in [k for k in links if k.input == 0]:
-            updates = [k for k in links if k.input == 2 and k.output_axis == data.output_axis]
-            first, second = facts.known(node.inputs[0], data.input_axis), None
-            if updates:
-                second = facts.known(node.inputs[2], updates[0].input_axis)
-            if first is None or second is None:
-                continue
-            agree = first.mask & second.mask & (first.value == second.value)
-            if not self._replaces(node):
-                agree &= first.value == 0  # 0 + 0, 0 · 0, the larger of both
-            if agree.any():
-                yield 0, data.output_axis, ConstantSlices(agree, first.value)
+            for updates in [k for k in links if k.input == 2 and k.output_axis == data.output_axis]:
+                known = [facts.constant_slices(node.inputs[k.input], k.input_axis) for k in (data, updates)]
+                both = agreed(known)  # where they are added: 0 + 0, 0 · 0, the larger of both
+                yield 0, data.output_axis, both if self._replaces(node) else both.only(0)
 
 
 @register("ScatterElements", "Scatter")

@@ -117,16 +117,14 @@ class Pad(SizeRule, Movement):
         return known
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        found = {(output, axis): known for output, axis, known in super().constants(node, facts)}
+        found = {axis: known for _, axis, known in super().constants(node, facts)}
         value = self._value(node, facts)
         for link in facts.links(node):
             if link.source is not None and value is not None:
-                key, dtype = (0, link.output_axis), numpy_dtype(node.inputs[0])
-                values = np.full(link.source.shape, value, dtype)
-                border = ConstantSlices(link.source < 0, values)
-                found[key] = merge(border, found[key]) if key in found else border
-        for (output, axis), known in found.items():
-            yield output, axis, known
+                values = np.full(link.source.shape, value, numpy_dtype(node.inputs[0]))
+                border, axis = ConstantSlices(link.source < 0, values), link.output_axis
+                found[axis] = merge(border, found[axis]) if axis in found else border
+        yield from ((0, axis, known) for axis, known in found.items())
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         pads = self._pads(node)
@@ -158,9 +156,9 @@ class Pad(SizeRule, Movement):
             return None
         windows = [Window(1, before=pads[a][0], after=pads[a][1]) for a in others[1:]]
         found = Sliding(windows, [facts.dim(node.inputs[0], a) for a in others[1:]]).over(known, value)
-        return (
-            None if found is None else ConstantMap(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
-        )
+        if found is None:
+            return None
+        return ConstantMap(known.mask, found[1].reshape(found[1].shape[: len(pads)]), found[0])
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         pads = self._pads(rewriter.before)

@@ -60,15 +60,11 @@ class SpaceAndDepth(SizeRule, Movement):
 
     def positions(self, node: gs.Node, facts: Facts, known: ConstantMap) -> list[Index] | None:
         """Which row of the input's maps lies at each position of its two spatial axes, None if not static."""
-        rows_at = []
-        for axis, rows in enumerate(known.index):
-            size = facts.size(node.inputs[0], axis + (axis > 0))
-            if axis == 0 and rows is None:
-                continue
-            if size is None or axis == 0:
-                return None
-            rows_at.append(np.zeros(size, np.int64) if rows is None else rows.places)
-        return rows_at
+        examples, *sides = known.index
+        sizes = [size for axis in (2, 3) if (size := facts.size(node.inputs[0], axis)) is not None]
+        if examples is not None or len(sizes) < len(sides):
+            return None
+        return [np.zeros(n, np.int64) if rows is None else rows.places for rows, n in zip(sides, sizes, strict=True)]
 
 
 @register("DepthToSpace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -289,11 +290,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
     # -- backward ----------------------------------------------------------------------------------------------------
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        labels = self.labels(node, facts)
-
-        def live(axis: int) -> Mask:
-            return facts.live(node.outputs[0], axis)
-
+        labels, live = self.labels(node, facts), partial(facts.live, node.outputs[0])
         for k in labels:
             if k.out is not None:
                 yield from ((i, a, live(k.out)) for i, a in k.at)
