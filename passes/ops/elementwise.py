@@ -117,21 +117,17 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        tensors = present(node.inputs)
         for axis, aligned in facts.aligned(node).items():
-            known = self._along(node, facts, axis, tensors, aligned)
-            if known is not None:
+            if (known := self._along(node, facts, axis, aligned)) is not None:
                 yield 0, axis, known
 
-    def _along(
-        self, node: gs.Node, facts: Facts, axis: int, tensors: list[tuple[int, gs.Tensor]], aligned: dict[int, int]
-    ) -> ConstantSlices | None:
+    def _along(self, node: gs.Node, facts: Facts, axis: int, aligned: dict[int, int]) -> ConstantSlices | None:
         size = facts.size(node.outputs[0], axis)
         assert size is not None
         operands: list[ConstantSlices | None] = [None] * len(node.inputs)
         nothing = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         one_decides = type(self).decided is not Elementwise.decided
-        for index, tensor in tensors:
+        for index, tensor in present(node.inputs):
             known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
             if known is None and not one_decides:
                 return None

@@ -195,22 +195,19 @@ class ReduceSum(Reduce, DependenceTransfer):
         x = before.inputs[0]
         known, dependence = facts.constant_slices(x, axis), facts.dependence.get((x.name, axis))
         weights = np.ones(kept.size)
-        total = float(known.value[known.mask & ~kept].astype(np.float64).sum())
+        total, scale = float(known.value[known.mask & ~kept].astype(np.float64).sum()), 1.0
         if dependence is not None:
             removed = dependence.mask & ~kept
             np.add.at(weights, dependence.reps, dependence.coef[removed].sum(axis=0))
             total += float(dependence.shift[removed].sum())
-        self._write(node, rewriter, axis, kept, weights[kept], total * (self._others(before, facts, axis) or 1))
-
-    def _write(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask, weights: Array, total: float, scale: float = 1.0
-    ) -> None:
-        """scale · (reduction of weights · slices) + total."""
-        data, dtype = node.inputs[0], numpy_dtype(rewriter.before.inputs[0])
-        rank = len(rewriter.shape(rewriter.before.inputs[0]))
-        if (weights != 1).any():
-            shape = [-1 if a == axis else 1 for a in range(rank)]
-            factors = rewriter.constant("times", (weights * scale).astype(dtype).reshape(shape))
+        total *= self._others(before, facts, axis) or 1
+        if self.averages:
+            total, scale = total / kept.size, float(kept.sum()) / kept.size
+        # scale · (reduction of weights · slices) + total
+        data, dtype = node.inputs[0], numpy_dtype(x)
+        if (weights[kept] != 1).any():
+            shape = [-1 if a == axis else 1 for a in range(len(rewriter.shape(x)))]
+            factors = rewriter.constant("times", (weights[kept] * scale).astype(dtype).reshape(shape))
             data, scale = rewriter.emit("Mul", [data, factors], data), 1.0
         rewriter.set_input(node, 0, data)
         if scale == 1 and total == 0:
@@ -234,12 +231,6 @@ class ReduceMean(ReduceSum):
 
     def _others(self, node: gs.Node, facts: Facts, axis: int) -> int | None:
         return 1  # the other axes are averaged over
-
-    def _write(
-        self, node: gs.Node, rewriter: Rewriter, axis: int, kept: Mask, weights: Array, total: float, scale: float = 1.0
-    ) -> None:
-        share = float(kept.sum()) / kept.size
-        super()._write(node, rewriter, axis, kept, weights, total / kept.size, scale * share)
 
 
 @register("ReduceMax", "ReduceMin")

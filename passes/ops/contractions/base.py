@@ -218,7 +218,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
             more = sums[k.out] if k.out in sums else self._mean(node, facts, k)
             known = known if more is None else merge(known, more)
             whole = self.with_operands_beside(node, facts, k.out, known)
-            if whole is not None and whole.mask.any():
+            if whole.mask.any():
                 yield 0, k.out, ConstantSlices(whole.mask, whole.value.astype(numpy_dtype(node.outputs[0])))
 
     def _sums(self, node: gs.Node, facts: Facts, projection: Projection) -> dict[int, ConstantSlices]:
@@ -259,10 +259,8 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         mean = facts.sums_to_one(*places[0]) and len({facts.size(*place) == 1 for place in places}) == 1
         return facts.known(node.inputs[index], axis) if mean else None
 
-    def with_operands_beside(
-        self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices
-    ) -> ConstantSlices | None:
-        """Constants along an axis of the output, given those of the sums; None where there are none."""
+    def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
+        """Constants along an axis of the output, given those of the sums."""
         return sums
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:

@@ -147,9 +147,7 @@ class IntegerProduct(Contraction):
         total = steps.reshape(*steps.shape[:2], -1).sum(axis=2) @ values
         return total, [projection.terms.output.index(letters[self.free])]
 
-    def with_operands_beside(
-        self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices
-    ) -> ConstantSlices | None:
+    def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
         """The sums, or the zero point of the output where these are 0 and there is no bias either."""
         if self.operands.output_zero is None:
             return sums

@@ -120,19 +120,14 @@ class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
         rank = 2 if shape is None else len(shape)
         yield from ((2, axis, axis - 2 + rank) for axis in range(2 - rank, 2))
 
-    def with_operands_beside(
-        self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices
-    ) -> ConstantSlices | None:
+    def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
         c = operand(node, 2)
         if c is None:
             return sums
-        own = [a for _, out, a in self.beside(node) if out == axis]
-        if own and facts.size(c, own[0]) == sums.mask.size:
-            known = facts.known(c, own[0])
-        else:
-            known = facts.repeated(c, sums.mask.size)
+        own = [a for _, out, a in self.beside(node) if out == axis and facts.size(c, a) == sums.mask.size]
+        known = facts.constant_slices(c, own[0]) if own else facts.repeated(c, sums.mask.size)
         if known is None:
-            return None
+            return ConstantSlices(np.zeros(sums.mask.size, bool), sums.value)
         return ConstantSlices(sums.mask & known.mask, sums.value + self._beta(node) * known.value)
 
     def add(self, node: gs.Node, rewriter: Rewriter, total: Array, axes: list[int], first: int = 0) -> None:
