@@ -157,13 +157,12 @@ class Follower:
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
+        shape, example = _example(y), _example(x)
         for axis in sorted({k.input_axis for k in self.facts.links(node) if k.split}):
             size = self.facts.size(x, axis) or 0
-            shape = _example(y)
-            example = _example(x)
             if not self._keeps(node, (axis,)) or not 0 < int(np.prod(shape)) == int(np.prod(example)) <= _LARGEST:
                 continue
-            channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(shape_of(x) or ()))])
+            channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(example))])
             key = x.name, axis
             if key not in self.roots:
                 known = self.facts.constant_slices(x, axis)
@@ -178,14 +177,13 @@ class Follower:
 
     def _keeps(self, node: gs.Node, axes: tuple[int, ...]) -> bool:
         """Whether these input axes, and no others with them, become axes of the output of a reshape."""
+        links = self.facts.links(node)
         for axis in axes:
-            out = {k.output_axis for k in self.facts.links(node) if k.input_axis == axis}
-            sizes = [self.facts.size(node.outputs[0], a) or 0 for a in out]
-            alone = all({k.input_axis for k in self.facts.links(node) if k.output_axis == a} <= set(axes) for a in out)
-            if not out or not alone:
+            out = {k.output_axis for k in links if k.input_axis == axis}
+            if not out or any(k.input_axis not in axes for k in links if k.output_axis in out):
                 return False
-            split = any(k.split for k in self.facts.links(node) if k.input_axis == axis)
-            if split and int(np.prod(sizes)) != self.facts.size(node.inputs[0], axis):
+            whole = int(np.prod([self.facts.size(node.outputs[0], a) or 0 for a in out]))
+            if any(k.split for k in links if k.input_axis == axis) and whole != self.facts.size(node.inputs[0], axis):
                 return False
         return True
 
@@ -250,11 +248,8 @@ class Follower:
         free = [a for a in axes if shape is not None and (len(shape) < rank - a or shape[a - rank] == 1)]
         if len(free) == len(axes):
             return
-        if (
-            isinstance(other, gs.Constant)
-            and not is_dequantized(other)
-            and once(trace.index).size == among(trace).sum()
-        ):
+        moves = isinstance(other, gs.Constant) and not is_dequantized(other)
+        if moves and once(trace.index).size == among(trace).sum():
             self.scaled.append((node, place, trace))
         else:
             self._hold(trace, free)

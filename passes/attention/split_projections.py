@@ -15,8 +15,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Dim, Index, int_list, is_constant, shape_of, size_of, values_of
+from passes.graph.tensors import Dim, Index, int_list, is_constant, operand, shape_of, size_of, values_of
 from passes.ops import rules
+from passes.ops.base import axis_attribute
 from passes.ops.concat_split import Split
 from passes.ops.shape import Reshape, Transpose
 from passes.ops.slice_gather import Gather, Slice
@@ -67,7 +68,7 @@ class _Hoist:
         if len(tensor.outputs) == 1 and isinstance(rules(tensor.outputs[0]), Transpose):
             transpose = tensor.outputs[0]
             tensor = transpose.outputs[0]
-        perm = list(transpose.attrs["perm"]) if transpose is not None and "perm" in transpose.attrs else None
+        perm = None if transpose is None or "perm" not in transpose.attrs else list(transpose.attrs["perm"])
         ends = {self.reshape.outputs[0].name, tensor.name}
         if (transpose is not None and perm is None) or ends & self.editor.seen_outside:
             return False
@@ -75,40 +76,34 @@ class _Hoist:
         at = first if perm is None else perm.index(first)
         found = [_parts(consumer, tensor, at, self.facts) for consumer in consumers]
         parts = [part for each in found if each is not None for part in each]
-        operand = self._operand(outputs)
+        asked = self._operand(outputs)
         whole = sum(part.index.size for part in parts) <= sizes[place]  # none is made twice
-        if None in found or len(parts) < 2 or operand is None or not whole:
+        if None in found or len(parts) < 2 or asked is None or not whole:
             return False
         chain = self._chain()
         for part in parts:
             taken = channels.take(part.index, axis=place).reshape(-1)
-            self._write(part, self._made_in_part(chain, axis, taken), first, perm, operand)
+            self._write(part, self._made_in_part(chain, axis, taken), first, perm, asked)
         erase(self.reshape, *([transpose] if transpose is not None else []), *consumers)
         self.editor.finish()
         return True
 
     def _split(self) -> tuple[int, list[int], list[int]] | None:
         """The input axis that is split, and the output axes that it is split into, with their sizes."""
-        links = [k for k in self.facts.links(self.reshape) if k.split]
-        axes = {k.input_axis for k in links}
-        if len(axes) != 1:
+        links, data = [k for k in self.facts.links(self.reshape) if k.split], self.reshape.inputs[0]
+        axes, outputs = {k.input_axis for k in links}, sorted(k.output_axis for k in links)
+        if len(axes) != 1 or len(outputs) < 2:
             return None
         axis = axes.pop()
-        outputs = sorted(k.output_axis for k in links)
         sizes = [self.facts.size(self.reshape.outputs[0], a) or 0 for a in outputs]
-        whole = self.facts.size(self.reshape.inputs[0], axis)
-        known = self.facts.known(self.reshape.inputs[0], axis)
-        if known is None or len(outputs) < 2 or int(np.prod(sizes)) != whole:
-            return None
-        return axis, outputs, sizes
+        masked = self.facts.known(data, axis) is not None
+        return (axis, outputs, sizes) if masked and int(np.prod(sizes)) == self.facts.size(data, axis) else None
 
     def _operand(self, outputs: list[int]) -> list[int] | None:
         """The sizes that the reshape is given, None where they are not constant or copied after the split axis."""
-        sizes = int_list(self.reshape.inputs[1]) if len(self.reshape.inputs) > 1 else None
-        shape: tuple[Dim, ...] = shape_of(self.reshape.outputs[0]) or ()
-        if sizes is None or len(sizes) != len(shape) or 0 in sizes[outputs[0] + 1 :]:
-            return None
-        return sizes
+        sizes = int_list(operand(self.reshape, 1))
+        rank = len(shape_of(self.reshape.outputs[0]) or ())
+        return None if sizes is None or len(sizes) != rank or 0 in sizes[outputs[0] + 1 :] else sizes
 
     def _chain(self) -> list[gs.Node]:
         """What makes the split tensor, from the product on, if all of it can be made in parts."""
@@ -126,11 +121,9 @@ class _Hoist:
         return []
 
     def _write(self, part: _Part, current: gs.Tensor, first: int, perm: list[int] | None, sizes: list[int]) -> None:
-        new = list(sizes)
-        new[first] = part.index.size
-        shape = self.editor.ints("shape", new)
+        shape = self.editor.ints("shape", [*sizes[:first], part.index.size, *sizes[first + 1 :]])
         dims = list(shape_of(self.reshape.outputs[0]) or ())
-        dims[first] = new[first]
+        dims[first] = part.index.size
         current = self._emit("Reshape", [current, shape], self.reshape.attrs, dims)
         if perm is not None:
             dims = [dims[a] for a in perm]
@@ -176,9 +169,9 @@ def _parts(node: gs.Node, tensor: gs.Tensor, axis: int, facts: Facts) -> list[_P
     if node.inputs[0] is not tensor or size is None:
         return None
     if isinstance(op, Gather) and is_constant(node.inputs[1]) and not node.inputs[1].shape:
-        picked = int(node.attrs.get("axis", 0)) % rank == axis
-        return [_Part(node.outputs[0], axis, values_of(node.inputs[1]).reshape(1) % size, True)] if picked else None
-    if isinstance(op, Split) and int(node.attrs.get("axis", 0)) % rank == axis:
+        index = values_of(node.inputs[1]).reshape(1) % size
+        return [_Part(node.outputs[0], axis, index, True)] if axis_attribute(node) == axis else None
+    if isinstance(op, Split) and axis_attribute(node) == axis:
         sizes = [size for t in node.outputs if (size := size_of(t, axis)) is not None]
         if len(sizes) < len(node.outputs) or 0 in sizes:  # a 0 in a shape would be a copied size
             return None
