@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.polynomial import Polynomial
+from passes.abstract_values.polynomial import Polynomial, known
 from passes.abstract_values.shape_rules import AgreementRule, OutputSizesRule, Shape, side_by_side
 from passes.abstract_values.slices import Constants, ConstantSlices, Couples, Demand, Demands, Partitions, Reads, Sets
 from passes.graph.tensors import Dim, Mask, is_float, operand, present, product, shape_of, size_of, volume
@@ -114,11 +114,9 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         """The sizes of the batch, and of the tokens of queries and of keys."""
         query, key = (shape_of(t) or () for t in (node.inputs[0], operand(node, 1) or node.inputs[0]))
         before = operand(node, self.past[0]) if self.past else None
-        sizes = [_tokens(key)[1]] if before is None else [_tokens(key)[1], (shape_of(before) or ())[2]]
-        known = [Polynomial.of(size) for size in sizes if size is not None]
+        sizes = known([_tokens(key)[1], 0 if before is None else (shape_of(before) or ())[2]])
         counted = self.length is None or operand(node, self.length) is None
-        total = sum(known, Polynomial()).dim if counted and len(known) == len(sizes) else None
-        return (*_tokens(query), total)
+        return (*_tokens(query), sum(sizes, Polynomial()).dim if counted and sizes is not None else None)
 
     # -- what is known and read ------------------------------------------------------------------------------------
 
@@ -129,15 +127,14 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
             value = value.only(0)
         times = heads.queries // heads.keys
         result = ConstantSlices(np.repeat(value.mask, times, axis=0), np.repeat(value.value, times, axis=0))
-        known: dict[Kind, ConstantSlices] = {"result": result, "value": value}
+        found: dict[Kind, ConstantSlices] = {"result": result, "value": value}
         if not self.turns:
-            known["key"] = key.only(0)
-        yield from heads.constants(node, known)
+            found["key"] = key.only(0)
+        yield from heads.constants(node, found)
 
     def _idle(self, node: gs.Node, facts: Facts, heads: Heads) -> Mask:
         """Channels [heads of keys, channels] that add nothing to any score."""
-        known = (heads.known(node, facts, kind, self.apart(node)) for kind in ("query", "key"))
-        query, key = (each.only(0).mask for each in known)
+        query, key = (heads.known(node, facts, kind, self.apart(node)).only(0).mask for kind in ("query", "key"))
         return np.asarray((query.reshape(heads.keys, -1, heads.channels).all(axis=1) | key) & heads.narrows)
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
@@ -298,15 +295,12 @@ class OfOnnxRuntime(FusedAttention):
     def parts(self, node: gs.Node) -> tuple[tuple[int, int, int, int], list[Place]]:
         queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
         q, k, v = (*(shape_of(t) or () for t in node.inputs[:3]), (), ())[:3]
-        values = None
+        starts, values = [*zip(_PARTS, (0, queries, queries + keys), strict=True)], None
         if len(q) > 3:
             size, places = _static(q[-1]), [Place(0, kind, len(q) - 3, len(q) - 1) for kind in _PARTS]
         elif not k:
             size = _part(q[2], queries + 2 * keys)
-            places = [
-                Place(0, kind, 2, 2, start * size)
-                for kind, start in zip(_PARTS, (0, queries, queries + keys), strict=True)
-            ]
+            places = [Place(0, kind, 2, 2, start * size) for kind, start in starts]
         else:
             size, places = _part(q[-1], queries), [Place(0, "query", *_axes(q))]
             if len(k) == 5:
@@ -315,7 +309,6 @@ class OfOnnxRuntime(FusedAttention):
                 values = _part(v[-1], keys) if len(v) < 4 else _static(v[3])
                 places += [Place(1, "key", *_axes(k)), Place(2, "value", *_axes(v))]
         if self.bias is not None and operand(node, self.bias) is not None:
-            starts = zip(_PARTS, (0, queries, queries + keys), strict=True)
             places += [Place(self.bias, kind, 0, 0, start * size) for kind, start in starts]
         return (queries, keys, size, size if values is None else values), places
 
