@@ -60,9 +60,8 @@ class Picking(Movement):
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
-        needs = {(i, a): d.need for (i, a), d in demands.items() if i == 0} | {
-            (i, a): used for i, a, used in self._used(node, facts)
-        }
+        needs = {key: demand.need for key, demand in demands.items()}
+        needs |= {(i, a): used for i, a, used in self._used(node, facts)}
         for axis, _ in self.chosen(node):  # new indices find the slices wherever they are
             if (0, axis) in needs:
                 demands[0, axis] = Demand(needs[0, axis], flexible=True, reason=kept_reasons.READ)
@@ -166,10 +165,8 @@ class GatherND(Picking):
         if data is None or not indices or not isinstance(indices[-1], int):
             return []
         batch, rank, count = int(node.attrs.get("batch_dims", 0)), len(indices), indices[-1]
-        pairs = [(a, a) for a in range(batch)] + [
-            (a, a - batch - count + rank - 1) for a in range(batch + count, len(data))
-        ]
-        found = same_axis(node, facts, pairs)
+        behind = [(a, a - batch - count + rank - 1) for a in range(batch + count, len(data))]
+        found = same_axis(node, facts, [*((a, a) for a in range(batch)), *behind])
         linked = {link.input_axis for link in found}
         for a in range(rank - 1):
             size = facts.size(node.inputs[1], a)

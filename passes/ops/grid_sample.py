@@ -46,13 +46,13 @@ class GridSample(Sampled):
         rank = len(shape_of(node.inputs[0]) or ())
         found = same_axis(node, facts, [(1, 1)])
         for axis in [a for a in range(rank) if a != 1]:
-            size = facts.size(node.outputs[0], axis)
-            grid = max(axis - 1, 0)
+            size, grid = facts.size(node.outputs[0], axis), max(axis - 1, 0)
             if size is None or facts.size(node.inputs[1], grid) != size:
                 continue
-            if axis == 0 and facts.size(node.inputs[0], 0) != size:
-                continue
-            found += [Link(1, grid, 0, axis), *([Link(0, 0, 0, 0)] if axis == 0 else [])]
+            if axis > 0:
+                found.append(Link(1, grid, 0, axis))
+            elif facts.size(node.inputs[0], 0) == size:
+                found += [Link(1, 0, 0, 0), Link(0, 0, 0, 0)]
         return found
 
     def cost(self, node: gs.Node) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from passes.graph.tensors import (
     is_constant,
     numpy_dtype,
     operand,
+    present,
     product,
     shape_of,
     static_shape,
@@ -107,10 +108,9 @@ class Recurrent(ReadRule, Op, WeightedSums):
 
     def tells_units_apart(self, node: gs.Node, facts: Facts) -> bool:
         """Whether all weights and biases are initializers, and the sizes of states known."""
-        fixed = (t for i in (1, 2, 3, *self.per_unit) if (t := operand(node, i)) is not None)
-        constant = all(map(is_constant, fixed))
-        states = (t for i in self.states if (t := operand(node, i)) is not None)
-        return constant and all(facts.size(t, 2) == self.units(node) for t in states)
+        given = dict(present(node.inputs))
+        constant = all(is_constant(given[i]) for i in (1, 2, 3, *self.per_unit) if i in given)
+        return constant and all(facts.size(given[i], 2) == self.units(node) for i in self.states if i in given)
 
     def units(self, node: gs.Node) -> int:
         """Number of hidden units."""
@@ -152,13 +152,11 @@ class Recurrent(ReadRule, Op, WeightedSums):
         if not set(spared) <= _ODD:
             return ~zero
         for state in self.states:
-            tensor = operand(node, state)
-            if tensor is not None:
+            if (tensor := operand(node, state)) is not None:
                 zero &= facts.zero(tensor, 2)
         data = self._per_gate(node, facts, 1)[:, self.candidate][:, :, ~facts.zero(node.inputs[0], 2)]
         zero &= ~(data != 0).any(axis=(0, 2))
-        bias = operand(node, 3)
-        if bias is not None:
+        if (bias := operand(node, 3)) is not None:
             halves = facts.value(bias).reshape(-1, 2, self.gates, zero.size)
             zero &= ~(halves[:, :, self.candidate] != 0).any(axis=(0, 1))
         state = (self._per_gate(node, facts, 2)[:, self.candidate] != 0).any(axis=0)  # [units, units before]
@@ -174,8 +172,7 @@ class Recurrent(ReadRule, Op, WeightedSums):
         live = [facts.live(node.outputs[o], axis) for o, axis in self._hidden(node)]
         kept = self._kept(node, facts, np.asarray(np.logical_or.reduce(live)))
         yield 0, 2, self._features(node, facts, kept)
-        for state in self.states:
-            yield state, 2, kept
+        yield from ((state, 2, kept) for state in self.states)
 
     def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
         """These units, and all that they depend on through the state."""
@@ -238,8 +235,7 @@ class Recurrent(ReadRule, Op, WeightedSums):
             return
         rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r, kept, kept)))
         for index in self.per_unit:
-            vector = operand(before, index)
-            if vector is not None and len(vector.shape or ()) > 1:
+            if (vector := operand(before, index)) is not None and len(vector.shape or ()) > 1:
                 rewriter.set_input(node, index, rewriter.moved(vector, lambda p: self._cut(p, kept)))
         node.attrs["hidden_size"] = int(kept.sum())
 

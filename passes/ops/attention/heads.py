@@ -108,30 +108,27 @@ class Heads:
         found: dict[tuple[int, int, int], int] = {}
         for place in places:
             shape = self.shape(place.kind)
-            for axis, size in zip(
-                place.axes, shape if not place.is_flat else (place.start + prod(shape),), strict=False
-            ):
-                found[side, place.index, axis] = size
+            sizes = (place.start + prod(shape),) if place.is_flat else shape
+            found |= {(side, place.index, axis): size for axis, size in zip(place.axes, sizes, strict=False)}
         return found
 
     def wanted(self, sets: Sets) -> dict[Kind, Mask]:
         """What the sets of the outputs ask for."""
-        wanted: dict[Kind, Mask] = {
-            kind: np.zeros(self.shape(kind), bool) for kind in ("result", "key", "value", "scores")
-        }
+        kinds: tuple[Kind, ...] = ("result", "key", "value", "scores")
+        wanted = {kind: np.zeros(self.shape(kind), bool) for kind in kinds}
         for place in self.outputs:
             wanted[place.kind] |= place.stored(sets, self.shape(place.kind))
         return wanted
 
     def read(self, wanted: Kept, idle: Mask) -> dict[Kind, Mask]:
         """What is read of every kind when this is wanted; `idle` [heads of keys, channels] say nothing of scores."""
-        heads = wanted["result"].any(axis=1) | wanted["scores"][:, 0]
-        scored = self._grouped(heads) & ~idle
+        heads = wanted["result"].any(axis=1, keepdims=True) | wanted["scores"]
+        scored = self._among_group(heads) & ~idle
         return {
-            "query": self._repeated(scored) & heads[:, None],
+            "query": self._repeated(scored) & heads,
             "key": scored | wanted["key"],
             "value": wanted["value"] | self._among_group(wanted["result"]),
-            "scores": heads[:, None],
+            "scores": heads,
         }
 
     def kept(self, wanted: Kept, idle: Mask) -> dict[Kind, Mask]:
@@ -165,9 +162,6 @@ class Heads:
     def _among_group(self, mask: Mask) -> Mask:
         """For each head of keys what any of its heads of queries says."""
         return np.asarray(mask.reshape(self.keys, -1, mask.shape[1]).any(axis=1))
-
-    def _grouped(self, heads: Mask) -> Mask:
-        return self._among_group(heads[:, None])
 
     def sets(self, places: Iterable[Place], tensors: Sequence[gs.Tensor], kept: Kept) -> Sets:
         """What is kept as sets by `(index, axis)` of the inputs or outputs of a node."""

@@ -102,10 +102,10 @@ class IntegerProduct(Contraction):
         if terms is None:
             return
         out = terms.output.index(terms.factors[self.operands.weight][self.free])
-        vectors = [
-            i for i in self.operands.per_output if (t := operand(node, i)) is not None and len(shape_of(t) or ()) == 1
-        ]
-        yield from ((index, out, 0) for index in vectors if size_of(node.inputs[index], 0) != 1)
+        for index in self.operands.per_output:
+            vector = operand(node, index)
+            if vector is not None and len(shape_of(vector) or ()) == 1 and size_of(vector, 0) != 1:
+                yield index, out, 0
 
     def steps(self, node: gs.Node) -> Array:
         """How far the weights, of 8 bits, are from their zero point: int16."""

@@ -151,9 +151,8 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         """Output channels that depend on any of these input channels."""
         if groups == 1:
             return nonzero.rows(channels)
-        out = len(nonzero.matrix)
-        per_group = channels.reshape(groups, -1)
-        return np.asarray((nonzero.matrix & np.repeat(per_group, out // groups, axis=0)).any(axis=1))
+        per_out = np.repeat(channels.reshape(groups, -1), len(nonzero.matrix) // groups, axis=0)
+        return np.asarray((nonzero.matrix & per_out).any(axis=1))
 
     def _shift(self, node: gs.Node, facts: Facts, values: Array) -> Array:
         """What constant input channels add to each output channel away from borders: float64 [out]."""
@@ -294,9 +293,8 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         if sliding is None:
             return False
         places = sliding[0].places(sliding[1])
-        made_of = Absorbed(
-            facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1, math.prod(self._kernel(node))
-        )
+        elements, outputs = facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1
+        made_of = Absorbed(elements, outputs, math.prod(self._kernel(node)))
         return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
 
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
