@@ -260,15 +260,8 @@ class Facts:
         if name not in self.read:
             return None
         read, known = self.read[name], {*self.constant.get(name, ()), *self.constant_map.get(name, ())}
-        live = {axis: self._varying(tensor, axis, read.get(axis)) for axis in known.union(read)}
+        live = {axis: ~self.constant_mask(tensor, axis) & read.get(axis, np.True_) for axis in known.union(read)}
         return live if all(mask.any() for mask in live.values()) else None
-
-    def _varying(self, tensor: gs.Tensor, axis: int, read: Mask | None) -> Mask:
-        """Those of the slices that are read (None: all) which are not constant."""
-        constant = self.constants(tensor, axis)
-        if constant is None:
-            return np.ones(self.size(tensor, axis) or 0, bool) if read is None else read
-        return ~constant if read is None else read & ~constant
 
     def mark_read(self, tensor: gs.Tensor, axes: AxisMask) -> None:
         """Add slices to what is read; an axis that is not mentioned is read whole."""

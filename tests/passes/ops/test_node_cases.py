@@ -84,9 +84,3 @@ def _assert_some(op: str, checked: int) -> None:
 def test_function_bodies() -> None:
     """The node tests of operators written out as the functions that define them."""
     assert compile_all(cases("expanded", every=False)) > 100
-
-
-def test_most_operators_have_cases() -> None:
-    """The wrapping itself works: for most operators a case is valid and runs."""
-    for op in ("Add", "Conv", "Gather", "LSTM", "Reshape", "Softmax", "Where"):
-        assert any(runs(case) for case in cases(op, every=False)), op
