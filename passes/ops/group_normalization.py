@@ -36,9 +36,7 @@ class LocalResponseNormalization(AlongAxes):
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
-        known = facts.known(node.inputs[0], 1)
-        if known is not None:
-            yield 0, 1, self._zeros(node, known)
+        yield 0, 1, self._zeros(node, facts.constant_slices(node.inputs[0], 1))
 
     @staticmethod
     def _zeros(node: gs.Node, known: ConstantSlices) -> ConstantSlices:

@@ -233,7 +233,7 @@ class InstanceNormalization(Linked):
         return [*same_axis(node, facts, [(0, 0), (1, 1)]), Link(1, 0, 0, 1), Link(2, 0, 0, 1)]
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
-        bias = facts.known(node.inputs[2], 0)
-        if link.input != 0 or link.input_axis != 1 or bias is None:
+        if link.input != 0 or link.input_axis != 1:
             return None
+        bias = facts.constant_slices(node.inputs[2], 0)
         return ConstantSlices(known.mask & bias.mask, bias.value)

@@ -82,10 +82,7 @@ class Trilu(AlongAxes):
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
         rank = len(shape_of(node.inputs[0]) or ())
-        for axis in range(max(rank - 2, 0), rank):
-            known = facts.known(node.inputs[0], axis)
-            if known is not None and known.only(0).mask.any():
-                yield 0, axis, known.only(0)
+        yield from ((0, axis, facts.constant_slices(node.inputs[0], axis).only(0)) for axis in range(rank)[-2:])
 
 
 @register("ReverseSequence")
@@ -98,12 +95,11 @@ class ReverseSequence(AlongAxes):
         return {int(node.attrs.get("time_axis", 0)), int(node.attrs.get("batch_axis", 1))}
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        batch = int(node.attrs.get("batch_axis", 1))
+        batch, found = int(node.attrs.get("batch_axis", 1)), super().links(node, facts)
         examples = same_axis(node, facts, [(batch, batch)])
         if examples and facts.size(node.inputs[1], 0) == facts.size(node.inputs[0], batch):
-            examples.append(Link(1, 0, 0, batch))
-            return super().links(node, facts) + examples
-        return super().links(node, facts)
+            found += [*examples, Link(1, 0, 0, batch)]
+        return found
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known if link.input == 0 else None

@@ -61,11 +61,10 @@ class Place:
         """Which of the heads' channels are constant here."""
         mask, value = np.zeros(shape, bool), np.zeros(shape)
         for axis in self.axes:
-            found = facts.known(tensor, axis)
-            if found is not None:
-                here = self._spread(found.mask, axis, shape)
-                value = np.where(here, self._spread(np.where(found.mask, found.value, 0), axis, shape), value)
-                mask = mask | here
+            found = facts.constant_slices(tensor, axis)
+            here = self._spread(found.mask, axis, shape)
+            value = np.where(here, self._spread(np.where(found.mask, found.value, 0), axis, shape), value)
+            mask = mask | here
         return ConstantSlices(mask, value)
 
     def _spread(self, vector: Array, axis: int, shape: tuple[int, int]) -> Array:

@@ -176,9 +176,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         mask = ~self._touched(self.nonzero(node, facts), ~known.mask, group_size(node))
         if constant is not None:
             mask &= constant.mask
-        even = facts.known(node.outputs[0], 1)
-        if even is not None:  # which `constants` has found, for much less
-            mask &= ~even.mask
+        mask &= ~facts.constant_slices(node.outputs[0], 1).mask  # which `constants` has found, for much less
         result = self.convolved(node, facts, known, mask) if mask.any() else None
         if result is None:
             return
