@@ -16,19 +16,7 @@ from passes.abstract_values.polynomial import Expression, Polynomial, Term
 from passes.abstract_values.row_index import Rows
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import (
-    SMALL,
-    Array,
-    Dim,
-    Dtype,
-    Mask,
-    bits,
-    dimensions,
-    numpy_dtype,
-    rank_of,
-    shape_of,
-    values_of,
-)
+from passes.graph.tensors import SMALL, Array, Dim, Dtype, Mask, bits, numpy_dtype, rank_of, shape_of, values_of
 
 _INT64 = np.dtype(np.int64)
 
@@ -169,7 +157,7 @@ class Adapters:
                 values = values[:1]  # an operator that reads it must not become a constant as large
             vector = values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
             constant, uneven = self._editor.constant(f"{tensor.name}_constant", vector), False
-        if broadcast or (not uneven and sizes == list(dimensions(constant))):
+        if broadcast or (not uneven and sizes == list(shape_of(constant) or ())):
             self._made[key] = constant
         else:
             self._made[key] = self._node("Expand", [constant, self._shape(sizes)], f"{tensor.name}_expanded", tensor)

@@ -17,18 +17,7 @@ import onnx_graphsurgeon as gs
 from passes.attention.channel_index import by_group, fits, in_groups, laid, once, places, repeats, varying
 from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
-from passes.graph.tensors import (
-    Array,
-    Index,
-    Mask,
-    is_constant,
-    is_float,
-    operand,
-    present,
-    shape_of,
-    values_of,
-    volume,
-)
+from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, operand, present, shape_of, values_of
 from passes.ops import rules
 from passes.ops.arithmetic import Product
 from passes.ops.attention.fused import FusedAttention
@@ -217,7 +206,7 @@ class Follower:
     def _round(self, node: gs.Node, trace: Trace) -> bool:
         """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
         output, steps = node.outputs[0], [operand(node, 1), operand(node, 2)]
-        if any(t is not None and not (is_constant(t) and volume(t) == 1) for t in steps):
+        if any(t is not None and not (is_constant(t) and values_of(t).size == 1) for t in steps):
             return False
         if isinstance(rules(node), Dequantize):
             if not isinstance(rules(node.inputs[0].inputs[0]), Quantize):

@@ -14,17 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Demand,
-    Demands,
-    Link,
-    Maps,
-    Reads,
-    Sets,
-    merge,
-)
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
 from passes.rewriting.channel_facts import Facts

@@ -10,18 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Demand,
-    Demands,
-    Link,
-    Maps,
-    Reads,
-    Sets,
-    agreed,
-    merge,
-)
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.construct import constant
 from passes.graph.tensors import Array, Index, Mask, is_constant, numpy_dtype, product, shape_of, size_of, values_of
 from passes.ops.base import axis_attribute, gathered, register
@@ -198,8 +187,9 @@ class Scattering(Movement):
         links = facts.links(node)
         for data in [k for k in links if k.input == 0]:
             for updates in [k for k in links if k.input == 2 and k.output_axis == data.output_axis]:
-                known = [facts.constant_slices(node.inputs[k.input], k.input_axis) for k in (data, updates)]
-                both = agreed(known)  # where they are added: 0 + 0, 0 · 0, the larger of both
+                first, second = (facts.constant_slices(node.inputs[k.input], k.input_axis) for k in (data, updates))
+                both = ConstantSlices(first.only(second.value).mask & second.mask, first.value)
+                # where they are added: 0 + 0, 0 · 0, the larger of both
                 yield 0, data.output_axis, both if self._replaces(node) else both.only(0)
 
 

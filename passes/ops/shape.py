@@ -29,17 +29,7 @@ from passes.abstract_values.shape_rules import (
 from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
-from passes.graph.tensors import (
-    MOST_SLICES,
-    Array,
-    Dim,
-    Index,
-    int_list,
-    is_constant,
-    operand,
-    shape_of,
-    static_shape,
-)
+from passes.graph.tensors import MOST_SLICES, Array, Dim, Index, int_list, is_constant, operand, shape_of, static_shape
 from passes.ops.base import Op, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts

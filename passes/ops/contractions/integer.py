@@ -12,18 +12,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Dependences
 from passes.abstract_values.windows import kernel_windows, positions
-from passes.graph.tensors import (
-    Array,
-    Mask,
-    initializer,
-    is_constant,
-    operand,
-    product,
-    shape_of,
-    size_of,
-    values_of,
-    volume,
-)
+from passes.graph.tensors import Array, Mask, initializer, is_constant, operand, product, shape_of, size_of, values_of
 from passes.ops.base import Op, register, rules
 from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
@@ -184,7 +173,7 @@ class IntegerProduct(Contraction):
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """As for floats: two for each product, less one for each sum, and one for the bias."""
-        out, depth = volume(node.outputs[0]), self.depth(node)
+        out, depth = product(shape_of(node.outputs[0]) or ()), self.depth(node)
         bias = self.operands.bias is not None and operand(node, self.operands.bias) is not None
         return out * (2 * depth - 1) + out * bias, out * depth
 
