@@ -60,7 +60,6 @@ class NarrowedNormalization:
 
     @property
     def epsilon(self) -> float:
-        """The attribute."""
         return float(self.node.attrs.get("epsilon", np.float32(1e-5)))
 
     @property

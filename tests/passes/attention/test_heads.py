@@ -11,14 +11,16 @@ from tests.passes.text import Array, compiled, model, operators, random, weight
 HEADS, SIZE = 4, 8
 WIDTH = HEADS * SIZE
 
-SEPARATE = """
-    q0 = MatMul(x, wq)  q1 = Add(q0, bq)  q2 = Mul(q1, mq)  q3 = Reshape(q2, heads)
-    q = Transpose<perm=[0,2,1,3]>(q3)
-    k0 = MatMul(x, wk)  k1 = Add(k0, bk)  k2 = Mul(k1, mk)  k3 = Reshape(k2, heads)
-    k = Transpose<perm=[0,2,3,1]>(k3)
-    v0 = MatMul(x, wv)  v1 = Add(v0, bv)  v2 = Mul(v1, mv)  v3 = Reshape(v2, heads)
-    v = Transpose<perm=[0,2,1,3]>(v3)
+MASKED = """
+    q0 = MatMul(x, wq)  q1 = Add(q0, bq)  q2 = Mul(q1, mq)
+    k0 = MatMul(x, wk)  k1 = Add(k0, bk)  k2 = Mul(k1, mk)
+    v0 = MatMul(x, wv)  v1 = Add(v0, bv)  v2 = Mul(v1, mv)
 """
+BY_HEAD = """
+    q3 = Reshape(q2, heads)  k3 = Reshape(k2, heads)  v3 = Reshape(v2, heads)
+    q = Transpose<perm=[0,2,1,3]>(q3)  k = Transpose<perm=[0,2,3,1]>(k3)  v = Transpose<perm=[0,2,1,3]>(v3)
+"""
+SEPARATE = MASKED + BY_HEAD
 FUSED = """
     p0 = MatMul(x, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)  p3 = Reshape(p2, parts)
     p = Transpose<perm=[2,0,3,1,4]>(p3)
@@ -32,11 +34,9 @@ UNBOUND = """
     q = Squeeze(sq, first)  kt = Squeeze(sk, first)  v = Squeeze(sv, first)
     k = Transpose<perm=[0,1,3,2]>(kt)
 """
-SPLIT = """
+SPLIT = f"""
     p0 = MatMul(x, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)
-    q2, k2, v2 = Split<axis=2>(p2, widths)
-    q3 = Reshape(q2, heads)  k3 = Reshape(k2, heads)  v3 = Reshape(v2, heads)
-    q = Transpose<perm=[0,2,1,3]>(q3)  k = Transpose<perm=[0,2,3,1]>(k3)  v = Transpose<perm=[0,2,1,3]>(v3)
+    q2, k2, v2 = Split<axis=2>(p2, widths) {BY_HEAD}
 """
 INTERLEAVED = """
     p0 = MatMul(x, wi)  p1 = Add(p0, bi)  p2 = Mul(p1, mi)  p3 = Reshape(p2, each)
@@ -58,14 +58,19 @@ FORMS = {
     "unbound": UNBOUND,
     "split": SPLIT,
 }
-BEHIND = """
-    qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)
-    y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)
-"""
+MERGED = "y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)"
+BEHIND = f"qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"
 
 
 def attention(
-    form: str, masks: Array, behind: str = BEHIND, time: str = "T", more: dict[str, Array] | None = None
+    form: str,
+    masks: Array,
+    behind: str = BEHIND,
+    time: str = "T",
+    more: dict[str, Array] | None = None,
+    *,
+    opset: int = 17,
+    inputs: str = "",
 ) -> onnx.ModelProto:
     """`masks`: float [3, width], of the queries, keys and values."""
     weights, biases = [random(16, WIDTH, seed=i) for i in range(3)], [random(WIDTH, seed=i + 3) for i in range(3)]
@@ -96,7 +101,16 @@ def attention(
         given |= {f"w{name}": w, f"b{name}": b, f"m{name}": m.astype(np.float32)}
     given |= more or {}
     text = FORMS.get(form, form) + behind
-    return model(f"(float[B,{time},16] x) => (float[B,{time},5] o)", text, constants=given)
+    return model(f"(float[B,{time},16] x{inputs}) => (float[B,{time},5] o)", text, opset, constants=given)
+
+
+def of_fewer_keys(masks: Array, keys: int) -> dict[str, Array]:
+    """What makes as many heads of keys and values, masked as the first ones are."""
+    given = {"fewer": np.asarray([0, -1, keys, SIZE])}
+    for name, mask in zip("kv", masks[1:], strict=True):
+        given |= {f"w{name}": random(16, keys * SIZE, seed=5), f"b{name}": random(keys * SIZE, seed=6)}
+        given[f"m{name}"] = mask[: keys * SIZE].astype(np.float32)
+    return given
 
 
 def independent(seed: int = 0) -> Array:
@@ -147,8 +161,7 @@ def test_channels_with_gains_of_their_own_go_and_keep_their_order(shape: tuple[i
 
 
 def test_values_are_followed_where_keys_are_rows() -> None:
-    behind = """qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)
-        y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)"""
+    behind = f"qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)  {MERGED}"
     masks = independent()
     assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
 
@@ -187,24 +200,15 @@ def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, tim
             f"  {name}9 = Concat<axis=0>({name}7, four, {name}8, size)  {name}a = Reshape({name}6, {name}9)"
             f"  {name} = " + (f"Transpose<perm=[0,1,3,2]>({name}a)" if name == "k" else f"Identity({name}a)"),
         )
-    masks, more = independent(), dict[str, Array]()
-    shared = [masks[0], *(m[: keys * SIZE] for m in masks[1:])]
-    for name, mask in zip("kv", shared[1:], strict=True):
-        more |= {
-            f"w{name}": random(16, keys * SIZE, seed=5),
-            f"b{name}": random(keys * SIZE, seed=6),
-            f"m{name}": mask.astype(np.float32),
-        }
-    more |= {
-        "fewer": np.asarray([0, -1, keys, SIZE]),
+    masks = independent()
+    more = of_fewer_keys(masks, keys) | {
         "two": np.asarray([2]),
         "times": np.asarray([1, 1, HEADS // keys, 1, 1]),
         "four": np.asarray([HEADS]),
         "size": np.asarray([SIZE]),
     }
-    queries = shared[0].reshape(keys, HEADS // keys, SIZE)
-    both = (queries.any(axis=1) & shared[1].reshape(keys, SIZE)).sum(axis=1).max()
-    values = shared[2].reshape(keys, SIZE).sum(axis=1).max()
+    queries, (key, value) = masks[0].reshape(keys, -1, SIZE), masks[1:, : keys * SIZE].reshape(2, keys, SIZE)
+    both, values = (queries.any(axis=1) & key).sum(axis=1).max(), value.sum(axis=1).max()
     found = columns("separate", attention(form, masks, time=time, more=more))
     assert found == [both * HEADS, both * keys, values * keys]
 
