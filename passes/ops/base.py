@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, is_float, shape_of, volume
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, int_list, is_float, operand, shape_of, volume
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
@@ -188,6 +188,11 @@ def gathered(places: Index, known: ConstantSlices, size: int) -> ConstantSlices:
 def axis_attribute(node: gs.Node, default: int = 0) -> int:
     """The axis of input 0 that the attribute `axis` names, from the front; 0 where the rank is not known."""
     return int(node.attrs.get("axis", default)) % max(len(shape_of(node.inputs[0]) or ()), 1)
+
+
+def integers(node: gs.Node, name: str, index: int) -> list[int] | None:
+    """Those of an attribute or, as later opsets have it, of input `index`; None if it is absent, or computed."""
+    return list(node.attrs[name]) if name in node.attrs else int_list(operand(node, index))
 
 
 _RULES: dict[tuple[str | None, str], Op] = {}

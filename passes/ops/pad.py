@@ -13,7 +13,7 @@ from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, po
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.windows import Window
 from passes.graph.tensors import MOST_SLICES, int_list, numpy_dtype, operand, shape_of
-from passes.ops.base import register
+from passes.ops.base import integers, register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -32,7 +32,7 @@ class Pad(SizeRule, Movement):
         rank = len(shape_of(node.inputs[0]) or ())
         if not rank:
             return None
-        pads = node.attrs.get("pads") if "pads" in node.attrs else int_list(operand(node, 1))
+        pads = integers(node, "pads", 1)
         if pads is None or (operand(node, 3) is not None and int_list(operand(node, 3)) is None):
             return None
         axes = [a % rank for a in int_list(operand(node, 3)) or range(rank)]

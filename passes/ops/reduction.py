@@ -11,19 +11,8 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import (
-    Array,
-    Mask,
-    int_list,
-    is_constant,
-    is_float,
-    numpy_dtype,
-    operand,
-    product,
-    shape_of,
-    volume,
-)
-from passes.ops.base import Linked, Preserved, axis_attribute, register
+from passes.graph.tensors import Array, Mask, is_constant, is_float, numpy_dtype, operand, product, shape_of, volume
+from passes.ops.base import Linked, Preserved, axis_attribute, integers, register
 from passes.ops.movement import filled, same_axis, whole_line
 from passes.ops.traits import DependenceTransfer, passed_on
 from passes.rewriting.channel_facts import Facts
@@ -37,7 +26,7 @@ def reduced_axes(node: gs.Node) -> set[int] | None:
     rank = len(shape_of(node.inputs[0]) or ())
     if not rank:
         return None
-    axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
+    axes = integers(node, "axes", 1)
     if axes is None and operand(node, 1) is not None:
         return None
     if not axes:

@@ -30,7 +30,7 @@ from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
 from passes.graph.tensors import MOST_SLICES, Array, Dim, Index, int_list, is_constant, operand, shape_of, static_shape
-from passes.ops.base import Op, register
+from passes.ops.base import Op, integers, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -411,7 +411,7 @@ class Squeeze(Rearrangement):
     def _pairs(node: gs.Node) -> list[tuple[int, int]]:
         """Axes that stay, before and after."""
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
-        axes = node.attrs.get("axes") if "axes" in node.attrs else int_list(operand(node, 1))
+        axes = integers(node, "axes", 1)
         if before is None or after is None:
             return []
         longer = max(len(before), len(after))
