@@ -26,6 +26,7 @@ class Resize(SizeRule, Linked):
     """Slices of an axis that keeps its size pass through."""
 
     may_overflow = False
+    reason = kept_reasons.EACH_BY_ITSELF
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, axes = shape_of(node.inputs[0]), node.attrs.get("axes")
@@ -44,8 +45,6 @@ class Resize(SizeRule, Linked):
         if wanted is not None or before is None or len(before) != len(scales) or self._crops(node):
             return None
         return [*map(_scaled, before, scales)]
-
-    reason = kept_reasons.EACH_BY_ITSELF
 
     def contradiction(self, node: gs.Node) -> str:
         odd = next((scale for scale in _floats(self._scales(node)) or () if not scale > 0), None)

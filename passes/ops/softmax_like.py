@@ -23,8 +23,8 @@ class AlongAxes(Linked):
     reason = kept_reasons.ANOTHER_AXIS
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        """Axes that the operator works along; None if that is not known."""
-        raise NotImplementedError
+        """Axes that the operator works along, by default that of its attribute; None if that is not known."""
+        return {axis_attribute(node, -1)}
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         rank = len(shape_of(node.inputs[0]) or ())
@@ -61,9 +61,6 @@ class Cumulative(AlongAxes):
 @register("TopK")
 class TopK(AlongAxes):
     """Values of a constant are the constant; where they stood is not said."""
-
-    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {axis_attribute(node, -1)}
 
     def constant(self, node: gs.Node, facts: Facts, link: Link, known: ConstantSlices) -> ConstantSlices | None:
         return known if link.output == 0 else None
@@ -183,9 +180,6 @@ class LpNormalization(AlongAxes):
 
     preserves = "nothing"
     flops_per_element = 3  # square, add, divide
-
-    def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {axis_attribute(node, -1)}
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""

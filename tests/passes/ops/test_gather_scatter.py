@@ -157,7 +157,6 @@ def test_compress_and_one_hot() -> None:
         "p = Compress<axis = 1>(s, c)\n y = Conv(p, wb)",
         c=np.asarray([True, False, True, True, True, False]),
     )
-    compiled(network)
     exact(network)
     codes = source(
         "(float[N,4,5,6] x) => (float[N,2,5,6,3] y) <int64 zero = {0}, int64 two = {2}, int64 depth = {3}, "
