@@ -49,6 +49,15 @@ class SpaceAndDepth(SizeRule, Movement):
     """
 
     reason = kept_reasons.REGROUPED
+    #: whether an output channel is made from several input channels, or the other way round
+    joins = False
+
+    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
+        sizes = [size for t in (node.inputs[0], node.outputs[0]) if (size := facts.size(t, 1)) is not None]
+        found = same_axis(node, facts, [(0, 0)])
+        if len(sizes) == 2:
+            found.append(Link(0, 1, 0, 1, self.places(node, max(sizes))[0], split=self.joins))
+        return found
 
     def places(self, node: gs.Node, wide: int) -> tuple[Index, Index, int]:
         """For each of `wide` channels on the deep side: the channel on the other side, and the place in the block."""
@@ -71,6 +80,8 @@ class SpaceAndDepth(SizeRule, Movement):
 class DepthToSpace(SpaceAndDepth):
     """An output channel is made from several input channels."""
 
+    joins = True
+
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, block = shape_of(node.inputs[0]), int(node.attrs["blocksize"])
         if before is None or len(before) != _AXES or block < 1:
@@ -84,13 +95,6 @@ class DepthToSpace(SpaceAndDepth):
         if channels is None or (block and channels % block**2 == 0):
             return ""
         return f"its input has {channels} channels, which blocks of {block} × {block} do not divide"
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        wide = facts.size(node.inputs[0], 1)
-        found = same_axis(node, facts, [(0, 0)])
-        if wide is None or facts.size(node.outputs[0], 1) is None:
-            return found
-        return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0], split=True)]
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known, wide = facts.maps(node.inputs[0], 1), facts.size(node.inputs[0], 1)
@@ -117,13 +121,6 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
         batch, channels, *sides = before
         fewer = [None if side is None else shifted_quotient(side, 0, block) for side in sides]
         return [batch, times(channels, block**2), *fewer]
-
-    def links(self, node: gs.Node, facts: Facts) -> list[Link]:
-        wide = facts.size(node.outputs[0], 1)
-        found = same_axis(node, facts, [(0, 0)])
-        if wide is None or facts.size(node.inputs[0], 1) is None:
-            return found
-        return [*found, Link(0, 1, 0, 1, self.places(node, wide)[0])]
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
