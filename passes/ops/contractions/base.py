@@ -249,10 +249,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         if terms is None or len(terms.factors) != 2 or len(label.at) > 1 or self.scale(node) != 1:
             return None
         ((index, axis),) = label.at
-        own, others = (
-            [k for k in letters if k not in terms.output]
-            for letters in (terms.factors[index], terms.factors[1 - index])
-        )
+        own, others = ([k for k in terms.factors[i] if k not in terms.output] for i in (index, 1 - index))
         if len(others) != 1 or own != others:
             return None
         places = [(node.inputs[i], terms.factors[i].index(others[0])) for i in (1 - index, index)]
@@ -310,12 +307,10 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         sizes = {(0, k.out): k.size for k in self.labels(node, facts) if k.out is not None}
-        fixed = {
-            (0, out)
-            for index, out, axis in self.beside(node)
-            if facts.size(node.inputs[index], axis) not in (1, sizes.get((0, out)))
-        }
-        return {key: mask for key, mask in asked.items() if key in sizes and key not in fixed}
+        for index, out, axis in self.beside(node):
+            if facts.size(node.inputs[index], axis) not in (1, sizes.get((0, out))):
+                sizes.pop((0, out), None)
+        return {key: mask for key, mask in asked.items() if key in sizes}
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands: Demands = {}
