@@ -44,8 +44,9 @@ def node(
     said: onnx.NodeProto | None = None,
 ) -> gs.Node:
     """As `gs.Node`. said: what the model says of it that is nothing to compute with."""
-    made = _unconnected(op, name, attrs, inputs, outputs, domain)
-    vars(made)["said"] = said
+    made = filled_at_once(gs.Node.__new__(gs.Node), op=op, name=name, attrs=dict(attrs), domain=domain, said=said)
+    list.extend(made.inputs, inputs)
+    list.extend(made.outputs, outputs)
     for tensor in inputs:
         list.append(tensor.outputs, made)
     for tensor in outputs:
@@ -61,20 +62,10 @@ def said_of(node: gs.Node) -> onnx.NodeProto | None:
 
 def snapshot(node: gs.Node) -> gs.Node:
     """The node as it is now: its tensors do not count it among their producers and consumers."""
-    return _unconnected(node.op, node.name, node.attrs, node.inputs, node.outputs, node.domain)
-
-
-def _unconnected(
-    op: str,
-    name: str,
-    attrs: Mapping[str, Any],
-    inputs: Sequence[gs.Tensor],
-    outputs: Sequence[gs.Tensor],
-    domain: str | None,
-) -> gs.Node:
-    made = filled_at_once(gs.Node.__new__(gs.Node), op=op, name=name, attrs=dict(attrs), domain=domain)
-    list.extend(made.inputs, inputs)
-    list.extend(made.outputs, outputs)
+    fields = {name: getattr(node, name) for name in ("op", "name", "domain")}
+    made = filled_at_once(gs.Node.__new__(gs.Node), attrs=dict(node.attrs), **fields)
+    list.extend(made.inputs, node.inputs)
+    list.extend(made.outputs, node.outputs)
     return made
 
 

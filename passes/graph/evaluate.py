@@ -96,15 +96,10 @@ def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bo
     if all(static_shape(t) is not None for t in node.outputs if t.name):
         return False
     if arithmetic:
-        return _broadcast_elements(operands) > _MOST
+        with contextlib.suppress(ValueError):  # operands that do not fit each other
+            return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None))) > _MOST
+        return False
     return not (is_standard(node) and node.op in _WITH_ATTRIBUTES) and _elements(node, opset, operands) > _MOST
-
-
-def _broadcast_elements(operands: Sequence[Array | None]) -> int:
-    """The elements of operands that are broadcast to one shape; none where they do not fit each other."""
-    with contextlib.suppress(ValueError):
-        return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None)))
-    return 0
 
 
 def _elements(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> int:
@@ -170,7 +165,10 @@ def _alone(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> tuple
     """A model of the node alone, and what it is fed with."""
     names = [f"x{i}" if x is not None else "" for i, x in enumerate(operands)]
     outputs = [f"y{i}" for i in range(len(node.outputs))]
-    attrs: dict[str, Any] = {k: _attribute(v) for k, v in node.attrs.items()}
+    attrs: dict[str, Any] = {
+        k: onnx.numpy_helper.from_array(values_of(v)) if isinstance(v, gs.Constant) else v
+        for k, v in node.attrs.items()
+    }
     proto = helper.make_node(node.op, names, outputs, domain=node.domain or "", **attrs)
     feeds = {n: x for n, x in zip(names, operands, strict=True) if x is not None}
     graph = helper.make_graph(
@@ -180,9 +178,3 @@ def _alone(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> tuple
         [onnx.ValueInfoProto(name=n) for n in outputs],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain or "", opset)]), feeds
-
-
-def _attribute(value: object) -> object:
-    if isinstance(value, gs.Constant):
-        return onnx.numpy_helper.from_array(values_of(value))
-    return value

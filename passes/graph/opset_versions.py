@@ -10,8 +10,8 @@ from onnx.defs import OpSchema
 
 from passes.graph.tensors import STANDARD_DOMAINS
 
-# Before it, operators changed what they compute and kept their signature.
-_OLDEST = 11
+#: before it, operators changed what they compute and kept their signature
+OLDEST = 11
 
 _LISTS = ("starts", "ends", "axes", "steps", "split", "pads")
 
@@ -54,7 +54,7 @@ def means_the_same(form: Form, first: int, second: int) -> bool:
         return True
     gone = old.attributes.keys() - form.attributes - new.attributes.keys()
     return (
-        min(first, second) >= _OLDEST
+        min(first, second) >= OLDEST
         and not any(old.attributes[name].default_value.type for name in gone)
         and all(
             (now := new.attributes[name]).type == was.type and now.default_value == was.default_value

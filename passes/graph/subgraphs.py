@@ -21,11 +21,8 @@ class Body(gs.Graph):
 
 def captured(node: gs.Node) -> list[gs.Tensor]:
     """Tensors of the outer graph that the subgraphs of this node name."""
-    inner = subgraphs(node)
-    if not inner:
-        return []
     found: dict[str, gs.Tensor] = {}
-    for graph in inner:
+    for graph in subgraphs(node):
         inside = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs}
         for tensor in [*graph.outputs, *(t for n in graph.nodes for t in [*n.inputs, *captured(n)])]:
             if tensor.name not in inside and not tensor.is_empty():
@@ -51,9 +48,8 @@ def replace_inside(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
 def bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
     """All graphs among the attributes of the graph's nodes, and of theirs."""
     for node in graph.nodes:
-        for body in subgraphs(node) if node.attrs else ():
-            yield body
-            yield from bodies(body)
+        for body in subgraphs(node):
+            yield from with_bodies(body)
 
 
 def with_bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -64,7 +60,7 @@ def with_bodies(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 def seen_outside(graph: gs.Graph) -> set[str]:
     """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
-    return {t.name for t in graph.outputs} | {t.name for n in graph.nodes if n.attrs for t in captured(n)}
+    return {t.name for t in graph.outputs} | {t.name for n in graph.nodes for t in captured(n)}
 
 
 def shared_constants(graph: gs.Graph) -> list[gs.Constant]:
@@ -97,7 +93,4 @@ def is_read_by_others(tensor: gs.Constant) -> bool:
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
     """The graphs among the attributes of the node."""
-    for value in node.attrs.values() if node.attrs else ():
-        if isinstance(value, gs.Graph):  # as of hardly any node
-            return [graph for graph in node.attrs.values() if isinstance(graph, gs.Graph)]
-    return []
+    return [value for value in node.attrs.values() if isinstance(value, gs.Graph)]

@@ -99,24 +99,16 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
 
 def size_of(tensor: gs.Tensor, axis: int) -> int | None:
     """Number of slices along `axis` (may be negative), None where it is not static, or above `MOST_SLICES`."""
-    shape = tensor.shape
-    if shape is None or not -len(shape) <= axis < len(shape):
-        return None
-    if isinstance(tensor.dtype, int) or is_sparse(tensor):  # an element type that numpy does not have: left as it is
-        return None
-    return _slices(shape[axis])
+    sizes = sizes_of(tensor)
+    return sizes[axis] if -len(sizes) <= axis < len(sizes) else None
 
 
 def sizes_of(tensor: gs.Tensor) -> tuple[int | None, ...]:
     """`size_of` for each axis; none where the rank is not known."""
     shape = tensor.shape or ()
-    if isinstance(tensor.dtype, int) or is_sparse(tensor):
+    if isinstance(tensor.dtype, int) or is_sparse(tensor):  # an element type that numpy does not have: left as it is
         return (None,) * len(shape)
-    return tuple([_slices(dim) for dim in shape])
-
-
-def _slices(dim: Dim) -> int | None:
-    return int(dim) if isinstance(dim, _INTEGERS) and dim <= MOST_SLICES else None
+    return tuple([int(dim) if isinstance(dim, _INTEGERS) and dim <= MOST_SLICES else None for dim in shape])
 
 
 def volume(tensor: gs.Tensor) -> int:
@@ -185,9 +177,7 @@ def output_index(node: gs.Node, tensor: gs.Tensor) -> int:
 
 def inverse(order: Index) -> Index:
     """The permutation that undoes this one."""
-    result = np.zeros(order.size, np.int64)
-    result[order] = np.arange(order.size)
-    return result
+    return np.argsort(order)
 
 
 def unite(root: Index, a: Index, b: Index) -> bool:
