@@ -219,13 +219,8 @@ def _redeclare_open(value: onnx.ValueInfoProto, dims: Sequence[Dim] | None) -> N
     if found is None:
         declare(value, dims)
     elif len(found) == len(dims):
-        declare(
-            value,
-            [
-                then if isinstance(then, int) and not isinstance(now, int) else now
-                for now, then in zip(found, dims, strict=True)
-            ],
-        )
+        pairs = zip(found, dims, strict=True)
+        declare(value, [then if isinstance(then, int) and not isinstance(now, int) else now for now, then in pairs])
 
 
 _DECLARED = {

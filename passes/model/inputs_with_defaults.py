@@ -17,8 +17,6 @@ def overridable(model: onnx.ModelProto) -> set[str]:
     if model.ir_version < 4:
         return set()
     listed = {v.name for v in model.graph.input} & {t.name for t in model.graph.initializer}
-    if not listed:
-        return set()
     sizes = {t.name: math.prod(t.dims) for t in model.graph.initializer}
     return set() if 2 * sum(sizes[n] for n in listed) >= sum(sizes.values()) else listed
 

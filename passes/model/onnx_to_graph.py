@@ -117,14 +117,10 @@ class _Scope:
 
     def _attribute(self, proto: AttributeProto, entering: Collection[str]) -> object:
         kind = proto.type
-        if kind == AttributeProto.INT:
-            return proto.i
-        if kind == AttributeProto.INTS:
-            return list(proto.ints) or Empty(kind)
-        if kind == AttributeProto.FLOAT:
-            return proto.f
-        if kind == AttributeProto.FLOATS:
-            return list(proto.floats) or Empty(kind)
+        if kind in (AttributeProto.INT, AttributeProto.FLOAT):
+            return onnx.helper.get_attribute_value(proto)
+        if kind in (AttributeProto.INTS, AttributeProto.FLOATS):
+            return onnx.helper.get_attribute_value(proto) or Empty(kind)
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:

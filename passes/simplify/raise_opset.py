@@ -7,12 +7,9 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, all_or_none
-from passes.graph.opset_versions import Form, means_the_same
+from passes.graph.opset_versions import OLDEST, Form, means_the_same
 from passes.graph.subgraphs import with_bodies
 from passes.graph.tensors import is_standard, shape_of
-
-# The oldest opset to start from: before it, operators changed what they compute and kept their signature.
-_OLDEST = 11
 
 # Values of attributes that a later opset does not know any more.
 _DROPPED = {("Resize", "coordinate_transformation_mode"): "tf_half_pixel_for_nn"}
@@ -26,7 +23,7 @@ def raise_opset(graph: gs.Graph, opset: int, brought: str = "") -> bool:
     """
     if graph.opset >= opset:
         return True
-    if graph.opset < _OLDEST:
+    if graph.opset < OLDEST:
         return False
     change = all_or_none(
         [

@@ -62,53 +62,33 @@ def _self_attention(
     past: gs.Tensor | None,
     added: gs.Tensor | None,
 ) -> Sequence[gs.Tensor]:
-    """Attention with one tensor for keys and values of tokens before [2, batch, heads, tokens, channels]."""
-    call.needs(not call.attrs.get("do_rotary", 0) and not call.attrs.get("past_present_share_buffer", 0))
-    both = (None, None) if past is None else [call.op("Gather", past, call.scalar(i), axis=0) for i in range(2)]
-    y, k, v = _attention(call, parts, sizes, mask, both, added, keeps=call.wanted(1))
-    if not call.wanted(1):
-        return [y]
-    return [y, call.op("Concat", *(call.op("Unsqueeze", each, axes=[0]) for each in (k, v)), axis=0)]
+    """Attention of queries, keys and values [batch, tokens, size], and the keys and values of all tokens, if wanted.
 
-
-def _attention(
-    call: Call,
-    parts: Sequence[gs.Tensor],
-    sizes: Sequence[int],
-    mask: gs.Tensor | None,
-    past: Sequence[gs.Tensor | None],
-    added: gs.Tensor | None,
-    *,
-    keeps: bool,
-) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
-    """Attention of queries, keys and values [batch, tokens, size], and the keys and values of all tokens, by head.
-
-    past: keys and values of tokens before [batch, heads, tokens, channels]. added: to the scores. Without a past the
+    past: keys and values of tokens before [2, batch, heads, tokens, channels]. added: to the scores. Without a past the
     keys are transposed at once, unless they are kept.
     """
+    call.needs(not call.attrs.get("do_rotary", 0) and not call.attrs.get("past_present_share_buffer", 0))
+    before = None if past is None else [call.op("Gather", past, call.scalar(i), axis=0) for i in range(2)]
     heads = int(call.attrs["num_heads"])
     call.needs(sizes[0] == sizes[1])
     split = [call.op("Reshape", x, call.ints(0, 0, heads, n // heads)) for x, n in zip(parts, sizes, strict=True)]
-    keeps = keeps or past[0] is not None
+    keeps = call.wanted(1) or before is not None
     perms = [0, 2, 1, 3], [0, 2, 1, 3] if keeps else [0, 2, 3, 1], [0, 2, 1, 3]
     q, k, v = (call.op("Transpose", x, perm=perm) for x, perm in zip(split, perms, strict=True))
-    if past[0] is not None:
-        k, v = (call.op("Concat", before, each, axis=2) for before, each in zip(past, (k, v), strict=True))
+    if before is not None:
+        k, v = (call.op("Concat", *pair, axis=2) for pair in zip(before, (k, v), strict=True))
     transposed = call.op("Transpose", k, perm=[0, 1, 3, 2]) if keeps else k
     causal = _causal(call, q, transposed) if call.attrs.get("unidirectional", 0) else None
-    y = _attend(call, q, transposed, v, sizes[0] // heads, (causal, _mask(call, mask, q, transposed), added))
-    return call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2])), k, v
-
-
-def _attend(
-    call: Call, q: gs.Tensor, k: gs.Tensor, v: gs.Tensor, size: int, added: Sequence[gs.Tensor | None]
-) -> gs.Tensor:
-    """softmax(scale · Q K + what is added) V, of heads of this size, with the keys transposed."""
-    scale = float(call.attrs.get("scale", 0.0)) or float(size) ** -0.5
-    scores = call.op("Div", call.op("MatMul", q, k), call.number(1 / scale, q))
-    for each in added:
+    hidden = _mask(call, mask, q, transposed)
+    scale = float(call.attrs.get("scale", 0.0)) or float(sizes[0] // heads) ** -0.5
+    scores = call.op("Div", call.op("MatMul", q, transposed), call.number(1 / scale, q))
+    for each in (causal, hidden, added):
         scores = scores if each is None else call.op("Add", scores, each)
-    return call.op("MatMul", call.op("Softmax", scores, axis=-1), v)
+    y = call.op("MatMul", call.op("Softmax", scores, axis=-1), v)
+    y = call.op("Reshape", call.op("Transpose", y, perm=[0, 2, 1, 3]), call.ints(0, 0, sizes[2]))
+    if not call.wanted(1):
+        return [y]
+    return [y, call.op("Concat", *(call.op("Unsqueeze", each, axes=[0]) for each in (k, v)), axis=0)]
 
 
 def _mask(call: Call, mask: gs.Tensor | None, q: gs.Tensor, k: gs.Tensor) -> gs.Tensor | None:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.shape_rules import OutputSizesRule
 from passes.graph import construct
-from passes.graph.editor import GraphEditor, erase
+from passes.graph.editor import GraphEditor
 from passes.graph.expression_match import Expression, X
 from passes.graph.tensors import Array, element_of, numpy_dtype, operand, present, shape_of
 from passes.ops.base import rules_of
@@ -79,10 +79,7 @@ class Call:
         self.needs(onnx.defs.has(kind, self.opset, ""))
         hint = f"{self.node.name or self.node.outputs[0].name}_{kind.lower()}"
         made = [self._editor.variable(f"{hint}_output") for _ in range(outputs)]
-        given = list(inputs)
-        while given and given[-1] is None:
-            given.pop()
-        operands, attrs = self._editor.form(kind, [construct.variable("") if t is None else t for t in given], attrs)
+        operands, attrs = self._editor.form(kind, _operands(inputs), attrs)
         schema = onnx.defs.get_schema(kind, self.opset, "")
         takes = schema.min_input <= len(operands) <= schema.max_input
         self.needs(takes and attrs.keys() <= schema.attributes.keys())
@@ -97,9 +94,7 @@ class Call:
     def own(self, kind: str, *inputs: gs.Tensor | None, **attrs: object) -> gs.Tensor:
         """Another operator of the node's domain, of which rules know the shape of what it writes."""
         output = self._editor.variable(f"{self.node.outputs[0].name}_{kind.lower()}")
-        operands = [construct.omitted() if t is None else t for t in inputs]
-        while operands and operands[-1].is_empty():
-            operands.pop()
+        operands = _operands(inputs)
         name = self._editor.names.fresh(self.node.name or kind.lower())
         node = construct.node(kind, name, attrs, operands, [output], domain=self.node.domain)
         self.written.append(node)
@@ -135,9 +130,11 @@ class Call:
         """An initializer: int64 []."""
         return self._editor.constant(f"{self.node.outputs[0].name}_number", np.asarray(value, np.int64))
 
-    def erase(self) -> None:
-        """Take back what was written."""
-        erase(*self.written)
+
+def _operands(tensors: Sequence[gs.Tensor | None]) -> list[gs.Tensor]:
+    """As a node lists them: those that are left out have no name, and none at the end is listed."""
+    count = max((index for index, tensor in enumerate(tensors, 1) if tensor is not None), default=0)
+    return [construct.omitted() if tensor is None else tensor for tensor in tensors[:count]]
 
 
 def _agree(node: gs.Node, schema: onnx.defs.OpSchema) -> bool:

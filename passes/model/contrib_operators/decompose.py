@@ -66,13 +66,12 @@ BETWEEN_STEPS: Mapping[str, Decompose] = {
     "QLinearMatMul": quantized.elementwise("MatMul", -2, -1),
 }
 
-
 # Its layouts: that in which channels lie in blocks, as many as one processor's vectors hold, and that with them last.
 _BLOCKED_DOMAIN, _CHANNELS_LAST = "com.microsoft.nchwc", ("NhwcConv", "NhwcFusedConv", "NhwcMaxPool")
 
 
-def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool:
-    """Decompose what can be, in subgraphs too; whether anything was, or is of the few that stay with shapes.
+def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> None:
+    """Decompose what can be, in subgraphs too, and write the shapes onto what the few write that stay with rules.
 
     products: those of `BETWEEN_STEPS`, too. Raises GraphError where the graph is laid out for one machine.
     """
@@ -86,9 +85,8 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> bool
                 "the file that this was made from, or let ONNX Runtime save it with the optimization level "
                 "ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
             )
-    if all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
-        return False
-    return _decomposed(graph, Names(graph), infer, products)
+    if not all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
+        _decompose(graph, Names(graph), infer, products)
 
 
 def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:
@@ -104,20 +102,21 @@ def _decomposition(node: gs.Node, opset: int, products: bool) -> Decompose | Non
     return IN_STANDARD_DOMAIN[node.op][1] if missing_in_standard(node.domain, node.op, opset) else None
 
 
-def _decomposed(graph: gs.Graph, names: Names, infer: InferNode, products: bool) -> bool:
-    editor, found = GraphEditor(graph, names), False
+def _decompose(graph: gs.Graph, names: Names, infer: InferNode, products: bool) -> None:
+    editor = GraphEditor(graph, names)
     for node in graph.nodes:
         for body in subgraphs(node):
-            found |= _decomposed(body, names, infer, products)
+            _decompose(body, names, infer, products)
         write = _decomposition(node, graph.opset, products)
         if write is not None and _replaced(node, write, editor, infer):
-            found = True
-        elif node.domain == DOMAIN and isinstance(op := rules_of(DOMAIN, str(node.op)), OutputSizesRule):
-            found |= _tell_shapes(node, op)
+            continue
+        if node.domain == DOMAIN and isinstance(op := rules_of(DOMAIN, str(node.op)), OutputSizesRule):
+            for tensor, shape in zip(node.outputs, op.output_sizes(node), strict=False):
+                if isinstance(tensor, gs.Variable) and not tensor.is_empty():
+                    tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)
         else:
             infer(node, graph.opset)
     editor.finish()
-    return found
 
 
 def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: InferNode) -> bool:
@@ -126,7 +125,7 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: Infer
         standing = write(call)
         call.needs(not any(call.wanted(index) for index in range(len(standing), len(node.outputs))))
     except (NotCoveredError, *MALFORMED):
-        call.erase()
+        erase(*call.written)
         return False
     outputs = list(node.outputs)
     erase(node)
@@ -139,12 +138,3 @@ def _replaced(node: gs.Node, write: Decompose, editor: GraphEditor, infer: Infer
     for made in call.written:
         editor.insert(made, before=node)
     return True
-
-
-def _tell_shapes(node: gs.Node, op: OutputSizesRule) -> bool:
-    """Write the shapes that its rules say onto the outputs of an operator that stays; whether they say any."""
-    shapes = op.output_sizes(node)
-    for tensor, shape in zip(node.outputs, shapes, strict=False):
-        if isinstance(tensor, gs.Variable) and not tensor.is_empty():
-            tensor.dtype, tensor.shape = node.inputs[0].dtype, list(shape)
-    return bool(shapes)

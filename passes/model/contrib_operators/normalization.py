@@ -35,7 +35,7 @@ def skip_layer(call: Call) -> Sequence[gs.Tensor]:
     """LayerNormalization of a sum; the sum is the last output. The bias of the normalisation may be left out."""
     total = _sum(call, call.given(4))
     call.needs(not call.wanted(1) and not call.wanted(2))
-    y = layer_after_sum(call, total, call.node.inputs[2], call.given(3))
+    y = _layer(call, total, call.node.inputs[2], call.given(3), -1, _EPSILON_AFTER_SUM)
     return [y, y, y, total]
 
 
@@ -51,11 +51,6 @@ def _sum(call: Call, bias: gs.Tensor | None) -> gs.Tensor:
     """Of both operands and a bias, in the order in which ONNX Runtime recognises it."""
     x, skip = call.node.inputs[:2]
     return call.op("Add", x if bias is None else call.op("Add", x, bias), skip)
-
-
-def layer_after_sum(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None) -> gs.Tensor:
-    """LayerNormalization of the last axis of a sum."""
-    return _layer(call, x, scale, bias, -1, _EPSILON_AFTER_SUM)
 
 
 def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float) -> gs.Tensor:
@@ -116,7 +111,7 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     total = call.op("Add", total, call.op("Gather", positions, places, axis=0))
     if segments is not None and kinds is not None:
         total = call.op("Add", total, call.op("Gather", kinds, segments, axis=0))
-    y = layer_after_sum(call, total, scale, bias)
+    y = _layer(call, total, scale, bias, -1, _EPSILON_AFTER_SUM)
     if not call.wanted(1):
         return [y, y, total]
     if mask is None:  # the kernel counts none
