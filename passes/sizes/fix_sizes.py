@@ -30,18 +30,14 @@ def fix_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> on
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     fix_inputs(fixed, shapes)
-    _fix_outputs(fixed)
-    return fixed
-
-
-def _fix_outputs(model: onnx.ModelProto) -> None:
-    """Write down the sizes of outputs that follow from those of the inputs."""
-    for dim in (d for v in model.graph.output for d in v.type.tensor_type.shape.dim):
+    outputs = fixed.graph.output
+    for dim in (d for v in outputs for d in v.type.tensor_type.shape.dim):
         if dim.dim_value < 0:  # some exporters write -1 for what is not known
             dim.ClearField("dim_value")
-    shapes = {tensor.name: tensor.shape for tensor in shaped(model).outputs}
-    redeclare(model.graph, redeclared(model, shapes))
-    for value in model.graph.output:
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name) or (), strict=False):
+    found = {tensor.name: tensor.shape for tensor in shaped(fixed).outputs}
+    redeclare(fixed.graph, redeclared(fixed, found))
+    for value in outputs:
+        for dim, size in zip(value.type.tensor_type.shape.dim, found.get(value.name) or (), strict=False):
             if not dim.HasField("dim_value") and isinstance(size, int):
                 dim.dim_value = size
+    return fixed

@@ -6,8 +6,8 @@ elements of any vector, and it believes nothing that the model declares of shape
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -38,19 +38,9 @@ from passes.ops.base import rules_of
 INFERRED = 1024
 
 
-class Names:
-    """Names for sizes of which nothing is known, each of which is another one."""
-
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken, self._count = set(taken), 0
-
-    def fresh(self) -> str:
-        """A name that no size has."""
-        while True:
-            name = f"{MADE_UP}{self._count}"
-            self._count += 1
-            if name not in self._taken:
-                return name
+def made_up_names(taken: Collection[str]) -> Iterator[str]:
+    """Names for sizes of which nothing is known, each of which is another one, and none of those that are taken."""
+    return (name for number in count() if (name := f"{MADE_UP}{number}") not in taken)
 
 
 def name_inputs(graph: gs.Graph) -> None:
@@ -73,7 +63,7 @@ def forget_shapes(graph: gs.Graph) -> None:
                         tensor.shape = None
 
 
-def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Names, *, gives_up: bool = False) -> bool:
+def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Iterator[str], *, gives_up: bool = False) -> bool:
     """Refine types and shapes of what these nodes of the model's graph write; whether operands are known to fit.
 
     Raises GraphError where a tensor has less than no elements; where it `gives_up`, also where operands do not fit.
@@ -87,11 +77,9 @@ def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Names, *, giv
         if gives_up:
             raise
         fits, found = False, _inferred(light)
-    given = {str(dim): dim for node in nodes for t in node.inputs for dim in t.shape or () if isinstance(dim, str)}
-    given |= {
-        dim: dim for v in light.graph.input for dim in dims_of(v) or () if isinstance(dim, str) and dim not in given
-    }
-    annotate(nodes, found.graph, names, given)
+    given: dict[str, Dim] = {d: d for v in light.graph.input for d in dims_of(v) or () if isinstance(d, str)}
+    given |= {str(dim): dim for node in nodes for t in node.inputs for dim in t.shape or () if isinstance(dim, str)}
+    _annotate(nodes, found.graph, names, given)
     return fits
 
 
@@ -166,16 +154,15 @@ def annotate_node(node: gs.Node, opset: int) -> None:
             tensor.dtype, tensor.shape = found[tensor.name]
 
 
-def annotate(nodes: Sequence[gs.Node], graph: onnx.GraphProto, names: Names, given: Mapping[str, Dim]) -> None:
+def _annotate(nodes: Sequence[gs.Node], graph: onnx.GraphProto, names: Iterator[str], renamed: dict[str, Dim]) -> None:
     """Refine types and shapes of what the nodes write by what was inferred of the same graph.
 
-    given: sizes that had names before; others get fresh ones.
+    renamed: sizes that had names before; others get made-up ones.
     """
-    renamed = dict(given)
 
     def own(dim: Dim) -> Dim:
         if isinstance(dim, str) and dim not in renamed:
-            renamed[dim] = names.fresh()
+            renamed[dim] = next(names)
         return renamed[dim] if isinstance(dim, str) else dim
 
     def write(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor], graph: onnx.GraphProto) -> None:
@@ -217,15 +204,6 @@ def refine(tensor: gs.Tensor, dims: Sequence[Dim] | None) -> bool:
     return True
 
 
-@contextmanager
-def _contradictions() -> Iterator[None]:
-    """What onnx raises in this block is a GraphError."""
-    try:
-        yield
-    except Exception as error:
-        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
-
-
 def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
     """What onnx infers.
 
@@ -233,8 +211,10 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
     """
     if any(each.domain == "" and each.version == 10 for each in model.opset_import):
         _slice_as_later(model, model.graph)
-    with _contradictions():
+    try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
+    except Exception as error:
+        raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
     for value in found.graph.value_info:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if dim.dim_value < 0:  # a window that is larger than what it slides over
@@ -286,16 +266,10 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
 
 def _put_stand_ins(graph: onnx.GraphProto) -> bool:
     """Put operators with the same output shapes in place of those whose shapes onnx does not know; whether any was."""
-    likes = {kind: _stand_in(*kind) for kind in {(n.domain, n.op_type) for n in graph.node}}
-    for node in graph.node if any(likes.values()) else ():
-        like = likes[node.domain, node.op_type]
-        if like:
-            node.op_type, node.domain = like, ""
-    return any(likes.values())
-
-
-def _stand_in(domain: str, op: str) -> str:
-    """An operator with the same output shapes, if onnx does not know those of this one; else ""."""
-    like = rules_of(domain, op).like
-    known = like and onnx.defs.has(op, domain) and onnx.defs.get_schema(op).has_type_and_shape_inference_function
-    return "" if known else like
+    found = False
+    for node in graph.node:
+        kind, like = (node.op_type, node.domain), rules_of(node.domain, node.op_type).like
+        known = like and onnx.defs.has(*kind) and onnx.defs.get_schema(*kind).has_type_and_shape_inference_function
+        if like and not known:
+            node.op_type, node.domain, found = like, "", True
+    return found

@@ -92,22 +92,17 @@ def shaped(
     graph = imported(model) if graph is None else graph
     decompose(graph, annotate_node)
     name_inputs(graph)
-    sweep, states = Sweep(graph, model), Suppositions()
-    if not known:
-        sweep.seed(gives_up=gives_up)
+    sweep, states = Sweep(graph, model, seeded=not known, gives_up=gives_up), Suppositions()
     while True:
         sweep.run()
         if not known and states.revised(graph):
-            sweep = Sweep(graph, model)
-            sweep.seed(gives_up=gives_up)
+            sweep = Sweep(graph, model, seeded=True, gives_up=gives_up)
             continue
         _check_sizes(graph.nodes, graph.inputs)
         if not sweep.fits and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph.nodes)
             check(graph.nodes, model)
-        changed = False
-        for scope in [*with_bodies(graph)]:
-            changed |= constant_folding.fold_constants(scope, keep)
+        changed = sum(constant_folding.fold_constants(scope, keep) for scope in [*with_bodies(graph)]) > 0
         changed |= constant_folding.settle_operands(graph)
         changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
         if not changed:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import GraphError, SizeError
 from passes.graph.subgraphs import with_bodies
-from passes.graph.tensors import is_float
+from passes.graph.tensors import is_float, shape_of
 from passes.model.declarations import symbol_of
 from passes.model.inputs import fix_inputs
 from passes.ops import rules
@@ -151,7 +151,5 @@ def _depends_on_data(node: gs.Node, unknown: Collection[int]) -> bool:
 
 def _known(tensor: gs.Tensor, given: Collection[str]) -> bool:
     """Whether all sizes of the tensor are known, or among those `given`."""
-    for dim in () if tensor.shape is None else tensor.shape:
-        if dim is None or (isinstance(dim, str) and dim not in given):
-            return False
-    return tensor.shape is not None
+    shape = shape_of(tensor)
+    return shape is not None and all(dim is not None and (not isinstance(dim, str) or dim in given) for dim in shape)

@@ -29,7 +29,7 @@ from passes.ops.base import rules_of
 from passes.ops.control_flow import Rounds
 from passes.sizes import onnx_inference
 from passes.sizes.loop_states import state_shapes
-from passes.sizes.onnx_inference import INFERRED, Names, refine
+from passes.sizes.onnx_inference import INFERRED, made_up_names, refine
 
 
 class Sweep:
@@ -38,21 +38,20 @@ class Sweep:
     `fits`: whether the operands of all nodes are known to fit each other. `vectors`: what is known of elements.
     """
 
-    def __init__(self, graph: gs.Graph, model: onnx.ModelProto) -> None:
+    def __init__(
+        self, graph: gs.Graph, model: onnx.ModelProto, *, seeded: bool = False, gives_up: bool = False
+    ) -> None:
+        """seeded: onnx infers what it can of the whole graph first. gives_up: as for `onnx_inference.infer`."""
         self.fits = True
-        self._graph, self._model = graph, model
+        self._graph, self._model, self._seeded = graph, model, seeded
         self.vectors = ShapeVectors(graph.opset)
         self._given = {dim for t in graph.inputs for dim in t.shape or () if isinstance(dim, str)}
         shapes = (t.shape or () for scope in with_bodies(graph) for n in scope.nodes for t in n.outputs)
-        self._names = Names(self._given.union(str(dim) for shape in shapes for dim in shape))
-        self._seeded = False
+        self._names = made_up_names(self._given.union(str(dim) for shape in shapes for dim in shape))
         self._seen: dict[int, tuple[gs.Node, list[gs.Tensor]]] = {}
-
-    def seed(self, *, gives_up: bool = False) -> None:
-        """Let onnx infer what it can of the whole graph. gives_up: as for `onnx_inference.infer`."""
-        onnx_inference.forget_shapes(self._graph)
-        self.fits = onnx_inference.infer(self._graph.nodes, self._model, self._names, gives_up=gives_up)
-        self._seeded = True
+        if seeded:
+            onnx_inference.forget_shapes(graph)
+            self.fits = onnx_inference.infer(graph.nodes, model, self._names, gives_up=gives_up)
 
     def run(self) -> None:
         """Refine all that can be."""
@@ -131,7 +130,7 @@ class Sweep:
         if refine(tensor, dims):
             self._changed.add(id(tensor))
         if isinstance(tensor, gs.Variable) and None in (tensor.shape or ()):
-            tensor.shape = [self._names.fresh() if dim is None else dim for dim in tensor.shape or ()]
+            tensor.shape = [next(self._names) if dim is None else dim for dim in tensor.shape or ()]
 
     def _refine_all(self, node: gs.Node) -> None:
         """Write what the operator says of all its outputs, also where its form follows from that, or onnx is wrong."""
