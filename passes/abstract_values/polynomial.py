@@ -170,10 +170,10 @@ def quotient(dividend: Polynomial, divisor: Polynomial) -> Polynomial | None:
     """The polynomial that times the divisor is the dividend; None if there is none, or more than one."""
     if not dividend.terms or not divisor.terms:
         return None
-    lead, least = _leading(divisor)
+    lead, least = divisor.terms[0]
     found: dict[Monomial, int] = {}
     while dividend.terms:
-        monomial, coefficient = _leading(dividend)
+        monomial, coefficient = dividend.terms[0]
         left = _without(monomial, lead)
         if left is None or coefficient % least:
             return None
@@ -270,10 +270,6 @@ def _collected(total: Mapping[Monomial, int]) -> Polynomial:
 def _order(term: tuple[Monomial, int]) -> tuple[int, list[str]]:
     """By degree, the highest first: an order that products keep."""
     return -len(term[0]), [*map(str, term[0])]
-
-
-def _leading(polynomial: Polynomial) -> tuple[Monomial, int]:
-    return polynomial.terms[0]
 
 
 def _without(monomial: Monomial, factors: Monomial) -> Monomial | None:

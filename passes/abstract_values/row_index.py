@@ -158,13 +158,9 @@ def windowed(window: Window, rows: Rows | None, size: Dim) -> tuple[Rows | None,
 
 def _joint_course(courses: Sequence[Course]) -> Course | None:
     """The course with the widest borders of all; None where they do not run alike."""
-    course = courses[0]
-    for other in courses:
-        if (other.start, other.stride, other.shift) != (course.start, course.stride, course.shift):
-            return None
-        if other.left > course.left or other.right > course.right:
-            course = replace(course, left=max(course.left, other.left), right=max(course.right, other.right))
-    return course
+    if len({(course.start, course.stride, course.shift) for course in courses}) > 1:
+        return None
+    return replace(courses[0], left=max(c.left for c in courses), right=max(c.right for c in courses))
 
 
 def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None:
@@ -185,7 +181,7 @@ def together(several: Sequence[Rows | None]) -> tuple[Rows | None, Index] | None
     if all(r is first or np.array_equal(r.places, first.places) for r in uneven):
         numbers = np.arange(first.count)
         tuples = np.stack([np.zeros_like(numbers) if r is None else numbers for r in several], axis=1)
-        return (first if course is first.course else Rows(first.places, course)), tuples
+        return (first if course == first.course else Rows(first.places, course)), tuples
     none = np.zeros(first.places.size, np.int64)
     numbers, tuples = distinct(np.stack([none if r is None else r.places for r in several], axis=1))
     return Rows(numbers, course), tuples

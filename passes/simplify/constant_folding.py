@@ -14,7 +14,7 @@ from passes.graph.construct import constant, snapshot
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import bodies, subgraphs, with_bodies
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard, static_shape, values_of
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape, values_of
 from passes.ops import rules
 from passes.ops.concat_split import Concat
 from passes.ops.movement import Movement
@@ -119,26 +119,18 @@ def _from_sizes(node: gs.Node, opset: int) -> Array | None:
 
 def _constant_operands(node: gs.Node) -> list[gs.Constant]:
     """The operands, if all are initializers whose elements numpy has a type for; else none."""
-    operands: list[gs.Constant] = []
-    for tensor in node.inputs:  # of nearly all nodes the first one is computed
-        if not tensor.name:
-            continue
-        if not is_constant(tensor) or isinstance(tensor.dtype, int):
-            return []
-        operands.append(tensor)
-    return operands
+    given = present(node.inputs)
+    operands = [t for _, t in given if is_constant(t) and not isinstance(t.dtype, int)]
+    return operands if len(operands) == len(given) else []
 
 
 def _computed_in_few_bits(node: gs.Node, opset: int) -> Quantized | None:
     """The result of arithmetic that takes fewer bits as what it is made of; None for others."""
     if node.op not in quantized.ARITHMETIC or rules(node).contradiction(node):
         return None
-    parts: list[quantized.Expression] = []
-    for tensor in node.inputs:
-        part = _spread(tensor, opset)
-        if part is None:
-            return None
-        parts.append(part)
+    parts = [part for tensor in node.inputs if (part := _spread(tensor, opset)) is not None]
+    if len(parts) < len(node.inputs):
+        return None
     only = [t for t in node.inputs if isinstance(t, Quantized)]
     if len(only) == 1 and all(is_constant(t) for t in node.inputs):
         found = _still_quantized(node, opset)  # a mask leaves the steps as they are

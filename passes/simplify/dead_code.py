@@ -28,10 +28,11 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
         op = rules(node)
         if isinstance(op, Concat) and len(parts := op.parts(node)) < len(node.inputs):
             node.inputs = parts
-        source = _passed_on(node, shapes=shapes)
-        if source is None or any(id(t) in outputs for t in node.outputs[1:]):
-            continue
-        if any(t.name in keep for t in node.inputs):
+        source = op.passes_on(node)
+        if source is None and shapes and isinstance(op, Reshape):
+            source = op.leaves_shape(node)
+        seen = any(id(t) in outputs for t in node.outputs[1:])
+        if source is None or seen or any(t.name in keep for t in node.inputs):
             continue
         target = node.outputs[0]
         if id(target) in outputs:
@@ -46,13 +47,6 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
         elif target.name not in inside:
             erase_keeping_input(node, source)
     drop_erased(graph)
-
-
-def _passed_on(node: gs.Node, *, shapes: bool) -> gs.Tensor | None:
-    """The input that is output 0 as it is, or with `shapes` has its shape already; None if there is none."""
-    op = rules(node)
-    same = op.passes_on(node)
-    return op.leaves_shape(node) if same is None and shapes and isinstance(op, Reshape) else same
 
 
 def drop_unused(graph: gs.Graph) -> None:

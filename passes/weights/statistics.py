@@ -44,25 +44,25 @@ def nonzero(values: Lazy, axes: Axes) -> Nonzero:
     if axes[0] > axes[1]:
         return nonzero(values, (axes[1], axes[0])).transposed
     if ("zeros", axes) not in values.notes:
-        matrix: Callable[[], Mask] = partial(_matrix, values, axes)
-        if isinstance(values, Kept) and values.size:  # the matrix takes less than they do, and is kept too
-            whole = _reduced(values.values, axes)
-            rows, columns, matrix = *_counts(whole), lambda: whole
-            _note_finite(values, values.values)
-        elif values.lead in axes:
-            rows, columns = (np.zeros(values.shape[a], np.int64) for a in axes)
-            for start, stop, block in values.placed():
-                first, second = _place(values, axes, start, stop)
-                in_rows, in_columns = _counts(_reduced(block, axes))
-                _note_finite(values, block)
-                rows[first] += in_rows
-                columns[second] += in_columns
-        else:
-            whole = matrix()
-            rows, columns = np.count_nonzero(whole, axis=1), np.count_nonzero(whole, axis=0)
-        values.notes["zeros", axes] = Nonzero(rows, columns, matrix)
+        values.notes["zeros", axes] = _nonzero(values, axes)
     found: Nonzero = values.notes["zeros", axes]
     return found
+
+
+def _nonzero(values: Lazy, axes: Axes) -> Nonzero:
+    if isinstance(values, Kept) and values.size:  # the matrix takes less than they do, and is kept too
+        _note_finite(values, values.values)
+        return Nonzero.of(_reduced(values.values, axes))
+    if values.lead not in axes:
+        return Nonzero(*_counts(_matrix(values, axes)), partial(_matrix, values, axes))
+    rows, columns = (np.zeros(values.shape[a], np.int64) for a in axes)
+    for start, stop, block in values.placed():
+        first, second = _place(values, axes, start, stop)
+        in_rows, in_columns = _counts(_reduced(block, axes))
+        _note_finite(values, block)
+        rows[first] += in_rows
+        columns[second] += in_columns
+    return Nonzero(rows, columns, partial(_matrix, values, axes))
 
 
 def lowest(values: Lazy) -> float:
@@ -91,15 +91,10 @@ def is_filled_with(values: Array | Lazy, value: object) -> bool:
 
 def peaks(values: Array | Lazy, axis: int) -> Array:
     """The largest magnitude in each slice along an axis, not a number where one is not: the weight's type [size]."""
-    if not isinstance(values, Lazy):
-        return _peaks(values, axis)
-    found = [_peaks(block, axis) for block in values.blocks()]
-    return np.concatenate(found) if axis == values.lead else np.max(found, axis=0)
-
-
-def _peaks(block: Array, axis: int) -> Array:
-    others = tuple(a for a in range(block.ndim) if a != axis)
-    return np.asarray(np.maximum(block.max(axis=others, initial=0), -block.min(axis=others, initial=0)))
+    others = tuple(a for a in range(len(values.shape)) if a != axis)
+    blocks = values.blocks() if isinstance(values, Lazy) else [values]
+    found = [np.maximum(b.max(axis=others, initial=0), -b.min(axis=others, initial=0)) for b in blocks]
+    return np.concatenate(found) if isinstance(values, Lazy) and axis == values.lead else np.max(found, axis=0)
 
 
 class _Line:
@@ -163,7 +158,7 @@ class Nonzero:
     @classmethod
     def of(cls, matrix: Mask) -> Nonzero:
         """From the matrix, which is kept."""
-        return cls(np.count_nonzero(matrix, axis=1), np.count_nonzero(matrix, axis=0), lambda: matrix)
+        return cls(*_counts(matrix), lambda: matrix)
 
     @property
     def matrix(self) -> Mask:

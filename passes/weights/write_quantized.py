@@ -54,7 +54,7 @@ class _Writer:
         self._blocks = [1] * len(weight.shape)
         if not dequantizes(self._expression):
             for axis, size in enumerate(weight.shape):
-                block = _run([leaf for leaf in leaves(self._expression) if leaf.index[axis] is not None], axis)
+                block = gcd(*(leaf.run(axis) for leaf in leaves(self._expression) if leaf.index[axis] is not None))
                 self._blocks[axis] = block if block and size % block == 0 else 1
 
     def write(self) -> None:
@@ -76,7 +76,9 @@ class _Writer:
             form = _form(expression, self._editor.opset)
             assert form is not None  # others are spelled out
             operand = partial(self._parameter, *form)
-            attrs = {k: v for k, v in attrs.items() if k not in ("axis", "block_size")} | _as_attributes(*form)
+            axis, block = form
+            attrs = {k: v for k, v in attrs.items() if k not in ("axis", "block_size")}
+            attrs |= ({} if axis is None else {"axis": axis}) | ({"block_size": block} if block else {})
         inputs += [self._emit(part, operand) for part in parts[1:]]
         return self._node(expression.op, inputs, attrs, dtype_of_result(expression))
 
@@ -164,16 +166,11 @@ def _trimmed(shape: Sequence[int]) -> list[int]:
     return [int(d) for d in shape[first:]]
 
 
-def _run(parameters: Sequence[Leaf], axis: int) -> int:
-    """How many slices along the axis have the same parameters at least, from the first on: 0 where all have."""
-    return gcd(*(leaf.run(axis) for leaf in parameters))
-
-
 def _form(expression: Applied, opset: int) -> tuple[int | None, int] | None:
     """The axis and block size (0: none) of a DequantizeLinear; None where there are none for these parameters."""
     parameters = [leaf for part in expression.parts[1:] for leaf in leaves(part)]
     rank, block = len(parameters[0].shape), int(expression.attrs.get("block_size", 0))
-    runs = [_run(parameters, axis) for axis in range(rank)]
+    runs = [gcd(*(leaf.run(axis) for leaf in parameters)) for axis in range(rank)]
     varying = [axis for axis, run in enumerate(runs) if run]
     if varying and block and runs[axis := int(expression.attrs.get("axis", 1)) % rank] % block == 0:
         return axis, block
@@ -181,10 +178,6 @@ def _form(expression: Applied, opset: int) -> tuple[int | None, int] | None:
         return (varying[0] if varying else None), 0
     axis = max(varying, key=lambda a: runs[a])
     return (axis, runs[axis]) if runs[axis] > 1 and opset >= _BLOCKS else None
-
-
-def _as_attributes(axis: int | None, block: int) -> dict[str, int]:
-    return ({} if axis is None else {"axis": axis}) | ({"block_size": block} if block else {})
 
 
 def _spelled(expression: Expression, opset: int) -> Expression:
