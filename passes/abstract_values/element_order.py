@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from passes.abstract_values.reshape_groups import common_factors, matched_groups
 from passes.graph.tensors import Dim, product
@@ -38,57 +39,41 @@ def original(shape: tuple[Dim, ...]) -> Arrangement:
 
 def transposed(places: Arrangement, perm: list[int]) -> Arrangement | None:
     """Axes in another order; None where that would tear apart axes of which only the product is known."""
-    first: dict[int, int] = {}
-    owner: list[int] = []
-    for number, block in enumerate(places):
-        first[number] = len(owner)
-        owner += [number] * block.axes
+    blocks = dict(zip(_starts(places), places, strict=False))
     result: list[Block] = []
     position = 0
     while position < len(perm):
-        number = owner[perm[position]]
-        block = places[number]
-        if perm[position : position + block.axes] != [first[number] + a for a in range(block.axes)]:
+        first = perm[position]
+        block = blocks.get(first)
+        if block is None or perm[position : position + block.axes] != [*range(first, first + block.axes)]:
             return None
         result.append(block)
         position += block.axes
     return tuple(result)
 
 
+def _starts(places: Arrangement) -> list[int]:
+    """The first axis of each block, and the number of all axes."""
+    return [*accumulate((block.axes for block in places), initial=0)]
+
+
 def reshaped(places: Arrangement, before: tuple[Dim, ...], after: tuple[Dim, ...]) -> Arrangement | None:
     """The same elements under other sizes; None where it cannot be said which atoms lie along an axis."""
     if 0 in (*before, *after):
         return None
-    waiting = list(places)
+    block_at = {axis: number for number, axis in enumerate(_starts(places))}
+    borders = {(0, 0), (len(before), len(after))}  # where groups of axes begin and end on either side
+    for axes, others in matched_groups(before, after):
+        borders |= {(axes[0], others[0]), (axes[-1] + 1, others[-1] + 1)}
     result: list[Block] = []
-    atoms: list[Atom] = []
-    left = right = start = 0
-    for group in _groups(before, after):
-        left, right = left + group[0], right + group[1]
-        while left > 0:
-            block = waiting.pop(0)
-            left -= block.axes
-            atoms += block.atoms
-        if left < 0:
-            continue  # the block reaches into the next group: they go together
-        blocks = _cut(atoms, after[start : start + right])
-        if blocks is None:
+    # groups that a block reaches into go together
+    for (left, right), (left_end, right_end) in pairwise(sorted(b for b in borders if b[0] in block_at)):
+        blocks = places[block_at[left] : block_at[left_end]]
+        cut = _cut([atom for block in blocks for atom in block.atoms], after[right:right_end])
+        if cut is None:
             return None
-        result += blocks
-        start, right, atoms = start + right, 0, []
+        result += cut
     return tuple(result)
-
-
-def _groups(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[tuple[int, int]]:
-    """How many axes of either side go together, in order."""
-    groups = []
-    i = j = 0
-    for left, right in [*matched_groups(before, after), ([len(before)], [len(after)])]:
-        if left[0] > i or right[0] > j:
-            groups.append((left[0] - i, right[0] - j))
-        groups.append((len(left), len(right)))
-        i, j = left[-1] + 1, right[-1] + 1
-    return groups[:-1]
 
 
 def _cut(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:

@@ -108,15 +108,12 @@ class Rows:
         cells = n % stride, np.minimum(p, self.course.left), np.minimum(n - p * stride, self.course.right) - floor
         table[cells] = self.places
         assert (table[cells] == self.places).all()
-        whole: Index | None = table[:1]
-        for residue in table[1:]:
-            whole = None if whole is None else _merged(whole, residue[None])
+        whole = _merged(table, 0)
         table = table if whole is None else whole
         for axis in (1, 2):
             while table.shape[axis] > 1:
-                head, last = np.split(table, [table.shape[axis] - 1], axis=axis)
-                before, end = np.split(head, [head.shape[axis] - 1], axis=axis)
-                both = _merged(end, last)
+                before, last_two = np.split(table, [table.shape[axis] - 2], axis=axis)
+                both = _merged(last_two, axis)
                 if both is None:
                     break
                 table = np.concatenate([before, both], axis=axis)
@@ -202,6 +199,7 @@ def distinct(table: Index) -> tuple[Index, Index]:
     return numbers.astype(np.int64), table[np.unique(numbers, return_index=True)[1]]
 
 
-def _merged(a: Index, b: Index) -> Index | None:
-    """What either says (-1: nothing), None where they differ."""
-    return None if ((a != b) & (a >= 0) & (b >= 0)).any() else np.maximum(a, b)
+def _merged(table: Index, axis: int) -> Index | None:
+    """What the slices along the axis say (-1: nothing) as one of them, None where they differ."""
+    merged = table.max(axis=axis, keepdims=True)
+    return merged if ((table < 0) | (table == merged)).all() else None

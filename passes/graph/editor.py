@@ -184,11 +184,9 @@ class GraphEditor:
 
     def _in_order(self, nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
         for node in nodes:
-            if id(node) in self._before:
-                yield from self._in_order(self._before[id(node)])
+            yield from self._in_order(self._before.get(id(node), ()))
             yield node
-            if id(node) in self._after:
-                yield from self._in_order(self._after[id(node)])
+            yield from self._in_order(self._after.get(id(node), ()))
 
 
 class Names:

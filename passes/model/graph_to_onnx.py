@@ -13,6 +13,7 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from passes.abstract_values.polynomial import Expression
+from passes.abstract_values.shape_rules import LONGEST
 from passes.graph import construct
 from passes.graph.subgraphs import Body, captured, shared_constants
 from passes.graph.tensors import (
@@ -100,10 +101,10 @@ def _not_inferred(node: gs.Node, annotations: Collection[str], opened: set[str])
     return [node.outputs[0]] if resized or read else []
 
 
-def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) -> onnx.ModelProto:
+def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto) -> onnx.ModelProto:
     """An outline of some nodes of a graph: what they read of others is an input.
 
-    So are initializers of more than `largest` elements, and inputs of the graph that nothing here reads.
+    So are large initializers, and inputs of the graph that nothing here reads.
     """
     model = described_as(source)
     model.ir_version = max(model.ir_version, 4)
@@ -111,7 +112,7 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
     written = {t.name for node in nodes for t in node.outputs}
     model.graph.output.extend(v for v in source.graph.output if v.name in written)  # what others declare may be false
     model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
-    _add_operands(model.graph, nodes, written, source, largest)
+    _add_operands(model.graph, nodes, written, source)
     for node in nodes:
         add_node(model.graph, node)
         if _is_foreign(node):
@@ -121,13 +122,13 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto, largest: int) ->
 
 
 def _add_operands(
-    graph: onnx.GraphProto, nodes: Sequence[gs.Node], written: Collection[str], source: onnx.ModelProto, largest: int
+    graph: onnx.GraphProto, nodes: Sequence[gs.Node], written: Collection[str], source: onnx.ModelProto
 ) -> None:
     """Add what the nodes read and do not write, and the inputs of the source, as `outlined` says."""
     given = {v.name: v for v in source.graph.input}
     read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
     for tensor in read.values():
-        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= largest):
+        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= LONGEST):
             _append(graph, tensor)
         elif isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
             graph.input.extend([given[tensor.name]] if tensor.name in given else [])

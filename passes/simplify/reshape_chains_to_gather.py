@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.element_order import Arrangement, original
 from passes.graph.editor import GraphEditor, become
-from passes.graph.tensors import Dim, Index, is_constant, shape_of
+from passes.graph.tensors import Dim, Index, shape_of
 from passes.ops import rules
 from passes.ops.shape import Rearrangement, Reshape
 
@@ -70,30 +71,19 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
 def _chains(node: gs.Node, own: set[int]) -> Iterator[list[gs.Node]]:
     """The chains of nodes of one graph that end with the node, from the shortest."""
     chain: list[gs.Node] = []
-    current: gs.Node | None = node
-    while (
-        current is not None
-        and len(chain) < _LONGEST
-        and id(current) in own
-        and isinstance(rules(current), Rearrangement)
-    ):
-        chain.insert(0, current)
+    makers = [node]
+    while makers and len(chain) < _LONGEST and id(makers[0]) in own and isinstance(rules(makers[0]), Rearrangement):
+        chain.insert(0, makers[0])
         yield list(chain)
-        source = current.inputs[0]
-        current = source.inputs[0] if not is_constant(source) and source.inputs else None
+        makers = makers[0].inputs[0].inputs
 
 
 def _order(places: Arrangement, shape: tuple[Dim, ...]) -> tuple[int, Index] | None:
     """The one axis whose elements are in another order, and their order; axis 0 as it is where all are in order."""
     atoms = [atom for block in places for atom in block.atoms]
-    axes = [atom.axis for atom in atoms]
-    if axes != sorted(axes):
+    if any(first.axis > then.axis for first, then in pairwise(atoms)):
         return None
-    moved = set()
-    for axis in set(axes):
-        strides = [atom.stride for atom in atoms if atom.axis == axis]
-        if strides != sorted(strides, reverse=True):
-            moved.add(axis)
+    moved = {first.axis for first, then in pairwise(atoms) if first.axis == then.axis and first.stride < then.stride}
     if len(moved) > 1:
         return None
     if not moved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +26,8 @@ class Suppositions:
 
     def __init__(self) -> None:
         # axes, and None for the rank, by the tensor that enters a round
-        self._supposed: dict[int, set[int | None]] = {}
-        self._refuted: dict[int, set[int | None]] = {}
+        self._supposed: defaultdict[int, set[int | None]] = defaultdict(set)
+        self._refuted: defaultdict[int, set[int | None]] = defaultdict(set)
 
     def revised(self, graph: gs.Graph) -> bool:
         """Take back what is refuted, or else suppose more; whether shapes must be inferred again."""
@@ -35,7 +36,7 @@ class Suppositions:
         return sum(map(self._takes_back, states)) > 0 or sum(map(self._supposes, states)) > 0
 
     def _takes_back(self, state: _State) -> bool:
-        entered, left, supposed = state.entered, shape_of(state.left), self._supposed.get(id(state.entered), set())
+        entered, left, supposed = state.entered, shape_of(state.left), self._supposed[id(state.entered)]
         shape = entered.shape or ()
         alike = left is not None and len(left) == len(shape)
         kept = {axis for axis, size in enumerate(left or ()) if size == shape[axis]} | {None} if alike else set()
@@ -43,12 +44,12 @@ class Suppositions:
         if not wrong:
             return False
         supposed -= wrong
-        self._refuted.setdefault(id(entered), set()).update(wrong)
+        self._refuted[id(entered)] |= wrong
         entered.shape = None if None in wrong else [None if axis in wrong else dim for axis, dim in enumerate(shape)]
         return True
 
     def _supposes(self, state: _State) -> bool:
-        entered, first, refuted = state.entered, shape_of(state.given), self._refuted.get(id(state.entered), set())
+        entered, first, refuted = state.entered, shape_of(state.given), self._refuted[id(state.entered)]
         if first is None or None in refuted:
             return False
         told: set[int | None] = set()
@@ -58,14 +59,10 @@ class Suppositions:
         else:
             state.body.declared[state.place] = None
             told.add(None)
-        told |= {
-            axis
-            for axis, (dim, known) in enumerate(zip(shape, first, strict=True))
-            if is_made_up(dim) and not is_made_up(known)
-        } - refuted
-        supposed = self._supposed.setdefault(id(entered), set())
+        told |= {axis for axis, dim in enumerate(shape) if is_made_up(dim) and not is_made_up(first[axis])} - refuted
+        supposed = self._supposed[id(entered)]
         if told <= supposed:  # inference does not keep it
-            self._refuted.setdefault(id(entered), set()).update(told)
+            refuted |= told
             return False
         supposed |= told
         entered.shape = [first[axis] if axis in told else dim for axis, dim in enumerate(shape)]
@@ -111,10 +108,6 @@ def state_shapes(node: gs.Node, op: Rounds) -> Iterator[tuple[gs.Tensor, Shape]]
 
 def _is_like(shape: Shape | None, taken: Shape | None) -> bool:
     """Whether a shape has the rank and the sizes that another one says."""
-    if taken is None:
-        return True
-    return (
-        shape is not None
-        and len(shape) == len(taken)
-        and all(is_made_up(size) or size == dim for dim, size in zip(shape, taken, strict=True))
-    )
+    if taken is None or shape is None or len(shape) != len(taken):
+        return taken is None
+    return all(is_made_up(size) or size == dim for dim, size in zip(shape, taken, strict=True))

@@ -7,35 +7,23 @@ elements of any vector, and it believes nothing that the model declares of shape
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
-from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.abstract_values.shape_rules import ShapeVectors
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import captured, with_bodies
-from passes.graph.tensors import (
-    Array,
-    Dim,
-    describe,
-    dtype_of,
-    element_of,
-    is_constant,
-    is_standard,
-    present,
-    values_of,
-)
+from passes.graph.tensors import Array, Dim, describe, dtype_of, element_of, is_standard, present
 from passes.model.declarations import MADE_UP, dims_of, is_name, written_by_unknown
 from passes.model.graph_to_onnx import add_node, outlined
 from passes.ops import rules
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.base import rules_of
-
-#: elements: values of larger initializers are not looked at, as no shape operand is as large
-INFERRED = 1024
 
 
 def made_up_names(taken: Collection[str]) -> Iterator[str]:
@@ -68,7 +56,7 @@ def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Iterator[str]
 
     Raises GraphError where a tensor has less than no elements; where it `gives_up`, also where operands do not fit.
     """
-    light = outlined(nodes, model, INFERRED)
+    light = outlined(nodes, model)
     fits = not _put_stand_ins(light.graph)
     _forget_declared(light.graph)
     try:
@@ -85,7 +73,7 @@ def infer(nodes: Sequence[gs.Node], model: onnx.ModelProto, names: Iterator[str]
 
 def check(nodes: Sequence[gs.Node], model: onnx.ModelProto) -> None:
     """Raise GraphError, naming the node, where the operands of an operator that onnx knows do not fit each other."""
-    light = outlined(nodes, model, INFERRED)  # without stand-ins: they may be more particular
+    light = outlined(nodes, model)  # without stand-ins: they may be more particular
     _forget_declared(light.graph)
     for node in light.graph.node:
         node.name = describe(node)
@@ -141,17 +129,15 @@ def _standing_alone(
 
 def annotate_node(node: gs.Node, opset: int) -> None:
     """Write onto the outputs what follows from the inputs; nothing where that is not known or operands do not fit."""
-    constants = [t for _, t in present(list(node.inputs)) if is_constant(t) and not isinstance(t.dtype, int)]
-    if any(t.dtype is None for _, t in present(list(node.inputs))):
+    operands = [t for _, t in present(node.inputs)]
+    if any(t.dtype is None for t in operands):
         return
-    try:
-        small = {t.name: values_of(t) for t in constants if prod(t.shape) <= INFERRED}
-        found = infer_node(node, opset, small)
-    except GraphError:
-        return
-    for tensor in node.outputs:
-        if tensor.name in found and isinstance(tensor, gs.Variable):
-            tensor.dtype, tensor.shape = found[tensor.name]
+    vectors = ShapeVectors(opset)
+    with suppress(GraphError):
+        found = infer_node(node, opset, {t.name: x for t in operands if (x := vectors.of(t)) is not None})
+        for tensor in node.outputs:
+            if tensor.name in found and isinstance(tensor, gs.Variable):
+                tensor.dtype, tensor.shape = found[tensor.name]
 
 
 def _annotate(nodes: Sequence[gs.Node], graph: onnx.GraphProto, names: Iterator[str], renamed: dict[str, Dim]) -> None:

@@ -98,7 +98,7 @@ def shaped(
         if not known and states.revised(graph):
             sweep = Sweep(graph, model, seeded=True, gives_up=gives_up)
             continue
-        _check_sizes(graph.nodes, graph.inputs)
+        _check_sizes(graph)
         if not sweep.fits and not any(map(subgraphs, graph.nodes)):  # a branch that is not taken may contradict itself
             _check_nodes(graph.nodes)
             check(graph.nodes, model)
@@ -147,19 +147,15 @@ def _check_nodes(nodes: Sequence[gs.Node]) -> None:
             raise GraphError(f"The shapes at node `{describe(node)}` contradict each other: {wrong}.")
 
 
-def _check_sizes(nodes: Sequence[gs.Node], inputs: Sequence[gs.Tensor]) -> None:
-    """Raise GraphError, naming it, where a tensor has more elements than any memory: before anything is made of it.
-
-    That is one of the inputs, or one that the nodes write, or is in graphs that they hold.
-    """
-    for tensor in [*inputs, *(t for node in nodes for t in node.outputs)]:
-        if tensor.shape and volume(tensor) > MOST_ELEMENTS:
-            raise GraphError(
-                f"Tensor `{tensor.name}` would be {written(tensor.shape)[:100]}, and may have {MOST_ELEMENTS:,} "
-                "elements at most. Correct the sizes that it follows from."
-            )
-    for body in (body for node in nodes for body in subgraphs(node)):
-        _check_sizes(body.nodes, body.inputs)
+def _check_sizes(graph: gs.Graph) -> None:
+    """Raise GraphError, naming it, where a tensor has more elements than any memory: before anything is made of it."""
+    for scope in with_bodies(graph):
+        for tensor in [*scope.inputs, *(t for node in scope.nodes for t in node.outputs)]:
+            if tensor.shape and volume(tensor) > MOST_ELEMENTS:
+                raise GraphError(
+                    f"Tensor `{tensor.name}` would be {written(tensor.shape)[:100]}, and may have {MOST_ELEMENTS:,} "
+                    "elements at most. Correct the sizes that it follows from."
+                )
 
 
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:

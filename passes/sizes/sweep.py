@@ -29,7 +29,7 @@ from passes.ops.base import rules_of
 from passes.ops.control_flow import Rounds
 from passes.sizes import onnx_inference
 from passes.sizes.loop_states import state_shapes
-from passes.sizes.onnx_inference import INFERRED, made_up_names, refine
+from passes.sizes.onnx_inference import made_up_names, refine
 
 
 class Sweep:
@@ -146,7 +146,7 @@ class Sweep:
 
     def _infer(self, node: gs.Node) -> None:
         operands = {t.name: x for t in node.inputs if t.name and (x := self.vectors.of(t)) is not None}
-        values = {name: x for name, x in operands.items() if x.dtype != object and x.size <= INFERRED}
+        values = {name: x for name, x in operands.items() if x.dtype != object}
         found = onnx_inference.infer_node(node, self._graph.opset, values)
         for tensor in node.outputs:
             if tensor.name in found and isinstance(tensor, gs.Variable):
