@@ -82,9 +82,8 @@ def test_a_scale_of_data_that_may_be_broadcast_stays() -> None:
 def test_a_gelu_that_is_spelled_out_keeps_its_half(halved: str) -> None:
     """ONNX Runtime makes one operator of all five; without the half each would go over the data."""
     source = model(
-        "(float[N,8] x) => (float[N,3] y)"
-        " <float[8,8] w, float[8,3] v, float[8] mask = {1, 0, 1, 1, 0, 1, 1, 1}, float one = {1}, "
-        "float half = {0.5}>",
+        "(float[N,8] x) => (float[N,3] y) <float[8,8] w, float[8,3] v, float[8] mask = {1, 0, 1, 1, 0, 1, 1, 1}, "
+        "float one = {1}, float half = {0.5}>",
         f"h = MatMul(x, w)\n d = Div(h, root)\n f = Erf(d)\n e = Add(f, one)\n {halved}\n"
         "m = Mul(g, mask)\n y = MatMul(m, v)",
         root=np.array(math.sqrt(2), np.float32),

@@ -48,20 +48,16 @@ def test_a_mask_within_an_activation_goes_as_one_behind_it(live: int, apart: str
 
 
 @pytest.mark.parametrize(("body", "factor"), [(MERGED, 1 / 6), (MERGED, -0.3), (SWISH_MERGED, 1 / 6)])
-def test_nothing_else_changes(body: str, factor: float) -> None:
-    exact(activated(body, mask(*[1, 0, 0, 1] * (CHANNELS // 4)), factor), N=(1, 2))
+def test_nothing_else_changes_and_nothing_is_left_of_the_factor(body: str, factor: float) -> None:
+    source = activated(body, mask(*[1, 0, 0, 1] * (CHANNELS // 4)), factor)
+    assert not left_over(prepared(source))
+    exact(source, N=(1, 2))
 
 
 def test_factors_that_differ_stay_where_they_are() -> None:
     keep = mask(*[1] * 4, *[0] * 12) * random(1, CHANNELS, 1, 1, seed=9)
     result = compiled(activated(MERGED, keep))
     assert "HardSwish" not in operators(result)
-
-
-@pytest.mark.parametrize("body", [MERGED, SWISH_MERGED])
-def test_nothing_is_left_of_the_factor(body: str) -> None:
-    keep = mask(*[1, 0, 0, 1] * (CHANNELS // 4))
-    assert not left_over(prepared(activated(body, keep)))
 
 
 def test_weights_keep_the_mask_that_they_can_take() -> None:

@@ -8,52 +8,49 @@ from tests.generators.check import check
 from tests.passes.text import compiled, exact, mask, model, operators, random, weight
 
 SHUFFLES = {
-    "static": ("N", "8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
-    "symbolic": ("N", "H,W", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
-    "merged": ("N", "8,8", "c = Reshape(m, s3)\n t = Transpose<perm=[0,2,1,3]>(c)\n z = Reshape(t, s2)"),
+    "static": ("8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
+    "symbolic": ("H,W", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s2)"),
+    "merged": ("8,8", "c = Reshape(m, s3)\n t = Transpose<perm=[0,2,1,3]>(c)\n z = Reshape(t, s2)"),
     "computed": (
-        "N",
         "H,W",
         "f = Shape(m)\n n = Gather<axis = 0>(f, zero)\n hw = Slice(f, two, four)\n l1 = Concat<axis = 0>(n, gc, hw)\n"
         "c = Reshape(m, l1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n l2 = Concat<axis = 0>(n, six, hw)\n"
         "z = Reshape(t, l2)",
     ),
-    "copied": ("N", "8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s4)"),
+    "copied": ("8,8", "c = Reshape(m, s1)\n t = Transpose<perm=[0,2,1,3,4]>(c)\n z = Reshape(t, s4)"),
 }
+
+
+def kinds(source: onnx.ModelProto) -> list[str]:
+    return [n.op for n in prepared(source).nodes]
 
 
 @pytest.mark.parametrize("form", list(SHUFFLES))
 def test_a_channel_shuffle_frees_channels(form: str) -> None:
-    batch, size, text = SHUFFLES[form]
-    tail = {"static": [8, 8], "merged": [8, 8]}.get(form)
+    size, text = SHUFFLES[form]
+    tail = form in ("static", "merged")
     ints = {
         "s1": [0, 2, 3, 8, 8] if tail else [0, 2, 3, -1, 8],
         "s2": [-1, 6, 8, 8] if tail else [0, 6, -1, 8],
         "s3": [0, 2, 3, 64],
         "s4": [0, 6, -1, 8],
-        "zero": [0],
-        "two": [2],
-        "four": [4],
         "gc": [2, 3],
-        "six": [6],
+        **{name: [value] for name, value in {"zero": 0, "two": 2, "four": 4, "six": 6}.items()},
     }
     source = model(
-        f"(float[{batch},4,{size}] x) => (float[{batch},2,{size}] y) <float[6,4,1,1] wa>",
+        f"(float[N,4,{size}] x) => (float[N,2,{size}] y) <float[6,4,1,1] wa>",
         f"a = Conv(x, wa)\n m = Mul(a, keep)\n {text}\n y = Conv(z, wb)",
         constants=ints,
         wb=random(2, 6, 1, 1, seed=1) * mask(1, 1, 1, 1, 1, 0),
         keep=mask(1, 1, 0, 1, 1, 1),
     )
-    assert "Gather" in {n.op for n in prepared(source).nodes}
-    result = compiled(source, **({} if size == "8,8" else {"H": (8,), "W": (8,)}))
+    assert "Gather" in kinds(source)
+    sizes = {} if size == "8,8" else {"H": (8,), "W": (8,)}
+    result = compiled(source, **sizes)
     assert weight(result, "Conv", which=0).shape[0] == 4
     assert weight(result, "Conv", which=1).shape[1] == 4
     assert "Transpose" not in operators(result)
-    exact(source, **({} if size == "8,8" else {"H": (8,), "W": (8,)}))
-
-
-def kinds(source: onnx.ModelProto) -> list[str]:
-    return [n.op for n in prepared(source).nodes]
+    exact(source, **sizes)
 
 
 CHAINS = {

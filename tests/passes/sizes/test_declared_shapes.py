@@ -1,5 +1,7 @@
 """What a model declares of its outputs and inner tensors is not believed where inference can tell."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import onnx
 import pytest
@@ -7,10 +9,10 @@ import pytest
 from passes import fix_sizes, shrink
 from passes.analysis.find_mask import analyse
 from passes.errors import GraphError
-from passes.model.declarations import dims_of
+from passes.model.declarations import declare, dims_of
 from tests.generators.check import assert_same_function
 from tests.maskc import build
-from tests.passes.text import compiled, model, random
+from tests.passes.text import compiled, model, operators, random
 
 SUM = """
     a = MatMul(x, w)
@@ -21,18 +23,22 @@ SUM = """
 CONSTANTS = {"w": random(4, 3), "none": np.zeros(3), "shift": random(3, seed=1), "first": np.array([0], np.int64)}
 
 
+def summed(*declared: list[int | str]) -> onnx.ModelProto:
+    """A product and its sum over the batch, N times the shift; what the outputs declare."""
+    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
+    for value, dims in zip(source.graph.output, declared, strict=False):
+        declare(value, dims)
+    return source
+
+
 @pytest.mark.parametrize("declared", ["M", -1])
 def test_an_output_that_declares_another_batch(declared: int | str) -> None:
-    """The sum over the batch is N times the shift, whatever the other output says of N."""
-    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [declared, 3]))
-    result = compiled(source)
-    assert result.model.graph.output[0] == source.graph.output[0]
+    source = summed([declared, 3])
+    assert compiled(source).model.graph.output[0] == source.graph.output[0]
 
 
 def test_an_output_that_fixes_what_an_input_leaves_open() -> None:
-    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [5, 3]))
+    source = summed([5, 3])
     result = shrink(source)
     assert dims_of(result.model.graph.output[0]) == ["N", 3]
     assert "Output `c` is declared as [5, 3] and is [N, 3];" in result.report.notes[0]
@@ -40,9 +46,7 @@ def test_an_output_that_fixes_what_an_input_leaves_open() -> None:
 
 
 def test_an_inner_tensor_that_declares_another_batch() -> None:
-    source = model("(float[N,4] x) => (float[3] y)", SUM, **CONSTANTS)
-    source.graph.value_info.append(onnx.helper.make_tensor_value_info("c", 1, [5, 3]))
-    compiled(source)
+    compiled(model("(float[N,4] x) => (float[3] y) <float[5,3] c>", SUM, checked=False, **CONSTANTS))
 
 
 def test_a_branch_that_declares_another_batch() -> None:
@@ -64,7 +68,7 @@ def test_an_output_that_contradicts_what_is_computed(declared: list[int | str]) 
     body = "s = Shape(x)  e = Expand(v, s)  m = Mul(x, e)  y = MatMul(m, w)"
     source = model("(float[1,2,2] x) => (float[1,2,4] y)", body, v=random(2), w=random(2, 4))
     assert not shrink(source).report.notes
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, declared))
+    declare(source.graph.output[0], declared)
     result = shrink(source)
     assert dims_of(result.model.graph.output[0]) == [1, 2, 4]
     (note,) = result.report.notes
@@ -73,8 +77,7 @@ def test_an_output_that_contradicts_what_is_computed(declared: list[int | str]) 
 
 
 def test_an_output_that_contradicts_the_sizes_asked_for() -> None:
-    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [5, 3]))
+    source = summed([5, 3])
     compiled(fix_sizes(source, {"x": (5, 4)}))
     fixed = fix_sizes(source, {"x": (2, 4)})
     assert dims_of(fixed.graph.output[0]) == [2, 3]
@@ -82,10 +85,7 @@ def test_an_output_that_contradicts_the_sizes_asked_for() -> None:
 
 
 def test_an_open_size_that_an_output_calls_otherwise_stays_open() -> None:
-    source = model("(float[N,4] x) => (float[N,3] c, float[3] y)", SUM, **CONSTANTS)
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, ["M", "M"]))
-    source.graph.output[1].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, ["M", 3]))
-    result = shrink(source)
+    result = shrink(summed(["M", "M"], ["M", 3]))
     assert [dims_of(value) for value in result.model.graph.output] == [["M", "M"], [3]]
 
 
@@ -99,8 +99,7 @@ def test_what_an_output_declares_is_no_evidence_for_what_reads_it() -> None:
         z = Reshape(r, whole)
     """
     weights = {"v": random(3, 2), "rows": np.array([-1, 2]), "wanted": np.array([-1, 2, 1])}
-    source = model("(float[N,1,2] x) => (float[N,3,2] y, float[M,2,1] z)", body, **weights)
-    source.graph.output[0].type.CopyFrom(onnx.helper.make_tensor_type_proto(1, ["N", 2]))
+    source = model("(float[N,1,2] x) => (float[N,2] y, float[M,2,1] z)", body, checked=False, **weights)
     made = shrink(source).model
     for rows in (1, 5):
         x = random(rows, 1, 2)
@@ -112,11 +111,8 @@ def test_what_an_output_declares_is_no_evidence_for_what_reads_it() -> None:
 def test_axes_of_any_length_take_no_memory(size: int) -> None:
     """Merged, an axis too long to be told apart, or more than a file can say."""
     source = model(f"(float[N,4,{size}] x) => (float[N,C] y)", "y = Flatten <axis = 1> (x)", checked=False)
-    if size < 2**30:
+    with nullcontext() if size < 2**30 else pytest.raises(GraphError, match="elements at most"):
         shrink(source)
-    else:
-        with pytest.raises(GraphError, match="elements at most"):
-            shrink(source)
 
 
 def test_a_long_vector_that_is_made_of_sizes_is_not_followed() -> None:
@@ -131,33 +127,27 @@ def test_a_long_vector_that_is_made_of_sizes_is_not_followed() -> None:
     assert shrink(source).report.before.flops == 0
 
 
-# The sizes of two reshapes, those of the second from what the first gives, by ways that inference does not go.
-RESHAPED = """
-    a = MatMul (x, v)
-    b = Mul (a, keep)
-    half = Cast <to = 1> (sizes)
-    whole = Cast <to = 7> (half)
-    c = Reshape (b, whole)
-    d = Mul (c, c)
-    at = Shape (d)
-    real = Cast <to = 1> (at)
-    down = Floor (real)
-    again = Cast <to = 7> (down)
-    e = Reshape (d, again)
-    y = MatMul (e, w)
-"""
-SIZES = {"v": random(4, 4), "keep": np.array([1.0, 0, 1, 0]), "sizes": np.array([-1, 2, 2])}
-
-
 def test_sizes_that_are_known_one_after_the_other() -> None:
-    result = compiled(model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(2, 5)))
-    assert not {"Cast", "Shape", "Floor"} & {node.op_type for node in result.model.graph.node}
-
-
-def test_a_contradiction_behind_sizes_that_are_known_late() -> None:
-    source = model("(float[3,4] x) => (float[3,2,5] y)", RESHAPED, **SIZES, w=random(3, 5))
+    """Those of two reshapes, the second from what the first gives, by ways that inference does not go."""
+    body = """
+        a = MatMul (x, v)
+        b = Mul (a, keep)
+        half = Cast <to = 1> (sizes)
+        whole = Cast <to = 7> (half)
+        c = Reshape (b, whole)
+        d = Mul (c, c)
+        at = Shape (d)
+        real = Cast <to = 1> (at)
+        down = Floor (real)
+        again = Cast <to = 7> (down)
+        e = Reshape (d, again)
+        y = MatMul (e, w)
+    """
+    constants = {"v": random(4, 4), "keep": np.array([1.0, 0, 1, 0]), "sizes": np.array([-1, 2, 2])}
+    fits, wrong = (model("(float[3,4] x) => (float[3,2,5] y)", body, **constants, w=random(n, 5)) for n in (2, 3))
+    assert not {"Cast", "Shape", "Floor"} & {*operators(compiled(fits))}
     with pytest.raises(GraphError, match=r"contradict each other: node 'MatMul -> y'"):
-        shrink(source)
+        shrink(wrong)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +184,7 @@ def test_a_normalization_of_a_vector() -> None:
     """It has no channels, and ONNX Runtime complains at most when it runs."""
     body = "g = GroupNormalization<num_groups = 1>(v, one, one) y = Add(x, g)"
     source = model("(float[N,4] x) => (float[N,4] y)", body, opset=21, checked=False, v=random(4), one=random(4))
-    assert [node.op_type for node in shrink(source).model.graph.node] == ["GroupNormalization", "Add"]
+    assert operators(shrink(source)) == ["GroupNormalization", "Add"]
 
 
 def test_a_contradiction_in_a_branch() -> None:
@@ -208,6 +198,5 @@ def test_a_contradiction_in_a_branch() -> None:
     weights = {"v": random(3, 1, 1), "w": random(4, 4), "first": np.array([0])}
     ends = "(float[2,4] x, bool p) => (float[2,4] lower, float[2,4] e, float[a,b] c)"
     source = model(ends, body, checked=False, **weights)
-    source.opset_import.add(domain="com.microsoft", version=1)
     with pytest.raises(GraphError, match="its equation has 2 axes for `e`, which has 3"):
         shrink(source)

@@ -47,14 +47,12 @@ def test_a_state_has_the_shape_that_every_round_hands_on(
 
 def test_what_follows_a_loop_is_counted_at_the_sizes_of_its_state() -> None:
     source = model(
-        """(float[N,T,4] x, int64 n) => (float[N,T,3] y) <float[4,4] square, float[4,3] w, bool true = {1}> {
-            s0 = Loop (n, , x) <body = round (int64 i, bool c, float[N,T,4] s) => (bool again, float[N,T,4] t) {
+        "(float[N,T,4] x, int64 n) => (float[N,T,3] y) <float[4,4] square, float[4,3] w, bool true = {1}>",
+        """s0 = Loop (n, , x) <body = round (int64 i, bool c, float[N,T,4] s) => (bool again, float[N,T,4] t) {
                 again = Identity(true)
                 t = MatMul(s, square)
             }>
-            y = MatMul(s0, w)
-        }""",
-        None,
+            y = MatMul(s0, w)""",
     )
     cost = count(source, at={"x": (2, 5, 4)})
     assert cost.flops == 10 * 4 * 7 + 10 * 3 * 7 and not cost.at.unknown
