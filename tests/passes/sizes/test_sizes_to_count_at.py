@@ -19,23 +19,17 @@ from tests.generators.net import Masks, Net
 from tests.generators.networks import network
 from tests.passes.text import model
 
-RNG = np.random.default_rng(0)
-
-
-def random(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape)
-
 
 def segmentation() -> onnx.ModelProto:
     """Two padded convolutions with a mask between them, over images of any size."""
     mask = np.tile([1.0, 0.0], 4).reshape(1, 8, 1, 1)
     body = "a = Conv<pads=[1,1,1,1]>(x, v) b = Mul(a, mask) y = Conv<pads=[1,1,1,1]>(b, w)"
     signature = "(float[N,3,H,W] x) => (float[N,4,H,W] y)"
-    return model(signature, body, v=random(8, 3, 3, 3), w=random(4, 8, 3, 3), mask=mask)
+    return model(signature, body, v=(8, 3, 3, 3), w=(4, 8, 3, 3), mask=mask)
 
 
 def tokens() -> onnx.ModelProto:
-    return model("(float[N,T,8] x) => (float[N,T,4] y)", "y = MatMul(x, w)", w=random(8, 4))
+    return model("(float[N,T,8] x) => (float[N,T,4] y)", "y = MatMul(x, w)", w=(8, 4))
 
 
 @pytest.mark.parametrize(
@@ -85,21 +79,15 @@ def test_random_networks_are_counted_as_with_these_sizes() -> None:
 
 def test_operators_of_the_runtime_are_counted_at_the_sizes_too() -> None:
     """A FusedConv is written as a Conv and an activation, which counted as 1 along every open axis."""
-    source = model("(float[N,3,H,W] x) => (float[N,4,H,W] y)", "y = Conv(x, w)", w=random(4, 3, 1, 1))
-    source.graph.node[0].op_type, source.graph.node[0].domain = "FusedConv", "com.microsoft"
-    source.graph.node[0].attribute.append(onnx.helper.make_attribute("activation", "Relu"))
-    source.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    cost = count(source, at={"x": (1, 3, 8, 8)})
+    body = 'y = com.microsoft.FusedConv<activation="Relu">(x, w)'
+    cost = count(model("(float[N,3,H,W] x) => (float[N,4,H,W] y)", body, w=(4, 3, 1, 1)), at={"x": (1, 3, 8, 8)})
     assert cost.macs == 4 * 3 * 64 and not cost.at.unknown
 
 
 def test_what_an_unknown_operator_writes_is_counted_as_it_is_declared() -> None:
     """Be it an output or in between; nothing else tells its shape."""
-    source = model("(float[N,3,H,W] x) => (float[N,3,H,W] y)", "h = Relu(x) y = Relu(h)")
-    for node in source.graph.node:
-        node.op_type, node.domain = "Twist", "acme"
-    source.opset_import.append(onnx.helper.make_opsetid("acme", 1))
-    source.graph.value_info.append(onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    signature = "(float[N,3,H,W] x) => (float[N,3,H,W] y) <float[N,3,H,W] h>"
+    source = model(signature, "h = acme.Twist(x) y = acme.Twist(h)", checked=False)
     assert [node.flops for node in count(source).nodes] == [3 * 224 * 224] * 2
 
 
@@ -109,7 +97,7 @@ def test_a_batch_has_a_name_or_stands_first() -> None:
         ("(float[seq,batch,8] x) => (float[seq,batch,4] y)", (TOKENS, 1, 8)),
         ("(float[unk__7,?,8] x) => (float[?,?,4] y)", (1, TOKENS, 8)),
     ):
-        source = model(signature.replace("?", "anything"), body, w=random(8, 4), checked=False)
+        source = model(signature.replace("?", "anything"), body, w=(8, 4), checked=False)
         assert count(source).at.sizes == {"x": sizes}
     assert count(source).at.open == ("x[0]", "anything")
 
@@ -121,37 +109,26 @@ def test_sizes_that_inputs_share_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "sizes"),
+    ("signature", "body", "sizes"),
     [
-        (model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=random(1, 77, 4)), (1, 77, 4)),
+        ("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", (1, 77, 4)),
         (
-            model(
-                "(float[N,1,H,W] x) => (float[N,3] y) <float[8,1,2,2] w>",
-                "c = Conv<strides=[2,2]>(x, w) f = Flatten(c) y = Gemm(f, g)",
-                g=random(8 * 14 * 14, 3),
-            ),
+            "(float[N,1,H,W] x) => (float[N,3] y)",
+            "c = Conv<strides=[2,2]>(x, halves) f = Flatten(c) y = Gemm(f, g)",
             (1, 1, 28, 28),
         ),
-        (
-            model(
-                "(float[N,1,T] x) => (float[N,8,U] y) <float[8,1,400] w, float[8,8,3] v>",
-                "a = Conv<strides=[100]>(x, w) y = Conv(a, v)",
-            ),
-            (1, 1, 640),
-        ),
+        ("(float[N,1,T] x) => (float[N,8,U] y)", "a = Conv<strides=[100]>(x, long) y = Conv(a, v)", (1, 1, 640)),
+        # where no size is found, open ones count as one
+        ("(float[N,S] x) => (float[N,12] y)", "a = Add(x, five) b = Add(x, seven) y = Concat<axis=1>(a, b)", (1, 1)),
     ],
-    ids=["position embedding", "flattened", "long window"],
+    ids=["position embedding", "flattened", "long window", "none"],
 )
 def test_where_the_model_does_not_work_at_the_usual_sizes_others_are_found(
-    source: onnx.ModelProto, sizes: tuple[int, ...]
+    signature: str, body: str, sizes: tuple[int, ...]
 ) -> None:
-    assert count(source).at.sizes == {"x": sizes}
-
-
-def test_where_no_size_is_found_it_says_that_open_ones_count_as_one() -> None:
-    body = "a = Add(x, p) b = Add(x, q) y = Concat<axis=1>(a, b)"
-    source = model("(float[N,S] x) => (float[N,12] y)", body, p=random(1, 5), q=random(1, 7), checked=False)
-    assert count(source).at.sizes == {"x": (1, 1)}
+    shapes = {"p": (1, 77, 4), "halves": (8, 1, 2, 2), "g": (8 * 14 * 14, 3), "long": (8, 1, 400), "v": (8, 8, 3)}
+    constants = {name: np.ones(shape) for name, shape in {**shapes, "five": (1, 5), "seven": (1, 7)}.items()}
+    assert count(model(signature, body, checked=False, constants=constants)).at.sizes == {"x": sizes}
 
 
 def test_operands_have_the_sizes_that_they_need_in_common() -> None:
@@ -177,7 +154,7 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, tuple[int, ...]], wo
 
 
 def test_sizes_at_which_the_model_does_not_work_are_refused() -> None:
-    source = model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=random(1, 77, 4))
+    source = model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=(1, 77, 4))
     with pytest.raises(SizeError, match="does not work at the sizes to count at"):
         count(source, at={"x": (1, 50, 4)})
 
@@ -185,13 +162,13 @@ def test_sizes_at_which_the_model_does_not_work_are_refused() -> None:
 def test_a_batch_that_is_merged_with_tokens_counts_all_of_them() -> None:
     """As long as the batch is open the number of rows is not known, and counted as one."""
     body = "r = Reshape(x, s) y = MatMul(r, w)"
-    source = model("(float[N,16,4] x) => (float[M,6] y)", body, s=np.array([-1, 4]), w=random(4, 6))
+    source = model("(float[N,16,4] x) => (float[M,6] y)", body, s=np.array([-1, 4]), w=(4, 6))
     assert count(source).flops == 16 * 6 * (2 * 4 - 1) == 16 * of_graph(shaped(source)).flops
 
 
 def test_sizes_that_depend_on_data_are_told() -> None:
     body = "z = NonZero(x) t = Transpose(z) c = Cast<to=1>(t) y = MatMul(c, w)"
-    cost = count(model("(float[5,4] x) => (float[M,6] y)", body, w=random(2, 6)))
+    cost = count(model("(float[5,4] x) => (float[M,6] y)", body, w=(2, 6)))
     assert cost.at.unknown == 1 and cost.at.sizes == {"x": (5, 4)}
 
 
@@ -209,7 +186,7 @@ def test_compiling_counts_source_and_result_at_the_same_sizes_and_fixes_none() -
 
 def test_a_batch_alone_that_is_open_counts_as_it_did() -> None:
     body = "a = Conv(x, v) y = Conv(a, w)"
-    source = model("(float[N,3,9,9] x) => (float[N,4,5,5] y)", body, v=random(8, 3, 3, 3), w=random(4, 8, 3, 3))
+    source = model("(float[N,3,9,9] x) => (float[N,4,5,5] y)", body, v=(8, 3, 3, 3), w=(4, 8, 3, 3))
     assert count(source).flops == of_graph(shaped(source)).flops
 
 
@@ -222,46 +199,37 @@ def test_of_earlier_sizes_those_that_are_open_still_hold() -> None:
 
 def test_a_product_with_a_tensor_of_unknown_rank_is_counted_by_the_other_operand() -> None:
     body = "h = odd.Made(x)  m = MatMul(h, w)  y = MatMul(w, h)"
-    cost = count(model("(float[N,4] x) => (float[a] y)", body, w=random(4, 3), checked=False))
+    cost = count(model("(float[N,4] x) => (float[a] y)", body, w=(4, 3), checked=False))
     assert [node.flops for node in cost.nodes] == [1, 2 * 4 - 1, 2 * 3 - 1]
 
 
-def test_an_image_has_fewer_pixels_after_each_stride() -> None:
-    source = model(
-        "(float[N,3,H,W] x) => (float[N,P,5] y) <float[4,3,3,3] w, int64[3] tokens = {0, 4, -1}, float[4,5] v>",
-        """
-        a = Conv<strides=[2,2], pads=[1,1,1,1]> (x, w)
-        b = MaxPool<kernel_shape=[2,2], strides=[2,2]> (a)
-        c = Reshape (b, tokens)
-        d = Transpose<perm=[0,2,1]> (c)
-        y = MatMul (d, v)
-        """,
-    )
-    graph = prepared(source)
+@pytest.mark.parametrize(
+    ("signature", "body", "expected"),
+    [
+        (  # an image has fewer pixels after each stride
+            "(float[N,3,H,W] x) => (float[N,P,5] y) <float[4,3,3,3] w, int64[3] tokens = {0, 4, -1}, float[4,5] v>",
+            "a = Conv<strides=[2,2], pads=[1,1,1,1]> (x, w)  b = MaxPool<kernel_shape=[2,2], strides=[2,2]> (a)"
+            "  c = Reshape (b, tokens)  d = Transpose<perm=[0,2,1]> (c)  y = MatMul (d, v)",
+            {"x": 224 * 224, "a": 112 * 112, "b": 56 * 56, "c": 56 * 56, "d": 56 * 56, "y": 56 * 56},
+        ),
+        (  # merged with an open batch, each example brings its windows; the batch itself counts one
+            "(float[N,8,4] x) => (float[M,4,3] y) <int64[3] windows = {-1, 4, 4}, float[4,3] w>",
+            "r = Reshape (x, windows)  y = MatMul (r, w)",
+            {"x": 1, "r": 2, "y": 2},
+        ),
+        (  # a size that depends on data is a usual one after strides too
+            "(float[N,3,H,W] x, bool[k] rows) => (float[N,4,h,w] y) <float[4,3,3,3] w>",
+            "c = Compress<axis=2> (x, rows)  y = Conv<strides=[2,2], pads=[1,1,1,1]> (c, w)",
+            {"x": 224 * 224, "rows": 1, "c": 32 * 224, "y": 16 * 112},
+        ),
+    ],
+    ids=["pixels", "windows", "data"],
+)
+def test_how_many_positions_each_example_has(signature: str, body: str, expected: dict[str, int]) -> None:
+    graph = prepared(model(signature, body))
     found = multiples(graph, dataflow.analyse(graph))
-    pixels = {node.outputs[0].name: repeated(node.outputs[0], found) for node in graph.nodes}
-    assert pixels == {"a": 112 * 112, "b": 56 * 56, "c": 56 * 56, "d": 56 * 56, "y": 56 * 56}
-
-
-def test_a_batch_and_its_windows() -> None:
-    """Merged with an open batch, each example brings its windows; the batch itself counts one."""
-    source = model(
-        "(float[N,8,4] x) => (float[M,4,3] y) <int64[3] windows = {-1, 4, 4}, float[4,3] w>",
-        "r = Reshape (x, windows)  y = MatMul (r, w)",
-    )
-    graph = prepared(source)
-    found = multiples(graph, dataflow.analyse(graph))
-    assert {t.name: repeated(t, found) for t in [*graph.inputs, *graph.outputs]} == {"x": 1, "y": 2}
-
-
-def test_a_size_that_depends_on_data_is_a_usual_one_after_strides_too() -> None:
-    source = model(
-        "(float[N,3,H,W] x, bool[k] rows) => (float[N,4,h,w] y) <float[4,3,3,3] w>",
-        "c = Compress<axis=2> (x, rows)  y = Conv<strides=[2,2], pads=[1,1,1,1]> (c, w)",
-    )
-    graph = prepared(source)
-    found = multiples(graph, dataflow.analyse(graph))
-    assert [repeated(node.outputs[0], found) for node in graph.nodes] == [32 * 224, 16 * 112]
+    tensors = [*graph.inputs, *(node.outputs[0] for node in graph.nodes)]
+    assert {tensor.name: repeated(tensor, found) for tensor in tensors} == expected
 
 
 CONV = "u = Unsqueeze(x, ends) c = Conv(u, k) t = Transpose<perm=[0,2,1,3]>(c) s = Squeeze(t, zero)"
@@ -299,10 +267,9 @@ def test_sizes_at_which_windows_do_not_fit_do_not_end_the_process() -> None:
 def test_sizes_that_one_branch_takes_are_counted_at() -> None:
     """The other is for inputs of another width."""
     source = model(
-        """(float[N,M] x, bool q) => (float[N,5] y) <float[8,5] w, float[16,5] v> {
-            y = If (q) <then_branch = yes () => (float[N,5] t) { t = MatMul(x, w) },
-                        else_branch = no () => (float[N,5] e) { e = MatMul(x, v) }> }""",
-        None,
+        "(float[N,M] x, bool q) => (float[N,5] y) <float[8,5] w, float[16,5] v>",
+        """y = If (q) <then_branch = yes () => (float[N,5] t) { t = MatMul(x, w) },
+                       else_branch = no () => (float[N,5] e) { e = MatMul(x, v) }>""",
     )
     for width in (8, 16):
         assert shrink(source, at={"x": (3, width)}).report.before.macs == 3 * width * 5
