@@ -15,6 +15,7 @@ from tests.passes.text import Array, compiled, model, narrowed, operators, rando
 N = 32
 KEPT = np.arange(N) % 3 == 0
 LIVE = int(KEPT.sum())
+MASK = KEPT.astype(np.float32)
 
 WRITTEN_OUT = {
     "centred, divided": """
@@ -48,8 +49,8 @@ def network(form: str, shift: Array, after: str = "z = MatMul(y, w)  o = Relu(z)
     body = WRITTEN_OUT[form]
     opset = 23 if "RMS" in body else 17
     given = {"two": np.float32(2), "last": np.asarray([-1]), "count": np.float32(N), "eps": np.float32(1e-5)}
-    given |= {"scale": random(N, seed=1), "bias": random(N, seed=2), "w": random(N, 24, seed=3)} | more
-    given |= {"k": KEPT.astype(np.float32), "shift": shift, "w0": random(8, N, seed=4)}
+    given |= {"scale": random(N, seed=1), "bias": random(N, seed=2), "w": random(N, 24, seed=3)}
+    given |= {"k": MASK, "shift": shift, "w0": random(8, N, seed=4)} | more
     text = f"x0 = MatMul(x, w0)  m = Mul(x0, k)  a = Add(m, shift)  {body}  {after}"
     return model("(float[B,T,8] x) => (float[B,T,24] o)", text, opset, constants=given)
 
@@ -96,26 +97,23 @@ def test_channels_whose_scale_is_zero_are_their_bias_behind_the_normalisation(fo
 
 @pytest.mark.parametrize("form", ["operator", "operator without bias", "root mean square operator"])
 def test_a_scale_of_zero_masks_channels_that_are_live_in_front_of_the_normalisation(form: str) -> None:
-    given = {"scale": random(N, seed=1) * KEPT, "bias": random(N, seed=2), "w": random(N, 24, seed=3)}
     source = model(
-        f"(float[B,T,8] x) => (float[B,T,24] o) <float[8,{N}] w0>",
+        f"(float[B,T,8] x) => (float[B,T,24] o) <float[8,{N}] w0, float[{N},24] w>",
         f"a = MatMul(x, w0)  {WRITTEN_OUT[form]}  o = MatMul(y, w)",
         23,
-        constants=given,
+        constants={"scale": random(N, seed=1) * KEPT, "bias": random(N, seed=2)},
     )
     result = narrowed(source)
     assert (weight(result, "MatMul", which=0).shape[1], weight(result, "MatMul", which=1).shape[0]) == (N, LIVE)
 
 
 def test_half_precision_takes_its_statistics_in_single_precision() -> None:
+    shapes = {"w0": (8, N), "scale": (N,), "bias": (N,), "w": (N, 4)}
     source = model(
         "(float16[B,8] x) => (float16[B,4] o)",
         "x0 = MatMul(x, w0)  m = Mul(x0, k)  y = LayerNormalization(m, scale, bias)  o = MatMul(y, w)",
-        w0=random(8, N, seed=4).astype(np.float16),
         k=KEPT.astype(np.float16),
-        scale=random(N, seed=1).astype(np.float16),
-        bias=random(N, seed=2).astype(np.float16),
-        w=random(N, 4, seed=3).astype(np.float16),
+        **{name: random(*shape).astype(np.float16) for name, shape in shapes.items()},
     )
     assert weight(compiled(source), "MatMul", which=1).shape[0] == LIVE + 1
 
@@ -124,15 +122,13 @@ def test_half_precision_takes_its_statistics_in_single_precision() -> None:
 @pytest.mark.parametrize("shift", SHIFTS.values(), ids=list(SHIFTS))
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_reductions_over_channels_do_without_constants(op: str, shift: Array, keepdims: int) -> None:
-    axes = "axes=[1], " if op != "ReduceSum" else ""
-    operands = "a, axis" if op == "ReduceSum" else "a"
-    constants = {"axis": np.asarray([1])} if op == "ReduceSum" else {}
+    last = f"<keepdims={keepdims}>(a, axis)" if op == "ReduceSum" else f"<axes=[1], keepdims={keepdims}>(a)"
     source = model(
         f"(float[B,3,H,W] x) => (float[B,{'1,' * keepdims}H,W] o) <float[{N},3,1,1] w>",
-        f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  o = {op}<{axes}keepdims={keepdims}>({operands})",
-        k=KEPT.astype(np.float32).reshape(1, N, 1, 1),
+        f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  o = {op}{last}",
+        k=MASK.reshape(1, N, 1, 1),
         shift=shift.reshape(1, N, 1, 1),
-        **constants,
+        constants={"axis": np.asarray([1])},
     )
     result = compiled(source)
     whole = op in ("ReduceL1", "ReduceL2") and shift.any()
@@ -140,13 +136,11 @@ def test_reductions_over_channels_do_without_constants(op: str, shift: Array, ke
 
 
 def test_a_reduction_over_all_axes_counts_every_place_of_a_constant() -> None:
-    for signature in ("(float[B,3,4,5] x) => (float[B,1,1,1] o)", "(float[B,3,H,W] x) => (float[B,1,1,1] o)"):
+    for size in ("4,5", "H,W"):
         source = model(
-            signature,
+            f"(float[B,3,{size}] x) => (float[B,1,1,1] o) <float[{N},3,1,1] w, float[1,{N},1,1] shift>",
             "c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  o = ReduceSum(a, axes)",
-            w=random(N, 3, 1, 1),
-            k=KEPT.astype(np.float32).reshape(1, N, 1, 1),
-            shift=random(1, N, 1, 1, seed=1),
+            k=MASK.reshape(1, N, 1, 1),
             axes=np.asarray([1, 2, 3]),
         )
         compiled(source)
@@ -155,11 +149,7 @@ def test_a_reduction_over_all_axes_counts_every_place_of_a_constant() -> None:
 def test_a_constant_channel_alone_is_left_to_the_operator() -> None:
     kept = np.ones(N, np.float32)
     kept[3] = 0
-    source = network("operator", SHIFTS["zeros"])
-    for tensor in source.graph.initializer:
-        if tensor.name == "k":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(kept, "k"))
-    assert "LayerNormalization" in operators(compiled(source))
+    assert "LayerNormalization" in operators(compiled(network("operator", SHIFTS["zeros"], k=kept)))
 
 
 def test_equal_slices_stand_for_each_other_through_any_operator() -> None:
@@ -167,7 +157,7 @@ def test_equal_slices_stand_for_each_other_through_any_operator() -> None:
         f"(float[B,8] x) => (float[B,4] o) <float[8,{N}] w0, float[{N},4] w>",
         "x0 = MatMul(x, w0)  m = Mul(x0, k)  s = ReduceMean<axes=[1]>(x)  d = Sub(m, s)  e = Sigmoid(d)"
         "  o = MatMul(e, w)",
-        k=KEPT.astype(np.float32),
+        k=MASK,
     )
     facts = analyse(prepared(source))
     assert facts.dependence["e", 1].mask.sum() == N - LIVE - 1
@@ -217,7 +207,7 @@ def test_channels_that_are_the_same_but_for_a_mask_of_run_time_stand_for_each_ot
         f"(float[N,T,8] x, bool[N,T,1] m) => ({output})",
         f"h = MatMul(x, first)  p = Mul(h, k)  {body}",
         first=(8, N),
-        k=KEPT.astype(np.float32),
+        k=MASK,
         w=(N, 4),
         constants={
             "bias": random(N, seed=4),

@@ -25,29 +25,26 @@ from tests.passes.text import compiled
 OPSETS = {"LayerNormalization": (13, 15), **dict.fromkeys(("QGemm", "QLinearSoftmax"), (13, 17, 20, 23))}
 
 
+def domain_of(op: str) -> str:
+    return "" if op in IN_STANDARD_DOMAIN else "com.microsoft"
+
+
 def model_of(op: str, form: Form, opset: int, domain: str | None = None) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The node alone; its first operand of more than one axis is an input with an open batch, the others are stored."""
-    domain = domain if domain is not None else ("" if op in IN_STANDARD_DOMAIN else "com.microsoft")
+    domain = domain_of(op) if domain is None else domain
     names = ["" if value is None else f"x{index}" for index, value in enumerate(form.inputs)]
-    data = next(index for index, value in enumerate(form.inputs) if value is not None and value.ndim > 1)
-    feeds = {names[data]: form.inputs[data]}
-    stored = [
-        numpy_helper.from_array(value, name)
-        for name, value in zip(names, form.inputs, strict=True)
-        if value is not None and name not in feeds
-    ]
-    while names and not names[-1]:
-        names.pop()
+    given = {name: value for name, value in zip(names, form.inputs, strict=True) if value is not None}
+    data, first = next((name, value) for name, value in given.items() if value.ndim > 1)
+    stored = [numpy_helper.from_array(value, name) for name, value in given.items() if name != data]
     outputs = [f"y{index}" if there else "" for index, there in enumerate(form.outputs)]
-    node = helper.make_node(op, names, outputs, op.lower(), domain=domain, **form.attrs)
-    first = form.inputs[data]
-    assert first is not None
+    operands = names[: names.index([*given][-1]) + 1]
+    node = helper.make_node(op, operands, outputs, op.lower(), domain=domain, **form.attrs)
     element = helper.np_dtype_to_tensor_dtype(first.dtype)
-    inputs = [helper.make_tensor_value_info(names[data], element, ["N", *first.shape[1:]])]
+    inputs = [helper.make_tensor_value_info(data, element, ["N", *first.shape[1:]])]
     results = [onnx.ValueInfoProto(name=name) for name in outputs if name]
     graph = helper.make_graph([node], "one", inputs, results, stored)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8), feeds
+    return helper.make_model(graph, opset_imports=imports, ir_version=8), {data: first}
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
@@ -111,16 +108,7 @@ UNCOVERED = {
     ),
     "a scale for each column, in opset 12": (
         "QGemm",
-        Form(
-            [
-                np.ones((2, 5), np.int8),
-                ones(),
-                np.zeros((), np.int8),
-                np.ones((5, 5), np.int8),
-                ones(5),
-                np.zeros(5, np.int8),
-            ]
-        ),
+        Form([np.ones((2, 5), np.int8), ones(), np.int8(0), np.ones((5, 5), np.int8), ones(5), np.zeros(5, np.int8)]),
     ),
 }
 
@@ -203,18 +191,17 @@ def test_rows_of_a_weight_in_blocks_go(bits: int, flat: bool, bias: str) -> None
     """Masked columns of the product are not computed, and the layer after it reads only the others."""
     rng = np.random.default_rng(0)
     scales, zeros = floats(rng, 6, 2), rng.integers(0, 255, (6, -(-2 * bits // 8))).astype(np.uint8)
-    result = compiled(
-        text.model(
-            "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w>",
-            f"h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, z, , {bias})\n"
-            "g = Mul(h, m)\n y = MatMul(g, w)",
-            b=rng.integers(0, 255, (6, 2, 2 * bits)).astype(np.uint8),
-            s=scales.reshape(-1) if flat else scales,
-            z=zeros.reshape(-1) if flat else zeros,
-            m=kept(0, 1, 0, 1, 0, 1),
-            **({"c": floats(rng, 6)} if bias else {}),
-        )
+    source = text.model(
+        "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w>",
+        f"h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, z, , {bias})\n"
+        "g = Mul(h, m)\n y = MatMul(g, w)",
+        b=rng.integers(0, 255, (6, 2, 2 * bits)).astype(np.uint8),
+        s=scales.reshape(-1) if flat else scales,
+        z=zeros.reshape(-1) if flat else zeros,
+        m=kept(0, 1, 0, 1, 0, 1),
+        constants={"c": floats(rng, 6)},
     )
+    result = compiled(source)
     assert (3, 2, 2 * bits) in widths(result) and (3, 3) in widths(result)
     assert result.report.after.macs * 2 == result.report.before.macs
 
@@ -241,17 +228,13 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
             s=floats(rng, 30),
             m=kept(0, 1, 0, 1, 0, 1),
             k=keep.astype(np.float32),
-            **({"z": points if zeros == "packed" else floats(rng, 6, 5)} if zeros else {}),
+            constants={"z": points if zeros == "packed" else floats(rng, 6, 5)},
         )
     )
-    if masked == "half":
-        assert (36, 3) in widths(result) and "MatMulNBits" not in text.operators(result)
-    else:
-        assert ((3, 3, 2 * bits) if masked == "block" else (3, 5, 2 * bits)) in widths(result)
-    reasons = {held.reason for held in result.report.held}
-    assert reasons == (
-        set() if masked in ("block", "half") else {"reads its data in blocks of 16 channels, of which all go or none"}
-    )
+    expected = {"block": (3, 3, 2 * bits), "half": (36, 3)}.get(masked, (3, 5, 2 * bits))
+    assert expected in widths(result) and (masked == "half") == ("MatMulNBits" not in text.operators(result))
+    reason = "reads its data in blocks of 16 channels, of which all go or none"
+    assert {held.reason for held in result.report.held} == (set() if masked in ("block", "half") else {reason})
 
 
 BLOCKS: dict[str, Any] = {"attributes": "K=32, N=6, bits=4, block_size=16", "b": (6, 2, 8), "s": (12,), "z": (6, 1)}
@@ -289,18 +272,14 @@ def test_packed_attention_without_the_places_of_tokens_stays() -> None:
 
 
 def test_channels_after_grouped_attention_go() -> None:
-    result = compiled(
-        text.model(
-            "(float[1,5,6] x) => (float[1,5,3] y)"
-            " <float[6,32] q, float[6,16] k, float[6,16] v, float[32,6] w, float[6,3] o, int32[1] lengths = {4}, "
-            "int32 total = {5}>",
-            "queries = MatMul(x, q)\n keys = MatMul(x, k)\n values = MatMul(x, v)\n"
-            "a, pk, pv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
-            "(queries, keys, values, , , lengths, total)\n h = MatMul(a, w)\n g = Mul(h, m)\n y = MatMul(g, o)",
-            m=kept(0, 1, 0, 1, 0, 1),
-        )
+    source = text.model(
+        "(float[1,5,6] x) => (float[1,5,3] y) <float[6,32] q, float[6,16] k, float[6,16] v, float[32,6] w,"
+        " float[6,3] o, int32[1] lengths = {4}, int32 total = {5}, float[6] m = {0, 1, 0, 1, 0, 1}>",
+        "queries = MatMul(x, q)\n keys = MatMul(x, k)\n values = MatMul(x, v)\n"
+        "a, pk, pv = com.microsoft.GroupQueryAttention<num_heads=4, kv_num_heads=2>"
+        "(queries, keys, values, , , lengths, total)\n h = MatMul(a, w)\n g = Mul(h, m)\n y = MatMul(g, o)",
     )
-    assert {(32, 3), (3, 3)} <= widths(result)
+    assert {(32, 3), (3, 3)} <= widths(compiled(source))
 
 
 @pytest.mark.parametrize("heads", [0, 4])
@@ -326,10 +305,6 @@ def test_heads_go_through_a_rotation(heads: int) -> None:
 # -- operators of any form -------------------------------------------------------------------------------------------
 
 ALL = sorted({*OPERATORS, *with_rules(DOMAIN), *IN_STANDARD_DOMAIN})
-
-
-def domain_of(op: str) -> str:
-    return "" if op in IN_STANDARD_DOMAIN else "com.microsoft"
 
 
 @pytest.mark.parametrize("op", ALL)

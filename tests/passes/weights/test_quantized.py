@@ -37,6 +37,11 @@ def types(result: onnx.ModelProto) -> dict[int, int]:
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
 
 
+def quantised(signature: str, body: str, opset: int = 13, **weights: Array) -> onnx.ModelProto:
+    """A model with a mask `k` of 8 channels, and one scale `s` and zero point `z`, unless others are given."""
+    return model(signature, body, opset, constants={"k": KEEP, "s": steps(), "z": np.int8(0)}, **weights)
+
+
 @pytest.mark.parametrize("left", [10, 1])
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None, left: int) -> None:
@@ -44,12 +49,10 @@ def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None, left: int)
     q = int8(8, 12)
     q[:, left:] = 0
     size = {None: (), 0: (8,), 1: (12,)}[axis]
-    source = model(
+    source = quantised(
         "(float[N,8] x) => (float[N,5] y) <float[12,5] v>",
         f"""m = Mul(x, k) w = DequantizeLinear{"" if axis is None else f"<axis = {axis}>"}(q, s, z)
         h = MatMul(m, w) r = Relu(h) y = MatMul(r, v)""",
-        opset=13,
-        k=KEEP,
         q=q,
         s=steps(*size),
         z=np.zeros(size, np.int8),
@@ -64,12 +67,11 @@ def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None, left: int)
 def test_zero_point_is_what_is_zero() -> None:
     q = int8(8, 6)
     q[:, [1, 4]] = 7
-    source = model(
-        "(float[N,8] x) => (float[N,3] y) <int8 z = {7}, float[6,3] v>",
+    source = quantised(
+        "(float[N,8] x) => (float[N,3] y) <float[6,3] v>",
         "w = DequantizeLinear(q, s, z) h = MatMul(x, w) y = MatMul(h, v)",
-        opset=13,
         q=q,
-        s=steps(),
+        z=np.int8(7),
     )
     assert weight(compiled(source), "DequantizeLinear", 0).shape == (8, 4)
 
@@ -77,13 +79,12 @@ def test_zero_point_is_what_is_zero() -> None:
 def quantised_convolutions(group: int = 1, pads: int = 1, shift: float = 0.0) -> onnx.ModelProto:
     """conv, mask, a pair, conv with int8 weights and an int32 bias; `shift` is what masked channels hold."""
     sx, sw = np.float32(0.02), steps(10, seed=3)
-    return model(
+    return quantised(
         "(float[N,3,9,8] x) => (float[N,10,H,W] y) <float[8,3,3,3] w1, int8 zx = {3}>",
         f"""a = Conv<pads = [1,1,1,1]>(x, w1) m = Mul(a, k) b = Add(m, c)
         p = QuantizeLinear(b, sx, zx) d = DequantizeLinear(p, sx, zx)
         w = DequantizeLinear<axis = 0>(q, sw, zw) bias = DequantizeLinear<axis = 0>(qb, sb, zb)
         y = Conv<group = {group}, pads = [{pads},{pads},{pads},{pads}]>(d, w, bias)""",
-        opset=13,
         k=KEEP.reshape(1, 8, 1, 1),
         c=((1 - KEEP) * shift).reshape(1, 8, 1, 1),
         sx=sx,
@@ -114,16 +115,12 @@ def test_grouped_convolution_with_a_scale_for_each_filter() -> None:
 
 def test_a_bias_between_steps_becomes_single_precision() -> None:
     """What the constants add is no whole number of steps of this bias."""
-    source = model(
-        "(float[N,8] x) => (float[N,6] y) <int8 z = {0}, float sb = {0.3}, int32 zb = {0}>",
+    source = quantised(
+        "(float[N,8] x) => (float[N,6] y) <float sb = {0.3}, int32 zb = {0}, int32[6] qb = {0, 1, 2, 3, 4, 5}>",
         """m = Mul(x, k) a = Add(m, c) w = DequantizeLinear(q, s, z) b = DequantizeLinear(qb, sb, zb)
         y = Gemm(a, w, b)""",
-        opset=13,
-        k=KEEP,
         c=(1 - KEEP) * 0.377,
         q=int8(8, 6),
-        s=steps(),
-        qb=np.arange(6, dtype=np.int32),
     )
     result = compiled(source)
     assert weight(result, "DequantizeLinear", 0).shape == (5, 6)
@@ -132,11 +129,10 @@ def test_a_bias_between_steps_becomes_single_precision() -> None:
 
 def test_transposed_and_masked_weights_stay_int8() -> None:
     """Exporters put a Transpose behind the scale; a mask of the weight is a mask of its steps."""
-    source = model(
+    source = quantised(
         "(float[N,8] x) => (float[N,5] y) <float[16,5] v>",
         """w = DequantizeLinear<axis = 0>(q, s, z) t = Transpose<perm = [1, 0]>(w) u = Mul(t, k)
         h = MatMul(x, u) r = Relu(h) y = MatMul(r, v)""",
-        opset=13,
         q=int8(16, 8),
         s=steps(16),
         z=np.zeros(16, np.int8),
@@ -152,12 +148,10 @@ def test_weights_that_the_graph_quantises() -> None:
     """Training with fake quantisation leaves float weights behind a pair: the file holds their steps."""
     w = random(24, 24)
     w[:, 3::4] = 0
-    source = model(
-        "(float[N,24] x) => (float[N,5] y) <int8 z = {0}, float[24,5] v>",
+    source = quantised(
+        "(float[N,24] x) => (float[N,5] y) <float[24,5] v>",
         "p = QuantizeLinear(w, s, z) d = DequantizeLinear(p, s, z) h = MatMul(x, d) y = MatMul(h, v)",
-        opset=13,
         w=w,
-        s=steps(),
     )
     result = compiled(source)
     assert weight(result, "DequantizeLinear", 0).shape == (24, 18)
@@ -166,10 +160,10 @@ def test_weights_that_the_graph_quantises() -> None:
 
 def in_blocks(size: int, keep: Iterable[int]) -> onnx.ModelProto:
     """A product with a weight of four blocks of rows that each have a scale; these rows are kept."""
-    return model(
+    return quantised(
         f"(float[N,{4 * size}] x) => (float[N,6] y)",
         f"m = Mul(x, k) w = DequantizeLinear<axis = 0, block_size = {size}>(q, s, z) y = MatMul(m, w)",
-        opset=21,
+        21,
         k=np.isin(np.arange(4 * size), [*keep]).astype(np.float32),
         q=int8(4 * size, 6),
         s=steps(4, 6),
@@ -188,10 +182,9 @@ def test_blocks_of_scales(rows: Iterable[int], scales: int) -> None:
 def test_a_bias_of_which_one_block_is_left_has_one_scale() -> None:
     """ONNX Runtime takes no block size beside the scale of all."""
     source = model(
-        "(float[N,5] x) => (float[N,6] y) <float[5,8] w, float[8,6] v>",
+        "(float[N,5] x) => (float[N,6] y) <float[5,8] w, float[8,6] v, float[8] k = {0, 0, 0, 0, 1, 1, 1, 1}>",
         "b = DequantizeLinear<axis = 0, block_size = 4>(q, s) h = Gemm(x, w, b) m = Mul(h, k) y = MatMul(m, v)",
-        opset=21,
-        k=np.float32([0, 0, 0, 0, 1, 1, 1, 1]),
+        21,
         q=int8(8),
         s=steps(2),
     )
@@ -300,15 +293,13 @@ def test_weights_stay_in_as_few_bits_as_they_are_stored_in(form: str, masked: bo
 @pytest.mark.parametrize("each", [False, True])
 def test_shared_int8_weight_is_stored_once(each: bool) -> None:
     """Also when every reader has a DequantizeLinear of its own."""
-    source = model(
-        "(float[N,40] x, float[N,40] z) => (float[N,30] y) <int8 o = {0}>",
-        f"""m = Mul(x, k) n = Mul(z, l) w = DequantizeLinear(q, s, o) u = DequantizeLinear(q, s, o)
+    source = quantised(
+        "(float[N,40] x, float[N,40] x2) => (float[N,30] y)",
+        f"""m = Mul(x, k) n = Mul(x2, l) w = DequantizeLinear(q, s, z) u = DequantizeLinear(q, s, z)
         a = MatMul(m, w) b = MatMul(n, {"u" if each else "w"}) y = Add(a, b)""",
-        opset=13,
-        k=(np.arange(40) % 2).astype(np.float32),
+        k=np.arange(40.0) % 2,
         l=(np.arange(40) % 3 > 0).astype(np.float32),
         q=int8(40, 30),
-        s=steps(),
     )
     result = compiled(source)
     assert types(result.model)[onnx.TensorProto.INT8] <= 40 * 30 + 1
@@ -316,22 +307,18 @@ def test_shared_int8_weight_is_stored_once(each: bool) -> None:
 
 def test_channels_that_are_not_zero_after_quantisation() -> None:
     """A constant becomes the nearest step, and saturates."""
+    body = "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) d = DequantizeLinear(p, s, z) y = MatMul(d, w)"
+    scales = {"s": np.float32(0.02), "z": np.int8(-5)}
     for value in (0.0, 0.013, -0.4, 900.0):
-        source = model(
-            "(float[N,8] x) => (float[N,4] y) <float s = {0.02}, int8 z = {-5}, float[8,4] w>",
-            "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) d = DequantizeLinear(p, s, z) y = MatMul(d, w)",
-            opset=13,
-            k=KEEP,
-            c=(1 - KEEP) * value,
-        )
+        signature = "(float[N,8] x) => (float[N,4] y) <float[8,4] w>"
+        source = quantised(signature, body, c=(1 - KEEP) * value, **scales)
         assert weight(compiled(source), "MatMul").shape == (5, 4)
 
 
 def test_mask_helper_is_per_channel() -> None:
-    source = model(
+    source = quantised(
         "(float[N,8,4,4] x) => (float[N,4,4,4] y) <float[4,8,1,1] w>",
         "m = Mul(x, k) p = QuantizeLinear(m, s, z) d = DequantizeLinear(p, s, z) y = Conv(d, w)",
-        opset=13,
         k=mask(*KEEP.astype(int)),
         s=steps(8),
         z=np.zeros(8, np.uint8),
@@ -342,7 +329,7 @@ def test_mask_helper_is_per_channel() -> None:
 
 def test_a_copy_of_a_graph_keeps_its_weights_when_the_graph_is_freed() -> None:
     q = int8(8, 12)
-    source = model("(float[N,8] x) => (float[N,12] y)", "w = DequantizeLinear(q, s) y = MatMul(x, w)", q=q, s=steps())
+    source = quantised("(float[N,8] x) => (float[N,12] y)", "w = DequantizeLinear(q, s) y = MatMul(x, w)", q=q)
     graph = prepared(source)
     copy = copied(graph)
     take_apart(graph)
