@@ -90,12 +90,9 @@ def _is_large(node: gs.Node, opset: int, operands: Sequence[Array | None]) -> bo
 
     A few numbers can ask for any number of them.
     """
-    arithmetic = is_standard(node) and node.op in _ARITHMETIC
-    if arithmetic and math.prod([x.size for x in operands if x is not None]) <= _MOST:  # which takes the least time
-        return False
     if all(static_shape(t) is not None for t in node.outputs if t.name):
         return False
-    if arithmetic:
+    if is_standard(node) and node.op in _ARITHMETIC:
         with contextlib.suppress(ValueError):  # operands that do not fit each other
             return math.prod(np.broadcast_shapes(*(x.shape for x in operands if x is not None))) > _MOST
         return False

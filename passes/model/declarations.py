@@ -52,10 +52,7 @@ def annotated(model: onnx.ModelProto) -> set[str]:
 
 def written_by_unknown(graph: onnx.GraphProto) -> set[str]:
     """Tensors that operators write which onnx does not know."""
-    kinds = {(n.op_type, n.domain) for n in graph.node}
-    strange = {kind for kind in kinds if not onnx.defs.has(*kind)}
-    nodes = graph.node if strange else ()
-    return {name for n in nodes if (n.op_type, n.domain) in strange for name in n.output}
+    return {name for n in graph.node if not onnx.defs.has(n.op_type, n.domain) for name in n.output}
 
 
 def check_noted(model: onnx.ModelProto, graph: gs.Graph) -> None:
@@ -105,7 +102,7 @@ def misdeclared(outputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Seq
 
 def redeclare(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[Dim]]) -> None:
     """Let these outputs declare these shapes."""
-    for value in graph.output if shapes else ():
+    for value in graph.output:
         if value.name in shapes:
             declare(value, shapes[value.name])
 

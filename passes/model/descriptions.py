@@ -53,14 +53,12 @@ def restore(model: ModelProto, source: ModelProto) -> None:
         for name in node.output:
             if name in writers:
                 _add(node, writers[name])
-    tensors = {t.name: t for t in _stored(source) if t.doc_string or t.metadata_props}
-    for tensor in model.graph.initializer if tensors else ():
-        if tensor.name in tensors:
-            _add(tensor, tensors[tensor.name])
-    values = {v.name: v for v in source.graph.value_info}
-    for value in model.graph.value_info:
-        if value.name in values:
-            _add(value, values[value.name])
+    tensors = {tensor.name: tensor for tensor in _stored(source)}
+    values = {value.name: value for value in source.graph.value_info}
+    for part in (*model.graph.initializer, *model.graph.value_info):
+        told = tensors.get(part.name) if isinstance(part, TensorProto) else values.get(part.name)
+        if told is not None:
+            _add(part, told)
     _annotate(model.graph, source.graph)
 
 

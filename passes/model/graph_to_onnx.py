@@ -156,12 +156,7 @@ def add_node(graph: onnx.GraphProto, node: gs.Node, outside: Collection[str] | N
     if (said := construct.said_of(node)) is not None:
         proto.MergeFrom(said)
     for name, value in node.attrs.items():
-        kind = type(value)
-        if kind is int:
-            proto.attribute.add(name=name, type=AttributeProto.INT, i=value)
-        elif kind is list and {*map(type, value)} == {int}:
-            proto.attribute.add(name=name, type=AttributeProto.INTS, ints=value)
-        elif isinstance(value, gs.Graph):
+        if isinstance(value, gs.Graph):
             _fill_body(proto.attribute.add(name=name, type=AttributeProto.GRAPH).g, value, outside)
         elif isinstance(value, gs.Constant):
             _fill(proto.attribute.add(name=name, type=AttributeProto.TENSOR).t, value)

@@ -95,11 +95,6 @@ class _Scope:
             self._own[value.name] = _variable(value, dims_of(value))
         return self._own[value.name]
 
-    def _read(self, name: str) -> gs.Tensor:
-        if name and name not in self._own and name in self._outside:
-            return self._outside[name]
-        return self._written(name)
-
     def _written(self, name: str) -> gs.Tensor:
         """A tensor of this graph; one that has no name is an operand that is left out."""
         if not name:
@@ -111,7 +106,9 @@ class _Scope:
     def _node(self, proto: onnx.NodeProto) -> gs.Node:
         entering = captured_names(proto)
         attrs = {attribute.name: self._attribute(attribute, entering) for attribute in proto.attribute}
-        inputs, outputs = [self._read(name) for name in proto.input], [self._written(name) for name in proto.output]
+        own, outside = self._own, self._outside
+        inputs = [outside[n] if n in outside and n not in own else self._written(n) for n in proto.input]
+        outputs = [self._written(name) for name in proto.output]
         domain = proto.domain if proto.HasField("domain") else None
         return node(proto.op_type, proto.name, attrs, inputs, outputs, domain, descriptions.of_node(proto))
 

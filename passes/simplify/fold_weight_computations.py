@@ -45,7 +45,8 @@ def _groups(graph: gs.Graph, keep: Collection[str]) -> list[list[gs.Node]]:
         if not isinstance(first, gs.Constant) and id(first) not in groups:
             continue  # nearly all: an operator's first operand is its data
         operands = [t for _, t in present(node.inputs)]
-        if not _plain(node) or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
+        plain = is_standard(node) and rules(node).foldable and not subgraphs(node)
+        if not plain or not all(id(t) in groups or (_initializer(t) and t.name not in keep) for t in operands):
             continue
         tensors = [t for t in operands if not is_constant(t) or math.prod(t.shape) > SMALL]
         group = _joined(groups, tensors)
@@ -63,10 +64,6 @@ def _joined(groups: dict[int, list[gs.Node]], tensors: list[gs.Tensor]) -> list[
         joined += less
         groups |= {id(t): joined for n in less for t in [*n.inputs, *n.outputs] if groups.get(id(t)) is less}
     return joined
-
-
-def _plain(node: gs.Node) -> bool:
-    return is_standard(node) and rules(node).foldable and not subgraphs(node)
 
 
 def _initializer(tensor: gs.Tensor) -> bool:

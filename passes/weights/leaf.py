@@ -33,6 +33,11 @@ class Leaf:
         shape = tuple(int(d) for d in stored.shape)
         return Leaf(stored, shape, (None,) * len(shape))
 
+    @staticmethod
+    def of_one(stored: gs.Constant, shape: tuple[int, ...]) -> Leaf:
+        """One element for all of a weight of this shape."""
+        return Leaf(stored, (1,) * len(shape), tuple(np.zeros(d, np.int64) for d in shape))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """That of the weight."""
@@ -65,8 +70,8 @@ class Leaf:
 
     def moved(self, name: str, move: Callable[[Array], Array], shape: tuple[int, ...]) -> Leaf:
         """As the weight, whose elements are moved or dropped, and which has this shape afterwards, needs it."""
-        if len(values := self.stored.shape) == 0 or prod(values) == 1:
-            return Leaf(self.stored, (1,) * len(shape), tuple(np.zeros(d, np.int64) for d in shape))
+        if prod(self.stored.shape) == 1:
+            return Leaf.of_one(self.stored, shape)
         if self.is_whole:
             return Leaf.of(constant(f"{name}_quantised", moved(self._in_grid(), move)))
         return self._picked(move.picked) if isinstance(move, Picked) else self.spread(move)

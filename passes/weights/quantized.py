@@ -130,17 +130,15 @@ def expression_of(tensor: gs.Constant) -> Expression:
 
 def _parameter(leaf: Leaf, shape: tuple[int, ...], axis: int, block: int) -> Leaf:
     """A leaf of one parameter, of one for each slice along the axis, or for each block, as one of a weight's."""
-    along = np.arange(shape[axis]) // block if block else None
-    if along is not None:
-        own = leaf.index[axis]
+    if block:
+        own, along = leaf.index[axis], np.arange(shape[axis]) // block
         along = along if own is None else own[along]
         return replace(leaf, index=tuple(along if a == axis else i for a, i in enumerate(leaf.index)))
+    one = Leaf.of_one(leaf.stored, shape)
     if prod(leaf.shape) == 1:
-        return Leaf(leaf.stored, (1,) * len(shape), tuple(np.zeros(d, np.int64) for d in shape))
+        return one
     grid = tuple(leaf.grid[0] if a == axis else 1 for a in range(len(shape)))
-    return Leaf(
-        leaf.stored, grid, tuple(leaf.index[0] if a == axis else np.zeros(d, np.int64) for a, d in enumerate(shape))
-    )
+    return replace(one, grid=grid, index=tuple(leaf.index[0] if a == axis else i for a, i in enumerate(one.index)))
 
 
 def computed(node: gs.Node, parts: Sequence[Expression]) -> Quantized | None:
