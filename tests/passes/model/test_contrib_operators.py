@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
@@ -17,6 +16,7 @@ from passes.model.graph_to_onnx import exported
 from passes.ops import Op, base, register
 from passes.ops.base import with_rules
 from passes.sizes.prepare import checked
+from tests.generators.running import Runner
 from tests.passes import text
 from tests.passes.model.contrib_forms import FORMS, Array, Form, floats, ones
 from tests.passes.text import compiled
@@ -48,10 +48,7 @@ def model_of(op: str, form: Form, opset: int, domain: str | None = None) -> tupl
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, feeds)
+    return Runner(model, optimize=False)(feeds)
 
 
 def decomposed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,18 +64,9 @@ def test_every_decomposition_is_tried() -> None:
     assert {*OPERATORS, *IN_STANDARD_DOMAIN} == {*FORMS, "PackedAttention"}  # which has no kernel for processors
 
 
+@pytest.mark.parametrize("seeds", [range(0, 4, 3), pytest.param(range(60), marks=pytest.mark.slow)], ids=len)
 @pytest.mark.parametrize("op", sorted(FORMS))
-def test_it_computes_what_the_kernel_does(op: str) -> None:
-    compare(op, range(0, 4, 3))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("op", sorted(FORMS))
-def test_it_computes_what_the_kernel_does_in_any_form(op: str) -> None:
-    compare(op, range(60))
-
-
-def compare(op: str, seeds: range) -> None:
+def test_it_computes_what_the_kernel_does(op: str, seeds: range) -> None:
     for seed in seeds:
         form = FORMS[op](np.random.default_rng(seed))
         opsets = OPSETS.get(op, (12, 13, 17, 23))
@@ -157,10 +145,10 @@ def test_those_in_a_subgraph_are_decomposed() -> None:
     np.testing.assert_allclose(run(written, feeds)[0], run(model, feeds)[0], atol=1e-6)
 
 
-LAID_OUT = ("com.microsoft.nchwc", "Conv", {}), ("com.microsoft", "NhwcMaxPool", {"kernel_shape": [2, 2]})
-
-
-@pytest.mark.parametrize(("domain", "op", "attrs"), LAID_OUT)
+@pytest.mark.parametrize(
+    ("domain", "op", "attrs"),
+    [("com.microsoft.nchwc", "Conv", {}), ("com.microsoft", "NhwcMaxPool", {"kernel_shape": [2, 2]})],
+)
 def test_a_layout_for_one_machine_is_refused(domain: str, op: str, attrs: dict[str, Any]) -> None:
     model, _ = model_of(op, Form([ones(1, 4, 4, 4)], attrs), 17, domain)
     with pytest.raises(GraphError, match=f"is {domain}.{op}. Compile the file that this was made from"):
@@ -286,20 +274,16 @@ def test_channels_after_grouped_attention_go() -> None:
 def test_heads_go_through_a_rotation(heads: int) -> None:
     """Of a tensor [batch, heads, tokens, channels], whether or not the number of heads is written down."""
     angles = np.random.default_rng(0).uniform(0, 3, (9, 4))
-    result = compiled(
-        text.model(
-            "(float[2,5,6] x) => (float[2,5,3] y)"
-            " <float[6,32] w, float[32,3] o, int64[4] shape = {0, 0, 4, 8}, int64[3] merged = {0, 0, 32}>",
-            "f = MatMul(x, w)\n h = Reshape(f, shape)\n t = Transpose<perm=[0,2,1,3]>(h)\n g = Mul(t, m)\n"
-            f"r = com.microsoft.RotaryEmbedding<num_heads={heads}>(g, at, cos, sin)\n"
-            "b = Transpose<perm=[0,2,1,3]>(r)\n n = Reshape(b, merged)\n y = MatMul(n, o)",
-            m=kept(0, 1, 0, 1).reshape(4, 1, 1),
-            cos=np.cos(angles),
-            sin=np.sin(angles),
-            at=np.arange(5)[None].repeat(2, 0),
-        )
+    source = text.model(
+        "(float[2,5,6] x) => (float[2,5,3] y) <float[6,32] w, float[32,3] o, float[4,1,1] m = {0, 1, 0, 1},"
+        " int64[4] shape = {0, 0, 4, 8}, int64[3] merged = {0, 0, 32}, int64[2,5] at = {0, 1, 2, 3, 4, 0, 1, 2, 3, 4}>",
+        "f = MatMul(x, w)\n h = Reshape(f, shape)\n t = Transpose<perm=[0,2,1,3]>(h)\n g = Mul(t, m)\n"
+        f"r = com.microsoft.RotaryEmbedding<num_heads={heads}>(g, at, cos, sin)\n"
+        "b = Transpose<perm=[0,2,1,3]>(r)\n n = Reshape(b, merged)\n y = MatMul(n, o)",
+        cos=np.cos(angles),
+        sin=np.sin(angles),
     )
-    assert (6, 16) in widths(result)
+    assert (6, 16) in widths(compiled(source))
 
 
 # -- operators of any form -------------------------------------------------------------------------------------------

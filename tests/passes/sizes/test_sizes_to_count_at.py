@@ -146,17 +146,13 @@ def test_operands_have_the_sizes_that_they_need_in_common() -> None:
         ({"x": (1, 4, 8, 8)}, "has size 3 and cannot become 4"),
         ({"image": (1, 3, 8, 8)}, "no input 'image'"),
         ({"x": (1, 3, 8)}, "has 4 dimensions, and 3 sizes"),
+        ({"x": (1, 3, 50, 8)}, "does not work at the sizes to count at"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, tuple[int, ...]], words: str) -> None:
+    source = model("(float[N,3,H,W] x) => (float[N,3,H,W] y)", "y = Add(x, p)", p=(1, 3, 77, 1))
     with pytest.raises(SizeError, match=words):
-        count(segmentation(), at=sizes)
-
-
-def test_sizes_at_which_the_model_does_not_work_are_refused() -> None:
-    source = model("(float[N,S,4] x) => (float[N,S,4] y)", "y = Add(x, p)", p=(1, 77, 4))
-    with pytest.raises(SizeError, match="does not work at the sizes to count at"):
-        count(source, at={"x": (1, 50, 4)})
+        count(source, at=sizes)
 
 
 def test_a_batch_that_is_merged_with_tokens_counts_all_of_them() -> None:
