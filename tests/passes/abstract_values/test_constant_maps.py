@@ -1,5 +1,7 @@
 """Constants that padding makes uneven, as known maps."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -26,8 +28,11 @@ def depthwise(
 ) -> onnx.ModelProto:
     """A masked and shifted tensor through a padded depthwise convolution, `between`, and a pointwise one."""
     constants = {
+        "shift": (1, channels, 1, 1),
+        "wd": (channels, 1, 3, 3),
+        "wp": (4, channels, 1, 1),
+        "t": (channels,),
         "s": np.full(channels, 0.7),
-        "t": random(channels, seed=7),
         "mu": np.full(channels, 0.1),
         "var": np.full(channels, 1.3),
         "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
@@ -43,9 +48,6 @@ def depthwise(
         opset=opset,
         constants=constants,
         k=mask(*[1] * LIVE, *[0] * (channels - LIVE)),
-        shift=random(1, channels, 1, 1, seed=1),
-        wd=random(channels, 1, 3, 3, seed=2),
-        wp=random(4, channels, 1, 1, seed=3),
         **weights,
     )
 
@@ -153,10 +155,10 @@ def test_a_map_that_meets_a_live_branch_is_put_back_at_its_door() -> None:
 
 def test_a_branch_that_is_a_known_map_altogether_disappears() -> None:
     source = model(
-        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y) <float[{CHANNELS},1,3,3] wd>",
+        f"(float[N,{CHANNELS},8,8] x) => (float[N,{CHANNELS},8,8] y)"
+        f" <float[{CHANNELS},1,3,3] wd, float[1,{CHANNELS},1,1] shift>",
         f"m = Mul(x, none)\n a = Add(m, shift)\n d = Conv<group={CHANNELS}, pads=[1,1,1,1]>(a, wd)\n y = Mul(d, x)",
         none=mask(*[0] * CHANNELS),
-        shift=random(1, CHANNELS, 1, 1, seed=1),
     )
     assert "Conv" not in operators(compiled(source))
 
@@ -176,12 +178,11 @@ def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
     """Many places of two windows were stored for every channel that a convolution had to see."""
     source = model(
         f"(float[N,3,H,W] x) => (float[N,40,A,B] y) <float[{CHANNELS},3,1,1] we, float[{CHANNELS},1,5,5] wd, "
-        f"float[40,{CHANNELS},1,1] wp>",
+        f"float[40,{CHANNELS},1,1] wp, float[1,{CHANNELS},1,1] shift>",
         "e = Conv(x, we)\n m = Mul(e, k)\n a = Add(m, shift)\n"
         f'd = Conv<group={CHANNELS}, auto_pad="SAME_UPPER">(a, wd)\n'
         f"c = Conv<group={CHANNELS}, pads=[2,2,2,2], strides=[3,3]>(d, wd)\n y = Conv(c, wp)",
         k=mask(1, *[0] * (CHANNELS - 1)),
-        shift=random(1, CHANNELS, 1, 1, seed=1),
     )
     for price in (None, 0.01):
         with adapters_cost(price):
@@ -193,7 +194,7 @@ TOKENS = 12
 
 
 def tokens(
-    body: str, signature: str = f"(float[N,T,{CHANNELS}] x)", out: str = "float[N,A,4]", **weights: Array
+    body: str, signature: str = f"(float[N,T,{CHANNELS}] x)", out: str = "float[N,A,4]", **weights: Any
 ) -> onnx.ModelProto:
     """A sequence whose channels are masked, and `body` behind that."""
     constants = {"k": mask(*[1] * LIVE, *[0] * (CHANNELS - LIVE), rank=2), "w": random(CHANNELS, 4, seed=3), **weights}
@@ -218,24 +219,13 @@ def tokens(
     ],
 )
 def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
-    weights = {
-        "positions": random(1, TOKENS, CHANNELS, seed=5),
-        "rows": random(TOKENS, 1, seed=6),
-        "one": np.array([1]),
-        "two": np.array([2]),
-        "ten": np.array([10]),
-        "w3": random(4, CHANNELS, 3, seed=7),
-        "bias": random(CHANNELS, seed=8),
-        "gamma": random(TOKENS, seed=10),
-        "beta": random(TOKENS, seed=11),
-        "zero": np.array([0]),
-        "rest": np.array([1, CHANNELS]),
-        "token": random(1, 1, CHANNELS, seed=9),
-    }
+    weights = {"positions": (1, TOKENS, CHANNELS), "rows": (TOKENS, 1), "gamma": (TOKENS,), "beta": (TOKENS,)}
+    weights |= {"token": (1, 1, CHANNELS), "bias": (CHANNELS,), "w3": (4, CHANNELS, 3)}
+    integers = {"zero": [0], "one": [1], "two": [2], "ten": [10], "rest": [1, CHANNELS]}
     rank = "A,B" if "keepdims=0" not in body else "A"
-    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}]", **weights)
+    source = tokens(body, f"(float[N,{TOKENS},{CHANNELS}] x)", f"float[N,{rank}]", **weights, **integers)
     result = compiled(source)
-    (op, axis) = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
+    op, axis = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
     assert weight(result, op).shape[axis] == LIVE
     assert assert_exact(source)
 
@@ -250,9 +240,9 @@ def test_a_norm_along_positions_leaves_its_shift_in_masked_channels() -> None:
         "float[N,A,B]",
         bias=np.full(CHANNELS, 0.5),
         small=np.array(1e-3),
-        gamma=random(TOKENS, 1, seed=5),
-        beta=random(TOKENS, 1, seed=6),
-        w3=random(4, CHANNELS, 5, seed=7),
+        gamma=(TOKENS, 1),
+        beta=(TOKENS, 1),
+        w3=(4, CHANNELS, 5),
     )
     result = compiled(source)
     assert weight(result, "Conv").shape[1] == LIVE

@@ -202,6 +202,7 @@ COUNTED = "s = ReduceSum<keepdims=0>(z, one)  f = Cast<to=1>(m)  c = ReduceSum<k
 )
 def test_channels_that_are_the_same_but_for_a_mask_of_run_time_stand_for_each_other(body: str) -> None:
     """Sums and means over the positions that it lets in, of which there may be none."""
+    numbers = {"zero": np.float32(0), "low": np.float32(-1e9), "one": np.array([1]), "two": np.array([2])}
     output = "float[N,A,4] o" if "o = " in body else "float[N,4,T] y" if "Conv" in body else "float[N,4] y"
     source = model(
         f"(float[N,T,8] x, bool[N,T,1] m) => ({output})",
@@ -209,16 +210,7 @@ def test_channels_that_are_the_same_but_for_a_mask_of_run_time_stand_for_each_ot
         first=(8, N),
         k=MASK,
         w=(N, 4),
-        constants={
-            "bias": random(N, seed=4),
-            "zero": np.float32(0),
-            "low": np.float32(-1e9),
-            "one": np.array([1]),
-            "two": np.array([2]),
-            "w3": random(4, N, 3, seed=5),
-            "v": random(N, 1, seed=6),
-            "last": random(4, seed=7),
-        },
+        constants={"bias": (N,), "w3": (4, N, 3), "v": (N, 1), "last": (4,), **numbers},
     )
     assert weight(compiled(source, T=(5, 2)), "MatMul").shape == (8, LIVE + 1)
     assert assert_exact(source, symbols={"T": (5,)})

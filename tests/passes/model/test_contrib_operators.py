@@ -164,10 +164,6 @@ def test_a_layer_keeps_its_name(op: str, layer: str) -> None:
 # -- operators that stay ---------------------------------------------------------------------------------------------
 
 
-def kept(*bits: int) -> Array:
-    return np.asarray(bits, np.float32)
-
-
 def widths(result: Shrunk) -> set[tuple[int, ...]]:
     return {tuple(t.dims) for t in result.model.graph.initializer}
 
@@ -180,14 +176,12 @@ def test_rows_of_a_weight_in_blocks_go(bits: int, flat: bool, bias: str) -> None
     rng = np.random.default_rng(0)
     scales, zeros = floats(rng, 6, 2), rng.integers(0, 255, (6, -(-2 * bits // 8))).astype(np.uint8)
     source = text.model(
-        "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w>",
+        "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w, float[6] c, float[6] m = {0, 1, 0, 1, 0, 1}>",
         f"h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, z, , {bias})\n"
         "g = Mul(h, m)\n y = MatMul(g, w)",
         b=rng.integers(0, 255, (6, 2, 2 * bits)).astype(np.uint8),
         s=scales.reshape(-1) if flat else scales,
         z=zeros.reshape(-1) if flat else zeros,
-        m=kept(0, 1, 0, 1, 0, 1),
-        constants={"c": floats(rng, 6)},
     )
     result = compiled(source)
     assert (3, 2, 2 * bits) in widths(result) and (3, 3) in widths(result)
@@ -204,21 +198,19 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
     keep = np.isin(np.arange(72), np.arange(16, 48), invert=True) if masked == "block" else np.arange(72) % 2 == 1
     keep = np.arange(72) > 3 if masked == "few" else keep
     points = rng.integers(0, 255, (6, -(-5 * bits // 8))).astype(np.uint8)
-    result = compiled(
-        text.model(
-            "(float[N,5,72] x) => (float[N,5,3] y) <float[6,3] w, float[6] c>",
-            f"""a = Mul(x, k) h = com.microsoft.MatMulNBits<K=72, N=6, bits={bits}, block_size=16,
-                accuracy_level={4 if "bytes" in masked else 0}>(a, b, s, {"z" if zeros else ""}, , c)
-            g = Mul(h, m) y = MatMul(g, w)""",
-            opset=21,
-            ir=10,
-            b=rng.integers(0, 255, (6, 5, 2 * bits)).astype(np.uint8),
-            s=floats(rng, 30),
-            m=kept(0, 1, 0, 1, 0, 1),
-            k=keep.astype(np.float32),
-            constants={"z": points if zeros == "packed" else floats(rng, 6, 5)},
-        )
+    source = text.model(
+        "(float[N,5,72] x) => (float[N,5,3] y)"
+        " <float[6,3] w, float[6] c, float[30] s, float[6] m = {0, 1, 0, 1, 0, 1}>",
+        f"""a = Mul(x, k) h = com.microsoft.MatMulNBits<K=72, N=6, bits={bits}, block_size=16,
+            accuracy_level={4 if "bytes" in masked else 0}>(a, b, s, {"z" if zeros else ""}, , c)
+        g = Mul(h, m) y = MatMul(g, w)""",
+        opset=21,
+        ir=10,
+        b=rng.integers(0, 255, (6, 5, 2 * bits)).astype(np.uint8),
+        k=keep.astype(np.float32),
+        constants={"z": points if zeros == "packed" else floats(rng, 6, 5)},
     )
+    result = compiled(source)
     expected = {"block": (3, 3, 2 * bits), "half": (36, 3)}.get(masked, (3, 5, 2 * bits))
     assert expected in widths(result) and (masked == "half") == ("MatMulNBits" not in text.operators(result))
     reason = "reads its data in blocks of 16 channels, of which all go or none"

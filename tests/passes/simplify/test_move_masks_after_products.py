@@ -19,19 +19,15 @@ SWISH_MERGED = "e = Sigmoid(c)\n h = Mul(keep, e)\n m = Mul(c, h)"
 
 def activated(body: str, keep: np.ndarray, factor: float = 1 / 6) -> onnx.ModelProto:
     """A HardSwish with a mask and a depthwise convolution, to which a branch is added that needs all channels."""
-    constants = {name: np.array(value) for name, value in {"three": 3.0, "zero": 0.0, "six": 6.0}.items()}
-    constants |= {"sixth": np.array(factor), "keep": keep, "factor": keep * np.float32(factor)}
+    constants = {"three": 3.0, "zero": 0.0, "six": 6.0, "sixth": factor, "keep": keep, "factor": keep * factor}
+    each = CHANNELS
     return model(
-        SIGNATURE,
+        f"{SIGNATURE} <float[{each},3,1,1] w, float[{each},1,3,3] wd, float[{each}] shift, float[{each},3,1,1] wo,"
+        f" float[4,{each},1,1] wp>",
         f"c = Conv(x, w)\n a = Add(c, three)\n d = Clip(a, zero, six)\n{body}\n"
         f"p = Conv<group={CHANNELS}, pads=[1,1,1,1]>(m, wd, shift)\n o = Conv(x, wo)\n"
         "s = Add(p, o)\n r = Relu(s)\n y = Conv(r, wp)",
         constants=constants,
-        w=(CHANNELS, 3, 1, 1),
-        wd=(CHANNELS, 1, 3, 3),
-        shift=(CHANNELS,),
-        wo=(CHANNELS, 3, 1, 1),
-        wp=(4, CHANNELS, 1, 1),
     )
 
 

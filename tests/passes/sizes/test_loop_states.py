@@ -30,15 +30,13 @@ ROUNDS = [
 def test_a_state_has_the_shape_that_every_round_hands_on(
     state: str, body: str, known: tuple[str | int | None, ...]
 ) -> None:
+    signature = "(float[N,4] x, int64 n) => (float[a,b] y)"
     source = model(
-        f"""(float[N,4] x, int64 n) => (float[a,b] y)
-            <float[4,4] square, float[4,5] wide, bool true = {{1}}, int64[1] zero = {{0}}> {{
-            y = Loop (n, , x) <body = round (int64 i, bool c, {state}) => (bool again, float t) {{
+        f"{signature} <float[4,4] square, float[4,5] wide, bool true = {{1}}, int64[1] zero = {{0}}>",
+        f"""y = Loop (n, , x) <body = round (int64 i, bool c, {state}) => (bool again, float t) {{
                 again = Identity(true)
                 {body}
-            }}>
-        }}""",
-        None,
+            }}>""",
         checked=False,
     )
     (output,) = checked(source).outputs
@@ -60,18 +58,15 @@ def test_what_follows_a_loop_is_counted_at_the_sizes_of_its_state() -> None:
 
 def test_what_inference_does_not_keep_is_supposed_once() -> None:
     """As of a state that enters the first round as one number, and is declared otherwise: there is no other end."""
-    graph = imported(
-        model(
-            """(float[N,4] x, int64 n) => (float[a,b] y) <bool true = {1}, float zero = {0}> {
-                y = Loop (n, , zero) <body = round (int64 i, bool c, float[N,4] s) => (bool again, float[N,4] t) {
-                    again = Identity(true)
-                    t = Add(x, s)
-                }>
-            }""",
-            None,
-            checked=False,
-        )
+    source = model(
+        "(float[N,4] x, int64 n) => (float[a,b] y) <bool true = {1}, float zero = {0}>",
+        """y = Loop (n, , zero) <body = round (int64 i, bool c, float[N,4] s) => (bool again, float[N,4] t) {
+                again = Identity(true)
+                t = Add(x, s)
+            }>""",
+        checked=False,
     )
+    graph = imported(source)
     (body,) = subgraphs(graph.nodes[0])
     states, again = Suppositions(), []
     for _ in range(3):
@@ -83,15 +78,10 @@ def test_what_inference_does_not_keep_is_supposed_once() -> None:
 @pytest.mark.parametrize("trips, rounds", [("size", 9), ("most", 1), ("seven", 7)])
 def test_all_rounds_are_counted_as_far_as_a_constant_or_the_sizes_say(trips: str, rounds: int) -> None:
     source = model(
-        f"""(float[N,T,4] x) => (float[N,4] y) <float[4,4] w> {{
-            shape = Shape(x) size = Gather(shape, one) start = ReduceSum<keepdims=0>(x, axis)
+        "(float[N,T,4] x) => (float[N,4] y) <float[4,4] w, int64 one = {1}, int64[1] axis = {1}, bool go = {1}>",
+        f"""shape = Shape(x) size = Gather(shape, one) start = ReduceSum<keepdims=0>(x, axis)
             y = Loop ({trips}, go, start) <body = step (int64 i, bool c, float[N,4] h) => (bool cc, float[N,4] z) {{
-                z = MatMul(h, w) cc = Identity(c) }}>
-        }}""",
-        None,
-        one=np.array(1),
-        axis=np.array([1]),
-        go=np.array(True),
+                z = MatMul(h, w) cc = Identity(c) }}>""",
         constants={"most": np.array(2**63 - 1), "seven": np.array(7)},
     )
     cost = count(source, at={"x": (2, 9, 4)})

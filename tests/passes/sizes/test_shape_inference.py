@@ -161,15 +161,13 @@ def test_a_slice_of_a_whole_axis_is_left_out(
 def test_a_slice_of_an_open_axis_has_its_own_size(start: int, end: int, opset: int) -> None:
     """Of one of opset 10 onnx believes that it is as long as the whole."""
     source = model(
-        "(float[N,T,4] x) => (float[N,t,3] y) <int64[1] one = {1}, float[4] keep = {1, 0, 0, 1}>",
+        "(float[N,T,4] x) => (float[N,t,3] y) <int64[1] one = {1}, float[4] keep = {1, 0, 0, 1},"
+        " float[4] nil = {0, 0, 0, 0}, float[4,4] w, float[4,3] v>",
         "a = MatMul(x, w) m = Mul(a, keep) p = Slice(m, start, end, one) n = Mul(p, nil) c = Exp(n) s = Shape(c)"
         " r = Reshape(c, s) q = Concat<axis=1>(p, r) y = MatMul(q, v)",
         opset,
         start=np.array([start]),
         end=np.array([end]),
-        nil=np.zeros(4, np.float32),
-        w=random(4, 4),
-        v=random(4, 3, seed=1),
     )
     shapes = {t.name: t.shape for n in checked(source).nodes for t in n.outputs}
     assert shapes["p"] is not None and shapes["p"][1] != "T"
@@ -216,7 +214,8 @@ def test_a_window_that_is_larger_than_what_it_slides_over_has_no_negative_size(w
 def test_what_reads_the_reassembled_windows_of_an_image_tells_how_wide_they_are(body: str) -> None:
     """No formula says that windows divide the image, so that nothing before says what is left for the last axis."""
     source = model(
-        "(float[N,H,W,8] x) => (float[a,b,c] y) <float[3,8,1,1] k, float[8,3] v, float[8] s>",
+        "(float[N,H,W,8] x) => (float[a,b,c] y) <float[3,8,1,1] k, float[8,3] v, float[8] s, int64[1] side = {4},"
+        " int64[1] eight = {8}, int64[1] rest = {-1}>",
         f"""n = Shape<end=1> (x)  h = Shape<start=1, end=2> (x)  w = Shape<start=2, end=3> (x)
             rows = Div (h, side)  columns = Div (w, side)
             split = Concat<axis=0> (n, rows, side, columns, side, rest)
@@ -227,7 +226,6 @@ def test_what_reads_the_reassembled_windows_of_an_image_tells_how_wide_they_are(
             {body}""".replace("Reshape (w,", "Reshape (windows,"),
         18,
         checked=False,
-        constants={"side": np.array([4]), "rest": np.array([-1]), "eight": np.array([8])},
     )
     graph = checked(source)
     (image,) = (node.outputs[0] for node in graph.nodes if node.outputs[0].name == "r")
