@@ -1,7 +1,5 @@
 """Tensors that the subgraphs of control flow read from the graph around them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import onnx

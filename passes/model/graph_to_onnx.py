@@ -1,7 +1,5 @@
 """From a graph back to a model."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Replacement of the nodes of a `GraphProto`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import onnx

@@ -1,7 +1,5 @@
 """A model with sizes of its inputs fixed, and those of its outputs that follow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import onnx

@@ -3,8 +3,6 @@
 The passes after it stand in `passes.pipeline`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 

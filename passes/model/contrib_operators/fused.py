@@ -1,7 +1,5 @@
 """Convolutions and matrix products with what was fused into them: activations, sums, transpositions, a factor."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
