@@ -50,12 +50,11 @@ def test_an_inner_tensor_that_declares_another_batch() -> None:
 
 
 def test_a_branch_that_declares_another_batch() -> None:
-    branch = "{} () => (float[5,3] {}) {{ {} = Add(b, {}) }}"
-    body = f"""
+    body = """
         a = MatMul(x, w)
         b = Mul(a, none)
-        c = If (p) <then_branch = {branch.format("t", "t0", "t0", "shift")},
-                    else_branch = {branch.format("e", "e0", "e0", "shift")}>
+        c = If (p) <then_branch = t () => (float[5,3] t0) { t0 = Add(b, shift) },
+                    else_branch = e () => (float[5,3] e0) { e0 = Add(b, shift) }>
         y = ReduceSum<keepdims=0>(c, first)
     """
     source = model("(float[N,4] x, bool p) => (float[3] y)", body, **CONSTANTS)  # ONNX Runtime takes no such model
@@ -162,19 +161,18 @@ def test_sizes_that_are_known_one_after_the_other() -> None:
     ],
 )
 def test_ranks_that_onnx_does_not_look_at(node: str, complaint: str) -> None:
-    weights = {"v": random(4), "first": np.array(0), "sizes": np.array([3, 5]), "w": random(1, 2, 4, 6)}
-    weights["rows"] = np.array([[2, 4, 6]])
-    source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, **weights)
+    weights = {"v": (4,), "w": (1, 2, 4, 6), "first": 0, "sizes": [3, 5], "rows": [[2, 4, 6]]}
+    source = model("(float[N,4] x) => (float[N,4] y)", f"{node} y = Add(x, g)", checked=False, constants=weights)
     with pytest.raises(GraphError, match=complaint):
         shrink(source)
 
 
 def test_the_sizes_of_an_expand_may_be_a_matrix() -> None:
     source = model(
-        "(float[3,4] x) => (float[2,3,2] y) <float[4] keep = {1.0, 0, 1, 0}, float[4,2] w>",
+        "(float[3,4] x) => (float[2,3,2] y)"
+        " <float[4] keep = {1.0, 0, 1, 0}, float[4,2] w, int64[1,3] sizes = {2, 3, 4}>",
         "m = Mul(x, keep) e = Expand(m, sizes) y = MatMul(e, w)",
         checked=False,
-        sizes=np.array([[2, 3, 4]]),
     )
     stored = [onnx.numpy_helper.to_array(t).tolist() for t in shrink(source).model.graph.initializer]
     assert [2, 3, 2] in stored
@@ -195,8 +193,7 @@ def test_a_contradiction_in_a_branch() -> None:
         c = If (p) <then_branch = t () => (float[a,b] t0) { t0 = Einsum<equation = "ij,jk->ik">(e, w) },
                     else_branch = f () => (float[a,b] f0) { f0 = ReduceSum<keepdims=0>(e, first) }>
     """
-    weights = {"v": random(3, 1, 1), "w": random(4, 4), "first": np.array([0])}
     ends = "(float[2,4] x, bool p) => (float[2,4] lower, float[2,4] e, float[a,b] c)"
-    source = model(ends, body, checked=False, **weights)
+    source = model(f"{ends} <float[3,1,1] v, float[4,4] w, int64[1] first = {{0}}>", body, checked=False)
     with pytest.raises(GraphError, match="its equation has 2 axes for `e`, which has 3"):
         shrink(source)
