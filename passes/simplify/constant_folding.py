@@ -149,11 +149,10 @@ def _spread(tensor: gs.Tensor, opset: int) -> quantized.Expression | None:
     part = _spread(data, opset) if len(operands) == len(others) else None
 
     def move(values: Array) -> Array:
-        """The places of a weight, moved. Raises `ValueError` for what puts in values of its own, as a border does."""
-        found = [rules(producer).computed(producer, opset, [v, *operands]) for v in (values, values + 1)]
-        if any(results is None or len(results) != 1 for results in found):
-            raise ValueError(producer.op)
-        (one,), (other,) = ([*results] for results in found if results is not None)
+        """The places of a weight, moved. Raises ValueError for what puts in values of its own, as a border does."""
+        (one,), (other,) = (
+            rules(producer).computed(producer, opset, [v, *operands]) or [] for v in (values, values + 1)
+        )
         if not np.array_equal(one + 1, other):
             raise ValueError(producer.op)
         return one
@@ -175,10 +174,9 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     step = snapshot(node)  # large results are computed again once the graph is another
 
     def apply(values: Array) -> Array:
-        results = rules(step).computed(step, opset, [values if i == position else x for i, x in enumerate(operands)])
-        if results is None or len(results) != 1:
-            raise ValueError(node.op)
-        return results[0]
+        given = [values if i == position else x for i, x in enumerate(operands)]
+        (result,) = rules(step).computed(step, opset, given) or []  # else a ValueError
+        return result
 
     try:
         result = apply(weight.values)
