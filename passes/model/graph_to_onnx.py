@@ -110,30 +110,23 @@ def outlined(nodes: Sequence[gs.Node], source: onnx.ModelProto) -> onnx.ModelPro
     written = {t.name for node in nodes for t in node.outputs}
     model.graph.output.extend(v for v in source.graph.output if v.name in written)  # what others declare may be false
     model.graph.value_info.extend(v for v in source.graph.value_info if v.name in told & written)
-    _add_operands(model.graph, nodes, written, source)
+    given = {v.name: v for v in source.graph.input}
+    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
+    for tensor in read.values():
+        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= LONGEST):
+            _append(model.graph, tensor)
+        elif isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
+            model.graph.input.extend([given[tensor.name]] if tensor.name in given else [])
+        elif tensor.name not in written:
+            model.graph.input.append(_declared(tensor))
+    initializers = {t.name for t in source.graph.initializer}
+    model.graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
     for node in nodes:
         add_node(model.graph, node)
         if _is_foreign(node):
             known = [t for t in node.outputs if t.name not in told and t.dtype is not None and t.shape is not None]
             model.graph.value_info.extend(map(_declared, known))
     return model
-
-
-def _add_operands(
-    graph: onnx.GraphProto, nodes: Sequence[gs.Node], written: Collection[str], source: onnx.ModelProto
-) -> None:
-    """Add what the nodes read and do not write, and the inputs of the source, as `outlined` says."""
-    given = {v.name: v for v in source.graph.input}
-    read = {t.name: t for node in nodes for t in [*node.inputs, *captured(node)] if t.name}
-    for tensor in read.values():
-        if isinstance(tensor, gs.Constant) and (is_sparse(tensor) or math.prod(tensor.shape) <= LONGEST):
-            _append(graph, tensor)
-        elif isinstance(tensor, gs.Variable) and tensor.type != "tensor_type":
-            graph.input.extend([given[tensor.name]] if tensor.name in given else [])
-        elif tensor.name not in written:
-            graph.input.append(_declared(tensor))
-    initializers = {t.name for t in source.graph.initializer}
-    graph.input.extend(v for name, v in given.items() if name not in read and name not in initializers)
 
 
 def _is_foreign(node: gs.Node) -> bool:

@@ -20,76 +20,50 @@ _EPSILON, _EPSILON_AFTER_SUM = 1e-5, 1e-12
 def layer(call: Call) -> Sequence[gs.Tensor]:
     """(x - mean) / √(variance + epsilon) · scale + bias; the mean and the inverse deviation are not covered."""
     x, scale, bias = call.node.inputs[0], call.node.inputs[1], call.given(2)
-    return [_layer(call, x, scale, bias, int(call.attrs.get("axis", -1)), _EPSILON)]
+    return [_normalised(call, x, scale, bias, int(call.attrs.get("axis", -1)), _EPSILON, centred=True)]
 
 
 def simplified_layer(call: Call) -> Sequence[gs.Tensor]:
     """x / √(mean of squares + epsilon) · scale."""
     x, scale = call.node.inputs
-    return [_simplified_layer(call, x, scale, int(call.attrs.get("axis", -1)), _EPSILON)]
+    return [_normalised(call, x, scale, None, int(call.attrs.get("axis", -1)), _EPSILON, centred=False)]
 
 
 def skip_layer(call: Call) -> Sequence[gs.Tensor]:
     """LayerNormalization of a sum; the sum is the last output. The bias of the normalisation may be left out."""
-    total = _sum(call, call.given(4))
-    call.needs(not call.wanted(1) and not call.wanted(2))
-    y = _layer(call, total, call.node.inputs[2], call.given(3), -1, _EPSILON_AFTER_SUM)
-    return [y, y, y, total]
+    return _of_sum(call, call.given(4), call.given(3), centred=True)
 
 
 def skip_simplified_layer(call: Call) -> Sequence[gs.Tensor]:
     """The same without a mean."""
-    total = _sum(call, call.given(3))
+    return _of_sum(call, call.given(3), None, centred=False)
+
+
+def _of_sum(call: Call, added: gs.Tensor | None, bias: gs.Tensor | None, *, centred: bool) -> Sequence[gs.Tensor]:
+    """Of both operands and what is added, in the order in which ONNX Runtime recognises it."""
+    x, skip, scale = call.node.inputs[:3]
+    total = call.op("Add", x if added is None else call.op("Add", x, added), skip)
     call.needs(not call.wanted(1) and not call.wanted(2))
-    y = _simplified_layer(call, total, call.node.inputs[2], -1, _EPSILON_AFTER_SUM)
+    y = _normalised(call, total, scale, bias, -1, _EPSILON_AFTER_SUM, centred=centred)
     return [y, y, y, total]
 
 
-def _sum(call: Call, bias: gs.Tensor | None) -> gs.Tensor:
-    """Of both operands and a bias, in the order in which ONNX Runtime recognises it."""
-    x, skip = call.node.inputs[:2]
-    return call.op("Add", x if bias is None else call.op("Add", x, bias), skip)
-
-
-def _layer(call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float) -> gs.Tensor:
+def _normalised(
+    call: Call, x: gs.Tensor, scale: gs.Tensor, bias: gs.Tensor | None, axis: int, default: float, *, centred: bool
+) -> gs.Tensor:
+    """One operator, or in older opsets several, in the order in which ONNX Runtime recognises a normalisation."""
     epsilon = float(call.attrs.get("epsilon", default))
-    if call.opset >= LAYER:
-        return call.op("LayerNormalization", x, scale, bias, axis=axis, epsilon=epsilon)
-    axes, dtype = _axes(call, x, axis), x.dtype
-    x = _in_single_precision(call, x)
-    centred = call.op("Sub", x, call.op("ReduceMean", x, axes=axes))
-    y = call.op("Div", centred, _root(call, centred, axes, epsilon))
-    y = call.op("Mul", _back(call, y, dtype), scale)
-    return y if bias is None else call.op("Add", y, bias)
-
-
-def _simplified_layer(call: Call, x: gs.Tensor, scale: gs.Tensor, axis: int, default: float) -> gs.Tensor:
-    epsilon = float(call.attrs.get("epsilon", default))
-    if call.opset >= _RMS:
-        return call.op("RMSNormalization", x, scale, axis=axis, epsilon=epsilon)
-    axes, dtype = _axes(call, x, axis), x.dtype
-    x = _in_single_precision(call, x)
-    y = call.op("Div", x, _root(call, x, axes, epsilon))
-    return call.op("Mul", _back(call, y, dtype), scale)
-
-
-def _root(call: Call, x: gs.Tensor, axes: Sequence[int], epsilon: float) -> gs.Tensor:
-    """√(mean of squares + epsilon), in the order in which ONNX Runtime recognises a normalisation."""
+    kind, since = ("LayerNormalization", LAYER) if centred else ("RMSNormalization", _RMS)
+    if call.opset >= since:
+        return call.op(kind, x, scale, bias, axis=axis, epsilon=epsilon)
+    axes, half = [-1] if axis == -1 else range(axis % call.rank(x), call.rank(x)), x.dtype == np.float16
+    call.needs(half or x.dtype in (np.float32, np.float64))
+    x = call.op("Cast", x, to=1) if half else x
+    x = call.op("Sub", x, call.op("ReduceMean", x, axes=axes)) if centred else x
     squares = call.op("ReduceMean", call.op("Pow", x, call.number(2.0, x)), axes=axes)
-    return call.op("Sqrt", call.op("Add", squares, call.number(epsilon, x)))
-
-
-def _axes(call: Call, x: gs.Tensor, axis: int) -> Sequence[int]:
-    return [-1] if axis == -1 else range(axis % call.rank(x), call.rank(x))
-
-
-def _in_single_precision(call: Call, x: gs.Tensor) -> gs.Tensor:
-    call.needs(x.dtype in (np.float16, np.float32, np.float64))
-    return call.op("Cast", x, to=1) if x.dtype == np.float16 else x
-
-
-def _back(call: Call, y: gs.Tensor, dtype: object) -> gs.Tensor:
-    return call.op("Cast", y, to=10) if dtype == np.float16 else y
+    y = call.op("Div", x, call.op("Sqrt", call.op("Add", squares, call.number(epsilon, x))))
+    y = call.op("Mul", call.op("Cast", y, to=10) if half else y, scale)
+    return y if bias is None else call.op("Add", y, bias)
 
 
 def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
@@ -109,7 +83,7 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
     total = call.op("Add", total, call.op("Gather", positions, places, axis=0))
     if segments is not None and kinds is not None:
         total = call.op("Add", total, call.op("Gather", kinds, segments, axis=0))
-    y = _layer(call, total, scale, bias, -1, _EPSILON_AFTER_SUM)
+    y = _normalised(call, total, scale, bias, -1, _EPSILON_AFTER_SUM, centred=True)
     if not call.wanted(1):
         return [y, y, total]
     if mask is None:  # the kernel counts none
