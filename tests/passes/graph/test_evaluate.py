@@ -6,11 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from passes import shrink
-from passes.graph import evaluate as module
 from passes.graph.evaluate import evaluate
-from tests.generators import architectures
-from tests.generators.net import Masks
 
 X = 1000 * np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 TO = [TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT16]
@@ -73,11 +69,3 @@ def test_as_the_reference(op: str, attributes: dict[str, object], operands: list
 )
 def test_what_cannot_be_computed(op: str, attributes: dict[str, object], operands: list[np.ndarray]) -> None:
     assert evaluate(gs.Node(op, attrs=attributes, outputs=[gs.Variable("y")]), 21, operands) is None
-
-
-@pytest.mark.parametrize("name", ["bert", "mobilenet", "quantised", "unet"])
-def test_models_compile_to_the_same_bytes_by_the_reference_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = architectures.build(getattr(architectures, name), Masks(consistent=True)).model()
-    expected = shrink(source).model
-    monkeypatch.setattr(module, "by_numpy", lambda node, operands: None)
-    assert shrink(source).model.SerializeToString() == expected.SerializeToString()
