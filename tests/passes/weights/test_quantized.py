@@ -257,6 +257,10 @@ STORED = {
         {"q": (48, 32), "s": (32,)},
     ),
     "steps of floats": ("w = DequantizeLinear<axis=1>(q, s)", ml_dtypes.float8_e4m3fn, {"q": (48, 32), "s": (32,)}),
+    **{
+        f"{np.dtype(dtype)} alone": ("w = Cast<to=1>(q)", dtype, {"q": (48, 32)})
+        for dtype in (np.int8, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn)
+    },
 }
 
 
@@ -267,8 +271,13 @@ def test_weights_stay_in_as_few_bits_as_they_are_stored_in(form: str, masked: bo
     body, dtype, sizes = STORED[form]
     rng = np.random.default_rng(0)
     constants = {name: rng.uniform(1, 7, size=size).astype(dtype) for name, size in sizes.items()}
-    constants["s"] = steps(*sizes["s"]).astype(np.float16 if "narrow" in form else np.float32)
+    if "s" in sizes:
+        constants["s"] = steps(*sizes["s"]).astype(np.float16 if "narrow" in form else np.float32)
     inner, outer = (rng.integers(0, 2, size=size) if masked else np.ones(size) for size in (48, 32))
+    masks = {"k": inner.astype(np.float32), "l": outer.astype(np.float32)}
+    if "alone" in form:  # the zeros are in the weight
+        constants["q"] *= np.outer(inner, outer).astype(dtype)
+        masks = {"k": np.ones(48), "l": np.ones(32)}
     if "Reshape" in body:
         constants["shape"] = np.array([48, 32])
     if "Expand" in body:
@@ -277,8 +286,7 @@ def test_weights_stay_in_as_few_bits_as_they_are_stored_in(form: str, masked: bo
         "(float[N,20] x) => (float[N,4] y) <float[20,48] u, float[32,4] v>",
         f"a = MatMul(x, u) b = Mul(a, k) {body} h = MatMul(b, w) r = Relu(h) t = Mul(r, l) y = MatMul(t, v)",
         opset=21,
-        k=inner.astype(np.float32),
-        l=outer.astype(np.float32),
+        **masks,
         **constants,
     )
     result = compiled(source)
@@ -288,6 +296,14 @@ def test_weights_stay_in_as_few_bits_as_they_are_stored_in(form: str, masked: bo
     assert types(result.model)[stored] in (kept, kept + constants.get("z", np.zeros(0)).size)
     assert result.report.after.macs == inner.sum() * (20 + outer.sum()) + outer.sum() * 4
     assert "Gather" not in operators(result) and not result.report.held
+    assert shrink(result.model).model.ByteSize() <= result.model.ByteSize() + 100
+
+
+def test_what_is_not_the_same_in_fewer_bits_stays() -> None:
+    body = "c = Cast<to=1>(w) a = MatMul(x, c) y = MatMul(a, odd)"
+    source = model("(float[N,24] x) => (float[N,24] y)", body, w=random(24, 24).astype(np.float16), odd=random(24, 24))
+    kinds = {t.name: t.data_type for t in shrink(source).model.graph.initializer}
+    assert kinds == {"w": onnx.TensorProto.FLOAT16, "odd": onnx.TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("each", [False, True])
