@@ -114,9 +114,7 @@ class Sweep:
             self.fits = False
 
     def _is_finished(self, tensor: gs.Tensor) -> bool:
-        if not tensor.name:
-            return True
-        return tensor.dtype is not None and self._is_sized(tensor)
+        return not tensor.name or (tensor.dtype is not None and self._is_sized(tensor))
 
     def _is_sized(self, tensor: gs.Tensor) -> bool:
         return tensor.shape is not None and not any(map(self._lacks, tensor.shape))

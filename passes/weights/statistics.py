@@ -172,25 +172,18 @@ class Nonzero:
 
     def columns(self, rows: Mask) -> Mask:
         """Columns in which any of these rows has a weight."""
-        certain = _met(rows, self._rows, self._columns)
-        return np.asarray(self.matrix[rows].any(axis=0)) if certain is None else certain
+        held, some = self._rows > 0, self._columns > 0
+        most, chosen = int(np.count_nonzero(held)), int(np.count_nonzero(held & rows))
+        # fewer zeros than such rows, beside those of rows all zeros
+        sure = np.asarray(some & (most - self._columns < chosen))
+        doubt = 0 < chosen < most and (some & ~sure).any()
+        return np.asarray(self.matrix[rows].any(axis=0)) if doubt else sure
 
     def rows(self, columns: Mask) -> Mask:
         """Rows that have a weight in any of these columns."""
-        certain = _met(columns, self._columns, self._rows)
-        return np.asarray(self.matrix[:, columns].any(axis=1)) if certain is None else certain
+        return self.transposed.columns(columns)
 
     @property
     def transposed(self) -> Nonzero:
         """The same with rows and columns exchanged."""
         return Nonzero(self._columns, self._rows, lambda: self.matrix.T)
-
-
-def _met(asked: Mask, lines: Index, across: Index) -> Mask | None:
-    """Of the lines across, those where any of the asked lines has a weight, by numbers of weights; None: in doubt."""
-    held, some = lines > 0, across > 0
-    most, chosen = int(np.count_nonzero(held)), int(np.count_nonzero(held & asked))
-    if chosen == most:
-        return np.asarray(some)
-    sure = np.asarray(some & (most - across < chosen))  # fewer zeros than asked lines, beside those of lines all zeros
-    return None if chosen and (some & ~sure).any() else sure
