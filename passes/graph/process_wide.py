@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 
-def process_wide(
-    context: Callable[[], AbstractContextManager[None]],
-) -> Callable[[], AbstractContextManager[None]]:
+def process_wide(context: Callable[[], AbstractContextManager[None]]) -> Callable[[], AbstractContextManager[None]]:
     """Decorator of a context manager without arguments: the first thread inside enters it, the last one leaves it."""
     lock, held = threading.Lock(), ExitStack()
     inside = 0

@@ -15,15 +15,7 @@ from passes.graph.editor import GraphEditor, replace_tensor
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Index, element_of, values_of
 from passes.weights.leaf import Leaf
-from passes.weights.quantized import (
-    Applied,
-    Expression,
-    Quantized,
-    dequantizes,
-    dtype_of_result,
-    leaves,
-    shortened,
-)
+from passes.weights.quantized import Applied, Expression, Quantized, dequantizes, dtype_of_result, leaves, shortened
 from passes.weights.streaming import Picked
 
 _BLOCKS = 21  # the opset from which DequantizeLinear has them
