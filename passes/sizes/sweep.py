@@ -97,10 +97,9 @@ class Sweep:
         try:
             if open_before or changed:
                 dims = op.sizes(node, self.vectors) if isinstance(op, SizeRule) else None
-                if bodies and (changed or not self._seeded):
-                    self._infer_bodies(node)
-                elif bodies:
-                    pass
+                if bodies:
+                    if changed or not self._seeded:
+                        self._infer_bodies(node)
                 elif dims is None or node.outputs[0].dtype is None or not all(map(self._is_finished, node.outputs[1:])):
                     self._infer(node)
                 self._refine(node.outputs[0], dims)
