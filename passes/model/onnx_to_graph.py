@@ -113,9 +113,9 @@ class _Scope:
     def _attribute(self, proto: AttributeProto, entering: Collection[str]) -> object:
         kind = proto.type
         if kind in (AttributeProto.INT, AttributeProto.FLOAT):
-            return onnx.helper.get_attribute_value(proto)
+            return proto.i if kind == AttributeProto.INT else proto.f
         if kind in (AttributeProto.INTS, AttributeProto.FLOATS):
-            return onnx.helper.get_attribute_value(proto) or Empty(kind)
+            return [*(proto.ints if kind == AttributeProto.INTS else proto.floats)] or Empty(kind)
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
