@@ -1,5 +1,7 @@
 """Order of elements through chains of reshapes and transposes."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 

@@ -5,6 +5,8 @@ operator that handles channels one by one; 2, one that computes over several of 
 4, something that the compiler does not know; 5, the caller; 6, cost; 7, speed.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 

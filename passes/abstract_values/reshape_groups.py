@@ -1,5 +1,7 @@
 """Groups of axes before a reshape that make up the axes after it."""
 
+from __future__ import annotations
+
 from passes.abstract_values.polynomial import Polynomial, known, quotient
 from passes.graph.tensors import Dim
 

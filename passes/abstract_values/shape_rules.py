@@ -1,5 +1,7 @@
 """Rules of symbolic shape inference: traits of operators that tell sizes of outputs, or elements of shape vectors."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

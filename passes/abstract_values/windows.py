@@ -1,5 +1,7 @@
 """Windows of convolutions and poolings, which slide over axes of static or symbolic size."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import numpy as np

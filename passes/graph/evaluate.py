@@ -4,6 +4,8 @@ The reference takes a tenth of a millisecond a call and more: without numpy's fu
 all calls are of, a default compile of published models takes a tenth longer.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math

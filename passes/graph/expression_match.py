@@ -1,5 +1,7 @@
 """Expressions of operators over one tensor, matched in a graph and emitted into it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 

@@ -1,5 +1,7 @@
 """Scopes of names in nested graphs: names read from around a graph, and tensors renamed so that no two share a name."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import onnx

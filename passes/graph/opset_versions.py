@@ -1,5 +1,7 @@
 """Compatibility of nodes with other opsets: their validity there, and the same meaning."""
 
+from __future__ import annotations
+
 from functools import cache
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Process-wide settings, held while any thread asks for them: set and restored by turns they would end up wrong."""
 
+from __future__ import annotations
+
 import threading
 import warnings
 from collections.abc import Callable, Iterator

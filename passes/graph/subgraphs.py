@@ -1,5 +1,7 @@
 """Tensors that the subgraphs of control flow read from the graph around them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import onnx

@@ -1,5 +1,7 @@
 """Accessors of tensors: kind, shape, element type and stored values."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Iterable, Sequence

@@ -3,6 +3,8 @@
 It need not be true: runtimes warn of outputs of another shape, and ignore notes on inner tensors.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx

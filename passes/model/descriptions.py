@@ -1,5 +1,7 @@
 """Descriptions of the parts of a model: texts, metadata, annotations and device configurations."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Iterator
 

@@ -1,5 +1,7 @@
 """From a graph back to a model."""
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Collection, Sequence

@@ -1,5 +1,7 @@
 """Inputs of a model given sizes, or values: symbolic sizes are fixed, inputs become initializers."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

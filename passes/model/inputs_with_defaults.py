@@ -1,5 +1,7 @@
 """Initializers that are also graph inputs: which are weights, and which are defaults that a caller may override."""
 
+from __future__ import annotations
+
 import math
 
 import onnx

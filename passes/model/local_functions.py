@@ -1,5 +1,7 @@
 """Local functions: inlined, whatever opset of the standard they import."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 
 import onnx

@@ -1,5 +1,7 @@
 """From a model to a graph."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Collection, Mapping
 from math import prod

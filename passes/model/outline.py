@@ -1,5 +1,7 @@
 """Outlines of models: all but the weights, which shape inference does not read."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Sequence
 

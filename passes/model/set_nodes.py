@@ -1,5 +1,7 @@
 """Replacement of the nodes of a `GraphProto`."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import onnx

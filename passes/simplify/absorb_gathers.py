@@ -1,5 +1,7 @@
 """Gathers that permute or pick channels of a product are folded into the weights before or after them."""
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_graphsurgeon as gs
 

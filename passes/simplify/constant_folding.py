@@ -1,5 +1,7 @@
 """Constant folding: what does not depend on the input is computed once, and becomes an initializer."""
 
+from __future__ import annotations
+
 import math
 import sys
 from collections.abc import Collection, Sequence

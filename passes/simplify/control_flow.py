@@ -1,5 +1,7 @@
 """Control flow that does nothing at run time: the taken branch of an If, and states of loops that no round changes."""
 
+from __future__ import annotations
+
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase

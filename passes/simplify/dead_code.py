@@ -1,5 +1,7 @@
 """Dead code elimination: nodes that do nothing, and nodes whose outputs are not used."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
 
 import onnx_graphsurgeon as gs

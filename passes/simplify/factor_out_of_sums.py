@@ -4,6 +4,8 @@ Blocks that squeeze and excite beside a residual end so, and read and write all 
 gate is one number for each channel, or for each position.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import numpy as np

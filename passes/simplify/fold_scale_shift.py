@@ -3,6 +3,8 @@
 A BatchNormalization after a convolution is one, for instance, and one before a convolution, or before two.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Set
 
 import numpy as np

@@ -4,6 +4,8 @@ A normalised weight (weight normalisation, weight standardisation) reads its sou
 of low rank (LoRA) is a product larger than its factors: node by node, the file would grow for a while.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection
 

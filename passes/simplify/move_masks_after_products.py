@@ -5,6 +5,8 @@ mask after a Swish into it, x · (mask · sigmoid(x)). The zeros are known eithe
 channels belongs to no activation, weights cannot take it, and a mask that is not removed is one more operator.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 

@@ -4,6 +4,8 @@ JAX embeds tokens so: it compares each with all classes, casts that, and multipl
 that is none of the classes has no one, and gets zeros. Scales and shifts after the product go into the rows.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """The opset of a graph is raised to one that brought an operator, where every node means the same in both."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import onnx_graphsurgeon as gs

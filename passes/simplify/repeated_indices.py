@@ -4,6 +4,8 @@ PyTorch repeats the indices of `gather` and `scatter_add` along the channels. Ch
 to be the same for all that reads these indices.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import onnx_graphsurgeon as gs
 

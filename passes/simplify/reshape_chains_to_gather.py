@@ -1,5 +1,7 @@
 """A chain of reshapes and transposes that only reorders one axis becomes a Gather: channel shuffle, for one."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,5 +1,7 @@
 """Costs of models and nodes as plain values."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 

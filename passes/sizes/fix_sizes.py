@@ -1,5 +1,7 @@
 """A model with sizes of its inputs fixed, and those of its outputs that follow."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import onnx

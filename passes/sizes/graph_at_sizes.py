@@ -1,5 +1,7 @@
 """The graph of a model at given input sizes: formulas are evaluated, and what they do not say is inferred."""
 
+from __future__ import annotations
+
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 

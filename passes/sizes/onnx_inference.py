@@ -4,6 +4,8 @@ It follows no elements (`sweep` does), as it would misread those of a Slice whos
 elements of any vector, and it believes nothing that the model declares of shapes it can infer itself.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count

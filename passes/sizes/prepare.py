@@ -3,6 +3,8 @@
 The passes after it stand in `passes.pipeline`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 

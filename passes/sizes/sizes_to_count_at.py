@@ -5,6 +5,8 @@ that operands must have in common. Where the model does not work at these, every
 `OTHERS`, the first at which it does, and where there is none, the batch as well.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx

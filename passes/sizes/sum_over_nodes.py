@@ -1,5 +1,7 @@
 """FLOPs, MACs and parameters of a graph, by the operators' own rules."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import replace
 from typing import TypeGuard

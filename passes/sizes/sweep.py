@@ -1,5 +1,7 @@
 """Symbolic shape inference: one sweep over a graph in order, by the operators' own rules."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import prod
 from operator import is_

@@ -4,6 +4,8 @@ Costs count a size that is not static as one. To compare them it must be a usual
 after each stride, and where a reshape merges an open batch with tokens or windows, these for each example.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 

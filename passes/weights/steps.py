@@ -1,5 +1,7 @@
 """Weights as numbers of few bits, of which a zero point and a scale make the elements."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

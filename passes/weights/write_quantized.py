@@ -1,5 +1,7 @@
 """Weights of few bits as nodes: a DequantizeLinear, or arithmetic, which runtimes do when they load the file."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,5 +1,7 @@
 """Gelu and its approximations, with a bias that was fused into them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs

@@ -1,5 +1,7 @@
 """Attention as products and a softmax, with projections, masks and caches as ONNX Runtime has them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """One node of a foreign operator, and the standard operators that are written in its place."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -4,6 +4,8 @@ Its optimiser writes these into the files that it saves, and fuses the standard 
 a decomposition does not cover stays as it is, an operator without rules.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 

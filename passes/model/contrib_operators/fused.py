@@ -1,5 +1,7 @@
 """Convolutions and matrix products with what was fused into them: activations, sums, transpositions, a factor."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs

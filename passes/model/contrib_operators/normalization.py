@@ -1,5 +1,7 @@
 """Normalisation of the last axes, with the sum before it, of embeddings for one, that was fused into it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Operators on quantised numbers: dequantised, computed and quantised again, or products of integers, scaled."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import onnx

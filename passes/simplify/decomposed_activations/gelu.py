@@ -6,6 +6,8 @@ times. What a tensor holds is compared as a polynomial, so that the order of fac
 sizes (`abstract_values.polynomial`), its coefficients are real numbers, equal up to rounding.
 """
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
