@@ -219,8 +219,8 @@ def _with_all_channels(
     plan = GraphPlan(dataflow.analyse(graph), StoragePlan(), notes=attempt.plan.notes)
     if options.explains:
         masked, held = explain(graph, plan.facts, plan.plan)
-        why = "Removing channels would have cost more than it saves, so all of them are kept."
-        plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, why))
+        why = ["Removing channels would have cost more than it saves, so all of them are kept."] if masked else []
+        plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, *why))
     clean(graph, options.runtime, plan.origins, activations=False)
     store_compactly(graph, model)
     written, after = write(graph, attempt.before.at.sizes)
