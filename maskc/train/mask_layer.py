@@ -13,14 +13,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError, warn
 from maskc.train.arguments import Refusing, channels_of
-from maskc.train.importance import (
-    Gathering,
-    Reduction,
-    activity,
-    copies_of,
-    masked,
-    over_axis,
-)
+from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, over_axis
 from maskc.train.keras_internals import all_layers, forward_pass
 from passes.errors.arguments import shown
 
@@ -66,18 +59,6 @@ class Observation:
     forward_pass: weakref.ref[Any]
     reduction: Reduction | None
     calls: int = 1
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Tensors of the last training call that no optimizer follows: what `update_pruning_signals` differentiates by.
-
-    `copies` has shape `(batch, channels)` and stands for each example's own copy of the mask; `inputs` is what was
-    masked.
-    """
-
-    copies: Any
-    inputs: Any
 
 
 @keras.saving.register_keras_serializable(package="maskc")
@@ -127,12 +108,16 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         self.groups = groups
         self.axis = axis
         self.supports_masking = True
-        self._optimizer: weakref.ref[Any] | None = None
         self.observation: Observation | None = None
-        self.passage: Passage | None = None
-        self._seen_by: weakref.ref[Any] | None = None
-        self._trained_in: weakref.ref[Any] | None = None  # the outermost model of the last training call
-        self._progress: Callable[[], Any] = lambda: None  # what a layer is given directly it takes for its state
+        # Of the last training call that no optimizer follows: each example's copy of the mask, `(batch, channels)`, by
+        # which `update_pruning_signals` differentiates, and what was masked.
+        self.passage: tuple[Any, Any] | None = None
+        # These give None where there is none; what a layer is given directly it takes for its state.
+        self._optimizer: Callable[[], Any] = _nothing
+        self._progress: Callable[[], Any] = _nothing
+        # The outermost models of the last call that was no training call, and of the last one that was.
+        self.seen_by: Callable[[], Any] = _nothing
+        self._trained_in: Callable[[], Any] = _nothing
         self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
 
     def build(self, input_shape: tuple[int | None, ...] | None) -> None:
@@ -166,14 +151,14 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         if (progress := self._progress()) is not None:
             progress.training = bool(training)
         if not training:
-            self._seen_by = weakref.ref(forward_pass(self)[0])
+            self.seen_by = weakref.ref(forward_pass(self)[0])
             return inputs * _along(mask, inputs.shape.rank, self.axis)
         gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs, self.axis))
         copies = copies_of(tf.convert_to_tensor(self.probe), tf.shape(inputs)[0], gathering)
         if gathering is None:
-            self.passage = Passage(copies, inputs)
+            self.passage = copies, inputs
         return masked(inputs, mask, copies, self.axis)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -186,11 +171,10 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights, with the decisions about them taken that are due."""
-        optimizer = None if self._optimizer is None else self._optimizer()
-        if optimizer is not None:
+        if (optimizer := self._optimizer()) is not None:
             optimizer.prune_if_due()
             optimizer.note_saved()
-        elif self._trained_in is not None:
+        else:
             _warn_of_ones(self._trained_in())
         for number, variable in enumerate((self.signal, self.mask)):
             store[str(number)] = variable.numpy()
@@ -217,10 +201,6 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         progress = self._progress()
         return [*super().metrics, *([] if progress is None else [progress])]
 
-    def seen_by(self) -> Any:
-        """The outermost model of the last call that was no training call; None if there is none."""
-        return None if self._seen_by is None else self._seen_by()
-
     def take_activity(self) -> Any:
         """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""
         return self._activity.pop(threading.get_ident(), None)
@@ -230,7 +210,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         model, identity = forward_pass(self)
         self._trained_in = weakref.ref(model)
         optimizer = optimizer_of(model)
-        if optimizer is None and self._optimizer is not None:
+        if optimizer is None:
             optimizer = self._optimizer()
         if not isinstance(optimizer, Pruning):
             return None
@@ -250,13 +230,17 @@ def optimizer_of(model: Any) -> Any:
 
 def layer_of(variable: Any) -> MaskLayer | None:
     """Returns the layer whose `probe` is `variable`, or None for any other variable."""
-    reference = getattr(variable, "_maskc_layer", None)
-    return None if reference is None else reference()
+    layer: MaskLayer | None = getattr(variable, "_maskc_layer", _nothing)()
+    return layer
 
 
 def mask_layers(model: Any) -> list[MaskLayer]:
     """Returns every `MaskLayer` of a Keras model, those of nested models as well, each once."""
     return [layer for layer in all_layers(model) if isinstance(layer, MaskLayer)]
+
+
+def _nothing() -> None:
+    """Where there is no weak reference."""
 
 
 def _warn_of_ones(model: Any) -> None:

@@ -46,13 +46,8 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
 
 def misfit(spec: FeatureSpec, example: Any) -> str | None:
     """Says what of one `tf.train.Example` does not fit, naming the field; None if it fits."""
-    stored = example.features.feature
     for field in spec.fields_of_records():
-        values = _values(stored, field.name)
-        told = _unlike(field, values) or _outside(field.size, values)
-        if not told and field.beside is not None:
-            told = _unequal(field.beside, _values(stored, field.beside), values)
-        if told:
+        if told := _unlike(field, example.features.feature):
             return f"the field {field.name!r} {told}"
     return None
 
@@ -62,36 +57,26 @@ def compression(file: Path) -> str:
     return "GZIP" if file.suffix == ".gz" else ""
 
 
-Values = tuple[str, list[Any]] | None  # how they are stored, and what they are; None if there are none
-
-
-def _values(fields: Any, name: str) -> Values:
-    kind = fields[name].WhichOneof("kind") if name in fields else None
-    return None if kind is None else (_KINDS[kind], list(getattr(fields[name], kind).value))
-
-
-def _unlike(field: Field, values: Values) -> str | None:
-    """What of the values is not as the field says."""
-    if values is None:
-        needed = field.shape is not None and field.default is None
-        return "is missing, and the specification has no default for it" if needed else None
-    kind, numbers = values
-    if kind != field.stored:
+def _unlike(field: Field, record: Any) -> str | None:
+    """What of a field's values is not as it says."""
+    kind, values = _values(record, field.name)
+    if kind is None:
+        if field.shape is not None and field.default is None:
+            return "is missing, and the specification has no default for it"
+    elif kind != field.stored:
         return f"holds {_WORDS[kind]} where the specification says {_WORDS[field.stored]}"
-    if kind == "float" and not np.all(np.isfinite(numbers)):
+    elif kind == "float" and not np.all(np.isfinite(values)):
         return "holds a value that is not a finite number"
-    if field.shape is not None and len(numbers) != math.prod(field.shape):
-        return f"has {len(numbers)} values where the specification says {math.prod(field.shape)}"
+    elif field.shape is not None and len(values) != math.prod(field.shape):
+        return f"has {len(values)} values where the specification says {math.prod(field.shape)}"
+    if (size := field.size) is not None and (wrong := [value for value in values if not 0 <= value < size]):
+        return f"holds {wrong[0]} where the specification says 0 to {size - 1}"
+    if field.beside is not None and len(values) != (others := len(_values(record, field.beside)[1])):
+        return f"has {len(values)} values and {field.beside!r} has {others}"
     return None
 
 
-def _outside(size: int | None, values: Values) -> str | None:
-    if size is None or values is None:
-        return None
-    wrong = next((value for value in values[1] if not 0 <= value < size), None)
-    return None if wrong is None else f"holds {wrong} where the specification says 0 to {size - 1}"
-
-
-def _unequal(name: str, positions: Values, weights: Values) -> str | None:
-    counts = [len(values[1]) if values else 0 for values in (positions, weights)]
-    return None if counts[0] == counts[1] else f"has {counts[1]} values and {name!r} has {counts[0]}"
+def _values(record: Any, name: str) -> tuple[str | None, list[Any]]:
+    """How a field's values are stored, and what they are; None and an empty list if there are none."""
+    kind = record[name].WhichOneof("kind") if name in record else None
+    return (None, []) if kind is None else (_KINDS[kind], list(getattr(record[name], kind).value))

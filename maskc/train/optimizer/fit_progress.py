@@ -130,14 +130,10 @@ def _number(step: Any) -> int:
         return int(step.numpy())
 
 
-def begun(model: Any) -> Any:
-    """Returns the `keras.callbacks.History` of a call of `fit` that has just begun; None if there is none."""
-    history = getattr(model, "history", None)
-    return None if history is None or getattr(history, "epoch", None) else history
-
-
-def updates_of(history: Any) -> int:
-    """Returns how many updates a call of `fit` makes; 0 if the data do not say that."""
+def updates_of(history: keras.callbacks.History | None) -> int:
+    """Returns how many updates a call of `fit` makes that has just begun; 0 if there is none or its data do not say."""
+    if history is None or getattr(history, "epoch", None):
+        return 0
     epochs, steps = (history.params.get(name) for name in ("epochs", "steps"))
     return (epochs or 0) * (steps or 0)
 

@@ -9,13 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, check_kind, is_number, refusing
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
-from maskc.train.mask_layer import MaskLayer, Passage, mask_layers
-from maskc.train.selection.ranking import Groups, grouped, live, ranked, uncoupled
+from maskc.train.mask_layer import MaskLayer, mask_layers
+from maskc.train.selection.ranking import grouped, live, ranked, uncoupled
 from maskc.train.selection.settings import FlopsWeight, check_weight
 from passes.errors.arguments import shown
 
@@ -109,13 +108,13 @@ def update_pruning_signals(
         decay,
         seed,
         gradients=lambda: map(rule.statistic, _gradients(loss, tape, layers, method, loss_reduction)),
-        activations=lambda: [rule.statistic(activity(_passage(layer).inputs, layer.axis)) for layer in layers],
+        activations=lambda: [rule.statistic(activity(_passage(layer)[1], layer.axis)) for layer in layers],
     )
 
 
 def _gradients(loss: Any, tape: Any, layers: Sequence[MaskLayer], method: str, reduction: Reduction) -> list[Any]:
     """The derivative of each example's loss by its own copy of each mask: tensors of shape `(batch, channels)`."""
-    copies = [_passage(layer).copies for layer in layers]
+    copies = [_passage(layer)[0] for layer in layers]
     if tape is None:
         raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
     check_kind("loss", loss, (tf.Tensor, tf.Variable), "a tensor that the tape recorded")
@@ -126,8 +125,7 @@ def _gradients(loss: Any, tape: Any, layers: Sequence[MaskLayer], method: str, r
     return [gradient * per_loss(tf.shape(gradient)[0], reduction) for gradient in gradients]
 
 
-def _passage(layer: MaskLayer) -> Passage:
-    """What the mask's last training call left."""
+def _passage(layer: MaskLayer) -> tuple[Any, Any]:
     if layer.passage is None:
         raise InputError(
             f"There is nothing to update the importance score of the mask {layer.name!r} from: it was not applied "
@@ -172,32 +170,15 @@ def prune(
     check_count("min_channels", min_channels, 0)
     if not is_number(n) or not n >= 0 or (n >= 1 and n != int(n)):
         raise InputError(f"n must be a whole number of entries or a fraction of them below 1, not {shown(n)}.")
-    if isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks):
-        if signals is None:
-            raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
-        groups = uncoupled([len(mask) for mask in masks])
-        return _pruned(masks, signals, savings, groups, n, flops_weight, min_channels)
-    layers = _layers(masks)
-    values = [layer.mask.numpy().copy() for layer in layers]
-    groups = grouped(layers, uncoupled([len(value) for value in values]), [True] * len(layers))
-    scores = [layer.signal.numpy() for layer in layers] if signals is None else signals
-    pruned = _pruned(values, scores, savings, groups, n, flops_weight, min_channels)
-    for layer, value in zip(layers, values, strict=True):
-        layer.mask.assign(value)
-    return pruned
-
-
-def _pruned(
-    values: Sequence[NDArray[Any]],
-    signals: Sequence[Any],
-    savings: Sequence[Any] | None,
-    groups: Groups,
-    n: float,
-    flops_weight: FlopsWeight,
-    min_channels: int,
-) -> list[tuple[int, int]]:
-    """Sets entries of arrays to zero as `prune` says, where those of a group are one entry."""
-    scores = [np.asarray(signal) for signal in signals]
+    arrays = isinstance(masks, Sequence) and masks and all(isinstance(mask, np.ndarray) for mask in masks)
+    if arrays and signals is None:
+        raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
+    layers = [] if arrays else _layers(masks)
+    values = masks if arrays else [layer.mask.numpy().copy() for layer in layers]
+    groups = uncoupled([len(value) for value in values])
+    if layers:
+        groups = grouped(layers, groups, [True] * len(layers))
+    scores = [np.asarray(each) for each in ([layer.signal for layer in layers] if signals is None else signals)]
     flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
     if not [v.shape for v in values] == [s.shape for s in scores] == [f.shape for f in flops]:
         raise InputError(
@@ -216,6 +197,8 @@ def _pruned(
     ]
     for number, channel in pruned:
         values[number][channel] = 0
+    for layer, value in zip(layers, values, strict=False):
+        layer.mask.assign(value)
     return pruned
 
 

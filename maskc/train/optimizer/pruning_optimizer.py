@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -134,7 +134,7 @@ class PruningOptimizer(Wrapping):
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
         self.settings = from_arguments(Settings, locals())
-        self._model = None if model is None else weakref.ref(model)
+        self._model: Callable[[], Any] = (lambda: None) if model is None else weakref.ref(model)
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
@@ -361,7 +361,7 @@ class PruningOptimizer(Wrapping):
 
     def _to_train(self) -> Sequence[Any]:
         """What `minimize` trains if it is not told."""
-        model = None if self._model is None else self._model()
+        model = self._model()
         if model is not None and model.built:
             return list(model.trainable_variables)
         if not self.built:
@@ -407,7 +407,7 @@ class PruningOptimizer(Wrapping):
         """Finds the model and counts its FLOPs, before the first update."""
         if self._pruner is None:
             layers = self.masked_layers()
-            model = find_model(layers, None if self._model is None else self._model())
+            model = find_model(layers, self._model())
             if any(layer.observation and layer.observation.reduction is None for layer in layers):
                 raise InputError(
                     "PruningOptimizer does not know whether the loss averages the examples of a batch or adds "
@@ -415,8 +415,7 @@ class PruningOptimizer(Wrapping):
                 )
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
-                history = fit_progress.begun(model)
-                self.settings = self.settings.planned(0 if history is None else fit_progress.updates_of(history))
+                self.settings = self.settings.planned(fit_progress.updates_of(getattr(model, "history", None)))
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)

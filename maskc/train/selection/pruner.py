@@ -6,7 +6,6 @@ import weakref
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -107,6 +106,7 @@ class Pruner:
         coupled = self._cost.coupled if settings.tie == "auto" else uncoupled([len(mask) for mask in masks])
         prunable = [position in self._where for position in range(len(masks))]
         self._groups = grouped(self._cost.layers, coupled, prunable)
+        self._kinds = kinds_of(self._groups)
         self._full = self._cost.count([np.ones_like(mask) for mask in masks])
         to_the_last = settings.min_channels == 0
         self._analyses = Analyses(self._cost, self._groups, self._where, self._full, to_the_last)
@@ -116,7 +116,7 @@ class Pruner:
         self.target = int(self._asked * (self.before if self._asked <= 1 else self.currency.scale))
         removable = bool((self._savings.estimates() > 0).any())
         self._unpruned = all(mask.all() for mask in masks)
-        self._floor = self._fewest(masks) if self.target or settings.schedule or not removable else 0
+        self._floor = self._fewest() if self.target or settings.schedule or not removable else 0
         self._warn_of_frozen()
         self._check_reachable()
         if not self._unpruned and self.flops <= _NEAR * self.target and all(map(has_value, model.weights)):
@@ -186,8 +186,7 @@ class Pruner:
 
     def _fewest_decisions(self) -> int:
         savings = self._savings
-        unimportant = [np.zeros_like(mask) for mask in savings.masks]
-        order = list(self._order(savings.masks, unimportant, savings.estimates(), 1.0))
+        order = list(self._order(savings.estimates()))
         return 1 + bisect_left(
             range(1, len(order)),
             True,
@@ -300,7 +299,7 @@ class Pruner:
         if self.settings.schedule is None:
             chosen = self._first(importance)
             if chosen is None or self._all_is_saved(chosen):
-                self._warn_exhausted(self.flops)
+                self._warn_exhausted()
             else:
                 self._savings = self._savings.without(chosen)
             return
@@ -316,7 +315,7 @@ class Pruner:
                 if saved >= half:
                     break
             if not order:
-                self._warn_exhausted(self.flops)
+                self._warn_exhausted()
                 break
             if self._saved(order) > 1.1 * saved:
                 # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
@@ -326,8 +325,7 @@ class Pruner:
 
     def _all_is_saved(self, chosen: list[int]) -> bool:
         """Whether neither these groups save anything nor all that may go, as where channels are outputs."""
-        savings = self._savings
-        return savings.estimates()[chosen].sum() <= 0 and self._fewest(savings.masks) >= self.flops
+        return self._savings.estimates()[chosen].sum() <= 0 and self._fewest() >= self.flops
 
     def _saved(self, order: Sequence[list[int]]) -> int:
         """FLOPs that zeroing all of these groups saves."""
@@ -350,40 +348,36 @@ class Pruner:
         if settings.flops_weight == "auto":
             # Else an entry that saves far more than is missing would look cheap, and quality be lost for nothing.
             enough = max(self.flops - self.target, 1)
-        return self._order(savings.masks, importance, savings.estimates(), settings.flops_weight, enough)
-
-    @cached_property
-    def _kinds(self) -> NDArray[np.int64]:
-        return kinds_of(self._groups)
+        return self._order(savings.estimates(), importance, settings.flops_weight, enough)
 
     def _order(
         self,
-        masks: Masks,
-        importance: Masks,
         savings: NDArray[np.float64],
-        flops_weight: FlopsWeight,
+        importance: Masks | None = None,
+        flops_weight: FlopsWeight = 1.0,
         enough: float = np.inf,
     ) -> Iterator[list[int]]:
-        """Groups that are removed together, in the order of their rank."""
-        least = self.settings.min_channels
+        """Groups that are removed together, in the order of their rank; what saves most first if none is important."""
+        masks, least = self._savings.masks, self.settings.min_channels
+        importance = [np.zeros_like(mask) for mask in masks] if importance is None else importance
         if self.settings.round_to == 1 and self.currency.rates is None:
             chosen = ranked(masks, importance, self._groups, np.minimum(savings, enough), flops_weight, least)
             return ([group] for group in chosen)
         given = masks, importance, self._groups, self._kinds, savings
-        return ranked_in_multiples(*given, flops_weight, least, self._units(masks), enough)
+        return ranked_in_multiples(*given, flops_weight, least, self._units(), enough)
 
-    def _units(self, masks: Masks) -> NDArray[np.int64]:
+    def _units(self) -> NDArray[np.int64]:
         """How many groups of each kind go at a time."""
         rates, round_to, kinds = self.currency.rates, self.settings.round_to, self._kinds
         count = np.bincount(kinds)
         if rates is None or round_to > 1:
             return np.where(count < round_to, 1, round_to)
-        left = np.bincount(kinds[live(masks, self._groups, len(kinds))], minlength=len(count))
+        left = np.bincount(kinds[live(self._savings.masks, self._groups, len(kinds))], minlength=len(count))
         channels = np.zeros_like(count)
         np.maximum.at(channels, kinds, self._savings.channels)
         return np.array([rates.groups_at_once(*each) for each in zip(left.tolist(), channels.tolist(), strict=True)])
 
-    def _fewest(self, masks: Masks) -> int:
+    def _fewest(self) -> int:
         """FLOPs when every mask is down to its fewest channels.
 
         Which ones are left matters where masks meet, in a sum say: the groups that save most are removed first, or the
@@ -391,17 +385,16 @@ class Pruner:
         """
         floors, savings = [], self._savings.estimates()
         for first in (savings, np.arange(len(savings), dtype=np.float64)):
-            unimportant = [np.zeros_like(mask) for mask in masks]
-            removed = chain.from_iterable(self._order(masks, unimportant, first, 1.0))
-            floors.append(self._cost.count(without(masks, self._groups, list(removed))))
+            removed = chain.from_iterable(self._order(first))
+            floors.append(self._cost.count(without(self._savings.masks, self._groups, list(removed))))
         return min(floors)
 
-    def _warn_exhausted(self, flops: int) -> None:
+    def _warn_exhausted(self) -> None:
         if self._exhausted or not self.target:
             return
         self._exhausted = True
         least = max(self.settings.min_channels, self.settings.round_to)
         warn(
-            f"Every mask is down to {least} channel(s), and the model still has {self.currency.said(flops)}, above the "
-            f"target of {self.currency.shown(self.target)}."
+            f"Every mask is down to {least} channel(s), and the model still has {self.currency.said(self.flops)}, "
+            f"above the target of {self.currency.shown(self.target)}."
         )

@@ -43,17 +43,6 @@ class Currency:
         return f"{self.shown(count)} {self.unit}"
 
 
-def milliseconds(target: str, processor: str | None) -> Currency:
-    """Time by the table of a runtime and a processor, by default this one. Raises InputError where there is none."""
-    rates = table(options := CompileOptions(target=target, align_for=processor))
-    if rates is None or not rates.predicts:
-        raise InputError(
-            f"How long layers take in {target!r} on this processor is not known: latency_target needs another "
-            "target, or a processor in align_for."
-        )
-    return Currency("ms", "latency_target", "ms of predicted time", 1_000_000, rates, options)
-
-
 #: The share of the way from all FLOPs to the target, by the share of the ramp that is over: both from 0 to 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "one-shot": lambda over: 1.0,
@@ -152,7 +141,15 @@ class Settings:
     @property
     def currency(self) -> Currency:
         """What pruning saves. Raises InputError for a target or processor of which nobody knows that."""
-        return Currency() if self.latency_target is None else milliseconds(self.target, self.align_for)
+        if self.latency_target is None:
+            return Currency()
+        rates = table(options := CompileOptions(target=self.target, align_for=self.align_for))
+        if rates is None or not rates.predicts:
+            raise InputError(
+                f"How long layers take in {self.target!r} on this processor is not known: latency_target needs another "
+                "target, or a processor in align_for."
+            )
+        return Currency("ms", "latency_target", "ms of predicted time", 1_000_000, rates, options)
 
     @property
     def every(self) -> int:
