@@ -127,31 +127,17 @@ def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path, suffix: str) 
     ],
 )
 def test_records_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], field: str, told: str) -> None:
+    """Among the first hundred, which are looked at before, and those that are met while reading."""
     path = tmp_path / "bad.tfrecord"
     write_records(path, [SPARE, SPARE, {**FULL, **change}])
     with pytest.raises(InputError, match=rf"bad\.tfrecord, record 2: the field '{field}' {told}"):
         Records(path, SPEC)
-
-
-@pytest.mark.parametrize(
-    ("change", "field", "told"),
-    [
-        ({"user": 5}, "user", "holds 5 where the specification says 0 to 4"),
-        ({"age": float("nan")}, "age", "holds a value that is not a finite number"),
-        ({"history": [1]}, "history", "holds whole numbers where the specification says strings"),
-        ({"strength": [1.0]}, "strength", "has 1 values and 'genres' has 3"),
-    ],
-)
-def test_so_are_those_that_are_met_while_reading(tmp_path: Path, change: dict[str, Any], field: str, told: str) -> None:
-    path = tmp_path / "bad.tfrecord"
     write_records(path, [*[SPARE] * 120, {**FULL, **change}])
-    records = Records(path, SPEC, 8)  # which looks at the first hundred
+    records = Records(path, SPEC, 8)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         list(records(0))
     explained = records.explain(raised.value)
-    assert explained is not None
-    with pytest.raises(InputError, match=rf"bad\.tfrecord, record 120: the field '{field}' {told}"):
-        raise explained
+    assert str(explained).startswith(f"{path}, record 120: the field '{field}' {told}")
 
 
 def test_a_misspelt_name_is_missing_everywhere(tmp_path: Path) -> None:
