@@ -4,11 +4,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from keras import layers
 
-from maskc import InputError
 from maskc.train import MaskLayer, find_input_mask, find_mask, find_output_mask, pruned_shape
 from tests.maskc.train.networks import mlp, plain, residual, trained
 
@@ -75,26 +73,3 @@ def test_a_function() -> None:
     assert channels(find_input_mask(function, "hidden")) == [1, 1, 1]
     assert channels(find_mask(function, "hidden")) == [1, 0, 1]
     assert pruned_shape(function.get_concrete_function(), "hidden:0") == (None, 2)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: find_mask(mlp(), "frist"), "has no layer with the name 'frist'. Did you mean 'first'"),
-        (lambda: find_mask(tf.function(lambda x: x), "x"), "input signature"),
-        (
-            lambda: find_mask(tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None, 2))]), "y"),
-            "has no tensor 'y:0'",
-        ),
-    ],
-)
-def test_wrong_use(call: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        call()
-
-
-def test_a_layer_called_twice() -> None:
-    inputs = keras.Input((4,))
-    dense = layers.Dense(4, name="twice")
-    with pytest.raises(InputError, match="'twice' is called 2 times"):
-        find_mask(keras.Model(inputs, dense(dense(inputs))), "twice")

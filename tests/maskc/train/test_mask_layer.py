@@ -10,21 +10,21 @@ import tensorflow as tf
 
 from maskc.errors import InputError
 from maskc.train import MaskLayer
+from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.networks import data, mlp, plain
 
 
 def some_masked(model: Any) -> Any:
     """Sets a few mask entries to zero and signals to numbers that tell them apart."""
-    for layer in model.layers:
-        if isinstance(layer, MaskLayer):
-            channels = layer.mask.shape[0]
-            layer.mask.assign(np.arange(channels) % 3 != 1)
-            layer.signal.assign(np.linspace(1, 2, channels))
+    for layer in mask_layers(model):
+        channels = layer.mask.shape[0]
+        layer.mask.assign(np.arange(channels) % 3 != 1)
+        layer.signal.assign(np.linspace(1, 2, channels))
     return model
 
 
 def weights_of(model: Any) -> list[np.ndarray]:
-    return [value for layer in model.layers if isinstance(layer, MaskLayer) for value in layer.get_weights()]
+    return [value for layer in mask_layers(model) for value in layer.get_weights()]
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 5, 3), (4, 5, 6, 3), (2, 3, 4, 5, 3)])
@@ -77,27 +77,17 @@ def test_unusable_input_shapes(shape: tuple[int | None, ...]) -> None:
         MaskLayer().build(shape)
 
 
-def test_save_and_load(tmp_path: Path) -> None:
+def test_it_is_saved_cloned_and_exported(tmp_path: Path) -> None:
     model = some_masked(plain())
     x, _ = data(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_equal(weights_of(loaded), weights_of(model))
-    np.testing.assert_allclose(model(x), loaded(x), rtol=1e-6)
-
-
-def test_clone_starts_anew_with_its_own_weights() -> None:
-    model = some_masked(plain())
     clone = keras.models.clone_model(model)
-    assert all(np.all(layer.mask) for layer in clone.layers if isinstance(layer, MaskLayer))
+    assert all(np.all(layer.mask) for layer in mask_layers(clone))
     clone.set_weights(model.get_weights())
-    x, _ = data(model)
-    np.testing.assert_allclose(model(x), clone(x), rtol=1e-6)
-
-
-def test_export(tmp_path: Path) -> None:
-    model = some_masked(plain())
-    x, _ = data(model)
+    for copy in (loaded, clone):
+        np.testing.assert_allclose(model(x), copy(x), rtol=1e-6)
     model.export(tmp_path / "exported", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "exported"))
     np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-5, atol=1e-6)
@@ -107,10 +97,9 @@ def test_inference_does_not_read_the_signal() -> None:
     model = some_masked(mlp())
     function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 4)))
     read = {id(tensor) for tensor in function.captured_inputs}
-    for layer in model.layers:
-        if isinstance(layer, MaskLayer):
-            assert id(layer.mask.value.handle) in read
-            assert id(layer.signal.value.handle) not in read
+    for layer in mask_layers(model):
+        assert id(layer.mask.value.handle) in read
+        assert id(layer.signal.value.handle) not in read
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -133,11 +122,3 @@ def test_training_does_not_warn_about_missing_gradients(recwarn: pytest.Warnings
     x, _ = data(model)
     model.fit(x, np.zeros((len(x), 3)), verbose=0)
     assert not [warning for warning in recwarn if "Gradients do not exist" in str(warning.message)]
-
-
-def test_xla_only_where_it_is_asked_for() -> None:
-    model = mlp()
-    model.compile("sgd", "mse")
-    assert not model.jit_compile
-    model.compile("sgd", "mse", jit_compile=True)
-    assert model.jit_compile

@@ -44,6 +44,7 @@ from maskc.train import (
     fine_tune,
     prunable,
     prune,
+    pruned_shape,
     ranker,
     shrink,
     update_pruning_signals,
@@ -110,18 +111,6 @@ def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
         PruningOptimizer("sgd", **{"flops_target": 0, **arguments})
 
 
-@pytest.mark.parametrize(
-    "inner",
-    [
-        lambda: PruningOptimizer("sgd", flops_target=0),
-        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),
-    ],
-)
-def test_wrapping_a_wrapper(inner: Any) -> None:
-    with pytest.raises(InputError, match="cannot wrap"):
-        PruningOptimizer(inner(), flops_target=0)
-
-
 @pytest.mark.parametrize("frozen", [False, True])
 def test_no_mask_to_prune(frozen: bool) -> None:
     model = mlp() if frozen else keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -167,40 +156,20 @@ def test_losses_with_different_reductions() -> None:
     model.fit(x, y, verbose=0)
 
 
-def step(model: Any, optimizer: Any, training: bool) -> None:
+def step(model: Any, of: Any, training: bool = True, graph: bool = False, **settings: Any) -> None:
+    """One step of a custom loop with an optimizer `of` the same model, another one or none."""
     x, _ = data(model)
     variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        value = tf.reduce_mean(tf.square(model(x, training=training)))
-    optimizer.apply(tape.gradient(value, variables), variables)
+    optimizer = PruningOptimizer("sgd", flops_target=0, model=of, **settings)
+    if of not in (None, model):
+        optimizer.build(variables)
 
+    def update() -> None:
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(tf.square(model(x, training=training)))
+        optimizer.apply(tape.gradient(value, variables), variables)
 
-@pytest.mark.parametrize("how", [lambda step: step, tf.function], ids=["eager", "graph"])
-def test_a_custom_loop_without_a_reduction(how: Any) -> None:
-    """TensorFlow puts no page around it."""
-    model = mlp()
-    optimizer = PruningOptimizer("sgd", model=model, flops_target=0)
-    with pytest.raises(InputError, match=r"^PruningOptimizer does not know .*loss_reduction"):
-        how(lambda: step(model, optimizer, training=True))()
-
-
-def test_a_custom_loop_without_a_model() -> None:
-    with pytest.raises(InputError, match="model="):
-        step(mlp(), PruningOptimizer("sgd", loss_reduction="mean", flops_target=0), training=True)
-
-
-def test_a_custom_loop_in_inference_mode() -> None:
-    model = mlp()
-    with pytest.raises(InputError, match="training=True"):
-        step(model, PruningOptimizer("sgd", loss_reduction="mean", model=model, flops_target=0), training=False)
-
-
-def test_the_model_does_not_hold_the_masks() -> None:
-    model, other = mlp(), mlp()
-    optimizer = PruningOptimizer("sgd", loss_reduction="mean", model=other, flops_target=0)
-    optimizer.build(model.trainable_variables)
-    with pytest.raises(InputError, match="does not contain"):
-        step(model, optimizer, training=True)
+    (tf.function(update) if graph else update)()
 
 
 @pytest.mark.parametrize(("burn_in", "batch"), [pytest.param(0, 32, marks=pytest.mark.slow), (0, 4), (100, 4)])
@@ -213,11 +182,6 @@ def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
         MaskcError, match=r"^The importance score of the mask '.*' is not finite: training has diverged\.$"
     ):
         model.fit(x, np.full((len(x), 3), np.nan), batch_size=batch, verbose=0)
-
-
-def test_cost_of_a_model_without_weights() -> None:
-    with pytest.raises(InputError, match="no weights yet"):
-        computational_cost(keras.Sequential([keras.layers.Dense(3)]))
 
 
 # Arguments of wrong types
@@ -241,6 +205,19 @@ def used() -> Any:
 
 def plain() -> Any:
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)])
+
+
+def twice() -> Any:
+    """A layer that is called again."""
+    inputs = keras.Input((4,))
+    dense = keras.layers.Dense(4, name="twice")
+    return keras.Model(inputs, dense(dense(inputs)))
+
+
+def applied_mask() -> MaskLayer:
+    mask = MaskLayer()
+    apply_mask(tf.ones((2, 3)), mask)
+    return mask
 
 
 def numbers() -> Any:
@@ -271,10 +248,11 @@ def trained(**arguments: Any) -> Any:
     return trainer.train(**arguments)
 
 
-def minimized(**arguments: Any) -> Any:
+def minimized(loss: Any = None, **arguments: Any) -> Any:
     model, (x, y) = mlp(), vectors()
     optimizer = PruningOptimizer("sgd", model=model, flops_target=0.5, loss_reduction="mean", prune_every=5)
-    return optimizer.minimize(lambda: tf.reduce_mean((model(x, training=True) - y) ** 2), **arguments)
+    computed = lambda: tf.reduce_mean((model(x, training=True) - y) ** 2)  # noqa: E731
+    return optimizer.minimize(computed if loss is None else loss, **arguments)
 
 
 def applied(grads: Any, trainable_variables: Any) -> Any:
@@ -384,6 +362,54 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: PruningTrainer(mlp(), "mse", "run", pruning=3), "`pruning` must be a mapping of names or None, and"),
         (lambda: at_target("early"), "`callback` must be a Callback, and not 'early'"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
+        (lambda: PruningOptimizer(PruningOptimizer("sgd", flops_target=0), flops_target=0), "cannot wrap"),
+        (
+            lambda: PruningOptimizer(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), flops_target=0),
+            "cannot wrap",
+        ),
+        # custom loops, of which TensorFlow puts no page around what is said
+        (lambda: step(model := mlp(), model), r"^PruningOptimizer does not know .*loss_reduction"),
+        (lambda: step(model := mlp(), model, graph=True), r"^PruningOptimizer does not know .*loss_reduction"),
+        (lambda: step(mlp(), None, loss_reduction="mean"), "model="),
+        (lambda: step(model := mlp(), model, training=False, loss_reduction="mean"), "training=True"),
+        (lambda: step(mlp(), mlp(), loss_reduction="mean"), "does not contain"),
+        (lambda: PruningOptimizer("sgd", flops_target=0).minimize(lambda: 1.0), "does not know what to train"),
+        (lambda: minimized(variables=10), "variables"),
+        (lambda: minimized(decay=2.0), "decay"),
+        (lambda: minimized(method="guess"), "method"),
+        (lambda: minimized(loss=tf.constant(1.0)), "tf.GradientTape that the loss is on"),
+        (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), r"keras\.Model"),
+        # costs and analyses
+        (lambda: computational_cost(None), r"keras\.Model"),
+        (lambda: computational_cost(keras.Sequential([keras.layers.Dense(3)])), "no weights yet"),
+        (lambda: pruned_shape(model := mlp(), model.inputs[0]), "input"),
+        (lambda: find_mask(mlp(), "frist"), "has no layer with the name 'frist'. Did you mean 'first'"),
+        (lambda: find_mask(twice(), "twice"), "'twice' is called 2 times"),
+        (lambda: find_mask(tf.function(lambda x: x), "x"), "input signature"),
+        (
+            lambda: find_mask(tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None, 2))]), "y"),
+            "has no tensor 'y:0'",
+        ),
+        # masks
+        (lambda: MaskLayer().build(None), "unknown rank"),
+        (lambda: MaskLayer(groups=3), "groups must be a name"),
+        (lambda: MaskLayer(axis=0), "axis"),
+        (lambda: MaskLayer(axis=3).build((None, 4, 5)), "needs an input"),
+        (lambda: apply_mask(tf.ones((2, 3))), "make a MaskLayer"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], "hessian"), 'method must be "fisher"'),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()]), "tape="),
+        (lambda: update_pruning_signals(1.0, 0.9, mlp(), tape=tf.GradientTape()), "was not applied"),
+        (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),
+        (lambda: update_pruning_signals(1.0, 1.5, [applied_mask()]), "decay must be"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], tape=tf.GradientTape()), "loss must be a tensor"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], loss_reduction="median"), "loss_reduction must be"),
+        (lambda: update_pruning_signals(1.0, 0.9, plain()), "no mask"),
+        (lambda: prune(None, []), "no mask"),
+        (lambda: prune(None, mlp(), 1.5), "n must be"),
+        (lambda: prune(None, mlp(), -1), "n must be"),
+        (lambda: prune([[1, 2, 3]], mlp()), "same shapes"),
+        (lambda: prune(None, [np.ones(3)]), "pass `signals`"),
+        (lambda: tf.function(lambda: prune(None, mlp()))(), "outside of tf.function"),
     ],
 )
 def test_what_is_given_and_what_would_be_right_is_said(call: Any, words: str) -> None:

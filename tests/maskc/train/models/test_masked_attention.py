@@ -12,7 +12,6 @@ import maskc
 from maskc.train import (
     MaskedGroupQueryAttention,
     MaskedMultiHeadAttention,
-    MaskLayer,
     PruningOptimizer,
     computational_cost,
     prunable,
@@ -103,10 +102,3 @@ def test_the_gradient_of_each_example_along_any_axis(axis: int) -> None:
         value = tf.reduce_sum(masked(x, tf.ones(size), copies, axis) * weights)
     other = tuple(a for a in (1, 2) if a != axis % 3)
     np.testing.assert_allclose(tape.gradient(value, copies), np.sum(x * weights, axis=other), rtol=1e-5)
-
-
-def test_an_axis_that_there_is_not() -> None:
-    with pytest.raises(maskc.InputError, match="axis"):
-        MaskLayer(axis=0)
-    with pytest.raises(maskc.InputError, match="needs an input"):
-        MaskLayer(axis=3).build((None, 4, 5))

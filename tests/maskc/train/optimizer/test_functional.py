@@ -119,37 +119,6 @@ def test_prune_shared_masks_together() -> None:
     assert prune(None, masks([1, 3], [5, 2], [9, 5.5]), 2) == [(0, 1), (1, 1), (2, 1)]
 
 
-def applied() -> MaskLayer:
-    mask = MaskLayer()
-    apply_mask(tf.ones((2, 3)), mask)
-    return mask
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: apply_mask(tf.ones((2, 3))), "make a MaskLayer"),
-        (lambda: update_pruning_signals(1.0, 0.9, [applied()], "hessian"), 'method must be "fisher"'),
-        (lambda: update_pruning_signals(1.0, 0.9, [applied()]), "tape="),
-        (lambda: update_pruning_signals(1.0, 0.9, masks([1, 2]), tape=tf.GradientTape()), "was not applied"),
-        (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),
-        (lambda: update_pruning_signals(1.0, 1.5, [applied()]), "decay must be"),
-        (lambda: update_pruning_signals(1.0, 0.9, [applied()], tape=tf.GradientTape()), "loss must be a tensor that"),
-        (lambda: update_pruning_signals(1.0, 0.9, [applied()], loss_reduction="median"), "loss_reduction must be"),
-        (lambda: update_pruning_signals(1.0, 0.9, keras.Sequential([keras.Input((2,))])), "no mask"),
-        (lambda: prune(None, []), "no mask"),
-        (lambda: prune(None, masks([1, 2]), 1.5), "n must be"),
-        (lambda: prune(None, masks([1, 2]), -1), "n must be"),
-        (lambda: prune([[1, 2, 3]], masks([1, 2])), "same shapes"),
-        (lambda: prune(None, [np.ones(3)]), "pass `signals`"),
-        (lambda: tf.function(lambda: prune(None, masks([1, 2])))(), "outside of tf.function"),
-    ],
-)
-def test_wrong_use(call: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        call()
-
-
 def test_a_loss_that_the_mask_has_no_part_in() -> None:
     mask = MaskLayer()
     with tf.GradientTape() as tape:

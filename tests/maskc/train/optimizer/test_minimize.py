@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from tests.maskc.train.networks import LOSS, data, mlp, pruned
 
@@ -128,17 +127,3 @@ def test_methods_give_fit_and_functions_the_same_signals(method: str) -> None:
         if isinstance(ours, MaskLayer):
             np.testing.assert_allclose(ours.signal.numpy(), theirs.signal.numpy(), rtol=1e-5, atol=1e-9)
             assert ours.signal.numpy().any()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: PruningOptimizer("sgd", flops_target=0).minimize(lambda: 1.0), "does not know what to train"),
-        (lambda: pruning(fresh()).minimize(tf.constant(1.0)), "tf.GradientTape that the loss is on"),
-        (lambda: pruning(fresh()).minimize(lambda: 1.0, decay=2.0), "decay"),
-        (lambda: pruning(fresh()).minimize(lambda: 1.0, method="guess"), "method"),
-    ],
-)
-def test_wrong_use(call: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        call()

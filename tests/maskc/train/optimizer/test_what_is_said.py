@@ -21,7 +21,6 @@ from maskc.train import (
     at_target,
     computational_cost,
     prunable,
-    pruned_shape,
     shrink,
 )
 from maskc.train.mask_layer import mask_layers
@@ -350,21 +349,6 @@ def test_a_model_whose_call_takes_no_training() -> None:
     compiled(model, flops_target=0.5)
     with pytest.raises(InputError, match=r"takes no `training`.*training=None"):
         model.fit(np.zeros((4, 3)), np.zeros(4), verbose=0)
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: computational_cost(None), r"keras\.Model"),
-        (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), r"keras\.Model"),
-        (lambda: PruningOptimizer("sgd", flops_target=0.5, model=mlp()).minimize(lambda: 0.0, 10), "variables"),
-        (lambda: MaskLayer().build(None), "unknown rank"),
-        (lambda: pruned_shape(model := mlp(), model.inputs[0]), "input"),
-    ],
-)
-def test_what_cannot_be_used(call: Any, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        call()
 
 
 def test_words_in_whatever_case() -> None:

@@ -83,11 +83,6 @@ def test_shared_masks_have_equally_many_channels() -> None:
         train(keras.Model(inputs, layers.Dense(3)(x)))
 
 
-def test_groups_is_a_name() -> None:
-    with pytest.raises(InputError, match="groups must be a name"):
-        MaskLayer(groups=3)
-
-
 def test_min_channels_holds_for_every_mask_of_a_group() -> None:
     model = residual()
     train(model, steps=12, min_channels=2)
