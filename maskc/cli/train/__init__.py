@@ -34,24 +34,25 @@ def train(
     from maskc.frontend.tensorflow.importing import import_tensorflow
 
     import_tensorflow()
-    from maskc.cli.train.run import show_training
+    from maskc.cli.train.run import show_training, summary
     from maskc.cli.train.run import train as run
     from maskc.train.running.loop import Interrupted
 
     try:
-        result = run(options, resume)
+        exported = run(options, resume)
     except Interrupted as interrupted:
         without = "" if resume else ", without --no-resume,"
         print(f"Interrupted: the same command{without} goes on from {options.output}.", file=sys.stderr)
         raise typer.Exit(130) from interrupted
-    warn(result.exported.report.warnings)
+    warn(exported.report.warnings)
+    found = summary(exported)
     if as_json:
-        print_json(result.to_json())
+        print_json(found)
     else:
-        show_training(result, console())
-    if not result.reached:
+        show_training(exported, console())
+    if not found["reached"]:
         print(
-            f"Error: Training ended after {result.steps:,} updates, before pruning reached its target. Give more "
+            f"Error: Training ended after {found['steps']:,} updates, before pruning reached its target. Give more "
             "--epochs, or a smaller --pruning.iter or --pruning.burn_in.",
             file=sys.stderr,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -35,30 +34,7 @@ _COUNTED = ("flops", "flops_target", "channels")  # which the export says by its
 _FREE = ("epochs", "fine_tune", "checkpoint_every", "summary_every", "steps_per_execution")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What came out: the export, whether pruning reached its target, updates, and the last metrics."""
-
-    exported: Exported
-    reached: bool
-    steps: int
-    metrics: dict[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a value that `json` can write."""
-        manifest = self.exported.manifest
-        return {
-            "directory": str(self.exported.directory),
-            "reached": self.reached,
-            "steps": self.steps,
-            "metrics": self.metrics,
-            "flops": manifest["flops"],
-            "parameters": manifest["parameters"],
-            "kept": {name: [len(mask["kept"]), mask["channels"]] for name, mask in manifest["masks"].items()},
-        }
-
-
-def train(options: TrainingOptions, resume: bool = True) -> Trained:
+def train(options: TrainingOptions, resume: bool = True) -> Exported:
     """Trains, prunes, fine-tunes and exports; goes on where an earlier run in the same directory was.
 
     Raises:
@@ -81,14 +57,10 @@ def train(options: TrainingOptions, resume: bool = True) -> Trained:
     target = options.output / "model"
     trainer.check_export(target)
     _remember(options, resume)
-    position = trainer.train(records, held_out, options.epochs, resume=resume)
-    steps = position.step
+    trainer.train(records, held_out, options.epochs, resume=resume)
     if options.fine_tune:
-        position = trainer.fine_tune(records, held_out, options.fine_tune, resume=resume)
-        steps += position.step
-    exported = trainer.export_model(target)
-    metrics = {name: value for name, value in position.metrics.items() if name not in _COUNTED}
-    return Trained(exported, trainer.reached, steps, metrics)
+        trainer.fine_tune(records, held_out, options.fine_tune, resume=resume)
+    return trainer.export_model(target)
 
 
 def _check_outputs(model: Any, spec: FeatureSpec) -> None:
@@ -179,21 +151,34 @@ def _remember(options: TrainingOptions, resume: bool) -> None:
         write_bytes(path, (json.dumps(now, indent=2) + "\n").encode())
 
 
-def show_training(result: Trained, out: VisibleConsole) -> None:
+def summary(exported: Exported) -> dict[str, Any]:
+    """What came out, as a value that `json` can write."""
+    manifest, training = exported.manifest, exported.manifest["training"]
+    return {
+        "directory": str(exported.directory),
+        "reached": training["reached"],
+        "steps": sum(training["steps"].values()),
+        "metrics": {name: value for name, value in training["metrics"].items() if name not in _COUNTED},
+        "flops": manifest["flops"],
+        "parameters": manifest["parameters"],
+        "kept": {name: [len(mask["kept"]), mask["channels"]] for name, mask in manifest["masks"].items()},
+    }
+
+
+def show_training(exported: Exported, out: VisibleConsole) -> None:
     """FLOPs and parameters before and after, the channels that each mask keeps, and the last metrics."""
-    manifest = result.exported.manifest
+    found = summary(exported)
     rows = table("", "Before", "After", "Change")
-    show_sizes(out, result.exported.report.after.at)
+    show_sizes(out, exported.report.after.at)
     for title, figure in (("FLOPs", "flops"), ("Parameters", "parameters")):
-        before, after = manifest[figure]["before"], manifest[figure]["after"]
+        before, after = found[figure]["before"], found[figure]["after"]
         rows.add_row(title, f"{before:,}", f"{after:,}", f"÷ {before / max(after, 1):.2f}")
     out.print(rows)
-    kept = [f"{name} {len(mask['kept'])} of {mask['channels']}" for name, mask in manifest["masks"].items()]
+    kept = [f"{name} {left} of {channels}" for name, (left, channels) in found["kept"].items()]
     out.print(f"Channels kept: {', '.join(kept)}.", soft_wrap=True)
-    if result.metrics:
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.metrics.items())
-        out.print(f"After {result.steps:,} updates: {metrics}.", soft_wrap=True)
-    verification = manifest["verification"]
-    verified = "" if verification is None else ", verified against TensorFlow"
-    written_to = f"Wrote {result.exported.directory}: the compiled model.onnx{verified}"
+    if found["metrics"]:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in found["metrics"].items())
+        out.print(f"After {found['steps']:,} updates: {metrics}.", soft_wrap=True)
+    verified = "" if exported.report.verification is None else ", verified against TensorFlow"
+    written_to = f"Wrote {exported.directory}: the compiled model.onnx{verified}"
     out.print(f"{written_to}, and what it was made from.", soft_wrap=True)

@@ -44,24 +44,22 @@ def restore(path: Path, model: Any) -> dict[str, Any]:
     Raises InputError if the file cannot be read, or is of another model or optimizer.
     """
     arrays, state = _read(path)
-    variables = _variables(model)
-    stores: dict[str, dict[str, Any]] = {}
-    for name, array in arrays.items():
-        if name.startswith("optimizer/"):
-            _, position, key = name.split("/", 2)
-            stores.setdefault(position, {})[key] = array
-    weights = [array for name, array in arrays.items() if name.startswith("weight/")]
+    variables, optimizers = _variables(model), list(_optimizers(model))
+
+    def under(prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    weights, stores = under("weight/").values(), [under(f"optimizer/{index}/") for index in range(len(optimizers))]
     fits = [array.shape for array in weights] == [tuple(variable.shape) for variable in variables]
-    optimizers = list(_optimizers(model))
-    if not fits or any(set(stores.get(str(i), {})) != set(_saved(optimizer)) for i, optimizer in enumerate(optimizers)):
+    if not fits or [store.keys() for store in stores] != [_saved(optimizer).keys() for optimizer in optimizers]:
         raise InputError(
             f"The checkpoint {path} is of another model or optimizer: give another directory, or start without "
             "resuming."
         )
     for variable, array in zip(variables, weights, strict=True):
         variable.assign(array.astype(variable.dtype))
-    for index, optimizer in enumerate(optimizers):
-        optimizer.load_own_variables(stores.get(str(index), {}))
+    for optimizer, store in zip(optimizers, stores, strict=True):
+        optimizer.load_own_variables(store)
     return state
 
 

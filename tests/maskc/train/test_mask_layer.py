@@ -79,9 +79,11 @@ def test_unusable_input_shapes(shape: tuple[int | None, ...]) -> None:
 
 def test_it_is_saved_cloned_and_exported(tmp_path: Path) -> None:
     model = some_masked(plain())
+    model.get_layer("first").groups = "shared"
     x, _ = data(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [layer.groups for layer in mask_layers(loaded)] == ["shared", None, None]
     np.testing.assert_equal(weights_of(loaded), weights_of(model))
     clone = keras.models.clone_model(model)
     assert all(np.all(layer.mask) for layer in mask_layers(clone))

@@ -100,17 +100,16 @@ def interrupting(data: Records, epoch: int, batch: int) -> Any:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: Path) -> None:
-    whole = trainer(tmp_path / "whole")
-    whole.train(records(files), epochs=4)
-    first = trainer(tmp_path / "parts")
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 3}, {"steps_per_execution": 2, "jit_compile": True}])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(files: Path, tmp_path: Path, options: Any) -> None:
+    whole = trainer(tmp_path / "whole", compile_options=options)
+    assert whole.train(records(files), epochs=4).step == 28
     with pytest.raises(Interrupted):
-        first.train(interrupting(records(files), 1, 3), epochs=4)
+        trainer(tmp_path / "parts", compile_options=options).train(interrupting(records(files), 1, 4), epochs=4)
     (path,) = sorted((tmp_path / "parts/training/checkpoints").glob("step-*.npz"))[-1:]
     assert int(path.stem.removeprefix("step-")) % 7  # in the middle of an epoch of 7 batches
-    second = trainer(tmp_path / "parts")
-    position = second.train(records(files), epochs=4)
-    assert position.step == 28
+    second = trainer(tmp_path / "parts", compile_options=options)
+    assert second.train(records(files), epochs=4).step == 28
     np.testing.assert_equal(weights(second.model), weights(whole.model))
     assert second.optimizer.history == whole.optimizer.history
     assert second.optimizer.reached
@@ -297,20 +296,6 @@ def test_training_that_goes_on_voids_what_was_fine_tuned_before(files: Path, tmp
         assert run.fine_tune(records(files), epochs=1).step == 7
         np.testing.assert_equal(masks(run.model), kept)
     assert len(list((tmp_path / "fine-tuning/logs").iterdir())) == 1  # and its summaries
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Training ended")
-@pytest.mark.parametrize("options", [{"steps_per_execution": 3}, {"steps_per_execution": 2, "jit_compile": True}])
-def test_several_steps_to_an_execution_go_on_exactly_too(files: Path, tmp_path: Path, options: Any) -> None:
-    whole = trainer(tmp_path / "whole", compile_options=options)
-    assert whole.train(records(files), epochs=3).step == 21
-    with pytest.raises(Interrupted):
-        trainer(tmp_path / "parts", compile_options=options).train(interrupting(records(files), 1, 4), epochs=3)
-    parts = trainer(tmp_path / "parts", compile_options=options)
-    assert parts.train(records(files), epochs=3).step == 21
-    assert parts.optimizer.history == whole.optimizer.history
-    np.testing.assert_equal(weights(parts.model), weights(whole.model))
 
 
 @pytest.mark.slow

@@ -113,26 +113,11 @@ def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_no_mask_to_prune(frozen: bool) -> None:
-    model = mlp() if frozen else keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = mlp() if frozen else chain(4, 3)
     for layer in model.layers:
         layer.trainable = not isinstance(layer, MaskLayer)
     with pytest.raises(InputError, match="MaskLayer"):
         fit(model, PruningOptimizer("sgd", flops_target=0))
-
-
-def test_a_target_that_cannot_be_reached() -> None:
-    model = mlp()
-    weights = model.get_weights()
-    with pytest.raises(InputError, match=r"cannot be reached: .* still has 18 FLOPs, and the target is 1\."):
-        fit(model, PruningOptimizer("sgd", flops_target=1.5))
-    np.testing.assert_equal(model.get_weights(), weights)
-
-
-def test_a_target_above_the_flops_that_there_are() -> None:
-    model = mlp()
-    with pytest.warns(UserWarning, match=r"flops_target is 1,000,000, .* 168 FLOPs .*: nothing will be pruned"):
-        fit(model, PruningOptimizer("sgd", prune_every=1, flops_target=1e6))
-    assert model.optimizer.history == () and model.optimizer.reached
 
 
 def test_a_mask_layer_called_twice() -> None:
@@ -203,8 +188,19 @@ def used() -> Any:
     return model.optimizer
 
 
+def chain(inputs: int, *units: int, activation: Any = None) -> Any:
+    """Dense layers, all but the last with this activation."""
+    hidden = [keras.layers.Dense(each, activation) for each in units[:-1]]
+    return keras.Sequential([keras.Input((inputs,)), *hidden, keras.layers.Dense(units[-1])])
+
+
 def plain() -> Any:
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, activation="relu"), keras.layers.Dense(3)])
+    return chain(4, 6, 3, activation="relu")
+
+
+def square(x: Any) -> Any:
+    """A function that is not registered with Keras."""
+    return x * x
 
 
 def twice() -> Any:
@@ -379,6 +375,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: minimized(method="guess"), "method"),
         (lambda: minimized(loss=tf.constant(1.0)), "tf.GradientTape that the loss is on"),
         (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), r"keras\.Model"),
+        (lambda: compiled().fit(*vectors(), verbose=0, callbacks=[PruningCallback()]), "with a PruningOptimizer"),
         # costs and analyses
         (lambda: computational_cost(None), r"keras\.Model"),
         (lambda: computational_cost(keras.Sequential([keras.layers.Dense(3)])), "no weights yet"),
@@ -390,6 +387,39 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
             lambda: find_mask(tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None, 2))]), "y"),
             "has no tensor 'y:0'",
         ),
+        # training what is left
+        (lambda: fine_tune(mlp(), vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)), "leaves the masks as"),
+        (lambda: fine_tune(mlp(), vectors()), "no loss to train the model 'mlp' with"),
+        (lambda: fine_tune(compiled(), (np.ones((3, 4)), np.ones((2, 3)))), "do not make examples, equally many in"),
+        (
+            lambda: fine_tune(compiled(), vectors(), batch_size=0),
+            "batch_size must be a whole number of at least 1, not 0",
+        ),
+        (lambda: fine_tune("m.keras", vectors()), r"`model` must be a keras.Model, and not 'm\.keras'"),
+        (lambda: Distiller(mlp(), mlp(), temperature=0), "temperature must be greater than 0"),
+        (lambda: Distiller(mlp(), mlp(), soft="cosine"), 'soft must be "auto"'),
+        (lambda: Distiller(mlp(), None), "teacher must be a Keras model, not a NoneType"),
+        (
+            lambda: distill(compiled(), chain(4, 5), vectors()),
+            r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)",
+        ),
+        (
+            lambda: distill(compiled(), chain(7, 3), vectors()),
+            "^The teacher does not take what the student is given: .*shape",
+        ),
+        # smaller models
+        (lambda: shrink(Distiller(mlp(), mlp())), "needs a functional or Sequential model.*distiller"),
+        (lambda: shrink("model.keras"), "needs a functional or Sequential model"),
+        (lambda: prunable(None), "and 'NoneType' is not one"),
+        (lambda: prunable(Distiller(mlp(), mlp())), "functional or Sequential"),
+        (lambda: prunable(keras.Sequential([keras.layers.Dense(3)])), "functional or Sequential"),
+        (
+            lambda: prunable(chain(4, 4, 2, activation=square)),
+            "The layer 'dense.*' cannot be copied by its configuration: .*square",
+        ),
+        (lambda: prunable(mlp()), "has masks already"),
+        (lambda: prunable(chain(4, 3, 2)), "no place"),
+        (lambda: prunable(plain(), after="everything"), '"activation", "layer" or a function'),
         # masks
         (lambda: MaskLayer().build(None), "unknown rank"),
         (lambda: MaskLayer(groups=3), "groups must be a name"),

@@ -10,7 +10,6 @@ keras = pytest.importorskip("keras")
 from keras import layers, ops  # noqa: E402
 
 import maskc  # noqa: E402
-from maskc.errors import InputError  # noqa: E402
 from maskc.frontend.tensorflow.convert import TensorFlowModel  # noqa: E402
 from maskc.train import computational_cost, prunable  # noqa: E402
 from maskc.train.mask_layer import mask_layers  # noqa: E402
@@ -200,34 +199,6 @@ def test_masks_compute_in_the_precision_of_what_they_stand_behind(policy: str) -
     model = prunable(keras.Model(inputs, layers.Dense(2, dtype=policy)(x)))
     assert [layer.compute_dtype for layer in mask_layers(model)] == [policy.removeprefix("mixed_")] * 2
     assert model.output.dtype == policy.removeprefix("mixed_")
-
-
-def unregistered(x: Any) -> Any:
-    return x * x
-
-
-def test_wrong_use_is_told() -> None:
-    with pytest.raises(InputError, match="and 'NoneType' is not one"):
-        prunable(None)
-    odd = keras.Sequential([keras.Input((8,)), layers.Dense(4, activation=unregistered, name="odd"), layers.Dense(2)])
-    with pytest.raises(InputError, match=r"The layer 'odd' cannot be copied by its configuration: .*unregistered"):
-        prunable(odd)
-
-    class Own(keras.Model):
-        def call(self, inputs: Any) -> Any:
-            return inputs
-
-    linear = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
-    with pytest.raises(InputError, match="functional or Sequential"):
-        prunable(Own())
-    with pytest.raises(InputError, match="functional or Sequential"):
-        prunable(keras.Sequential([layers.Dense(3)]))
-    with pytest.raises(InputError, match="has masks already"):
-        prunable(prunable(residual()))
-    with pytest.raises(InputError, match="no place"):
-        prunable(linear)
-    with pytest.raises(InputError, match='"activation", "layer" or a function'):
-        prunable(residual(), after="everything")
 
 
 def test_the_graph_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,15 +171,6 @@ def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path:
     assert compiled_flops(model, tmp_path / "exported") == optimizer.flops
 
 
-def test_without_a_target_every_mask_keeps_a_channel() -> None:
-    model = mlp(width=4)
-    optimizer = PruningOptimizer("sgd", prune_every=1, min_channels=2, flops_target=0)
-    assert not optimizer.reached
-    train(model, optimizer, steps=8, traced=False)
-    assert not optimizer.reached
-    assert [int(mask.sum()) for mask in masks(model).values()] == [2, 2]
-
-
 @pytest.mark.parametrize(
     ("target", "processor"), [pytest.param("any", "avx512", marks=pytest.mark.slow), ("openvino", "avx2")]
 )
@@ -233,14 +224,6 @@ def test_recounts_with_the_weights_after_the_update(monkeypatch: Any) -> None:
     train(model, PruningOptimizer("sgd", prune_every=3, flops_target=0.99), steps=3)
     (weights,) = seen
     np.testing.assert_equal(weights, model.get_weights())
-
-
-def test_frozen_masks_stay() -> None:
-    model = mlp()
-    model.get_layer("first").trainable = False
-    train(model, PruningOptimizer("sgd", prune_every=1, flops_target=0), steps=4, traced=False)
-    assert model.get_layer("first").mask.numpy().all()
-    assert int(np.sum(model.get_layer("second").mask.numpy() == 0)) == 4
 
 
 def test_learning_rate_is_the_inner_optimizers() -> None:

@@ -68,13 +68,6 @@ def test_layers_with_the_same_groups_share_a_mask(tie: Any) -> None:
     assert len(optimizer.history) == 6
 
 
-def test_groups_are_kept_in_files(tmp_path: Path) -> None:
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, MaskLayer("shared")(layers.Dense(3)(inputs)))
-    model.save(tmp_path / "model.keras")
-    assert keras.models.load_model(tmp_path / "model.keras").layers[-1].groups == "shared"
-
-
 def test_shared_masks_have_equally_many_channels() -> None:
     inputs = keras.Input((4,))
     x = MaskLayer("hidden", name="a")(layers.Dense(3)(inputs))

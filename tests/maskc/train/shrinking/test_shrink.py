@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from maskc.errors import InputError, NotEquivalentError, PruningWarning
+from maskc.errors import NotEquivalentError, PruningWarning
 from maskc.train import MaskedMultiHeadAttention, MaskLayer, SelectChannels, prunable, shrink
 from maskc.train.cost import compiled_flops
 from maskc.train.mask_layer import mask_layers
@@ -296,17 +296,6 @@ def test_it_is_saved_and_loaded(tmp_path: Any) -> None:
     loaded = keras.models.load_model(tmp_path / "small.keras")
     assert any(isinstance(layer, SelectChannels) for layer in loaded.layers)
     np.testing.assert_array_equal(small(data(model)), loaded(data(model)))
-
-
-def test_other_models_are_refused() -> None:
-    class Subclassed(keras.Model):  # type: ignore[misc]
-        def call(self, inputs: Any) -> Any:
-            return inputs
-
-    with pytest.raises(InputError, match=r"needs a functional or Sequential model.*subclassed"):
-        shrink(Subclassed())
-    with pytest.raises(InputError, match="needs a functional or Sequential model"):
-        shrink("model.keras")
 
 
 def test_a_wrong_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
