@@ -99,8 +99,8 @@ class Ids(Checked):
         return "string" if self.vocabulary is not None and isinstance(self.vocabulary[0], str) else "int"
 
     @property
-    def indices(self) -> int:
-        """How many indices there are."""
+    def depth(self) -> int:
+        """How many rows an embedding of it needs: one for each index."""
         return self.size or self.buckets or 1 + len(self.vocabulary or ())
 
 
@@ -120,11 +120,6 @@ class Categorical(Ids):
             raise ValueError(f"the default must be {'a string' if self.stored == 'string' else 'a whole number'}")
         return self
 
-    @property
-    def depth(self) -> int:
-        """How many rows an embedding of it needs."""
-        return self.indices
-
 
 class Sequence(Ids):
     """Values in order, of any number. The model is given int32 of shape `(batch, length)`, below `depth`.
@@ -143,7 +138,7 @@ class Sequence(Ids):
     @property
     def depth(self) -> int:
         """How many rows an embedding of it needs, with that of the padding."""
-        return 1 + self.indices
+        return 1 + super().depth
 
 
 Feature = Annotated[Dense | Sparse | Categorical | Sequence, pydantic.Field(discriminator="kind")]

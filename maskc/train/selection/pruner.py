@@ -190,7 +190,7 @@ class Pruner:
         return 1 + bisect_left(
             range(1, len(order)),
             True,
-            key=lambda count: savings.without([*chain(*order[:count])]).estimated <= self.target,
+            key=lambda count: savings.without([*chain(*order[:count])]).model.flops <= self.target,
         )
 
     def correct(self) -> None:
@@ -374,7 +374,7 @@ class Pruner:
             return np.where(count < round_to, 1, round_to)
         left = np.bincount(kinds[live(self._savings.masks, self._groups, len(kinds))], minlength=len(count))
         channels = np.zeros_like(count)
-        np.maximum.at(channels, kinds, self._savings.channels)
+        np.maximum.at(channels, kinds, self._savings.model.channels)
         return np.array([rates.groups_at_once(*each) for each in zip(left.tolist(), channels.tolist(), strict=True)])
 
     def _fewest(self) -> int:

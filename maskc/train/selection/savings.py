@@ -53,13 +53,14 @@ class Savings:
 
     Attributes:
         masks: for each layer, of shape `(channels,)`.
+        model: FLOPs and savings at these masks by the analysis alone.
     """
 
     masks: Values
+    model: CostModel
     _cost: ComputationalCost
     _groups: Groups
     _to_the_last: bool
-    _model: CostModel
     _kinds: NDArray[np.int64]
     _removed: Counter[int] = field(default_factory=Counter)  # groups of each kind that are gone since the analysis
     _errors: Mapping[int, _Error] = field(default_factory=dict)  # by kind
@@ -68,29 +69,14 @@ class Savings:
     @property
     def flops(self) -> int:
         """FLOPs at these masks; counted where savings may be off."""
-        return self._model.flops if self._model.exact and self._cost.rates is None else self._cost.count(self.masks)
-
-    @property
-    def estimated(self) -> int:
-        """FLOPs at these masks by the analysis alone."""
-        return self._model.flops
-
-    @property
-    def channels(self) -> NDArray[np.int64]:
-        """How many channels of a convolution each group is, of shape `(groups,)`."""
-        return self._model.channels
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether what any group saves may be off."""
-        return bool(self._model.doubtful.any())
+        return self.model.flops if self.model.exact and self._cost.rates is None else self._cost.count(self.masks)
 
     def estimates(self) -> NDArray[np.float64]:
         """What zeroing each group would save, of shape `(groups,)`; 0 for groups that are gone."""
-        savings = self._model.savings()
+        savings = self.model.savings()
         if self._errors or self._corrections:
             _count(self._errors.values())
-            off = self._live() & self._model.uncertain
+            off = self._live() & self.model.uncertain
             for kind in {*self._errors, *self._corrections}:
                 error = self._errors[kind].flops if kind in self._errors else 0.0
                 savings[off & (self._kinds == kind)] += error + self._corrections.get(kind, 0.0)
@@ -98,7 +84,7 @@ class Savings:
 
     def without(self, groups: Sequence[int]) -> Savings:
         """Returns what holds without these groups, within a decision."""
-        return replace(self, masks=without(self.masks, self._groups, groups), _model=self._model.without(groups))
+        return replace(self, masks=without(self.masks, self._groups, groups), model=self.model.without(groups))
 
     def decided(self, groups: Sequence[int]) -> Savings:
         """Returns what holds after a decision to zero these groups: errors are counted again where that is due."""
@@ -120,7 +106,7 @@ class Savings:
 
     def confirmed(self, groups: Sequence[int]) -> Savings:
         """Returns these savings if those of groups that are about to be chosen are right, else corrected ones."""
-        off = [group for group in groups if self._model.uncertain[group]]
+        off = [group for group in groups if self.model.uncertain[group]]
         if not off:
             return self
         saving = self.flops - self._cost.count(without(self.masks, self._groups, groups))
@@ -132,11 +118,11 @@ class Savings:
 
     def counted(self, kinds: Collection[int]) -> Savings:
         """Returns the same where the errors of these kinds, each by its first ones, are those at the present masks."""
-        off = self._model.uncertain if self._to_the_last else self._model.doubtful
+        off = self.model.uncertain if self._to_the_last else self.model.doubtful
         if not off.any():
             return self
         off = off & self._live()
-        errors, savings = dict(self._errors), self._model.savings()
+        errors, savings = dict(self._errors), self.model.savings()
         for kind in kinds:
             if first := self._first(np.flatnonzero(off & (self._kinds == kind)).tolist()):
                 fewer = without(self.masks, self._groups, first)
@@ -146,11 +132,13 @@ class Savings:
     def _first(self, groups: list[int]) -> list[int]:
         """As many of these groups, all of a kind, as go together first."""
         rates = self._cost.rates
-        step = 1 if rates is None or not groups else rates.groups_at_once(len(groups), int(self.channels[groups[0]]))
+        step = (
+            1 if rates is None or not groups else rates.groups_at_once(len(groups), int(self.model.channels[groups[0]]))
+        )
         return groups[: len(groups) % step or step]
 
     def _live(self) -> NDArray[np.bool_]:
-        return live(self.masks, self._groups, self._model.groups)
+        return live(self.masks, self._groups, self.model.groups)
 
 
 def _count(errors: Iterable[_Error]) -> None:
@@ -197,7 +185,7 @@ class Analyses:
         if halved != self._halved:
             self._halved = halved
             self._analyse(history, masks, halved)
-            self._often = self._savings.doubtful
+            self._often = bool(self._savings.model.doubtful.any())
         due = decisions if self._divided else 1 << decisions.bit_length() >> 1
         if self._often and due > self._latest:
             self._analyse(history, masks, due)
@@ -211,7 +199,7 @@ class Analyses:
         model = self._cost.model(masks, self._groups)
         uncertain = self._to_the_last or bool(model.doubtful.any())
         kinds = self._cost.kinds(masks, self._groups) if uncertain else np.arange(model.groups)
-        savings = Savings(masks, self._cost, self._groups, self._to_the_last, model, kinds)
+        savings = Savings(masks, model, self._cost, self._groups, self._to_the_last, kinds)
         return savings.counted(np.unique(kinds).tolist()) if uncertain else savings
 
     def _analyse(self, history: Rows, masks: Values, decisions: int) -> None:

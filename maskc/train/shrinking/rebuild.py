@@ -14,7 +14,7 @@ from maskc.errors import InputError
 from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
-from maskc.train.models.calls import is_functional, last_calls, visits
+from maskc.train.models.calls import is_functional, last_calls, nodes_within, visits
 from maskc.train.models.copying import copied, take_weights
 from maskc.train.models.masked_attention import without_head_mask
 from maskc.train.shrinking.known_channels import Array, Call, Calls, Channels, Mask
@@ -232,20 +232,11 @@ def _in_groups(model: Any, calls: Calls) -> dict[str, Mask]:
 
 def _places(model: Any) -> tuple[Counter[int], set[int]]:
     """How many calls of a layer are written down, by its id, and which layers are called in several models."""
-    counts: Counter[int] = Counter()
-    graphs: dict[int, set[int]] = {}
-    waiting, seen = [functional(model)], set[int]()
-    while waiting:
-        graph = waiting.pop()
-        if id(graph) in seen:
-            continue
-        seen.add(id(graph))
-        for node in nodes(graph):
-            counts[id(node.operation)] += 1
-            graphs.setdefault(id(node.operation), set()).add(id(graph))
-            if is_functional(node.operation):
-                waiting.append(functional(node.operation))
-    return counts, {operation for operation, models in graphs.items() if len(models) > 1}
+    models = [model, *(node.operation for node in nodes_within(model) if is_functional(node.operation))]
+    graphs = {id(graph): graph for graph in map(functional, models)}.values()
+    inside = [Counter(id(node.operation) for node in nodes(graph)) for graph in graphs]
+    counts = sum(inside, Counter[int]())
+    return counts, {operation for operation in counts if sum(operation in each for each in inside) > 1}
 
 
 def _input(tensor: Any, narrow: _Narrow) -> Any:
