@@ -157,11 +157,7 @@ class ComputationalCost:
         return model
 
     def kinds(self, masks: Values, groups: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Returns the kind of each group, of shape `(groups,)`: those of one kind are alike in the graph.
-
-        Args:
-            masks, groups: as for `model`.
-        """
+        """Returns the kind of each group, of shape `(groups,)`, as for `model`: those of one kind are alike there."""
         named = self._named(masks)
         return kinds_of_groups(self._graph, named, self._groups(groups), self.coupling)
 

@@ -87,15 +87,10 @@ def update_scores(
     gradients: Callable[[], Iterable[Any]],
     activations: Callable[[], Iterable[Any]],
 ) -> None:
-    """Lets the importance scores of mask layers follow a batch.
+    """Lets the importance scores of mask layers, their `signal`, follow a batch.
 
-    Args:
-        layers: the mask layers, whose `signal` is the score, of shape `(channels,)`.
-        method: which says what is read.
-        decay: of the moving average.
-        seed: of scores that are drawn.
-        gradients, activations: return for each layer the statistic of what they are named for, of shape `(channels,)`,
-            or None where the batch has none; only that one is called which the method reads.
+    `gradients` and `activations` return for each layer the statistic of what they are named for, of shape
+    `(channels,)`, or None where the batch has none; only that one is called which the method reads.
     """
     if method.reads == "nothing":
         for number, layer in enumerate(layers):

@@ -20,11 +20,7 @@ class Summaries:
     """Writes event files into a directory, from which `tensorboard --logdir` shows scalars and histograms.
 
     `tf.summary.scalar` needs the package tensorboard; what it writes is a tensor with a note on which plugin shows
-    it, and so that is written here.
-
-    Args:
-        directory: of the event files.
-        anew: remove those of an earlier run.
+    it, and so that is written here. Files of an earlier run are removed if the run begins `anew`.
     """
 
     def __init__(self, directory: Path, anew: bool = False) -> None:

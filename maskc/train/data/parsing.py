@@ -32,9 +32,6 @@ def model_inputs(spec: FeatureSpec) -> dict[str, Any]:
 class Parser:
     """Parses batches of records, in a TensorFlow graph or eagerly.
 
-    Args:
-        spec: what the records hold.
-
     Example:
         >>> spec = FeatureSpec(features={"age": {"kind": "dense"}}, label="liked")
         >>> dataset = tf.data.TFRecordDataset("train.tfrecord").batch(64).map(Parser(spec))

@@ -59,12 +59,8 @@ def alike(model: Any, plain: Any, copies: Mapping[int, Any]) -> Any:
     """Returns a functional model as one of the class of another model, with the attributes that this one was given.
 
     It is a plain functional model where Keras does not make those of the class of inputs and outputs, so that it could
-    not be loaded; a warning says so if the class trains in a way of its own.
-
-    Args:
-        model: a functional or Sequential one.
-        plain: a functional one.
-        copies: by the id of a layer of the one, that of the other which takes its place.
+    not be loaded; a warning says so if the class trains in a way of its own. `copies` are the layers that take the
+    places of others, by the ids of these.
     """
     kind = type(model)
     if kind in (type(plain), keras.Sequential):

@@ -70,11 +70,7 @@ def ranker(config: RankerConfig, spec: FeatureSpec) -> Any:
 class MeanEmbedding(layers.Layer):  # type: ignore[misc]
     """The mean of the embeddings of a padded sequence: int `(batch, length)` to `(batch, size)`; index 0 is padding.
 
-    A sequence of padding alone gives zeros.
-
-    Args:
-        depth: indices, padding among them.
-        size: channels.
+    A sequence of padding alone gives zeros. `depth` is the number of indices, padding among them.
     """
 
     def __init__(self, depth: int, size: int, **kwargs: Any) -> None:

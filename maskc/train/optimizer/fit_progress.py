@@ -84,12 +84,7 @@ class Watch:
     def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
         """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.
 
-        Args:
-            pruner: of the model.
-            step: updates made.
-            flops: which the model has.
-            restored: whether entries of masks that had been pruned are ones again.
-            stopped: whether training was stopped before all epochs were done.
+        `restored`: entries of masks that had been pruned are ones again. `stopped`: before all epochs were done.
         """
         if restored:
             what = "Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does"
@@ -141,14 +136,9 @@ def updates_of(history: keras.callbacks.History | None) -> int:
 def warn_of_begin(
     pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] | None = None
 ) -> None:
-    """Warns if training that goes on from update number `step` is too short to come to the target.
+    """Warns if the updates to be made after update number `step` are too few to come to the target.
 
-    Args:
-        pruner: of the model.
-        step: updates made.
-        updates: that are to be made.
-        who: does, as the sentence begins.
-        words: what arguments of pruning are called there.
+    The sentence begins with `who` makes them, and calls arguments of pruning by these `words`.
     """
     left = pruner.updates_left(step)
     if left <= updates:

@@ -115,12 +115,9 @@ class Loop:
     """Trains a compiled model over epochs of batches, and goes on exactly where an earlier run was interrupted.
 
     Args:
-        model: compiled.
         directory: `checkpoints/` and `logs/` go into it.
-        train: the batches of an epoch.
-        validation: the same, for metrics that begin with `val_`.
+        train, validation: the batches of an epoch; those of metrics that begin with `val_`.
         checkpoint_every: updates between two checkpoints; one is written after each epoch in any case.
-        summary_every: updates between two summaries of training.
         monitor: when to stop early; by default never.
         summarize: writes more summaries at a step.
         counts: whether an epoch counts for early stop already.

@@ -1,5 +1,7 @@
 """Small Keras models with masks, for the tests of training."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -95,6 +97,26 @@ def fit(model: Any, start: int, stop: int, count: int = 80) -> None:
     x, y = data(model, count)
     batch = slice(4 * start, 4 * stop)
     model.fit(x[batch], y[batch], batch_size=4, shuffle=False, verbose=0)
+
+
+def check_pause(fresh: Callable[[], Any], at: int, stop: int, path: Path, meanwhile: Any = lambda: None) -> Any:
+    """Saved at one step and loaded, a model is trained to another as without a pause; returns it."""
+    straight, paused = fresh(), fresh()
+    fit(straight, 0, stop)
+    fit(paused, 0, at)
+    paused.save(path / "model.keras")
+    meanwhile()
+    resumed = keras.models.load_model(path / "model.keras")
+    assert resumed.optimizer.history == paused.optimizer.history and resumed.optimizer.flops == paused.optimizer.flops
+    fit(resumed, at, stop)
+    ours, theirs = resumed.optimizer, straight.optimizer
+    steps = {entry.step for entry in theirs.history}
+    assert min(steps) <= at < max(steps)
+    assert (ours.history, ours.flops, ours.ms) == (theirs.history, theirs.flops, theirs.ms)
+    np.testing.assert_equal(masks(resumed), masks(straight))
+    for weight, other in zip(resumed.get_weights(), straight.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-7)
+    return resumed
 
 
 def trained(model: Any, **given: list[int]) -> Any:

@@ -390,18 +390,14 @@ def test_with_its_defaults_a_short_run_comes_to_the_target(files: Path, tmp_path
 
 
 def test_the_flags_are_those_of_the_original() -> None:
-    """Their defaults are those of `PruningOptimizer`: the original's pruned nothing before update 105,000."""
-    parser = PruningTrainer.add_parser_arguments()
-    default = parser.parse_args([])
-    assert vars(default) == {
-        "pruning_iter": None,
-        "pruning_burn_in": 0,
-        "pruning_flops_target": None,
+    given = ["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"]
+    assert vars(PruningTrainer.add_parser_arguments().parse_args(given)) == {
+        "pruning_iter": 7,
+        "pruning_burn_in": 3,
+        "pruning_flops_target": 0.1,
         "pruning_shrink_every": 0,
         "pruning_decay": 0.96,
     }
-    given = parser.parse_args(["--pruning.iter", "7", "--pruning_burn_in", "3", "--pruning.flops_target=0.1"])
-    assert (given.pruning_iter, given.pruning_burn_in, given.pruning_flops_target) == (7, 3, 0.1)
 
 
 def test_layers_that_augment_data_do_nothing_in_an_export(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from passes.targets.registry import table
 from passes.targets.widths.rates import Rates
 from tests.maskc.train.networks import (
     LOSS,
+    check_pause,
     compiled_flops,
     data,
     depthwise,
@@ -305,17 +306,11 @@ def test_time_is_saved_as_on_the_processor_that_training_began_on(tmp_path: Path
         )
         return model
 
-    monkeypatch.setattr("maskc.compilation.compile.table_name", lambda: "avx2")
-    straight, stopped = fresh(), fresh()
-    fit(straight, 0, 12)
-    fit(stopped, 0, 4)
-    stopped.save(tmp_path / "model.keras")
-    monkeypatch.setattr("maskc.compilation.compile.table_name", lambda: "xeon")
-    resumed = keras.models.load_model(tmp_path / "model.keras")
-    assert resumed.optimizer.history == stopped.optimizer.history != ()
-    fit(resumed, 4, 12)
-    assert resumed.optimizer.history == straight.optimizer.history != stopped.optimizer.history
-    assert resumed.optimizer.ms == straight.optimizer.ms
+    def on(processor: str) -> None:
+        monkeypatch.setattr("maskc.compilation.compile.table_name", lambda: processor)
+
+    on("avx2")
+    check_pause(fresh, 4, 12, tmp_path, meanwhile=lambda: on("xeon"))
 
 
 @pytest.mark.slow

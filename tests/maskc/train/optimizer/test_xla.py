@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from maskc.train import PruningOptimizer
-from tests.maskc.train.networks import LOSS, data, fit, masks, mlp, pruned
+from tests.maskc.train.networks import LOSS, check_pause, data, fit, masks, mlp, pruned
 
 
 def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
@@ -57,19 +57,7 @@ def test_a_pause_under_xla_changes_nothing(tmp_path: Path) -> None:
         model.compile(optimizer, LOSS, jit_compile=True, steps_per_execution=2)
         return model
 
-    straight, paused = fresh(), fresh()
-    fit(straight, 0, 14, count=60)
-    fit(paused, 0, 8, count=60)
-    paused.save(tmp_path / "model.keras")
-    resumed = keras.models.load_model(tmp_path / "model.keras")
-    assert resumed.jit_compile
-    fit(resumed, 8, 14, count=60)
-    steps = {entry.step for entry in straight.optimizer.history}
-    assert min(steps) <= 8 < max(steps)
-    assert resumed.optimizer.history == straight.optimizer.history
-    np.testing.assert_equal(masks(resumed), masks(straight))
-    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert check_pause(fresh, 8, 14, tmp_path).jit_compile
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from maskc import InputError
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
 from maskc.train.selection.settings import goal
-from tests.maskc.train.networks import LOSS, fit, masks, mlp, plain
+from tests.maskc.train.networks import LOSS, check_pause, fit, masks, mlp, plain
 
 
 @pytest.mark.parametrize(
@@ -121,18 +121,5 @@ def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(tmp_path: Path) -> 
         "ramp": 16,
         "method": "taylor",
     }
-    straight = compiled(mlp, **arguments)
-    fit(straight, 0, 13)
-    paused = compiled(mlp, **arguments)
-    fit(paused, 0, 4)
-    paused.save(tmp_path / "model.keras")
-    resumed = keras.models.load_model(tmp_path / "model.keras")
-    assert resumed.optimizer.history == paused.optimizer.history and resumed.optimizer.flops == paused.optimizer.flops
-    fit(resumed, 4, 13)
-    steps = {entry.step for entry in straight.optimizer.history}
-    assert min(steps) <= 4 < max(steps) and len(steps) > 2
-    np.testing.assert_equal(masks(resumed), masks(straight))
-    assert resumed.optimizer.flops == straight.optimizer.flops
-    assert resumed.optimizer.history == straight.optimizer.history
-    for ours, theirs in zip(resumed.get_weights(), straight.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    resumed = check_pause(lambda: compiled(mlp, **arguments), 4, 13, tmp_path)
+    assert len({entry.step for entry in resumed.optimizer.history}) > 2
