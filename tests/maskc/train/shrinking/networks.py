@@ -1,4 +1,4 @@
-"""Keras networks with masks, half of whose entries are zero."""
+"""Keras networks, some with masks of their own, and how to have half of the masks' entries zero."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def u_net() -> Any:
     for channels, other in zip((16, 12), kept[::-1], strict=True):
         x = layers.Conv2DTranspose(channels, 2, strides=2, padding="same", activation="relu")(x)
         x = layers.Conv2D(channels, 3, padding="same", activation="relu")(layers.Concatenate()([x, other]))
-    return prunable(keras.Model(inputs, layers.Conv2D(2, 1)(x)))
+    return keras.Model(inputs, layers.Conv2D(2, 1)(x))
 
 
 def vision_transformer() -> Any:
@@ -35,7 +35,7 @@ def vision_transformer() -> Any:
         y = layers.Dense(64, activation="gelu")(layers.LayerNormalization()(x))
         x = layers.Add()([x, layers.Dense(32)(y)])
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return prunable(keras.Model(inputs, layers.Dense(5)(x)))
+    return keras.Model(inputs, layers.Dense(5)(x))
 
 
 def grouped_queries() -> Any:
@@ -44,7 +44,7 @@ def grouped_queries() -> Any:
         y = layers.LayerNormalization()(x)
         x = layers.Add()([x, layers.GroupQueryAttention(8, 6, 2)(y, y)])
         x = layers.Add()([x, layers.Dense(32)(layers.Dense(64, activation="gelu")(x))])
-    return prunable(keras.Model(inputs, layers.Dense(5)(x)))
+    return keras.Model(inputs, layers.Dense(5)(x))
 
 
 def text() -> Any:
@@ -53,7 +53,7 @@ def text() -> Any:
     x = layers.LayerNormalization()(x + layers.MultiHeadAttention(4, 8)(x, x))
     y = layers.Dense(32)(layers.Dropout(0.1)(layers.Dense(64, activation="gelu")(x)))
     x = layers.LayerNormalization()(x + y)
-    return prunable(keras.Model(inputs, layers.Dense(5)(x[:, 0])))
+    return keras.Model(inputs, layers.Dense(5)(x[:, 0]))
 
 
 def recurrent() -> Any:
@@ -64,7 +64,7 @@ def recurrent() -> Any:
     x = layers.Dense(32, activation="relu")(x)
     x = layers.Bidirectional(layers.LSTM(16, return_sequences=True))(x)
     x = layers.Bidirectional(layers.GRU(16, return_sequences=True))(x)
-    return prunable(keras.Model(inputs, layers.Dense(10, activation="softmax")(x)))
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
 
 
 def operations() -> Any:
@@ -83,7 +83,7 @@ def operations() -> Any:
     y = layers.Dense(16, activation="relu")(layers.Reshape((-1,))(x))
     x = layers.Concatenate()([*sides, y])
     x = ops.squeeze(layers.Conv1D(24, 1, activation="relu")(ops.expand_dims(x, 1)), axis=1)
-    return prunable(keras.Model(inputs, layers.Dense(5)(x)))
+    return keras.Model(inputs, layers.Dense(5)(x))
 
 
 def padded_text() -> Any:
@@ -113,7 +113,7 @@ def kinds_of_convolutions() -> Any:
     x = layers.PReLU(shared_axes=[1, 2])(layers.Conv2D(32, 3, groups=4, activation="relu")(x))
     x = layers.LeakyReLU()(layers.GroupNormalization(24)(layers.Conv2D(24, 3, groups=8)(x)))
     x = layers.Dense(20, activation="relu")(layers.Flatten()(x))
-    return prunable(keras.Model(inputs, layers.Dense(5)(x)))
+    return keras.Model(inputs, layers.Dense(5)(x))
 
 
 def sequences() -> Any:
@@ -122,7 +122,7 @@ def sequences() -> Any:
     x = layers.Conv1D(16, 3, dilation_rate=2, padding="same", activation="elu")(x)
     x = layers.Conv1DTranspose(8, 3, strides=2)(layers.MaxPooling1D()(x))
     x = layers.LSTM(8)(layers.SpatialDropout1D(0.2)(layers.ReLU()(x)))
-    return prunable(keras.Model(inputs, layers.Dense(2)(x)))
+    return keras.Model(inputs, layers.Dense(2)(x))
 
 
 def models_in_models() -> Any:
@@ -134,7 +134,7 @@ def models_in_models() -> Any:
     inputs = keras.Input((16, 16, 3))
     x = block("second")(block("first")(layers.Conv2D(16, 3, activation="relu")(inputs)))
     x = keras.Sequential([layers.Conv2D(8, 3, activation="relu"), layers.Conv2D(8, 1)], name="third")(x)
-    return prunable(keras.Model(inputs, layers.Dense(4)(layers.GlobalMaxPooling2D()(x))))
+    return keras.Model(inputs, layers.Dense(4)(layers.GlobalMaxPooling2D()(x)))
 
 
 def called_twice() -> Any:
@@ -176,7 +176,7 @@ def gates() -> Any:
     gate = layers.Conv2D(4, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(x))
     x = layers.Multiply()([x, layers.Conv2D(16, 1, activation="sigmoid")(gate)])
     x = layers.TimeDistributed(layers.Dense(12, activation="relu"))(keras.ops.relu(x) + 0.5 * x)
-    return prunable(keras.Model(inputs, layers.Conv2D(6, 3)(x)))
+    return keras.Model(inputs, layers.Conv2D(6, 3)(x))
 
 
 def scaled_branches() -> Any:
@@ -202,6 +202,7 @@ def made(network: Callable[[], Any], seed: int = 0) -> Any:
     """The network with weights as training leaves them, none of which is zero, and half of each mask at zero."""
     keras.utils.set_random_seed(seed)
     model, rng = network(), np.random.default_rng(seed)
+    model = model if mask_layers(model) else prunable(model)
     for variable in model.weights:
         if variable.name in ("bias", "beta", "gamma", "moving_mean"):
             variable.assign(rng.normal(size=variable.shape))
