@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,20 +86,11 @@ def _one_by_one(model: Any, data: Sequence[NDArray[Any]]) -> Iterator[dict[str, 
         }
 
 
-class Interpreter:
-    """A TFLite model run on one thread, with XNNPACK where it has a kernel."""
-
-    def __init__(self, model: bytes) -> None:
-        with warnings.catch_warnings(), quiet_stderr():
-            warnings.simplefilter("ignore")  # TensorFlow's announcement that it will be a package of its own
-            self._interpreter = tf.lite.Interpreter(model_content=model, num_threads=1)
-            self.runner = self._interpreter.get_signature_runner()
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Outputs in the order of the Keras model's, for inputs by name."""
-        with quiet_stderr():
-            outputs = self.runner(**inputs)
-        return [outputs[name] for name in sorted(outputs, key=_number)]
+def _runner(model: bytes) -> Any:
+    """A function of inputs by name that runs a TFLite model on one thread, with XNNPACK where it has a kernel."""
+    with warnings.catch_warnings(), quiet_stderr():
+        warnings.simplefilter("ignore")  # TensorFlow's announcement that it will be a package of its own
+        return tf.lite.Interpreter(model_content=model, num_threads=1).get_signature_runner()
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -130,9 +121,12 @@ def compared(model: Any, before: bytes, after: bytes, data: Sequence[NDArray[Any
     inputs = {tensor.name: array for tensor, array in zip(model.inputs, examples, strict=True)}
     packed = keras.tree.pack_sequence_as(functional(model).input, examples)
     expected = [np.asarray(output) for output in keras.tree.flatten(model(packed, training=False))]
-    first, second = Interpreter(before), Interpreter(after)
-    named = [{str(number): x for number, x in enumerate(side)} for side in (expected, second.run(inputs))]
-    times = in_turns([partial(file.runner, **inputs) for file in (first, second)], seconds=0, least=_RUNS)
+    runs = [partial(_runner(file), **inputs) for file in (before, after)]
+    with quiet_stderr():
+        outputs = runs[1]()
+    found = [outputs[name] for name in sorted(outputs, key=_number)]
+    named = [{str(number): x for number, x in enumerate(side)} for side in (expected, found)]
+    times = in_turns(runs, seconds=0, least=_RUNS)
     return Run(farthest(named[0], named[1]), *np.median(times, axis=0).tolist())
 
 

@@ -28,7 +28,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 from maskc.train import PruningOptimizer, PruningTrainer, distill, fine_tune  # noqa: E402
-from tests.maskc.train.networks import data, plain, residual  # noqa: E402
+from tests.maskc.train.networks import LOSS, data, plain, residual  # noqa: E402
 
 BATCH = 8
 
@@ -77,7 +77,7 @@ def by_trainer() -> dict[str, Any]:
         with STRATEGY.scope():
             model = plain()
         trainer = PruningTrainer(
-            *(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True), sys.argv[2], "sgd", ["accuracy"]),
+            *(model, LOSS, sys.argv[2], "sgd", ["accuracy"]),
             pruning_iter=2,
             pruning_burn_in=0,
             pruning_decay=0.5,
@@ -101,9 +101,9 @@ def tuned(model: Any) -> dict[str, float]:
     keras.utils.set_random_seed(2)
     with STRATEGY.scope():
         teacher = plain()
-    (x, y), loss = data(model, count=5 * BATCH), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x, y = data(model, count=5 * BATCH)
     weight = np.linspace(0.5, 2, len(y), dtype=np.float32)
-    options: dict[str, Any] = {"loss": loss, "epochs": 2, "optimizer": "sgd", "batch_size": BATCH}
+    options: dict[str, Any] = {"loss": LOSS, "epochs": 2, "optimizer": "sgd", "batch_size": BATCH}
     fine = fine_tune(model, (x, y), **options)
     taught = distill(model, teacher, (x, y, weight), alpha=0.9, **options)
     return {

@@ -1,6 +1,8 @@
 """The worked examples, at small scale."""
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ from maskc.errors import UnavailableError
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 
-def example(name: str) -> Any:
-    """An example as a module."""
+@contextlib.contextmanager
+def example(name: str) -> Iterator[Any]:
+    """An example as a module; what it needs and is not there skips the test."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    try:
+        yield module
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def test_they_are_short() -> None:
@@ -29,10 +35,8 @@ def test_they_are_short() -> None:
 
 
 def test_movielens_holds_out_the_last_ratings_of_each_user() -> None:
-    try:
-        train, held_out = example("movielens").split(4000)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    with example("movielens") as movielens:
+        train, held_out = movielens.split(4000)
     assert len(train) + len(held_out) == 4000
     assert 0.2 <= len(held_out) / 4000 < 0.25
     # What a user liked before is known for each example, and never holds the movie to be rated.
@@ -42,10 +46,8 @@ def test_movielens_holds_out_the_last_ratings_of_each_user() -> None:
 
 @pytest.mark.slow
 def test_movielens(tmp_path: Path) -> None:
-    try:
-        result = example("movielens").run(tmp_path, target=0.5, ratings=3000, epochs=1)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    with example("movielens") as movielens:
+        result = movielens.run(tmp_path, target=0.5, ratings=3000, epochs=1)
     trained, compiled = result["trained"], result["compiled"]
     assert compiled["FLOPs"] <= 0.5 * trained["FLOPs"]
     assert compiled["FLOPs"] == maskc.flops(tmp_path / "fisher-0.5-0/compiled.onnx").flops
@@ -55,10 +57,8 @@ def test_movielens(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_mnist(tmp_path: Path) -> None:
-    try:
-        result = example("mnist").run(tmp_path, target=0.4, examples=600, epochs=6)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    with example("mnist") as mnist:
+        result = mnist.run(tmp_path, target=0.4, examples=600, epochs=6)
     trained, pruned, compiled = result["trained"], result["pruned"], result["compiled"]
     assert compiled["FLOPs"] <= 0.4 * trained["FLOPs"]
     assert compiled["FLOPs"] == pruned["FLOPs"] == maskc.flops(tmp_path / "compiled.onnx").flops

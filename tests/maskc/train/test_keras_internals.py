@@ -40,16 +40,12 @@ def test_layers_at_any_depth() -> None:
     assert {layer.name for layer in internals.all_layers(model)} >= {model.name, "inner", "inside", "last"}
 
 
-def test_the_functional_model_of_a_sequential_one() -> None:
+def test_the_functional_model_of_a_sequential_one_and_calls_in_order_with_their_tensors() -> None:
     model = chain()
     inner = internals.functional(model.get_layer("inner"))
     assert isinstance(inner, keras.Function)
     assert [node.operation.name for node in internals.nodes(inner)] == ["inside"]
     assert internals.functional(model) is model
-
-
-def test_calls_in_order_with_their_tensors() -> None:
-    model = chain()
     first, second = internals.nodes(model)
     assert (first.operation.name, second.operation.name) == ("inner", "last")
     assert first.input_tensors[0] is model.inputs[0]

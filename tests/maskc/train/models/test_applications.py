@@ -12,6 +12,7 @@ import maskc
 from maskc.train import computational_cost, prunable, prune, update_pruning_signals
 from maskc.train.mask_layer import mask_layers
 from tests.generators.running import Runner
+from tests.maskc.train.networks import LOSS
 from tests.models import networks
 
 
@@ -35,9 +36,8 @@ def pruned(model: Any, share: float) -> Any:
     copy = prunable(model)
     rng = np.random.default_rng(1)
     images = rng.normal(size=(8, *model.input_shape[1:])).astype(np.float32)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with tf.GradientTape() as tape:
-        value = loss(rng.integers(0, 10, 8), copy(images, training=True))
+        value = LOSS(rng.integers(0, 10, 8), copy(images, training=True))
     update_pruning_signals(value, 0.0, copy, tape=tape)
     assert all((layer.signal.numpy() > 0).any() for layer in mask_layers(copy))
     prune(None, copy, share)

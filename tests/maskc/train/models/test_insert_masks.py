@@ -13,6 +13,7 @@ import maskc  # noqa: E402
 from maskc.frontend.tensorflow.convert import TensorFlowModel  # noqa: E402
 from maskc.train import computational_cost, prunable  # noqa: E402
 from maskc.train.mask_layer import mask_layers  # noqa: E402
+from tests.maskc.train.shrinking.networks import data  # noqa: E402
 
 
 def residual() -> Any:
@@ -36,13 +37,6 @@ def randomised(model: Any) -> Any:
     for weight in model.weights:
         weight.assign(rng.uniform(0.1, 1, weight.shape) * rng.choice([-1, 1] if "kernel" in weight.path else [1]))
     return model
-
-
-def data(model: Any) -> Any:
-    shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    rng = np.random.default_rng(1)
-    found = [rng.normal(size=(3, *shape)).astype(np.float32) for shape in shapes]
-    return found if len(found) > 1 else found[0]
 
 
 @pytest.mark.parametrize(

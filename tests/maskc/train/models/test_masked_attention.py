@@ -18,6 +18,7 @@ from maskc.train import (
 )
 from maskc.train.importance import masked
 from maskc.train.mask_layer import mask_layers
+from tests.maskc.train.networks import LOSS, data
 
 KINDS = {
     "multi-head": lambda: layers.MultiHeadAttention(4, 4, name="attention"),
@@ -34,21 +35,16 @@ def transformer(kind: str) -> Any:
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 
-def data(count: int = 64) -> tuple[Any, Any]:
-    rng = np.random.default_rng(0)
-    return rng.normal(size=(count, 6, 16)).astype(np.float32), rng.integers(0, 3, count)
-
-
 @pytest.mark.parametrize("kind", ["multi-head", pytest.param("grouped queries", marks=pytest.mark.slow)])
 def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     original = transformer(kind)
     model = prunable(original)
-    x, y = data()
+    x, y = data(model, 64)
     np.testing.assert_array_equal(model.predict(x, verbose=0), original.predict(x, verbose=0))
     assert [layer.name for layer in mask_layers(model)] == ["attention_head_mask", "hidden_mask"]
     optimizer = PruningOptimizer("adam", prune_every=1, flops_target=0.6)
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(optimizer, LOSS)
     model.fit(x, y, batch_size=2, epochs=1, verbose=0)
     heads = mask_layers(model)[0].mask.numpy()
     assert optimizer.reached and 0 < heads.sum() < 4
@@ -70,7 +66,7 @@ def test_by_hand(kind: Any) -> None:
     """A head that is masked adds nothing, as one whose part of the last projection is zero."""
     keras.utils.set_random_seed(0)
     layer = kind(2, 4) if kind is MaskedMultiHeadAttention else kind(4, 2, 2)
-    x, _ = data(4)
+    x = np.random.default_rng(0).normal(size=(4, 6, 16)).astype(np.float32)
     whole = np.asarray(layer(x, x))
     layer.head_mask.mask.assign([0, *np.ones(layer.head_mask.mask.shape[0] - 1)])
     pruned = np.asarray(layer(x, x))

@@ -101,7 +101,5 @@ assert len(optimizer.history) > 2
 """
 
 
-@pytest.mark.slow
-@pytest.mark.tensorflow
 def test_one_thread_is_enough() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=120)

@@ -15,11 +15,25 @@ from maskc.train.selection.ranking import ranked, uncoupled
 
 
 def choose(
-    masks: Any, signals: Any, savings: Any, weight: Any = "auto", least: int = 1, groups: Any = None
-) -> list[int]:
+    masks: Any,
+    signals: Any,
+    savings: Any,
+    weight: Any = "auto",
+    least: int = 1,
+    groups: Any = None,
+    *,
+    round_to: int | None = None,
+    enough: float = np.inf,
+) -> Any:
+    """Groups in the order in which they go, one by one or in multiples."""
     arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
     groups = uncoupled([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
-    return list(ranked(*arrays, groups, np.concatenate(savings).astype(np.int64), weight, least))
+    saved = np.concatenate(savings).astype(np.float64)
+    if round_to is None:
+        return list(ranked(*arrays, groups, saved, weight, least))
+    kinds = kinds_of(groups)
+    units = np.where(np.bincount(kinds) < round_to, 1, round_to)
+    return list(ranked_in_multiples(*arrays, groups, kinds, saved, weight, least, units, enough))
 
 
 def test_auto_takes_the_smallest_signal_per_flop() -> None:
@@ -74,50 +88,31 @@ def test_all_masks_pruned(weight: Any) -> None:
     assert choose([[0, 0]], [[1, 1]], [[0, 0]], weight, least=0) == []
 
 
-def multiples(
-    masks: Any,
-    signals: Any,
-    savings: Any,
-    round_to: int,
-    *,
-    weight: Any = "auto",
-    least: int = 1,
-    groups: Any = None,
-    enough: float = np.inf,
-) -> list[list[int]]:
-    arrays = [[np.asarray(values, np.float32) for values in group] for group in (masks, signals)]
-    groups = uncoupled([len(mask) for mask in masks]) if groups is None else [np.asarray(g) for g in groups]
-    saved = np.concatenate(savings).astype(np.float64)
-    kinds = kinds_of(groups)
-    units = np.where(np.bincount(kinds) < round_to, 1, round_to)
-    return list(ranked_in_multiples(*arrays, groups, kinds, saved, weight, least, units, enough))
-
-
 def test_first_goes_what_is_beyond_a_multiple() -> None:
     signals = [[5, 1, 4, 2, 7, 3, 6]]
-    assert multiples([[1] * 7], signals, [[1] * 7], 3) == [[1], [2, 3, 5]]
-    assert multiples([[0] + [1] * 6], signals, [[1] * 7], 3) == [[1, 3, 5]]
-    assert multiples([[1] * 7], signals, [[1] * 7], 3, least=0) == [[1], [2, 3, 5], [0, 4, 6]]
-    assert multiples([[1] * 7], signals, [[1] * 7], 3, least=4) == [[1]]
+    assert choose([[1] * 7], signals, [[1] * 7], round_to=3) == [[1], [2, 3, 5]]
+    assert choose([[0] + [1] * 6], signals, [[1] * 7], round_to=3) == [[1, 3, 5]]
+    assert choose([[1] * 7], signals, [[1] * 7], least=0, round_to=3) == [[1], [2, 3, 5], [0, 4, 6]]
+    assert choose([[1] * 7], signals, [[1] * 7], least=4, round_to=3) == [[1]]
 
 
 def test_together_they_compete_by_their_sums() -> None:
     masks, signals = [[1] * 4, [1] * 4], [[1, 9, 9, 9], [3, 3, 9, 9]]
     assert choose(masks, signals, [[1] * 4, [1] * 4])[0] == 0
-    assert multiples(masks, signals, [[1] * 4, [1] * 4], 2) == [[4, 5], [0, 1]]
-    assert multiples(masks, signals, [[4] * 4, [1] * 4], 2) == [[0, 1], [4, 5]]
-    assert multiples(masks, signals, [[4] * 4, [1] * 4], 2, enough=2) == [[4, 5], [0, 1]]
+    assert choose(masks, signals, [[1] * 4, [1] * 4], round_to=2) == [[4, 5], [0, 1]]
+    assert choose(masks, signals, [[4] * 4, [1] * 4], round_to=2) == [[0, 1], [4, 5]]
+    assert choose(masks, signals, [[4] * 4, [1] * 4], enough=2, round_to=2) == [[4, 5], [0, 1]]
 
 
 @pytest.mark.parametrize("weight", ["auto", 0.0, 1.0])
 def test_the_remainder_goes_before_whole_multiples(weight: Any) -> None:
     """With a weight, eight that lower the loss would rank before one that does: seven were left of fifteen."""
-    found = multiples([[1] * 15], [np.linspace(0, 0.5, 15)], [[1] * 15], 8, weight=weight)
+    found = choose([[1] * 15], [np.linspace(0, 0.5, 15)], [[1] * 15], weight=weight, round_to=8)
     assert found == [list(range(7))]
 
 
 def test_masks_of_few_channels_lose_one_at_a_time() -> None:
-    assert multiples([[1, 1, 1]], [[3, 1, 2]], [[1, 1, 1]], 8) == [[1], [2]]
+    assert choose([[1, 1, 1]], [[3, 1, 2]], [[1, 1, 1]], round_to=8) == [[1], [2]]
 
 
 def test_coupled_entries_count_once() -> None:
@@ -125,9 +120,9 @@ def test_coupled_entries_count_once() -> None:
     groups = [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3, 0, 1, 2, 3]]
     masks = [[1] * len(group) for group in groups]
     signals = [[4, 3, 2, 1], [0] * 4, [0] * 8]
-    assert multiples(masks, signals, [[1] * 4], 2, groups=groups) == [[2, 3]]
+    assert choose(masks, signals, [[1] * 4], groups=groups, round_to=2) == [[2, 3]]
     groups = [[0, 1, 2, 3, 4, 5, -1]]
-    assert multiples([[1] * 7], [[6, 5, 4, 3, 2, 1, 0]], [[1] * 6], 3, groups=groups) == [[3, 4, 5], [0, 1, 2]]
+    assert choose([[1] * 7], [[6, 5, 4, 3, 2, 1, 0]], [[1] * 6], groups=groups, round_to=3) == [[3, 4, 5], [0, 1, 2]]
 
 
 def test_resumed() -> None:

@@ -8,19 +8,17 @@ import pytest
 from keras import layers
 
 from maskc.errors import PruningWarning
-from maskc.train import MaskLayer, PruningOptimizer, fine_tune, prunable, shrink
+from maskc.train import PruningOptimizer, fine_tune, prunable, shrink
 from maskc.train.mask_layer import mask_layers
+from tests.maskc.train.ways_to_train import mlp
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(64, 8)).astype(np.float32), RNG.normal(size=(64, 2)).astype(np.float32)
 
 
-def network() -> Any:
+def network(kind: Any = None) -> Any:
     keras.utils.set_random_seed(0)
-    inputs = x = keras.Input((8,))
-    for name in ("first", "second"):
-        x = MaskLayer(name=f"{name}_mask")(layers.Dense(12, activation="relu", name=name)(x))
-    return keras.Model(inputs, layers.Dense(2, name="out")(x))
+    return mlp(kind)
 
 
 def pruned(optimizer: Any, model: Any = None, loss: Any = "mse", around: Any = None, **options: Any) -> Any:
@@ -91,8 +89,7 @@ class Sized(Weighted):
 
 
 def of_class(kind: Any) -> Any:
-    plain = network()
-    model = kind(plain.inputs, plain.outputs)
+    model = network(kind)
     teacher = keras.Sequential([keras.Input((8,)), layers.Dense(2)])
     teacher.trainable = False
     model.weight, model.teacher, model.head = 0.5, teacher, model.get_layer("out")
