@@ -98,17 +98,11 @@ def update_scores(
         return
     statistics = gradients() if method.reads == "gradients" else activations()
     present = [(layer, value) for layer, value in zip(layers, statistics, strict=True) if value is not None]
-    means = mean_over_replicas([value for _, value in present])
+    means, replica = [value for _, value in present], tf.distribute.get_replica_context()
+    if means and replica is not None and replica.num_replicas_in_sync > 1:
+        means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, means)
     for (layer, _), mean in zip(present, means, strict=True):
         layer.signal.assign(decay * layer.signal + (1 - decay) * mean)
-
-
-def mean_over_replicas(values: Sequence[Any]) -> Sequence[Any]:
-    """Returns the means over all replicas of a distribution strategy; the values themselves where there is one."""
-    context = tf.distribute.get_replica_context()
-    if not values or context is None or context.num_replicas_in_sync == 1:
-        return values
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, list(values)))
 
 
 @dataclass(frozen=True)

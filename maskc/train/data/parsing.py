@@ -30,12 +30,7 @@ def model_inputs(spec: FeatureSpec) -> dict[str, Any]:
 
 
 class Parser:
-    """Parses batches of records, in a TensorFlow graph or eagerly.
-
-    Example:
-        >>> spec = FeatureSpec(features={"age": {"kind": "dense"}}, label="liked")
-        >>> dataset = tf.data.TFRecordDataset("train.tfrecord").batch(64).map(Parser(spec))
-    """
+    """Parses batches of records, in a TensorFlow graph or eagerly."""
 
     def __init__(self, spec: FeatureSpec) -> None:
         self.spec = spec

@@ -211,12 +211,6 @@ class Mlp(Configured):
         config: an `MlpConfig`, or the dictionary of one.
         prunable: put a `MaskLayer` on each hidden layer.
 
-    Example:
-        >>> import keras
-        >>> from maskc.train.models.masknet import Mlp, MlpConfig
-        >>> Mlp(MlpConfig(layer_sizes=[32, 1]))(keras.ops.ones((4, 16))).shape
-        TensorShape([4, 1])
-
     Raises:
         InputError: if the configuration is not valid.
     """
