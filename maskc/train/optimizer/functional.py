@@ -14,7 +14,7 @@ from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, check_kind, is_number, refusing
 from maskc.train.importance import METHODS, Reduction, activity, canonical, check_decay, per_loss, update_scores
 from maskc.train.mask_layer import MaskLayer, mask_layers
-from maskc.train.selection.ranking import grouped, live, ranked, uncoupled
+from maskc.train.selection.ranking import count_of, grouped, live, ranked, uncoupled
 from maskc.train.selection.settings import FlopsWeight, check_weight
 from passes.errors.arguments import shown
 
@@ -184,7 +184,7 @@ def prune(
         raise InputError(
             "`masks`, `signals` and `savings` must have the same shapes, one array (channels,) for each mask."
         )
-    saved = np.zeros(1 + max(int(group.max(initial=-1)) for group in groups))
+    saved = np.zeros(count_of(groups))
     for group, saving in zip(groups, flops, strict=True):
         np.add.at(saved, group, saving)
     count = min(len(saved), int(n)) if n >= 1 else int(n * np.count_nonzero(live(values, groups, len(saved))))

@@ -19,8 +19,7 @@ from maskc.errors import InputError, MaskcError, warn
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open
-from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
-from maskc.train.selection.ranking import grouped, live, ranked, uncoupled
+from maskc.train.selection.ranking import grouped, kinds_of, live, ranked, ranked_in_multiples, uncoupled
 from maskc.train.selection.savings import Analyses, Rows, Savings, without
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from maskc import progress
 from maskc.train.cost import ComputationalCost, Values
-from maskc.train.selection.ranking import Groups, live
+from maskc.train.selection.ranking import Groups, count_of, live
 from passes.mask_savings.cost_model import CostModel
 
 #: The entries pruned so far: step, index of the prunable mask, channel, and FLOPs left.
@@ -219,7 +219,7 @@ class Analyses:
 
 def without(masks: Values, groups: Groups, gone: Sequence[int]) -> list[NDArray[np.float32]]:
     """Returns masks, for each layer of shape `(channels,)`, in which these groups are zero as well."""
-    stay = np.ones(2 + max((int(group.max(initial=-1)) for group in groups), default=-1), np.float32)
+    stay = np.ones(count_of(groups) + 1, np.float32)  # the last is that of entries without a group
     stay[gone] = 0
     return [np.asarray(mask * stay[group], np.float32) for mask, group in zip(masks, groups, strict=True)]
 

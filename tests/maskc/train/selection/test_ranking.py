@@ -9,9 +9,8 @@ from keras import layers
 
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost, prunable
 from maskc.train.mask_layer import mask_layers
-from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
 from maskc.train.selection.pruner import Pruner
-from maskc.train.selection.ranking import ranked, uncoupled
+from maskc.train.selection.ranking import kinds_of, ranked, ranked_in_multiples, uncoupled
 
 
 def choose(
