@@ -2,14 +2,12 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
-keras = pytest.importorskip("keras")
-
-from keras import layers  # noqa: E402
-
-from maskc.train import computational_cost, masked_graph, prunable  # noqa: E402
+from maskc.train import computational_cost, masked_graph, prunable
 
 
 def images(policy: str = "float32") -> Any:

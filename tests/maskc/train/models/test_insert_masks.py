@@ -2,18 +2,16 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+from keras import layers, ops
 
-keras = pytest.importorskip("keras")
-
-from keras import layers, ops  # noqa: E402
-
-import maskc  # noqa: E402
-from maskc.frontend.tensorflow.convert import TensorFlowModel  # noqa: E402
-from maskc.train import computational_cost, prunable  # noqa: E402
-from maskc.train.mask_layer import mask_layers  # noqa: E402
-from tests.maskc.train.shrinking.networks import data  # noqa: E402
+import maskc
+from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.train import computational_cost, prunable
+from maskc.train.mask_layer import mask_layers
+from tests.maskc.train.shrinking.networks import data
 
 
 def residual() -> Any:
