@@ -60,8 +60,8 @@ class Demo:
 def run(directory: str | Path, seed: int = 0) -> Demo:
     """Trains, prunes, compiles, verifies and times a small residual network on handwritten digits.
 
-    The models go into `directory`, where files of an earlier run are replaced. `seed` is that of the weights, the
-    batches, and the split into training and held-out data.
+    The models go into `directory`, which is made if it is missing, in place of those of an earlier run. `seed` is that
+    of the weights, the batches, and the split into training and held-out data.
 
     Raises:
         NotEquivalentError: if the compiled model is not the same function as TensorFlow's, or has other FLOPs

@@ -126,7 +126,8 @@ def kinds_of(groups: Groups) -> NDArray[np.int64]:
     Args:
         groups: the group of each mask entry, an array of shape `(channels,)` for each mask; -1 for entries that stay.
     """
-    members = np.stack([np.bincount(group[group >= 0], minlength=count_of(groups)) for group in groups])
+    count = count_of(groups)
+    members = np.stack([np.bincount(group[group >= 0], minlength=count) for group in groups])
     return np.unique(members, axis=1, return_inverse=True)[1].reshape(-1)
 
 
