@@ -131,10 +131,8 @@ class Savings:
 
     def _first(self, groups: list[int]) -> list[int]:
         """As many of these groups, all of a kind, as go together first."""
-        rates = self._cost.rates
-        step = (
-            1 if rates is None or not groups else rates.groups_at_once(len(groups), int(self.model.channels[groups[0]]))
-        )
+        rates, channels = self._cost.rates, self.model.channels
+        step = 1 if rates is None or not groups else rates.groups_at_once(len(groups), int(channels[groups[0]]))
         return groups[: len(groups) % step or step]
 
     def _live(self) -> NDArray[np.bool_]:
