@@ -43,10 +43,10 @@ from maskc.verification.inputs import Arrays, Sample, drawn, notes_on, redrawn
 from maskc.verification.odd_references import where_odd
 from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
+from maskc.verification.output_rounding import RoundedWeights, Rounding
+from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
-from maskc.verification.rounding import RoundedWeights, Rounding
-from maskc.verification.tolerance import TENSORFLOW_FACTOR, Tolerance
 from passes.model.declarations import dims_of
 from passes.rewriting.origins import Origin
 

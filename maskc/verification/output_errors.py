@@ -14,7 +14,7 @@ from maskc.results.measurements import OutputError
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.error_statistics import Distance, Statistics, distance
 from maskc.verification.inputs import Outputs, Sample
-from maskc.verification.tolerance import Tolerance
+from maskc.verification.output_tolerance import Tolerance
 
 Array = NDArray[Any]
 

@@ -15,8 +15,8 @@ from passes.ops.arithmetic import Product
 from passes.ops.movement import Movement
 from passes.ops.shape import Measuring
 from passes.ops.softmax_like import AlongAxes
+from passes.planning.causes import Reasons
 from passes.planning.masked_axes import Held, MaskedAxis, Operand
-from passes.planning.reasons import Reasons
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
 

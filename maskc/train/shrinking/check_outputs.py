@@ -16,7 +16,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.train.keras_internals import all_layers
 from maskc.train.shrinking.known_channels import AnalysedModel
 from maskc.verification.error_statistics import epsilon, farthest
-from maskc.verification.tolerance import NOISE_FACTOR, ROUNDINGS, TENSORFLOW_FACTOR
+from maskc.verification.output_tolerance import NOISE_FACTOR, ROUNDINGS, TENSORFLOW_FACTOR
 
 _SAMPLES = 3
 

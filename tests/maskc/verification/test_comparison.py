@@ -13,7 +13,7 @@ from maskc.runtime import random_inputs
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.error_statistics import Statistics, distance
 from maskc.verification.inputs import Sample, redrawn
-from maskc.verification.tolerance import tolerance
+from maskc.verification.output_tolerance import tolerance
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 

@@ -1,4 +1,4 @@
-"""Reasons of stored constants: for each slice the consumer that needs it, or the operator that keeps it."""
+"""Causes of stored constants: for each slice the consumer that needs it, or the operator that keeps it."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from maskc.runtime.session import Provider, Session, load
 from maskc.verification.compare_regions import difference, differs_on, rounded_everywhere
 from maskc.verification.error_statistics import Distance, distance, farthest
 from maskc.verification.inputs import Outputs, Sample
+from maskc.verification.output_tolerance import NOISE_FACTOR
 from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
-from maskc.verification.tolerance import NOISE_FACTOR
 
 # Share of the scale that rounding of saturated outputs may be.
 _HALF = 0.5

@@ -7,7 +7,7 @@ float32, 1e-3 for half precision. Integers, booleans and text must be equal.
 
 Two exact compilations of one function still round differently, and a network that is saturated, quantised, or on the
 edge between two classes magnifies rounding. So an error above this tolerance is accepted where no region of the models
-differs (`rounding`).
+differs (`output_rounding`).
 
 TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance against TensorFlow's own outputs is
 `TENSORFLOW_FACTOR` times as wide.
