@@ -89,7 +89,7 @@ WIDE = 100.0  # spread of values in every third turn of a region that took bound
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
-_PATTERNS = 5  # of signs by which tensors are moved, the first of none: by few, two terms that cancel may move alike
+_MOVES = 3  # by random signs: by fewer, two terms that cancel may always move alike
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -843,7 +843,7 @@ class Checker:
         runs = session(self.source.part(region.source, types, [name], floats), self.source.folder, self.packs)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
-        for pattern in range(_PATTERNS):
+        for pattern in range(1 + _MOVES):  # the first of none
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
                 shapes = self.seen[n].shapes if n in self.seen else [tuple(weights[n].dims)]
@@ -855,8 +855,8 @@ class Checker:
             want = want if pattern else array
             with np.errstate(invalid="ignore"):
                 step = np.nan_to_num(np.abs(array - want), posinf=0.0)
-            moved = np.maximum(moved, step.max(axis=others(step, axis), initial=0, keepdims=True))
-        return moved / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
+            moved = moved + step.max(axis=others(step, axis), initial=0, keepdims=True) ** 2 / _MOVES
+        return np.sqrt(moved) / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
 
     def nodes(self, region: Region) -> Iterator[NodeProto]:
         """Those of both sides, but for those that compute with constants alone."""
