@@ -383,7 +383,9 @@ class Claim:
         """That slices are what they are in runs, and those in pairs what least squares make of the others."""
         runs = [np.take(array, still, axis) for array in arrays]
         first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
-        if first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs):
+        if not len(still):
+            runs = [first.reshape([int(a != axis) for a in range(first.ndim)])]
+        elif first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs):
             runs = [first]
         if not len(pairs):
             return cls(still, runs, still, np.zeros(len(still)))
