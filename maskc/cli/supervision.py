@@ -153,7 +153,7 @@ class _Supervisor:
         signal.set_wakeup_fd(waking)
         for number in _TOLD:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._pass_on)
+                signal.signal(number, lambda *_: None)  # its number is written to be read in its turn
         signal.pthread_sigmask(signal.SIG_SETMASK, self._unblocked)
         killed = self._watch(woken)
         ended, status = os.waitpid(self._process, os.WNOHANG if killed else 0)
@@ -178,9 +178,10 @@ class _Supervisor:
         killed = False
         while True:
             ready, _, _ = select.select([self._line, woken], [], [], self._time_left())
-            if woken in ready:
-                os.read(woken, 64)
-            if self._line in ready and not self._hear():
+            lives = self._line not in ready or self._hear()  # first: it may have been told before the signal
+            for number in os.read(woken, 64) if woken in ready else b"":
+                self._pass_on(number)
+            if not lives:
                 return killed
             if self._memory and _taken(self._process) > float(self._memory) * 1e9:
                 self._exceeded, self._memory, killed = self._memory, "", True
@@ -210,7 +211,7 @@ class _Supervisor:
             return FaultError(f"The process ended unexpectedly ({name}): it ran out of memory, or a library failed.")
         return None
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _pass_on(self, number: int) -> None:
         now = time.monotonic()
         if self._signal is None:
             self._signal, self._began = number, now

@@ -95,6 +95,19 @@ def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
     assert ended(stuck, tmp_path) == (128 + number, "Error: Interrupted.\n")
 
 
+def test_a_file_that_was_begun_before_a_signal_gives_no_more_time(tmp_path: Path) -> None:
+    """Though the first process, which the system has not let run since, hears of both at once."""
+    build.save(build.mlp(), tmp_path / "m.onnx")
+    stopping = "    os.kill(os.getppid(), signal.SIGSTOP)\n    with part_folders"
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    code = STUCK.format(what=deaf).replace("    with part_folders", stopping)
+    stuck = started(tmp_path, code, "compile", "m.onnx", "-o", "out.onnx")
+    for number in (signal.SIGINT, signal.SIGCONT):
+        stuck.send_signal(number)
+    assert (*stuck.communicate(timeout=30), stuck.returncode) == ("", "Error: Interrupted.\n", 130)
+    assert files(tmp_path) == ["m.onnx"]
+
+
 GREEDY = "held = []\n        while True: held.append(bytearray(os.urandom(1) * 2**26)); time.sleep(0.02)"
 MEMORY = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up there")
 
