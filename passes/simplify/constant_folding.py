@@ -128,9 +128,12 @@ def _computed_in_few_bits(node: gs.Node, opset: int) -> Quantized | None:
     """The result of arithmetic that takes fewer bits as what it is made of; None for others."""
     if node.op not in quantized.ARITHMETIC or rules(node).contradiction(node):
         return None
-    parts = [part for tensor in node.inputs if (part := _spread(tensor, opset)) is not None]
-    if len(parts) < len(node.inputs):
-        return None
+    parts: list[quantized.Expression] = []
+    for tensor in node.inputs:
+        part = _spread(tensor, opset)
+        if part is None:  # before others, which may be large, are looked at
+            return None
+        parts.append(part)
     only = [t for t in node.inputs if isinstance(t, Quantized)]
     if len(only) == 1 and all(is_constant(t) for t in node.inputs):
         found = _still_quantized(node, opset)  # a mask leaves the steps as they are
