@@ -13,8 +13,7 @@ from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, is_constant, is_float, rank_of
 from passes.ops import rules
-from passes.ops.softmax_like import Softmax
-from passes.ops.traits import DependenceTransfer
+from passes.ops.traits import DependenceTransfer, Distribution
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 
@@ -49,7 +48,7 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
         _keep_constants(node, facts)
         for output, axis, constant_map in op.maps(node, facts):
             _keep_maps(facts, node.outputs[output], axis, constant_map, _finite if op.may_overflow else _given)
-        if isinstance(op, Softmax) and (mean := op.sums_to_one(node, facts)) is not None:
+        if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
         lowest = op.lowest(node, facts)
         if lowest > -math.inf:

@@ -13,6 +13,7 @@ from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, int_list, operand, present, shape_of
 from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike, whole_line
+from passes.ops.traits import Distribution
 from passes.rewriting.channel_facts import Facts
 
 
@@ -141,7 +142,7 @@ class MeanVarianceNormalization(AlongAxes):
 
 
 @register("Softmax", "LogSoftmax", "Hardmax")
-class Softmax(AlongAxes):
+class Softmax(AlongAxes, Distribution):
     """Needs all channels along its axis (before opset 13, along all axes from it on)."""
 
     preserves = "nothing"
@@ -162,7 +163,6 @@ class Softmax(AlongAxes):
         return axes[0] if len(axes) == 1 else None
 
     def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
-        """An axis along which the elements of output 0, none of them negative, add up to one; None if none does."""
         return None if node.op == "LogSoftmax" else self._axis(node, facts)
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:

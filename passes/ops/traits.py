@@ -18,6 +18,14 @@ from passes.weights.quantized import Quantized
 from passes.weights.steps import Steps
 
 
+class Distribution:
+    """Operators whose outputs may be weights of a mean."""
+
+    def sums_to_one(self, node: gs.Node, facts: Facts) -> int | None:
+        """An axis along which the elements of output 0, none of them negative, add up to one; None if none does."""
+        raise NotImplementedError
+
+
 class ScaleShift:
     """Operators that with constants beside their data are a scale and a shift, perhaps clamped."""
 
