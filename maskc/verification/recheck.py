@@ -390,10 +390,8 @@ class Claim:
         if not len(pairs):
             return cls(still, runs, still, np.zeros(len(still)))
         slices, of = np.array(pairs).T
-        one, other = rows(arrays, axis, slices), rows(arrays, axis, of)
-        moves = other - other.mean(axis=1, keepdims=True)
-        factors = (one * moves).sum(axis=1) / (moves**2).sum(axis=1)
-        shifts = (one - factors[:, None] * other).mean(axis=1).reshape(_along(axis, first.ndim))
+        factors, shifts = fitted(rows(arrays, axis, slices), rows(arrays, axis, of))
+        shifts = shifts.reshape(_along(axis, first.ndim))
         sizes = ((*run.shape[:axis], len(slices), *run.shape[axis + 1 :]) for run in runs)
         runs = [np.append(run, np.broadcast_to(shifts, size), axis) for run, size in zip(runs, sizes, strict=True)]
         return cls(np.append(still, slices), runs, np.append(still, of), np.append(np.zeros(len(still)), factors))
@@ -406,11 +404,6 @@ class Claim:
         factors = self.factors.reshape(_along(axis, values.ndim))
         return np.asarray(run + factors * np.where(factors == 0, 0, values.take(self.of, axis)))
 
-    def only(self, keep: Array, axis: int) -> Claim:
-        """What is claimed of some of the slices."""
-        runs = [run.compress(keep, axis) for run in self.runs]
-        return Claim(self.slices[keep], runs, self.of[keep], self.factors[keep])
-
 
 Claims = Mapping[int, Claim]  # by axis
 
@@ -419,6 +412,13 @@ def rows(arrays: Sequence[Array], axis: int, slices: Array) -> Array:
     """All elements of slices in all runs, in double precision: shape [slices, elements]."""
     each = [np.moveaxis(array, axis, 0)[slices].reshape(len(slices), -1) for array in arrays]
     return np.concatenate(each, axis=1, dtype=np.float64)
+
+
+def fitted(one: Array, other: Array) -> tuple[Array, Array]:
+    """Factors and shifts by which rows are nearest to others, by least squares: shapes [rows]."""
+    moves = other - other.mean(axis=1, keepdims=True)
+    factors = (one * moves).sum(axis=1) / (moves**2).sum(axis=1)
+    return factors, (one - factors[:, None] * other).mean(axis=1)
 
 
 def _along(axis: int, rank: int) -> list[int]:

@@ -122,9 +122,11 @@ class Facts:
 
     def constant_slices(self, tensor: gs.Tensor, axis: int) -> ConstantSlices:
         """As `known`, and slices of which none is constant where none are known (none at all, of no static size)."""
+        if (known := self.known(tensor, axis)) is not None:
+            return known
         size = self.size(tensor, axis)
         values = np.zeros(0) if size is None else np.zeros(size, numpy_dtype(tensor))
-        return self.known(tensor, axis) or ConstantSlices(np.zeros(values.size, bool), values)
+        return ConstantSlices(np.zeros(values.size, bool), values)
 
     def dim(self, tensor: gs.Tensor, axis: int) -> Dim:
         """The size of the axis; None where it is not known, or symbolic and cannot be computed with at run time."""

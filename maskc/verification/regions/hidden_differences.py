@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from maskc.verification import recheck
 from maskc.verification.recheck import CONDITION, MOST, UNIT, Array, Boundary, Judgement, Region, Slices, session
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
@@ -109,13 +111,7 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
         for turn, before, results, fed in runs:
             found: list[tuple[int, Array, Array, Slices]] = []
             for want, slices in _aligned(checker, before[k], got := results[k]):
-                off = _beyond_rounding(want, got, allowed[1])
-                largest = np.abs(want).max(initial=0)
-                if 0 < np.abs(off).max(initial=0) <= MOST * largest:  # as of a sine of large numbers
-                    with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
-                        place = _region(checker, region, name, slices)
-                        moves = drawing.condition(place, turn, next(iter(slices), None))
-                        off[np.abs(off) <= 2 * allowed[1] * np.minimum(moves, CONDITION * largest)] = 0
+                off = _beyond_rounding(want, got, allowed[1], partial(_condition, drawing, region, name, slices, turn))
                 found.append((int(np.count_nonzero(off)), off, want, slices))
                 if not off.any():
                     break
@@ -191,20 +187,29 @@ class _Pair:
         return Failure(place, Judgement(self.checker.allowed(place), error, at))
 
 
-def _region(checker: Checker, region: Region, name: str, slices: Slices) -> Region:
+def _region(checker: recheck.Checker, region: Region, name: str, slices: Slices) -> Region:
     """What of a region computes a tensor inside it."""
     nodes, reads = checker.compiled.closure(name, region.compiled_reads)
     twins, needed = checker.source.closure(name, region.source_reads)
     return Region(name, Boundary(name, slices), tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
 
-def _beyond_rounding(want: Array, got: Array, allowed: float) -> Array:
-    """The difference, where it is more than rounding."""
+def _condition(checker: recheck.Checker, region: Region, name: str, slices: Slices, turn: int) -> Array:
+    """How far a tensor inside a region moves with what it is made of."""
+    return checker.condition(_region(checker, region, name, slices), turn, next(iter(slices), None))
+
+
+def _beyond_rounding(want: Array, got: Array, allowed: float, condition: Callable[[], Array]) -> Array:
+    """The difference, where it is more than rounding. condition: asked where it may matter."""
     one, two = want.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):
         off = np.where(np.isfinite(one) & np.isfinite(two), two - one, 0)
     if want.dtype.kind == "f":
-        off[np.abs(off) <= 2 * allowed * max(float(np.abs(one[np.isfinite(one)]).max(initial=0)), 1e-30)] = 0
+        largest = max(float(np.abs(one[np.isfinite(one)]).max(initial=0)), 1e-30)
+        off[np.abs(off) <= 2 * allowed * largest] = 0
+        if 0 < np.abs(off).max(initial=0) <= MOST * largest:  # as of a sine of large numbers
+            with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
+                off[np.abs(off) <= 2 * allowed * np.minimum(condition(), CONDITION * largest)] = 0
     elif np.abs(off).max(initial=0) <= 1 and (off != 0).mean() <= 0.02:
         off[...] = 0
     return off

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import ALIKE, Array, Claim, Claims, Graph, Pairs, Seen, Slices, rows, stream
+from maskc.verification.recheck import ALIKE, Array, Claim, Claims, Graph, Pairs, Seen, Slices, fitted, rows, stream
 
 # Elements of a slice that its print holds.
 _PLACES = 48
@@ -115,9 +115,10 @@ def _pairs(prints: Array, held: Array, known: Array) -> Pairs:
     directions = np.nan_to_num(moves / np.sqrt((moves**2).sum(axis=1, keepdims=True)))
     alike = directions[rest] @ directions[held].T
     nearest = held[np.abs(alike).argmax(axis=1)]
-    one, other = moves[rest], moves[nearest]
-    factors = (one * other).sum(axis=1, keepdims=True) / (other**2).sum(axis=1, keepdims=True)
-    near = (np.abs(one - factors * other) <= ALIKE * np.abs(prints[rest]).max(axis=1, keepdims=True)).all(axis=1)
+    one, other = prints[rest], prints[nearest]
+    factors, shifts = fitted(one, other)
+    off = np.abs(one - factors[:, None] * other - shifts[:, None])
+    near = (off <= ALIKE * np.abs(one).max(axis=1, keepdims=True)).all(axis=1)
     return list(zip(rest[near].tolist(), nearest[near].tolist(), strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import MOST, Array, Boundary, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.dependence import Place, depends, shows
@@ -121,7 +121,8 @@ def prove(
             return proof
         before = before if stored else observe(source, feeds, stored, prints=False)
         first = search(before, named)  # units may be dead in a run alone
-        failing = set() if first.settles() else first.failing()
+        first.settles()
+        failing = first.failing()
         proofs.append(first.found())
         if proofs[-1].complete or first.wrong:
             return proofs[-1]
@@ -161,7 +162,7 @@ def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, 
 
 def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> dict[str, Claims]:
     """Claims on slices that no boundary stores, or that are multiples of others elsewhere: a norm makes zeros such."""
-    moved = [claim.only(claim.factors != 0, axis) for axes in claims.values() for axis, claim in axes.items()]
+    moved = [_of(claim, claim.factors != 0, axis) for axes in claims.values() for axis, claim in axes.items()]
     multiples = {index for claim in moved for index in (*claim.slices.tolist(), *claim.of.tolist())}
     found: dict[str, Claims] = {}
     for name, axes in claims.items():
@@ -171,10 +172,16 @@ def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> 
             stored = {index for slices in holding for index in slices.get(axis, claim.slices).tolist()}
             keep = ~np.isin(claim.slices, [*(stored - multiples)])
             if keep.any():
-                left[axis] = claim.only(keep, axis)
+                left[axis] = _of(claim, keep, axis)
         if left:
             found[name] = left
     return found
+
+
+def _of(claim: Claim, keep: Array, axis: int) -> Claim:
+    """What is claimed of some of the slices."""
+    runs = [run.compress(keep, axis) for run in claim.runs]
+    return Claim(claim.slices[keep], runs, claim.of[keep], claim.factors[keep])
 
 
 class _Search:
@@ -262,7 +269,7 @@ class _Search:
                 keep = ~np.isin(claim.slices, refuted.get(axis, ()))
                 dropped |= not keep.all()
                 if keep.any():
-                    left[axis] = claim.only(keep, axis)
+                    left[axis] = _of(claim, keep, axis)
             self.checker.claims[name] = left
             if not left:
                 del self.checker.claims[name]
