@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,9 @@ def _tflite(directory: Path) -> bytes:
 
 def latency(files: dict[str, bytes], image: Any, runs: int) -> dict[str, Any]:
     """Milliseconds of each .tflite file on one thread, and times of the whole network over them, in turns."""
-    from maskc.train.shrinking.tflite import Interpreter
+    from maskc.train.shrinking.tflite import runner
 
-    made = {key: Interpreter(file) for key, file in files.items()}
-    calls = {key: lambda run=run: run.run({"image": image}) for key, run in made.items()}
+    calls = {key: partial(runner(file), image=image) for key, file in files.items()}
     times = record.in_turns(calls, runs, warm_ups=10)
     found: dict[str, Any] = {key: {"ms": record.quartiles([1e3 * t for t in series])} for key, series in times.items()}
     for key, series in times.items():
@@ -215,8 +215,7 @@ def main() -> None:
         "settings": {key: getattr(arguments, key) for key in ("steps", "approximations", "runs")},
     }
     results = kept(more) if arguments.resume else {}
-    command = [python_of("mct"), "-P", HERE / "mct_peer.py", str(arguments.approximations)]
-    with Worker(command, SECONDS) as worker:
+    with Worker([python_of("mct"), "-P", HERE / "mct_peer.py", str(arguments.approximations)], SECONDS) as worker:
         for name, seed in rounds(arguments.only, arguments.seeds):
             if str(seed) in results.get(name, {}):
                 continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def _twice(x: Any, channels: int) -> Any:
 def masked(model: Any, how: str = "") -> tuple[Any, float]:
     """A copy of a network with masks, and the share of the FLOPs that is left: about `SHARE`, or half of each mask."""
     from maskc.train import computational_cost, prunable
-    from maskc.train.selection.multiples import kinds_of, ranked_in_multiples
+    from maskc.train.selection.ranking import kinds_of, ranked_in_multiples
 
     copy = prunable(model)
     cost = computational_cost(copy)
@@ -77,8 +78,9 @@ def masked(model: Any, how: str = "") -> tuple[Any, float]:
     else:
         turns = [[number] for number in order.tolist()]
         if how == EIGHTS:
-            given = whole, [np.ones_like(mask) for mask in whole], groups, kinds_of(groups), np.ones(len(order))
-            turns = list(ranked_in_multiples(*given, "auto", 1, 8))
+            kinds, ones = kinds_of(groups), [np.ones_like(mask) for mask in whole]
+            units = np.where(np.bincount(kinds) < 8, 1, 8)
+            turns = list(ranked_in_multiples(whole, ones, groups, kinds, np.ones(len(order)), "auto", 1, units))
             rng.shuffle(turns)
 
         def first(turn: int) -> list[int]:
@@ -131,15 +133,13 @@ def steps(name: str, rounds: int) -> dict[str, Any]:
 def tflite(name: str, rounds: int, how: str) -> dict[str, Any]:
     """Milliseconds of .tflite files on one thread."""
     from maskc.train import shrink
-    from maskc.train.shrinking.tflite import Interpreter, converted
+    from maskc.train.shrinking.tflite import converted, runner
 
     plain = network(name, TFLITE[name])
     copy, share = masked(plain, how)
     files = {"plain": converted(plain), "small": converted(shrink(copy))}
     image = np.random.default_rng(0).random((1, TFLITE[name], TFLITE[name], 3)).astype(np.float32)
-    runs = {key: Interpreter(file) for key, file in files.items()}
-    name_of_input = plain.inputs[0].name
-    calls = {key: lambda run=run: run.run({name_of_input: image}) for key, run in runs.items()}
+    calls = {key: partial(runner(file), **{plain.inputs[0].name: image}) for key, file in files.items()}
     times = record.in_turns(calls, rounds)
     speedup = record.ratios(times["plain"], times["small"])
     return {

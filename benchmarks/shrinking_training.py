@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,6 @@ def fine_tuning(name: str, seed: int) -> dict[str, Any]:
     """Accuracy and seconds of five epochs in both models, which start from the same weights."""
     from maskc.train import PruningOptimizer, fine_tune, prunable, shrink
     from maskc.train.cost import compiled_flops
-    from maskc.train.shrinking.tflite import Interpreter, converted
 
     train, held_out = data(name, seed)
     examples = len(train[1])
@@ -100,17 +100,19 @@ def fine_tuning(name: str, seed: int) -> dict[str, Any]:
         begin = time.perf_counter()
         tuned.fit(*train, batch_size=BATCH, epochs=1, verbose=0)
         found[key]["epoch after"] = time.perf_counter() - begin
-    return found | {"int8": quantised(small, train, held_out, Interpreter, converted)}
+    return found | {"int8": quantised(small, train, held_out)}
 
 
-def quantised(small: Any, train: Any, held_out: Any, interpreter: Any, converted: Any) -> dict[str, float]:
+def quantised(small: Any, train: Any, held_out: Any) -> dict[str, float]:
     """Accuracy of a model as .tflite files, in float32 and in int8 with ranges from the first training images."""
+    from maskc.train.shrinking.tflite import converted, runner
+
     files = {"float32": converted(small), "int8": converted(small, "int8", [train[0][:200]])}
     input_name, found = small.inputs[0].name, {}
     for key, file in files.items():
-        run = interpreter(file)
+        run = runner(file)
         found[key] = accuracy(
-            lambda images, run=run: np.concatenate([run.run({input_name: image[None]})[0] for image in images]),
+            lambda images, run=run: np.concatenate([y for x in images for y in run(**{input_name: x[None]}).values()]),
             held_out,
         )
     return found
@@ -151,7 +153,7 @@ def shrinking_at_intervals(seed: int, epochs: int = 24, every: int = 250) -> dic
     return found
 
 
-PARTS = {
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "digits": lambda seed: fine_tuning("digits", seed),
     "mnist": lambda seed: fine_tuning("mnist", seed),
     "intervals": shrinking_at_intervals,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,11 +86,13 @@ def _one_by_one(model: Any, data: Sequence[NDArray[Any]]) -> Iterator[dict[str, 
         }
 
 
-def _runner(model: bytes) -> Any:
-    """A function of inputs by name that runs a TFLite model on one thread, with XNNPACK where it has a kernel."""
+def runner(model: bytes) -> Callable[..., dict[str, NDArray[Any]]]:
+    """A function from inputs to outputs, by name: it runs a TFLite model on one thread, with XNNPACK where it can."""
     with warnings.catch_warnings(), quiet_stderr():
         warnings.simplefilter("ignore")  # TensorFlow's announcement that it will be a package of its own
-        return tf.lite.Interpreter(model_content=model, num_threads=1).get_signature_runner()
+        interpreter = tf.lite.Interpreter(model_content=model, num_threads=1)
+        run: Callable[..., dict[str, NDArray[Any]]] = interpreter.get_signature_runner()
+    return run
 
 
 def _number(name: str) -> tuple[int, str]:
@@ -121,7 +123,7 @@ def compared(model: Any, before: bytes, after: bytes, data: Sequence[NDArray[Any
     inputs = {tensor.name: array for tensor, array in zip(model.inputs, examples, strict=True)}
     packed = keras.tree.pack_sequence_as(functional(model).input, examples)
     expected = [np.asarray(output) for output in keras.tree.flatten(model(packed, training=False))]
-    runs = [partial(_runner(file), **inputs) for file in (before, after)]
+    runs = [partial(runner(file), **inputs) for file in (before, after)]
     with quiet_stderr():
         outputs = runs[1]()
     found = [outputs[name] for name in sorted(outputs, key=_number)]
