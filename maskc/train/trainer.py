@@ -176,7 +176,8 @@ class PruningTrainer:
         """Trains and prunes, until `epochs` are done or it is time to stop early; returns how far it came.
 
         Args:
-            data: see `maskc.train.as_epochs`; batches of `(inputs, label)` or `(inputs, label, weight)`.
+            data: as for `fine_tune`, in batches of `(inputs, label)` or `(inputs, label, weight)`; a `tf.data.Dataset`
+                must have the same order whenever it is read for an interrupted run to go on exactly.
             validation: the same, for the metrics that begin with `val_`.
             epochs: in all, those of an interrupted run included.
             resume: go on where an earlier run in this directory was; otherwise begin from scratch.
