@@ -23,7 +23,7 @@ help:
 	@echo "make test-release  more of the same, for hours"
 	@echo "make lint       ruff, which room imports which, and the wording of pages and messages"
 	@echo "make format     rewrite the sources as ruff wants them"
-	@echo "make types      mypy --strict on maskc and passes"
+	@echo "make types      mypy --strict on maskc, passes and benchmarks"
 	@echo "make docs       the documentation, into site/"
 	@echo "make bench      every benchmark, for hours; make bench ONLY=\"dense growth\" for some"
 	@echo "make clean      remove .venv, caches and build results"
@@ -59,7 +59,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy --strict -p maskc -p passes
+	$(BIN)/mypy --strict -p maskc -p passes -p benchmarks
 
 # The variable leaves out what the theme says of its successor.
 docs: $(VENV)/.dev

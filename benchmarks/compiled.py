@@ -36,7 +36,7 @@ def models() -> Iterator[tuple[str, onnx.ModelProto, Ranges]]:
         yield name, network.model(), network.ranges
 
 
-def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float]:
+def measure(model: onnx.ModelProto, ranges: Ranges, repeats: int, threads: int) -> dict[str, float | list[float]]:
     rates = RATES.get(table_name())  # what `maskc compile` goes by
     compiled = passes.shrink(model, align=rates)
     compiling = record.in_turns({"": lambda: passes.shrink(model, align=rates)}, 5, warm_ups=0)[""]

@@ -198,7 +198,10 @@ def _compared_on(feeds: Any, wanted: ModelProto, compiled: ModelProto) -> Ended 
 
     from tests.generators.running import Runner
 
-    runtimes = {"ONNX Runtime": Runner, "onnx's evaluator": lambda model: partial(ReferenceEvaluator(model).run, None)}
+    runtimes: dict[str, Callable[[ModelProto], Callable[[dict[str, Any]], Any]]] = {
+        "ONNX Runtime": Runner,
+        "onnx's evaluator": lambda model: partial(ReferenceEvaluator(model).run, None),
+    }
     for name, runtime in runtimes.items():
         try:
             run = runtime(wanted)
@@ -357,6 +360,7 @@ def onnx_test_models() -> Iterator[tuple[str, ModelProto, tuple[dict[str, Any], 
                 yield case.name, case.model, tuple(_fed(names, inputs) for inputs, _ in case.data_sets or ())
     for kind in ("simple", "pytorch-converted", "pytorch-operator"):
         for case in load_model_tests(kind=kind):
+            assert case.model_dir is not None
             folder = Path(case.model_dir)
             model = ModelProto.FromString((folder / "model.onnx").read_bytes())
             yield case.name, model, tuple(_stored(model, each) for each in sorted(folder.glob("test_data_set_*")))

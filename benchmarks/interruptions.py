@@ -118,7 +118,7 @@ def interruptions(times: int, seed: int, gigabytes: float, chosen: list[str]) ->
             interrupted(directory, words, 60.0)
             whole = time.monotonic() - began
             _clear(directory, before)
-            took, codes, rubbish = [], [], []
+            took, codes, rubbish = list[float](), list[int](), list[str]()
             while len(took) < times:
                 seconds, code = interrupted(directory, words, rng.uniform(0.05, whole))
                 rubbish += left(directory, before)
@@ -152,7 +152,7 @@ def in_threads(count: int) -> dict[str, Any]:
 
     def same(number: int) -> bool:
         model = models[number % len(models)]
-        return maskc.compile(model).model.SerializeToString(deterministic=True) == alone[number % len(models)]
+        return bool(maskc.compile(model).model.SerializeToString(deterministic=True) == alone[number % len(models)])
 
     began = time.monotonic()
     with contextlib.redirect_stdout(printed), ThreadPoolExecutor(THREADS) as pool:

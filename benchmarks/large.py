@@ -208,8 +208,10 @@ def _told(point: dict[str, Any], key: str) -> str:
 
 def section(found: dict[str, Any]) -> str:
     """What benchmarks/pages/performance.md says of a run, between its marks."""
-    keys = ("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds")
-    keys += ("copy_seconds", "copy_synced_seconds", "written_bytes")
+    keys = (
+        *("bytes", "largest_initializer_bytes", "peak_bytes", "memory_bound_bytes", "processor_seconds", "seconds"),
+        *("copy_seconds", "copy_synced_seconds", "written_bytes"),
+    )
     rows = ["| " + " | ".join(_told(point, key) for key in keys) + " |" for point in found["results"]]
     return "\n".join(
         [

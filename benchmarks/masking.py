@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.graph.tensors import rank_of, values_of
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -47,7 +49,7 @@ def into_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Mask]]:
     for node in [node for node in graph.nodes if node.op == "Mul" and _is_mask(node.inputs[1])]:
         before, after = node.inputs[0], node.outputs[0]
         axis = _axis(node)
-        gone = np.flatnonzero(node.inputs[1].values.reshape(-1) == 0)
+        gone = np.flatnonzero(values_of(node.inputs[1]).reshape(-1) == 0)
         edits = _zeroed(before, axis, gone)
         if edits is None or after in graph.outputs:
             masks.append(Mask(after.name, axis, tuple(gone.tolist())))
@@ -63,18 +65,18 @@ def into_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Mask]]:
 
 
 def _is_mask(tensor: gs.Tensor) -> bool:
-    return isinstance(tensor, gs.Constant) and tensor.values.size > 1 and set(np.unique(tensor.values)) == {0.0, 1.0}
+    return isinstance(tensor, gs.Constant) and set(np.unique(values_of(tensor))) == {0.0, 1.0}
 
 
 def _axis(mask: gs.Node) -> int:
     """The axis of the data along which a mask lies."""
-    shape = mask.inputs[1].values.shape
-    return int(len(mask.outputs[0].shape) - len(shape) + np.argmax(shape))
+    shape = values_of(mask.inputs[1]).shape
+    return int(rank_of(mask.outputs[0]) - len(shape) + np.argmax(shape))
 
 
 def _apply(edit: Edit, gone: np.ndarray) -> None:
     old = edit.node.inputs[edit.operand]
-    values = old.values.copy()
+    values = values_of(old).copy()
     values[(slice(None),) * edit.axis + (gone,)] = 0
     name = old.name if old.name.endswith("/zeros") else f"{old.name}/{edit.node.outputs[0].name}/zeros"
     edit.node.inputs[edit.operand] = gs.Constant(name, values)
@@ -94,7 +96,7 @@ def _passes(node: gs.Node, axis: int, gone: np.ndarray) -> Edits:
 
 def _product(node: gs.Node, axis: int, gone: np.ndarray) -> Edits:
     """One factor is enough; a mask that covers the slices is enough as it is."""
-    if _is_mask(node.inputs[1]) and _axis(node) == axis and not node.inputs[1].values.reshape(-1)[gone].any():
+    if _is_mask(node.inputs[1]) and _axis(node) == axis and not values_of(node.inputs[1]).reshape(-1)[gone].any():
         return []
     found = (_zeroed(operand, axis, gone) for operand in node.inputs)
     return next((edits for edits in found if edits is not None), None)
@@ -104,9 +106,10 @@ def _sum(node: gs.Node, axis: int, gone: np.ndarray) -> Edits:
     edits: list[Edit] = []
     for number, operand in enumerate(node.inputs):
         if isinstance(operand, gs.Constant):
-            own = axis - len(node.outputs[0].shape) + operand.values.ndim
-            along = own >= 0 and operand.values.shape[own] > 1
-            found: Edits = [Edit(node, number, own)] if along else [] if not operand.values.any() else None
+            values = values_of(operand)
+            own = axis - rank_of(node.outputs[0]) + values.ndim
+            along = own >= 0 and values.shape[own] > 1
+            found: Edits = [Edit(node, number, own)] if along else [] if not values.any() else None
         else:
             found = _zeroed(operand, axis, gone)
         if found is None:
@@ -125,11 +128,11 @@ def _weights(axis_of_outputs: Callable[[gs.Node], int], channels: Callable[[int]
 
     def rule(node: gs.Node, axis: int, gone: np.ndarray) -> Edits:
         operands: Sequence[gs.Tensor] = node.inputs[1:]
-        if axis != channels(len(node.outputs[0].shape)) or not all(isinstance(o, gs.Constant) for o in operands):
+        if axis != channels(rank_of(node.outputs[0])) or not all(isinstance(o, gs.Constant) for o in operands):
             return None
-        if node.op == "MatMul" and operands[0].values.ndim != 2:
+        if node.op == "MatMul" and rank_of(operands[0]) != 2:
             return None
-        biases = [Edit(node, number, o.values.ndim - 1) for number, o in enumerate(operands[1:], 2)]
+        biases = [Edit(node, number, rank_of(o) - 1) for number, o in enumerate(operands[1:], 2)]
         return [Edit(node, 1, axis_of_outputs(node)), *biases]
 
     return rule

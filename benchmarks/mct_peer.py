@@ -146,7 +146,7 @@ class Peer:
             kernel, *bias = layer.get_weights()
             layer.set_weights([kernel * mask[:, np.newaxis], *bias])
         images = self.data["held"]
-        return networks.difference(networks.logits(model, images), networks.logits(zeroed, images))
+        return float(networks.difference(networks.logits(model, images), networks.logits(zeroed, images)))
 
     def tune(self, name: str) -> dict[str, Any]:
         model, data = self.made[name], self.data

@@ -99,11 +99,11 @@ def _tiled(model: Any, optimizer: Any, loss: Any, data: tuple[Any, Any]) -> Step
     copies: dict[int, Any] = {}
     images, labels = data
     for layer in masks:
-        layer.call = lambda inputs, training=None, layer=layer: inputs * copies[id(layer)]
+        layer.call = lambda inputs, training=None, layer=layer: inputs * copies[id(layer)]  # type: ignore[method-assign, misc]
     trained = [v for v in model.trainable_variables if not any(v is layer.probe for layer in masks)]
     optimizer.build(trained)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def function() -> Any:
         for layer in masks:
             rank = len(layer.input.shape)

@@ -78,7 +78,7 @@ def _openvino_macs(op: Any) -> int:
     first, second = (list(op.input_value(i).get_partial_shape().get_max_shape()) for i in (0, 1))
     out = int(np.prod(list(op.output(0).get_partial_shape().get_max_shape())))
     if kind == "MatMul":
-        return out * first[-2 if op.get_attributes().get("transpose_a") else -1]
+        return out * int(first[-2 if op.get_attributes().get("transpose_a") else -1])
     if kind == "ConvolutionBackpropData":  # weights [in, out, ...]: each input element goes to so many outputs
         return int(np.prod(first)) * int(np.prod(second[1:]))
     return out * int(np.prod(second[1 if kind == "Convolution" else 2 :]))

@@ -31,6 +31,7 @@ import passes
 from benchmarks import dense, masking, published, record
 from benchmarks.sections import compiled_models
 from benchmarks.worker import Worker
+from maskc.frontend.write_model_files import write_arrays
 from tests.double_precision.evaluator import Evaluator, to_double, widen
 from tests.generators.running import Feeds, random_feeds
 
@@ -45,7 +46,7 @@ def installed(environment: str, *packages: str) -> str:
     """Install packages into an environment of peers; returns why they cannot be, or nothing."""
     if not python_of(environment).exists():
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENTS / environment], check=True)
-    command = [python_of(environment), "-m", "pip", "install", "--quiet", "--no-input", *packages]
+    command: list[str | Path] = [python_of(environment), "-m", "pip", "install", "--quiet", "--no-input", *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
 
@@ -105,7 +106,7 @@ def measured(subject: Subject, tools: list[str], repeats: int) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         onnx.save(model, directory / "model.onnx")
-        np.savez(directory / "feeds.npz", **feeds)
+        write_arrays(directory / "feeds.npz", feeds)
         np.savez(directory / "expected.npz", **{f"{k:03}": value for k, value in enumerate(expected)})
         if set(tools) & set(ONCE):
             zeros, masks = masking.into_weights(model)

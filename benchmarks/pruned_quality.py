@@ -43,6 +43,13 @@ from benchmarks.sections.parts import where
 from benchmarks.trained_networks import NETWORKS, Network
 from benchmarks.worker import Worker
 from maskc.errors import MaskcError
+from maskc.pruning.choice.observation import Observed, observed
+from maskc.pruning.choice.surgeon import Layer
+from maskc.pruning.choice.targets import Search
+from maskc.pruning.data import data
+from maskc.pruning.layers.network import Mask
+from maskc.pruning.options import PruneOptions
+from passes.mask_savings.magnitude_masks import levels
 
 SHARES = (0.7, 0.5, 0.35, 0.25)
 SECONDS = 1800
@@ -80,10 +87,10 @@ class Bench:
             directory.mkdir(parents=True, exist_ok=True)
             network.make(directory, seed)
         self.source = onnx.load(directory / "source.onnx")
-        with np.load(directory / "data.npz") as data:
-            self.data = dict(data)
+        with np.load(directory / "data.npz") as stored:
+            self.data = dict(stored)
         self.flops = self.count(self.source)
-        self._chosen: dict[float, Any] = {}
+        self._chosen: dict[float, Mask] = {}
         self._seconds = 0.0  # of the processor, that observing and choosing took so far
 
     def count(self, model: onnx.ModelProto) -> int:
@@ -96,8 +103,6 @@ class Bench:
         return {"left": left, "quality": self.network.quality(model, self.directory), "seconds": seconds, **more}
 
     def magnitude(self, share: float) -> Row:
-        from passes.mask_savings.magnitude_masks import levels
-
         start = time.process_time()
         (level,) = levels(self.source, [share * self.flops], self.at)
         if level is None:
@@ -124,11 +129,8 @@ class Bench:
         compiled = maskc.compile(masked, at=self.at, align="none", verify=False)
         return self.row(compiled.model, time.process_time() - start, observing=self._seconds)
 
-    def _gone(self, share: float) -> Any:
+    def _gone(self, share: float) -> Mask:
         """The groups that go; of shares in falling order, as groups that went do not come back."""
-        from maskc.pruning.choice.targets import Search
-        from maskc.pruning.options import PruneOptions
-
         if share not in self._chosen:
             (seen, _), start = self._observed, time.process_time()
             before = {"flops": seen.cost.flops}
@@ -138,12 +140,8 @@ class Bench:
         return self._chosen[share]
 
     @cached_property
-    def _observed(self) -> tuple[Any, list[Any]]:
+    def _observed(self) -> tuple[Observed, list[Layer]]:
         """The network as it was observed, and its layers before anything goes."""
-        from maskc.pruning.choice.observation import observed
-        from maskc.pruning.data import data
-        from maskc.pruning.options import PruneOptions
-
         start = time.process_time()
         options = PruneOptions(align="none", verify=None, seed=self.seed)
         seen = observed(self.source, data(self.data, self.source), options)
@@ -267,7 +265,7 @@ def measured(
         without, trained = (known.get(f"{name}, {share:g}", {}) for name in (PRUNE, TRAINED))
         if "seconds" not in without or "seconds" not in trained:
             return TRAINING
-        return max(1.0, trained["seconds"] - without["seconds"] - without["observing"])
+        return max(1.0, float(trained["seconds"] - without["seconds"] - without["observing"]))
 
     with ExitStack() as stack:
         folder = bench.directory
@@ -354,7 +352,7 @@ def draw(results: Mapping[str, Any]) -> str:
     return chart.saved(figure)
 
 
-def write_page(measured: Mapping[str, Any]) -> None:
+def write_page(measured: dict[str, Any]) -> None:
     """The picture, and the table of a record in pages/quality.md, with where it was measured."""
     (PAGES / "pruned-quality.svg").write_text(draw(measured["results"]), encoding="utf-8")
     ends = "<!-- pruned: written by benchmarks/pruned_quality.py -->", "<!-- end of pruned -->"

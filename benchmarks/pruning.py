@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from benchmarks import page, record
 from benchmarks.peers import ENVIRONMENTS, HERE, error, installed, python_of, version_of
 from benchmarks.worker import Worker
 from maskc import datasets
+from maskc.frontend.write_model_files import write_arrays
 
 PACKAGES = ("torch", "torch-pruning", "onnx")
 WAYS = ("maskc", "Torch-Pruning", "Torch-Pruning, training on")
@@ -78,7 +79,7 @@ def prepare(settings: Settings, seed: int, directory: Path) -> None:
         for name, count in steps.items()
     }
     scaled = _scaled(images[chosen, :, :, 0], settings.side)
-    np.savez(directory / "data.npz", images=scaled, labels=labels[chosen], known=known, **orders)
+    write_arrays(directory / "data.npz", {"images": scaled, "labels": labels[chosen], "known": known} | orders)
     file.write_text(json.dumps(plan, indent=1) + "\n")
 
 
@@ -197,7 +198,7 @@ def pruned(settings: Settings, seed: int, directory: Path) -> dict[str, Any]:
     start = time.perf_counter()
     model = prunable(model)
     model.compile(optimizer, _loss())
-    with _clocked(Pruner, "decide", "recount") as deciding:
+    with _clocked(Pruner, Pruner.decide, Pruner.recount) as deciding:
         model.fit(_batches(directory, "prune").repeat(), shuffle=False, callbacks=[callback], verbose=0)
     end = time.perf_counter()
     return {
@@ -260,7 +261,7 @@ def _batches(directory: Path, phase: str) -> Any:
 
 
 @contextmanager
-def _clocked(owner: type, *names: str) -> Iterator[list[float]]:
+def _clocked(owner: type, *methods: Callable[..., Any]) -> Iterator[list[float]]:
     """Collects the seconds of each call of methods of a class."""
     seconds: list[float] = []
 
@@ -274,7 +275,9 @@ def _clocked(owner: type, *names: str) -> Iterator[list[float]]:
 
         return call
 
-    with mock.patch.multiple(owner, **{name: timed(getattr(owner, name)) for name in names}):
+    with ExitStack() as stack:
+        for method in methods:
+            stack.enter_context(mock.patch.object(owner, method.__name__, timed(method)))
         yield seconds
 
 

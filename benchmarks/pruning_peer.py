@@ -120,7 +120,8 @@ class Peer:
     def trained(self) -> MobileNetV2:
         network = MobileNetV2(self.plan)
         load(network, self.directory / "trained.npz")
-        return network.eval()
+        network.eval()
+        return network
 
     def loss(self, network: nn.Module, phase: str, step: int) -> torch.Tensor:
         order = self.orders[phase]
@@ -158,7 +159,7 @@ class Peer:
             network.train()
             for _ in range(min(int(each), int(most) - step)):
                 adam.zero_grad()
-                self.loss(network, "prune", step).backward()  # type: ignore[no-untyped-call]
+                self.loss(network, "prune", step).backward()
                 adam.step()
                 step += 1
             network.eval()
@@ -166,7 +167,7 @@ class Peer:
             seconds["training"] += begun - start
             network.zero_grad()
             for batch in range(self.plan["round_batches"]):
-                self.loss(network, "tune", rounds * self.plan["round_batches"] + batch).backward()  # type: ignore[no-untyped-call]
+                self.loss(network, "tune", rounds * self.plan["round_batches"] + batch).backward()
             pruner.step()
             macs = self.macs(network)
             rounds += 1
@@ -186,7 +187,7 @@ class Peer:
         network.train()
         for step in range(steps):
             adam.zero_grad()
-            self.loss(network, "tune", step).backward()  # type: ignore[no-untyped-call]
+            self.loss(network, "tune", step).backward()
             adam.step()
             rate.step()
         network.eval()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = (
@@ -57,7 +57,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], repeats: int, warm_ups: 
     return times
 
 
-def quartiles(values: ArrayLike) -> list[float]:
+def quartiles(values: Sequence[float] | NDArray[np.floating]) -> list[float]:
     """The quartiles; the second is the median."""
     return [float(q) for q in np.percentile(values, (25, 50, 75))]
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks import record
 from benchmarks.published import MODELS
+from maskc.frontend.write_model_files import write_arrays
 
 Array = NDArray[Any]
 KNOWN = 1300  # of the digits; the others are for the test
@@ -68,7 +69,7 @@ def recogniser(directory: Path, seed: int) -> None:
     picked = [words[k] for k in rng.permutation(len(words))[: DATA_WORDS + WORDS]]
     images = np.stack([_rendered(word, rng) for word in picked])
     (name,) = (port.name for port in onnx.load(directory / "source.onnx").graph.input)
-    np.savez(directory / "data.npz", **{name: images[:DATA_WORDS]})
+    write_arrays(directory / "data.npz", {name: images[:DATA_WORDS]})
     np.savez(directory / "test.npz", x=images[DATA_WORDS:], y=np.array(picked[DATA_WORDS:]))
 
 
@@ -120,7 +121,7 @@ def magika(directory: Path, seed: int) -> None:
     data, test = (np.stack([_bytes(p) for paths in picked for p in paths[part::2]]) for part in (0, 1))
     session = record.session(str(directory / "source.onnx"), 1)
     (port,) = session.get_inputs()
-    np.savez(directory / "data.npz", **{port.name: data[rng.permutation(len(data))]})
+    write_arrays(directory / "data.npz", {port.name: data[rng.permutation(len(data))]})
     np.savez(directory / "test.npz", x=test, y=session.run(None, {port.name: test})[0].argmax(-1))
 
 
@@ -164,7 +165,7 @@ def _trained(build: Callable[[Any, Any], Any], directory: Path, seed: int, segme
     source = frontend.read(model).model
     onnx.save(source, directory / "source.onnx")
     model.save(directory / "source.keras")
-    np.savez(directory / "data.npz", **{source.graph.input[0].name: x[:KNOWN]})
+    write_arrays(directory / "data.npz", {source.graph.input[0].name: x[:KNOWN]})
     np.savez(directory / "test.npz", x=x[KNOWN:], y=y[KNOWN:])
     named = {f"{layer.name}/{k}": w for layer in model.layers for k, w in enumerate(layer.get_weights())}
     np.savez(directory / "weights.npz", **named)

@@ -37,8 +37,10 @@ def dense(record: dict[str, Any]) -> str:
         "`none`; and the first two in OpenVINO, with `auto`."
     )
     text += f"\n\n![FLOPs ratio and speed-up of each network]({PICTURE.name})"
-    head = ("network", "time / dense", "with none", "speed-up", "with none", "over FLOPs ratio", "MACs / dense")
-    head += ("OpenVINO, time / dense", "OpenVINO, speed-up")
+    head = (
+        *("network", "time / dense", "with none", "speed-up", "with none", "over FLOPs ratio", "MACs / dense"),
+        *("OpenVINO, time / dense", "OpenVINO, speed-up"),
+    )
     return section("Against the same architecture built dense", text, head, rows(), record)
 
 

@@ -119,7 +119,7 @@ def shrinking_training(record: dict[str, Any]) -> str:
     found = record["results"]
 
     def mean(rows: Sequence[dict[str, Any]], model: str, figure: str) -> float:
-        return statistics.mean(row[model][figure] for row in rows)
+        return statistics.fmean(row[model][figure] for row in rows)
 
     def rows() -> Iterator[tuple[str, ...]]:
         for part, name in {"digits": "fine-tuning, digits", "mnist": "fine-tuning, MNIST"}.items():

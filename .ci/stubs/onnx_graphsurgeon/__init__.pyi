@@ -1,8 +1,9 @@
-"""The part of onnx-graphsurgeon that maskc uses; the package itself has no types."""
+"""The part of onnx-graphsurgeon that is used here; the package itself has no types."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import onnx
 from onnx_graphsurgeon.ir.tensor import Constant as Constant
 from onnx_graphsurgeon.ir.tensor import Tensor as Tensor
 from onnx_graphsurgeon.ir.tensor import Variable as Variable
@@ -55,3 +56,7 @@ class Graph:
     @outputs.setter
     def outputs(self, tensors: Iterable[Tensor]) -> None: ...
     def tensors(self) -> dict[str, Tensor]: ...
+    def cleanup(self) -> Graph: ...
+
+def import_onnx(onnx_model: onnx.ModelProto) -> Graph: ...
+def export_onnx(graph: Graph) -> onnx.ModelProto: ...
