@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,12 +22,15 @@ from passes.rewriting.storage_plan import Key
 from passes.sizes.prepare import prepared
 
 Groups = dict[str, Index]
+_Kind = tuple[Hashable, ...]
 
 _NONE = np.zeros(0, np.int64)
 
 
 #: How much more each entry must save in a class of slices than alone, for the entries of the class to be coupled.
 _TOGETHER = 1.05
+#: Steps from an operator that divides slices within which others say what is best for it.
+_AROUND = 4
 #: How much more each entry must save in larger classes than in smaller ones, for the larger to be taken.
 _COARSE = 1.25
 
@@ -82,11 +85,15 @@ def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
     spreading = _Spreading(prepared(model), masks)
     spreading.run()
     cost = _Cost(model, masks)
+    best: dict[_Kind, int | None] = {}
     for part in spreading.parts:
         entries = spreading.entries_by_slice(part)
         if entries is None:
             continue
-        chosen = _best(cost, spreading.root, part, entries)
+        kind = spreading.kind(part, entries)
+        if kind not in best:
+            best[kind] = _best(cost, spreading.root, part, entries)
+        chosen = best[kind]
         if chosen is not None:
             part.chosen = chosen
             spreading.run()
@@ -142,12 +149,13 @@ def _leaves_a_choice(root: Index, masks: Mapping[str, int], entries: Index, inde
 
 @dataclass
 class _Part:
-    """An axis that is stored by whole classes of its slices, in one of several divisions.
+    """An axis that a node stores by whole classes of its slices, in one of several divisions.
 
     `classes[k]` has the class of each slice in division k, and `shorts[k]` the axis whose slices are these classes, if
     there is one. `chosen` is the division that couples slices.
     """
 
+    node: gs.Node
     long: Key
     classes: list[Index]
     shorts: list[Key | None]
@@ -195,12 +203,21 @@ class _Spreading:
         entries = np.where(label >= 0, self.root[label], -1)
         return entries if len(np.unique(entries[entries >= 0])) > 1 else None
 
+    def kind(self, part: _Part, entries: Index) -> _Kind:
+        """What a part looks like: what is best for one block of a transformer is so for the others.
+
+        That is how slices are divided, which of them are coupled, with how many entries, and the operators around.
+        """
+        _, relative = np.unique(entries, return_inverse=True)
+        together = np.append(np.bincount(self.root), 0)[entries]
+        return _around(part.node), *(array.tobytes() for array in (*part.classes, relative, together))
+
     def _collect(self, node: gs.Node, found: Facts) -> None:
         if not isinstance(rules(node), Linked):
             for first, second, index in traits.couples(node, found):
                 self._connect(found, first, second, index)
             divisions = traits.partitions(node, found)
-            self.parts += [_Part(self._key(found, p), c, [None] * len(c)) for p, c in divisions]
+            self.parts += [_Part(node, self._key(found, p), c, [None] * len(c)) for p, c in divisions]
             return
         # layers that share a constant stay apart
         links = [link for link in found.links(node) if not is_constant(node.inputs[link.input])]
@@ -217,7 +234,7 @@ class _Spreading:
                 self._connect(found, before, after, link.source)
                 continue
             long, short = (self._key(found, place) for place in ((before, after) if link.split else (after, before)))
-            part = divided.setdefault(long, _Part(long, [], []))
+            part = divided.setdefault(long, _Part(node, long, [], []))
             part.classes.append(link.source)
             part.shorts.append(short)
         self.parts += divided.values()
@@ -279,6 +296,19 @@ class _Spreading:
 
     def _unite(self, a: Index, b: Index) -> None:
         self._changed |= unite(self.root, a, b)
+
+
+def _around(node: gs.Node) -> _Kind:
+    """The operators of a node, of each step ahead, with where they read what comes before, and of each step back."""
+    found: list[_Kind] = [(node.op,)]
+    ahead, back = [node], [node]
+    for _ in range(_AROUND):
+        made = {id(tensor) for each in ahead for tensor in each.outputs}
+        ahead = [*{id(n): n for each in ahead for tensor in each.outputs for n in tensor.outputs}.values()]
+        back = [*{id(n): n for each in back for tensor in each.inputs for n in tensor.inputs}.values()]
+        reading = [(n.op, *(i for i, tensor in enumerate(n.inputs) if id(tensor) in made)) for n in ahead]
+        found += [tuple(sorted(reading)), tuple(sorted(n.op for n in back))]
+    return tuple(found)
 
 
 def _by_class(entries: Index, index: Index) -> tuple[Index, Index]:

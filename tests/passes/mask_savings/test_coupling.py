@@ -6,6 +6,8 @@ import pytest
 
 import passes
 from passes.graph.tensors import Index
+from passes.mask_savings import coupled_entries
+from passes.mask_savings.compiled_cost import CompiledCost, compiled_cost
 from passes.model.inputs import bind
 from tests.passes.text import model
 
@@ -30,6 +32,15 @@ HEADS = """
     v{n} = MatMul({x}, wv{n}) vr{n} = Reshape(v{n}, heads) vt{n} = Transpose<perm=[0,2,1,3]>(vr{n})
     s{n} = MatMul(qt{n}, kt{n}) p{n} = Softmax(s{n}) c{n} = MatMul(p{n}, vt{n}) ct{n} = Transpose<perm=[0,2,1,3]>(c{n})
     h{n} = Reshape(m{n}, column) cm{n} = Mul(ct{n}, h{n}) f{n} = Reshape(cm{n}, flat) {y} = MatMul(f{n}, wo{n})
+"""
+MASKED_HEADS = """
+    q{n} = MatMul({x}, wq{n}) mq{n}_ = Mul(q{n}, mq{n}) qr{n} = Reshape(mq{n}_, heads)
+    k{n} = MatMul({x}, wk{n}) mk{n}_ = Mul(k{n}, mk{n}) kr{n} = Reshape(mk{n}_, heads)
+    v{n} = MatMul({x}, wv{n}) mv{n}_ = Mul(v{n}, mv{n}) vr{n} = Reshape(mv{n}_, heads)
+    qt{n} = Transpose<perm=[0,2,1,3]>(qr{n}) kt{n} = Transpose<perm=[0,2,3,1]>(kr{n})
+    vt{n} = Transpose<perm=[0,2,1,3]>(vr{n}) s{n} = MatMul(qt{n}, kt{n}) p{n} = Softmax(s{n})
+    c{n} = MatMul(p{n}, vt{n}) ct{n} = Transpose<perm=[0,2,1,3]>(c{n}) f{n} = Reshape(ct{n}, flat)
+    o{n} = MatMul(f{n}, wo{n}) {y} = Add({x}, o{n})
 """
 CASES = {
     "chain": (
@@ -149,6 +160,39 @@ def test_savings_of_groups_are_differences(name: str, share: float) -> None:
             fewer = {name: np.where(groups[name] == group, 0, value) for name, value in values.items()}
             assert saved[group] == total - passes.shrink(bind(built, fewer)).report.after.flops
         assert groups is mixed or saved.any()
+
+
+def test_blocks_that_are_alike_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial compiles the whole model, and a transformer has many blocks."""
+    trials = 0
+
+    def counted(model: onnx.ModelProto) -> CompiledCost:
+        nonlocal trials
+        trials += 1
+        return compiled_cost(model)
+
+    monkeypatch.setattr(coupled_entries, "compiled_cost", counted)
+    tried = []
+    for blocks in (3, 6):
+        # masks of what queries are made of, apart in each block, and of the values
+        body, weights = "heads = Constant<value_ints=[0, 0, 2, 3]>() flat = Constant<value_ints=[0, 0, 6]>() ", []
+        for n in range(blocks):
+            x, y = f"x{n}" if n else "x", f"x{n + 1}" if n + 1 < blocks else "y"
+            body += MASKED_HEADS.format(n=n, x=x, y=y)
+            weights += [f"float[4,6] w{kind}{n}" for kind in "qkv"] + [f"float[6,4] wo{n}"]
+        masks = {f"m{kind}{n}": 6 for n in range(blocks) for kind in "qkv"}
+        inputs = ", ".join(f"float[6] {name}" for name in masks)
+        built = model(f"(float[N,5,4] x, {inputs}) => (float[N,5,4] y) <{', '.join(weights)}>", body, checked=False)
+        trials = 0
+        groups = by_number(passes.coupled(built, masks))
+        tried.append(trials)
+        # a query goes with its key, in all heads alike or not; each head of values as a whole
+        assert all(groups[3 * n] == groups[3 * n + 1] for n in range(blocks))
+        first = groups[:3]
+        for n in range(blocks):
+            least = min(groups[3 * n])
+            assert [[entry - least for entry in each] for each in groups[3 * n : 3 * n + 3]] == first
+    assert tried[0] == tried[1] > 0
 
 
 def test_no_such_mask() -> None:
