@@ -40,6 +40,9 @@ class Pruning(Protocol):
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
 
+    def replan(self, updates: int) -> None:
+        """Learns after which update a call of `fit` ends that makes fewer than it seemed when it began."""
+
     def note_saved(self) -> None:
         """Remembers that masks are being saved as they are."""
 
@@ -141,8 +144,10 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         """Returns `inputs · mask`.
 
         Raises:
-            InputError: if the rank of the input is not known.
+            InputError: if the rank of the input is not known, or its elements are no floating-point numbers.
         """
+        if not inputs.dtype.is_floating:
+            raise InputError(f"The mask {self.name!r} needs floating-point numbers, not {inputs.dtype.name}.")
         if inputs.shape.rank is None:
             raise InputError(
                 f"The mask {self.name!r} needs an input of known rank: give its shape with tf.ensure_shape."

@@ -18,7 +18,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.errors.arguments import typed
-from passes.graph.subgraphs import subgraphs
+from passes.graph.subgraphs import captured, subgraphs
 from passes.graph.tensors import Array, Dim, Index, Mask, describe, is_constant, present, shape_of
 from passes.mask_savings.compiled_cost import CompiledCost, collect, compiled_cost
 from passes.mask_savings.cost_polynomials import Place, Varying, evaluated, polynomial
@@ -409,9 +409,13 @@ class _Building:
                 self.uncertain[self.dimensions[self._axes[key].dimension].groups] = True
 
     def _doubt_around(self, node: gs.Node) -> None:
-        """The savings of groups may be off that have slices in what a node reads or writes, or what that comes from."""
-        waiting: list[gs.Tensor] = [*node.inputs, *node.outputs]
+        """The savings of groups may be off that have slices in what a node reads or writes, or what that comes from.
+
+        Those of all groups where there are none.
+        """
+        waiting: list[gs.Tensor] = [*_read(node), *node.outputs]
         seen: set[int] = set()
+        reached = False
         while waiting:
             tensor = waiting.pop()
             if id(tensor) in seen or is_constant(tensor):
@@ -419,8 +423,12 @@ class _Building:
             seen.add(id(tensor))
             keys = [(tensor.name, axis) for axis in range(len(shape_of(tensor) or ()))]
             self._doubt(keys)
-            if not any(key in self.group_of or key in self._axes for key in keys):
-                waiting += [operand for maker in tensor.inputs for operand in maker.inputs]
+            if any(key in self.group_of or key in self._axes for key in keys):
+                reached = True
+            else:
+                waiting += [operand for maker in tensor.inputs for operand in _read(maker)]
+        if not reached:
+            self.uncertain[:] = True
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -453,6 +461,11 @@ class _Building:
         term, group, taken = (np.concatenate(column) for column in zip(*rows, strict=True))
         keys, coefficients = zip(*polynomials, strict=True)
         return _Terms(np.array(keys), np.stack(coefficients), term, group, taken)
+
+
+def _read(node: gs.Node) -> list[gs.Tensor]:
+    """What a node reads, in its bodies as well."""
+    return [*node.inputs, *captured(node)]
 
 
 def _computed(graph: gs.Graph) -> list[gs.Tensor]:

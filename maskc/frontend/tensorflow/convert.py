@@ -200,8 +200,9 @@ def _advice(operators: str) -> str:
     if "Random" not in operators:
         return "Replace the layer."
     return (
-        "It draws random numbers whenever it is served. Layers that augment data do nothing in a .keras file, but stay "
-        "at work in what Keras's export writes: give the .keras file, or export the model without them."
+        "It draws random numbers whenever it is served, with training=False as well. Layers that augment data do "
+        "nothing in a .keras file, but stay at work in what Keras's export writes: give the .keras file, or the model "
+        "without them."
     )
 
 

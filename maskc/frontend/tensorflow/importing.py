@@ -66,7 +66,7 @@ def _import() -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence what TensorFlow and Keras say in passing through Python's logging and warnings."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl", "")]  # tf2onnx says some to the root
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

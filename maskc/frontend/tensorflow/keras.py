@@ -26,9 +26,9 @@ def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
     """Convert a live `keras.Model` to ONNX, in inference mode.
 
     Inputs and outputs have the names of the model's inputs and output layers (the keys, where the model
-    returns a dictionary), and unknown batch sizes stay dynamic; with `any_batch` the others are made so, as Keras's own
-    export does. Raises `InputError` when a layer has no ONNX
-    form and `UnavailableError` when TensorFlow or tf2onnx is not installed.
+    returns a dictionary), and unknown batch sizes stay dynamic, as all are of a Sequential model; with `any_batch` the
+    others are made so, as Keras's own export does. Raises `InputError` when a layer has no ONNX form and
+    `UnavailableError` when TensorFlow or tf2onnx is not installed.
     """
     return from_model(model, any_batch=any_batch).to_onnx()
 
@@ -93,6 +93,8 @@ def from_model(
         return _by_export(model, name)
     names = unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
+    # Keras notes the size of the first batch where a Sequential model has no input of its own.
+    any_batch = any_batch or (isinstance(model, keras.Sequential) and not _keeps_state(model))
     specs = [
         tf.TensorSpec((None, *tensor.shape[1:]) if any_batch else tensor.shape, tensor.dtype, f"maskc_input_{i}")
         for i, tensor in enumerate(tensors)
@@ -112,6 +114,11 @@ def from_model(
     outputs = _output_names(model)
     outputs += [WATCHED] * (len(function.outputs) - len(outputs))
     return TensorFlowModel(name, model, function, function, tuple(names), tuple(outputs), keras3=True)
+
+
+def _keeps_state(model: Any) -> bool:
+    """Whether layers of a model carry on from one batch to the next, which then have one size."""
+    return any(getattr(layer, "stateful", False) or _keeps_state(layer) for layer in getattr(model, "layers", ()))
 
 
 def reason(error: Exception) -> str:

@@ -74,6 +74,8 @@ def prunable(model: Any, after: Place = "activation") -> Any:
         copy = _Copy(model, chosen)
         graph, kept = _shrinking(copy)
         if not kept:
+            if callable(after) and not copy.masks:
+                raise InputError(f"`after` chose no layer of the model {model.name!r} that can have a mask.")
             raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
         if len(kept) < len(copy.masks):
             copy = _Copy(model, chosen, kept)

@@ -56,12 +56,13 @@ class Watch:
         self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
         self._saved = 0  # FLOPs of what was last saved in it
         self._updates = 0  # made when it ended
-        self._first: int | None = None  # made when it began, if it is not known how many it makes
+        self._first: int | None = None  # made when it began, until it is known how many it makes
 
     def begin(self, pruner: Pruner, step: Any, owner: Pruning) -> None:
         """Warns of what a call of `fit` does not prune, as soon as it is known how many updates it makes.
 
-        That is when it begins, or after an epoch where the data do not say how many batches they are.
+        That is when it begins, or after an epoch where the data do not say how many batches they are, or the first one
+        was another than 0.
         """
         history: Any = getattr(pruner.model(), "history", None)
         if history is None:
@@ -70,15 +71,17 @@ class Watch:
         if history.epoch:
             if same and self._first is not None:
                 epochs, number = history.epoch, _number(step)
-                left = history.params["epochs"] - epochs[-1] - 1
-                warn_of_begin(pruner, number, (number - self._first) // len(epochs) * left)
+                left = (number - self._first) // len(epochs) * (history.params["epochs"] - epochs[-1] - 1)
+                if epochs[0] or not history.params["steps"]:
+                    owner.replan(number + left)
+                    warn_of_begin(pruner, number, left)
                 self._first = None
         elif not same:
             self._fit, self._saved, self.watched = weakref.ref(history), 0, True
             updates, number = updates_of(history), _number(step)
             if updates:
                 warn_of_begin(pruner, number, updates)
-            self._first = None if updates else number
+            self._first = number
             at_end(history, owner)
 
     def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:

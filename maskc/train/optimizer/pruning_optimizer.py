@@ -25,6 +25,11 @@ from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 from passes.errors.arguments import shown
 
+_NO_MASK = (
+    "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave it "
+    "trainable, and in a custom loop give all of model.trainable_variables."
+)
+
 
 @keras.saving.register_keras_serializable(package="maskc")
 class PruningOptimizer(Wrapping):
@@ -141,6 +146,7 @@ class PruningOptimizer(Wrapping):
         self._settled: int | None = None
         self._loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
+        self._by_fit = False  # whether the ramp is one that a call of `fit` gave, which has not ended
         self._watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
@@ -182,7 +188,7 @@ class PruningOptimizer(Wrapping):
         if self._pruner is None:  # a loaded model is found again when it is trained
             return self.built and self._loaded_target is not None and int(self._flops.numpy()) <= self._loaded_target
         flops = self._present()
-        return flops is not None and flops <= self._pruner.target
+        return flops is not None and self._pruner.ends_at(flops)
 
     def _present(self) -> int | None:
         """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
@@ -226,6 +232,13 @@ class PruningOptimizer(Wrapping):
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
         self._watch.begin(self._prepare(), self._step, self)
 
+    def replan(self, updates: int) -> None:
+        """Ends a ramp that goes by a call of `fit` halfway to its last update, number `updates`."""
+        if self._by_fit and self._pruner is not None:
+            settings = self.settings
+            ramp = max(1, (updates - settings.burn_in) // 2)
+            self.settings = self._pruner.settings = dataclasses.replace(settings, ramp=ramp)
+
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
         self._watch.watched = True
@@ -235,7 +248,7 @@ class PruningOptimizer(Wrapping):
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
         masks = [layer.mask.numpy() for layer in self.masked_layers()]
-        restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
+        restored, self._by_fit = any(masks[mask][channel] for _, mask, channel, _ in self._history), False
         self._watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
@@ -256,13 +269,11 @@ class PruningOptimizer(Wrapping):
         Raises:
             InputError: if no mask layer's score is among them.
         """
-        if self.built:
+        variables = list(variables)
+        if self.built or not variables:  # Keras knows none yet where it reads an .h5 file
             return
         if not any(layer_of(variable) for variable in variables):
-            raise InputError(
-                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave "
-                "it trainable, and in a custom loop give all of model.trainable_variables."
-            )
+            raise InputError(_NO_MASK)
         if self.inner_optimizer.built:
             check_trained(self.inner_optimizer, without_probes(variables))
         with outside_of_tracing():
@@ -284,6 +295,8 @@ class PruningOptimizer(Wrapping):
         gradients, variables = list(grads), list(trainable_variables)
         if len(variables) != len(gradients) or not all(isinstance(each, VARIABLES) for each in variables):
             raise InputError("apply needs a list of variables, and for each of them a gradient or None.")
+        if not variables:
+            raise InputError(_NO_MASK)
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
@@ -415,7 +428,9 @@ class PruningOptimizer(Wrapping):
                 )
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
-                self.settings = self.settings.planned(fit_progress.updates_of(getattr(model, "history", None)))
+                planned = self.settings.planned(fit_progress.updates_of(getattr(model, "history", None)))
+                self._by_fit = planned.ramp != self.settings.ramp
+                self.settings = planned
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
@@ -483,6 +498,8 @@ class PruningOptimizer(Wrapping):
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
         target = self._loaded_target if self._pruner is None else self._pruner.target
+        if self.reached:
+            target = max(target or 0, int(self._flops.numpy()))  # as few as possible
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
         store["target"] = np.asarray(-1 if target is None else target)
 

@@ -30,7 +30,8 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
         if layer.observation is not None and layer.observation.calls > 1:
             raise InputError(
                 f"The mask layer {layer.name!r} is called {layer.observation.calls} times in one forward pass, so "
-                "it has no importance score per example: use a separate mask layer at each place."
+                "it has no importance score per example: use a separate mask layer at each place. In a model that is "
+                "called several times itself, as by TimeDistributed, there can be none."
             )
     observations = [layer.observation for layer in layers if layer.observation]
     if not observations:

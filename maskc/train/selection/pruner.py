@@ -133,15 +133,16 @@ class Pruner:
                 "layers with weights reads the channels, or where all that is added has one."
             )
         if self.target and self._floor > self.target:
-            multiple = f"round_to={settings.round_to} and " if settings.round_to > 1 else ""
+            multiple = f"round_to={settings.round_to}, " if settings.round_to > 1 else ""
             hint = (
                 " Up to 1 it is a fraction of the FLOPs without masks."
                 if 1 < (settings.flops_target or 0) <= 100
                 else ""
             )
             raise InputError(
-                f"{self.currency.target} cannot be reached: with {multiple}{settings.min_channels} channel(s) left in "
-                f"every mask the model still has {said(self._floor)}, and the target is {shown(self.target)}.{hint}"
+                f"{self.currency.target} cannot be reached: with as few channels as masks may keep ({multiple}"
+                f"min_channels={settings.min_channels}) the model still has {said(self._floor)}, and the target is "
+                f"{shown(self.target)}.{hint}"
             )
         if self.flops <= self.target and not self._history and settings.flops_before is None:
             warn(
@@ -167,6 +168,10 @@ class Pruner:
         """Returns the FLOPs at the given prunable masks, each of shape `(channels,)`, whoever set them."""
         self._follow(self._all(masks))
         return self.flops
+
+    def ends_at(self, flops: int) -> bool:
+        """Whether nothing more is pruned at these FLOPs: the target, or, where that is 0, the fewest there can be."""
+        return flops <= self.target or (not self.target and (self._exhausted or flops <= self._floor))
 
     def updates_left(self, step: int) -> int:
         """Returns the fewest updates after update number `step` that come to the target; 0 if it is reached.
@@ -389,9 +394,11 @@ class Pruner:
         return min(floors)
 
     def _warn_exhausted(self) -> None:
-        if self._exhausted or not self.target:
+        if self._exhausted:
             return
         self._exhausted = True
+        if not self.target:
+            return
         least = max(self.settings.min_channels, self.settings.round_to)
         warn(
             f"Every mask is down to {least} channel(s), and the model still has {self.currency.said(self.flops)}, "

@@ -65,8 +65,14 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
     rebuilt = rebuild(model, keep_masks, verify, round_to)
     with model.distribute_strategy.scope():
         compile_alike(model, rebuilt.model, rebuilt.successors)
-    masks = mask_layers(model)
-    if masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
+    masks, kept = mask_layers(model), [repr(layer.name) for layer in mask_layers(rebuilt.model)]
+    if kept and not keep_masks:
+        names = ", ".join(kept[:3]) + " and others" * (len(kept) > 3)
+        warn(
+            f"The smaller model keeps the channels of {names}, and masks them: channels go from the last axis alone, "
+            "through layers that there is a rule for. `maskc compile` removes more."
+        )
+    elif masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
         none = all(layer.mask.numpy().all() for layer in masks)
         why = (
             "none is masked. Did training come to prune?"

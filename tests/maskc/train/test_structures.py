@@ -13,7 +13,7 @@ import pytest
 import maskc
 import tests.maskc.train.structures  # noqa: F401, more of the structures
 from maskc.errors import InputError
-from maskc.train import fine_tune, shrink
+from maskc.train import PruningOptimizer, computational_cost, fine_tune, shrink
 from maskc.train.keras_internals import all_layers
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.ways_to_train import BATCH, STRUCTURES, WAYS, Trained
@@ -62,6 +62,9 @@ def live(trained: Trained, path: Path, *, compiled: bool = True) -> None:
     tolerance = 2e-2 if half else 1e-5
     assert any((layer.mask.numpy() == 0).any() for layer in mask_layers(model)), "nothing was pruned"
     expected = outputs(model, x)
+    optimizer = getattr(model, "optimizer", None)
+    if isinstance(optimizer, PruningOptimizer):
+        assert optimizer.flops == computational_cost(model).flops()
 
     model.save(path / "model.keras")
     loaded = keras.models.load_model(path / "model.keras", compile=False)

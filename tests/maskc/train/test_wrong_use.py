@@ -415,6 +415,8 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         ),
         (lambda: prunable(mlp()), "has masks already"),
         (lambda: prunable(chain(4, 3, 2)), "no place"),
+        (lambda: prunable(plain(), after=lambda layer: False), "`after` chose no layer"),
+        (lambda: MaskLayer()(tf.ones((2, 3), tf.int32)), "needs floating-point numbers, not int32"),
         (lambda: prunable(plain(), after="everything"), '"activation", "layer" or a function'),
         # masks
         (lambda: MaskLayer().build(None), "unknown rank"),

@@ -392,6 +392,7 @@ def test_a_gpu_that_refuses_the_model_alone(pair: tuple[Path, Path], monkeypatch
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Refusing)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "cannot load the model on CUDA: unsupported conv")
 
 

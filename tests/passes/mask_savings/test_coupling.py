@@ -120,6 +120,13 @@ CASES = {
         "d = Conv<group=2>(n, v) y = Conv(d, w)",
         [[0, 1, 2, 0, 1, 2]],
     ),
+    "a loop that reads what is masked outside": (
+        "(float[N,4] x, float[3] m1) => (float[N,2] y) <float[4,3] u, float[3,2] v, float[4,2] w>",
+        "a = MatMul(x, u) am = Mul(a, m1) s = MatMul(x, w) trips = Constant<value_int=3>() "
+        "go = Cast<to=9>(trips) y = Loop (trips, go, s) <body = step (int64 i, bool c, float[N,2] h) => "
+        "(bool cc, float[N,2] z) { cc = Identity(c) b = MatMul(am, v) z = Add(h, b) }>",
+        [[0, 1, 2]],
+    ),
     "a normalisation, masked before and behind": (
         "(float[N,4] x, float[8] m1, float[8] m2) => (float[N,2] y)"
         " <float[4,8] u, float[8] scale, float[8] shift, float[8,2] w>",

@@ -120,3 +120,12 @@ def test_a_layer_that_augments_data_is_left_out_but_where_it_is_served(keras: An
     model.export(tmp_path / "exported", verbose=False)
     with pytest.raises(InputError, match=r"draws random numbers .* give the \.keras file"):
         load(tmp_path / "exported")
+
+
+def test_the_batch_is_open_of_what_has_no_input_of_its_own(keras: Any) -> None:
+    """Keras notes the size of the first batch, which a model that carries a state has alone."""
+    for stateful, expected in ((False, "batch"), (True, 8)):
+        model = keras.Sequential([keras.layers.Dense(4), keras.layers.LSTM(3, stateful=stateful)])
+        model(np.zeros((8, 5, 2), np.float32))
+        batch = to_onnx(model).graph.input[0].type.tensor_type.shape.dim[0]
+        assert (batch.dim_param or batch.dim_value) == expected

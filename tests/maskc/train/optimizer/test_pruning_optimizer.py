@@ -327,6 +327,19 @@ def test_mixed_precision_prunes_and_resumes(tmp_path: Path) -> None:
     assert loaded.optimizer.inner_optimizer.flops == optimizer.flops
 
 
+def test_an_h5_file_begins_with_a_fresh_optimizer(tmp_path: Path) -> None:
+    """As Keras says of each: where it reads one it knows no variables when it builds the optimizer."""
+    model = mlp()
+    model.compile(PruningOptimizer("adam", prune_every=2, flops_target=0.5), LOSS, run_eagerly=True)
+    x, y = data(model)
+    model.fit(x, y, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    np.testing.assert_equal(masks(loaded), masks(model))
+    loaded.fit(x, y, batch_size=4, verbose=0)
+    assert loaded.optimizer.flops == loaded.optimizer.counted
+
+
 def test_a_tensorflow_checkpoint_holds_the_whole_state(tmp_path: Path) -> None:
     def fresh() -> Any:
         model = mlp()

@@ -102,7 +102,7 @@ def test_the_callback_tells_of_each_decision(tmp_path: Path) -> None:
         ({}, r"flops_target=0\.5"),
         ({"flops_target": 1.5}, r"cannot be reached: .* still has 18 FLOPs, and the target is 1\."),
         ({"flops_target": 10}, "Up to 1 it is a fraction"),
-        ({"flops_target": 0.5, "min_channels": 6}, r"with 6 channel\(s\) left in every mask"),
+        ({"flops_target": 0.5, "min_channels": 6}, r"as few channels as masks may keep \(min_channels=6\)"),
     ],
     ids=["nothing", "too little", "a percentage", "channels that may not go"],
 )
@@ -157,6 +157,29 @@ def test_a_fit_of_unknown_length_is_known_after_an_epoch() -> None:
         note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: told.append([str(w.message) for w in caught]))
         model.fit(batches, epochs=3, verbose=0, callbacks=[note])
     assert [sum("fit makes 8 updates" in each for each in epoch) for epoch in told] == [0, 1, 1]
+
+
+def test_a_fit_that_goes_on_at_a_later_epoch_comes_to_the_target() -> None:
+    """Keras says how many epochs there are in all, and after one which that was."""
+    model = mlp()
+    optimizer = compiled(model, flops_target=0.5)
+    x, y = data(model, 32)
+    model.fit(x, y, batch_size=4, epochs=40, initial_epoch=37, verbose=0)
+    assert optimizer.reached and optimizer.settings.ramp == 12
+    model.fit(x, y, batch_size=4, epochs=80, initial_epoch=78, verbose=0)
+    assert optimizer.settings.ramp == 12
+
+
+def test_as_few_as_possible_is_a_target_that_is_reached(tmp_path: Path) -> None:
+    x, y = data(mlp(), 32)
+    for options in ({}, {"prune_every": 1}):
+        model = mlp()
+        optimizer = compiled(model, flops_target=0, **options)
+        best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "loss", save_best_only=True)
+        assert not optimizer.reached
+        model.fit(x, y, batch_size=4, epochs=4, verbose=0, callbacks=[at_target(best)])
+        assert optimizer.reached and [layer.mask.numpy().sum() for layer in mask_layers(model)] == [1, 1]
+        assert keras.models.load_model(tmp_path / "best.keras").optimizer.reached
 
 
 @pytest.mark.parametrize(("target", "words"), [(0.5, r"0\.667 of the time without masks"), (1e-2, None)])
