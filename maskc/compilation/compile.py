@@ -244,14 +244,20 @@ def compiled_source(
     *,
     compares: bool = False,
     advises: bool = False,
+    given: frozenset[str] = frozenset(),
 ) -> Compiled:
-    """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`."""
+    """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`.
+
+    given: as of `ShrinkOptions`, where the model has such masks already.
+    """
     masks = in_memory(options.masks or {})
     target = apply_masks(source.model, masks) if masks else source.model
+    if masks:
+        given |= {node.name for node in target.graph.node} - {node.name for node in source.model.graph.node}
     try:
         with stage("Compiling") as compiling:
             keeps = (compares or advises) and not has_external(target)
-            shrunk = shrink_with(target, options, lambda name: compiling.advance(note=name), store, keeps)
+            shrunk = shrink_with(target, options, lambda name: compiling.advance(note=name), store, keeps, given)
             _tell_passes(shrunk.report)
             _check(shrunk.model, source, target)
     except (GraphError, SizeError) as error:
@@ -295,9 +301,12 @@ def shrink_with(
     watch: Watch = lambda name: None,
     store: Store | None = None,
     keeps: bool = False,
+    given: frozenset[str] = frozenset(),
 ) -> Shrunk:
     """Run the passes with the widths of the options."""
-    how = ShrinkOptions(adapters=options.adapters, at=options.at, target=options.target, keeps_analysis=keeps)
+    how = ShrinkOptions(
+        adapters=options.adapters, at=options.at, target=options.target, keeps_analysis=keeps, given=given
+    )
     if options.align == "measure":
         return fastest(model, how, RATES.get(table_name()), options.align_seconds, watch, store)
     align = options.align if isinstance(options.align, int) else table(options) if options.align == "auto" else None

@@ -114,7 +114,7 @@ def _add(
     else:
         tally.statistics.add(error, wanted, got)
         tally.rtol = 0.0 if error.exact else tally.rtol
-        allowed = 0.0 if error.exact else tolerance.atol + tally.rtol * error.scale
+        allowed = 0.0 if error.exact else tolerance.atol + max(tally.rtol * error.scale, tolerance.near_zero(name))
         if error.max_abs > allowed and tally.reason is None:
             if pair.explained(name, error, sample):
                 tally.explained = True

@@ -3,7 +3,8 @@
 An output passes when, on every sample, `|error| <= atol + rtol * scale`, with scale the largest absolute value that
 the reference's output has on that sample. `rtol`, unless it is given, is that of the coarsest floating-point type in
 the graph: 8 roundings times the square root of the depth of the output, and at most 1e-12 for float64, 1e-5 for
-float32, 1e-3 for half precision. Integers, booleans and text must be equal.
+float32, 1e-3 for half precision. Outputs of a Sigmoid may be 2^-22 off in any case, which is what the terms that it is
+computed of round to near 0. Integers, booleans and text must be equal.
 
 Two exact compilations of one function still round differently, and a network that is saturated, quantised, or on the
 edge between two classes magnifies rounding. So an error above this tolerance is accepted where no region of the models
@@ -16,7 +17,7 @@ TensorFlow's kernels sum in other orders than ONNX Runtime's, so the tolerance a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from maskc.frontend.graph_queries import float_types
+from maskc.verification.recheck import EXACT, LOGISTIC
 
 # Roundings that an output may be away for each node on the longest way to it. They add up like the steps of a
 # drunkard's walk, so with the square root of the depth. Measured on correct compilations of random networks.
@@ -41,10 +43,11 @@ _TYPES: dict[int, type] = {TensorProto.DOUBLE: np.float64, TensorProto.FLOAT: np
 class Tolerance:
     """The errors allowed of the outputs of a model: those given, or else by depth, the output's type and the graph's.
 
-    `depths` are of tensors, `types` those in which the graph computes.
+    `depths` are of tensors, `sigmoids` those that a Sigmoid makes, `types` those in which the graph computes.
     """
 
     depths: Mapping[str, int]
+    sigmoids: Collection[str]
     types: tuple[np.dtype[Any], ...]
     rtol: float | None
     atol: float
@@ -57,11 +60,13 @@ class Tolerance:
         """
         present = (finest if type_ == TensorProto.DOUBLE else type_ for type_ in float_types(reference))
         types = tuple(np.dtype(_TYPES.get(type_, np.float16)) for type_ in present)
-        depths: dict[str, int] = {}
+        depths, sigmoids = dict[str, int](), set[str]()
         for node in reference.graph.node:
             depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
             depths.update((name, depth) for name in node.output if name)
-        return cls(depths, types, rtol, atol)
+            if node.op_type == "Sigmoid" or (node.op_type in EXACT and not sigmoids.isdisjoint(node.input)):
+                sigmoids.update(node.output)
+        return cls(depths, sigmoids, types, rtol, atol)
 
     def relative(self, output: str, dtype: np.dtype[Any], factor: float) -> float:
         """The error allowed of an output relative to its scale; `factor` widens what was not given."""
@@ -69,6 +74,10 @@ class Tolerance:
             return self.rtol
         # a double that is computed from singles is no better than they are
         return max(tolerance(type_, self.depths.get(output, 1)) for type_ in (dtype, *self.types)) * factor
+
+    def near_zero(self, output: str) -> float:
+        """The error allowed of an output however small it is: of 1/2 and a quotient, as Sigmoids are computed."""
+        return LOGISTIC if self.rtol is None and output in self.sigmoids else 0.0
 
 
 def tolerance(dtype: np.dtype[Any], depth: int) -> float:

@@ -27,7 +27,7 @@ def gated(model: onnx.ModelProto, places: Mapping[str, Filters]) -> onnx.ModelPr
         masking.setdefault(place.tensor, []).extend(
             [
                 helper.make_node("Reshape", [name, f"{name}/shape"], [f"{name}/column"]),
-                helper.make_node("Mul", [source, f"{name}/column"], [f"{name}/masked"]),
+                helper.make_node("Mul", [source, f"{name}/column"], [f"{name}/masked"], f"{name}/masked"),
             ]
         )
         kind = helper.np_dtype_to_tensor_dtype(place.dtype)

@@ -23,6 +23,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
     slice_gather,
     softmax_like,
     space_to_depth,
+    tabular,
 )
 from passes.ops.attention import fused, rotary  # noqa: F401
 from passes.ops.base import UNKNOWN, Linked, Op, register, rules

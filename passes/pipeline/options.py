@@ -23,7 +23,8 @@ class ShrinkOptions(PlanOptions):
     channels to keep; None keeps no channel for that. target: the name of the runtime to compile for, a folder of
     `passes/targets`; its forms are written, and its faults avoided. at: sizes of inputs to count FLOPs at, as for
     `passes.count`; the result takes any that the model takes. explains: whether to say what is masked, and why what
-    stays does. keeps_analysis: whether `report_with` is to find the analysis, and need not repeat it.
+    stays does. keeps_analysis: whether `report_with` is to find the analysis, and need not repeat it. given: names of
+    nodes that are masks beside the file, without which it runs.
     """
 
     align: Align | None = None
@@ -31,6 +32,7 @@ class ShrinkOptions(PlanOptions):
     at: Sizes | None = None
     explains: bool = True
     keeps_analysis: bool = False
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -243,7 +243,7 @@ def shrink_graph(
     limit = sum_over_nodes.flops_of(graph) if around is None and options.align is not None else 0
     with recorder.step("prepare", graph, traced=True):
         # unused nodes are still there, and count as readers, and so are masks that let all pass, which stand between
-        faults = options.runtime.faults(graph)
+        faults = options.runtime.faults(graph, options.given)
         dead_code.drop_identities(graph)
         if around is None:
             simplified(graph)

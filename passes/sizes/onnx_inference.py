@@ -200,6 +200,8 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
     except Exception as error:
+        if strict and "but instead is null" in str(error):  # of an operator that onnx knows no type of
+            return _inferred(model)
         raise GraphError(f"The shapes in the graph contradict each other: {in_brief(error)}.") from error
     for value in found.graph.value_info:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):

@@ -20,8 +20,11 @@ class Target(Protocol):
         nested: whether it is a subgraph of control flow.
         """
 
-    def faults(self, graph: gs.Graph) -> Collection[str]:
-        """Names of tensors of a source that this runtime computes wrongly."""
+    def faults(self, graph: gs.Graph, given: Collection[str]) -> Collection[str]:
+        """Names of tensors of a source that this runtime computes wrongly.
+
+        given: names of nodes that are masks beside the file, and stand in the way of nothing there.
+        """
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         """Write a compiled graph so that the runtime computes nothing wrongly, but for the tensors in `known`.

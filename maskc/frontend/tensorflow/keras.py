@@ -25,10 +25,10 @@ WATCHED = "maskc_watched"
 def to_onnx(model: Any, any_batch: bool = False) -> ModelProto:
     """Convert a live `keras.Model` to ONNX, in inference mode.
 
-    Inputs and outputs have the names of the model's inputs and output layers (the keys, where the model
-    returns a dictionary), and unknown batch sizes stay dynamic, as all are of a Sequential model; with `any_batch` the
-    others are made so, as Keras's own export does. Raises `InputError` when a layer has no ONNX form and
-    `UnavailableError` when TensorFlow or tf2onnx is not installed.
+    Inputs and outputs have the names of the model's inputs and output layers (the keys, where the model returns a
+    dictionary), and the batch is open, as in Keras's own export: a Sequential model without an input notes the size of
+    the first one that it saw. Where it works with that alone, or keeps a state, it stays, unless `any_batch`. Raises
+    `InputError` when a layer has no ONNX form and `UnavailableError` when TensorFlow or tf2onnx is not installed.
     """
     return from_model(model, any_batch=any_batch).to_onnx()
 
@@ -93,12 +93,6 @@ def from_model(
         return _by_export(model, name)
     names = unique([tensor.name for tensor in tensors])
     structure = _structure(model, "input")
-    # Keras notes the size of the first batch where a Sequential model has no input of its own.
-    any_batch = any_batch or (isinstance(model, keras.Sequential) and not _keeps_state(model))
-    specs = [
-        tf.TensorSpec((None, *tensor.shape[1:]) if any_batch else tensor.shape, tensor.dtype, f"maskc_input_{i}")
-        for i, tensor in enumerate(tensors)
-    ]
 
     def call(*arguments: Any) -> Any:
         packed = keras.tree.pack_sequence_as(structure, list(arguments))
@@ -106,11 +100,20 @@ def from_model(
         sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in watched()]
         return [*outputs, tf.stack(sums)] if sums else outputs
 
-    try:
-        with quiet():
-            function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
-    except Exception as error:
-        raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    batches = [shapes] if _keeps_state(model) else [[(None, *shape[1:]) for shape in shapes], shapes]
+    for tried in batches[:1] if any_batch else batches:
+        specs = [
+            tf.TensorSpec(shape, tensor.dtype, f"maskc_input_{i}")
+            for i, (shape, tensor) in enumerate(zip(tried, tensors, strict=True))
+        ]
+        try:
+            with quiet():
+                function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
+            break
+        except Exception as error:
+            if tried is batches[-1] or any_batch:
+                raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
     outputs = _output_names(model)
     outputs += [WATCHED] * (len(function.outputs) - len(outputs))
     return TensorFlowModel(name, model, function, function, tuple(names), tuple(outputs), keras3=True)

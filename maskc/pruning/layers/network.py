@@ -60,6 +60,11 @@ class Network:
     coupling: Coupling
     at: Sizes | None
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The names of the nodes that mask."""
+        return frozenset(f"{name}/masked" for name in self.places)
+
     def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
         """0/1 by place, for groups that are gone, bool [groups]."""
         masked = {**self.places, **self.units}

@@ -32,9 +32,12 @@ _TRANSPARENT = frozenset({"Identity", "MaxPool", "Reshape", "Slice", "Squeeze", 
 _DROPPED = frozenset({"Add", "Div", "Dropout", "Mul", "Sub"})
 
 
-def merged(graph: gs.Graph) -> frozenset[str]:
-    """The QuantizeLinear nodes that become a part of what is before them: their outputs, and whether that is a pair."""
-    return frozenset(name for _, name in _merged(GraphEditor(graph)))
+def merged(graph: gs.Graph, given: Collection[str]) -> frozenset[str]:
+    """The QuantizeLinear nodes that become a part of what is before them: their outputs, and whether that is a pair.
+
+    As in the file, without the masks that were given: nodes of these names.
+    """
+    return frozenset(name for _, name in _merged(GraphEditor(graph), given))
 
 
 def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
@@ -51,26 +54,26 @@ def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
     editor.finish()
 
 
-def _merged(editor: GraphEditor) -> Iterator[tuple[gs.Node, str]]:
+def _merged(editor: GraphEditor, given: Collection[str] = ()) -> Iterator[tuple[gs.Node, str]]:
     for node in editor.graph.nodes:
         if node.op == "QuantizeLinear":
-            maker = _before(node.inputs[0], editor, node)
-            if maker is not None and (_reads_steps(maker, editor) or _is_pair(maker, node)):
+            maker = _before(node.inputs[0], editor, node, given)
+            if maker is not None and (_reads_steps(maker, editor, given) or _is_pair(maker, node)):
                 yield node, node.outputs[0].name + " of a pair" * (maker.op == "DequantizeLinear")
 
 
-def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node) -> gs.Node | None:
+def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node, given: Collection[str]) -> gs.Node | None:
     """What makes the tensor for this QuantizeLinear alone, but for nodes that ONNX Runtime moves or drops."""
     maker = editor.sole_producer(tensor)
     if maker is None:
         return None
-    moved = maker.inputs[0] if _is_redundant(maker, quantize) else _moved(maker)
-    return maker if moved is None else _before(moved, editor, quantize)
+    moved = maker.inputs[0] if _is_redundant(maker, quantize) else _moved(maker, given)
+    return maker if moved is None else _before(moved, editor, quantize, given)
 
 
-def _moved(node: gs.Node) -> gs.Tensor | None:
+def _moved(node: gs.Node, given: Collection[str]) -> gs.Tensor | None:
     """What it only moves, or not even that: a Dropout, or what adds a single zero (`NoopElimination`)."""
-    if node.op in _TRANSPARENT:
+    if node.op in _TRANSPARENT or node.name in given:
         return node.inputs[0]
     passed = rules(node).passes_on(node) if node.op in _DROPPED else None
     return passed if all(t is passed or not t.name or volume(t) == 1 for t in node.inputs) else None
@@ -103,7 +106,7 @@ def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
     return bool((low is None or (least >= low).all()) and (high is None or (most <= high).all()))
 
 
-def _reads_steps(node: gs.Node, editor: GraphEditor) -> bool:
+def _reads_steps(node: gs.Node, editor: GraphEditor, masks: Collection[str]) -> bool:
     """Whether the operator has an integer kernel, and reads numbers that quantised ones stand for."""
     rounded, inputs = node.op in _ROUNDED_WEIGHTS, list(node.inputs)
     if node.op == "Add" and any(is_constant(t) for t in inputs):  # a product with its bias is one Gemm
@@ -113,13 +116,13 @@ def _reads_steps(node: gs.Node, editor: GraphEditor) -> bool:
     return (
         node.op in _INTEGER
         and bool(given)
-        and _is_dequantized(given[0])
-        and all(_is_dequantized(t) or (rounded and is_constant(t)) for t in given[1:])
+        and _is_dequantized(given[0], masks)
+        and all(_is_dequantized(t, masks) or (rounded and is_constant(t)) for t in given[1:])
     )
 
 
-def _is_dequantized(tensor: gs.Tensor) -> bool:
+def _is_dequantized(tensor: gs.Tensor, given: Collection[str]) -> bool:
     if not tensor.inputs:
         return isinstance(tensor, Quantized)
-    moved = _moved(tensor.inputs[0])
-    return tensor.inputs[0].op == "DequantizeLinear" or (moved is not None and _is_dequantized(moved))
+    moved = _moved(tensor.inputs[0], given)
+    return tensor.inputs[0].op == "DequantizeLinear" or (moved is not None and _is_dequantized(moved, given))

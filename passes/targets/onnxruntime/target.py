@@ -43,8 +43,8 @@ class OnnxRuntime:
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 
-    def faults(self, graph: gs.Graph) -> Collection[str]:
-        return pool_padding.merged(graph) | integer_kernels.merged(graph)
+    def faults(self, graph: gs.Graph, given: Collection[str]) -> Collection[str]:
+        return pool_padding.merged(graph) | integer_kernels.merged(graph, given)
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         pool_padding.keep_apart(graph, known)

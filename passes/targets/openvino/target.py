@@ -39,7 +39,7 @@ class OpenVino:
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 
-    def faults(self, graph: gs.Graph) -> Collection[str]:
+    def faults(self, graph: gs.Graph, given: Collection[str]) -> Collection[str]:
         return ()
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:

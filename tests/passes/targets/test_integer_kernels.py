@@ -152,3 +152,15 @@ def test_what_the_source_computes_in_integers_stays(name: str, tmp_path: Path) -
     kernels = [[op for op in loaded(m, tmp_path) if op.startswith("Q")] for m in (source, result)]
     assert kernels[0] == kernels[1] and len(kernels[0]) == 2
     assert_same_by_default(source, result)
+
+
+@pytest.mark.parametrize("name", ["product", "convolution per channel", "Gemm", "average"])
+def test_masks_beside_a_file_leave_its_integer_kernels(name: str, tmp_path: Path) -> None:
+    """Those that were given for a file that has none stand in the way of none when it runs."""
+    plain, masked = (
+        quantised((MATRICES | IMAGES)[name], between, np.uint8, np.int8, image=name in IMAGES)
+        for between in ("m = Identity(a)", "[given] m = Mul(a, keep)")
+    )
+    results = [shrink(masked, given=names).model for names in (frozenset({"given"}), frozenset[str]())]
+    kernels = [[op for op in loaded(model, tmp_path) if op.startswith("Q")] for model in (plain, *results)]
+    assert kernels[0] == kernels[1] != kernels[2]

@@ -122,10 +122,12 @@ def test_a_layer_that_augments_data_is_left_out_but_where_it_is_served(keras: An
         load(tmp_path / "exported")
 
 
-def test_the_batch_is_open_of_what_has_no_input_of_its_own(keras: Any) -> None:
-    """Keras notes the size of the first batch, which a model that carries a state has alone."""
-    for stateful, expected in ((False, "batch"), (True, 8)):
-        model = keras.Sequential([keras.layers.Dense(4), keras.layers.LSTM(3, stateful=stateful)])
+def test_the_batch_is_open_where_it_can_be(keras: Any) -> None:
+    """Without an input Keras notes the size of the first batch, which a model that carries a state has alone."""
+    k = keras.layers
+    own = k.Lambda(lambda x: keras.ops.reshape(x, (int(x.shape[0]) * 5, 4)), output_shape=(40, 4))
+    for layer, expected in ((k.LSTM(3), "batch"), (k.LSTM(3, stateful=True), 8), (own, 8)):
+        model = keras.Sequential([k.Dense(4), layer])
         model(np.zeros((8, 5, 2), np.float32))
         batch = to_onnx(model).graph.input[0].type.tensor_type.shape.dim[0]
         assert (batch.dim_param or batch.dim_value) == expected
