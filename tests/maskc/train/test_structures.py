@@ -64,7 +64,7 @@ def live(trained: Trained, path: Path, *, compiled: bool = True) -> None:
     expected = outputs(model, x)
     optimizer = getattr(model, "optimizer", None)
     if isinstance(optimizer, PruningOptimizer):
-        assert optimizer.flops == pytest.approx(computational_cost(model).flops(), rel=0.05)  # with its weights
+        assert optimizer.flops == pytest.approx(computational_cost(model).flops(), rel=0.1)  # that with its weights
 
     model.save(path / "model.keras")
     loaded = keras.models.load_model(path / "model.keras", compile=False)
