@@ -131,6 +131,12 @@ class Graph:
                 size = int(self.constants[node.input[0]].dims[0])
                 self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
 
+    def copied(self, name: str) -> str:
+        """The tensor of which this one is a copy, or the same."""
+        while name in self.maker and self.nodes[self.maker[name]].op_type == "Identity":
+            name = self.nodes[self.maker[name]].input[0]
+        return name
+
     def closure(self, target: str, cut: Collection[str]) -> tuple[list[int], set[str]]:
         """The nodes that make a tensor of what is cut and of inputs, in order, and what they read of both."""
         seen, leaves = set[int](), set[str]()
@@ -893,7 +899,18 @@ class Checker:
     def whole(self, done: Collection[str]) -> list[str]:
         """The outputs that are proved to be those of the source, whole."""
         held = {name for name in done if self.boundaries[name].source == name and not self.boundaries[name].slices}
-        return [name for name in self.compiled.outputs if name in held or self.same_constants(name, name)]
+        alike = {name for name in self.compiled.outputs if self.same_constants(name, name) or self._same(name, held)}
+        return [name for name in self.compiled.outputs if name in held | alike]
+
+    def _same(self, name: str, held: Collection[str]) -> bool:
+        """Whether one node makes it in both models of what is held, and it is no tensor, but a sequence or a map."""
+        if name in self.seen or name not in self.source.maker or name not in self.compiled.maker:
+            return False
+        graphs = self.source, self.compiled
+        one, two = (graph.nodes[graph.maker[name]] for graph in graphs)
+        read, other = ([graph.copied(n) for n in node.input] for graph, node in zip(graphs, (one, two), strict=True))
+        fields = ("op_type", "domain", "output", "attribute")
+        return read == other and {*read} <= {*held} and all(getattr(one, f) == getattr(two, f) for f in fields)
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:

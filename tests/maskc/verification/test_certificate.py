@@ -64,6 +64,22 @@ def test_it_is_accepted_with_its_own_values_and_with_others(proof: Path) -> None
         assert found.count > 0 and not found.unchecked
 
 
+def test_an_output_that_is_no_tensor_is_that_of_the_same_node(tmp_path: Path) -> None:
+    text = "a = MatMul(x, w) b = Mul(a, keep) c = Identity(b) d = Relu(c) s = SequenceConstruct(c, d)"
+    kept = np.array([1, 0, 1, 1], np.float32)
+    model = build.model("(float[n,8] x) => (seq(float[?,4]) s)", text, checked=False, w=(8, 4), keep=kept)
+    onnx.save(model, tmp_path / "model.onnx")
+    certified(tmp_path)
+    assert maskc.recheck(*paths(tmp_path)).unchecked
+    small = onnx.load(tmp_path / "small.onnx")
+    small.graph.node[-1].input[:] = reversed(small.graph.node[-1].input)
+    onnx.save(small, tmp_path / "small.onnx")
+    document = json.loads((tmp_path / "proof.json").read_text())
+    document["compiled"]["sha256"] = [hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()]
+    assert refusal(tmp_path, document) == "Nothing proves 's'."
+    assert not maskc.verify(tmp_path / "model.onnx", tmp_path / "small.onnx").passed
+
+
 def test_it_is_as_the_schema_says(proof: Path) -> None:
     jsonschema.validate(json.loads((proof / "proof.json").read_text()), SCHEMA)
 
