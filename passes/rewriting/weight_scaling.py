@@ -97,6 +97,8 @@ class Fuser:
             if not _keeps_precision(weight, axis, scale):
                 return False
             scaled = _scaled(weight, scale.reshape([channels if a == axis else 1 for a in range(len(weight.shape))]))
+            if scaled is None:
+                return False
         shifted = _mapped_bias(bias, scale, affine.shift, weight.dtype)
         if shifted is None:
             return False
@@ -118,6 +120,8 @@ class Fuser:
             if not _keeps_precision_of_inputs(weight, affine.scale, axes, groups):
                 return None
             scaled = _scaled(weight, _per_weight(affine.scale, weight, axes, groups))
+            if scaled is None:
+                return None
         if affine.shift.any():
             if (bias is not None and not is_constant(bias)) or is_on_disk(weight):
                 return None  # all of the weights would be read again
@@ -136,23 +140,27 @@ class Fuser:
         elif weight is not None:
             node.inputs[1] = self._editor.constant(node.inputs[1].name, weight)
         if bias is not None:
-            constant = self._editor.constant("bias" if before is None else before.name, bias)
+            name = "bias" if before is None else before.name
+            held = before.holding(self._editor.names.fresh(name), bias) if isinstance(before, Quantized) else None
+            constant = held or self._editor.constant(name, bias)
             node.inputs = [*list(node.inputs)[:2], constant]
 
 
 def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
     """Whether a node may change its weights."""
-    # what DequantizeLinear makes, scaled, would lie between its steps
-    if not is_constant(weight) or isinstance(weight.dtype, int) or quantized.is_dequantized(weight):
+    if not is_constant(weight) or isinstance(weight.dtype, int):
         return False
     # what others read as it is would be stored twice
     return not is_read_by_others(weight) or prod(weight.shape) <= SMALL
 
 
-def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy | Quantized:
-    """The weights times factors, in their type; read later if they are elsewhere, and in as few bits."""
+def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy | Quantized | None:
+    """The weights times factors, in their type; read later if they are elsewhere, and in as few bits.
+
+    None of what DequantizeLinear makes, where the products lie between its steps.
+    """
     fewer = quantized.scaled(weight, weight.name, factors) if isinstance(weight, Quantized) else None
-    if fewer is not None:
+    if fewer is not None or quantized.is_dequantized(weight):
         return fewer
     narrow = factors.astype(weight.dtype)  # a product in the weights' own type is as exact where factors are of it
     factors = narrow if (narrow == factors).all() else factors

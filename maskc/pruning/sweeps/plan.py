@@ -172,8 +172,8 @@ class Plan:
                 name, problem, file = f"flops-{target:g}", None, None
                 if level is None:
                     nested = any(True for node in self.source.graph.node for _ in bodies(node))
-                    problem = f"Filters cannot be removed so that {target:g} of the FLOPs are left. Ask for more, or give "
-                    problem += "`--data`, by which units of recurrent layers and channels within attention go as well."
+                    problem = f"Filters cannot be removed so that {target:g} of the FLOPs are left. Ask for more, or "
+                    problem += "give `--data`, by which units of recurrent layers and channels in attention go as well."
                     problem += " Layers in an If, Loop or Scan keep theirs." * nested
                 elif level.masks:
                     file = self.directory / f"{name}.masks.npz"

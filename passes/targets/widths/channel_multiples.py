@@ -68,7 +68,7 @@ def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOpti
         wider = planner.plan(options, floor)
     elif isinstance(align, Rates):
         wider, options, speedup = fastest_plan(planner, plan, align, options)
-        if align.bytes_per_piece > 1:
+        if align.bytes_per_piece > 1 or (align.integers_per_piece > 1 and _integers(planner.graph)):
             wider = _rounded(planner, wider, align, options)
     else:
         wider = _rounded(planner, plan, align, options)
@@ -79,7 +79,8 @@ def _rounded(planner: Planner, plan: StoragePlan, align: int | Rates, options: P
     """The plan with widths that are multiples, as far as there are channels for it."""
     coupled = CoupledSlices(planner.graph, planner.facts, plan)
     extras = rounded(_written(planner.graph, coupled.found), _multiples(planner.graph, coupled.found, align))
-    reason = f"a multiple of {align}" if isinstance(align, int) else f"a multiple of {align.bytes_per_piece} bytes"
+    what = align if isinstance(align, int) else f"{max(align.bytes_per_piece, align.integers_per_piece)} bytes"
+    reason = f"a multiple of {what}"
     return planner.plan(options, coupled.with_spare(extras, reason)) if extras else plan
 
 
@@ -98,9 +99,20 @@ def _multiples(graph: gs.Graph, couplings: list[SliceCoupling], align: int | Rat
     if isinstance(align, int):
         return dict.fromkeys(range(len(couplings)), align)
     sizes = {name: numpy_dtype(tensor).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
-    elements = ([sizes[name] for name, _ in coupling.slices_per_class if sizes.get(name)] for coupling in couplings)
-    multiples = [align.multiple(min(found, default=4)) for found in elements]
-    return {n: m if couplings[n].stored >= _NARROW else 1 for n, m in enumerate(multiples)}
+    integers = _integers(graph)
+    multiples = {}
+    for number, coupling in enumerate(couplings):
+        names = {name for name, _ in coupling.slices_per_class}
+        multiple = align.multiple(min((sizes[name] for name in names if sizes.get(name)), default=4))
+        multiple = multiple if integers.isdisjoint(names) else max(multiple, align.integers_per_piece)
+        multiples[number] = multiple if coupling.stored >= _NARROW else 1
+    return multiples
+
+
+def _integers(graph: gs.Graph) -> set[str]:
+    """The tensors that nodes make of 8-bit numbers."""
+    made = (tensor for node in graph.nodes for tensor in node.outputs if tensor.dtype)
+    return {t.name for t in made if (kind := numpy_dtype(t)).kind in "iu" and kind.itemsize == 1}
 
 
 def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan) -> Iterator[Width]:

@@ -49,6 +49,7 @@ class Rates:
     ns_per_node: any operator.
     least_gain_ns: what a model must win before channels are computed that could be removed.
     bytes_per_piece: kernels read channels in pieces of so many bytes, and are slower where widths are no multiple.
+    integers_per_piece: the same of kernels of 8-bit numbers, in channels.
     beside: those of another runtime, in which the same model is to be fast, too.
     """
 
@@ -80,6 +81,7 @@ class Rates:
     ns_per_node: float
     least_gain_ns: float = 10_000.0
     bytes_per_piece: int = 1
+    integers_per_piece: int = 1
     beside: Rates | None = None
 
     def form(self, shape: ConvolutionShape, read: int, written: int) -> Form:

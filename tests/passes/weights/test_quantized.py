@@ -13,7 +13,7 @@ from passes.graph.tensors import values_of
 from passes.sizes.prepare import prepared
 from passes.weights.quantized import Quantized
 from passes.weights.steps import Steps
-from tests.generators.check import check
+from tests.generators.check import assert_same_function, check
 from tests.passes.text import Array, compiled, mask, model, operators, random, weight
 
 
@@ -62,6 +62,33 @@ def test_weights_of_a_product_are_cut_on_both_sides(axis: int | None, left: int)
     assert weight(result, "DequantizeLinear", 0).dtype == np.int8
     assert weight(result, "DequantizeLinear", 1).size == {None: 1, 0: 5, 1: left}[axis]
     assert result.report.masked and not result.report.held
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("side", ["before", "behind"])
+def test_masks_of_channels_that_stay_go_into_weights_of_few_bits(side: str, bias: bool) -> None:
+    """Between an operator and its rounding they would keep it from being computed in integers."""
+    text = {
+        "before": "w = DequantizeLinear(q, s, z) a = Gemm(x, w{0}) m = Mul(a, k) y = MatMul(m, v)",
+        "behind": "a = MatMul(x, u) f = QuantizeLinear(a, s, z) d = DequantizeLinear(f, s, z) m = Mul(d, k)"
+        " w = DequantizeLinear(q, s, z) y = Gemm(m, w{0})",
+    }[side].format(", b" if bias else "")
+    size = (6, 8) if side == "before" else (8, 5)
+    more = {"i": np.arange(size[1], dtype=np.int32), "zero": np.int32(0)} if bias else {}
+    text = "b = DequantizeLinear(i, s, zero) " * bias + text
+    parts = {"v": random(8, 5)} if side == "before" else {"u": random(6, 8)}
+    source = quantised("(float[N,6] x) => (float[N,5] y)", text, q=int8(*size), **parts, **more)
+    result = shrink(source, align=8)
+    assert_same_function(source, result.model)
+    assert "Mul" not in operators(result)
+    stored = {
+        tensor.data_type: onnx.numpy_helper.to_array(tensor) for tensor in result.model.graph.initializer if tensor.dims
+    }
+    masked = (
+        stored[onnx.TensorProto.INT8][:, KEEP == 0] if side == "before" else stored[onnx.TensorProto.INT8][KEEP == 0]
+    )
+    assert stored[onnx.TensorProto.INT8].shape == size and not masked.any()
+    assert (onnx.TensorProto.INT32 in stored) == bias
 
 
 def test_zero_point_is_what_is_zero() -> None:

@@ -138,12 +138,18 @@ def test_rounds_up_to_a_multiple_where_channels_are_there(multiple: int) -> None
 @pytest.mark.parametrize(("bits", "expected"), [(64, [34, 50]), (32, [36, 52]), (16, [40, 56]), (8, [48, 64])])
 def test_gpus_want_multiples_by_the_size_of_elements(bits: int, expected: list[int]) -> None:
     """16 bytes, also of what is stored in 8 bits on its way from one layer to the next."""
-    if bits == 8:
-        steps = "{0}q = QuantizeLinear({0}f, scale, zero)\n {0}r = DequantizeLinear({0}q, scale, zero)"
-        source = chain(33, 50, relu=f"{{0}}f = Relu({{0}}m)\n {steps}")
-    else:
-        source = in_type(chain(33, 50), f"float{bits}")
+    source = in_steps() if bits == 8 else in_type(chain(33, 50), f"float{bits}")
     assert widths(shrink(source, align=CUDA["cuda"]).model)[:2] == expected
+
+
+def in_steps() -> onnx.ModelProto:
+    """The chain of layers whose results are stored in 8 bits on the way."""
+    steps = "{0}q = QuantizeLinear({0}f, scale, zero)\n {0}r = DequantizeLinear({0}q, scale, zero)"
+    return chain(33, 50, relu=f"{{0}}f = Relu({{0}}m)\n {steps}")
+
+
+def test_processors_want_four_numbers_of_8_bits() -> None:
+    assert widths(shrink(in_steps(), align=AVX512).model)[:2] == [36, 52]
 
 
 def test_all_channels_of_a_model_that_is_said_to_run_slower_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
