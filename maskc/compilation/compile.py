@@ -44,6 +44,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.verification.options import VerifyOptions
 from passes.adapters.price import Policy
 from passes.errors import GraphError, SizeError, in_brief
+from passes.mask_savings.gated import PLACE
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.order import Shrunk
@@ -244,16 +245,12 @@ def compiled_source(
     *,
     compares: bool = False,
     advises: bool = False,
-    given: frozenset[str] = frozenset(),
 ) -> Compiled:
-    """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`.
-
-    given: as of `ShrinkOptions`, where the model has such masks already.
-    """
+    """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`."""
     masks = in_memory(options.masks or {})
     target = apply_masks(source.model, masks) if masks else source.model
-    if masks:
-        given |= {node.name for node in target.graph.node} - {node.name for node in source.model.graph.node}
+    own = {node.name for node in source.model.graph.node if not node.name.startswith(PLACE)}
+    given = frozenset(node.name for node in target.graph.node) - own
     try:
         with stage("Compiling") as compiling:
             keeps = (compares or advises) and not has_external(target)

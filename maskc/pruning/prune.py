@@ -153,7 +153,7 @@ def pruned(
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
             # TensorFlow computes the source, and not the refitted network that the result is compared with
-            return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how, given=net.given)
+            return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how)
 
         def drop(gone: Mask) -> float:
             return judge.drop(judge(made(seen.without(gone), verify=False).model))

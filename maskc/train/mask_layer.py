@@ -25,6 +25,8 @@ unmasked: weakref.WeakSet[Any] = weakref.WeakSet()
 class Pruning(Protocol):
     """An optimizer that prunes: it reads importance scores out of the gradients of `MaskLayer.probe`."""
 
+    settings: Any
+
     def gathering(self, model: Any) -> Gathering:
         """How importance is to be estimated in a training call of `model`."""
 
@@ -39,9 +41,6 @@ class Pruning(Protocol):
 
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-
-    def replan(self, updates: int) -> None:
-        """Learns after which update a call of `fit` ends that makes fewer than it seemed when it began."""
 
     def note_saved(self) -> None:
         """Remembers that masks are being saved as they are."""

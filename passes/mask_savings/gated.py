@@ -11,6 +11,9 @@ from onnx import helper, numpy_helper
 from passes.mask_savings.prunable_filters import Filters
 from passes.model.set_nodes import set_nodes
 
+#: how names of places begin that are masked to be pruned, and those of the nodes that mask them
+PLACE = "maskc_filters_"
+
 
 def gated(model: onnx.ModelProto, places: Mapping[str, Filters]) -> onnx.ModelProto:
     """A copy of the model in which each place is multiplied by a new graph input, of shape [channels]."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from passes.graph.tensors import Index, Mask
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.coupled_entries import coupled
-from passes.mask_savings.gated import gated
+from passes.mask_savings.gated import PLACE, gated
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.inputs import bind
 from passes.sizes.sizes_to_count_at import Sizes
@@ -56,7 +56,7 @@ class _Search:
     """The order in which groups are removed, and the FLOPs without the first of them, as far as they were asked for."""
 
     def __init__(self, model: onnx.ModelProto, found: list[Filters], at: Sizes | None) -> None:
-        self._filters = {f"maskc_filters_{i}": each for i, each in enumerate(found)}
+        self._filters = {f"{PLACE}{i}": each for i, each in enumerate(found)}
         self._gated = gated(model, self._filters)
         self._groups = coupled(self._gated, {name: len(each.norm) for name, each in self._filters.items()})
         self._order = _order(found, [*self._groups.values()])

@@ -177,7 +177,7 @@ class Search:
         filled = {
             name: np.full_like(constants.values[name], 1e-3) for name in biases if not constants.values[name].any()
         }
-        return shrink_with(constants.put(model, filled), self.options, given=self.seen.network.given)
+        return shrink_with(constants.put(model, filled), self.options)
 
     @staticmethod
     def _flops(compiled: passes.Shrunk) -> float:

@@ -15,7 +15,7 @@ from passes.graph.tensors import unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
-from passes.mask_savings.gated import gated
+from passes.mask_savings.gated import PLACE, gated
 from passes.mask_savings.prunable_filters import Filters
 from passes.model.inputs import bind, split
 from passes.model.set_nodes import set_nodes
@@ -60,11 +60,6 @@ class Network:
     coupling: Coupling
     at: Sizes | None
 
-    @property
-    def given(self) -> frozenset[str]:
-        """The names of the nodes that mask."""
-        return frozenset(f"{name}/masked" for name in self.places)
-
     def masks(self, gone: Mask) -> dict[str, NDArray[np.generic]]:
         """0/1 by place, for groups that are gone, bool [groups]."""
         masked = {**self.places, **self.units}
@@ -99,7 +94,7 @@ class Network:
 
 def with_places(model: ModelProto, layers: Layers, found: Sequence[Filters], at: Sizes | None) -> Network:
     """The network of a model with these layers that is masked at these places."""
-    places = {f"maskc_filters_{i}": place for i, place in enumerate(found)}
+    places = {f"{PLACE}{i}": place for i, place in enumerate(found)}
     masked = gated(model, places)
     units = gated_units(masked, layers)
     sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}

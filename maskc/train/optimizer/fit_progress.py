@@ -49,10 +49,11 @@ class Watch:
 
     Attributes:
         watched: whether something warns when training ends before pruning does, or that was said.
+        gave_ramp: whether the ramp is one that the present call of `fit` gave.
     """
 
     def __init__(self) -> None:
-        self.watched = False
+        self.watched = self.gave_ramp = False
         self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
         self._saved = 0  # FLOPs of what was last saved in it
         self._updates = 0  # made when it ended
@@ -73,7 +74,8 @@ class Watch:
                 epochs, number = history.epoch, _number(step)
                 left = (number - self._first) // len(epochs) * (history.params["epochs"] - epochs[-1] - 1)
                 if epochs[0] or not history.params["steps"]:
-                    owner.replan(number + left)
+                    if self.gave_ramp:
+                        owner.settings = pruner.settings = pruner.settings.ending(number + left)
                     warn_of_begin(pruner, number, left)
                 self._first = None
         elif not same:
@@ -89,6 +91,7 @@ class Watch:
 
         `restored`: entries of masks that had been pruned are ones again. `stopped`: before all epochs were done.
         """
+        self.gave_ramp = False
         if restored:
             what = "Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does"
             _warn_of_rest(pruner, step, flops, what, f" {_AT_TARGET} lets a callback see only epochs at the target.")

@@ -25,11 +25,6 @@ from maskc.train.selection.savings import Rows
 from maskc.train.selection.settings import FlopsWeight, Settings
 from passes.errors.arguments import shown
 
-_NO_MASK = (
-    "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave it "
-    "trainable, and in a custom loop give all of model.trainable_variables."
-)
-
 
 @keras.saving.register_keras_serializable(package="maskc")
 class PruningOptimizer(Wrapping):
@@ -146,7 +141,6 @@ class PruningOptimizer(Wrapping):
         self._settled: int | None = None
         self._loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
-        self._by_fit = False  # whether the ramp is one that a call of `fit` gave, which has not ended
         self._watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
@@ -232,13 +226,6 @@ class PruningOptimizer(Wrapping):
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
         self._watch.begin(self._prepare(), self._step, self)
 
-    def replan(self, updates: int) -> None:
-        """Ends a ramp that goes by a call of `fit` halfway to its last update, number `updates`."""
-        if self._by_fit and self._pruner is not None:
-            settings = self.settings
-            ramp = max(1, (updates - settings.burn_in) // 2)
-            self.settings = self._pruner.settings = dataclasses.replace(settings, ramp=ramp)
-
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
         self._watch.watched = True
@@ -248,7 +235,7 @@ class PruningOptimizer(Wrapping):
     def end_fit(self, model: Any) -> None:
         """Warns of what a call of `fit` left to prune."""
         masks = [layer.mask.numpy() for layer in self.masked_layers()]
-        restored, self._by_fit = any(masks[mask][channel] for _, mask, channel, _ in self._history), False
+        restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
         self._watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
@@ -269,11 +256,13 @@ class PruningOptimizer(Wrapping):
         Raises:
             InputError: if no mask layer's score is among them.
         """
-        variables = list(variables)
         if self.built or not variables:  # Keras knows none yet where it reads an .h5 file
             return
         if not any(layer_of(variable) for variable in variables):
-            raise InputError(_NO_MASK)
+            raise InputError(
+                "PruningOptimizer found no mask to prune: put at least one maskc.train.MaskLayer into the model, leave "
+                "it trainable, and in a custom loop give all of model.trainable_variables."
+            )
         if self.inner_optimizer.built:
             check_trained(self.inner_optimizer, without_probes(variables))
         with outside_of_tracing():
@@ -293,10 +282,8 @@ class PruningOptimizer(Wrapping):
                 raise InputError("Call build(model.trainable_variables), or give apply the variables.")
             trainable_variables = trained_variables(self)
         gradients, variables = list(grads), list(trainable_variables)
-        if len(variables) != len(gradients) or not all(isinstance(each, VARIABLES) for each in variables):
+        if not 0 < len(variables) == len(gradients) or not all(isinstance(each, VARIABLES) for each in variables):
             raise InputError("apply needs a list of variables, and for each of them a gradient or None.")
-        if not variables:
-            raise InputError(_NO_MASK)
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
@@ -429,8 +416,7 @@ class PruningOptimizer(Wrapping):
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
                 planned = self.settings.planned(fit_progress.updates_of(getattr(model, "history", None)))
-                self._by_fit = planned.ramp != self.settings.ramp
-                self.settings = planned
+                self._watch.gave_ramp, self.settings = planned.ramp != self.settings.ramp, planned
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)

@@ -133,10 +133,14 @@ class Settings:
         ramp, schedule, every = self.ramp, self.schedule, self.prune_every
         if schedule == "auto":
             if not ramp and every is None and updates:
-                ramp = max(1, (updates - self.burn_in) // 2)
+                ramp = self.ending(updates).ramp
             schedule = "cubic" if ramp else None
         every = every or (max(1, ramp // _DECISIONS) if ramp else _EVERY)
         return replace(self, ramp=ramp, schedule=schedule, prune_every=every)
+
+    def ending(self, updates: int) -> Settings:
+        """Returns the same with a ramp over half of the updates from the burn-in to the one of this number."""
+        return replace(self, ramp=max(1, (updates - self.burn_in) // 2))
 
     @property
     def currency(self) -> Currency:
