@@ -85,7 +85,7 @@ class Fuser:
         `output_axis` is the axis of the output, from its end, along which that axis of the weights runs.
         """
         weight, bias = node.inputs[1], operand(node, 2)
-        if not _may_change(weight) or (bias is not None and not is_constant(bias)):
+        if not _may_change(weight, affine) or (bias is not None and not is_constant(bias)):
             return False
         channels = weight.shape[axis]
         if affine.axis not in (None, output_axis):
@@ -111,7 +111,7 @@ class Fuser:
         `axes` are those of the weights that run along the channels of the output and, in each group, of the input.
         """
         weight, bias = node.inputs[1], operand(node, 2)
-        if not _may_change(weight):
+        if not _may_change(weight, affine):
             return None
         if any(v.size not in (1, weight.shape[axes[1]] * groups) for v in (affine.scale, affine.shift)):
             return None
@@ -146,9 +146,12 @@ class Fuser:
             node.inputs = [*list(node.inputs)[:2], constant]
 
 
-def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
-    """Whether a node may change its weights."""
+def _may_change(weight: gs.Tensor, affine: Affine) -> TypeGuard[gs.Constant]:
+    """Whether a node may change its weights so."""
     if not is_constant(weight) or isinstance(weight.dtype, int):
+        return False
+    # what DequantizeLinear makes, scaled, would lie between its steps, unless by a mask
+    if quantized.is_dequantized(weight) and (affine.shift.any() or not np.isin(affine.scale, (0, 1)).all()):
         return False
     # what others read as it is would be stored twice
     return not is_read_by_others(weight) or prod(weight.shape) <= SMALL
@@ -157,7 +160,7 @@ def _may_change(weight: gs.Tensor) -> TypeGuard[gs.Constant]:
 def _scaled(weight: gs.Constant, factors: Array) -> Array | Lazy | Quantized | None:
     """The weights times factors, in their type; read later if they are elsewhere, and in as few bits.
 
-    None of what DequantizeLinear makes, where the products lie between its steps.
+    None of what DequantizeLinear makes of no integers.
     """
     fewer = quantized.scaled(weight, weight.name, factors) if isinstance(weight, Quantized) else None
     if fewer is not None or quantized.is_dequantized(weight):

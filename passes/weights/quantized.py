@@ -197,10 +197,9 @@ def twin(editor: GraphEditor, tensor: gs.Constant) -> gs.Constant:
 
 def scaled(weight: Quantized, name: str, factors: Array) -> Quantized | None:
     """The weight times factors [broadcast], in as few bits; None where they are not exact in its type, or its steps."""
-    exact = weight.dtype == np.float32 or (factors.astype(weight.dtype) == factors).all()
     if dequantizes(weight.expression):
-        masks = np.isin(factors, (0, 1)).all()  # other products lie between the steps
-        return weight.holding(name, weight.values * factors.astype(weight.dtype)) if masks else None
+        return weight.holding(name, weight.values * factors.astype(weight.dtype))
+    exact = weight.dtype == np.float32 or (factors.astype(weight.dtype) == factors).all()
     if not exact:
         return None
     shape = tuple(weight.shape)

@@ -73,7 +73,7 @@ class Watch:
             if same and self._first is not None:
                 epochs, number = history.epoch, _number(step)
                 left = (number - self._first) // len(epochs) * (history.params["epochs"] - epochs[-1] - 1)
-                if epochs[0] or not history.params["steps"]:
+                if epochs[0] or not history.params.get("steps"):
                     if self.gave_ramp:
                         owner.settings = pruner.settings = pruner.settings.ending(number + left)
                     warn_of_begin(pruner, number, left)

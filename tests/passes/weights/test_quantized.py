@@ -378,3 +378,12 @@ def test_a_copy_of_a_graph_keeps_its_weights_when_the_graph_is_freed() -> None:
     take_apart(graph)
     (weights,) = (tensor for tensor in copy.tensors().values() if isinstance(tensor, Quantized))
     np.testing.assert_allclose(values_of(weights), q * steps(), rtol=1e-6)
+
+
+def test_shifts_and_other_scales_stay_beside_weights_of_few_bits() -> None:
+    """A bias between the steps would be one of floats, which runtimes round."""
+    for more in ("y = Add(a, t)", "y = Mul(a, t)"):
+        text = f"b = DequantizeLinear(i, s, zero) w = DequantizeLinear(q, s, z) a = Gemm(x, w, b) {more}"
+        stored = {"q": int8(6, 8), "i": np.arange(8, dtype=np.int32), "zero": np.int32(0), "t": random(8)}
+        source = quantised("(float[N,6] x) => (float[N,8] y)", text, **stored)
+        assert [node.op_type for node in source.graph.node] == operators(shrink(source))
