@@ -136,7 +136,9 @@ class Rounding:
                 moved = rounded_everywhere(self._proof, self._models[0], sample.inputs, seed)
                 moves = farthest(right, {name: moved[name].astype(array.dtype) for name, array in right.items()})
                 farther = max(farther, moves if math.isfinite(moves) else 0.0)
-        return error <= NOISE_FACTOR * farther
+                if error <= NOISE_FACTOR * farther:
+                    return True
+        return False
 
     def _blame(self, sample: Sample) -> str:
         """Sentences on the model that the runtime gets wrong; "" where there is none."""
