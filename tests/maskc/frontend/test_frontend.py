@@ -172,8 +172,8 @@ def test_kinds_of_keras_models(keras: Any) -> None:
         x = np.random.default_rng(length).normal(size=(2, length, 4)).astype(np.float32)
         out = build.run(model, **{model.graph.input[0].name: x})
         np.testing.assert_allclose(next(iter(out.values())), sequence(x), atol=1e-5)
-    fixed = to_onnx(keras.Sequential([keras.Input(batch_shape=(2, 4)), layers.Dense(3)]))
-    assert dims_of(fixed.graph.input[0]) == [2, 4]
+    noted = to_onnx(keras.Sequential([keras.Input(batch_shape=(2, 4)), layers.Dense(3)]))
+    assert dims_of(noted.graph.input[0]) == ["batch", 4]
 
 
 @pytest.mark.slow

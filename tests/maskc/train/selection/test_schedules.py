@@ -72,7 +72,7 @@ def test_what_saves_more_and_more_is_not_overdone() -> None:
 def test_without_a_target_every_mask_keeps_the_fewest_channels(schedule: Any, ramp: int) -> None:
     model = compiled(mlp, prune_every=1, schedule=schedule, ramp=ramp, min_channels=2)
     fit(model, 0, 10)
-    assert not model.optimizer.reached
+    assert model.optimizer.reached
     assert [int(mask.sum()) for mask in masks(model).values()] == [2, 2]
 
 
@@ -108,7 +108,7 @@ def test_channels_are_left_in_multiples(schedule: Any, flops_weight: Any) -> Non
 
 def test_multiples_that_forbid_the_target_are_said() -> None:
     model = compiled(wide, prune_every=1, round_to=16, flops_target=0.1)
-    with pytest.raises(InputError, match="with round_to=16 and 1 channel"):
+    with pytest.raises(InputError, match=r"as masks may keep \(round_to=16, min_channels=1\)"):
         fit(model, 0, 1)
 
 
