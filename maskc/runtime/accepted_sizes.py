@@ -24,6 +24,8 @@ _INTEGERS = frozenset(kind for name, kind in TensorProto.DataType.items() if "IN
 _SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
 _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
+# By how many quarters sizes are multiplied that are to be unlike their neighbours.
+_QUARTERS = ((4, 3, 2), (4, 6, 8))
 # Values of sizes of which one is the sum of two: of what is new and of the past; the others may be heads.
 _SUMMED = (16, 4, 8, 1)
 _MAX_TRIES = 80
@@ -102,17 +104,29 @@ class _Search:
                     return
 
     def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
-        """Other sizes that are accepted: of the batch, then of the others, smaller ones first."""
+        """Other sizes that are accepted: of the batch, then of the others, smaller ones first.
+
+        The first are unlike each other where they can be, as a size may be taken of the wrong axis of a square image.
+        """
         known = [sizes]
-        for batch in _BATCHES if self._batches else ():
-            candidate = self._agreeing({**sizes, **dict.fromkeys(self._batches, batch)})[0]
-            if candidate not in known and self._accepts(candidate, ceiling, _MANY_INSIDE):
-                known.append(candidate)
-                yield candidate
+        for batch in [n for n in _BATCHES if any(sizes[name] != n for name in self._batches)] or _BATCHES[:1]:
+            for others in (*(self._unlike(sizes) if len(known) == 1 else ()), sizes):
+                candidate = self._agreeing({**others, **dict.fromkeys(self._batches, batch)})[0]
+                if candidate not in known and self._accepts(candidate, ceiling, _MANY_INSIDE):
+                    known.append(candidate)
+                    yield candidate
+                    break
         if self._others:
             more = self._beyond(dict.fromkeys(self._others, 0), sizes, known, ceiling)
             first = next(more, None)
             yield from self._beyond(sizes, sizes, known, ceiling) if first is None else itertools.chain([first], more)
+
+    def _unlike(self, sizes: Mapping[str, int]) -> Iterator[Mapping[str, int]]:
+        """The same but for the sizes beside the batch, of which neighbours differ: smaller ones first."""
+        for quarters in _QUARTERS if len(self._others) > 1 else ():
+            found = {name: sizes[name] * quarters[i % len(quarters)] // 4 for i, name in enumerate(self._others)}
+            if min(found.values()) > 1:
+                yield {**sizes, **found}
 
     def _beyond(
         self, least: Mapping[str, int], sizes: Mapping[str, int], known: Sequence[Mapping[str, int]], ceiling: int

@@ -43,12 +43,19 @@ def _narrowed(tensor: Tensor, slices: Slices) -> dict[int, Array]:
 
 
 def by_value(
-    source: Graph, compiled: Graph, before: Observed, after: Observed, origins: Mapping[str, Origin | None]
+    source: Graph,
+    compiled: Graph,
+    before: Observed,
+    after: Observed,
+    origins: Mapping[str, Origin | None],
+    *,
+    late: bool = False,
 ) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
     And which tensors do not hold in the run what the source's tensor of their name does. origins: what the compiler
-    says that they hold.
+    says that they hold. late: whether of slices that are alike, as of units that are dead in the run, the last are
+    taken, and not the first.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
     index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
@@ -67,12 +74,12 @@ def by_value(
                 tensor = after.tensors[name]
                 if twin is None:
                     boundary = _gathered(compiled, node, before, found)
-                elif (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
+                elif (slices := _of_twin(twin, tensor, origin.slices, likely, late)) is not None:
                     boundary = Boundary(origin.source, slices)
                 elif twin.dtype == tensor.dtype:
                     unlike.add(name)
                     boundary = Boundary(origin.source) if twin.shape == tensor.shape else None
-                boundary = boundary or _alike(index, before, tensor, likely)
+                boundary = boundary or _alike(index, before, tensor, likely, late)
             if boundary is not None:
                 found[name] = boundary
     return found, unlike
@@ -92,20 +99,20 @@ def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[st
     return Boundary(held.source, {**held.slices, axis: own[taken]})
 
 
-def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array]) -> Slices | None:
+def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array], late: bool) -> Slices | None:
     """The slices of the tensor that it is made of: those that the compiler says, or by values."""
     said = _narrowed(twin, slices)
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
-    return _slices(twin, tensor, likely)
+    return _slices(twin, tensor, likely, late)
 
 
-def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
+def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array], late: bool) -> Boundary | None:
     """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
     nearest, least = None, np.inf
     for name in index.like(tensor):
-        slices = _slices(before.tensors[name], tensor, likely)
+        slices = _slices(before.tensors[name], tensor, likely, late)
         if slices is None:
             continue
         apart = _apart(before.tensors[name], tensor, slices)
@@ -162,10 +169,11 @@ def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
     )
 
 
-def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
+def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], late: bool) -> dict[int, Array] | None:
     """The slices of a source tensor that a tensor holds, by values; None if it does not.
 
     likely: slices to be preferred, those of the tensors that it is made of: many slices may hold the same few values.
+    late: as of `by_value`.
     """
     if source.dtype != tensor.dtype or len(source.shape) != len(tensor.shape):
         return None
@@ -177,13 +185,13 @@ def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int
     if not other:
         other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
     for axis in other:
-        index = _slices_along(axis, source, tensor, likely)
+        index = _slices_along(axis, source, tensor, likely, late)
         if index is not None:
             return {axis: index}
     return None
 
 
-def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> Array | None:
+def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array], late: bool) -> Array | None:
     """The slices along one axis that a tensor holds; None if it does not."""
     one, two = _rows(source, axis), _rows(tensor, axis)
     if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
@@ -191,8 +199,12 @@ def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Ar
     for index in likely:
         if len(index) == len(two) and index.max(initial=0) < len(one) and _near(one[index], two):
             return index
-    nearest = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
-    return nearest if (nearest >= 0).all() else None
+    if not np.isfinite(two).all():
+        return None
+    nearest = _nearest(one[::-1], two[::-1])[::-1] if late else _nearest(one, two)
+    if (nearest < 0).any():
+        return None
+    return len(one) - 1 - nearest if late else nearest
 
 
 def _same_values(source: Tensor, tensor: Tensor) -> bool:

@@ -135,7 +135,8 @@ def prove(
             near = {name: boundary for name, boundary in found.items() if name in failing}
             yield {name: boundary for name, boundary in named.items() if name not in failing} | near, unlike
             yield found, unlike
-        yield by_value(source, compiled, before, after, {})
+        for late in (False, True):
+            yield by_value(source, compiled, before, after, {}, late=late)
 
     for boundaries, unlike in guesses():
         proofs.append(search(before, boundaries, unlike=unlike).found())

@@ -55,6 +55,17 @@ def test_sizes_given_are_tried_where_the_compiled_model_takes_any() -> None:
     assert api.verify(model, model, shapes={"x": (2, 77)}).passed
 
 
+def test_a_size_of_the_wrong_axis_shows_where_images_need_not_be_square() -> None:
+    text = "s = Shape(x) n = Gather(s, n0) h = Gather(s, h0) w = Gather(s, w0) t = Concat<axis=0>(n, h, w)"
+    text += " y = Expand(c, t)"
+    right, wrong = (
+        build.model("(float[n,2,h,w] x) => (float[n,h,w] y)", text, n0=[0], h0=[2], w0=[axis], c=np.float32([[[1.5]]]))
+        for axis in (3, 2)
+    )
+    assert api.verify(right, right).passed
+    assert not api.verify(right, wrong).passed
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (2, 3, 5), (2, 3, 4, 4)])
 def test_one_hot_values_have_one_channel_each(shape: tuple[int, ...]) -> None:
     port = random_inputs.Port("x", random_inputs.TensorType(onnx.TensorProto.FLOAT, shape))

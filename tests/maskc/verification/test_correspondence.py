@@ -3,6 +3,10 @@
 import numpy as np
 
 import maskc as api
+from passes import shrink
+from tests.generators.architectures import build as build_architecture
+from tests.generators.architectures import shufflenet
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.maskc import build
 from tests.maskc.verification.networks import compared
@@ -72,3 +76,10 @@ def test_a_tensor_with_a_wrong_slice_is_still_that_of_its_name() -> None:
         wrong = build.changed(source, "k", lambda k, c=channel: np.where(np.arange(64).reshape(k.shape) == c, -k, k))
         proof = compared(source, wrong)
         assert not proof.complete and proof.checker.boundaries["m"].slices == {}
+
+
+def test_units_that_are_dead_in_a_run_look_like_masked_channels() -> None:
+    """Of slices that are alike the first are tried, and the last."""
+    for seed in (705, 1389, 1845):
+        source = build_architecture(shufflenet, Masks(consistent=False, seed=seed), seed=seed // 100).model()
+        assert api.verify(source, shrink(source).model).passed
