@@ -100,19 +100,20 @@ def from_model(
         sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in watched()]
         return [*outputs, tf.stack(sums)] if sums else outputs
 
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    batches = [shapes] if _keeps_state(model) else [[(None, *shape[1:]) for shape in shapes], shapes]
-    for tried in batches[:1] if any_batch else batches:
+    declared = tuple(tuple(tensor.shape) for tensor in tensors)
+    opened = tuple((None, *shape[1:]) if shape else () for shape in declared)
+    tried = [opened] if any_batch else [declared] if _keeps_state(model) else [*dict.fromkeys((opened, declared))]
+    for shapes in tried:
         specs = [
             tf.TensorSpec(shape, tensor.dtype, f"maskc_input_{i}")
-            for i, (shape, tensor) in enumerate(zip(tried, tensors, strict=True))
+            for i, (shape, tensor) in enumerate(zip(shapes, tensors, strict=True))
         ]
         try:
             with quiet():
                 function = tf.function(call, input_signature=specs, jit_compile=False).get_concrete_function()
             break
         except Exception as error:
-            if tried is batches[-1] or any_batch:
+            if shapes is tried[-1]:
                 raise InputError(f"{name} cannot be traced: {reason(error)}.") from error
     outputs = _output_names(model)
     outputs += [WATCHED] * (len(function.outputs) - len(outputs))

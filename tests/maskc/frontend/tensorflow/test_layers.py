@@ -126,8 +126,9 @@ def test_the_batch_is_open_where_it_can_be(keras: Any) -> None:
     """Without an input Keras notes the size of the first batch, which a model that carries a state has alone."""
     k = keras.layers
     own = k.Lambda(lambda x: keras.ops.reshape(x, (int(x.shape[0]) * 5, 4)), output_shape=(40, 4))
-    for layer, expected in ((k.LSTM(3), "batch"), (k.LSTM(3, stateful=True), 8), (own, 8)):
-        model = keras.Sequential([k.Dense(4), layer])
+    plain, stateful, fixed = (keras.Sequential([k.Dense(4), x]) for x in (k.LSTM(3), k.LSTM(3, stateful=True), own))
+    for model, expected in ((plain, "batch"), (stateful, 8), (fixed, 8)):
         model(np.zeros((8, 5, 2), np.float32))
         batch = to_onnx(model).graph.input[0].type.tensor_type.shape.dim[0]
         assert (batch.dim_param or batch.dim_value) == expected
+    assert to_onnx(stateful, any_batch=True).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
