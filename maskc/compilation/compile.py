@@ -249,6 +249,7 @@ def compiled_source(
     """`compile` of a model that was read; `compares` as for `kept_for_speed`, `advises` as `compile_file`."""
     masks = in_memory(options.masks or {})
     target = apply_masks(source.model, masks) if masks else source.model
+    # what is masked for this compilation alone, or by a sweep or pruning, the file runs without
     own = {node.name for node in source.model.graph.node if not node.name.startswith(PLACE)}
     given = frozenset(node.name for node in target.graph.node) - own
     try:

@@ -109,9 +109,10 @@ class _Search:
         The first are unlike each other where they can be, as a size may be taken of the wrong axis of a square image.
         """
         known = [sizes]
-        for batch in [n for n in _BATCHES if any(sizes[name] != n for name in self._batches)] or _BATCHES[:1]:
+        batches = [dict.fromkeys(self._batches, size) for size in _BATCHES]
+        for batch in [each for each in batches if not each.items() <= sizes.items()] or [{}]:
             for others in (*(self._unlike(sizes) if len(known) == 1 else ()), sizes):
-                candidate = self._agreeing({**others, **dict.fromkeys(self._batches, batch)})[0]
+                candidate = self._agreeing({**others, **batch})[0]
                 if candidate not in known and self._accepts(candidate, ceiling, _MANY_INSIDE):
                     known.append(candidate)
                     yield candidate

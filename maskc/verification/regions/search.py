@@ -135,8 +135,13 @@ def prove(
             near = {name: boundary for name, boundary in found.items() if name in failing}
             yield {name: boundary for name, boundary in named.items() if name not in failing} | near, unlike
             yield found, unlike
-        for late in (False, True):
-            yield by_value(source, compiled, before, after, {}, late=late)
+        early, unlike = by_value(source, compiled, before, after, {})
+        yield early, unlike
+        last, unlike = by_value(source, compiled, before, after, {}, late=True)
+        if {name: _identity(each) for name, each in last.items()} != {
+            name: _identity(each) for name, each in early.items()
+        }:
+            yield last, unlike
 
     for boundaries, unlike in guesses():
         proofs.append(search(before, boundaries, unlike=unlike).found())
@@ -177,6 +182,11 @@ def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> 
         if left:
             found[name] = left
     return found
+
+
+def _identity(boundary: Boundary) -> Key:
+    """The source's tensor and the slices of it that are held."""
+    return boundary.source, *((axis, index.tobytes()) for axis, index in boundary.slices.items())
 
 
 def _of(claim: Claim, keep: Array, axis: int) -> Claim:
@@ -230,7 +240,7 @@ class _Search:
     def _key(self, region: Region) -> Key:
         """All that a judgement is of: it says nothing of a region that reads other boundaries or claims."""
         held = [self.checker.boundaries[name] for name in sorted({region.target, *region.compiled_reads})]
-        slices = tuple((b.source, *((axis, index.tobytes()) for axis, index in b.slices.items())) for b in held)
+        slices = tuple(map(_identity, held))
         names = sorted({*region.source_reads, *(boundary.source for boundary in held)})
         claims = ((name, axis, claim) for name in names for axis, claim in self.checker.claims.get(name, {}).items())
         claimed = tuple((name, axis, claim.slices.tobytes(), claim.of.tobytes()) for name, axis, claim in claims)

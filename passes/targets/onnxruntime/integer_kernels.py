@@ -106,18 +106,18 @@ def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
     return bool((low is None or (least >= low).all()) and (high is None or (most <= high).all()))
 
 
-def _reads_steps(node: gs.Node, editor: GraphEditor, masks: Collection[str]) -> bool:
+def _reads_steps(node: gs.Node, editor: GraphEditor, given: Collection[str]) -> bool:
     """Whether the operator has an integer kernel, and reads numbers that quantised ones stand for."""
     rounded, inputs = node.op in _ROUNDED_WEIGHTS, list(node.inputs)
     if node.op == "Add" and any(is_constant(t) for t in inputs):  # a product with its bias is one Gemm
         product = next((p for t in inputs if (p := editor.sole_producer(t)) is not None and p.op == "MatMul"), None)
         rounded, inputs = product is not None, list(product.inputs) if product is not None else inputs
-    given = [t for t in inputs if t.name]
+    read = [t for t in inputs if t.name]
     return (
         node.op in _INTEGER
-        and bool(given)
-        and _is_dequantized(given[0], masks)
-        and all(_is_dequantized(t, masks) or (rounded and is_constant(t)) for t in given[1:])
+        and bool(read)
+        and _is_dequantized(read[0], given)
+        and all(_is_dequantized(t, given) or (rounded and is_constant(t)) for t in read[1:])
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.tensors import describe, numpy_dtype
@@ -21,7 +22,7 @@ from passes.planning.planner import Planner, PlanOptions
 from passes.rewriting.storage_plan import StoragePlan, everything
 from passes.targets.widths.coupled_slices import CoupledSlices, SliceCoupling
 from passes.targets.widths.fastest_plan import fastest_plan
-from passes.targets.widths.rates import Rates
+from passes.targets.widths.rates import Rates, is_small
 from passes.targets.widths.width_search import rounded
 
 #: a multiple to round widths up to, rates to choose widths by, or all channels
@@ -68,7 +69,7 @@ def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOpti
         wider = planner.plan(options, floor)
     elif isinstance(align, Rates):
         wider, options, speedup = fastest_plan(planner, plan, align, options)
-        if align.bytes_per_piece > 1 or (align.integers_per_piece > 1 and _integers(planner.graph)):
+        if align.bytes_per_piece > 1 or (align.integers_per_piece > 1 and _makes_integers(planner.graph)):
             wider = _rounded(planner, wider, align, options)
     else:
         wider = _rounded(planner, plan, align, options)
@@ -98,21 +99,16 @@ def _multiples(graph: gs.Graph, couplings: list[SliceCoupling], align: int | Rat
     """What the width of each coupling is rounded up to a multiple of: by the smallest elements that are stored so."""
     if isinstance(align, int):
         return dict.fromkeys(range(len(couplings)), align)
-    sizes = {name: numpy_dtype(tensor).itemsize for name, tensor in graph.tensors().items() if tensor.dtype}
-    integers = _integers(graph)
-    multiples = {}
-    for number, coupling in enumerate(couplings):
-        names = {name for name, _ in coupling.slices_per_class}
-        multiple = align.multiple(min((sizes[name] for name in names if sizes.get(name)), default=4))
-        multiple = multiple if integers.isdisjoint(names) else max(multiple, align.integers_per_piece)
-        multiples[number] = multiple if coupling.stored >= _NARROW else 1
-    return multiples
+    types = {name: numpy_dtype(tensor) for name, tensor in graph.tensors().items() if tensor.dtype}
+    found = ([align.multiple(types[name]) for name, _ in each.slices_per_class if name in types] for each in couplings)
+    multiples = [max(each, default=align.multiple(np.dtype(np.float32))) for each in found]
+    return {n: m if couplings[n].stored >= _NARROW else 1 for n, m in enumerate(multiples)}
 
 
-def _integers(graph: gs.Graph) -> set[str]:
-    """The tensors that nodes make of 8-bit numbers."""
+def _makes_integers(graph: gs.Graph) -> bool:
+    """Whether a node makes 8-bit numbers."""
     made = (tensor for node in graph.nodes for tensor in node.outputs if tensor.dtype)
-    return {t.name for t in made if (kind := numpy_dtype(t)).kind in "iu" and kind.itemsize == 1}
+    return any(is_small(numpy_dtype(tensor)) for tensor in made)
 
 
 def _widths(graph: gs.Graph, before: StoragePlan, after: StoragePlan) -> Iterator[Width]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from passes.targets.widths.convolution_shape import ConvolutionShape
 
@@ -18,6 +20,11 @@ Form = Literal["im2col", "nchwc", "nchw_to_nchwc"]
 
 # Channel blocks of the output that a kernel computes at once.
 _BLOCKS_AT_ONCE = 4
+
+
+def is_small(dtype: np.dtype[Any]) -> bool:
+    """Whether these are 8-bit numbers."""
+    return dtype.kind in "iu" and dtype.itemsize == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +140,9 @@ class Rates:
         """Whether they say how long a layer takes, and not only which widths and forms are fast."""
         return self.bytes_per_piece == 1
 
-    def multiple(self, itemsize: int) -> int:
-        """How many elements of `itemsize` bytes widths are rounded up to."""
-        return max(1, self.bytes_per_piece // itemsize)
+    def multiple(self, dtype: np.dtype[Any]) -> int:
+        """How many elements of this type widths are rounded up to."""
+        return max(1, self.bytes_per_piece // max(dtype.itemsize, 1), self.integers_per_piece if is_small(dtype) else 1)
 
     def padded(self, channels: int) -> int:
         """The channels of as many channel blocks as hold so many."""
