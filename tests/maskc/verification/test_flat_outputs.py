@@ -1,0 +1,112 @@
+"""Outputs that hardly move: faults that no output shows are found region by region."""
+
+import numpy as np
+import onnx
+import pytest
+
+import maskc as api
+from passes import shrink
+from tests.generators.flat_networks import flat_network, mutants
+from tests.maskc import build
+from tests.maskc.verification.networks import EVERY_SECOND
+
+
+def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
+    """x[n,8] → MatMul, Relu, mask over every second channel, MatMul, Softmax of scores of this scale → y[n,4]."""
+    body = """
+        [first] a = MatMul(x, w1)
+        b = Add(a, shift)
+        c = Relu(b)
+        d = Mul(c, mask)
+        [second] s = MatMul(d, w2)
+        y = Softmax<axis=-1>(s)
+    """
+    w2 = scale * np.random.default_rng(0).normal(size=(16, 4))
+    weights = {"mask": EVERY_SECOND, "shift": np.full(16, -1e6 if dead else 0.5), "w2": w2}
+    return build.model("(float[n,8] x) => (float[n,4] y)", body, w1=(8, 16), **weights)
+
+
+def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    stored = next(t.name for t in model.graph.initializer if t.name.startswith(name))
+    return build.changed(model, stored, lambda w: 3 * w)
+
+
+@pytest.mark.parametrize(
+    ("weight", "node", "dead"), [("w1", "first", False), ("w2", "second", False), ("w1", "first", True)]
+)
+def test_a_fault_that_no_output_shows_is_refused(weight: str, node: str, dead: bool) -> None:
+    """Behind scores that are all but equal, or units that are dead on all data."""
+    source = scores(1e-12, dead=dead)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).verdict == "verified"
+    result = api.verify(source, tripled(compiled, weight))
+    assert result.verdict == "failed" and result.parting is not None
+    assert result.parting.node == node and result.outputs[0].passed
+    assert f"computed by MatMul '{node}'" in result.reasons[0]
+
+
+def test_a_branch_that_hardly_counts() -> None:
+    """The output moves, but not with what the branch computes."""
+    source = scores(1e-12)
+    source.graph.node[-1].CopyFrom(onnx.helper.make_node("Add", ["s", "mean"], ["y"]))
+    source.graph.node.insert(0, onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1]))
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).passed
+    assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
+
+
+def test_a_weight_that_counts_a_millionth_behind_many_roundings() -> None:
+    body = "t0 = MatMul(x, w)" + "".join(f" t{i + 1} = Neg(t{i})" for i in range(99)) + " y = Neg(t99)"
+    weights = np.random.default_rng(0).normal(size=(17, 16)).astype(np.float32)
+    weights[16] = 0
+    weights[16, 0] = 1e-3
+    off = weights.copy()
+    off[16, 0] *= np.float32(1.01)
+    model, wrong = (build.model("(float[n,17] x) => (float[n,16] y)", body, w=w) for w in (weights, off))
+    assert api.verify(model, model).passed
+    assert not api.verify(model, wrong).passed
+
+
+def test_weights_behind_heavy_cancellation() -> None:
+    """A hundred millions are added and taken away again: of the product before, outputs show nothing."""
+    body = "a = MatMul(x, w) b = Add(a, far) c = Sub(b, far) d = Add(c, x) y = Relu(d)"
+    model = build.model("(float[n,8] x) => (float[n,8] y)", body, w=(8, 8), far=np.array(1e8))
+    assert api.verify(model, model).passed
+    assert not api.verify(model, tripled(model, "w")).passed
+
+
+def test_flat_networks_and_their_mutants() -> None:
+    judged(range(4), 2)
+
+
+@pytest.mark.slow
+def test_more_flat_networks_and_their_mutants() -> None:
+    judged(range(100, 140), 40)
+
+
+@pytest.mark.release
+def test_many_flat_networks_and_their_mutants() -> None:
+    judged(range(10_000, 11_000), 150)
+
+
+def judged(seeds: range, broken: int) -> None:
+    """Assert that networks are verified, and that of the mutants of the first `broken` of them 1% at most are.
+
+    Behind units that are dead on all data nothing shows, as docs/verification.md says.
+    """
+    missed, count = [], 0
+    for seed in seeds:
+        ending, source = flat_network(seed)
+        compiled = shrink(source).model
+        assert api.verify(source, compiled).verdict == "verified", (seed, ending)
+        for kind, wrong in (
+            mutants(source, compiled, seed) if seed < seeds.start + broken and ending != "dead units" else ()
+        ):
+            try:
+                verdict = api.verify(source, wrong).verdict
+            except api.MaskcError:
+                continue
+            count += 1
+            if verdict == "verified":
+                missed.append((seed, ending, kind))
+    assert len(missed) <= 0.01 * count, missed
