@@ -129,7 +129,7 @@ class _OnValues(Checker):
         """One: no turn has other values."""
         return (0,)
 
-    def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
+    def judge_claims(self, region: Region, want: Array, turn: int, result: Judgement) -> None:
         """Nothing: claims are of other runs."""
 
 

@@ -39,7 +39,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Slices = Mapping[int, Array]  # by axis, those that are held
 Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends on
 
-VERSION = 3
+VERSION = 4
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split())}
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
@@ -73,13 +73,14 @@ APPROXIMATION = dict.fromkeys("BiasGelu FastGelu GRU LSTM QuickGelu".split(), 10
 APPROXIMATION |= dict.fromkeys("Erf Sigmoid Tanh".split(), 4.0)
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
-CLAIMED = 16.0  # times as many where slices are claimed that are not 0: they come from a chain of up to 256 roundings
+LONGEST = 255  # nodes from which slices come that are claimed and not 0; the root of their number is allowed
 ALIKE = 1e-6  # what rounding may do to a constant, relative to it
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
 MOST = 1e-2  # no error of that size is one of rounding
 MOVE = 4096.0  # roundings by which tensors are moved to measure a condition
+WORST = 64.0  # times what is allowed an error may be before a condition is measured
 CONDITION = 16.0  # largest condition that is believed of a region that took boundaries in
 TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a mask of -1e9 is none
 HUGE = 1e30  # of larger values, masks mostly, scales are computed in double precision
@@ -499,10 +500,10 @@ class Region:
 class Judgement:
     """The largest error of a region and what is allowed, relative to the scale of a slice; `at` is its axis and index.
 
-    refuted: by axis, slices of the source's tensor that are not what they were claimed to be. condition: of slices,
-    relative to their scale, when it was last measured. plain: the error without regard to it. sparse: what is allowed
-    where values are sparse. steps: whether rounding may lead to another step. compared: whether a number was finite.
-    apart: how many elements are a step off in each slice, in all if integers alone are read (`levels`); of `places`.
+    refuted: by axis, slices of the source's tensor that are not what they were claimed to be. plain: the error without
+    regard to the condition. sparse: what is allowed where values are sparse. steps: whether rounding may lead to
+    another step. compared: whether a number was finite. apart: how many elements are a step off in each slice, in all
+    if integers alone are read (`levels`); of `places`.
     """
 
     allowed: float = 0.0
@@ -510,7 +511,6 @@ class Judgement:
     at: tuple[int, int] | None = None
     why: str = ""
     refuted: dict[int, Array] = field(default_factory=dict)
-    condition: Array | None = None
     plain: float = 0.0
     sparse: float = 0.0
     steps: bool = False
@@ -705,7 +705,7 @@ class Checker:
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed counts more. What is `stored` in half precision is rounded to that.
         """
-        chain = self._chain(region)
+        chain = self.chain(region)
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
@@ -720,14 +720,22 @@ class Checker:
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
         steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)
         read = {name for i in region.compiled for name in self.compiled.reads[i]} & self.compiled.fixed
-        halves = max(chain, 1 + folded, 1 + len(before) - len(here)) * self.source.coarse / 2  # in computed weights
+        merged = max(folded, len(before) - len(here), chain**2 - 1)
+        halves = (2 + math.sqrt(merged)) * self.source.coarse  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
-        return ROUNDINGS * (steps + halves * stored)
+        return ROUNDINGS * steps + halves * stored
 
-    def _chain(self, region: Region) -> float:
-        """How many times as much is allowed for what is claimed."""
-        claims = (claim for name in region.source_reads for claim in self.claims.get(name, {}).values())
-        return CLAIMED if any(claim.runs[0].any() or claim.factors.any() for claim in claims) else 1.0
+    def chain(self, region: Region) -> float:
+        """How many times as much is allowed for what is claimed and not 0: the root of how many nodes it comes from."""
+        todo, seen = sorted(region.source_reads), set[int]()
+        while todo and len(seen) < LONGEST:
+            name = todo.pop()
+            claims = self.claims.get(name, {}).values()
+            index = self.source.maker.get(name, -1)
+            if index not in seen and any(c.runs[0].any() or c.factors.any() for c in claims):
+                seen.add(index)
+                todo += self.source.reads[index]
+        return math.sqrt(1 + len(seen))
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -759,11 +767,10 @@ class Checker:
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""
-        allowed, share = result.at_most(turn)
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
         if region.source:
-            self.judge_claims(region, want, turn, allowed, result)
+            self.judge_claims(region, want, turn, result)
         want = region.boundary.cut(want)
         if want.shape != got.shape or want.dtype != got.dtype:
             return result.fail(f"it is {got.dtype} {list(got.shape)} and should be {want.dtype} {list(want.shape)}")
@@ -774,7 +781,7 @@ class Checker:
         if want.dtype.kind == "f":
             return self._judge_floats(region, want, got, turn, result, axis)
         apart = np.not_equal(want, got)
-        few = want.dtype.kind != "O" and result.few(apart, axis, share)
+        few = want.dtype.kind != "O" and result.few(apart, axis, result.at_most(turn)[1])
         if not few or np.abs(want - got.astype(np.float64))[apart].max() > 1:
             result.take(apart.astype(np.float64), axis)
             result.fail(f"{apart.sum()} of {want.size} elements differ")
@@ -806,20 +813,17 @@ class Checker:
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         # of a constant that is rounding alone nothing need be right
-        if not share and allowed < relative.max() < (math.inf if whole else max(MOST, CONDITION * allowed)):
+        if not share and allowed < relative.max() < (math.inf if whole else max(MOST, WORST * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
-            most = CONDITION / self._chain(region) if region.boundary.reads is not None else np.inf
-            for known in (result.condition, None):  # that of another turn often does
-                if known is None or known.shape != largest.shape:
-                    known = result.condition = self.condition(region, turn, axis) / largest
-                relative = error / np.maximum(scale, largest * np.minimum(known, most))
-                if relative.max() <= allowed:
-                    break
+            most = CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
+            known = self.condition(region, turn, axis) / largest
+            relative = error / np.maximum(scale, largest * np.minimum(known, most))
         return result.take(relative * as_all, axis)
 
     @np.errstate(invalid="ignore")  # where the source has no number, any will do
-    def judge_claims(self, region: Region, want: Array, turn: int, allowed: float, result: Judgement) -> None:
+    def judge_claims(self, region: Region, want: Array, turn: int, result: Judgement) -> None:
         """Note slices that are not what they are claimed to be."""
+        allowed, _ = result.at_most(turn)
         for axis, claim in self.claims.get(region.boundary.source, {}).items():
             if len(claim.runs) > 1 and turn <= TABLES // 2:
                 continue  # it is not of the sizes of a run
@@ -836,20 +840,31 @@ class Checker:
         """How far each slice of the source's result moves with relative movements of what its nodes read and make.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
-        Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
+        Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel. What is claimed
+        moves with all that it follows from.
         """
-        name = region.boundary.source
-        nodes = [self.source.nodes[index] for index in region.source if self.source.nodes[index].op_type != "Constant"]
+        moved = self._moved(region.boundary, region.source, region.source_reads, turn, axis)
+        if region.source_reads.isdisjoint(self.claims):
+            return moved
+        whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())
+        return np.maximum(moved, self._moved(region.boundary, *whole, turn, axis))
+
+    def _moved(
+        self, boundary: Boundary, made: Sequence[int], read: Collection[str], turn: int, axis: int | None
+    ) -> Array:
+        """How far each slice of a boundary moves with what these nodes read and make."""
+        name = boundary.source
+        nodes = [self.source.nodes[index] for index in made if self.source.nodes[index].op_type != "Constant"]
         inner = {n for node in nodes for n in node.output if n != name}
-        floats = {n: self.types[n] for n in sorted(inner | region.source_reads) if self.types.get(n) in UNIT}
+        floats = {n: self.types[n] for n in sorted(inner.union(read)) if self.types.get(n) in UNIT}
         stored = {n for node in nodes if node.op_type not in SIZED for n in node.input} & self.source.constants.keys()
         weights = {n: self.source.constants[n] for n in sorted(stored) if self.source.constants[n].data_type in FLOATS}
         double = {n for n, tensor in weights.items() if tensor.data_type == TensorProto.DOUBLE}
         floats |= {n: np.dtype(np.float64 if n in double else np.float32) for n in weights}
-        moved, types = np.zeros(1), {n: self.types[n] for n in region.source_reads}
-        if not region.source or not floats:
+        moved, types = np.zeros(1), {n: self.types[n] for n in read}
+        if not made or not floats:
             return moved
-        runs = session(self.source.part(region.source, types, [name], floats), self.source.folder, self.packs)
+        runs = session(self.source.part(made, types, [name], floats), self.source.folder, self.packs)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
         for pattern in range(1 + _MOVES):  # the first of none
@@ -860,7 +875,7 @@ class Checker:
                 moves = np.sign(_drawn(_NORMAL, rng, math.prod(shape))).astype(np.float64) * (pattern > 0)
                 feeds[f"{n}·by"] = (1 + MOVE * UNIT[dtype] * moves).astype(dtype).reshape(shape)
             (array,) = runs.run([name], feeds)
-            array = region.boundary.cut(array).astype(np.float64)
+            array = boundary.cut(array).astype(np.float64)
             want = want if pattern else array
             with np.errstate(invalid="ignore"):
                 step = np.nan_to_num(np.abs(array - want), posinf=0.0)

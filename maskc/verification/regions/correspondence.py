@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -64,6 +65,7 @@ def by_value(
             found[name] = Boundary(name)
     for node, read in zip(compiled.nodes, compiled.reads, strict=True):
         likely = [slices for name in read if name in found for slices in found[name].slices.values()]
+        likely += _joined(node, before, found)
         for name in node.output:
             origin = origins.get(name) or Origin(name)
             twin = before.tensors.get(origin.source) if origin.source in source.maker else None
@@ -83,6 +85,19 @@ def by_value(
             if boundary is not None:
                 found[name] = boundary
     return found, unlike
+
+
+def _joined(node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> list[Array]:
+    """The slices that a Concat of boundaries has of the Concat of their source's tensors, where it joins such."""
+    held = [found[name] for name in node.input if name in found]
+    if node.op_type != "Concat" or len(held) < len(node.input):
+        return []
+    shapes = [before.tensors[boundary.source].shape for boundary in held]
+    axis = node.attribute[0].i % max(len(shapes[0]), 1)
+    sizes = [[*shape, *[0] * (axis + 1)][axis] for shape in shapes]
+    starts = itertools.accumulate(sizes, initial=0)
+    parts = [start + b.slices.get(axis, np.arange(n)) for b, n, start in zip(held, sizes, starts, strict=False)]
+    return [np.concatenate(parts)]
 
 
 def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:

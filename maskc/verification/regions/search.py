@@ -252,6 +252,7 @@ class _Search:
             region.source_reads,
             slices,
             claimed,
+            self.checker.chain(region),
         )
 
     def _run(self, regions: Sequence[Region]) -> None:
@@ -438,7 +439,7 @@ class _Search:
             if key not in self.judged:
                 self._run([grown])
             judgement = self.judged[key]
-            if self._agrees(target, small) and judgement.plain < min(MOST, limit) and not judgement.refuted:
+            if self._agrees(target, small) and judgement.plain < min(MOST, limit):
                 return True
             if judgement.error < MOST and not judgement.agrees:
                 small, limit = True, min(limit, _MORE * judgement.allowed)

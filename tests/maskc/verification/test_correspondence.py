@@ -1,11 +1,14 @@
 """Correspondence of two models of any origin: which tensor of the source a compiled one is taken for."""
 
 import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
 
 import maskc as api
 from passes import shrink
 from tests.generators.architectures import build as build_architecture
 from tests.generators.architectures import shufflenet
+from tests.generators.exported import shufflenet_groups
 from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.maskc import build
@@ -83,3 +86,45 @@ def test_units_that_are_dead_in_a_run_look_like_masked_channels() -> None:
     for seed in (705, 1389, 1845):
         source = build_architecture(shufflenet, Masks(consistent=False, seed=seed), seed=seed // 100).model()
         assert api.verify(source, shrink(source).model).passed
+
+
+def test_what_a_concat_joins_is_what_the_source_joins() -> None:
+    """Its slices look alike in a run where units are dead, in the middle as well."""
+    source = build_architecture(shufflenet_groups, Masks(consistent=False, seed=447), seed=4).model()
+    assert api.verify(source, shrink(source).model).passed
+
+
+def test_a_constant_near_zero_is_as_exact_as_what_it_is_computed_of() -> None:
+    """Channel 1 is 1e-5 behind numbers of about 1, and the compiled model writes it."""
+    first = "c = Conv(x, k, b) n = BatchNormalization(c, scale, shift, mean, var) y = GlobalAveragePool(n)"
+    k, scale, mean = np.ones((2, 3, 1, 1)), np.array([1.0, 0.7]), np.array([0.0, 0.1])
+    k[1] = 0
+    shift = np.array([0.0, -0.7 * (0.9 - 0.1) / np.sqrt(1.3 + 1e-5) + 1e-5])
+    weights = {"scale": scale, "shift": shift, "mean": mean, "var": np.full(2, 1.3), "b": np.array([0.0, 0.9])}
+    source = build.model("(float[n,3,4,4] x) => (float[n,2,1,1] y)", first, k=k, **weights)
+    body = first.replace("y =", "g =") + " rows = Shape<start=0, end=1>(g) sizes = Concat<axis=0>(rows, ones) "
+    body += "f = Expand(written, sizes) y = Concat<axis=1>(g, f)"
+    kept = {name: each[:1] for name, each in weights.items()}
+
+    def compiled(number: float) -> onnx.ModelProto:
+        written = np.full((1, 1, 1, 1), number)
+        signature = "(float[n,3,4,4] x) => (float[n,2,1,1] y)"
+        return build.model(signature, body, k=k[:1], written=written, ones=np.ones(3, np.int64), **kept)
+
+    (want,) = ReferenceEvaluator(source).run(None, {"x": np.zeros((1, 3, 4, 4), np.float32)})
+    number = float(want[0, 1, 0, 0])
+    assert 5e-6 < abs(number) < 2e-5
+    assert compared(source, compiled(number + 6e-8)).complete
+    assert not compared(source, compiled(number + 6e-6)).complete
+
+
+def test_a_claim_that_a_larger_region_refutes_is_dropped() -> None:
+    """A branch that is not taken in the run would make other numbers of a channel that is dead in it."""
+    net = network(50_953)
+    assert api.verify(net.model, shrink(net.model).model).passed
+
+
+def test_heads_that_keep_other_channels_are_what_the_result_says() -> None:
+    """Sparse weights of attention, of which the least is 7e-11, say it no more."""
+    net = network(51_646)
+    assert api.verify(net.model, shrink(net.model).model).passed

@@ -152,6 +152,23 @@ def test_the_last_place_of_a_half_beside_channels_that_are_zero(name: str) -> No
     assert not api.verify(source, off).passed
 
 
+def test_many_operators_of_constants_in_halves() -> None:
+    """What each of them rounds adds up like the steps of a random walk, and a weight that is 1% off is no rounding."""
+    body, last = "", "w"
+    for i in range(32):
+        last, before = f"w{i}", last
+        body += f"{last} = {'Mul' if i % 2 else 'Add'}({before}, k{i}) "
+    rng = np.random.default_rng(0)
+    halves = {f"k{i}": rng.uniform(0.8, 1.2, (8, 4)).astype(np.float16) for i in range(32)}
+    halves["w"] = rng.normal(size=(8, 4)).astype(np.float16)
+    source = build.model("(float16[n,8] x) => (float16[n,4] y)", f"{body} y = MatMul(x, {last})", **halves)
+    compiled = shrink(source).model
+    assert len(compiled.graph.node) == 1 and compared(source, compiled).complete
+    stored = compiled.graph.initializer[0].name
+    off = build.changed(compiled, stored, lambda w: np.where(w == w.max(), w * np.float16(1.01), w))
+    assert not compared(source, off).complete
+
+
 def test_what_is_too_small_for_a_half() -> None:
     """A constant is 0 there where the source, of which regions are computed in single precision, is not."""
     body = "n = Mul(x, nil) a = Add(n, small) b = Mul(a, small) c = Mul(b, small) y = Mul(c, small)"
