@@ -74,7 +74,7 @@ APPROXIMATION |= dict.fromkeys("Erf Sigmoid Tanh".split(), 4.0)
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 LONGEST = 255  # nodes from which slices come that are claimed and not 0; the root of their number is allowed
-ALIKE = 1e-6  # what rounding may do to a constant, relative to it
+ALIKE = 1e-5  # what rounding may do to a constant, relative to it
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -748,7 +748,9 @@ class Checker:
         first = self.seen.get(node.input[0]) if node.input else None
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
-        times = first.shapes[0][0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
+        times = (
+            self.shape(node.input[0])[0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
+        )
         return math.sqrt(times * terms)
 
     def _body_roundings(self, node: NodeProto) -> float:
@@ -761,9 +763,9 @@ class Checker:
         return rounds * sum(math.sqrt(max(shape)) for shape in stored if len(shape) > 1)
 
     def shape(self, name: str) -> Sequence[int]:
-        """Sizes of a tensor of the source; none where it is not known."""
+        """Sizes of a tensor of the source, the largest in runs; none where it is not known."""
         stored, seen = self.source.constants.get(name), self.seen.get(name)
-        return stored.dims if stored is not None else seen.shapes[0] if seen is not None else ()
+        return stored.dims if stored is not None else max(seen.shapes, key=math.prod) if seen is not None else ()
 
     def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""

@@ -258,6 +258,18 @@ def test_channels_are_claimed_though_there_is_nothing_at_some_size(sizes: tuple[
     assert proof.complete and {"l", "b", "t"} <= proof.checker.claims.keys()
 
 
+def test_a_mean_of_a_number_is_claimed_at_any_size() -> None:
+    """Sums of more places are rounded otherwise, by more than a few units."""
+    body = "c = Conv(x, k) m = Mul(c, keep) s = Add(m, b) g = GlobalAveragePool(s) y = Conv(g, v)"
+    weights = {"k": (8, 3, 1, 1), "v": (4, 8, 1, 1), "keep": np.tile([1.0, 0.0], 4).reshape(8, 1, 1)}
+    weights["b"] = np.linspace(0.1, 0.9, 8).reshape(8, 1, 1)
+    source = build.model("(float[n,3,h,w] x) => (float[n,4,1,1] y)", body, **weights)
+    feeds = [random_feeds(source, seed, {"n": 1, "h": 3, "w": w}) for seed, w in enumerate((3, 500))]
+    found = shrink(source)
+    proof = compare_regions(source, found.model, feeds, found.origins, 0).proof
+    assert proof.complete and proof.checker.claims["g"][1].slices.tolist() == [1, 3, 5, 7]
+
+
 def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
     """Places behind the end of each example, of which each has another one: a certificate says nothing of others."""
     body = """
