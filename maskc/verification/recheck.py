@@ -105,7 +105,7 @@ class Graph:
     """
 
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
-        self.model, self.coarse = widened(onnx.inliner.inline_local_functions(model) if model.functions else model)
+        self.model, self.coarse = widened(inlined(model) if model.functions else model)
         self.folder, graph = (folder or Path()).absolute(), self.model.graph
         self.nodes: Sequence[NodeProto] = _in_order(graph.node)
         self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
@@ -200,6 +200,17 @@ class Graph:
         """An initializer with its data."""
         tensor = TensorProto.FromString(self.constants[name].SerializeToString())
         return _wide(numpy_helper.from_array(numpy_helper.to_array(tensor, str(self.folder)), name))
+
+
+def inlined(model: ModelProto) -> ModelProto:
+    """The model without local functions. onnx forgets defaults of their attributes, so calls are given these."""
+    copy: ModelProto = ModelProto.FromString(model.SerializeToString())
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in copy.functions}
+    for node in _nested([*copy.graph.node, *(node for function in copy.functions for node in function.node)]):
+        given, own = {a.name for a in node.attribute}, defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(a for a in own if a.name not in given)
+    inside: ModelProto = onnx.inliner.inline_local_functions(copy)
+    return inside
 
 
 def widened(model: ModelProto) -> tuple[ModelProto, float]:

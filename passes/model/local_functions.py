@@ -28,8 +28,21 @@ def inline(model: ModelProto) -> ModelProto:
     """As `inlined`. Raises ValueError, or an exception of onnx's own, where they cannot be."""
     if not model.functions:
         return model
-    inside: ModelProto = inline_local_functions(_in_its_opset(model), convert_version=True)
+    inside: ModelProto = inline_local_functions(_in_its_opset(_with_defaults(model)), convert_version=True)
     return inside
+
+
+def _with_defaults(model: ModelProto) -> ModelProto:
+    """The model, in which calls have the attributes that a function has a default for: onnx forgets these."""
+    defaults = {(f.domain, f.name, f.overload): f.attribute_proto for f in model.functions if f.attribute_proto}
+    if not defaults:
+        return model
+    model = ModelProto.FromString(model.SerializeToString())
+    for node in (*_nested(model.graph.node), *(node for f in model.functions for node in _nested(f.node))):
+        given = {attribute.name for attribute in node.attribute}
+        own = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(attribute for attribute in own if attribute.name not in given)
+    return model
 
 
 def _in_its_opset(model: ModelProto) -> ModelProto:
@@ -47,7 +60,8 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
         own = opset_of(function)
         if own in (None, opset):
             continue
-        changed = [n for n in _standard(function.node) if not _means_the_same(n, own, opset)]
+        standard = (node for node in _nested(function.node) if node.domain in STANDARD_DOMAINS)
+        changed = [n for n in standard if not _means_the_same(n, own, opset)]
         for node in changed:
             if is_valid(_form(node), opset):
                 raise ValueError(
@@ -64,14 +78,13 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
     return model
 
 
-def _standard(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """The nodes of the standard, those of bodies included."""
+def _nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """These nodes and those of their bodies."""
     for node in nodes:
-        if node.domain in STANDARD_DOMAINS:
-            yield node
+        yield node
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                yield from _standard(attribute.g.node)
+                yield from _nested(attribute.g.node)
 
 
 def _means_the_same(node: NodeProto, own: int, opset: int) -> bool:

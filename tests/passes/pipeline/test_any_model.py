@@ -321,6 +321,25 @@ def test_nodes_that_mean_the_same_in_both(body: str, opset: int, own: int) -> No
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("call", ["local.G(a)", "local.G <slope = 0.25> (a)", "local.F(a)"])
+def test_attributes_that_functions_have_defaults_for(call: str) -> None:
+    """Of the function that is called, or of one that it calls, in a branch as well."""
+    source = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[N,4] x) => (float[N,3] y)
+        <float[6] k = {{1, 0, 1, 1, 0, 1}}> {{ a = MatMul(x, u) f = {call} m = Mul(f, k) y = MatMul(m, v) }}
+        <opset_import: ["": 17], domain: "local"> G <slope: float = 0.5, kept: int = 1> (b) => (s) {{
+            q = Constant <value_int = @kept> () c = Cast <to = 9> (q)
+            s = If (c) <then_branch = t () => (float[N,6] l) {{ l = LeakyRelu <alpha: float = @slope> (b) }},
+                        else_branch = e () => (float[N,6] o) {{ o = Neg(b) }}> }}
+        <opset_import: ["": 17, "local": 1], domain: "local"> F (a) => (r) {{ r = local.G(a) }}"""
+    )
+    source.graph.initializer.extend(
+        [numpy_helper.from_array(random(4, 6), "u"), numpy_helper.from_array(random(6, 3), "v")]
+    )
+    before, after = (build.run(m, x=random(5, 4))["y"] for m in (source, shrink(source).model))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
 def test_nodes_that_only_their_own_opset_has_are_converted() -> None:
     """ONNX Runtime refuses them: by the standard they mean what they say."""
     inside = inline(calling(18, 12, "s = ReduceSum <axes = [1], keepdims = 1> (a) r = Sub(a, s)"))
