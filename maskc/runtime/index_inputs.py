@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from maskc.frontend.graph_queries import TensorType, all_nodes, tensor_types
+from maskc.frontend.graph_queries import TensorType, all_nodes, array_of, tensor_types
 
 # Operators that hand indices on to where they are used, or shift them within their range.
 _INDEX_STEPS = frozenset(
     {"Add", "Cast", "Clip", "Concat", "Expand", "Flatten", "Identity", "Max", "Min", "Mod", "Mul", "Reshape"}
     | {"Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"}
 )
+
+# Operators that compare integers with others, and how many of these are kept.
+_COMPARISONS = frozenset({"Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min"})
+_MOST_COMPARED = 64
 
 _TABLES = frozenset({"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"})
 
@@ -43,6 +48,18 @@ def entries_by_input(model: ModelProto) -> dict[str, int]:
             for name in node.output:
                 origins[name] = origin
     return limits
+
+
+def compared_numbers(model: ModelProto) -> tuple[int, ...]:
+    """Whole numbers that the model compares something with, such as the index that ends a text."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored |= {
+        n.output[0]: a.t for n in all_nodes(model) if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+    read = {name for node in all_nodes(model) if node.op_type in _COMPARISONS for name in node.input}
+    small = [stored[name] for name in read & stored.keys() if math.prod(stored[name].dims) == 1]
+    numbers = {float(array_of(tensor).reshape(())) for tensor in small if array_of(tensor).dtype.kind in "iuf"}
+    return tuple(sorted(int(n) for n in numbers if n.is_integer() and abs(n) < 2**31)[:_MOST_COMPARED])
 
 
 def _picked(

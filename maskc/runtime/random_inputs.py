@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import UnavailableError
 from maskc.frontend.graph_queries import HALF_TYPES, TensorType, type_of
-from maskc.runtime.index_inputs import entries_by_input
+from maskc.runtime.index_inputs import compared_numbers, entries_by_input
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -22,15 +22,26 @@ Inputs = dict[str, NDArray[Any]]
 KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
 _SCALES = {"gaussian": 1.0, "large": 10.0, "small": 0.01, "tiny": 1e-6}
 _SATURATING = 50.0
+_NEAR = 0.25  # share of the integers that are drawn near numbers that something is compared with
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input of the graph: its name, type, and, for one that is used as an index, the number of entries."""
+    """An input of the graph: its name, type, and, for one that is used as an index, the number of entries.
+
+    numbers: whole numbers that the graph compares something with, near which some integers are drawn.
+    """
 
     name: str
     type: TensorType
     entries: int | None = None
+    numbers: tuple[int, ...] = ()
+
+    def integers(self, rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, far: int = 0) -> Any:
+        """Random integers, some of them near numbers of the graph, which may be more, but are below `far`."""
+        values = np.asarray(rng.integers(low, max(high, low + 1), shape))
+        near = [n + off for n in self.numbers for off in (-1, 0, 1) if low <= n + off < max(high, far)]
+        return np.where(rng.random(shape) < _NEAR, rng.choice(near, shape), values) if near else values
 
     def symbols(self) -> tuple[str, ...]:
         """Names of the sizes that the caller chooses; a first one without a name is the batch."""
@@ -61,7 +72,7 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
     Raises `UnavailableError` for inputs that are not tensors or of unknown rank.
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
-    limits = entries_by_input(model)
+    limits, numbers = entries_by_input(model), compared_numbers(model)
     found = []
     for value in model.graph.input:
         if value.name in defaults:
@@ -71,7 +82,7 @@ def ports(model: ModelProto) -> tuple[Port, ...]:
             raise UnavailableError(
                 f"Input '{value.name}' is not a tensor of known rank, and only models that take such can be compared."
             )
-        found.append(Port(value.name, type_, limits.get(value.name)))
+        found.append(Port(value.name, type_, limits.get(value.name), numbers))
     return tuple(found)
 
 
@@ -130,14 +141,17 @@ def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Gene
         return (_floats(kind, rng, shape) + 1j * _floats(kind, rng, shape)).astype(dtype)
     real = dtype.kind == "f" or elem_type in HALF_TYPES
     if entries is not None and (real or dtype.kind in "iu"):  # an index may travel as a float
-        return _integers(0, entries, kind, rng, shape).astype(dtype)
+        return _integers(port, entries, kind, rng, shape).astype(dtype)
     if real:
         return _floats(kind, rng, shape).astype(dtype)
     if dtype.kind in "iu":
-        if dtype.itemsize == 1:  # images and quantised data use the whole range
-            info = np.iinfo(dtype)
-            return _integers(info.min, info.max + 1, kind, rng, shape).astype(dtype)
-        return _integers(0, ceiling * (4 if kind == "large" and ceiling > 2 else 1), kind, rng, shape).astype(dtype)
+        info, free = np.iinfo(dtype), ceiling > 2
+        if dtype.itemsize == 1 or (
+            dtype.itemsize == 2 and free
+        ):  # images, sound and quantised data use the whole range
+            return _integers(port, info.max + 1, kind, rng, shape, info.min).astype(dtype)
+        high = ceiling * (4 if kind == "large" and free else 1)
+        return _integers(port, high, kind, rng, shape, far=info.max * free).astype(dtype)
     raise UnavailableError(
         f"No random data can be made for input '{port.name}' of type {TensorProto.DataType.Name(elem_type).lower()}. "
         "Compare on real data with `maskc verify --inputs`."
@@ -169,7 +183,7 @@ def _one_hot(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.flo
     return values
 
 
-def _integers(low: int, high: int, kind: str, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    if kind == "zeros":
-        return np.zeros(shape, np.int64)
-    return np.asarray(rng.integers(low, max(high, low + 1), shape))
+def _integers(
+    port: Port, high: int, kind: str, rng: np.random.Generator, shape: tuple[int, ...], low: int = 0, far: int = 0
+) -> NDArray[Any]:
+    return np.zeros(shape, np.int64) if kind == "zeros" else np.asarray(port.integers(rng, shape, low, high, far))

@@ -203,28 +203,28 @@ def redrawn(
     sizes are not the same, a third has those of the first, so that what no data change is seen, and other integers of
     those that are there.
     """
-    entries = {port.name: port.entries for port in ports if port.entries is not None}
+    indices = {port.name: port for port in ports if port.entries is not None}
     real = [sample for sample in samples if sample.label.startswith(_REAL)]
     others = [sample for sample in samples if sample not in real] or real
     elements = {sample: sum(array.size for array in sample.inputs.values()) for sample in others}
     enough = {sample: elements[sample] >= min(_ENOUGH, max(elements.values())) for sample in others}
-    shows = {sample: _shows(sample, entries) for sample in samples}
+    shows = {sample: _shows(sample, indices) for sample in samples}
     first = real[0] if real else min(filter(enough.__getitem__, others), key=elements.__getitem__)
     new = {sample: sample is not first and shows[sample] for sample in others}
     second = max(others, key=lambda sample: (_unlike(first, sample), enough[sample], new[sample], -elements[sample]))
     rng = np.random.default_rng([seed, 2])
     taken = ((first, real or shows[first]), (second, new[second]))
-    found = [like.inputs if as_it_is else _redrawn(like, entries, expected, rng) for like, as_it_is in taken]
+    found = [like.inputs if as_it_is else _redrawn(like, indices, expected, rng) for like, as_it_is in taken]
     if not _unlike(first, second):
         return found
-    third = _redrawn(first, entries, expected, rng, integers=True)
+    third = _redrawn(first, indices, expected, rng, integers=True)
     differs = any(not np.array_equal(array, found[0][name]) for name, array in third.items())
     return [*found, third] if differs else found
 
 
-def _shows(sample: Sample, entries: Mapping[str, int]) -> bool:
+def _shows(sample: Sample, indices: Mapping[str, random_inputs.Port]) -> bool:
     """Whether a sample is Gaussian, with any index: some models take 0 alone at some sizes."""
-    some = all(sample.inputs[name].any() for name, count in entries.items() if count > 1)
+    some = all(sample.inputs[name].any() for name, port in indices.items() if (port.entries or 0) > 1)
     return some and sample.label.startswith(_GAUSSIAN)
 
 
@@ -238,12 +238,18 @@ def _unlike(one: Sample, other: Sample) -> int:
 
 
 def _redrawn(
-    like: Sample, entries: Mapping[str, int], expected: Session, rng: np.random.Generator, *, integers: bool = False
+    like: Sample,
+    indices: Mapping[str, random_inputs.Port],
+    expected: Session,
+    rng: np.random.Generator,
+    *,
+    integers: bool = False,
 ) -> Inputs:
     inputs = dict(like.inputs)
     for name, array in inputs.items():
-        if name in entries:
-            inputs[name] = np.asarray(rng.integers(0, entries[name], array.shape), array.dtype)
+        if name in indices:
+            port = indices[name]
+            inputs[name] = np.asarray(port.integers(rng, array.shape, 0, port.entries or 1), array.dtype)
         elif array.dtype.kind == "f":
             inputs[name] = rng.normal(size=array.shape).astype(array.dtype)
         elif integers and array.size:

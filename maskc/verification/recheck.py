@@ -119,18 +119,32 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             if node.op_type not in RANDOM and self.fixed.issuperset(names):
                 self.fixed.update(name for name in node.output if name)
-        #: tensors by which If and Where choose, and whether no mask can have made them what they are
-        self.conditions = {
-            name: all(self.nodes[index].op_type in COMPARING for index in self.closure(name, ())[0])
-            for name in sorted({n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")})
-            if name in self.maker
-        }
+        #: tensors by which If and Where choose, and what they are computed of, but for comparisons of inputs
+        self.conditions: dict[str, set[str]] = {}
+        for name in sorted(
+            {n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")} & self.maker.keys()
+        ):
+            nodes = (self.nodes[index] for index in self.closure(name, ())[0])
+            self.conditions[name] = {n for node in nodes if node.op_type not in COMPARING for n in node.output}
+        #: tensors that IsNaN reads, with what these are made of: it matters whether they are numbers
+        asking = (i for i, node in enumerate(self.nodes) if any(n.op_type == "IsNaN" for n in _nested([node])))
+        made = {k for i in asking for name in self.reads[i] for k in self.closure(name, ())[0]}
+        self.asked = {name for k in made for name in self.nodes[k].output}
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
         for node in self.nodes:
             if node.op_type == "Gather" and node.input[0] in self.constants and not any(a.i for a in node.attribute):
                 size = int(self.constants[node.input[0]].dims[0])
                 self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
+
+    def version(self, node: NodeProto) -> int:
+        """Since when a node's operator is what it is in the opset of the model."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        imported = {"" if e.domain == "ai.onnx" else e.domain: e.version for e in self.model.opset_import}.get(
+            domain, 1
+        )
+        known = onnx.defs.has(node.op_type, domain)
+        return int(onnx.defs.get_schema(node.op_type, imported, domain).since_version) if known else imported
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -659,11 +673,12 @@ class Checker:
     def _choices(self) -> dict[str, int]:
         """Whole conditions of both models that are the same in all runs, and the bit of turns in which they are not.
 
-        Of many elements those alone that no mask can have made so.
+        Of many elements those alone that follow from nothing that is claimed, as behind a mask.
         """
         held = {b.source for name, b in self.boundaries.items() if name in self.compiled.conditions and not b.slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
-        free = [name for name in alike if math.prod(self.shape(name)) == 1 or self.source.conditions[name]]
+        made = self.source.conditions
+        free = [name for name in alike if math.prod(self.shape(name)) == 1 or made[name].isdisjoint(self.claims)]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
@@ -738,12 +753,11 @@ class Checker:
 
     def chain(self, region: Region) -> float:
         """How many times as much is allowed for what is claimed and not 0: the root of how many nodes it comes from."""
-        todo, seen = sorted(region.source_reads), set[int]()
+        ends, todo, seen = {b.source for b in self.boundaries.values()}, sorted(region.source_reads), set[int]()
         while todo and len(seen) < LONGEST:
             name = todo.pop()
-            claims = self.claims.get(name, {}).values()
-            index = self.source.maker.get(name, -1)
-            if index not in seen and any(c.runs[0].any() or c.factors.any() for c in claims):
+            index, claims = self.source.maker.get(name, -1), self.claims.get(name, {}).values()
+            if name in ends and index not in seen and any(c.runs[0].any() or c.factors.any() for c in claims):
                 seen.add(index)
                 todo += self.source.reads[index]
         return math.sqrt(1 + len(seen))
@@ -809,8 +823,10 @@ class Checker:
         wide = np.promote_types(want.dtype, np.float64 if huge else np.float32)
         one, two = want.astype(wide), got.astype(wide)
         if not (np.isfinite(one).all() and np.isfinite(two).all()):
-            finite = np.isfinite(one)  # where the source has no number, any will do
-            if not np.array_equal(one[np.isinf(one)], two[np.isinf(one)]) or not np.isfinite(two[finite]).all():
+            finite, infinite, none = np.isfinite(one), np.isinf(one), np.isnan(one)
+            # where the source has no number, any will do, unless somebody asks
+            asked = region.boundary.source in self.source.asked and not np.isnan(two[none]).all()
+            if asked or not (np.isfinite(two[finite]).all() and np.array_equal(one[infinite], two[infinite])):
                 return result.fail("its NaNs or infinities are in other places")
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
@@ -938,7 +954,9 @@ class Checker:
         one, two = (graph.nodes[graph.maker[name]] for graph in graphs)
         read, other = ([graph.copied(n) for n in node.input] for graph, node in zip(graphs, (one, two), strict=True))
         fields = ("op_type", "domain", "output", "attribute")
-        return read == other and {*read} <= {*held} and all(getattr(one, f) == getattr(two, f) for f in fields)
+        alike = ((a == b and a in held) or self.same_constants(a, b) for a, b in zip(read, other, strict=False))
+        same = len(read) == len(other) and self.source.version(one) == self.compiled.version(two)
+        return same and all(alike) and all(getattr(one, f) == getattr(two, f) for f in fields)
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
@@ -993,20 +1011,25 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
             claims[name] = {**claims.get(name, {}), int(axis): claim}
 
     stream(source, feeds(inputs, document["seed"]), visit)
+    if not all(math.prod(tensor.shapes[0]) for each in inputs for tensor in each.values()):
+        raise ValueError("there are inputs of no elements")
     boundaries = {name: Boundary(name) for name in compiled.inputs}
     for name, said in document["boundaries"].items():
+        if name in compiled.inputs:
+            raise ValueError(f"the input '{name}' is what it is")
         slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
         reads = frozenset(said["reads"]) if "reads" in said else None
         boundaries[name] = Boundary(said.get("source", name), slices, reads)
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
 
-def _ends(graph: Graph) -> list[list[tuple[str, int]]]:
-    made = graph.model.graph
-    return [
-        sorted((value.name, value.type.tensor_type.elem_type) for value in values if value.name in names)
-        for values, names in ((made.input, graph.inputs), (made.output, graph.outputs))
-    ]
+def _ends(graph: Graph) -> list[tuple[str, int, list[int]]]:
+    """Inputs, with their sizes where these are fixed, and outputs, of which the sizes follow."""
+    given, made = (
+        [(v, v.type.tensor_type) for v in each] for each in (graph.model.graph.input, graph.model.graph.output)
+    )
+    inputs = [(v.name, t.elem_type, [dim.dim_value for dim in t.shape.dim]) for v, t in given if v.name in graph.inputs]
+    return [*inputs, *((v.name, t.elem_type, []) for v, t in made)]
 
 
 def recheck(

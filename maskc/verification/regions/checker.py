@@ -139,6 +139,8 @@ class Checker(recheck.Checker):
         before, after = self.source.nodes[region.source[0]], self.compiled.nodes[region.compiled[0]]
         if (before.op_type, before.domain, len(before.input)) != (after.op_type, after.domain, len(after.input)):
             return False
+        if self.source.version(before) != self.compiled.version(after):
+            return False
         if any(bodies(before)) or sorted(map(_written, before.attribute)) != sorted(map(_written, after.attribute)):
             return False
         held = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices}

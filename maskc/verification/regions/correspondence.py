@@ -55,8 +55,8 @@ def by_value(
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
     And which tensors do not hold in the run what the source's tensor of their name does. origins: what the compiler
-    says that they hold. late: whether of slices that are alike, as of units that are dead in the run, the last are
-    taken, and not the first.
+    says that they hold. late: whether of slices or tensors that are alike, as of units that are dead in the run, the
+    last are taken, and not the first.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
     index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
@@ -124,9 +124,13 @@ def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Arra
 
 
 def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array], late: bool) -> Boundary | None:
-    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
+    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same.
+
+    late: the last, as where a bound follows that nothing reaches in the run.
+    """
     nearest, least = None, np.inf
-    for name in index.like(tensor):
+    names = [*index.like(tensor)]
+    for name in reversed(names) if late else names:
         slices = _slices(before.tensors[name], tensor, likely, late)
         if slices is None:
             continue

@@ -320,7 +320,7 @@ class _Search:
         return bool(touched)
 
     def _stages(self, region: Region, readers: Sequence[Region]) -> set[str]:
-        """Tensors on the way to one of the source's name that look like it already, as before a Clip of what is within.
+        """Tensors on the way to one that holds the same and look like it already, as before a Clip of what is within.
 
         They need not be it: this region is of one, or reads some.
         """
@@ -330,8 +330,8 @@ class _Search:
             name
             for name, reader in pairs
             if region.target in (name, reader.target)
-            and name != reader.boundary.source == reader.target
-            and boundaries[name].source == reader.target
+            and name not in (reader.boundary.source, reader.target)
+            and _identity(boundaries[name]) == _identity(reader.boundary)
         }
 
     def _reads_alike(self, region: Region) -> bool:

@@ -80,6 +80,59 @@ def test_an_output_that_is_no_tensor_is_that_of_the_same_node(tmp_path: Path) ->
     assert not maskc.verify(tmp_path / "model.onnx", tmp_path / "small.onnx").passed
 
 
+def test_claims_inside_regions_count_for_nothing_in_a_bound(tmp_path: Path) -> None:
+    """A certificate has none of them, and its bounds are those that follow from what it has."""
+    text = "a = Conv(x, k) z = BatchNormalization(a, s, b, m, v) y = Conv(z, l)"
+    rng = np.random.default_rng(0)
+    k = rng.normal(size=(4, 3, 1, 1))
+    k[1] = 0
+    weights = {"k": k, "l": (5, 4, 1, 1), "s": (4,), "b": (4,), "m": (4,), "v": np.ones(4)}
+    onnx.save(build.model("(float[n,3,4,4] x) => (float[n,5,4,4] y)", text, **weights), tmp_path / "model.onnx")
+    certified(tmp_path)
+    assert maskc.recheck(*paths(tmp_path)).count == 2
+
+
+def wrong_models(folder: Path, before: str, after: str, signature: str = "", other: str = "") -> Document:
+    """A certificate of a model and itself, with the hash of another one: what somebody might alter next."""
+    signature = signature or "(float[n,8] p, float[n,8] q) => (float[n,8] y, float[n,8] z)"
+    for name, how, body in (("model", signature, before), ("small", other or signature, after)):
+        onnx.save(build.model(how, body, w=(8, 8)), folder / f"{name}.onnx")
+    files = folder / "model.onnx", folder / "model.onnx"
+    maskc.verify(*files, certificate=folder / "proof.json")
+    document: Document = json.loads((folder / "proof.json").read_text())
+    document["compiled"]["sha256"] = [hashlib.sha256((folder / "small.onnx").read_bytes()).hexdigest()]
+    return document
+
+
+BODY = "a = MatMul(p, w) y = Sub(a, q) z = Relu(a)"
+
+
+def test_inputs_are_what_they_are(tmp_path: Path) -> None:
+    document = wrong_models(tmp_path, BODY, "a = MatMul(q, w) y = Sub(a, p) z = Relu(a)")
+    document["boundaries"] |= {"p": {"source": "q", "allowed": 0}, "q": {"source": "p", "allowed": 0}}
+    assert "the input 'p' is what it is" in str(refusal(tmp_path, document))
+
+
+def test_inputs_without_elements_prove_nothing(tmp_path: Path) -> None:
+    document = wrong_models(tmp_path, BODY, "a = MatMul(p, w) y = Add(a, q) z = Sigmoid(a)")
+    empty = {"shape": [0, 8], "dtype": "float32", "mean": 0, "spread": 1, "low": -1, "high": 1}
+    for each in document["inputs"]:
+        each |= {"p": empty, "q": empty}
+    assert "no elements" in str(refusal(tmp_path, document))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "(float[n,8] p, float[n,8] q) => (float[n,8] z, float[n,8] y)",
+        "(float[1,8] p, float[n,8] q) => (float[n,8] y, float[n,8] z)",
+    ],
+)
+def test_inputs_and_outputs_have_their_order_and_sizes(tmp_path: Path, other: str) -> None:
+    document = wrong_models(tmp_path, BODY, BODY, other=other)
+    assert refusal(tmp_path, document) == "The models have other inputs or outputs."
+
+
 def test_it_is_as_the_schema_says(proof: Path) -> None:
     jsonschema.validate(json.loads((proof / "proof.json").read_text()), SCHEMA)
 

@@ -128,3 +128,20 @@ def test_heads_that_keep_other_channels_are_what_the_result_says() -> None:
     """Sparse weights of attention, of which the least is 7e-11, say it no more."""
     net = network(51_646)
     assert api.verify(net.model, shrink(net.model).model).passed
+
+
+def test_a_bound_that_nothing_reaches_in_the_run() -> None:
+    """One operator or two, of any names: what looks the same in the run is not the same."""
+    w = np.random.default_rng(0).normal(size=(8, 16)) / 4
+    weights = {"w": w, "v": (16, 4), "none": np.array(0.0), "most": np.array(4.0)}
+    bodies = "t = Clip(h, none, most)", "r = Relu(h) m = Min(r, most)"
+    one, two = (
+        build.model(
+            "(float[n,8] x) => (float[n,4] y)",
+            f"h = MatMul(x, w) {body} y = MatMul({body[0] if i == 0 else 'm'}, v)",
+            **weights,
+        )
+        for i, body in enumerate(bodies)
+    )
+    assert compared(one, two).complete and compared(two, one).complete
+    assert not compared(one, build.changed(two, "most", lambda most: most / 2)).complete

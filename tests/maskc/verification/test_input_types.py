@@ -54,6 +54,38 @@ def test_embeddings_get_indices_in_range(kind: str) -> None:
         assert not api.verify(model, wrong).passed
 
 
+def test_integers_are_drawn_near_what_they_are_compared_with() -> None:
+    """A token that ends a text is one of many, and pixels go up to 255."""
+    text = "e = Gather(table, ids) m = Equal(ids, end) u = Unsqueeze(m, last) y = Where(u, none, e)"
+    tokens = {"table": (5000, 4), "none": np.array(0.0), "end": np.array(103), "last": np.array([2])}
+    pixels = {"none": np.array(0.0), "most": np.array(255.0), "small": np.array(1 / 255)}
+    for signature, body, weights, name, other in (
+        ("(int64[n,t] ids) => (float[n,t,4] y)", text, tokens, "end", 104),
+        (
+            "(int32[n,3,8,8] x) => (float[n,3,8,8] y)",
+            "c = Cast<to=1>(x) l = Clip(c, none, most) y = Mul(l, small)",
+            pixels,
+            "most",
+            40.0,
+        ),
+    ):
+        model = build.model(signature, body, **weights)
+        assert api.verify(model, model).passed
+        wrong = build.changed(model, name, lambda was, other=other: np.full_like(was, other))
+        assert not api.verify(model, wrong).passed
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16"])
+def test_sound_has_its_whole_range(kind: str) -> None:
+    models = [
+        build.model(
+            f"({kind}[n,1,64] x) => (float[n,4,56] y)", f"{body} y = Conv(f, w)", w=(4, 1, 9), k=np.array(2.0**-15)
+        )
+        for body in ("c = Cast<to=1>(x) f = Mul(c, k)", "b = Cast<to=2>(x) c = Cast<to=1>(b) f = Mul(c, k)")
+    ]
+    assert api.verify(models[0], models[0]).passed and not api.verify(*models).passed
+
+
 KINDS = "bool int8 uint8 int16 int32 int64 float16 double bfloat16 string float8e4m3fn"
 
 

@@ -190,6 +190,31 @@ def test_nans_must_be_where_they_were() -> None:
     assert not api.verify(model, build.changed(model, "shift", lambda s: s + 1)).passed
 
 
+@pytest.mark.parametrize("first", ["s = Sqrt(h)", "r = Div(h, h) l = Log(h) s = Mul(r, l)"])
+def test_nans_that_the_model_asks_for_must_be_there(first: str) -> None:
+    """As of attention that is masked whole: what replaces them is another number otherwise."""
+    rest = "n = IsNaN(s) v = Where(n, one, s) y = MatMul(v, w)"
+    weights = {"w": (8, 8), "one": np.array(1.0)}
+    source = build.model("(float[n,8] x) => (float[n,8] y)", f"h = MatMul(x, w) {first} {rest}", **weights)
+    other = build.model("(float[n,8] x) => (float[n,8] y)", f"g = MatMul(x, w) h = Abs(g) {first} {rest}", **weights)
+    assert compared(source, source).complete and not compared(source, other).complete
+    assert not api.verify(source, other).passed
+
+
+def test_an_operator_that_means_something_else_in_another_opset() -> None:
+    body = "h = MatMul(x, w) s = Softmax(h) t = Mul(s, x) y = Add(t, x)"
+    one, two = (build.model("(float[n,4,8] x) => (float[n,4,8] y)", body, opset, w=(8, 8)) for opset in (12, 13))
+    assert compared(one, one).complete and not compared(one, two).complete
+
+
+def test_a_side_that_is_never_chosen_by_what_is_computed() -> None:
+    body = "h = MatMul(x, w) c = Greater(h, far) a = Mul(h, tenth) y = Where(c, a, h)"
+    weights = {"w": (8, 8), "far": np.array(200.0), "tenth": np.array(0.1)}
+    source = build.model("(float[n,8] x) => (float[n,8] y)", body, **weights)
+    assert compared(source, source).complete
+    assert not compared(source, build.changed(source, "tenth", lambda x: 2 * x)).complete
+
+
 def test_a_constant_that_the_compiler_computed_may_be_rounded_once() -> None:
     signature, after = "(float[n,5] x) => (float[n,1] y)", "s = Mul(m, small) y = Add(s, one)"
     weights = {"small": np.array(1e-12), "one": np.array(1.0)}
