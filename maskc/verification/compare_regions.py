@@ -99,7 +99,7 @@ def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed
     def visit(name: str, arrays: list[Array]) -> None:
         (array,) = arrays
         if array.dtype in UNIT and name not in graph.fixed:
-            unit = np.finfo(array.dtype).eps
+            unit = max(np.finfo(array.dtype).eps, 2 * graph.coarse)
             moves = np.where(np.rint(array) == array, 0, rng.uniform(-unit, unit, array.shape))
             fed[f"{name}·by"], moved[name] = (1 + moves).astype(array.dtype), array.dtype
 

@@ -67,7 +67,7 @@ class Rounding:
         """Whether no region differs on the sample, and the runtime is as far off for the reference.
 
         Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
-        there are steps.
+        there are steps, or half precision is as far from single.
         """
         if self._proof is None:
             return False
@@ -75,8 +75,11 @@ class Rounding:
             what, off, apart = self._wrong(sample)
             steps = any(judgement.steps for judgement in self._proof.judged.values())
             # optimizations compute some of half precision in single, and so round the compiled model otherwise
-            few = off < (MOST if self._proof.checker.source.coarse else 0)
-            likely = (steps or apart < _HALF) and (what != "compiled model" or few)
+            coarse = self._proof.checker.source.coarse > 0
+            few = off < (MOST if coarse else 0)
+            # half precision may make anything of an output, which single precision then shows
+            near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))
+            likely = near and (what != "compiled model" or few)
             self._explained[sample] = likely and self._agrees(self._proof, sample)
         return self._explained[sample]
 

@@ -137,6 +137,22 @@ def test_halves_are_judged_as_such() -> None:
         assert not api.verify(model, build.changed(compiled, stored, lambda w: w * np.float16(1.1))).passed
 
 
+def test_halves_that_magnify_rounding_to_all_of_an_output() -> None:
+    """As a text detector on noise: single precision shows that half precision is as far off."""
+    signature, rest = "(float16[n,64] x) => (float16[n,64] y)", "s = Sub(b, shift) m = Mul(s, far) y = Sigmoid(m)"
+    rng = np.random.default_rng(0)
+    weights = {name: rng.uniform(0.5, 2, 64).astype(np.float16) for name in ("w", "k")}
+    weights |= {"shift": weights["w"] * weights["k"], "far": np.float16(30000)}
+    source = build.model(signature, f"a = Mul(x, w) b = Mul(a, k) {rest}", **weights)
+    merged = weights | {"w": weights["w"] * weights["k"]}
+    other = build.model(signature, f"b = Mul(x, w) {rest}", **merged)
+    inputs = {"x": np.ones((3, 64), np.float16)}
+    found = api.verify(source, other, inputs=inputs)
+    assert found.passed and max(output.max_abs for output in found.outputs) >= 0.5, found.reasons
+    wrong = build.changed(other, "w", lambda w: w * np.float16(1.1))
+    assert not api.verify(source, wrong, inputs=inputs).passed
+
+
 @pytest.mark.parametrize("name", ["w", "v"])
 def test_the_last_place_of_a_half_beside_channels_that_are_zero(name: str) -> None:
     """Weights that were only sliced are the same, and no region is taken in that may round what it stores."""
