@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.polynomial import maximum, minimum
 from passes.abstract_values.scale_shift import ClampedAffine, along_one_axis, keeps_shape, with_constant
 from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
-from passes.graph.tensors import Array, is_constant, present, shape_of
+from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, present, shape_of
 from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
 from passes.ops.traits import ScaleShift
@@ -90,6 +90,17 @@ class Clip(Elementwise, ScaleShift):
             bounds[place] = float(np.asarray(tensor.values).reshape(()))
         low, high = map(float, bounds)
         return ClampedAffine(node.inputs[0], low=low, high=high) if low <= high else None
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        """Not below the lower bound; where the bounds cross, the upper one counts."""
+
+        def bound(place: int, name: str, otherwise: float) -> float:
+            if (tensor := operand(node, place)) is not None:
+                return facts.lowest(tensor)
+            given = node.attrs.get(name)
+            return otherwise if given is None else float(numpy_dtype(node.outputs[0]).type(given))
+
+        return min(max(facts.lowest(node.inputs[0]), bound(1, "min", -math.inf)), bound(2, "max", math.inf))
 
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         if "min" in node.attrs or "max" in node.attrs or operands[0] is None:

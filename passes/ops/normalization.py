@@ -20,18 +20,44 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 
-class Normalization(AlongAxes, DependenceTransfer):
-    """Statistics over channels, of which those that are known constants need not be there.
+class AlongChannels(AlongAxes):
+    """Along an axis of channels, of which those that are known constants need not be there."""
 
-    Their count, sum and sum of squares are put into the statistics. After the operator such channels are combinations
-    of one or two quantities that all channels share, so that many of them linearly depend on one or two.
+    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
+        """The axis of the channels and its constants, where it pays to leave those out."""
+        raise NotImplementedError
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result = super().storable_outputs(node, facts, asked)
+        found = self.channels(node, facts)
+        if found is not None and (0, found[0]) in asked:
+            result[0, found[0]] = asked[0, found[0]]
+        return result
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        found = self.channels(rewriter.before, rewriter.facts)
+        if found is None:
+            return
+        axis, known = found
+        required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
+        whole = np.ones(known.mask.size, bool)
+        required, out = whole if required is None else required, whole if out is None else out
+        if not (required.all() and out.all()):
+            self.lower_narrowed(NarrowedNormalization(node, rewriter, axis, known, required, out))
+
+    def lower_narrowed(self, at: NarrowedNormalization) -> None:
+        """Normalise what is required, with the constants that are not there in the statistics; write what is stored."""
+        raise NotImplementedError
+
+
+class Normalization(AlongChannels, DependenceTransfer):
+    """Statistics over channels. Number, sum and sum of squares of constants that are not there are put into these.
+
+    After the operator such channels are combinations of one or two quantities that all channels share, so that many of
+    them linearly depend on one or two.
     """
 
     preserves = "nothing"
-
-    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
-        """The axis of the channels and its constants, where it pays to leave those out of the statistics."""
-        raise NotImplementedError
 
     def _factors(self, node: gs.Node, facts: Facts, size: int) -> tuple[Array, Array]:
         """Scale and bias: float64 [size] each."""
@@ -55,28 +81,6 @@ class Normalization(AlongAxes, DependenceTransfer):
 
     def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         """Normalised constants as combinations of what channels share: float64 [n, quantities]."""
-        raise NotImplementedError
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        result = super().storable_outputs(node, facts, asked)
-        found = self.channels(node, facts)
-        if found is not None and (0, found[0]) in asked:
-            result[0, found[0]] = asked[0, found[0]]
-        return result
-
-    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        found = self.channels(rewriter.before, rewriter.facts)
-        if found is None:
-            return
-        axis, known = found
-        required, out = rewriter.required(node, 0, axis), rewriter.stored(rewriter.before.outputs[0], axis)
-        whole = np.ones(known.mask.size, bool)
-        required, out = whole if required is None else required, whole if out is None else out
-        if not (required.all() and out.all()):
-            self.lower_narrowed(NarrowedNormalization(node, rewriter, axis, known, required, out))
-
-    def lower_narrowed(self, at: NarrowedNormalization) -> None:
-        """Normalise what is required, with the constants that are not there in the statistics; write what is stored."""
         raise NotImplementedError
 
 
@@ -228,3 +232,43 @@ class RMSNormalization(NormalizationFromAxis):
         scale_of_required = rewriter.constant("scale", factors)
         share = rewriter.constant("share", np.asarray(np.sqrt(k / n), numpy_dtype(rewriter.before.inputs[0])))
         at.pick([rewriter.emit("Mul", [data, share], data), scale_of_required])
+
+
+@register("LpNormalization")
+class LpNormalization(AlongChannels):
+    """Divided by the norm along one axis, to which zeros add nothing; zero where the norm is."""
+
+    foldable = True
+    preserves = "zeros"
+    flops_per_element = 3  # square, add, divide
+
+    def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
+        x, axis = node.inputs[0], axis_attribute(node, -1)
+        zeros = facts.constant_slices(x, axis).only(0)
+        return (axis, zeros) if zeros.mask.any() and not is_constant(x) else None
+
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        yield from super().constants(node, facts)
+        if (found := self.channels(node, facts)) is not None:
+            yield 0, *found
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        if (found := self.channels(node, facts)) is not None:
+            axis, zeros = found
+            need = ~zeros.mask | stored.get((0, axis), np.True_)
+            flops = self.cost(node)[0] / need.size
+            demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=kept_reasons.NORMALISED, echo=(0, axis))
+        return demands
+
+    def lower_narrowed(self, at: NarrowedNormalization) -> None:
+        at.pick(list(at.node.inputs))
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
+        (values,) = operands
+        p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
+        if values is None or not -values.ndim <= axis < values.ndim:
+            return None
+        norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+        return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]

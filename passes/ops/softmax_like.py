@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, int_list, operand, present, shape_of
+from passes.graph.tensors import int_list, operand, present, shape_of
 from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike, whole_line
 from passes.ops.traits import Distribution
@@ -172,20 +172,3 @@ class Softmax(AlongAxes, Distribution):
         results = None if line is None else evaluate(node, facts.opset, [line])
         if axis is not None and line is not None and results is not None and results[0].size == line.size:
             yield 0, axis, ConstantSlices(np.ones(line.size, bool), results[0].reshape(-1))
-
-
-@register("LpNormalization")
-class LpNormalization(AlongAxes):
-    """Norm along one axis."""
-
-    preserves = "nothing"
-    flops_per_element = 3  # square, add, divide
-
-    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
-        """x / (Σ |x|ᵖ)^(1/p), zero where the norm is; the reference implementation forgets the sign of x for p = 1."""
-        (values,) = operands
-        p, axis = int(node.attrs.get("p", 2)), int(node.attrs.get("axis", -1))
-        if values is None or not -values.ndim <= axis < values.ndim:
-            return None
-        norm = (np.abs(values.astype(np.float64)) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
-        return [np.asarray(values / np.where(norm == 0, 1, norm), values.dtype)]

@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.generators.check import adapters_cost
+from passes.analysis.dataflow import analyse
+from passes.sizes.prepare import prepared
+from tests.generators.check import adapters_cost, assert_same_function
 from tests.passes.text import compiled, exact, mask, model, narrowed, operators, random, weight
 
 HEAD = "a = Conv(x, wa)\n m = Mul(a, keep)\n s = Add(m, shift)\n"
@@ -212,3 +214,53 @@ def test_what_is_constant_altogether_is_reduced_beforehand(text: str) -> None:
     network = source(f"k = Mul(s, none)\n n = Sigmoid(k)\n {text}\n p = Mul(z, s)")
     assert set(operators(compiled(network))) <= {"Conv", "Mul", "Pad", "Gather"}
     exact(network)
+
+
+UNIT = {
+    "clip": ("n = ReduceL2(m, axes)  d = Clip(n, least)  f = Shape(m)  e = Expand(d, f)  u = Div(m, e)", 18),
+    "clip by attributes": ("n = ReduceL2<axes=[2]>(m)  d = Clip<min=0.001, max=8.0>(n)  u = Div(m, d)", 10),
+    "euclidean": ("u = LpNormalization<axis=-1>(m)", 17),
+    "absolute": ("u = LpNormalization<axis=2, p=1>(m)", 17),
+}
+
+
+@pytest.mark.parametrize("behind", ["u", "j"])
+@pytest.mark.parametrize("name", list(UNIT))
+def test_masked_channels_add_nothing_to_a_norm(name: str, behind: str) -> None:
+    """And are zero behind it, also where all are; those that only a mask behind it hides are added."""
+    text, opset = UNIT[name]
+    network = model(
+        "(float[N,T,4] x) => (float[N,T,3] y) <float[4,6] wa, float[6] k = {1, 0, 1, 1, 0, 1}, "
+        "float[6] k2 = {1, 1, 0, 1, 0, 1}, float[6,3] wb>",
+        f"a = MatMul(x, wa)  r = Relu(a)  m = Mul(r, k)  {text}  j = Mul(u, k2)  y = MatMul({behind}, wb)",
+        opset,
+        constants={"axes": np.asarray([2]), "least": np.asarray(1e-12, np.float32)},
+    )
+    result = compiled(network)
+    assert weight(result, "MatMul").shape == (4, 4)
+    assert weight(result, "MatMul", which=1).shape == (3 if behind == "j" else 4, 3)
+    exact(network)
+    zeros = {"x": np.zeros((2, 3, 4), np.float32)}
+    assert_same_function(network, result.model, cases=[zeros])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "options", "denied"),
+    [
+        ("c, least", {}, False),
+        ("c, least, most", {"most": np.asarray(-1, np.float32)}, True),
+        ("c, , least", {}, True),
+        ("c, l", {}, True),
+    ],
+    ids=["lower", "crossed", "upper", "computed"],
+)
+def test_bounds_that_leave_out_zero(bounds: str, options: dict[str, Any], denied: bool) -> None:
+    """Zero divided by what may be zero is not known."""
+    network = model(
+        "(float[N,4] x, float l) => (float[N,3] y) <float[4,6] wa, float[6] k = {1, 0, 1, 1, 0, 1}, float[6,3] wb>",
+        f"a = MatMul(x, wa)  m = Mul(a, k)  c = Add(a, a)  d = Clip({bounds})  u = Div(m, d)  y = MatMul(u, wb)",
+        constants={"least": np.asarray(0.5, np.float32)},
+        **options,
+    )
+    known = analyse(prepared(network)).constant.get("u", {}).get(1)
+    assert (known is None) == denied
