@@ -1,4 +1,4 @@
-"""Normalisation over neighbouring channels or groups of them: these stay whole, what is known of them does not."""
+"""Normalisation over neighbouring channels or groups of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Reads, Sets
-from passes.graph.tensors import Array, is_constant, is_float, volume
+from passes.graph.tensors import Array, Mask, is_constant, is_float, volume
 from passes.ops.base import register
 from passes.ops.convolutions.channel_groups import level
 from passes.ops.normalization import Normalization
 from passes.ops.normalization_moments import Absent, NarrowedNormalization
 from passes.ops.softmax_like import AlongAxes
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 @register("LRN")
@@ -58,13 +59,14 @@ class LocalResponseNormalization(AlongAxes):
 
 @register("GroupNormalization")
 class GroupNormalization(Normalization):
-    """Statistics over the positions of a group of channels; only the examples pass through.
+    """Statistics over the positions of a group of channels, of which only whole groups go.
 
     A scale of zero leaves the bias, and so does a group that holds one constant altogether. Before opset 21 scale and
     bias are given for each group.
     """
 
     foldable = False
+    reason = kept_reasons.GROUPS
     like = "InstanceNormalization"
     flops_per_element = 7  # mean, centring, variance (2), normalising, scale and bias
 
@@ -112,20 +114,56 @@ class GroupNormalization(Normalization):
         rows[channel, 2 * group + 1] = -scale
         return rows
 
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        """Any channels where some are left out of the statistics, as it is written out then; else whole groups."""
+        result = super().storable_outputs(node, facts, asked)
+        if (0, 1) in asked and (0, 1) not in result and self._is_divided(node, facts):
+            groups = self._groups(node, asked[0, 1])
+            result[0, 1] = np.repeat(groups, asked[0, 1].size // groups.size)
+        return result
+
+    @staticmethod
+    def _is_divided(node: gs.Node, facts: Facts) -> bool:
+        """Whether groups can go: scale and bias are known to be given for each of them, or for each channel."""
+        size, groups = facts.size(node.inputs[0], 1) or 0, int(node.attrs["num_groups"])
+        vectors = [facts.size(t, 0) for t in node.inputs[1:3]]
+        return size > 0 and size % groups == 0 and all(length in (groups, size) for length in vectors)
+
+    @staticmethod
+    def _groups(node: gs.Node, channels: Mask) -> Mask:
+        """The groups that any of these channels is in: bool [groups]."""
+        return np.asarray(channels.reshape(int(node.attrs["num_groups"]), -1).any(axis=1))
+
+    @staticmethod
+    def _slices(node: gs.Node, facts: Facts, groups: Mask) -> Sets:
+        """These groups along the channels of the input, and along scale and bias."""
+        ends = ((0, 1), (1, 0), (2, 0))
+        return {end: np.repeat(groups, (facts.size(node.inputs[end[0]], end[1]) or 0) // groups.size) for end in ends}
+
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        demands = super().required_inputs(node, facts, stored)
-        found = self.channels(node, facts)
-        if found is not None:
-            known = found[1]
-            need = ~known.mask | stored.get((0, 1), np.ones(known.mask.size, bool))
-            need = level(need, int(node.attrs["num_groups"]))
-            demands[0, 1] = Demand(need, reason=kept_reasons.GROUPS)
-        return demands
+        demands, out = super().required_inputs(node, facts, stored), stored.get((0, 1))
+        if out is None:
+            return demands
+        groups = self._groups(node, out)
+        needs = self._slices(node, facts, groups)
+        if (found := self.channels(node, facts)) is not None:
+            needs[0, 1] = level(needs[0, 1] & ~found[1].mask | out, groups.size)
+        return demands | {key: Demand(need, reason=self.reason) for key, need in needs.items()}
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        required = rewriter.required(node, 0, 1)
+        if required is not None:
+            node.attrs["num_groups"] = int(self._groups(rewriter.before, required).sum())
+        super().lower(node, rewriter)
 
     def lower_narrowed(self, at: NarrowedNormalization) -> None:
-        """The kept channels of each group as one row, as for LayerNormalization."""
-        groups, rewriter = int(at.node.attrs["num_groups"]), at.rewriter
-        kept = at.required.reshape(groups, -1).any(axis=1)  # a group of which nothing is there writes nothing
+        """The kept channels of each group as one row, as for LayerNormalization, unless they are all of each group."""
+        rewriter = at.rewriter
+        kept = self._groups(rewriter.before, at.required)  # a group of which nothing is there writes nothing
+        groups = kept.size
+        if at.required.reshape(groups, -1)[kept].all():
+            at.pick(list(at.node.inputs))
+            return
         absent = Absent.among(at.known.value.reshape(groups, -1)[kept], at.removed.reshape(groups, -1)[kept])
         sizes = rewriter.constant("groups", np.asarray([0, int(kept.sum()), -1], np.int64))
         rows = at.emit("Reshape", at.data, sizes)
@@ -139,7 +177,6 @@ class GroupNormalization(Normalization):
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         yield from super().reads(node, facts)
-        live = facts.live(node.outputs[0], 1)
-        groups = int(node.attrs["num_groups"])
-        if live.size and live.size % groups == 0:
-            yield 0, 1, np.repeat(live.reshape(groups, -1).any(axis=1), live.size // groups)
+        if self._is_divided(node, facts):
+            groups = self._groups(node, facts.live(node.outputs[0], 1))
+            yield from ((index, axis, mask) for (index, axis), mask in self._slices(node, facts, groups).items())
