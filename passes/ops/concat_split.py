@@ -139,17 +139,16 @@ class Split(Movement, AffineFolding, Reordering):
         shape = shape_of(node.inputs[0])
         if not shape:
             return []
-        axis, found, start = axis_attribute(node), [], 0
+        axis, found = axis_attribute(node), []
         for index, tensor in enumerate(node.outputs):
             others = [a for a in range(len(shape)) if a != axis and facts.size(tensor, a) is not None]
             same = [a for a in others if facts.size(tensor, a) == facts.size(node.inputs[0], a)]
             found += [Link(0, a, index, a) for a in same]
-            size = facts.size(tensor, axis)
-            if size is None or facts.size(node.inputs[0], axis) is None:
-                return []
-            found.append(Link(0, axis, index, axis, np.arange(start, start + size)))
-            start += size
-        return found
+        sizes = [size for t in node.outputs if (size := facts.size(t, axis)) is not None]
+        if facts.size(node.inputs[0], axis) is None or len(sizes) < len(node.outputs):
+            return found
+        parts = zip(sizes, np.cumsum(sizes), strict=True)
+        return found + [Link(0, axis, i, axis, np.arange(end - size, end)) for i, (size, end) in enumerate(parts)]
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         """What scales and shifts one part can be put into the node before, if it leaves the other parts alone."""

@@ -43,6 +43,12 @@ MOVEMENTS = {
         "f = Slice(m, zero, end, two) g = Slice(m, end, end, two) p = Concat<axis=2>(f, g)",
         8,
     ),
+    "halves of open rows": ("u, v = Split<axis=2, num_outputs=2>(m) p = Concat<axis=2>(v, u)", 8),
+    "computed parts of the rows": (
+        "r = Shape<start=2, end=3>(m) s = Div(r, three) t = Sub(r, s) c = Concat<axis=0>(s, t) "
+        "u, v = Split<axis=2>(m, c) p = Concat<axis=2>(v, u)",
+        8,
+    ),
     "computed part of the rows": ("s = Shape<start=3>(x) p = Slice(m, zero, s, two)", 8),
     "cut by padding": ("p = Pad(m, fewer)", 5),
     "infinite border": ("q = Pad(m, border, infinite) p = MaxPool<kernel_shape=[3,3], strides=[2,2]>(q)", 8),
