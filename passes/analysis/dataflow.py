@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,11 +22,13 @@ def analyse(
     around: Facts | None = None,
     inside: dict[int, Facts] | None = None,
     given: dict[tuple[str, int], ConstantSlices] | None = None,
+    unread: Collection[str] = (),
 ) -> Facts:
     """Facts of a graph whose nodes are in topological order and whose shapes are inferred.
 
     Of a subgraph, `around` are the facts of the graph that it stands in, and `given` what is known of its inputs, by
-    name and axis; `inside` are the facts of its own subgraphs.
+    name and axis; `inside` are the facts of its own subgraphs. `unread` are tensors in which only what nothing reads
+    became constant; that is taken for what it was.
     """
     facts = Facts(graph.opset, rules, inside=inside or {})
     if around is not None:
@@ -36,14 +38,17 @@ def analyse(
         facts.constant_map = {name: axes for name, axes in around.constant_map.items() if name not in own}
     for (name, axis), known in (given or {}).items():
         facts.constant.setdefault(name, {})[axis] = known
-    _forward(graph, facts)
+    _forward(graph, facts, unread)
     _backward(graph, facts)
     return facts
 
 
 @np.errstate(all="ignore")  # what overflows, or is no number, is not kept
-def _forward(graph: gs.Graph, facts: Facts) -> None:
+def _forward(graph: gs.Graph, facts: Facts, unread: Collection[str]) -> None:
     for node in graph.nodes:
+        if node.outputs[0].name in unread:
+            _keep_all(facts, node.inputs[0].name, node.outputs[0].name)
+            continue
         op = rules(node)
         _keep_constants(node, facts)
         for output, axis, constant_map in op.maps(node, facts):
@@ -54,6 +59,16 @@ def _forward(graph: gs.Graph, facts: Facts) -> None:
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
         _keep_dependences(node, facts)
+
+
+def _keep_all(facts: Facts, source: str, name: str) -> None:
+    """What is known of one tensor holds of another."""
+    if source in facts.constant:
+        facts.constant[name] = facts.constant[source]
+    if source in facts.constant_map:
+        facts.constant_map[name] = facts.constant_map[source]
+    if source in facts.bound:
+        facts.bound[name] = facts.bound[source]
 
 
 def _keep_constants(node: gs.Node, facts: Facts) -> None:

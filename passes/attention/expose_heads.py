@@ -7,6 +7,7 @@ in all.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,12 +23,26 @@ from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
 
 
-def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], frozenset[str], Origins]:
-    """The facts of a prepared graph, names of tensors that were put in, those for `drop_zeros`, and what is from where.
+class Understood(NamedTuple):
+    """The facts of a graph with its heads exposed.
+
+    made: names of tensors that were put in. zeros: those for `drop_zeros`. unread: those in which only what nothing
+    reads became zero. origins: what is from where.
+    """
+
+    facts: Facts
+    made: frozenset[str]
+    zeros: frozenset[str]
+    unread: frozenset[str]
+    origins: Origins
+
+
+def understood(graph: gs.Graph) -> Understood:
+    """The facts of a prepared graph, in which heads are exposed.
 
     Afterwards parts are picked early, zeros that are only known here are written down, and heads are aligned, where
     channels can then be removed; the function of the graph is the same. Tensors that are not put in keep their names,
-    and have their channels in another order as the last of these says.
+    and have their channels in another order as their origins say.
     """
     found = dataflow.analyse(graph)
     origins = Origins()
@@ -36,9 +51,11 @@ def understood(graph: gs.Graph) -> tuple[Facts, frozenset[str], frozenset[str], 
         found = dataflow.analyse(graph)
     follower = Follower(graph, found)
     follower.run()
-    made, zeros = _Writer(graph, follower, found, origins).run()
-    found = dataflow.analyse(graph) if made else found
-    return found, made, zeros, origins
+    writer = _Writer(graph, follower, found, origins)
+    writer.run()
+    found = dataflow.analyse(graph) if writer.made else found
+    made, zeros, unread = map(frozenset, (writer.made, writer.zeros, writer.unread))
+    return Understood(found, made, zeros, unread, origins)
 
 
 def drop_zeros(graph: gs.Graph, zeros: Collection[str]) -> None:
@@ -57,8 +74,9 @@ class _Writer:
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
         self.zeros: set[str] = set()
+        self.unread: set[str] = set()
 
-    def run(self) -> tuple[frozenset[str], frozenset[str]]:
+    def run(self) -> None:
         for left, right in self.found.products:
             if _paired_once([left, right]):
                 dead = left.root.zero[left.index] | right.root.zero[right.index]
@@ -71,7 +89,10 @@ class _Writer:
             self._rearrange(node, place, trace)
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
-            new = self._chain(root.tensor, root.axis, root.zero | root.needed, nothing, root.order)
+            kept, moved = root.zero | root.needed, bool((root.order != np.arange(root.order.size)).any())
+            new = self._chain(root.tensor, root.axis, kept, nothing, root.order)
+            if not kept.all():
+                self.unread.add(new.inputs[0].inputs[0].name if moved else new.name)
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
             name
@@ -97,7 +118,6 @@ class _Writer:
                 self.zeros.add(new.name if not aligned else new.inputs[0].inputs[0].name)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
-        return frozenset(self.made), frozenset(self.zeros)
 
     def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
         """The tensor with zeros for what is not kept, the shift added, and then in this order."""

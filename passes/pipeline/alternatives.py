@@ -31,7 +31,7 @@ def report_with(model: onnx.ModelProto, shrunk: Shrunk, **changes: Any) -> Repor
     if analysed is not None:
         source, graph, facts = inlined(model), copied(analysed.graph), analysed.facts.of_copy()
         chosen = Planner(graph, facts).plan(options)
-        masked, held = explain(graph, facts, chosen, analysed.made)
+        masked, held = explain(graph, facts, chosen, analysed.made, analysed.unread)
         apply(graph, facts, chosen)
         finish(graph, options, analysed.faults, Origins(), source=source)
         after = sum_over_nodes.count(exported(graph, source), at=before.at.sizes)

@@ -61,12 +61,14 @@ Write = Callable[[gs.Graph, Sizes], tuple[Written, Cost]]
 class Analysed:
     """A copy of a prepared graph and its facts, before it was rewritten.
 
-    made: tensors that were put in. faults: tensors that the runtime computes wrongly in the source.
+    made: tensors that were put in. unread: those in which only what nothing reads became zero. faults: tensors that the
+    runtime computes wrongly in the source.
     """
 
     graph: gs.Graph
     facts: Facts
     made: frozenset[str]
+    unread: frozenset[str]
     faults: Collection[str] = ()
 
 
@@ -297,11 +299,11 @@ def plan_graph(
     def analysed(inside: dict[int, Facts] | None = None) -> Facts:
         return dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
 
-    made = zeros = divided = frozenset[str]()
+    made = zeros = unread = divided = frozenset[str]()
     origins = Origins()
     with recorder.step("facts", graph, traced=True):
         if around is None:
-            facts, made, zeros, origins = understood(graph)
+            facts, made, zeros, unread, origins = understood(graph)
             divided = divide(graph, facts, options.adapters)
         if around is not None or divided:
             facts = analysed()
@@ -341,11 +343,11 @@ def plan_graph(
     if not options.explains:
         return found
     with recorder.step("explain"):
-        masked, held = explain(graph, facts, chosen.plan, made | divided)
+        masked, held = explain(graph, facts, chosen.plan, made | divided, unread)
         for body in bodies.values():
             masked, held = (*masked, *body.masked), (*held, *body.held)
         said = notes.on_constants(graph, chosen.plan) if options.adapters == "never" and around is None else ()
     # another policy may divide other groups
     keeps = options.keeps_analysis and not bodies and not divided and (chosen.widths or held)
-    kept = Analysed(copied(graph), facts.of_copy(), made) if keeps else None
+    kept = Analysed(copied(graph), facts.of_copy(), made, unread) if keeps else None
     return replace(found, masked=masked, held=held, notes=said, analysed=kept)

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, FROM_ALL, NO_RULE, UNKNOWN_SHAPE, Reason, in_words
+from passes.analysis import dataflow
+from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, Mask, describe, is_constant, is_float, output_index, present, shape_of
 from passes.ops import UNKNOWN, rules
 from passes.ops.arithmetic import Product
@@ -26,11 +28,12 @@ _FAR = 20  # nodes: a writer further up says little to a person
 
 
 def explain(
-    graph: gs.Graph, facts: Facts, plan: StoragePlan, made: Collection[str] = ()
+    graph: gs.Graph, facts: Facts, plan: StoragePlan, made: Collection[str] = (), unread: Collection[str] = ()
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
     """Masked axes, and masked channels that are still computed, in the order of the graph.
 
-    made: names of tensors that are not the model's own; nothing is masked there.
+    made: names of tensors that are not the model's own; nothing is masked there. unread: those among them in which only
+    what nothing reads became zero, as a mask behind them zeroes it.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """
@@ -38,7 +41,8 @@ def explain(
     held: list[Held] = []
     reasons = Reasons(plan, facts)
     consumers = {describe(node): node for node in reversed(graph.nodes)}
-    for tensor, axis, channels in _masked(graph, facts, made):
+    own = dataflow.analyse(graph, inside=facts.inside, unread=unread) if unread else facts
+    for tensor, axis, channels in _masked(graph, own, made):
         stays = channels & plan.stays(tensor.name, axis, channels.size)
         idle = _computed_for_nobody(tensor, axis, channels & ~stays, facts, plan)
         gone = int((channels & ~stays).sum()) - sum(some.size for _, _, some in idle)
@@ -93,7 +97,8 @@ def _masked(graph: gs.Graph, facts: Facts, made: Collection[str]) -> Iterator[tu
     fixed: set[str] = set()
     for node in graph.nodes:
         op = rules(node)
-        if isinstance(op, Measuring) or all(is_constant(t) or t.name in fixed for _, t in present(node.inputs)):
+        read = [*(t for _, t in present(node.inputs)), *captured(node)]
+        if isinstance(op, Measuring) or all(is_constant(t) or t.name in fixed for t in read):
             fixed.update(t.name for t in node.outputs)
         if isinstance(op, Movement) or node.outputs[0].name in fixed:
             continue

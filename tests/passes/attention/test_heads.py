@@ -271,6 +271,17 @@ def test_merged_channels_that_are_masked_again_are_not_made() -> None:
     assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 2
 
 
+@pytest.mark.parametrize("tensor", ["v2", "y3"])
+def test_channels_are_masked_where_the_mask_is(tensor: str) -> None:
+    """That of merged channels masks no values, though nothing reads these; with that of values it says nothing new."""
+    behind = BEHIND.replace("o = MatMul(y2, wo)", "y3 = Mul(y2, mc)  o = MatMul(y3, wo)")
+    masks, mask = np.ones((3, WIDTH)), independent()[2]
+    if tensor == "v2":
+        masks[2] = mask
+    report = compiled(attention("separate", masks, behind, more={"mc": mask.astype(np.float32)})).report
+    assert [(axis.tensor, axis.masked) for axis in report.masked] == [(tensor, int((~mask).sum()))]
+
+
 @pytest.mark.parametrize("form", ["separate", "split"])
 def test_a_mean_of_a_constant_is_the_constant(form: str) -> None:
     """Masked values with a bias behind the mask."""

@@ -222,6 +222,22 @@ def test_zeros_that_are_made_of_constants_and_sizes_are_no_mask(zeros: str) -> N
     assert not report.masked and not report.held
 
 
+def test_a_loop_that_is_given_constants_computes_with_what_is_around_it() -> None:
+    """So that what a mask behind it makes zero is masked."""
+    source = model(
+        """(float[N,4] x) => (float[N,2] y) <float[4,8] w, float[8,2] v, int64 trips = {3}, bool go = {1}> {
+            n = Shape<start=0, end=1>(x)  s = Concat<axis=0>(n, eight)  z = ConstantOfShape(s)
+            l = Loop (trips, go, z) <body = step (int64 i, bool c, float[N,8] h) => (bool cc, float[N,8] hh) {
+                a = MatMul(x, w)  b = Add(a, h)  hh = Tanh(b)  cc = Identity(c) }>
+            m = Mul(l, k)  y = MatMul(m, v)
+        }""",
+        None,
+        eight=np.asarray([8]),
+        k=(np.arange(8) % 2).astype(np.float32),
+    )
+    assert [(axis.tensor, axis.masked) for axis in shrink(source).report.masked] == [("m", 4)]
+
+
 def test_a_long_chain_of_sums_ends() -> None:
     steps = 300
     body = "a = MatMul(x, wa)\n am = Mul(a, ma)\n s0 = Add(am, x)\n"
