@@ -41,6 +41,10 @@ class Pad(SizeRule, Movement):
         amounts = {a: (pads[i], pads[i + len(axes)]) for i, a in enumerate(axes)}
         return [amounts.get(a, (0, 0)) for a in range(rank)]
 
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        pads = self._pads(node)
+        return node.inputs[0] if pads is not None and not any(map(any, pads)) else None
+
     def _amounts(self, node: gs.Node, facts: Facts) -> list[tuple[int, int] | None]:
         """Amounts before and after on each axis; where they are computed, zeros that are known, or else None."""
         pads = self._pads(node)

@@ -69,6 +69,11 @@ CASES = {
         "m = Mul(x, zero)  c = Add(m, b)  a = CumSum(c, last)  y = Add(a, u)  l = ReduceMax(c)  z = Mul(l, u)",
         "Add Mul",
     ),
+    "a border of no width": (
+        "(float[N,3,4,4] x) => (float[N,3,4,4] y) <int64[8] pads = {0, 0, 0, 0, 0, 0, 0, 0}>",
+        'p = Pad<mode="reflect">(x, pads)  y = Relu(p)',
+        "Relu",
+    ),
     "a choice that broadcasts": (
         "(float[N,3] x, float[4,1,3] z) => (float[4,N,3] y) <bool[3] all = {1, 1, 1}>",
         "y = Where(all, x, z)",
