@@ -28,7 +28,7 @@ from passes.simplify import (
     dead_code,
     move_masks_after_products,
     repeated_indices,
-    reshape_chains_to_gather,
+    reshape_chains,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_activations import gelu
@@ -161,7 +161,7 @@ def _check_sizes(graph: gs.Graph) -> None:
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
     repeated_indices.move_pieces(graph)
-    if reshape_chains_to_gather.replace_chains(graph):
+    if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)
     dead_code.drop_unused(graph)

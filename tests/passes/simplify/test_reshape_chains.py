@@ -1,5 +1,6 @@
-"""Chains of reshapes and transposes that only put one axis in another order."""
+"""Chains of reshapes and transposes that only put one axis, or the axes, in another order."""
 
+import numpy as np
 import onnx
 import pytest
 
@@ -53,7 +54,40 @@ def test_a_channel_shuffle_frees_channels(form: str) -> None:
     exact(source, **sizes)
 
 
+#: how PyTorch's exporter writes the transposed keys of attention for open sizes
+KEYS = """
+    f = Shape(k)\n d = Slice(f, minus, end)\n t = Slice(f, two, minus)\n l = Slice(f, zero, two)
+    s1 = Concat<axis = 0>(minus, t, d)\n r = Reshape(k, s1)\n p = Transpose<perm = [0,2,1]>(r)
+    s2 = Concat<axis = 0>(l, d, t)\n z = Reshape(p, s2)
+"""
+INTS = {name: np.asarray([value]) for name, value in {"minus": -1, "zero": 0, "two": 2, "end": 2**63 - 1}.items()}
+
 CHAINS = {
+    "the two last axes, with the others merged meanwhile": (
+        "(float[N,3,T,5] x) => (float[N,3,5,T] y)",
+        f"k = Relu(x)\n {KEYS} y = Neg(z)",
+        "Relu Transpose Neg",
+    ),
+    "and transposed before, with one axis of one": (
+        "(float[N,T,1,5] x) => (float[N,1,5,T] y)",
+        f"a = Relu(x)\n k = Transpose<perm=[0,2,1,3]>(a)\n {KEYS} y = Neg(z)",
+        "Relu Transpose Neg",
+    ),
+    "behind axes that are merged meanwhile": (
+        "(float[N,3,2,4] x) => (float[N,4,3,2] y) <int64[3] s1 = {-1, 6, 4}, int64[4] s2 = {0, 4, 3, 2}>",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Transpose<perm=[0,2,1]>(b)\n y = Reshape(c, s2)",
+        "Relu Transpose",
+    ),
+    "equal sizes of others": (
+        "(float[3,4,5,4] x) => (float[3,4,5,4] y) <int64[3] s1 = {3, 20, 4}, int64[4] s2 = {3, 4, 5, 4}>",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Transpose<perm=[0,2,1]>(b)\n d = Reshape(c, s2)\n y = Neg(d)",
+        "Relu Reshape Transpose Reshape Neg",
+    ),
+    "nothing but an axis of one": (
+        "(float[N,1,4,5] x) => (float[N,4,1,5] y) <int64[3] s1 = {0, 4, 5}, int64[4] s2 = {0, 4, 1, 5}>",
+        "a = Relu(x)\n b = Reshape(a, s1)\n c = Reshape(b, s2)\n y = Neg(c)",
+        "Relu Reshape Reshape Neg",
+    ),
     "a shuffle of the last axis of a sequence": (
         "(float[N,T,6] x) => (float[N,T,6] y) <int64[4] s1 = {0, 0, 2, 3}, int64[3] s2 = {0, 0, 6}>",
         "m = Relu(x)\n c = Reshape(m, s1)\n t = Transpose<perm=[0,1,3,2]>(c)\n y = Reshape(t, s2)",
@@ -92,7 +126,7 @@ CHAINS = {
 
 @pytest.mark.parametrize(("signature", "body", "expected"), CHAINS.values(), ids=CHAINS)
 def test_what_becomes_of_a_chain(signature: str, body: str, expected: str) -> None:
-    source = model(signature, body)
+    source = model(signature, body, constants=INTS)
     assert sorted(kinds(source)) == sorted(expected.split())
     check(source)
 
@@ -103,3 +137,21 @@ def test_a_chain_that_moves_nothing_at_all() -> None:
         "a = Relu(x)\n b = Reshape<allowzero = 1>(a, s1)\n y = Transpose<perm = [1,2,0]>(b)",
     )
     assert kinds(source) == ["Relu", "Reshape", "Transpose"]
+
+
+def test_heads_go_whose_keys_are_transposed_with_other_axes_merged() -> None:
+    source = model(
+        "(float[N,T,16] x) => (float[N,T,16] y) <float[16,24] wq, float[16,24] wk, float[16,24] wv, float[24,16] wo>",
+        "q0 = MatMul(x, wq)\n k0 = MatMul(x, wk)\n v0 = MatMul(x, wv)\n q1 = Reshape(q0, heads)\n"
+        "k1 = Reshape(k0, heads)\n v1 = Reshape(v0, heads)\n q = Transpose<perm = [0,2,1,3]>(q1)\n"
+        f"k = Transpose<perm = [0,2,1,3]>(k1)\n v = Transpose<perm = [0,2,1,3]>(v1)\n {KEYS} s = MatMul(q, z)\n"
+        "a = Softmax<axis = -1>(s)\n c = MatMul(a, v)\n m = Mul(c, keep)\n"
+        "o = Transpose<perm = [0,2,1,3]>(m)\n w = Reshape(o, merged)\n y = MatMul(w, wo)",
+        constants=INTS,
+        heads=np.asarray([0, 0, 3, 8]),
+        merged=np.asarray([0, 0, 24]),
+        keep=mask(1, 0, 1),
+    )
+    result = compiled(source)
+    assert [weight(result, "MatMul", which=which).shape for which in range(3)] == [(16, 16)] * 3
+    exact(source)

@@ -1,10 +1,13 @@
-"""A chain of reshapes and transposes that only reorders one axis becomes a Gather: channel shuffle, for one."""
+"""A chain of reshapes and transposes that only reorders one axis becomes a Gather: channel shuffle, for one.
+
+One that only puts axes in another order becomes a Transpose: of keys, where heads are merged with the batch meanwhile.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -21,7 +24,7 @@ _LONGEST = 12  # nodes of a chain
 def replace_chains(graph: gs.Graph) -> bool:
     """Replace every such chain; whether there was any.
 
-    Afterwards what they do is seen as indices along an axis, or is an Identity.
+    Afterwards what they do is seen as indices along an axis, or is a Transpose or an Identity.
     """
     editor = GraphEditor(graph)
     outputs = {id(t) for t in graph.outputs}
@@ -46,9 +49,17 @@ class _Reordered:
     reshaped: bool
 
 
-def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
-    """The longest chain that ends with this node and reorders no more than one axis."""
-    longest = None
+@dataclass(frozen=True)
+class _Permuted:
+    """What the chain that ends here does: `root` with its axes in this order."""
+
+    root: gs.Tensor
+    perm: list[int]
+
+
+def _found(node: gs.Node, own: set[int]) -> _Reordered | _Permuted | None:
+    """The longest chain that ends with this node and reorders no more than one axis, or the axes."""
+    longest: _Reordered | _Permuted | None = None
     for chain in _chains(node, own):
         if len(chain) < 2:
             continue
@@ -58,10 +69,15 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | None:
         for link in chain:
             op = rules(link)
             places = op.arranged(link, places) if places is not None and isinstance(op, Rearrangement) else None
-        order = None if places is None or shape is None else _order(places, shape)
-        if order is None or shape is None:
+        if places is None or shape is None:
             continue
-        same = shape_of(node.outputs[0]) == shape and None not in shape
+        after, order = shape_of(node.outputs[0]), _order(places, shape)
+        if order is None:
+            reshapes = any(isinstance(rules(link), Reshape) for link in chain)
+            perm = _permutation(places, shape, after) if reshapes and after is not None else None
+            longest = longest if perm is None else _Permuted(root, perm)
+            continue
+        same = after == shape and None not in shape
         moves, op = bool((np.diff(order[1]) != 1).any()), rules(node)
         if same or (moves and isinstance(op, Reshape) and op.reshapes(node, root)):
             longest = _Reordered(root, *order, not same)
@@ -97,8 +113,24 @@ def _order(places: Arrangement, shape: tuple[Dim, ...]) -> tuple[int, Index] | N
     return axis, index
 
 
-def _replace(last: gs.Node, found: _Reordered, editor: GraphEditor) -> None:
+def _permutation(places: Arrangement, shape: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[int] | None:
+    """The order in which axes of this shape stand in that one; None where they are torn apart or merged."""
+    runs = [(axis, [*run]) for axis, run in groupby((a for block in places for a in block.atoms), lambda a: a.axis)]
+    torn = any(first.stride < then.stride for _, run in runs for first, then in pairwise(run))
+    long, short = ([a for a, size in enumerate(shape) if (size == 1) == one] for one in (False, True))
+    if torn or sorted(axis for axis, _ in runs) != long or len(after) != len(shape) or after.count(1) != len(short):
+        return None
+    moved, still = iter([axis for axis, _ in runs]), iter(short)
+    perm = [next(still if size == 1 else moved) for size in after]
+    return perm if None not in after and tuple(shape[axis] for axis in perm) == after else None
+
+
+def _replace(last: gs.Node, found: _Reordered | _Permuted, editor: GraphEditor) -> None:
     """Let the last node of the chain alone do what the chain does, with a Gather before it or in its place."""
+    if isinstance(found, _Permuted):
+        last.domain = None
+        become(last, "Transpose", [found.root], {"perm": found.perm})
+        return
     output, current = last.outputs[0], found.root
     if not found.reshaped:
         last.domain = None
