@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -39,7 +39,7 @@ def analyse(
     for (name, axis), known in (given or {}).items():
         facts.constant.setdefault(name, {})[axis] = known
     _forward(graph, facts, unread)
-    _backward(graph, facts)
+    read_backward(graph, facts)
     return facts
 
 
@@ -119,9 +119,11 @@ def _keep_maps(
         facts.constant.setdefault(tensor.name, {})[axis] = merge(axes[axis], first) if axis in axes else first
 
 
-def _backward(graph: gs.Graph, facts: Facts) -> None:
-    for tensor in graph.outputs:
-        facts.mark_read(tensor, {})
+def read_backward(graph: gs.Graph, facts: Facts, outputs: Mapping[int, AxisMask] | None = None) -> None:
+    """Find out what is read, where this is of the outputs, by position, and the others are read whole."""
+    facts.read = {}
+    for place, tensor in enumerate(graph.outputs):
+        facts.mark_read(tensor, (outputs or {}).get(place, {}))
     for node in reversed(graph.nodes):
         for tensor in captured(node):
             facts.mark_read(tensor, {})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import Constants, ConstantSlices, agreed
 from passes.graph.subgraphs import subgraphs
 from passes.graph.tensors import is_constant, operand, shape_of, size_of, sizes_of, values_of
 from passes.ops.base import Op, register
-from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_facts import AxisMask, Facts
 
 _ENDLESS = 2**31  # rounds: a number that means none, as exporters write for a `while`
 
+Read = dict[int, AxisMask]  # output of the subgraph -> what is read of it; one that is not mentioned is read whole
 Given = dict[tuple[int, int], ConstantSlices]  # (input of the subgraph, axis) -> what is known of it in every round
 
 
@@ -49,6 +51,23 @@ class ControlFlow(Op):
     def narrow_ports(self, node: gs.Node) -> list[Port]:
         """Those that may have fewer slices."""
         return []
+
+    def read_around(self, node: gs.Node, body: gs.Graph, facts: Facts) -> Read:
+        """What is read of the outputs of the subgraph around it."""
+        found: Read = {}
+        for port in self.narrow_ports(node):
+            if port.leaves is not None:
+                outer, inner = port.leaves
+                read = facts.read.get(node.outputs[outer].name) if outer < len(node.outputs) else None
+                for axis, size in enumerate(sizes_of(body.outputs[inner])):
+                    mask = np.zeros(size or 0, bool) if read is None else read.get(port.outside(axis))
+                    if size and mask is not None and mask.size == size:
+                        found.setdefault(inner, {})[axis] = mask
+        return found
+
+    def read_again(self, node: gs.Node, body: gs.Graph, read: Read, inside: Facts) -> Read:
+        """What is read of them where the subgraph, of which these are the facts, is run again."""
+        return read
 
     def taken(self, node: gs.Node) -> gs.Graph | None:
         """The subgraph that does what the node does, where that is known beforehand."""
@@ -119,6 +138,16 @@ class Rounds(ControlFlow):
                 known = agreed([known, later]) if later is not None else agreed([])
             if known.mask.any():
                 found[index, axis] = known
+        return found
+
+    def read_again(self, node: gs.Node, body: gs.Graph, read: Read, inside: Facts) -> Read:
+        found = dict(read)
+        for port in self.narrow_ports(node):
+            if port.enters is not None and port.leaves is not None and (place := port.leaves[1]) in read:
+                again = inside.read.get(body.inputs[port.enters[1]].name)
+                if again is not None:
+                    both = read[place].keys() & again.keys()
+                    found[place] = {axis: read[place][axis] | again[axis] for axis in both}
         return found
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:

@@ -62,6 +62,7 @@ def _kept(
             continue
         if port.enters and port.leaves:  # a state: of every round
             dead = np.logical_and.reduce([known.zero(t, axis) for t, known in ends] + [facts.zero(outside[0], there)])
+            dead |= ~ends[0][1].counts(ends[0][0], axis) & ~facts.counts(outside[1], there)
         elif port.enters:
             dead = ~ends[0][1].counts(ends[0][0], axis)
         else:

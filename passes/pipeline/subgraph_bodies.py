@@ -13,7 +13,7 @@ from passes.graph.editor import GraphEditor
 from passes.graph.subgraphs import captured, replace_inside, subgraphs
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops import rules
-from passes.ops.control_flow import ControlFlow
+from passes.ops.control_flow import ControlFlow, Read
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
 from passes.rewriting.storage_plan import StoragePlan
@@ -39,8 +39,22 @@ def analyse_body(body: gs.Graph, around: Enclosing, inside: dict[int, Facts] | N
         found = dataflow.analyse(body, around.facts, inside, entering)
         kept = op.kept(around.node, body, given, found)
         if all(key in kept and (kept[key].mask == known.mask).all() for key, known in given.items()):
-            return found
+            break
         given = kept
+    read = op.read_around(around.node, body, around.facts)
+    while True:  # ends: what is read only grows
+        dataflow.read_backward(body, found, read)
+        again = op.read_again(around.node, body, read, found)
+        if _same(read, again):
+            return found
+        read = again
+
+
+def _same(one: Read, other: Read) -> bool:
+    return all(
+        axes.keys() == other[place].keys() and all((mask == other[place][axis]).all() for axis, mask in axes.items())
+        for place, axes in one.items()
+    )
 
 
 def pick_what_is_read(graph: gs.Graph, plans: Mapping[int, StoragePlan]) -> None:

@@ -56,6 +56,30 @@ PORTS = {
         }""",
         [(6, 4), (4, 4), (4, 5)],
     ),
+    "state of a scan that only itself reads where what else reads it is masked": (
+        """(float[T,1,6] x, float[1,8] s) => (float[T,1,5] y)
+        <float[6,8] w, float[8,8] u, float[8,5] v, float[1] zero = {0}> {
+            z = Mul(s, zero)
+            hh, cc, r = Scan <num_scan_inputs = 1, body = step (float[1,8] h, float[1,8] c, float[1,6] i)
+                => (float[1,8] ho, float[1,8] co, float[1,8] o) {
+                a = MatMul(i, w)  b = MatMul(h, u)  d = Add(a, b)  f = Sigmoid(d)  g = Mul(c, f)  co = Add(g, a)
+                t = Tanh(co)  ho = Mul(t, k)  o = Identity(ho)
+            }> (z, s, x)
+            y = MatMul(r, v)
+        }""",
+        [(6, 4), (4, 4), (4, 5)],
+    ),
+    "state of a loop that its condition reads, too": (
+        """(float[1,6] x, int64 n) => (float[1,5] y)
+        <float[6,8] w, float[6,8] u, float[8,5] v, bool go = {1}, float most = {0.9}> {
+            a = MatMul(x, w)
+            z = Loop <body = step (int64 i, bool c, float[1,8] s) => (bool d, float[1,8] o) {
+                p = MatMul(x, u)  r = Add(s, p)  o = Tanh(r)  m = ReduceMax<keepdims = 0>(s)  d = Less(m, most)
+            }> (n, go, a)
+            e = Mul(z, k)  y = MatMul(e, v)
+        }""",
+        [(6, 8), (6, 8), (4, 5)],
+    ),
     "not read after a loop": (
         """(float[1,6] x, int64 n) => (float[T,1,5] y) <float[6,8] w, float[8,6] u, float[8,5] v, bool go = {1}> {
             h, z = Loop <body = step (int64 i, bool c, float[1,6] s) => (bool d, float[1,6] o, float[1,8] r) {
