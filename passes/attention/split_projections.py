@@ -1,8 +1,8 @@
 """Parts that are picked after a reshape are picked before it: queries, keys and values of one product, for instance.
 
 One product often makes the queries, keys and values of all heads, and only after a reshape and a transposition they
-part. The three keep channels of their own, which one axis cannot say; so where channels are masked, each
-part gets a product of its own.
+part. The three keep channels of their own, which one axis cannot say; so where channels are masked, or not read of all
+parts alike, each part gets a product of its own.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class _Part:
 
 
 def hoist(graph: gs.Graph, facts: Facts, origins: Origins) -> bool:
-    """Pick parts of a split axis before the reshape that splits it, where some channels of it are constant.
+    """Pick parts of a split axis before the reshape that splits it, where they may keep other channels than each other.
 
-    Afterwards each part has a product, a reshape and a transposition of its own, and `origins` say what it holds of the
-    whole. Whether anything was changed.
+    Some of its channels are constant then, or not the same are read of all parts. Afterwards each part has a product, a
+    reshape and a transposition of its own, and `origins` say what it holds of the whole. Whether anything was changed.
     """
     changed = False
     for node in list(graph.nodes):
@@ -80,6 +80,8 @@ class _Hoist:
         whole = sum(part.index.size for part in parts) <= sizes[place]  # none is made twice
         if None in found or len(parts) < 2 or asked is None or not whole:
             return False
+        if self.facts.known(self.reshape.inputs[0], axis) is None and not self._read_apart(parts):
+            return False
         chain = self._chain()
         for part in parts:
             taken = channels.take(part.index, axis=place).reshape(-1)
@@ -87,6 +89,11 @@ class _Hoist:
         erase(self.reshape, *([transpose] if transpose is not None else []), *consumers)
         self.editor.finish()
         return True
+
+    def _read_apart(self, parts: list[_Part]) -> bool:
+        """Whether other slices are read of one part than of another."""
+        reads = (self.facts.read.get(part.output.name, {}) for part in parts)
+        return len({tuple(sorted((axis, mask.tobytes()) for axis, mask in read.items())) for read in reads}) > 1
 
     def _split(self) -> tuple[int, list[int], list[int]] | None:
         """The input axis that is split, and the output axes that it is split into, with their sizes."""
@@ -96,8 +103,7 @@ class _Hoist:
             return None
         axis = axes.pop()
         sizes = [self.facts.size(self.reshape.outputs[0], a) or 0 for a in outputs]
-        masked = self.facts.known(data, axis) is not None
-        return (axis, outputs, sizes) if masked and int(np.prod(sizes)) == self.facts.size(data, axis) else None
+        return (axis, outputs, sizes) if int(np.prod(sizes)) == self.facts.size(data, axis) else None
 
     def _operand(self, outputs: list[int]) -> list[int] | None:
         """The sizes that the reshape is given, None where they are not constant or copied after the split axis."""

@@ -271,6 +271,16 @@ def test_merged_channels_that_are_masked_again_are_not_made() -> None:
     assert weight(result, "MatMul", which=2).shape[1] == WIDTH // 2
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_values_lose_what_a_mask_behind_attention_hides(form: str) -> None:
+    """Though nothing of the product is masked that makes the queries and keys as well."""
+    behind = BEHIND.replace("y0 = MatMul(a, v)", "y9 = MatMul(a, v)  y0 = Mul(y9, mc)")
+    more = {"mc": (np.arange(SIZE) % 4 == 0).astype(np.float32)}
+    report = compiled(attention(form, np.ones((3, WIDTH)), behind, more=more)).report
+    unread = WIDTH - HEADS * 2
+    assert report.before.params - report.after.params >= unread * (16 + 1)
+
+
 @pytest.mark.parametrize("tensor", ["v2", "y3"])
 def test_channels_are_masked_where_the_mask_is(tensor: str) -> None:
     """That of merged channels masks no values, though nothing reads these; with that of values it says nothing new."""
