@@ -138,6 +138,21 @@ def test_the_last_block_of_steps_may_be_shorter() -> None:
     check_outputs(model, {"x": np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10)})
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_dilated_convolutions_have_gradients(axes: int, stride: int) -> None:
+    """In groups, with padding on one side."""
+    given = {"dilations": [2, 1, 1], "strides": [stride] * 3}
+    words = ", ".join(f"{name} = {values[:axes]}" for name, values in given.items())
+    rng = np.random.default_rng(0)
+    w, x = (rng.normal(size=size).astype(np.float32) for size in ((6, 2, *[2] * axes), (2, 4, *[9, 5, 6][:axes])))
+    body = f"y = Conv<group = 2, {words}, pads = {[1] * axes + [0] * axes}>(x, w)"
+    shapes = f"(float[2,4,{','.join('956'[:axes])}] x) => (float[2,6,{','.join('abc'[:axes])}] y)"
+    model = text.model(shapes, body, w=w)
+    check_outputs(model, {"x": x})
+    check_gradients(model, {"x": x}, "x")
+
+
 def test_trained_values_go_back_into_the_file() -> None:
     """Only the elements of weights differ, which are trained in single precision; a number of a formula is none."""
     model = onnx.parser.parse_model(MODEL)

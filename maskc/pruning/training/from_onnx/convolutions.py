@@ -64,17 +64,21 @@ def _convolve(x: Value, w: Value, strides: Sequence[int], pads: Array, dilations
         filters = tf.reshape(_dilated(kernel, dilations), (*_reach(w.shape[2:], dilations), groups, -1))
         step = strides if len({*strides}) == 1 else [1, 1]  # the kernel has the same in both directions
         y = tf.nn.depthwise_conv2d(data, filters, [1, *step, 1], around)
-        return channels_second(y if step == strides else y[:, :: strides[0], :: strides[1]])
-    if axes == 3:
-        data, kernel = padded(data, np.array(around)), _dilated(kernel, dilations)
-    parts = []
+        return channels_second(y if step == strides else _every(y, strides))
+    data = padded(data, np.array(around))
+    step = strides if max(dilations) == 1 else [1] * axes  # TensorFlow has not both
     # Gradients of grouped convolutions are not on every processor.
-    for a, b in zip(tf.split(data, groups, -1), tf.split(kernel, groups, -1), strict=True):
-        if axes == 2:
-            parts.append(tf.nn.conv2d(a, b, strides, around, dilations=dilations))
-        else:
-            parts.append(tf.nn.conv3d(a, b, [1, *strides, 1], "VALID"))
-    return channels_second(tf.concat(parts, -1) if groups > 1 else parts[0])
+    parts = [
+        tf.nn.convolution(a, b, step, "VALID", "NHWC" if axes == 2 else "NDHWC", dilations)
+        for a, b in zip(tf.split(data, groups, -1), tf.split(kernel, groups, -1), strict=True)
+    ]
+    y = tf.concat(parts, -1) if groups > 1 else parts[0]
+    return channels_second(y if step == strides else _every(y, strides))
+
+
+def _every(y: Value, strides: Sequence[int]) -> Value:
+    """The places of y [batch, *places, channels], so many apart on each axis."""
+    return y[(slice(None), *(slice(None, None, step) for step in strides))]
 
 
 def _reach(window: Sequence[int], dilations: Sequence[int]) -> list[int]:
@@ -147,7 +151,7 @@ def _pooled(call: Call, x: Value, kind: str, filler: Any) -> tuple[Value, Value]
     def pool(values: Value, kind: str) -> Value:
         if max(dilations) > 1 or any(s > k for s, k in zip(strides, window, strict=True)):
             y = tf.nn.pool(values, window, kind, padding="VALID", dilations=dilations)
-            return y[(slice(None), *(slice(None, None, s) for s in strides))]
+            return _every(y, strides)
         return tf.nn.pool(values, window, kind, strides=strides, padding="VALID")
 
     y = pool(padded(channels_last(x), np.array([[0, 0], *pads, [0, 0]]), filler), kind)
