@@ -82,7 +82,7 @@ def finetune(
 
     minutes, epochs: how long; whichever is over first. student: what computes the model, of which it gives no more than
     the outputs, and is trained in its place. loss: what is to become small in place of the difference from
-    the teacher's outputs. learning_rate: relative to the size of the weights. keep: called after the first step, each
+    the teacher's outputs. learning_rate: relative to the size of the weights. keep: called before the first step, each
     minute and at the end, with what goes on from there as `saved`.
 
     Raises InputError where an operator of the model has no rule, and where the loss is no number.
@@ -90,7 +90,8 @@ def finetune(
     training = _Training(model, batches, teacher, student, loss, learning_rate, seed)
     if saved is not None:
         training.restore(saved)
-    due, over = time.monotonic(), False
+    keep(training.state())
+    due, over = time.monotonic() + _SAVED, False
     with stage("Training", _TICKS, slow=True) as shown, contextlib.suppress(KeyboardInterrupt, Terminated):
         for seconds, share, average in training.run(minutes, epochs):
             left = seconds / max(share, 1e-3) * (1 - share)

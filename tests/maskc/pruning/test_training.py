@@ -72,7 +72,7 @@ def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:
     states: list[Any] = []
     with listening(interrupt_after(4)):  # in the second pass over the data
         assert finetune(PRUNED, batches, TEACHER, epochs=3, keep=states.append)[1]
-    assert len(states) == 2  # after the first step, and at the end
+    assert [int(state["position"][0]) for state in states] == [0, 4]
     assert finetune(PRUNED, batches, TEACHER, epochs=3, saved=states[-1]) == runs[0]
 
 
@@ -99,6 +99,16 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
     x = next(batches())["x"]
     errors = [np.square(OnnxRuntimeSession(m).run({"x": x})["z"] - x[:, :2]).mean() for m in (tuned, TEACHER)]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
+    def loss(outputs: Any, batch: Any) -> Any:
+        raise MemoryError
+
+    states: list[Any] = []
+    with pytest.raises(MemoryError):
+        finetune(PRUNED, batches, TEACHER, epochs=3, loss=loss, keep=states.append)
+    assert len(states) == 1
 
 
 def test_what_cannot_be() -> None:
