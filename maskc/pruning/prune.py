@@ -230,9 +230,9 @@ def fine_tuned(
         import_tensorflow()
         from maskc.pruning.training.loop import finetune
 
-        loss = options.loss
+        loss, who = options.loss, "the function for the loss"
         if isinstance(loss, str):
-            loss = function_of(*path_and_name(loss, "--loss"))
+            loss, who = function_of(*path_and_name(loss, "--loss")), loss
         return finetune(
             model,
             examples.with_labels if loss else examples.used,
@@ -241,6 +241,7 @@ def fine_tuned(
             epochs=options.epochs,
             student=None if layers is None else layers.student(),
             loss=loss,
+            who=who,
             seed=options.seed,
             saved=saved,
             keep=keep,

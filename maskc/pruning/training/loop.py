@@ -27,6 +27,7 @@ from maskc.pruning.training.from_onnx.imported import Imported
 from maskc.runtime.given_inputs import declared
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.random_inputs import ports
+from passes.errors import in_brief
 
 Array = NDArray[Any]
 Batch = Mapping[str, Array]
@@ -60,6 +61,8 @@ _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
 _TICKS = 1000  # of the progress
 _POOL = 2**26  # bytes that are shuffled together
 _EXAMPLES, _BYTES = 64, 2**20  # of a batch
+# Around a sentence of TensorFlow: lines of Python, and the node.
+_NOISE = (r"(?s)\A.*\n\n(?=.)", r"(?s)\n\s*\[\[.*")
 
 
 def finetune(
@@ -71,6 +74,7 @@ def finetune(
     epochs: float | None = None,
     student: Student | None = None,
     loss: Loss | None = None,
+    who: str = "the function for the loss",
     learning_rate: float = 3e-3,
     seed: int = 0,
     saved: Mapping[str, Array] | None = None,
@@ -82,12 +86,12 @@ def finetune(
 
     minutes, epochs: how long; whichever is over first. student: what computes the model, of which it gives no more than
     the outputs, and is trained in its place. loss: what is to become small in place of the difference from
-    the teacher's outputs. learning_rate: relative to the size of the weights. keep: called before the first step, each
-    minute and at the end, with what goes on from there as `saved`.
+    the teacher's outputs; who: what messages call it. learning_rate: relative to the size of the weights. keep: called
+    before the first step, each minute and at the end, with what goes on from there as `saved`.
 
-    Raises InputError where an operator of the model has no rule, and where the loss is no number.
+    Raises InputError where an operator of the model has no rule, and where the loss fails or is no number.
     """
-    training = _Training(model, batches, teacher, student, loss, learning_rate, seed)
+    training = _Training(model, batches, teacher, student, loss, who, learning_rate, seed)
     if saved is not None:
         training.restore(saved)
     keep(training.state())
@@ -115,6 +119,7 @@ class _Training:
         teacher: onnx.ModelProto,
         student: Student | None,
         loss: Loss | None,
+        who: str,
         learning_rate: float,
         seed: int,
     ) -> None:
@@ -122,7 +127,7 @@ class _Training:
         self._variables = list(self.imported.variables.values())
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
-        self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
+        self._batches, self._loss, self._who, self._rate, self._seed = batches, loss, who, learning_rate, seed
         self._targets = targets(network, teacher)
         if student is not None:
             made = {output.name for output in network.graph.output}
@@ -189,7 +194,12 @@ class _Training:
         self._steps += 1
         taught = {} if self._loss is not None else self._taught(batch)
         tensors = {name: tf.constant(x) for name, x in batch.items()}
-        loss = float(self._step(tensors, taught, tf.constant(rate), tf.constant(float(self._steps))))
+        try:
+            loss = float(self._step(tensors, taught, tf.constant(rate), tf.constant(float(self._steps))))
+        except tf.errors.InvalidArgumentError as error:
+            if self._loss is None:
+                raise
+            raise self._failed(error) from error
         if math.isfinite(loss):
             steady = min(_STEADY, 1 - 1 / self._steps)
             self._average = loss if math.isnan(self._average) else steady * self._average + (1 - steady) * loss
@@ -205,14 +215,29 @@ class _Training:
             if self._loss is None:
                 loss = self._distance.loss(tensors, taught)
             else:
-                loss = tf.reduce_mean(self._loss(tensors, batch))
+                loss = self._own(self._loss, tensors, batch)
         gradients = tape.gradient(loss, self._variables)
+        if all(gradient is None for gradient in gradients):
+            raise InputError(f"What {self._who} gives does not follow from the outputs by operations of TensorFlow.")
         pairs = [(i, tf.convert_to_tensor(g)) for i, g in enumerate(gradients) if g is not None]
         clipped, norm = tf.clip_by_global_norm([gradient for _, gradient in pairs], 1.0)
         for (i, _), gradient in zip(pairs, clipped, strict=True):
             # A batch that gives no numbers is as good as none.
             self._adam(i, tf.where(tf.math.is_finite(norm), gradient, tf.zeros_like(gradient)), rate, step)
         return loss
+
+    def _own(self, loss: Loss, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+        """The mean of a loss. Raises InputError where its function fails, or gives no numbers."""
+        try:
+            return tf.reduce_mean(loss(outputs, batch))
+        except (InputError, Terminated):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> InputError:
+        reason = ": ".join(filter(None, (type(error).__name__, in_brief(error, *_NOISE))))
+        return InputError(f"Training stopped, since {self._who} failed: {reason}.")
 
     def _adam(self, index: int, gradient: Any, rate: Any, step: Any) -> None:
         variable, (mean, square) = self._variables[index], self._moments[index]

@@ -102,16 +102,33 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
 
 
 def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
-    def loss(outputs: Any, batch: Any) -> Any:
-        raise MemoryError
-
     states: list[Any] = []
-    with pytest.raises(MemoryError):
-        finetune(PRUNED, batches, TEACHER, epochs=3, loss=loss, keep=states.append)
+    with pytest.raises(InputError):
+        finetune(PRUNED, batches, TEACHER, epochs=3, loss=lambda outputs, _: None, keep=states.append)
     assert len(states) == 1
 
 
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda outputs, batch: outputs["w"], "KeyError: 'w'"),
+        (lambda outputs: outputs["z"], "TypeError: .* takes 1 positional argument but 2 were given"),
+        (lambda outputs, batch: None, "ValueError: None values not supported"),
+        (lambda outputs, batch: np.square(outputs["z"].numpy()), "AttributeError: .* has no attribute 'numpy'"),
+        (
+            lambda outputs, _: tf.nn.sparse_softmax_cross_entropy_with_logits(tf.fill([64], 7), outputs["y"]),
+            "InvalidArgumentError: Received a label value of 7 which is outside the valid range",
+        ),
+    ],
+)
+def test_a_loss_that_fails_is_named(loss: Any, told: str) -> None:
+    with pytest.raises(InputError, match=rf"^Training stopped, since loss.py:f failed: {told}"):
+        finetune(TEACHER, batches, TEACHER, epochs=1, loss=loss, who="loss.py:f")
+
+
 def test_what_cannot_be() -> None:
+    with pytest.raises(InputError, match="does not follow from the outputs"):
+        finetune(TEACHER, batches, TEACHER, epochs=1, loss=lambda *_: np.zeros(3, np.float32))
     with pytest.raises(InputError, match="There are no batches"):
         finetune(TEACHER, lambda: iter(()), TEACHER, epochs=1)
     with pytest.raises(InputError, match="diverged"):
