@@ -211,11 +211,11 @@ class _Training:
     def _updated(self, batch: Mapping[str, Any], taught: Mapping[str, Any], rate: Any, step: Any) -> Any:
         feeds = {name: value for name, value in batch.items() if name in self._inputs}
         with tf.GradientTape() as tape:
-            tensors = self.imported(feeds, [target.compared for target in self._targets])
             if self._loss is None:
+                tensors = self.imported(feeds, [target.compared for target in self._targets])
                 loss = self._distance.loss(tensors, taught)
             else:
-                loss = self._own(self._loss, tensors, batch)
+                loss = self._own(self._loss, self.imported(feeds), batch)
         gradients = tape.gradient(loss, self._variables)
         if all(gradient is None for gradient in gradients):
             raise InputError(f"What {self._who} gives does not follow from the outputs by operations of TensorFlow.")

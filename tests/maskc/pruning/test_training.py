@@ -93,6 +93,7 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
         yield from ({**batch, "label": batch["x"][:, :2]} for batch in batches())
 
     def loss(outputs: Any, batch: Any) -> Any:
+        assert outputs.keys() == {"y", "z"}
         return tf.reduce_mean(tf.square(outputs["z"] - batch["label"]), -1)
 
     tuned, _ = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=loss)
