@@ -17,8 +17,10 @@ Quality = str | Callable[[Path], float]
 _LONGEST = 200
 
 
-def check_quality(quality: Quality | None) -> None:
-    """Raise `InputError` for a command that does not say where the model goes."""
+def check_quality(quality: Quality | None, lower_is_better: bool) -> None:
+    """Raise `InputError` for a command that does not say where the model goes, and for a direction of nothing."""
+    if quality is None and lower_is_better:
+        raise InputError("--lower-is-better says how to read --quality: give that, or leave it out.")
     if isinstance(quality, str) and "{model}" not in quality:
         raise InputError(f"The command for quality, `{quality}`, must hold {{model}} where the path of the model goes.")
 

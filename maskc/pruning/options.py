@@ -62,7 +62,7 @@ class PruneOptions(CompileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_quality(self.quality)
+        check_quality(self.quality, self.lower_is_better)
         for name in ("flops", "params", "size"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
@@ -75,6 +75,8 @@ class PruneOptions(CompileOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
+        if self.loss is not None and not self.trains:
+            raise InputError("--loss is for training: give --epochs or --minutes above 0, or leave it out.")
         if self.quality is None and self.max_drop is not None and self.max_drop >= 1:
             raise InputError(
                 f"--max-drop is a share of the predictions, without --quality, and {self.max_drop:g} is all of them."

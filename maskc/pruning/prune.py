@@ -21,6 +21,7 @@ from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
 from maskc.frontend.mask_files import Masks, apply_masks
+from maskc.frontend.tensorflow.importing import import_tensorflow
 from maskc.frontend.tensorflow.keras import load
 from maskc.inspection.arguments import public
 from maskc.inspection.flops import telling_of
@@ -142,6 +143,10 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
+    loss = options.loss
+    if isinstance(loss, str):
+        import_tensorflow()
+        loss = function_of(*path_and_name(loss, "--loss"))
     with telling_of(source.name):
         judge = Judge(target, examples, options)
         seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
@@ -177,6 +182,7 @@ def pruned(
             target,
             examples,
             options,
+            loss,
             saved,
             lambda state: keep(compiled.model, {**chosen, **state}),
             layers,
@@ -216,6 +222,7 @@ def fine_tuned(
     source: ModelProto,
     examples: Data,
     options: PruneOptions,
+    loss: Callable[..., Any] | None,
     saved: State | None,
     keep: Callable[[State], object],
     layers: KerasModel | None,
@@ -225,23 +232,18 @@ def fine_tuned(
     Raises InputError where an operator cannot be trained, and UnavailableError without TensorFlow.
     """
     try:
-        from maskc.frontend.tensorflow.importing import import_tensorflow
-
         import_tensorflow()
         from maskc.pruning.training.loop import finetune
 
-        loss, who = options.loss, "the function for the loss"
-        if isinstance(loss, str):
-            loss, who = function_of(*path_and_name(loss, "--loss")), loss
         return finetune(
             model,
-            examples.with_labels if loss else examples.used,
+            examples.with_labels if loss is not None else examples.used,
             source,
             minutes=options.minutes,
             epochs=options.epochs,
             student=None if layers is None else layers.student(),
             loss=loss,
-            who=who,
+            who=options.loss if isinstance(options.loss, str) else "the function for the loss",
             seed=options.seed,
             saved=saved,
             keep=keep,
@@ -269,6 +271,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint(output, source, given, options)
     saved = checkpoint.read() if resume else None
+    if resume and not options.trains:
+        raise InputError("--resume goes on with training: give the --epochs or --minutes of that run, or leave it out.")
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
     if saved is not None and layers is not None:  # which is smaller by now

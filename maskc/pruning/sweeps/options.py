@@ -40,7 +40,7 @@ class SweepOptions:
     rules: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
-        check_quality(self.quality)
+        check_quality(self.quality, self.lower_is_better)
         if self.ray is None or self.jobs is not None:
             checked_jobs(self.jobs)
         for target in self.targets:
