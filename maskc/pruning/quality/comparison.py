@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError
+from maskc.pruning.quality.spread import Spread
 from maskc.results.measurements import Agreement
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -61,8 +62,7 @@ class _Sums:
     alike: bool = True
     floating: bool = False
     count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    spread: Spread = field(default_factory=Spread)
     error: float = 0.0
     positions: int = 0
     same: int = 0
@@ -83,11 +83,9 @@ class _Sums:
                 self.same += int((expected == found).sum())
             return
         sound = np.isfinite(expected)
-        values = expected[sound].astype(np.float64)
-        self.count += values.size
-        self.total += float(values.sum())
-        self.squares += float(np.square(values).sum())
-        self.error += float(np.square(values - found[sound]).sum())
+        self.count += int(sound.sum())
+        self.spread.add(expected)
+        self.error += float(np.square(expected[sound].astype(np.float64) - found[sound]).sum())
         distribution = _is_distribution(expected)
         if distribution:
             ratio = np.log(expected.astype(np.float64) + _TINY) - np.log(np.maximum(found, 0) + _TINY)
@@ -114,8 +112,8 @@ class _Sums:
         if not self.alike:
             error = math.inf
         elif self.floating and self.count:
-            variance = self.squares / self.count - (self.total / self.count) ** 2
-            error = math.sqrt(self.error / self.count / max(variance, 1e-12)) if math.isfinite(self.error) else math.inf
+            square = self.error / self.count / self.spread.variance
+            error = math.sqrt(square) if math.isfinite(square) else math.inf
         top, divergence = None, None
         if self.positions:
             top = self.same / self.positions

@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from onnx import helper
 
+from maskc.pruning.quality.spread import Spread
 from passes.graph.opset_versions import opset_of
 from passes.graph.tensors import STANDARD_DOMAINS
 
@@ -100,7 +101,10 @@ class Distance:
 def _spread(kind: Kind, values: Sequence[NDArray[np.float64]]) -> float:
     """The divergence of the values from their mean."""
     if kind == "number":
-        return float(np.concatenate([v.ravel() for v in values]).var())
+        spread = Spread()
+        for each in values:
+            spread.add(each)
+        return spread.variance
     # The mean divergence from the mean is its entropy less the mean entropy.
     rows = np.concatenate([v.reshape(-1, v.shape[-1] if kind == "softmax" else 1) for v in values])
     rows = rows if kind == "softmax" else np.concatenate([rows, 1 - rows], axis=1)
