@@ -18,6 +18,14 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Outputs = Mapping[str, NDArray[Any]]
 
+# Operators of dense layers, and those that keep the order of what they are given.
+_DENSE = {
+    *("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"),
+    *("QGemm", "MatMulNBits", "FusedMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+}
+_SAME = {"Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "LogSoftmax"}
+_SUMS = {"Add", "QLinearAdd"}
+
 _TINY = 1e-12
 _ROUNDING = 1e-5  # of the largest entry: between samples in batches of different sizes, which are the same otherwise
 
@@ -90,7 +98,7 @@ class _Sums:
         if distribution:
             ratio = np.log(expected.astype(np.float64) + _TINY) - np.log(np.maximum(found, 0) + _TINY)
             self.divergence = (self.divergence or 0.0) + float((expected * ratio).sum())
-        if choice or distribution:
+        if (choice and expected.shape[-1] > 1) or distribution:
             rows = sound.all(axis=-1)
             self.positions += int(rows.sum())
             largest = expected.argmax(axis=-1)[rows]
@@ -132,13 +140,21 @@ def _is_distribution(values: NDArray[Any]) -> bool:
 def _choices(model: ModelProto) -> set[str]:
     """Outputs that a dense layer makes, of which the largest entry is a choice: logits."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    constants = {tensor.name for tensor in model.graph.initializer}
-    found = set()
-    for value in model.graph.output:
-        node = makers.get(value.name)
-        dims = value.type.tensor_type.shape.dim
-        if node is not None and node.op_type == "Add":
-            node = next((makers[name] for name in node.input if name in makers and name not in constants), node)
-        if node is not None and node.op_type in ("Gemm", "MatMul") and dims and dims[-1].dim_value > 1:
-            found.add(value.name)
-    return found
+    constant = {tensor.name for tensor in model.graph.initializer} | {""}
+    for node in model.graph.node:
+        if constant.issuperset(node.input):
+            constant.update(node.output)
+
+    def is_dense(name: str) -> bool:
+        node = makers.get(name)
+        if node is None or node.op_type in _DENSE:
+            return node is not None
+        varying = [each for each in node.input if each not in constant]
+        if node.op_type in _SAME:
+            return is_dense(node.input[0])
+        if node.op_type in _SUMS:
+            return all(map(is_dense, varying))
+        # by the scale of dynamic quantisation; constants make units of it
+        return node.op_type == "Mul" and len(varying) > 1 and any(map(is_dense, varying))
+
+    return {value.name for value in model.graph.output if value.name not in constant and is_dense(value.name)}

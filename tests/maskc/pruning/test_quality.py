@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskc.pruning.quality.comparison import compared
+from maskc.pruning.quality.comparison import Comparison, compared
 from maskc.pruning.quality.spread import Spread
 from maskc.results.measurements import Agreement
+from tests.maskc.pruning.networks import drawn, network
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +40,35 @@ def test_entries_share_a_mean_where_lengths_differ() -> None:
     constant = np.concatenate([each.reshape(-1, 2) for each in expected]).mean(axis=0)
     found = [np.broadcast_to(constant, each.shape) for each in expected]
     assert agreement(expected, found).error == pytest.approx(1)
+
+
+LOGITS = {
+    "bias": "m = MatMul(x, w) y = Add(b, m)",
+    "half": "h = Cast<to = 10>(x) c = Cast<to = 10>(w) m = MatMul(h, c) y = Cast<to = 1>(m)",
+    "two": "m = MatMul(x, w) h = Relu(x) n = MatMul(h, w) y = Add(m, n)",
+    "steps": """m = MatMul(x, w) c = DequantizeLinear(i, s) a = Add(m, c) q = QuantizeLinear(a, s, z)
+        y = DequantizeLinear(q, s, z)""",
+    "dynamic": """q, t, u = DynamicQuantizeLinear(x) m = MatMulInteger(q, v, u) f = Cast<to = 1>(m) r = Mul(t, s)
+        k = Mul(f, r) y = Add(k, b)""",
+    "integers": """q = QuantizeLinear(x, s, z) m = QLinearMatMul(q, s, z, v, s, z, s, z)
+        a = com.microsoft.QLinearAdd(m, s, z, o, s, z, s, z) y = DequantizeLinear(a, s, z)""",
+    "logarithms": "m = Gemm(x, w, b) y = LogSoftmax(m)",
+}
+OTHERS = {
+    "a sum": "m = MatMul(x, w) r = Relu(x) n = MatMul(r, w) k = Relu(n) y = Add(m, k)",
+    "units": "m = MatMul(x, w) y = Mul(m, b)",
+    "a norm": "m = MatMul(x, w) y = LayerNormalization(m, b)",
+}
+
+
+@pytest.mark.parametrize("body", [*LOGITS.values(), *OTHERS.values()], ids=[*LOGITS, *OTHERS])
+def test_what_dense_layers_make_are_choices(body: str) -> None:
+    bytes_ = np.arange(18).reshape(6, 3).astype(np.uint8)
+    weights = {"w": drawn(6, 3), "b": drawn(3), "s": np.float32(0.1), "z": np.uint8(9), "i": np.array([1, 2, 3], "i4")}
+    model = network(f"g (float[n,6] x) => (float[n,3] y) {{ {body} }}", weights | {"v": bytes_, "o": bytes_[0]})
+    batch = {"x": drawn(8, 6)}
+    (output,) = Comparison(model, batch)(model, [batch])
+    assert output.top == (1 if body in LOGITS.values() else None)
 
 
 def test_the_spread_of_little() -> None:
