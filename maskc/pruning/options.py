@@ -34,7 +34,7 @@ class PruneOptions(CompileOptions):
     max_drop: float | None = option(
         None,
         "How much the quality may drop: the fewest FLOPs that keep to it are sought. With --quality, in its unit, else "
-        "as the share of predictions that change.",
+        "as the share of predictions that change and of the outputs' variance that is lost.",
         metavar="F",
     )
     quality: Quality | None = option(
@@ -79,7 +79,7 @@ class PruneOptions(CompileOptions):
             raise InputError("--loss is for training: give --epochs or --minutes above 0, or leave it out.")
         if self.quality is None and self.max_drop is not None and self.max_drop >= 1:
             raise InputError(
-                f"--max-drop is a share of the predictions, without --quality, and {self.max_drop:g} is all of them."
+                f"--max-drop is a share of predictions and variance, without --quality, and {self.max_drop:g} is all."
             )
         if self.seed < 0:
             raise InputError("The seed must not be negative.")

@@ -51,13 +51,15 @@ class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
     agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
-    quality: of the source and of the result, where there is a measure. interrupted: whether training was, and this is
-    what it came to.
+    quality: of the source and of the result, where there is a measure. drop: where there is none and `max_drop` was
+    asked for, the largest share that is lost, and in words of what. interrupted: whether training was, and this is what
+    it came to.
     """
 
     agreement: tuple[Agreement, ...] = ()
     alone: bool = False
     quality: tuple[float, float] | None = None
+    drop: tuple[float, str] | None = None
     interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Pruned(Compiled):
             "agreement": plain(self.agreement),
             "held_out": not self.alone,
             "quality": self.quality,
+            "drop": plain(self.drop),
             "interrupted": self.interrupted,
         }
 
@@ -160,7 +163,7 @@ def pruned(
             # TensorFlow computes the source, and not the refitted network that the result is compared with
             return compiled_source(dataclasses.replace(source, model=masked, tensorflow=None), how)
 
-        def drop(gone: Mask) -> float:
+        def drop(gone: Mask) -> tuple[float, str]:
             return judge.drop(judge(made(seen.without(gone), verify=False).model))
 
         if saved is not None:
@@ -214,7 +217,8 @@ def pruned(
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
-    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, interrupted)
+    lost = judge.drop(verdict) if quality is None and options.max_drop is not None else None
+    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, lost, interrupted)
 
 
 def fine_tuned(

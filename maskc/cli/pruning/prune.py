@@ -60,7 +60,8 @@ def prune(
     else:
         from maskc.report.terminal import show_pruning
 
-        show_pruning(result.report.document(), result.agreement, result.quality, console(), alone=result.alone)
+        document = result.report.document()
+        show_pruning(document, result.agreement, result.quality, result.drop, console(), alone=result.alone)
     if result.interrupted:
         print_error(f"Interrupted: {path} is the best so far, and the same command with --resume goes on.")
         raise typer.Exit(130)

@@ -124,8 +124,11 @@ class Search:
             fitting, low, high = (tried, middle, high) if self._flops(compiled) <= most else (fitting, low, middle)
         return fitting
 
-    def smallest(self, drop: Callable[[Mask], float]) -> Mask:
-        """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow."""
+    def smallest(self, drop: Callable[[Mask], tuple[float, str]]) -> Mask:
+        """Those that leave the fewest FLOPs of all whose drop in quality is no more than the options allow.
+
+        drop: how much, and in words of what.
+        """
         most = self.options.max_drop or 0.0
         low, high, found, curve = _LEAST, 1.0, None, []
         self.seen.removal.down_to(_LEAST * self.before["flops"])
@@ -133,16 +136,16 @@ class Search:
             for _ in range(_SHARES):
                 share = (low + high) / 2
                 gone = self.seen.removal.gone(self.seen.removal.count_at(share * self.before["flops"]))
-                worse = drop(gone)
-                searching.advance(note=f"{worse:.3g} worse at {share:.2g} of the FLOPs")
+                worse, of_what = drop(gone)
+                told = f"{worse:.3g}{of_what} at {share:.2g}"
+                searching.advance(note=f"a drop of {told} of the FLOPs")
                 if worse <= most:
                     high, found = share, gone
                 else:
                     low = share
-                    curve.append(f"{worse:.3g} at {share:.2g}")
+                    curve.append(told)
         if found is None:
-            told = ", ".join(curve)
-            raise InputError(f"Quality drops by {told} of the FLOPs, and --max-drop allows {most:g}.")
+            raise InputError(f"Quality drops by {', '.join(curve)} of the FLOPs, and --max-drop allows {most:g}.")
         return found
 
     def _useful(self, gone: Mask) -> tuple[Mask, passes.Shrunk]:

@@ -45,17 +45,18 @@ class Judge:
         with stage("Measuring quality"):
             return Verdict(self._comparison(model, self._examples.held_out()), self._rated(model))
 
-    def drop(self, verdict: Verdict) -> float:
-        """How much worse than the source: by the user's measure, else the share of predictions that are others.
+    def drop(self, verdict: Verdict) -> tuple[float, str]:
+        """How much worse than the source by the user's measure, else the largest share that is lost; in words of what.
 
-        Where no output is a prediction, it is the largest error.
+        Predictions that are others are lost, and of an output's variance the square of the error: both count, since
+        the entries of a dense layer may be classes or numbers.
         """
         if verdict.quality is not None and self.quality is not None:
             worse = self.quality - verdict.quality
-            return -worse if self._options.lower_is_better else worse
-        tops = [output.top for output in verdict.agreement if output.top is not None]
-        errors = [output.error for output in verdict.agreement if output.error is not None]
-        return 1 - min(tops) if tops else max(errors, default=math.inf)
+            return -worse if self._options.lower_is_better else worse, ""
+        lost = [(1 - o.top, f" of the predictions of '{o.output}'") for o in verdict.agreement if o.top is not None]
+        lost += [(o.error**2, f" of the variance of '{o.output}'") for o in verdict.agreement if o.error is not None]
+        return max(lost, default=(math.inf, ""))
 
     def collapse(self, verdict: Verdict) -> list[str]:
         """A sentence where little is left of what the source computes, if that is all that counts."""
@@ -64,7 +65,7 @@ class Judge:
         for output in verdict.agreement:
             if output.top is not None and output.top < _FEWEST:
                 what = f"Only {output.top:.0%} of the predictions of '{output.output}' are the source's"
-            elif output.top is None and output.error is not None and output.error > _LARGEST:
+            elif output.divergence is None and output.error is not None and output.error > _LARGEST:
                 what = f"The error of '{output.output}' is {output.error:.2g}, and that of a constant 1"
             else:
                 continue
@@ -79,9 +80,10 @@ class Judge:
         if not told or len(told) < len(verdict.agreement):
             return []
         what = f"{told[0].constant} '{told[0].output}'"
+        little = "figures say" if told[0].constant == "output" else "share of these that are the same says"
         return [
             f"The source makes the same {what} of all data that it was measured on, as a constant would, so the "
-            "figures say little: give more samples, and of more kinds."
+            f"{little} little: give more samples, and of more kinds."
         ]
 
     def better(self, one: Verdict, other: Verdict) -> Verdict:

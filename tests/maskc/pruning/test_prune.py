@@ -76,7 +76,7 @@ def test_targets_are_met(target: dict[str, Any]) -> None:
     reached = {
         "params": after.params / before.params,
         "size": pruned.model.ByteSize() / model.ByteSize(),
-        "max_drop": max(output.error or 0 for output in pruned.agreement),
+        "max_drop": pruned.drop[0] if pruned.drop else 0.0,
     }
     assert all(reached[name] <= value for name, value in target.items())
 
@@ -143,18 +143,29 @@ def test_a_time_that_is_out_of_reach_ends_the_search(
 
 
 @pytest.mark.parametrize(
-    ("error", "top", "told"),
+    ("error", "top", "divergence", "told"),
     [
-        (0.9, 0.41, "Only 41% of the predictions of 'y' are the source's: leave more, train by --minutes"),
-        (0.9, 0.5, None),
-        (0.83, None, "The error of 'y' is 0.83, and that of a constant 1"),
-        (0.7, None, None),
+        (0.9, 0.41, 0.4, "Only 41% of the predictions of 'y' are the source's: leave more, train by --minutes"),
+        (0.9, 0.5, 0.4, None),
+        (0.9, 1.0, None, "The error of 'y' is 0.9, and that of a constant 1"),
+        (0.83, None, None, "The error of 'y' is 0.83, and that of a constant 1"),
+        (0.7, None, None, None),
     ],
 )
-def test_a_result_of_no_use_is_told(error: float | None, top: float | None, told: str | None) -> None:
+def test_a_result_of_no_use_is_told(
+    error: float, top: float | None, divergence: float | None, told: str | None
+) -> None:
     judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
-    found = judge.collapse(Verdict((Agreement("y", error, top, 24),)))
+    found = judge.collapse(Verdict((Agreement("y", error, top, 24, divergence),)))
     assert [told in sentence for sentence in found] == [True] if told else found == []
+
+
+def test_without_a_measure_the_larger_share_is_lost() -> None:
+    """Numbers may have their largest entry where it was, whatever they are."""
+    judge = Judge(gemm(), data(inputs(gemm()), gemm()), PruneOptions())
+    same, near = Agreement("box", 0.5, 1.0, 24), Agreement("y", 0.1, 0.9, 24, 0.3)
+    assert judge.drop(Verdict((same, near))) == (0.25, " of the variance of 'box'")
+    assert judge.drop(Verdict((near,))) == (pytest.approx(0.1), " of the predictions of 'y'")
 
 
 def test_of_two_results_the_one_of_smaller_divergence_is_better() -> None:
@@ -222,7 +233,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "1.5"], "above 0 and below 1, and not 1.5"),
         (["--flops", "0.5", "--params", "0.5"], "Give one target, and not --flops and --params"),
         (["--speedup", "0.5"], "--speedup must be a number above 1"),
-        (["--max-drop", "2"], "--max-drop is a share of the predictions, without --quality, and 2 is all of them"),
+        (["--max-drop", "2"], "--max-drop is a share of predictions and variance, without --quality, and 2 is all"),
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),
         (["--lower-is-better"], "--lower-is-better says how to read --quality: give that"),
