@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+import passes
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import array_of
 from maskc.frontend.tensorflow.keras import from_model, to_onnx
@@ -28,24 +30,37 @@ Array = NDArray[Any]
 Stored = Mapping[str, Array]
 _CLOSE = 1e-4  # of the largest weight: what conversion may round
 _ALIKE = 1e-3  # of an output's spread
+_TRIED = 8  # one group of so many goes in a trial
+_FEWEST = 0.1  # of the FLOPs that an ONNX file leaves out, for a Keras model to be worth writing
 
 
 class KerasModel:
     """A Keras model whose graph is pruned: the nodes that sum have the paths of its layers as names.
 
-    Raises InputError for one that `shrink` does not take.
+    Raises InputError for one that `shrink` does not take, or of two precisions.
     """
 
     def __init__(self, model: Any) -> None:
+        self._untrained: list[Array] = []
+        self._take(model)
+
+    def _take(self, model: Any) -> None:
         from maskc.train.keras_internals import all_layers, functional, nodes, producer
         from maskc.train.models.calls import is_functional
 
         if not is_functional(model):
             raise InputError("A smaller .keras file comes from a functional or Sequential model: write .onnx.")
         self._model, layers = model, all_layers(model)
-        self._untrained: list[Array] = []
+        mixed = next((each for each in layers if each.weights and each.compute_dtype != each.variable_dtype), None)
+        if mixed is not None:
+            raise InputError(
+                f"The layer {mixed.name!r} computes in {mixed.compute_dtype} with weights in {mixed.variable_dtype}, "
+                "and a smaller .keras file comes from a model of one precision: write .onnx."
+            )
         calls = [node for layer in layers if is_functional(layer) for node in nodes(functional(layer))]
         self._layers = {layer.path: layer for layer in layers}
+        called = Counter(node.operation for node in calls)
+        self._repeated = {each.name for each, count in called.items() if count > 1}
         norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
         self._norms = {id(producer(n.input_tensors[0])): n.operation for n in norms if n.operation.center}
 
@@ -56,11 +71,31 @@ class KerasModel:
             return self._norms[id(layer)].beta
         return next((v for v in getattr(layer, "weights", ()) if v.path.rpartition("/")[2] == "bias"), None)
 
-    def smaller(self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch]) -> ModelProto:
+    def check(self, network: Network, batches: Sequence[Batch], flops: float) -> None:
+        """Raise InputError, before channels are chosen, where the model cannot hold what pruning makes of it.
+
+        flops: of the model.
+        """
+        from maskc.train.shrinking.shrink import shrink
+
+        values = network.layers.constants.values
+        gone = np.zeros(len(network.fixed), bool)
+        gone[np.flatnonzero(~network.fixed)[::_TRIED]] = True
+        with stage("Trying Keras layers", slow=True):
+            if any(self._held(reader.contraction, values) is None for reader in network.readers):
+                self._take(shrink(self._model, verify=False))  # the graph lacks channels that are zero as it is
+            model, weights = self._model, self._model.get_weights()
+            self.smaller(network, gone, network.masked(gone), batches[:1], flops)
+        model.set_weights(weights)
+        self._model = model
+
+    def smaller(
+        self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch], flops: float
+    ) -> ModelProto:
         """Give the layers the weights of the masked network, with zeros for what is gone, and make the model smaller.
 
         Returns its graph. Raises InputError where that does not compute what the masked network does on batches, as
-        where weights are not those of layers, or where the model cannot be made smaller.
+        where weights are not those of layers, or where layers keep nearly all. flops: of the model before.
         """
         from maskc.train.shrinking.shrink import shrink
 
@@ -73,7 +108,16 @@ class KerasModel:
         graph = to_onnx(self._model)
         for output in Comparison(masked, next(iter(batches)))(graph, batches):
             if output.error is not None and output.error > _ALIKE:
-                raise InputError(f"The Keras model cannot hold what was pruned of '{output.output}': write .onnx.")
+                raise InputError(
+                    f"The Keras model cannot hold what is pruned of '{output.output}', as where a layer adds a "
+                    "constant before another: write .onnx."
+                )
+        able = network.flops(np.zeros_like(gone)) - network.flops(gone)
+        if gone.any() and flops - passes.count(graph, at=network.at).flops < _FEWEST * able:
+            raise InputError(
+                "Layers of the Keras model cannot leave out what is pruned, as the units in a Bidirectional: "
+                "write .onnx."
+            )
         return graph
 
     def student(self) -> KerasStudent:
@@ -104,11 +148,21 @@ class KerasModel:
         paths = ("/".join(parts[begin:]) for begin in range(len(parts)))
         return next((self._layers[path] for path in paths if path in self._layers), None)
 
+    def _held(self, layer: Contraction, values: Stored) -> tuple[Any, Array, Array, Array] | None:
+        """Where the Keras layer holds these weights, as `_places` says; None if it does not."""
+        trained = layer.matrix(values[layer.weights])
+        return next(_places(layer, self._layer(layer.node), trained, _outputs(layer)), None)
+
     def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask) -> None:
-        owner, trained = self._layer(layer.node), layer.matrix(before[layer.weights])
-        found = next(_places(layer, owner, trained, unread.size), None)
+        owner, found = self._layer(layer.node), self._held(layer, before)
         if found is None:
-            raise InputError(f"The weights of {layer.node!r} are not those of a layer in the Keras model: write .onnx.")
+            again = self._repeated.intersection(layer.node.split("/"))
+            why = "a layer beside it, as a Rescaling or one of your own, is part of them"
+            if again:
+                why = f"{min(again)!r} is called more than once"
+            raise InputError(
+                f"The weights of {layer.node!r} are not those of a layer in the Keras model, since {why}: write .onnx."
+            )
         variable, order, outputs, scale = found
         scale[scale == 0] = 1
         matrix = np.where(unread.reshape(scale.shape)[:, None], 0, layer.matrix(after[layer.weights]) / scale[:, None])
@@ -169,12 +223,16 @@ def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Ite
                     yield variable, order, columns, scale
 
 
+def _outputs(layer: Contraction) -> int:
+    return math.prod(layer.shape) // (layer.width * layer.taps)
+
+
 def _unread(network: Network, gone: Mask, masked: ModelProto) -> dict[str, Mask]:
     """By the output of a layer, the channels of it that nothing reads any more, or that are units without weights."""
     facts, found = dataflow.analyse(checked(masked)), {}
     units = {units.tensor: gone[network.groups[name]] for name, units in network.units.items()}
     for layer in (reader.contraction for reader in network.readers):
-        outputs = math.prod(layer.shape) // (layer.width * layer.taps)
+        outputs = _outputs(layer)
         read = facts.read.get(layer.output, {})
         wanted = read.get(1 if layer.window else max(read, default=0), np.ones(outputs, bool))
         unit = units.get(layer.output)

@@ -157,6 +157,8 @@ def pruned(
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
         search = Search(seen, options, before)
+        if layers is not None and saved is None:
+            layers.check(net, seen.batches, cost.flops)
 
         def made(masked: ModelProto, verify: bool = True) -> Compiled:
             how = dataclasses.replace(options, masks=None, verify=options.verify if verify else None)
@@ -173,7 +175,7 @@ def pruned(
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
             masked = seen.without(gone)
             if layers is not None:
-                masked = layers.smaller(net, gone, masked, seen.batches)
+                masked = layers.smaller(net, gone, masked, seen.batches, cost.flops)
         compiled = made(masked)
     model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), [*source.notes, *seen.notes], False
     if options.trains:

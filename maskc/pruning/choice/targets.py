@@ -212,4 +212,5 @@ class Search:
 
 def _told(name: str, figure: float) -> str:
     """A figure that is a target's, in words."""
-    return {"speedup": f"{figure:.3g} times as fast", "ms": f"{figure:.3g} ms"}.get(name, f"{figure:.2g} of the {name}")
+    words = {"speedup": "times as fast", "ms": "ms", "flops": "of the FLOPs", "params": "of the weights"}
+    return f"{figure:.3g} {words.get(name, f'of the {name}')}"

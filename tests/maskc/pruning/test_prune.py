@@ -376,15 +376,61 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     assert loaded.count_params() < 0.7 * model.count_params()
     assert {layer.name for layer in loaded.layers} == {layer.name for layer in model.layers}
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
-    error = np.sqrt(np.square(expected - found).mean()) / expected.std()
+    spread = np.sqrt(expected.var(axis=0).mean())
+    error = np.sqrt(np.square(expected - found).mean()) / spread
     assert 0.5 * error < report["agreement"][0]["error"] < 2 * error < 0.8
     trained = reported(*given, "--epochs", "20")
     assert trained["after"]["flops"] == report["after"]["flops"]
     after = np.asarray(keras.models.load_model(small)(x), float)
-    closer = np.sqrt(np.square(expected - after).mean()) / expected.std()
+    closer = np.sqrt(np.square(expected - after).mean()) / spread
     # few samples of noise, on which training may make nothing better: then the untrained weights are back
     kept = any("untrained one is kept" in warning for warning in trained["warnings"])
     assert closer == pytest.approx(error) if kept else closer < error
+
+
+def refused_model(why: str) -> Any:
+    import keras
+    from keras import layers
+
+    def convolved(x: Any, *between: Any) -> Any:
+        first = layers.Conv2D(16, 3, activation="relu", dtype="mixed_float16" if why == "precision" else "float32")
+        steps = (first, *between, layers.Conv2D(16, 3, activation="relu"), layers.GlobalAveragePooling2D())
+        return functools.reduce(lambda y, step: step(y), steps, x)
+
+    if why == "units":
+        x = inputs = keras.Input((5, 4))
+        x = layers.Bidirectional(layers.GRU(16))(x)
+    else:
+        x = inputs = keras.Input((7, 7, 2))
+        if why == "calls":
+            block = keras.Input((7, 7, 2))
+            inner = keras.Model(block, convolved(block), name="inner")
+            x = inner(x) + inner(layers.Rescaling(-1.0)(x))
+        else:
+            between = {"constant": [layers.Rescaling(2.0, -0.5)], "factor": [layers.Rescaling(list(range(1, 17)))]}
+            x = convolved(x, *between.get(why, ()))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("precision", "computes in float16 with weights in float32"),
+        ("calls", "since 'inner' is called more than once"),
+        ("factor", "since a layer beside it, as a Rescaling or one of your own, is part of them"),
+        ("constant", "as where a layer adds a constant before another"),
+        ("units", "cannot leave out what is pruned, as the units in a Bidirectional"),
+    ],
+)
+def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
+    why: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
+    model = refused_model(why)
+    refused(command(*saved(model, drawn(40, *model.input_shape[1:]), tmp_path)), 2, told, "write .onnx")
+    assert files(tmp_path) == ["model.keras", "x.npy"]
 
 
 @pytest.mark.slow
