@@ -65,6 +65,7 @@ class Pruned(Compiled):
     def to_json(self) -> dict[str, Any]:
         """How it compares with the source, as values that `json` can write."""
         return {
+            "command": "prune",
             "agreement": plain(self.agreement),
             "held_out": not self.alone,
             "quality": self.quality,
@@ -303,7 +304,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
             size = layers.write(output)
     except MaskcError as error:
         if begun:
-            raise type(error)(f"{error} {output} is the result without training, and --resume goes on.") from error
+            told = f"{output} is the result without training: --resume goes on, and with other options remove"
+            raise type(error)(f"{error} {told} {checkpoint.path}.") from error
         raise
     if not result.interrupted:
         checkpoint.path.unlink(missing_ok=True)

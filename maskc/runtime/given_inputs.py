@@ -45,10 +45,12 @@ def _shaped(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:
     sizes = declared(port)
     fits = array.ndim == len(sizes) and all(s in (None, n) for s, n in zip(sizes[1:], array.shape[1:], strict=True))
     if not fits or (sizes and sizes[0] is not None and array.shape[0] % max(sizes[0], 1)):
-        shape = "x".join("?" if size is None else str(size) for size in sizes) or "none"
-        found = "x".join(map(str, array.shape)) or "none"
-        raise InputError(f"Input '{port.name}' is of shape {shape}, and in {where} it has {found}.")
+        raise InputError(f"Input '{port.name}' is {_told(sizes)}, and in {where} it is {_told(array.shape)}.")
     return array
+
+
+def _told(shape: Sequence[int | None]) -> str:
+    return f"of shape {'x'.join('?' if n is None else str(n) for n in shape)}" if shape else "a single number"
 
 
 def _typed(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:

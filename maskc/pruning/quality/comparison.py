@@ -82,13 +82,14 @@ class _Sums:
     def add(self, expected: NDArray[Any], found: NDArray[Any], choice: bool) -> None:
         self.floating = expected.dtype.kind == "f"
         self._compare_samples(np.atleast_1d(expected))
+        if not self.floating:
+            if expected.dtype.kind in "iub" and expected.ndim == found.ndim:
+                both = tuple(map(slice, np.minimum(expected.shape, found.shape)))
+                self.positions += max(expected.size, found.size)
+                self.same += int((expected[both] == found[both]).sum())
+            return
         if expected.shape != found.shape:
             self.alike = False
-            return
-        if not self.floating:
-            if expected.dtype.kind in "iub":
-                self.positions += expected.size
-                self.same += int((expected == found).sum())
             return
         sound = np.isfinite(expected)
         self.count += int(sound.sum())

@@ -21,9 +21,9 @@ def bad(x: Any) -> dict[str, Any]:
 
 BAD: dict[str, tuple[Any, str]] = {
     "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
-    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it has 8x6x1."),
-    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it has 8x5."),
-    "a number": (bad(3.0), r"in the data it has none."),
+    "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x6x1."),
+    "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x5."),
+    "a number": (bad(3.0), "in the data it is a single number."),
     "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
     "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
     "no samples": (bad(drawn(0, 6)), "is empty"),
@@ -87,6 +87,12 @@ def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
         pruning_data.counted(endless.used())
     assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
+
+
+def test_more_than_a_single_number_is_told() -> None:
+    model = network("g (float[n,6] x, float s) => (float[n,6] y) { y = Mul(x, s) }", {})
+    with pytest.raises(InputError, match="Input 's' is a single number, and in the data it is of shape 8"):
+        data({"x": drawn(8, 6), "s": drawn(8)}, model)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
     refused(command(*begun), 2, "small.onnx.resume is of a run that was interrupted. Go on with --resume")
     refused(command(*begun, "--seed", "1", "--resume"), 2, "of a run with other options")
     training("fails")
-    refused(command(*begun, "--resume"), 2, "The disk is gone. ", "small.onnx is the result without training")
+    refused(command(*begun, "--resume"), 2, "The disk is gone. ", "small.onnx is the result without training: --resume")
     training("ends")
     succeeded(*begun, "--resume")
     assert [None if given is None else int(given["position"][0]) for given in saved] == [None, 7, 7]

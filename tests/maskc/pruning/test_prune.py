@@ -201,6 +201,7 @@ def batches() -> Iterator[dict[str, Any]]:
 
 
 def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
+    assert reported(*in_files(tmp_path), "--flops", "0.56")["command"] == "prune"
     shown = succeeded(*in_files(tmp_path), "--flops", "0.56", "--epochs", "0")
     assert "Verified" in shown.stdout and "data that pruning did not use" in shown.stdout
     made = maskc.prune(gemm(), tmp_path / "x.npy", flops=0.56, epochs=0)

@@ -71,6 +71,14 @@ def test_what_dense_layers_make_are_choices(body: str) -> None:
     assert output.top == (1 if body in LOGITS.values() else None)
 
 
+def test_integers_of_other_counts_are_compared_where_both_have_them() -> None:
+    """As indices of boxes are, whose number depends on the data."""
+    found = agreement(
+        [np.arange(8).reshape(4, 2), np.array([[1, 2]])], [np.arange(6).reshape(3, 2), np.array([[1, 3]])]
+    )
+    assert (found.error, found.top, found.positions) == (None, 0.7, 10)
+
+
 def test_the_spread_of_little() -> None:
     """Of one sample it is that of its entries; of what is the same but for rounding, and of nothing, it is not 0."""
     spread = Spread()
