@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,13 +22,13 @@ def analyse(
     around: Facts | None = None,
     inside: dict[int, Facts] | None = None,
     given: dict[tuple[str, int], ConstantSlices] | None = None,
-    unread: Collection[str] = (),
+    unread: Mapping[str, str] | None = None,
 ) -> Facts:
     """Facts of a graph whose nodes are in topological order and whose shapes are inferred.
 
     Of a subgraph, `around` are the facts of the graph that it stands in, and `given` what is known of its inputs, by
     name and axis; `inside` are the facts of its own subgraphs. `unread` are tensors in which only what nothing reads
-    became constant; that is taken for what it was.
+    became constant, with those that they are taken for, "" where nothing is known of these.
     """
     facts = Facts(graph.opset, rules, inside=inside or {})
     if around is not None:
@@ -38,16 +38,16 @@ def analyse(
         facts.constant_map = {name: axes for name, axes in around.constant_map.items() if name not in own}
     for (name, axis), known in (given or {}).items():
         facts.constant.setdefault(name, {})[axis] = known
-    _forward(graph, facts, unread)
+    _forward(graph, facts, unread or {})
     read_backward(graph, facts)
     return facts
 
 
 @np.errstate(all="ignore")  # what overflows, or is no number, is not kept
-def _forward(graph: gs.Graph, facts: Facts, unread: Collection[str]) -> None:
+def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
     for node in graph.nodes:
-        if node.outputs[0].name in unread:
-            _keep_all(facts, node.inputs[0].name, node.outputs[0].name)
+        if (name := node.outputs[0].name) in unread:
+            _keep_all(facts, unread[name], name)
             continue
         op = rules(node)
         _keep_constants(node, facts)

@@ -6,7 +6,7 @@ in all.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,13 +27,13 @@ class Understood(NamedTuple):
     """The facts of a graph with its heads exposed.
 
     made: names of tensors that were put in. zeros: those for `drop_zeros`. unread: those in which only what nothing
-    reads became zero. origins: what is from where.
+    reads became zero, with what they are made of. origins: what is from where.
     """
 
     facts: Facts
     made: frozenset[str]
     zeros: frozenset[str]
-    unread: frozenset[str]
+    unread: Mapping[str, str]
     origins: Origins
 
 
@@ -54,8 +54,7 @@ def understood(graph: gs.Graph) -> Understood:
     writer = _Writer(graph, follower, found, origins)
     writer.run()
     found = dataflow.analyse(graph) if writer.made else found
-    made, zeros, unread = map(frozenset, (writer.made, writer.zeros, writer.unread))
-    return Understood(found, made, zeros, unread, origins)
+    return Understood(found, frozenset(writer.made), frozenset(writer.zeros), writer.unread, origins)
 
 
 def drop_zeros(graph: gs.Graph, zeros: Collection[str]) -> None:
@@ -74,7 +73,7 @@ class _Writer:
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
         self.zeros: set[str] = set()
-        self.unread: set[str] = set()
+        self.unread: dict[str, str] = {}
 
     def run(self) -> None:
         for left, right in self.found.products:
@@ -92,7 +91,7 @@ class _Writer:
             kept, moved = root.zero | root.needed, bool((root.order != np.arange(root.order.size)).any())
             new = self._chain(root.tensor, root.axis, kept, nothing, root.order)
             if not kept.all():
-                self.unread.add(new.inputs[0].inputs[0].name if moved else new.name)
+                self.unread[new.inputs[0].inputs[0].name if moved else new.name] = root.tensor.name
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
             name

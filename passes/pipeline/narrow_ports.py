@@ -21,20 +21,25 @@ from passes.rewriting.channel_facts import Facts
 _PADS_BY_OPERANDS = 11  # the opset
 
 
-def narrow_ports(graph: gs.Graph, facts: Facts, inside: Mapping[int, Facts]) -> bool:
-    """Let ports have no slices that are zero or not read; whether there were any.
+def narrow_ports(graph: gs.Graph, facts: Facts, inside: Mapping[int, Facts]) -> set[str] | None:
+    """Let ports have no slices that are zero or not read; None if there were none.
 
-    facts: those of the graph, found with what is known `inside` of its subgraphs, by their `id`.
+    Otherwise the tensors behind nodes that have zeros in place of what nothing reads. facts: those of the graph, found
+    with what is known `inside` of its subgraphs, by their `id`.
     """
-    found = False
+    found: set[str] | None = None
     outer = GraphEditor(graph)
     for node in graph.nodes if graph.opset >= _PADS_BY_OPERANDS else ():
         op, bodies = rules(node), subgraphs(node)
         for port in op.narrow_ports(node) if isinstance(op, ControlFlow) else ():
             kept = _kept(node, bodies, port, facts, inside)
-            if kept is not None and not (port.leaves and node.outputs[port.leaves[0]].name in outer.seen_outside):
+            behind = node.outputs[port.leaves[0]] if port.leaves and kept is not None else None
+            if kept is not None and not (behind is not None and behind.name in outer.seen_outside):
+                axis = port.outside(kept[0])
                 _narrow(node, bodies, port, *kept, outer)
-                found = True
+                found = found or set()
+                if behind is not None and not (kept[1] | facts.zero(behind, axis)).all():
+                    found.add(behind.name)
     outer.finish()
     return found
 

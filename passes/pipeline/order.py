@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -68,7 +68,7 @@ class Analysed:
     graph: gs.Graph
     facts: Facts
     made: frozenset[str]
-    unread: frozenset[str]
+    unread: Mapping[str, str]
     faults: Collection[str] = ()
 
 
@@ -299,7 +299,8 @@ def plan_graph(
     def analysed(inside: dict[int, Facts] | None = None) -> Facts:
         return dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
 
-    made = zeros = unread = divided = frozenset[str]()
+    made = zeros = divided = frozenset[str]()
+    unread: Mapping[str, str] = {}
     origins = Origins()
     with recorder.step("facts", graph, traced=True):
         if around is None:
@@ -315,8 +316,10 @@ def plan_graph(
         known = {id(body): analyse_body(body, Enclosing(node, facts, cuts)) for node, body in inner}
         if known:
             facts = analysed(known)
-            if options.adapters != "never" and narrow_ports(graph, facts, known):
+            narrowed = narrow_ports(graph, facts, known) if options.adapters != "never" else None
+            if narrowed is not None:
                 facts = analysed()
+                unread = unread if around else {**unread, **dict.fromkeys(narrowed, "")}
         nested = replace(options, align=None, frugal=True)
         bodies = {
             id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts, cuts))

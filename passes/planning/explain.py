@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
 import numpy as np
@@ -28,7 +28,11 @@ _FAR = 20  # nodes: a writer further up says little to a person
 
 
 def explain(
-    graph: gs.Graph, facts: Facts, plan: StoragePlan, made: Collection[str] = (), unread: Collection[str] = ()
+    graph: gs.Graph,
+    facts: Facts,
+    plan: StoragePlan,
+    made: Collection[str] = (),
+    unread: Mapping[str, str] | None = None,
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
     """Masked axes, and masked channels that are still computed, in the order of the graph.
 
