@@ -146,9 +146,7 @@ def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Gene
         return _floats(kind, rng, shape).astype(dtype)
     if dtype.kind in "iu":
         info, free = np.iinfo(dtype), ceiling > 2
-        if dtype.itemsize == 1 or (
-            dtype.itemsize == 2 and free
-        ):  # images, sound and quantised data use the whole range
+        if dtype.itemsize <= 1 + free:  # images, sound and quantised data use the whole range
             return _integers(port, info.max + 1, kind, rng, shape, info.min).astype(dtype)
         high = ceiling * (4 if kind == "large" and free else 1)
         return _integers(port, high, kind, rng, shape, far=info.max * free).astype(dtype)

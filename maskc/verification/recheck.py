@@ -121,9 +121,8 @@ class Graph:
                 self.fixed.update(name for name in node.output if name)
         #: tensors by which If and Where choose, and what they are computed of, but for comparisons of inputs
         self.conditions: dict[str, set[str]] = {}
-        for name in sorted(
-            {n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")} & self.maker.keys()
-        ):
+        choosing = {n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")}
+        for name in sorted(choosing & self.maker.keys()):
             nodes = (self.nodes[index] for index in self.closure(name, ())[0])
             self.conditions[name] = {n for node in nodes if node.op_type not in COMPARING for n in node.output}
         #: tensors that IsNaN reads, with what these are made of: it matters whether they are numbers
@@ -139,12 +138,10 @@ class Graph:
 
     def version(self, node: NodeProto) -> int:
         """Since when a node's operator is what it is in the opset of the model."""
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        imported = {"" if e.domain == "ai.onnx" else e.domain: e.version for e in self.model.opset_import}.get(
-            domain, 1
-        )
-        known = onnx.defs.has(node.op_type, domain)
-        return int(onnx.defs.get_schema(node.op_type, imported, domain).since_version) if known else imported
+        domains = ("", "ai.onnx") if node.domain in ("", "ai.onnx") else (node.domain,)
+        version = next((each.version for each in self.model.opset_import if each.domain in domains), 1)
+        known = onnx.defs.has(node.op_type, domains[0])
+        return int(onnx.defs.get_schema(node.op_type, version, domains[0]).since_version) if known else version
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -773,9 +770,8 @@ class Checker:
         first = self.seen.get(node.input[0]) if node.input else None
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
-        times = (
-            self.shape(node.input[0])[0] if first is not None and node.op_type in RECURRENT and first.shapes[0] else 1
-        )
+        steps = first.shapes[0] if first is not None and node.op_type in RECURRENT else ()
+        times = self.shape(node.input[0])[0] if steps else 1
         return math.sqrt(times * terms)
 
     def _body_roundings(self, node: NodeProto) -> float:
@@ -1025,11 +1021,10 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
 
 def _ends(graph: Graph) -> list[tuple[str, int, list[int]]]:
     """Inputs, with their sizes where these are fixed, and outputs, of which the sizes follow."""
-    given, made = (
-        [(v, v.type.tensor_type) for v in each] for each in (graph.model.graph.input, graph.model.graph.output)
-    )
-    inputs = [(v.name, t.elem_type, [dim.dim_value for dim in t.shape.dim]) for v, t in given if v.name in graph.inputs]
-    return [*inputs, *((v.name, t.elem_type, []) for v, t in made)]
+    made = graph.model.graph
+    given = [(v.name, v.type.tensor_type) for v in made.input if v.name in graph.inputs]
+    inputs = [(name, each.elem_type, [dim.dim_value for dim in each.shape.dim]) for name, each in given]
+    return [*inputs, *((v.name, v.type.tensor_type.elem_type, []) for v in made.output)]
 
 
 def recheck(
