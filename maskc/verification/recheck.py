@@ -750,7 +750,8 @@ class Checker:
 
     def chain(self, region: Region) -> float:
         """How many times as much is allowed for what is claimed and not 0: the root of how many nodes it comes from."""
-        ends, todo, seen = {b.source for b in self.boundaries.values()}, sorted(region.source_reads), set[int]()
+        todo, seen = sorted(region.source_reads & self.claims.keys()), set[int]()
+        ends = {boundary.source for boundary in self.boundaries.values()} if todo else ()
         while todo and len(seen) < LONGEST:
             name = todo.pop()
             index, claims = self.source.maker.get(name, -1), self.claims.get(name, {}).values()
@@ -840,9 +841,8 @@ class Checker:
         # of a constant that is rounding alone nothing need be right
         if not share and allowed < relative.max() < (math.inf if whole else max(MOST, WORST * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
-            most = CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
-            known = self.condition(region, turn, axis) / largest
-            relative = error / np.maximum(scale, largest * np.minimum(known, most))
+            most = largest * CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
+            relative = error / np.maximum(scale, np.minimum(self.condition(region, turn, axis), most))
         return result.take(relative * as_all, axis)
 
     @np.errstate(invalid="ignore")  # where the source has no number, any will do

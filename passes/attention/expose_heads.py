@@ -88,10 +88,10 @@ class _Writer:
             self._rearrange(node, place, trace)
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
-            kept, moved = root.zero | root.needed, bool((root.order != np.arange(root.order.size)).any())
-            new = self._chain(root.tensor, root.axis, kept, nothing, root.order)
+            kept = root.zero | root.needed
+            product, new = self._chain(root.tensor, root.axis, kept, nothing, root.order)
             if not kept.all():
-                self.unread[new.inputs[0].inputs[0].name if moved else new.name] = root.tensor.name
+                self.unread[product.name] = root.tensor.name
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
             name
@@ -112,14 +112,16 @@ class _Writer:
                 new_here = (shift != 0) | ~self.facts.constant_slices(merge.tensor, merge.axis).mask
                 zero, shift = zero & new_here, np.where(new_here, shift, 0)
             consumers = list(merge.tensor.outputs)
-            new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
+            product, new = self._chain(merge.tensor, merge.axis, ~zero, shift, back)
             if zero.any() and not shift.any():
-                self.zeros.add(new.name if not aligned else new.inputs[0].inputs[0].name)
+                self.zeros.add(product.name)
             _replace_inputs(consumers, merge.tensor, new)
         self.editor.finish()
 
-    def _chain(self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index) -> gs.Tensor:
-        """The tensor with zeros for what is not kept, the shift added, and then in this order."""
+    def _chain(
+        self, tensor: gs.Tensor, axis: int, kept: Mask, shift: Array, order: Index
+    ) -> tuple[gs.Tensor, gs.Tensor]:
+        """The tensor with zeros for what is not kept, and that with the shift added, and then in this order."""
         producer = tensor.inputs[0] if tensor.inputs else self.editor.start
         shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
 
@@ -132,11 +134,12 @@ class _Writer:
         current = tensor
         if not kept.all():
             current = emit("Mul", current, "needed", kept.astype(numpy_dtype(tensor)).reshape(shape))
+        product = current
         if shift.any():
             current = emit("Add", current, "constants", shift.astype(numpy_dtype(tensor)).reshape(shape))
         if (order != np.arange(order.size)).any():
             current = emit("Gather", current, "order", order, axis=axis)
-        return current
+        return product, current
 
     def _rearrange(self, node: gs.Node, place: int, trace: Trace) -> None:
         """Let the elements of a constant go with the channels that they are multiplied with."""

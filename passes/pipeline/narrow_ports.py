@@ -27,21 +27,23 @@ def narrow_ports(graph: gs.Graph, facts: Facts, inside: Mapping[int, Facts]) -> 
     Otherwise the tensors behind nodes that have zeros in place of what nothing reads. facts: those of the graph, found
     with what is known `inside` of its subgraphs, by their `id`.
     """
-    found: set[str] | None = None
+    changed, unread = False, set[str]()
     outer = GraphEditor(graph)
     for node in graph.nodes if graph.opset >= _PADS_BY_OPERANDS else ():
         op, bodies = rules(node), subgraphs(node)
         for port in op.narrow_ports(node) if isinstance(op, ControlFlow) else ():
             kept = _kept(node, bodies, port, facts, inside)
-            behind = node.outputs[port.leaves[0]] if port.leaves and kept is not None else None
-            if kept is not None and not (behind is not None and behind.name in outer.seen_outside):
-                axis = port.outside(kept[0])
-                _narrow(node, bodies, port, *kept, outer)
-                found = found or set()
-                if behind is not None and not (kept[1] | facts.zero(behind, axis)).all():
-                    found.add(behind.name)
+            if kept is None:
+                continue
+            axis, mask = kept
+            behind = [node.outputs[port.leaves[0]]] if port.leaves else []
+            if any(tensor.name in outer.seen_outside for tensor in behind):
+                continue
+            _narrow(node, bodies, port, axis, mask, outer)
+            changed = True
+            unread.update(t.name for t in behind if not (mask | facts.zero(t, port.outside(axis))).all())
     outer.finish()
-    return found
+    return unread if changed else None
 
 
 def _kept(

@@ -61,8 +61,8 @@ Write = Callable[[gs.Graph, Sizes], tuple[Written, Cost]]
 class Analysed:
     """A copy of a prepared graph and its facts, before it was rewritten.
 
-    made: tensors that were put in. unread: those in which only what nothing reads became zero. faults: tensors that the
-    runtime computes wrongly in the source.
+    made: tensors that were put in. unread: as of `dataflow.analyse`. faults: tensors that the runtime computes wrongly
+    in the source.
     """
 
     graph: gs.Graph
@@ -319,7 +319,7 @@ def plan_graph(
             narrowed = narrow_ports(graph, facts, known) if options.adapters != "never" else None
             if narrowed is not None:
                 facts = analysed()
-                unread = unread if around else {**unread, **dict.fromkeys(narrowed, "")}
+                unread = {**unread, **dict.fromkeys(narrowed, "")} if around is None else unread
         nested = replace(options, align=None, frugal=True)
         bodies = {
             id(body): shrink_graph(body, nested, Recorder(), around=Enclosing(node, facts, cuts))

@@ -36,8 +36,8 @@ def explain(
 ) -> tuple[tuple[MaskedAxis, ...], tuple[Held, ...]]:
     """Masked axes, and masked channels that are still computed, in the order of the graph.
 
-    made: names of tensors that are not the model's own; nothing is masked there. unread: those among them in which only
-    what nothing reads became zero, as a mask behind them zeroes it.
+    made: names of tensors that are not the model's own; nothing is masked there. unread: as of `dataflow.analyse`, for
+    what a mask behind zeroes.
 
     A channel is masked where it becomes constant: the operator that makes it so reads something that is not.
     """

@@ -8,22 +8,13 @@ import maskc as api
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
-from tests.maskc.verification.networks import EVERY_SECOND
 
 
 def scores(scale: float, *, dead: bool = False) -> onnx.ModelProto:
     """x[n,8] → MatMul, Relu, mask over every second channel, MatMul, Softmax of scores of this scale → y[n,4]."""
-    body = """
-        [first] a = MatMul(x, w1)
-        b = Add(a, shift)
-        c = Relu(b)
-        d = Mul(c, mask)
-        [second] s = MatMul(d, w2)
-        y = Softmax<axis=-1>(s)
-    """
+    edits = {"y = MatMul(d, w2)": "s = MatMul(d, w2) y = Softmax<axis=-1>(s)"}
     w2 = scale * np.random.default_rng(0).normal(size=(16, 4))
-    weights = {"mask": EVERY_SECOND, "shift": np.full(16, -1e6 if dead else 0.5), "w2": w2}
-    return build.model("(float[n,8] x) => (float[n,4] y)", body, w1=(8, 16), **weights)
+    return build.mlp(edits=edits, b1=np.full(16, -1e6 if dead else 0.5), w2=w2)
 
 
 def tripled(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
