@@ -33,7 +33,6 @@ from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
 from passes.planning.masked_axes import Held, MaskedAxis
-from passes.planning.merged_heads import reading_all
 from passes.planning.planner import Planner
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
@@ -299,6 +298,7 @@ def plan_graph(
     def analysed(inside: dict[int, Facts] | None = None) -> Facts:
         return dataflow.analyse(graph, inside=inside) if around is None else analyse_body(graph, around, inside)
 
+    options = replace(options, weighs_picks=options.weighs_picks or options.align is not None)
     made = zeros = divided = frozenset[str]()
     unread: Mapping[str, str] = {}
     origins = Origins()
@@ -339,7 +339,6 @@ def plan_graph(
     if options.align is not None:
         with recorder.step("widths", graph):
             chosen = widened(planner, chosen.plan, options.align, options)
-            chosen = replace(chosen, plan=reading_all(planner, chosen.plan, options, made))
     found = GraphPlan(
         facts, chosen.plan, cuts, widths=chosen.widths, speedup=chosen.speedup, origins=origins, zeros=zeros
     )

@@ -12,7 +12,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.slices import Demand, Demands, Sets
 from passes.adapters.price import piece_size
 from passes.graph.subgraphs import captured
-from passes.graph.tensors import Mask, bits, is_constant, present, shape_of, volume
+from passes.graph.tensors import Mask, bits, is_constant, mask_of, present, shape_of, volume
 from passes.ops import UNKNOWN, rules
 from passes.ops.movement import Movement
 from passes.planning.upstream_cost import UpstreamCost
@@ -51,14 +51,20 @@ class Groundwork:
     """A graph with its facts, and what plans of it found out.
 
     given: tensors that no node makes; a subgraph reads some from around it, too. by_caller: what the caller asks.
+    weighs_picks: as in `PlanOptions`.
     """
 
-    def __init__(self, graph: gs.Graph, facts: Facts) -> None:
+    def __init__(self, graph: gs.Graph, facts: Facts, *, weighs_picks: bool = False) -> None:
         self.graph = graph
         self.facts = facts
         self.multiples = multiples(graph, facts)
         self.upstream = UpstreamCost(graph, facts, self.multiples)
-        self.nodes = [PlannedNode(index, node, facts, self.multiples) for index, node in enumerate(graph.nodes)]
+        self.nodes: list[PlannedNode] = []
+        undivided: dict[Key, Mask] = {}
+        for index, node in enumerate(graph.nodes):
+            self.nodes.append(PlannedNode(index, node, facts, self.multiples, undivided))
+            if weighs_picks:
+                undivided |= self.nodes[-1].undivided()
         made = {t.name for node in graph.nodes for t in node.outputs}
         operands = (t for node in self.nodes for _, t, constant, _ in node.inputs if not constant)
         self.given = [*{t.name: t for t in [*graph.inputs, *operands] if t.name not in made}.values()]
@@ -85,9 +91,12 @@ class PlannedNode:
     names: those of its outputs. outputs: each with its axes: number, size and key. inputs: of each operand its place,
     the tensor, whether it is a constant, and its axes: number, size, and whether constants are known along it. times:
     how many examples its cost is to be taken for. reads_maps: whether what it asks may depend on `Facts.adds_maps`.
+    before: what the nodes before it return as `undivided`.
     """
 
-    def __init__(self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int]) -> None:
+    def __init__(
+        self, index: int, node: gs.Node, facts: Facts, found: Mapping[str, int], before: Mapping[Key, Mask]
+    ) -> None:
         self.index, self.node, self.op = index, node, rules(node)
         self.names = {t.name for t in node.outputs if not t.is_empty()}
         self.outputs = [(t, [(a, size, (t.name, a)) for a, size in facts.axes(t)]) for t in node.outputs]
@@ -97,7 +106,7 @@ class PlannedNode:
         ]
         self.times = repeated(node.outputs[0], found)
         self.reads_maps = any(t.name in facts.constant_map for t in node.inputs)
-        self._facts = facts
+        self._facts, self._before = facts, before
         self._answers: dict[Hashable, tuple[Sets, Asked]] = {}
         self._arriving: dict[tuple[int, int], list[tuple[gs.Tensor, int, int]]] = {}
         self.captured: Asked | None = None  # what subgraphs ask for, whether or not the node is computed
@@ -147,6 +156,30 @@ class PlannedNode:
             self._arriving[output, axis] = list(self._live(output, axis, size))
         return self._arriving[output, axis]
 
+    def undivided(self) -> dict[Key, Mask]:
+        """Slices of outputs that the operator stores though nothing reads them, by tensor and axis.
+
+        All of them behind a Softmax along the axis, or where a recurrent layer reads each in its next round; and what
+        comes of these in operators that only hand them on.
+        """
+        facts = self._facts
+        outputs = [(o, *axis, facts.live(t, axis[0])) for o, (t, axes) in enumerate(self.outputs) for axis in axes]
+        if all(live.all() for *_, live in outputs):
+            return {}
+        sets = self.op.storable_outputs(self.node, facts, {(o, axis): live for o, axis, _, _, live in outputs})
+        found: dict[Key, Mask] = {}
+        for output, axis, size, key, live in outputs:
+            stored = sets.get((output, axis), np.ones(size, bool))
+            for *_, arriving in self.arriving(output, axis, size):
+                stored = stored | mask_of(arriving, size)
+            for link in facts.links(self.node):
+                before = self._before.get((self.node.inputs[link.input].name, link.input_axis))
+                if before is not None and (link.output, link.output_axis) == (output, axis):
+                    stored = stored | link.forward(before, size)
+            if live.any() and (stored & ~live).any():
+                found[key] = stored
+        return found
+
     def _live(self, output: int, axis: int, size: int) -> Iterator[tuple[gs.Tensor, int, int]]:
         node, facts = self.node, self._facts
         for i, a in self.op.carries(node, facts, output, axis):
@@ -158,6 +191,9 @@ class PlannedNode:
             if dependence is not None:  # any of these slices could have been the representative
                 live = live.copy()
                 live[dependence.reps] = False
+            undivided = self._before.get((source.name, a))
+            if undivided is not None:
+                live = live | undivided
             for link in facts.links(node):
                 if (link.input, link.input_axis, link.output, link.output_axis) == (i, a, output, axis):
                     live = link.forward(live, size)

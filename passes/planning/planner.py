@@ -25,12 +25,14 @@ class PlanOptions:
     adapters to cost nothing, so that the fewest FLOPs are left; `never` writes none: the producers compute what their
     consumers require. A tensor that is constant altogether is a constant operand in any case. frugal: no constant map
     is stored that takes more than the weights that make it. adds_maps: contractions may add the contribution of
-    constant maps, as a map, instead of reading these channels.
+    constant maps, as a map, instead of reading these channels. weighs_picks: channels that an operator cannot leave
+    out, such as those along a Softmax, are picked behind it only where that costs less than to read them all.
     """
 
     adapters: Policy = "auto"
     frugal: bool = False
     adds_maps: bool = True
+    weighs_picks: bool = False
 
 
 class Planner:
@@ -39,7 +41,7 @@ class Planner:
     def __init__(self, graph: gs.Graph, facts: Facts) -> None:
         self.graph = graph
         self.facts = facts
-        self._groundwork: dict[bool, Groundwork] = {}  # by whether slices may be made of their representatives
+        self._groundwork: dict[tuple[bool, bool], Groundwork] = {}
 
     def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor = NO_FLOOR) -> StoragePlan:
         """What each tensor stores: `floor` in any case, and more where no adapters may be written.
@@ -49,10 +51,11 @@ class Planner:
         price = flops_per_moved_element(options.adapters)
         # a slice that is computed from its representative needs an adapter
         depends = bool(self.facts.dependence) and options.adapters != "never"
-        if depends not in self._groundwork:
+        kind = depends, options.weighs_picks
+        if kind not in self._groundwork:
             known = self.facts if depends else replace(self.facts, dependence={})
-            self._groundwork[depends] = Groundwork(self.graph, known)
-        ground = self._groundwork[depends]
+            self._groundwork[kind] = Groundwork(self.graph, known, weighs_picks=options.weighs_picks)
+        ground = self._groundwork[kind]
         facts = replace(ground.facts, adds_maps=options.adds_maps)
         while True:  # ends: what is stored only grows, and where all of it is nothing needs an adapter
             chosen = cheapest(ground, facts, price, floor, frugal=options.frugal)

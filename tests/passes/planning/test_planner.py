@@ -43,6 +43,31 @@ def test_a_cheap_producer_computes_more_rather_than_move_data() -> None:
     assert weight(narrow, "Conv", which=0).shape[0] == 7
 
 
+WHOLE = {
+    "softmax": "h = MatMul(x, w)  s = Softmax(h)  m = Mul(s, k)  y = MatMul(m, v)",
+    "softmax, handed on": "h = MatMul(x, w)  s = Softmax(h)  m = Mul(s, k)  r = Sqrt(m)  y = MatMul(r, v)",
+    "directions side by side": (
+        'h, last = GRU<direction="bidirectional", hidden_size=8>(x, gates, again)  t = Transpose<perm=[0,2,1,3]>(h)  '
+        "s = Reshape(t, shape)  m = Mul(s, k)  y = MatMul(m, v)"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+@pytest.mark.parametrize("read", [2, 4096])
+def test_what_is_computed_anyway_is_picked_only_where_that_costs_less_than_to_read_it(form: str, read: int) -> None:
+    source = model(
+        f"(float[5,1,16] x) => (float[5,1,{read}] y) <float[16,16] w, float[2,24,16] gates, float[2,24,8] again, "
+        f"float[16,{read}] v, int64[3] shape = {{0, 0, 16}}>",
+        WHOLE[form],
+        k=mask(*[0, 1] * 8, rank=1),
+    )
+    fast, least = compiled(source, align=1), compiled(source)  # for speed, and for the fewest FLOPs
+    assert ("Gather" in operators(fast)) == (read > 2)
+    assert weight(fast, "MatMul", which=-1).shape[0] == (8 if read > 2 else 16)
+    assert weight(least, "MatMul", which=-1).shape[0] == 8
+
+
 @pytest.mark.parametrize("price", [0.0, 64.0, 1e12])
 def test_every_price_stores_all_that_is_live(price: float) -> None:
     graph = prepared(residual(64))
