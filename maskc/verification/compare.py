@@ -45,6 +45,7 @@ from maskc.verification.options import VerifyOptions
 from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.output_rounding import RoundedWeights, Rounding
 from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
+from maskc.verification.random_operators import draws, load_repeatable
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
@@ -189,11 +190,11 @@ def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
         raise NotComparableError(f"The reference is not run: {endless}.")
     with progress.stage(f"Loading both models in {runtime_title(found.provider)}"):
         try:
-            expected = load(models.reference, found.provider, exact=True)
+            expected = load_repeatable(models.reference, found.provider)
         except RunError as error:
             raise NotComparableError(f"The reference cannot be run: {error}") from error
         try:
-            return expected, load(models.compiled, found.provider, exact=True)
+            return expected, load_repeatable(models.compiled, found.provider)
         except (RunError, CrashError, UnavailableError) as error:
             # Where OpenVINO takes the one and not the other, something was written that it must not be given.
             if isinstance(error, UnavailableError) and found.provider != "openvino":
@@ -242,7 +243,9 @@ def _compare_outputs(
     title = runtime_title(found.provider)
     rounding = Rounding((models.reference, models.compiled), actual.run, proof, title)
     pairs = [Pair(title, lambda sample: sample.expected, actual.run, "the compiled model", rounding.explains)]
-    if models.original is not None and models.original.tensorflow is not None:
+    if models.original is not None and models.original.tensorflow is not None and draws(models.reference):
+        found.notes.append("TensorFlow's outputs were not compared: the model draws random numbers.")
+    elif models.original is not None and models.original.tensorflow is not None:
         original = models.original.tensorflow.run
         moving = RoundedWeights(models.reference, found.provider, options.seed)
         run, what = actual.run, "the compiled model"

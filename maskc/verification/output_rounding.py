@@ -23,6 +23,7 @@ from maskc.verification.compare_regions import difference, differs_on, rounded_e
 from maskc.verification.error_statistics import Distance, distance, farthest
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.output_tolerance import NOISE_FACTOR
+from maskc.verification.random_operators import load_repeatable
 from maskc.verification.recheck import MOST
 from maskc.verification.regions.search import Proof
 
@@ -115,7 +116,7 @@ class Rounding:
         And how far apart both are as their operators are written.
         """
         try:
-            self._sessions = self._sessions or [load(model, optimized=False, exact=True) for model in self._models]
+            self._sessions = self._sessions or [load_repeatable(model, optimized=False) for model in self._models]
             right, other = (session.run(sample.inputs) for session in self._sessions)
         except (RunError, UnavailableError):
             return "", 0.0, 0.0

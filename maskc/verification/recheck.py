@@ -36,6 +36,7 @@ import onnx.inliner
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Types = Mapping[str, np.dtype[Any]]  # by tensor
 Slices = Mapping[int, Array]  # by axis, those that are held
 Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends on
 
@@ -117,7 +118,7 @@ class Graph:
         #: tensors that are computed of constants alone
         self.fixed = set(self.constants) | {tensor.values.name for tensor in graph.sparse_initializer}
         for node, names in zip(self.nodes, self.reads, strict=True):
-            if node.op_type not in RANDOM and self.fixed.issuperset(names):
+            if not seed_of(node) and self.fixed.issuperset(names):
                 self.fixed.update(name for name in node.output if name)
         #: tensors by which If and Where choose, and what they are computed of, but for comparisons of inputs
         self.conditions: dict[str, set[str]] = {}
@@ -166,11 +167,7 @@ class Graph:
         return sorted(seen), leaves
 
     def part(
-        self,
-        nodes: Iterable[int],
-        leaves: Mapping[str, np.dtype[Any]],
-        outputs: Sequence[str],
-        moved: Mapping[str, np.dtype[Any]] | None = None,
+        self, nodes: Iterable[int], leaves: Types, outputs: Sequence[str], moved: Types | None = None
     ) -> ModelProto:
         """A model of these nodes in which leaves are inputs, named `leaf·`; they may be computed here as well.
 
@@ -193,8 +190,7 @@ class Graph:
         for index in nodes:
             graph.node.append(self.nodes[index])
             _rename(graph.node[-1], names)
-            if graph.node[-1].op_type in RANDOM and not any(a.name == "seed" for a in graph.node[-1].attribute):
-                graph.node[-1].attribute.append(helper.make_attribute("seed", 0.0))  # the same in both models
+            graph.node[-1].attribute.extend(a for a in seed_of(graph.node[-1]) if a not in graph.node[-1].attribute)
             read.update(name for name in self.reads[index] if name not in leaves)
             for name in self.nodes[index].output:
                 if name in moved and name not in leaves:
@@ -230,7 +226,6 @@ def widened(model: ModelProto) -> tuple[ModelProto, float]:
     if not units:
         return model, 0.0
     copy: ModelProto = ModelProto.FromString(model.SerializeToString())
-
     for graph in _graphs(copy.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in NARROW:
@@ -252,6 +247,13 @@ def _in_order(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
     if all(max(needed, default=-1) < i for i, needed in needs.items()):
         return list(nodes)
     return [nodes[i] for i in graphlib.TopologicalSorter(needs).static_order()]
+
+
+def seed_of(node: NodeProto) -> list[AttributeProto]:
+    """The attribute by which a node draws random numbers, the same in all models; none of a node that does not."""
+    trains = node.op_type == "Dropout" and any(node.input[2:])
+    given = [attribute for attribute in node.attribute if attribute.name == "seed"]
+    return (given or [helper.make_attribute("seed", 0 if trains else 0.0)]) if trains or node.op_type in RANDOM else []
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[int]:
@@ -475,9 +477,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder, graph.packs)
         results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
         pairs = [(name, list(arrays)) for name, arrays in zip(made, zip(*results, strict=True), strict=True)]
-        shown = {
-            n: arrays for n, arrays in pairs if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in arrays)
-        }
+        shown = {n: each for n, each in pairs if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in each)}
         if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
             step *= 2  # what cannot be handed on is read later
             continue

@@ -1,0 +1,45 @@
+"""Sessions of models with random operators, in which two models draw the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from maskc.frontend.graph_queries import all_nodes, copied
+from maskc.runtime.session import Provider, Session, load
+from maskc.verification.recheck import seed_of
+
+
+def load_repeatable(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True) -> Session:
+    """`load` with exact products, whose random operators draw the same numbers in each run, as in other models.
+
+    Those without a seed get one, and the model is loaded anew for each run, as a session goes on with what it drew.
+    """
+    if not draws(model):
+        return load(model, provider, optimized=optimized, exact=True)
+    return _Repeated(model, provider, optimized=optimized)
+
+
+def draws(model: ModelProto) -> bool:
+    """Whether the model has random operators."""
+    return any(map(seed_of, all_nodes(model)))
+
+
+class _Repeated:
+    """A session that is made anew for each run."""
+
+    def __init__(self, model: ModelProto, provider: Provider, *, optimized: bool) -> None:
+        self._model, self._provider, self._optimized = copied(model), provider, optimized
+        for node in all_nodes(self._model):
+            node.attribute.extend(seed for seed in seed_of(node) if seed not in node.attribute)
+        first = self._loaded()
+        self.outputs, self.finest, self.note = first.outputs, first.finest, first.note
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._loaded().run(inputs)
+
+    def _loaded(self) -> Session:
+        return load(self._model, self._provider, optimized=self._optimized, exact=True)
