@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from maskc.errors import RunError
-from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from maskc.runtime.session import Session
+from maskc.verification.random_operators import load_repeatable
 from passes.graph.name_scopes import captured_names
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -81,14 +82,14 @@ class Walk:
         part = ModelProto(ir_version=self._model.ir_version, graph=graph)
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
-        return _Step(OnnxRuntimeSession(part), read & held.keys())
+        return _Step(load_repeatable(part), read & held.keys())
 
 
 @dataclass(frozen=True)
 class _Step:
     """A part of a model, which reads some tensors."""
 
-    session: OnnxRuntimeSession
+    session: Session
     reads: Collection[str]
 
     def on(self, values: Feeds) -> dict[str, NDArray[Any]]:

@@ -190,11 +190,11 @@ def _loaded(models: Models, found: _Found) -> tuple[Session, Session | None]:
         raise NotComparableError(f"The reference is not run: {endless}.")
     with progress.stage(f"Loading both models in {runtime_title(found.provider)}"):
         try:
-            expected = load_repeatable(models.reference, found.provider)
+            expected = load_repeatable(models.reference, found.provider, exact=True)
         except RunError as error:
             raise NotComparableError(f"The reference cannot be run: {error}") from error
         try:
-            return expected, load_repeatable(models.compiled, found.provider)
+            return expected, load_repeatable(models.compiled, found.provider, exact=True)
         except (RunError, CrashError, UnavailableError) as error:
             # Where OpenVINO takes the one and not the other, something was written that it must not be given.
             if isinstance(error, UnavailableError) and found.provider != "openvino":

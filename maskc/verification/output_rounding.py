@@ -116,7 +116,9 @@ class Rounding:
         And how far apart both are as their operators are written.
         """
         try:
-            self._sessions = self._sessions or [load_repeatable(model, optimized=False) for model in self._models]
+            self._sessions = self._sessions or [
+                load_repeatable(model, optimized=False, exact=True) for model in self._models
+            ]
             right, other = (session.run(sample.inputs) for session in self._sessions)
         except (RunError, UnavailableError):
             return "", 0.0, 0.0

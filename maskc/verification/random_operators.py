@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,14 +14,19 @@ from maskc.runtime.session import Provider, Session, load
 from maskc.verification.recheck import seed_of
 
 
-def load_repeatable(model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True) -> Session:
-    """`load` with exact products, whose random operators draw the same numbers in each run, as in other models.
+def load_repeatable(
+    model: ModelProto, provider: Provider = "cpu", *, optimized: bool = True, exact: bool = False
+) -> Session:
+    """As `load`, but random operators draw the same numbers in each run, as those of other models do.
 
     Those without a seed get one, and the model is loaded anew for each run, as a session goes on with what it drew.
     """
     if not draws(model):
-        return load(model, provider, optimized=optimized, exact=True)
-    return _Repeated(model, provider, optimized=optimized)
+        return load(model, provider, optimized=optimized, exact=exact)
+    seeded = copied(model)
+    for node in all_nodes(seeded):
+        node.attribute.extend(seed for seed in seed_of(node) if seed not in node.attribute)
+    return _Repeated(partial(load, seeded, provider, optimized=optimized, exact=exact))
 
 
 def draws(model: ModelProto) -> bool:
@@ -31,15 +37,9 @@ def draws(model: ModelProto) -> bool:
 class _Repeated:
     """A session that is made anew for each run."""
 
-    def __init__(self, model: ModelProto, provider: Provider, *, optimized: bool) -> None:
-        self._model, self._provider, self._optimized = copied(model), provider, optimized
-        for node in all_nodes(self._model):
-            node.attribute.extend(seed for seed in seed_of(node) if seed not in node.attribute)
-        first = self._loaded()
+    def __init__(self, loaded: partial[Session]) -> None:
+        self._loaded, first = loaded, loaded()
         self.outputs, self.finest, self.note = first.outputs, first.finest, first.note
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._loaded().run(inputs)
-
-    def _loaded(self) -> Session:
-        return load(self._model, self._provider, optimized=self._optimized, exact=True)

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from maskc.errors import InputError
 from maskc.pruning.quality.spread import Spread
 from maskc.results.measurements import Agreement
-from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from maskc.verification.random_operators import load_repeatable
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -37,7 +37,7 @@ class Comparison:
     """
 
     def __init__(self, source: ModelProto, batch: Mapping[str, NDArray[Any]]) -> None:
-        self._source = OnnxRuntimeSession(source)
+        self._source = load_repeatable(source)
         for name, values in self._source.run(batch).items():
             if values.dtype.kind == "f" and not np.isfinite(values).any():
                 raise InputError(f"The model's output '{name}' is infinity or NaN on the data.")
@@ -45,7 +45,7 @@ class Comparison:
 
     def __call__(self, model: ModelProto, batches: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[Agreement, ...]:
         """Each output of a model beside the source's, where that is finite."""
-        session = OnnxRuntimeSession(model)
+        session = load_repeatable(model)
         return compared(((self._source.run(batch), session.run(batch)) for batch in batches), self._choices)
 
 

@@ -88,3 +88,14 @@ def test_the_spread_of_little() -> None:
     constant = Spread()
     constant.add(np.full((4, 2), 1e3))
     assert constant.variance == pytest.approx(1e-4)
+
+
+def test_networks_that_draw_random_numbers_draw_the_same() -> None:
+    """Also where a node has another number, by which ONNX Runtime draws, and in each batch of data."""
+    drawing = "n = RandomNormalLike(a) y = Add(a, n)"
+    source, other = (
+        network(f"g (float[n,4] x) => (float[n,8] y) {{ {body} {drawing} }}", {"w": drawn(4, 8)})
+        for body in ("a = MatMul(x, w)", "i = Identity(x) a = MatMul(i, w)")
+    )
+    batches = [{"x": drawn(5, 4, seed=seed)} for seed in range(2)]
+    assert [output.error for output in Comparison(source, batches[0])(other, batches)] == [0]
