@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from passes.abstract_values.polynomial import shifted_quotient
+from passes.abstract_values.polynomial import Polynomial, minimum, shifted_quotient
 from passes.abstract_values.shape_rules import Shape
 from passes.graph.tensors import Dim, Index
 
@@ -83,10 +83,17 @@ def windows_rounded_up(kernel: tuple[int, ...], attrs: dict[str, object]) -> lis
 
     None where they are not understood, or the last one may lie in the padding alone, which does not count.
     """
+    windows = _rounded_up(kernel, attrs)
+    return None if windows is None or any(map(_may_begin_behind, windows)) else windows
+
+
+def _rounded_up(kernel: tuple[int, ...], attrs: dict[str, object]) -> list[Window] | None:
     windows = spatial_windows(kernel, {**attrs, "ceil_mode": 0})
-    if windows is None or any(w.after + w.stride > w.reach + 1 for w in windows):
-        return None
-    return [replace(w, after=w.after + w.stride - 1) for w in windows]
+    return None if windows is None else [replace(w, after=w.after + w.stride - 1) for w in windows]
+
+
+def _may_begin_behind(window: Window) -> bool:
+    return window.after > window.reach
 
 
 def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) -> Shape | None:
@@ -97,6 +104,23 @@ def positions(shape: Shape | None, windows: list[Window] | None, channels: Dim) 
     if shape is None or windows is None or len(shape) != len(windows) + 2:
         return None
     return [shape[0], channels, *map(_positions, shape[2:], windows)]
+
+
+def positions_rounded_up(
+    shape: Shape | None, kernel: tuple[int, ...], attrs: dict[str, object], channels: Dim
+) -> Shape | None:
+    """As `positions`, with `ceil_mode`: of windows over all that is padded, those that begin before or in the data."""
+    windows = _rounded_up(kernel, attrs)
+    found = positions(shape, windows, channels)
+    if shape is None or windows is None or found is None:
+        return None
+    begun = [_positions(size, Window(1, w.stride, before=w.before)) for size, w in zip(shape[2:], windows, strict=True)]
+    pairs = zip(found[2:], begun, windows, strict=True)
+    return [*found[:2], *(_smaller(one, two) if _may_begin_behind(w) else one for one, two, w in pairs)]
+
+
+def _smaller(one: Dim, other: Dim) -> Dim:
+    return None if one is None or other is None else minimum(Polynomial.of(one), Polynomial.of(other)).dim
 
 
 def _positions(size: Dim, window: Window) -> Dim:

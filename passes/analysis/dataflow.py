@@ -101,7 +101,7 @@ def _keep_maps(
     for rows, other in zip(constant_map.index, others, strict=True):
         if rows is not None and rows.size != facts.dim(tensor, other):
             return
-    if constant_map.value[0].size > MOST_PLACES:
+    if not constant_map.value.size or constant_map.value[0].size > MOST_PLACES:
         return
     usable = reliable(constant_map.value)
     axes = facts.constant.get(tensor.name, {})

@@ -13,7 +13,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, Sliding, averaged, extreme, whole
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Demands, Dependences, Link, Maps, Sets
-from passes.abstract_values.windows import Window, positions, spatial_windows, windows_rounded_up
+from passes.abstract_values.windows import Window, positions, positions_rounded_up, spatial_windows, windows_rounded_up
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Index, dimensions, shape_of, volume
 from passes.ops.base import Linked, register
@@ -47,10 +47,11 @@ class Pool(SizeRule, Linked, Reordering):
         return None if kernel is None else spatial_windows(tuple(kernel), node.attrs)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
-        shape, windows = shape_of(node.inputs[0]), self.windows(node)
+        shape = shape_of(node.inputs[0])
+        channels = shape[1] if shape and len(shape) > 1 else None
         if node.attrs.get("ceil_mode", 0) and "kernel_shape" in node.attrs:
-            windows = windows_rounded_up(tuple(node.attrs["kernel_shape"]), node.attrs)
-        return positions(shape, windows, shape[1] if shape and len(shape) > 1 else None)
+            return positions_rounded_up(shape, tuple(node.attrs["kernel_shape"]), node.attrs, channels)
+        return positions(shape, self.windows(node), channels)
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         return orders.written(node.inputs[0], 1, order) if axis == 1 == len(node.outputs) else None

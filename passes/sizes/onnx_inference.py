@@ -16,6 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.shape_rules import ShapeVectors
+from passes.abstract_values.windows import windows_rounded_up
 from passes.errors import GraphError, in_brief
 from passes.graph.subgraphs import captured, with_bodies
 from passes.graph.tensors import Array, Dim, describe, dtype_of, element_of, is_standard, present
@@ -195,8 +196,7 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
 
     Raises GraphError where a tensor has less than no elements; strict, also where operands do not fit.
     """
-    if any(each.domain == "" and each.version == 10 for each in model.opset_import):
-        _slice_as_later(model, model.graph)
+    _put_functions(model, model.graph, any(each.domain == "" and each.version == 10 for each in model.opset_import))
     try:
         found = onnx.shape_inference.infer_shapes(model, strict_mode=strict)
     except Exception as error:
@@ -214,21 +214,39 @@ def _inferred(model: onnx.ModelProto, strict: bool = False) -> onnx.ModelProto:
     return found
 
 
-def _slice_as_later(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Let functions of opset 11 slice, by number of operands: of opset 10 onnx believes that open sizes are kept."""
+def _put_functions(model: onnx.ModelProto, graph: onnx.GraphProto, slices: bool) -> None:
+    """Put functions of opset 11 in place of operators of whose sizes onnx believes what is not so.
+
+    Of `slices` of opset 10, that they keep open sizes. Of `ceil_mode`, that windows count that begin behind the data:
+    a Pad of unknown amounts has open sizes.
+    """
     for node in graph.node:
-        if node.op_type == "Slice" and not node.domain:
-            count = len(node.input)
-            node.domain, names = f"later.{count}", [f"operand{i}" for i in range(count)]
-            if all(function.domain != node.domain for function in model.functions):
-                inner, later = onnx.helper.make_node("Slice", names, ["part"]), onnx.helper.make_opsetid("", 11)
-                model.functions.append(
-                    onnx.helper.make_function(node.domain, "Slice", names, ["part"], [inner], [later])
-                )
-                model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
-                model.ir_version = max(model.ir_version, 8)
-        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
-            _slice_as_later(model, body)
+        if slices and node.op_type == "Slice" and not node.domain:
+            names = [f"operand{i}" for i in range(len(node.input))]
+            _put_function(model, node, names, [onnx.helper.make_node("Slice", names, ["y"])])
+        elif node.op_type in _POOLINGS and not node.domain:
+            attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if attrs.get("ceil_mode") and windows_rounded_up(tuple(attrs.get("kernel_shape", ())), attrs) is None:
+                parts = [
+                    onnx.helper.make_node("Pad", ["x"] * 2, ["y"]),
+                    onnx.helper.make_node("Cast", ["y"], ["i"], to=7),
+                ]
+                _put_function(model, node, ["x"], parts[: len(node.output)])
+        # asking whether there are attributes takes less than going through none
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH) if node.attribute else ():
+            _put_functions(model, body, slices)
+
+
+_POOLINGS = ("AveragePool", "LpPool", "MaxPool")
+
+
+def _put_function(model: onnx.ModelProto, node: onnx.NodeProto, inputs: list[str], parts: list[onnx.NodeProto]) -> None:
+    node.domain = f"later.{len(inputs)}.{len(parts)}"
+    if all((f.domain, f.name) != (node.domain, node.op_type) for f in model.functions):
+        later, outputs = onnx.helper.make_opsetid("", 11), [part.output[0] for part in parts]
+        model.functions.append(onnx.helper.make_function(node.domain, node.op_type, inputs, outputs, parts, [later]))
+        model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))
+        model.ir_version = max(model.ir_version, 8)
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:

@@ -189,7 +189,7 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
             total = contracted(stored, axes[0], values[:, None])[0]
         else:
             rows = np.moveaxis(values_of(weights), axes, range(len(axes)))
-            rows, used = rows.reshape(-1, *rows.shape[len(axes) :]), np.flatnonzero(values)
+            rows, used = rows.reshape(values.size, *rows.shape[len(axes) :]), np.flatnonzero(values)
             total = np.tensordot(values[used], rows[used].astype(np.float64), axes=(0, 0))
         rest = [letter for a, letter in enumerate(letters) if a not in axes]
         total = total.sum(axis=tuple(a for a, letter in enumerate(rest) if letter not in output))

@@ -50,6 +50,7 @@ PADDED = """
         "y = Resize<axes=[3,2]> (x, , spatial)",
         "y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1> (x)",
         "y = AveragePool<kernel_shape=[3,2], strides=[2,2], pads=[1,0,1,0], ceil_mode=1> (x)",
+        "y = MaxPool<kernel_shape=[2,1], strides=[2,3], pads=[1,0,1,0], ceil_mode=1> (x)",
         # rows and columns are padded to a multiple of four, as before windows, and cut to what they were
         f"{PADDED} y = Pad (x, around)",
         f"{PADDED} p = Pad (x, around) y = Slice (p, start, height, rows)",
