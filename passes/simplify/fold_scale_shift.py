@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.scale_shift import Affine
 from passes.graph.editor import Change, GraphEditor, drop_erased, erase_keeping_input, erase_keeping_output, sequence
+from passes.graph.tensors import operand, volume
 from passes.ops import rules, traits
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
@@ -66,9 +67,12 @@ def _fold(
 
 
 def _into_consumers(node: gs.Node, affine: Affine, fuser: Fuser) -> Change | None:
-    """What puts the map into all that read it; None where one of them cannot take it."""
+    """What puts the map into all that read it; None where one cannot take it, or biases cost more than the map does."""
     output, changes = node.outputs[0], list[Change]()
     if not output.outputs or (np.abs(affine.shift) > _FAR * np.abs(affine.scale)).any():
+        return None
+    biased = [c.outputs[0] for c in output.outputs if operand(c, 2) is None] if affine.shift.any() else []
+    if sum(map(volume, biased)) > rules(node).cost(node)[0]:
         return None
     for consumer in output.outputs:
         index, *others = (i for i, t in enumerate(consumer.inputs) if t is output)

@@ -50,6 +50,11 @@ CASES = {
         "m = Add(x, far)\n y = Conv(m, v)",
         "Add Conv",
     ),
+    "a shift of fewer elements than a bias is added to": (
+        "(float[N,1,8,8] x) => (float[N,4,8,8] y) <float half = {0.5}, float[4,1,1,1] v>",
+        "a = Add(x, half)\n y = Conv(a, v)",
+        "Add Conv",
+    ),
     "masked channels go first": (
         "(float[N,3,8,8] x) => (float[N,2,8,8] y)"
         " <float[4,3,1,1] w, float[2,4,1,1] v, float[1,4,1,1] open = {1, 0, 1, 0}>",
