@@ -20,7 +20,7 @@ from passes.model.local_functions import inlined
 from passes.model.onnx_to_graph import imported
 from passes.model.outline import described_as
 from passes.ops import rules
-from passes.ops.convolutions.convolution import Conv
+from passes.ops.convolutions.conv import Conv
 from passes.ops.pooling import Pool
 from passes.simplify.constant_folding import fold_constants
 from passes.sizes.prepare import shaped

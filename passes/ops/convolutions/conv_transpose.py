@@ -13,8 +13,9 @@ from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, ti
 from passes.abstract_values.windows import Window, kernel_windows
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Dim, operand, product, shape_of, volume
-from passes.ops.base import register
+from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import group_size
+from passes.ops.convolutions.computed_weights import ComputedWeights, is_product_of_computed
 from passes.ops.convolutions.convolution import Convolution
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.weight_scaling import Fuser
@@ -25,6 +26,9 @@ class ConvTranspose(SizeRule, Convolution):
     """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
 
     channel_axes = (1, 0)
+
+    def form(self, node: gs.Node) -> Op:
+        return _OF_COMPUTED_WEIGHTS if is_product_of_computed(node) else self
 
     def by_output(self, weights: Array, groups: int) -> Array:
         rows, columns, *kernel = weights.shape
@@ -76,6 +80,14 @@ class ConvTranspose(SizeRule, Convolution):
         macs = volume(node.inputs[0]) * product((shape_of(node.inputs[1]) or ())[1:])
         out = volume(node.outputs[0])
         return max(2 * macs - out, 0) + (out if operand(node, 2) is not None else 0), macs
+
+
+class _ConvTransposeOfComputedWeights(ComputedWeights, ConvTranspose):
+    channel_axes = (1, 0)
+    cost = ConvTranspose.cost
+
+
+_OF_COMPUTED_WEIGHTS = _ConvTransposeOfComputedWeights()
 
 
 def _covered(size: Dim, window: Window, more: int) -> Dim:

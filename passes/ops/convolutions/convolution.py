@@ -12,7 +12,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
-from passes.abstract_values.shape_rules import ReadRule, Shape, ShapeVectors, SizeRule
+from passes.abstract_values.shape_rules import ReadRule, Shape
 from passes.abstract_values.slices import (
     Constants,
     ConstantSlices,
@@ -24,7 +24,6 @@ from passes.abstract_values.slices import (
     Reads,
     Sets,
 )
-from passes.abstract_values.windows import Window, kernel_windows, positions
 from passes.graph.editor import Change, all_or_none
 from passes.graph.tensors import (
     Array,
@@ -35,13 +34,12 @@ from passes.graph.tensors import (
     is_constant,
     numpy_dtype,
     operand,
-    product,
     shape_of,
     size_of,
     values_of,
     volume,
 )
-from passes.ops.base import Op, register
+from passes.ops.base import Op
 from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
 from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
@@ -112,7 +110,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         """The weights as [out, in / group, *kernel]."""
         return self.by_output(facts.value(node.inputs[1]), group_size(node))
 
-    def nonzero(self, node: gs.Node, facts: Facts) -> Nonzero:
+    def connected(self, node: gs.Node, facts: Facts) -> Nonzero:
         """Whether output channel m depends on channel j of its group: [out, in / group]."""
         groups = group_size(node)
         if groups == 1:
@@ -128,7 +126,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         if not self.understood_shapes(node, facts):
             return
-        nonzero, groups = self.nonzero(node, facts), group_size(node)
+        nonzero, groups = self.connected(node, facts), group_size(node)
         known = facts.constant_slices(node.inputs[0], 1)
         mask = ~self._touched(nonzero, ~known.mask, groups)
         shift, total = known.mask & (known.value != 0), np.zeros(mask.shape)
@@ -173,7 +171,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         constant = None if bias is None else facts.known(bias, 0)
         if known is None or (bias is not None and constant is None):
             return
-        mask = ~self._touched(self.nonzero(node, facts), ~known.mask, group_size(node))
+        mask = ~self._touched(self.connected(node, facts), ~known.mask, group_size(node))
         if constant is not None:
             mask &= constant.mask
         mask &= ~facts.constant_slices(node.outputs[0], 1).mask  # which `constants` has found, for much less
@@ -228,7 +226,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
 
     def read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
         """Input channels that these output channels depend on."""
-        nonzero, groups = self.nonzero(node, facts), group_size(node)
+        nonzero, groups = self.connected(node, facts), group_size(node)
         if groups == 1:
             return nonzero.columns(outputs)
         used = nonzero.matrix & outputs[:, None]
@@ -327,7 +325,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         unrepresented = meets_border and strength.max() < np.abs(shift).max()
         maps = self._removed_maps(before, facts, mapped, unrepresented)
         if maps is not None:
-            self._add_map(node, rewriter, maps, outputs)
+            self._add_maps(node, rewriter, maps, outputs)
         elif shift.any() and not meets_border:
             self._add_bias(node, rewriter, self._shift(before, facts, shift)[outputs])
         represented = meets_border and maps is None
@@ -364,7 +362,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         assert maps is not None
         return ConstantMap(maps.mask & removed, maps.value, maps.index)
 
-    def _add_map(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
+    def _add_maps(self, node: gs.Node, rewriter: Rewriter, maps: ConstantMap, outputs: Mask) -> None:
         """Add what these maps and the bias bring, by distinct rows and columns, expanded when the model is loaded."""
         added = self.convolved(rewriter.before, rewriter.facts, maps, outputs)
         assert added is not None
@@ -439,35 +437,3 @@ def _with_representative(weights: Array, channel: int, shift: Array, value: Arra
     weights = weights.copy()
     weights[:, channel] = (weights[:, channel] + folded).astype(weights.dtype)
     return weights
-
-
-@register("Conv")
-class Conv(SizeRule, Convolution):
-    """Weights [out, in / group, *kernel]; FLOPs: output elements · (2 · kernel · in / group - 1), + 1 with a bias."""
-
-    foldable = True
-    scope = "place"
-
-    def windows(self, node: gs.Node) -> list[Window] | None:
-        """The windows over the spatial axes, None if they are not understood."""
-        return kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
-
-    def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
-        over = self.windows(node)
-        sizes = [facts.dim(node.inputs[0], a + 2) for a in range(len(over or ()))]
-        return None if over is None else (Sliding(over, sizes), known)
-
-    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
-        weights = shape_of(node.inputs[1])
-        return positions(shape_of(node.inputs[0]), self.windows(node), weights[0] if weights else None)
-
-    def spreads_evenly(self, node: gs.Node) -> bool:
-        auto = node.attrs.get("auto_pad", "NOTSET")
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
-            return all(k == 1 for k in self._kernel(node))
-        return auto == "VALID" or not any(node.attrs.get("pads", []))
-
-    def cost(self, node: gs.Node) -> tuple[int, int]:
-        out = volume(node.outputs[0])
-        depth = product((shape_of(node.inputs[1]) or ())[1:])
-        return out * (2 * depth - 1) + (out if operand(node, 2) is not None else 0), out * depth

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor
 from passes.graph.tensors import Index, is_constant, shape_of
 from passes.ops import rules
-from passes.ops.convolutions.convolution import Conv
+from passes.ops.convolutions.conv import Conv
 from passes.ops.slice_gather import Gather
 
 _CHANNELS = 1  # the axis

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops import rules
 from passes.ops.convolutions.channel_groups import group_size
-from passes.ops.convolutions.convolution import Conv
+from passes.ops.convolutions.conv import Conv
 from passes.sizes.tokens_per_example import usual_sizes
 
 

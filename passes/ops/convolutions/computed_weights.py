@@ -1,0 +1,54 @@
+"""Convolutions whose weights are computed, as those of dynamic and of modulated convolutions are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx_graphsurgeon as gs
+
+from passes.abstract_values.slices import ConstantSlices
+from passes.graph.tensors import is_constant, operand, shape_of
+from passes.ops.contractions.base import Contraction
+from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
+from passes.ops.convolutions.channel_groups import group_size
+from passes.rewriting.channel_facts import Facts
+
+
+def is_product_of_computed(node: gs.Node) -> bool:
+    """Whether data and weights are a contraction of two that may be computed, in one group."""
+    weights = operand(node, 1)
+    return weights is not None and not is_constant(weights) and group_size(node) == 1
+
+
+class ComputedWeights(Contraction):
+    """Sums over the channels of both; positions and windows stay whole, and nothing can be put into the weights."""
+
+    width_axis = 1
+    channel_axes = (0, 1)
+
+    def terms(self, node: gs.Node) -> Terms | None:
+        ranks = {len(shape_of(t) or ()) for t in (*node.inputs[:2], node.outputs[0])}
+        if len(ranks) > 1 or (rank := ranks.pop()) < 3:
+            return None
+        letters = ["o", "c"] if self.channel_axes == (0, 1) else ["c", "o"]
+        others = [WHOLE] * (rank - 2)
+        return Terms(([WHOLE, "c", *others], [*letters, *others]), [WHOLE, "o", *others])
+
+    def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
+        if operand(node, 2) is not None:
+            yield 2, 1, 0
+
+    def projection(self, node: gs.Node, labels: Sequence[Label]) -> Projection | None:
+        """None: a sum over windows is no product with a matrix."""
+        return None
+
+    def _mean(self, node: gs.Node, facts: Facts, label: Label) -> ConstantSlices | None:
+        """None: windows are summed over as well."""
+        return None
+
+    def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
+        bias = operand(node, 2)
+        if bias is None or axis != 1:
+            return sums
+        known = facts.constant_slices(bias, 0)
+        return ConstantSlices(sums.mask & known.mask, sums.value + known.value)

@@ -1,0 +1,21 @@
+"""Convolutions whose weights are computed, as those of a network that makes the filters of another."""
+
+import pytest
+
+from tests.passes.text import compiled, model
+
+HALF = "{1, 0, 1, 0}"
+
+
+@pytest.mark.parametrize(("conv", "weights"), [("Conv", "{6, 4, 3, 3}"), ("ConvTranspose", "{4, 6, 3, 3}")])
+@pytest.mark.parametrize("bias", ["", ", shift"])
+def test_masked_channels_of_data_filters_and_results_go(conv: str, weights: str, bias: str) -> None:
+    source = model(
+        f"(float[1,3,8,8] x, float[1,5] z) => (float[1,2,8,8] y) <float[4,3,1,1] u, float[4,1,1] keep = {HALF},"
+        f" float[5,216] f, int64[4] sizes = {weights}, float[6] shift, float[6,1,1] out = {{1, 1, 0, 0, 0, 1}},"
+        " float[2,6,1,1] v>",
+        f"a = Conv(x, u) b = Mul(a, keep) g = MatMul(z, f) w = Reshape(g, sizes)"
+        f" c = {conv}<pads=[1,1,1,1]>(b, w{bias}) d = Mul(c, out) e = Sigmoid(d) y = Conv(e, v)",
+    )
+    macs = 64 * 2 * 3 + 5 * 3 * 2 * 9 + 64 * 3 * 2 * 9 + 64 * 2 * 3  # of what is left: two channels, three filters
+    assert compiled(source).report.after.macs == macs
