@@ -7,17 +7,20 @@ from collections.abc import Iterator, Sequence
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
-from passes.graph.tensors import is_constant, operand, shape_of
+from passes.graph.tensors import is_constant, operand, shape_of, size_of
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.ops.convolutions.channel_groups import group_size
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.lower_ops import Rewriter
 
 
 def is_product_of_computed(node: gs.Node) -> bool:
-    """Whether data and weights are a contraction of two that may be computed, in one group."""
+    """Whether it is a contraction of two that may be computed: in one group, or with one filter for each channel."""
     weights = operand(node, 1)
-    return weights is not None and not is_constant(weights) and group_size(node) == 1
+    if weights is None or is_constant(weights):
+        return False
+    return group_size(node) in (1, size_of(weights, 0) if size_of(weights, 1) == 1 else 1)
 
 
 class ComputedWeights(Contraction):
@@ -30,9 +33,20 @@ class ComputedWeights(Contraction):
         ranks = {len(shape_of(t) or ()) for t in (*node.inputs[:2], node.outputs[0])}
         if len(ranks) > 1 or (rank := ranks.pop()) < 3:
             return None
-        letters = ["o", "c"] if self.channel_axes == (0, 1) else ["c", "o"]
+        letters, out = (["o", "c"] if self.channel_axes == (0, 1) else ["c", "o"]), "o"
+        if group_size(node) > 1:
+            letters, out = ["c", WHOLE], "c"
         others = [WHOLE] * (rank - 2)
-        return Terms(([WHOLE, "c", *others], [*letters, *others]), [WHOLE, "o", *others])
+        return Terms(([WHOLE, "c", *others], [*letters, *others]), [WHOLE, out, *others])
+
+    def is_batch(self, node: gs.Node, axis: int) -> bool:
+        return group_size(node) > 1
+
+    def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
+        super().lower(node, rewriter)
+        kept = rewriter.stored(rewriter.before.outputs[0], 1)
+        if kept is not None and group_size(node) > 1:
+            node.attrs["group"] = int(kept.sum())
 
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
         if operand(node, 2) is not None:

@@ -19,3 +19,15 @@ def test_masked_channels_of_data_filters_and_results_go(conv: str, weights: str,
     )
     macs = 64 * 2 * 3 + 5 * 3 * 2 * 9 + 64 * 3 * 2 * 9 + 64 * 2 * 3  # of what is left: two channels, three filters
     assert compiled(source).report.after.macs == macs
+
+
+@pytest.mark.parametrize("conv", ["Conv", "ConvTranspose"])
+def test_masked_channels_go_where_each_has_a_filter(conv: str) -> None:
+    """As a tracker correlates an image with a template."""
+    source = model(
+        f"(float[1,3,8,8] x, float[1,3,3,3] z) => (float[1,2,8,8] y) <float[4,3,1,1] u, float[4,1,1] keep = {HALF},"
+        " float[4,3,1,1] f, float[4,1,1] some = {1, 1, 0, 0}, int64[4] sizes = {4, 1, 3, 3}, float[2,4,1,1] v>",
+        "a = Conv(x, u) b = Mul(a, keep) g = Conv(z, f) h = Mul(g, some) w = Reshape(h, sizes)"
+        f" c = {conv}<group=4, pads=[1,1,1,1]>(b, w) y = Conv(c, v)",
+    )
+    assert compiled(source).report.after.macs == 64 * 3 + 9 * 3 + 64 * 9 + 64 * 2
