@@ -1,4 +1,4 @@
-"""Convolutions whose weights are computed, as those of dynamic and of modulated convolutions are."""
+"""Convolutions as products of two factors, of which both may be computed: dynamic and modulated ones, for instance."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.slices import ConstantSlices
 from passes.graph.tensors import is_constant, operand, shape_of, size_of
+from passes.ops.base import Op
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
 from passes.ops.convolutions.channel_groups import group_size
@@ -15,28 +16,32 @@ from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 
 
-def is_product_of_computed(node: gs.Node) -> bool:
-    """Whether it is a contraction of two that may be computed: in one group, or with one filter for each channel."""
-    weights = operand(node, 1)
-    if weights is None or is_constant(weights):
-        return False
-    return group_size(node) in (1, size_of(weights, 0) if size_of(weights, 1) == 1 else 1)
+def is_computed(weights: gs.Tensor | None) -> bool:
+    """Whether the weights of a convolution are there, and are no initializer."""
+    return weights is not None and not is_constant(weights)
 
 
 class ComputedWeights(Contraction):
-    """Sums over the channels of both; positions and windows stay whole, and nothing can be put into the weights."""
+    """Sums over the channels of both; positions and windows stay whole, and nothing can be put into the weights.
+
+    In one group, or with one filter for each channel.
+    """
 
     width_axis = 1
     channel_axes = (0, 1)
+    #: the operand that is added
+    bias = 2
+    maps = Op.maps
 
     def terms(self, node: gs.Node) -> Terms | None:
         ranks = {len(shape_of(t) or ()) for t in (*node.inputs[:2], node.outputs[0])}
         if len(ranks) > 1 or (rank := ranks.pop()) < 3:
             return None
-        letters, out = (["o", "c"] if self.channel_axes == (0, 1) else ["c", "o"]), "o"
-        if group_size(node) > 1:
+        letters, out, others = ["o", "c"] if self.channel_axes == (0, 1) else ["c", "o"], "o", [WHOLE] * (rank - 2)
+        if (groups := group_size(node)) > 1:
+            if [size_of(node.inputs[1], axis) for axis in (0, 1)] != [groups, 1]:
+                return None
             letters, out = ["c", WHOLE], "c"
-        others = [WHOLE] * (rank - 2)
         return Terms(([WHOLE, "c", *others], [*letters, *others]), [WHOLE, out, *others])
 
     def is_batch(self, node: gs.Node, axis: int) -> bool:
@@ -49,8 +54,8 @@ class ComputedWeights(Contraction):
             node.attrs["group"] = int(kept.sum())
 
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
-        if operand(node, 2) is not None:
-            yield 2, 1, 0
+        if operand(node, self.bias) is not None:
+            yield self.bias, 1, 0
 
     def projection(self, node: gs.Node, labels: Sequence[Label]) -> Projection | None:
         """None: a sum over windows is no product with a matrix."""
@@ -61,7 +66,7 @@ class ComputedWeights(Contraction):
         return None
 
     def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
-        bias = operand(node, 2)
+        bias = operand(node, self.bias)
         if bias is None or axis != 1:
             return sums
         known = facts.constant_slices(bias, 0)

@@ -9,7 +9,7 @@ from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.windows import Window, kernel_windows, positions
 from passes.graph.tensors import operand, product, shape_of, volume
 from passes.ops.base import Op, register
-from passes.ops.convolutions.computed_weights import ComputedWeights, is_product_of_computed
+from passes.ops.convolutions.computed_weights import ComputedWeights, is_computed
 from passes.ops.convolutions.convolution import Convolution
 from passes.rewriting.channel_facts import Facts
 
@@ -22,7 +22,7 @@ class Conv(SizeRule, Convolution):
     scope = "place"
 
     def form(self, node: gs.Node) -> Op:
-        return _OF_COMPUTED_WEIGHTS if is_product_of_computed(node) else self
+        return _OF_COMPUTED_WEIGHTS if is_computed(operand(node, 1)) else self
 
     def windows(self, node: gs.Node) -> list[Window] | None:
         """The windows over the spatial axes, None if they are not understood."""

@@ -15,7 +15,7 @@ from passes.graph.editor import Change
 from passes.graph.tensors import Array, Dim, operand, product, shape_of, volume
 from passes.ops.base import Op, register
 from passes.ops.convolutions.channel_groups import group_size
-from passes.ops.convolutions.computed_weights import ComputedWeights, is_product_of_computed
+from passes.ops.convolutions.computed_weights import ComputedWeights, is_computed
 from passes.ops.convolutions.convolution import Convolution
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.weight_scaling import Fuser
@@ -28,7 +28,7 @@ class ConvTranspose(SizeRule, Convolution):
     channel_axes = (1, 0)
 
     def form(self, node: gs.Node) -> Op:
-        return _OF_COMPUTED_WEIGHTS if is_product_of_computed(node) else self
+        return _OF_COMPUTED_WEIGHTS if is_computed(operand(node, 1)) else self
 
     def by_output(self, weights: Array, groups: int) -> Array:
         rows, columns, *kernel = weights.shape

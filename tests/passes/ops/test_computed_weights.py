@@ -1,4 +1,4 @@
-"""Convolutions whose weights are computed, as those of a network that makes the filters of another."""
+"""Convolutions whose weights or places are computed, as those of a network that makes the filters of another."""
 
 import pytest
 
@@ -31,3 +31,16 @@ def test_masked_channels_go_where_each_has_a_filter(conv: str) -> None:
         f" c = {conv}<group=4, pads=[1,1,1,1]>(b, w) y = Conv(c, v)",
     )
     assert compiled(source).report.after.macs == 64 * 3 + 9 * 3 + 64 * 9 + 64 * 2
+
+
+@pytest.mark.parametrize("operands", ["b, w, o", "b, w, o, shift, m"])
+def test_masked_channels_go_from_convolutions_at_computed_places(operands: str) -> None:
+    source = model(
+        f"(float[1,3,8,8] x) => (float[1,2,8,8] y) <float[4,3,1,1] u, float[4,1,1] keep = {HALF}, float[18,3,1,1] p,"
+        " float[9,3,1,1] q, float[6,4,3,3] w, float[6] shift, float[6,1,1] out = {1, 1, 0, 0, 0, 1}, float[2,6,1,1] v>",
+        "a = Conv(x, u) b = Mul(a, keep) o = Conv(x, p) m = Conv(x, q)"
+        f" c = DeformConv<pads=[1,1,1,1]>({operands}) d = Mul(c, out) e = Sigmoid(d) y = Conv(e, v)",
+        opset=22,
+    )
+    places = 64 * 3 * (27 if "m" in operands else 18)
+    assert compiled(source).report.after.macs == 64 * 2 * 3 + places + 64 * 3 * 2 * 9 + 64 * 2 * 3
