@@ -295,11 +295,16 @@ def in_plain_terms(model: ModelProto) -> ModelProto:
 
     Sizes that are declared as less than zero are open, MeanVarianceNormalization has the default of its axes written
     out, without which onnx cannot infer it, and outputs of control flow that are left out have names, without which
-    ONNX Runtime crashes at a Loop. The argument is left untouched, and returned where there is nothing to do.
+    ONNX Runtime crashes at a Loop. The graph has a name, and nodes the shorter of the standard's two domains. The
+    argument is left untouched, and returned where there is nothing to do.
     """
-    if not any(_negative(model)) and not any(_lacks_axes(n) or _leaves_out(n) for n in all_nodes(model)):
+    odd = (n.domain == "ai.onnx" or _lacks_axes(n) or _leaves_out(n) for n in all_nodes(model))
+    if model.graph.name and not any(_negative(model)) and not any(odd):
         return model
     result = copied(model)
+    result.graph.name = result.graph.name or "graph"
+    for node in all_nodes(result):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
     taken = {name for node in all_nodes(result) for name in (*node.input, *node.output)}
     taken.update(value.name for value in result.graph.input)
     for node in filter(_leaves_out, all_nodes(result)):

@@ -35,6 +35,15 @@ def test_node_names_given_twice(tmp_path: Path) -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_graph_without_a_name_and_nodes_in_the_domain_of_the_standard(tmp_path: Path) -> None:
+    """ONNX Runtime takes both, and the checker neither."""
+    built = build.mlp()
+    built.graph.name = ""
+    for node in built.graph.node:
+        node.domain = "ai.onnx"
+    assert good(built, tmp_path)["verification"]["passed"]
+
+
 def test_a_function_of_the_standard_whose_default_onnx_forgets(tmp_path: Path) -> None:
     """Its inference of MeanVarianceNormalization of opset 13 fails where the axes are left to their default."""
     body = "m = MeanVarianceNormalization(x)\n y = Relu(m)"
