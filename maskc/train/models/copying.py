@@ -37,12 +37,26 @@ def _unbuilt(config: Any) -> Any:
     return [_unbuilt(value) for value in config] if isinstance(config, list) else config
 
 
-def take_weights(copy: Any, old: Any) -> None:
-    """Gives a copy the weights of a layer; masks that only one of them has stay as they are."""
+def take_low_rank(copy: Any, old: Any) -> list[tuple[Any, Any]]:
+    """Gives a copy of a layer what `enable_lora` gave that, as a configuration may not; returns their layers in pairs.
+
+    Masks that only one of them has are left out.
+    """
     own, theirs = all_layers(copy), all_layers(old)
     if len(own) != len(theirs):
         own, theirs = ([layer for layer in side if not isinstance(layer, MaskLayer)] for side in (own, theirs))
-    for mine, other in zip(own, theirs, strict=True):
+    pairs = list(zip(own, theirs, strict=True))
+    for mine, other in pairs:
+        if getattr(other, "lora_enabled", False):
+            if not mine.lora_enabled:  # that of a layer in it
+                mine.enable_lora(other.lora_rank)
+            mine.lora_alpha = other.lora_alpha  # which Keras makes the rank
+    return pairs
+
+
+def take_weights(copy: Any, old: Any) -> None:
+    """Gives a copy the weights of a layer; masks that only one of them has stay as they are."""
+    for mine, other in take_low_rank(copy, old):
         store: dict[str, Any] = {}
         other.save_own_variables(store)
         mine.load_own_variables(store)

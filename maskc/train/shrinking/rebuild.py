@@ -15,7 +15,7 @@ from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.models.calls import is_functional, last_calls, nodes_within, visits
-from maskc.train.models.copying import copied, take_weights
+from maskc.train.models.copying import copied, take_low_rank, take_weights
 from maskc.train.models.masked_attention import without_head_mask
 from maskc.train.shrinking.known_channels import Array, Call, Calls, Channels, Mask
 from maskc.train.shrinking.rules.base import Narrowed, Place, Slicing, at_least_one
@@ -208,6 +208,7 @@ class Rebuilt:
             for before, after in zip(layer.weights, copy.weights, strict=True):
                 self.successors.append(Successor(before, after, _unsliced))
             return
+        take_low_rank(copy, layer)
         old = {_tail(variable, layer): variable for variable in layer.weights}
         new = {_tail(variable, copy): variable for variable in copy.weights}
         if any(tail not in old and _of(result.added, tail) is None for tail in new):  # they have no names of their own

@@ -245,13 +245,26 @@ def called_at_several_widths(x: Any) -> Any:
     return relu(layers.Dense(6)(relu(masked(8, x))))
 
 
+def weights_of_low_rank(x: Any) -> Any:
+    """With a factor other than 1, in a layer and in one that is part of another."""
+    attention, dense = layers.MultiHeadAttention(2, 4), layers.Dense(8, activation="relu")
+    x = MaskLayer()(dense(attention(x, x)))
+    for layer in (dense, attention.query_dense):
+        layer.enable_lora(2, lora_alpha=6)
+        layer.lora_kernel_b.assign(keras.random.normal(layer.lora_kernel_b.shape, seed=0))
+    return x
+
+
 def with_a_state(x: Any) -> Any:
     return layers.SimpleRNN(4, stateful=True)(masked(8, x))
 
 
 @pytest.mark.parametrize(
     "network",
-    [queries_and_values_with_masks_of_their_own, normalised_steps, called_at_several_widths, with_a_state],
+    [
+        *(queries_and_values_with_masks_of_their_own, normalised_steps, called_at_several_widths),
+        *(weights_of_low_rank, with_a_state),
+    ],
     ids=lambda network: network.__name__,
 )
 def test_the_smaller_layers_are_the_same_function(network: Callable[[Any], Any]) -> None:
