@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,7 +37,8 @@ class Recurrent(ReadRule, Op, WeightedSums):
     """Data [.., .., features], weights [ways, gates · units, features], recurrent weights [ways, gates · units, units].
 
     The weights shrink with the features that are stored. A hidden unit is kept for its consumers, other units included.
-    A unit whose candidate gets nothing and whose state begins at zero is zero at all times.
+    A unit whose candidate gets nothing and whose state begins at zero is zero at all times. Of two directions, one that
+    nothing reads goes whole.
     No `Contraction`: the output is an operand of the next step, so that units are read by other units.
 
     Source: ONNX operator specification, LSTM, GRU and RNN.
@@ -134,6 +135,24 @@ class Recurrent(ReadRule, Op, WeightedSums):
         ranks = (len(shape_of(t) or ()) for t in node.outputs)
         return [(o, rank - 1) for o, rank in enumerate(ranks) if rank]
 
+    def _ways(self, node: gs.Node, facts: Facts) -> list[tuple[int, int]]:
+        """Outputs with the axis along which their directions lie, if there are two of which one can go."""
+        keys = [(output, axis - 2) for output, axis in self._hidden(node)]
+        places = [(node.outputs[output], axis) for output, axis in keys]
+        places += [(state, 0) for index in self.states if (state := operand(node, index)) is not None]
+        told = all(facts.size(*place) == 2 for place in places)
+        # some functions have no alpha or beta, so that there is no telling whose those are that are given
+        plain = not {"activation_alpha", "activation_beta"} & {*node.attrs} and not node.attrs.get("layout", 0)
+        return keys if told and plain and self.tells_units_apart(node, facts) else []
+
+    def _within(self, node: gs.Node, facts: Facts, sets: Callable[[int, int], Mask | None]) -> tuple[Mask, Mask]:
+        """The units and the directions in any of the sets that outputs have along axes; all where there is none."""
+        both, ways = [], int(initializer(node, 1).shape[0])
+        for keys, size in (self._hidden(node), self.units(node)), (self._ways(node, facts), ways):
+            found = [slices for key in keys if (slices := sets(*key)) is not None]
+            both.append(np.asarray(np.logical_or.reduce(found or [np.ones(size, bool)])))
+        return both[0], both[1]
+
     # -- forward ---------------------------------------------------------------------------------------------------
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
@@ -169,10 +188,12 @@ class Recurrent(ReadRule, Op, WeightedSums):
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         if not self.is_understood(node, facts):
             return
-        live = [facts.live(node.outputs[o], axis) for o, axis in self._hidden(node)]
-        kept = self._kept(node, facts, np.asarray(np.logical_or.reduce(live)))
-        yield 0, 2, self._features(node, facts, kept)
-        yield from ((state, 2, kept) for state in self.states)
+        units, ways = self._within(node, facts, lambda output, axis: facts.live(node.outputs[output], axis))
+        kept = self._kept(node, facts, units)
+        yield 0, 2, self._features(node, facts, kept, ways)
+        for state in self.states:
+            yield state, 2, kept
+            yield state, 0, ways
 
     def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
         """These units, and all that they depend on through the state."""
@@ -184,30 +205,32 @@ class Recurrent(ReadRule, Op, WeightedSums):
             kept |= more
         return kept
 
-    def _features(self, node: gs.Node, facts: Facts, units: Mask) -> Mask:
-        """Features that these units depend on."""
-        return np.asarray((self._per_gate(node, facts, 1)[:, :, units] != 0).any(axis=(0, 1, 2)))
+    def _features(self, node: gs.Node, facts: Facts, units: Mask, ways: Mask) -> Mask:
+        """Features that these units depend on, in these directions."""
+        return np.asarray((self._per_gate(node, facts, 1)[ways][:, :, units] != 0).any(axis=(0, 1, 2)))
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         if not asked or not self.is_understood(node, facts) or not self.tells_units_apart(node, facts):
             return {}
-        whole = np.ones(self.units(node), bool)
-        wanted = [asked.get(key, whole) for key in self._hidden(node)]
-        kept = self._kept(node, facts, np.asarray(np.logical_or.reduce(wanted)))
-        if not kept.any():
-            kept[0] = True
-        return dict.fromkeys(self._hidden(node), kept)
+        whole: Callable[[int, int], Mask] = lambda o, axis: np.ones(facts.size(node.outputs[o], axis) or 0, bool)  # noqa: E731
+        units, ways = self._within(node, facts, lambda *key: asked.get(key, whole(*key)))
+        kept = self._kept(node, facts, units)
+        for slices in (kept, ways):
+            slices[0] |= not slices.any()
+        return dict.fromkeys(self._hidden(node), kept) | dict.fromkeys(self._ways(node, facts), ways)
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         if not self.is_understood(node, facts):
             return {}
-        kept = next(iter(stored.values()), np.ones(self.units(node), bool))
-        need = self._features(node, facts, kept) & ~self._absorbed(node, facts)
+        kept, ways = self._within(node, facts, lambda *key: stored.get(key))
+        need = self._features(node, facts, kept, ways) & ~self._absorbed(node, facts)
         flops = 2.0 * self._steps(node) * self.gates * float(kept.sum())
         demands = {(0, 2): Demand(need, flexible=True, flops=flops, reason=kept_reasons.NO_BIAS)}
         for state in self.states:
             if operand(node, state) is not None:
                 demands[state, 2] = Demand(kept, reason=kept_reasons.EACH_BY_ITSELF)
+                if not ways.all():
+                    demands[state, 0] = Demand(ways, reason=kept_reasons.EACH_BY_ITSELF)
         return demands
 
     def _absorbed(self, node: gs.Node, facts: Facts) -> Mask:
@@ -222,27 +245,31 @@ class Recurrent(ReadRule, Op, WeightedSums):
         if not self.is_understood(before, facts):
             return
         required = rewriter.required(node, 0, 2)
-        masks = (rewriter.stored(before.outputs[o], axis) for o, axis in self._hidden(before))
-        kept = next((m for m in masks if m is not None), np.ones(self.units(before), bool))
+        kept, ways = self._within(before, facts, lambda output, axis: rewriter.stored(before.outputs[output], axis))
         features = np.ones(initializer(before, 1).shape[self.axes[1]], bool) if required is None else required
-        if kept.all() and features.all():
+        if kept.all() and features.all() and ways.all():
             return
-        rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w, kept, features)))
+        rewriter.set_input(node, 1, rewriter.moved(before.inputs[1], lambda w: self._cut(w[ways], kept, features)))
         bias = self._bias(before, facts, features)
         if bias is not None:
-            rewriter.set_input(node, 3, rewriter.constant("bias", self._cut(bias, kept)))
-        if kept.all():
+            rewriter.set_input(node, 3, rewriter.constant("bias", self._cut(bias[ways], kept)))
+        if kept.all() and ways.all():
             return
-        rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r, kept, kept)))
+        rewriter.set_input(node, 2, rewriter.moved(before.inputs[2], lambda r: self._cut(r[ways], kept, kept)))
         for index in self.per_unit:
-            if (vector := operand(before, index)) is not None and len(vector.shape or ()) > 1:
-                rewriter.set_input(node, index, rewriter.moved(vector, lambda p: self._cut(p, kept)))
+            if (vector := operand(before, index)) is not None:
+                rewriter.set_input(node, index, rewriter.moved(vector, lambda p: self._cut(p[ways], kept)))
         node.attrs["hidden_size"] = int(kept.sum())
+        if not ways.all():
+            node.attrs["direction"] = "forward" if ways[0] else "reverse"
+            if "activations" in node.attrs:
+                first = 0 if ways[0] else self.functions
+                node.attrs["activations"] = node.attrs["activations"][first : first + self.functions]
 
     def _cut(self, values: Array, kept: Mask, columns: Mask | None = None) -> Array:
         """What belongs to kept units, of every gate, of [ways, several · units] or, with `columns`, of weights."""
-        if columns is None:
-            return values[:, np.resize(kept, values.shape[1])]
+        if columns is None:  # nor units, in a scale of all
+            return values[:, np.resize(kept, values.shape[1])] if values.ndim > 1 else values
         rows = np.resize(kept, values.shape[self.axes[0]])
         return values.compress(rows, self.axes[0]).compress(columns, self.axes[1])
 
@@ -344,7 +371,7 @@ class DynamicQuantizeLSTM(OutputSizesRule, LSTM):
     def _kept(self, node: gs.Node, facts: Facts, wanted: Mask) -> Mask:
         return ~self._zero(node, facts) if self.tells_units_apart(node, facts) else np.ones(wanted.size, bool)
 
-    def _features(self, node: gs.Node, facts: Facts, units: Mask) -> Mask:
+    def _features(self, node: gs.Node, facts: Facts, units: Mask, ways: Mask) -> Mask:
         return np.ones(initializer(node, 1).shape[1], bool)
 
     def _absorbed(self, node: gs.Node, facts: Facts) -> Mask:

@@ -118,6 +118,31 @@ def test_units_that_nothing_depends_on(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_direction_that_nothing_depends_on(op: str, dead: int) -> None:
+    """Gone with its weights, states, peepholes and activations."""
+    rows = GATES[op] * 5
+    weights = {"d": np.repeat(np.arange(2.0) != dead, 5) * 1.0, "v": random(10, 3)}
+    weights |= {"s": random(2, 2, 5, seed=7), "p": random(2, 15, seed=9), "u": np.array([0, 0, -1])}
+    kinds = [["Sigmoid", "Tanh", "Tanh"], ["Sigmoid", "Relu", "Softsign"]]
+    names = [name for way in kinds for name in (way if op == "LSTM" else way[:2] if op == "GRU" else way[1:2])]
+    source = network(
+        op,
+        f'direction = "bidirectional", activations = {names}'.replace("'", '"'),
+        ways=2,
+        keep=np.ones(6, np.float32),
+        states=", , s, s, p" if op == "LSTM" else ", , s",
+        weights=weights,
+        read="t = Transpose <perm = [0, 2, 1, 3]> (h) f = Reshape(t, u) m2 = Mul(f, d) y = MatMul(m2, v)",
+        signature="(float[T,2,6] x) => (float[A,C,3] y)",
+    )
+    result = compiled(source)
+    assert weight(result, op).shape == (1, rows, 6)
+    assert weight(result, op, 5).shape == (1, 2, 5)
+    assert weight(result, "MatMul").shape == (5, 3)
+
+
+@pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize("fed", [False, True])
 def test_units_that_are_zero_at_all_times(op: str, fed: bool) -> None:
     """A candidate without weights leaves the state at zero, unless another unit feeds it."""
