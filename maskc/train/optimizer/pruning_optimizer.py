@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -134,7 +133,7 @@ class PruningOptimizer(Wrapping):
                 "optimizer inside (loss scaling goes around PruningOptimizer, not into it)."
             )
         self.settings = from_arguments(Settings, locals())
-        self._model: Callable[[], Any] = (lambda: None) if model is None else weakref.ref(model)
+        self._model: Callable[[], Any] = lambda: model  # by a function, as Keras would track a model as part of this
         self._pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None

@@ -33,6 +33,11 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
                 "it has no importance score per example: use a separate mask layer at each place. In a model that is "
                 "called several times itself, as by TimeDistributed, there can be none."
             )
+    if given is not None and type(given).call is keras.Model.call:
+        raise InputError(
+            f"The model {given.name!r} has no `call`, so its FLOPs cannot be counted: give as model= one that calls "
+            "its parts, as keras.Model(x, decoder(encoder(x)))."
+        )
     observations = [layer.observation for layer in layers if layer.observation]
     if not observations:
         for model in (given, *(layer.seen_by() for layer in layers)):
@@ -42,8 +47,9 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
                     "training from inference: add the argument training=None."
                 )
         raise InputError(
-            "No mask layer gathered importance scores. In a custom loop pass model= to PruningOptimizer and call the "
-            "model with training=True; a model that is compiled must be compiled with this optimizer."
+            "No mask layer gathered importance scores. In a custom loop, and where a train_step calls parts of its "
+            "model, pass model= to PruningOptimizer and call with training=True; any other model that is compiled must "
+            "be compiled with this optimizer."
         )
     model = given
     if model is None:

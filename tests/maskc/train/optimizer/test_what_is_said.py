@@ -1,5 +1,7 @@
 """What a pruning optimizer says of itself follows from the masks as they are, and it says how far it goes."""
 
+import contextlib
+import gc
 import re
 import warnings
 from pathlib import Path
@@ -359,6 +361,43 @@ def test_a_model_whose_call_takes_no_training() -> None:
     compiled(model, flops_target=0.5)
     with pytest.raises(InputError, match=r"takes no `training`.*training=None"):
         model.fit(np.zeros((4, 3)), np.zeros(4), verbose=0)
+
+
+class Autoencoder(keras.Model):
+    """Made of two models, which its step calls one by one; it has no `call`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = (
+            keras.Sequential([keras.Input((size,)), layers.Dense(8, "relu"), MaskLayer(), layers.Dense(6 - size)])
+            for size in (4, 2)
+        )
+
+    def train_step(self, x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            code = self.encoder(x, training=True)
+            decoded = self.decoder(code + keras.random.normal(keras.ops.shape(code)), training=True)
+            loss = keras.ops.mean(keras.ops.square(decoded - x))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize(
+    ("whole", "words"),
+    [
+        (lambda model: None, "where a train_step calls parts of its model, pass model="),
+        (lambda model: model, "The model 'autoencoder.*' has no `call`.*as keras.Model"),
+        (lambda model: keras.Sequential([model.encoder, model.decoder]), None),
+    ],
+)
+def test_a_step_that_calls_parts_of_its_model(whole: Any, words: str | None) -> None:
+    model = Autoencoder()
+    optimizer = PruningOptimizer("sgd", 1, flops_target=0.5, loss_reduction="mean", model=whole(model))
+    gc.collect()  # which must not take the model that was put together for the optimizer alone
+    model.compile(optimizer, run_eagerly=True)
+    with pytest.raises(InputError, match=words) if words else contextlib.nullcontext():
+        model.fit(np.ones((20, 4), np.float32), batch_size=1, verbose=0)
+        assert optimizer.reached
 
 
 def test_words_in_whatever_case() -> None:
