@@ -234,15 +234,18 @@ class Pruner:
         self._follow(masks)
         if self.uncounted:  # nobody counted between the steps, as in a loop that is one graph
             self.recount()
-        before = self.flops
+        before, exhausted = self.flops, False
         if before > self.target:
             importance = [np.zeros_like(mask) for mask in masks]
             for position, score in zip(self._where, scores, strict=True):
                 importance[position] = np.asarray(score)
-            self._prune(int(step), importance)
+            exhausted = not self._prune(int(step), importance)
             masks = list(self._savings.masks)
         flops = self.flops
-        self.uncounted = flops <= self.target < before
+        # what weights add to the count may be another number at other masks
+        self.uncounted = flops < before and (flops <= self.target or self._more > 0)
+        if exhausted and not self.uncounted:
+            self._warn_exhausted()
         self._kept = self._model() if self.uncounted else None
         pruned = [masks[position].astype(mask.dtype) for position, mask in zip(self._where, given, strict=True)]
         for index, (old, new) in enumerate(zip(given, pruned, strict=True)):
@@ -298,15 +301,14 @@ class Pruner:
             masks[position] = np.array(mask, np.float32)
         return masks
 
-    def _prune(self, step: int, importance: Masks) -> None:
-        """Zeroes entries, as many as are due."""
+    def _prune(self, step: int, importance: Masks) -> bool:
+        """Zeroes entries, as many as are due; False where too few are left."""
         if self.settings.schedule is None:
             chosen = self._first(importance)
             if chosen is None or self._all_is_saved(chosen):
-                self._warn_exhausted()
-            else:
-                self._savings = self._savings.without(chosen)
-            return
+                return False
+            self._savings = self._savings.without(chosen)
+            return True
         asked = max(self.target, self._floor)
         asked = goal(self.settings.schedule, step, self.settings.burn_in, self.settings.ramp, self.before, asked)
         while self.flops > asked:
@@ -319,13 +321,13 @@ class Pruner:
                 if saved >= half:
                     break
             if not order:
-                self._warn_exhausted()
-                break
+                return False
             if self._saved(order) > 1.1 * saved:
                 # It even changes a lot, so that fewer do (after a normalisation, say, where the first saves little).
                 enough = bisect_left(range(1, len(order) + 1), True, key=lambda n: self._saved(order[:n]) >= half)
                 order = order[: enough + 1]
             self._savings = self._savings.without([*chain(*order)])
+        return True
 
     def _all_is_saved(self, chosen: list[int]) -> bool:
         """Whether neither these groups save anything nor all that may go, as where channels are outputs."""

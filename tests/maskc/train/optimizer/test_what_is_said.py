@@ -56,6 +56,18 @@ def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
     assert optimizer.flops == compiled_flops(model, tmp_path / "model") <= 0.5 * full
 
 
+def test_what_weights_add_to_the_count_depends_on_the_masks(tmp_path: Path) -> None:
+    """TensorFlow puts this mask into the weights of the normalisation, where few channels do not pay for a Gather."""
+    inputs = keras.Input((4,))
+    x = MaskLayer()(layers.RMSNormalization()(layers.Dense(16, activation="relu")(inputs)))
+    model = keras.Model(inputs, layers.Dense(16)(x))
+    optimizer = PruningOptimizer("sgd", flops_target=0.75, schedule="one-shot", prune_every=2)
+    model.compile(optimizer, "mse")
+    with warnings.catch_warnings(action="error", category=PruningWarning):
+        model.fit(np.ones((40, 4)), np.ones((40, 16)), batch_size=4, verbose=0)
+    assert optimizer.flops == compiled_flops(model, tmp_path / "model") and optimizer.reached
+
+
 @pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")
 @pytest.mark.parametrize("target", [1, pytest.param(10**9, marks=pytest.mark.slow)])
 def test_a_target_that_is_reached_from_the_start(target: float, tmp_path: Path) -> None:
