@@ -8,6 +8,7 @@ import numpy as np
 
 from maskc.errors import warn
 from maskc.train.arguments import check_count, refusing
+from maskc.train.keras_internals import all_layers
 from maskc.train.mask_layer import mask_layers, unmasked
 from maskc.train.models.calls import check_functional
 from maskc.train.models.copying import alike
@@ -72,15 +73,20 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
             f"The smaller model keeps the channels of {names}, and masks them: channels go from the last axis alone, "
             "through layers that there is a rule for. `maskc compile` removes more."
         )
-    elif masks and rebuilt.model.count_params() + sum(layer.count_params() for layer in masks) == model.count_params():
-        none = all(layer.mask.numpy().all() for layer in masks)
-        why = (
-            "none is masked. Did training come to prune?"
-            if none
-            else "there is no rule for layers with channels that are masked. Shrink a model before it is quantized."
-        )
+    elif masks and _size(rebuilt.model) == _size(model):
+        why = "none is masked. Did training come to prune?"
+        if not all(layer.mask.numpy().all() for layer in masks):
+            why = "there is no rule for layers with channels that are masked."
+            why += " Shrink a model before it is quantized." * any(
+                layer.quantization_mode for layer in all_layers(model)
+            )
         warn(f"The model {model.name!r} has lost no channel: {why}")
     return rebuilt.model
+
+
+def _size(model: Any) -> int:
+    """How many weights a model has but for those of its masks."""
+    return int(model.count_params() - sum(layer.count_params() for layer in mask_layers(model)))
 
 
 def rebuild(model: Any, keep_masks: bool, verify: bool = True, round_to: RoundTo = 1) -> Rebuilt:

@@ -1,6 +1,7 @@
 """The smaller Keras model computes the same, keeps its layers, and leaves the compiler nothing more to remove."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,11 +131,14 @@ def test_rounded_networks_are_the_same_function(network: Callable[[], Any]) -> N
 def test_a_model_that_was_not_pruned_is_told() -> None:
     """A custom loop has no end at which a `PruningOptimizer` could say so."""
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(MaskLayer()(keras.layers.Dense(6)(inputs))))
-    with pytest.warns(PruningWarning, match="has lost no channel: none is masked") as caught:
-        shrink(model)
-    assert [warning.filename for warning in caught if warning.category is PruningWarning] == [__file__]
-    mask_layers(model)[0].mask.assign([1, 0] * 3)
+    model = keras.Model(inputs, keras.layers.Dense(2)(MaskLayer()(keras.layers.Dense(10)(inputs))))
+    for keep_masks in (False, True):
+        with pytest.warns(PruningWarning, match="has lost no channel: none is masked") as caught:
+            shrink(model, keep_masks)
+        assert [warning.filename for warning in caught if warning.category is PruningWarning] == [__file__]
+    mask_layers(model)[0].mask.assign([1] * 7 + [0] * 3)
+    with warnings.catch_warnings(action="error", category=PruningWarning):
+        shrink(model, keep_masks=True)  # which then has as many weights as the layers had, with those of the mask
     model.quantize("int8")
     with pytest.warns(PruningWarning, match="has lost no channel: there is no rule .* before it is quantized"):
         assert error(model, shrink(model)) < 1e-5
