@@ -173,6 +173,8 @@ def per_example(inputs: Any, upstream: Any, axis: int = -1) -> Any:
     `upstream` is the derivative by the product with the mask, of the shape of `inputs`: `(batch, ..., channels, ...)`,
     with the channels along `axis`.
     """
+    if upstream.shape.rank is None:  # as of a function in Python
+        upstream = tf.ensure_shape(upstream, inputs.shape)
     product = tf.cast(inputs, tf.float32) * tf.cast(upstream, tf.float32)
     for _ in range(product.shape.rank - 1 - axis % product.shape.rank):
         product = tf.reduce_sum(product, axis=-1)

@@ -78,6 +78,11 @@ def forward_pass(layer: Any) -> tuple[Any, Any]:
     return context.entry_layer, context
 
 
+def raised_plainly(kind: Any) -> None:
+    """Lets Keras raise errors of this class as they are: it prints a page of arguments around what a layer says."""
+    kind._keras_call_info_injected = True
+
+
 @contextlib.contextmanager
 def intercepted(operations: Iterable[Any], around: Callable[..., Any]) -> Iterator[None]:
     """Within, calls of these return `around(operation, call, *args, **kwargs)`, where `call` is the operation's own."""

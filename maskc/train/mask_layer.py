@@ -11,11 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
-from maskc.errors import InputError, warn
+from maskc.errors import InputError, MaskcError, warn
 from maskc.train.arguments import Refusing, channels_of
 from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, over_axis
-from maskc.train.keras_internals import all_layers, forward_pass
+from maskc.train.keras_internals import all_layers, forward_pass, raised_plainly
 from passes.errors.arguments import shown
+
+raised_plainly(MaskcError)
 
 #: models that may be saved with no channel masked: that was said of them, or what was masked is gone
 unmasked: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -124,6 +124,19 @@ def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
     assert first is again is not second
 
 
+def test_errors_that_keras_raises_as_they_are() -> None:
+    class PlainError(Exception):
+        pass
+
+    class Failing(layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            raise PlainError("what is wrong")
+
+    internals.raised_plainly(PlainError)
+    with pytest.raises(PlainError, match=r"^what is wrong$"):
+        Failing()(np.zeros((1, 1)))
+
+
 def test_calls_are_intercepted() -> None:
     dense = layers.Dense(2, kernel_initializer="ones")
 

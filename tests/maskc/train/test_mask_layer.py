@@ -66,6 +66,27 @@ def test_input_gradient_is_masked() -> None:
         np.testing.assert_array_equal(tape.gradient(y, x), [[2, 0, 4]] * 2)
 
 
+def test_the_gradient_may_come_without_a_shape() -> None:
+    """As from a function in Python."""
+    layer, x = MaskLayer(), tf.ones((2, 3))
+
+    @tf.function
+    def gradients() -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.py_function(lambda y: 2 * y, [layer(x, training=True)], tf.float32)
+            loss = tf.reduce_sum(tf.ensure_shape(y, (2, 3)))
+        return tape.gradient(loss, [x, layer.passage[0]])
+
+    np.testing.assert_array_equal(gradients(), np.full((2, 2, 3), 2))
+
+
+def test_what_is_wrong_is_said_in_a_sentence() -> None:
+    """Without the page that Keras prints of arguments."""
+    with pytest.raises(InputError, match=r"^The mask 'mask' needs floating-point numbers, not int32\.$"):
+        MaskLayer(name="mask")(tf.ones((2, 3), tf.int32))
+
+
 def test_keras_masks_pass_through() -> None:
     x = keras.layers.Masking()(tf.constant([[[1.0], [0.0]]]))
     assert keras.src.backend.get_keras_mask(MaskLayer()(x)).numpy().tolist() == [[True, False]]
