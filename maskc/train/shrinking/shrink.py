@@ -76,7 +76,8 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
     elif masks and _size(rebuilt.model) == _size(model):
         why = "none is masked. Did training come to prune?"
         if not all(layer.mask.numpy().all() for layer in masks):
-            why = "there is no rule for layers with channels that are masked."
+            why = "there is no rule for layers with channels that are masked"
+            why += "." if round_to == 1 else ", or widths are rounded up to as many as before."
             why += " Shrink a model before it is quantized." * any(
                 layer.quantization_mode for layer in all_layers(model)
             )

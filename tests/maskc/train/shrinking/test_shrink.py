@@ -116,6 +116,10 @@ def test_widths_are_rounded_up(keep_masks: bool, tmp_path: Any) -> None:
     loaded = keras.models.load_model(tmp_path / "small.keras")
     np.testing.assert_allclose(model(inputs, training=True), loaded(inputs, training=True), rtol=1e-4, atol=1e-4)
     assert [shrink(model, round_to=10).get_layer(name).filters for name in ("first", "second")] == [4, 4]  # of 8
+    with pytest.warns(
+        PruningWarning, match=r"has lost no channel: .*, or widths are rounded up to as many as before\."
+    ):
+        shrink(model, round_to=8, verify=False)
 
 
 @pytest.mark.slow
