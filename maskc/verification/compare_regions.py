@@ -17,7 +17,7 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import UNIT, Array, Graph, Judgement, Region, Seen, session, stream
+from maskc.verification.recheck import EXACT, UNIT, Array, Graph, Judgement, Region, Seen, session, stream
 from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
@@ -178,7 +178,9 @@ def difference(
         tensor=region.target,
         node=name_of(node),
         op=node.op_type,
-        suspects=tuple(name_of(checker.compiled.nodes[index]) for index in region.compiled),
+        suspects=tuple(
+            name_of(checker.compiled.nodes[i]) for i in sorted({*_picking(checker, region), *region.compiled})
+        ),
         source=region.boundary.source,
         source_node=None if twin is None else name_of(twin),
         source_op=None if twin is None else twin.op_type,
@@ -190,3 +192,27 @@ def difference(
         channel=channel,
         sample=sample,
     )
+
+
+def _picking(checker: Checker, region: Region) -> set[int]:
+    """The nodes before a region that pick or order the slices that it reads, with nothing but these nodes in between.
+
+    What such a node makes tells what it holds, and so is right whatever it picks: what reads that then differs.
+    """
+    compiled, held = checker.compiled, checker.boundaries
+    slices = {name: {each.tobytes(): each for each in held[name].slices.values()} for name in held}
+    found, todo, seen = set[int](), [*region.compiled_reads], set[str]()
+    while todo:
+        name = todo.pop()
+        index = compiled.maker.get(name, -1)
+        if index < 0 or name in seen:
+            continue
+        seen.add(name)
+        picked = slices.get(name, {})
+        read = [each for each in compiled.reads[index] if each not in compiled.fixed]
+        handed = [each for each in read if not picked.keys().isdisjoint(slices.get(each, picked))]
+        moves = compiled.nodes[index].op_type in EXACT
+        if moves or (not handed and any((np.diff(each) <= 0).any() for each in picked.values())):
+            found.add(index)
+        todo += read if moves else handed
+    return found

@@ -145,3 +145,15 @@ def test_a_bound_that_nothing_reaches_in_the_run() -> None:
     )
     assert compared(one, two).complete and compared(two, one).complete
     assert not compared(one, build.changed(two, "most", lambda most: most / 2)).complete
+
+
+def test_a_node_that_picks_other_channels_is_among_the_suspects() -> None:
+    """What it holds is told by what it makes, so that what reads it differs, behind operators that hand it on."""
+    kept, weights = np.array([0, 2, 5, 6]), np.random.default_rng(0).normal(size=(8, 3))
+    signature, mask = "(float[n,8] x) => (float[n,3] y)", np.isin(np.arange(8), kept) * 1.0
+    source = build.model(signature, "r = Relu(x) m = Mul(r, mask) y = MatMul(m, w)", mask=mask, w=weights)
+    body = "few = Gather<axis=1>(x, index) r = Relu(few) y = MatMul(r, w)"
+    right, wrong = (build.model(signature, body, index=index, w=weights[kept]) for index in (kept, [0, 2, 5, 7]))
+    assert api.verify(source, right).passed
+    found = api.verify(source, wrong).parting
+    assert found is not None and {"few", "y"} == {*found.suspects}
