@@ -18,7 +18,7 @@ from maskc.frontend.graph_queries import has_external
 from maskc.frontend.mask_files import apply_masks
 from maskc.results.document import KeptForSpeed
 from passes import Shrunk
-from passes.abstract_values.kept_reasons import SPEED
+from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, SPEED
 from passes.pipeline.report import Report
 from passes.planning.masked_axes import Held, channels_by_axis
 
@@ -28,7 +28,7 @@ _ADVICE = "compile with `--align none`, which leaves fewer FLOPs"
 def kept_for_speed(
     model: ModelProto, shrunk: Shrunk, *, compares: bool
 ) -> tuple[tuple[Held, ...], KeptForSpeed | None, Report]:
-    """The masked channels that are kept, told apart, a summary (None where no layer keeps any for speed), and a report.
+    """The masked channels that are kept, told apart, a summary (None where none are for speed), and a report.
 
     That report is on the model with the fewest channels, where that was looked at, and of `shrunk` otherwise.
 
@@ -37,7 +37,8 @@ def kept_for_speed(
     width are known to be.
     """
     report = shrunk.report
-    if not report.widths:
+    weighed = shrunk.options.align is not None and any(item.code == CHEAPER_COMPUTED.code for item in report.held)
+    if not report.widths and not weighed:
         return report.held, None, report
     held, plain = report.held, None
     if compares and not has_external(model):
@@ -45,6 +46,8 @@ def kept_for_speed(
             plain = passes.report_with(model, shrunk)
         held = tuple(_told_apart(held, plain.held, _ADVICE if plain.after.flops < report.after.flops else ""))
     kept = sum(len(item.channels) for item in held if item.aligned)
+    if not report.widths and not kept and (plain is None or plain.after.flops >= report.after.flops):
+        return held, None, plain or report
     without = None if plain is None else plain.after.flops
     return held, KeptForSpeed(kept, report.speedup, without), plain or report
 
@@ -52,15 +55,13 @@ def kept_for_speed(
 def _told_apart(held: Sequence[Held], needed: Sequence[Held], advice: str) -> Iterator[Held]:
     """Kept channels, with those that are not `needed` by the model with the fewest marked as kept for speed.
 
-    `advice` is for those.
+    `advice` is for those; why others stay is as that model says.
     """
     by_axis = channels_by_axis(needed)
+    yield from (dataclasses.replace(item, advice="") for item in needed)
     for item in held:
         there = by_axis.get((item.tensor, item.axis), set())
-        still = tuple(channel for channel in item.channels if channel in there)
         spare = tuple(channel for channel in item.channels if channel not in there)
-        if still:
-            yield dataclasses.replace(item, channels=still, advice="")
         if spare:
             yield dataclasses.replace(item, channels=spare, advice=advice, aligned=True, code=SPEED.code)
 

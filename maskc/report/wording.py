@@ -37,7 +37,10 @@ def masked_line(document: Document, *, hint: bool = False) -> str:
     said = [f"Removed {channels.removed:,} of {channels.masked:,} masked channels"]
     if needed := channels.held - (kept.channels if kept else 0):
         said.append(f"{needed:,} needed by operators" + " (see `maskc explain`)" * hint)
-    if kept is not None:
+    if kept is not None and not kept.channels and not document.widths:
+        less = "" if kept.flops_without is None else f" ({kept.flops_without:,} FLOPs with `--align none`)"
+        said.append(f"layers read some of these, which is faster than to leave them out{less}")
+    elif kept is not None:
         spare = sum(width.kept - width.live for width in document.widths or ())
         gain = [f"estimated {kept.speedup:.2f}× as fast"] if kept.speedup is not None else []
         cost = [f"{kept.flops_without:,} FLOPs without them"] if kept.flops_without is not None else []

@@ -79,6 +79,17 @@ def test_terminal_data_and_page_say_what_stays(source: Path) -> None:
         assert words in page.read_text()
 
 
+def test_one_line_says_that_what_is_computed_anyway_is_read_for_speed() -> None:
+    body = "h = MatMul(x, w) s = Softmax(h) m = Mul(s, k) y = MatMul(m, v)"
+    source = build.model("(float[5,8] x) => (float[5,2] y)", body, w=(8, 16), v=(16, 2), k=np.resize([0.0, 1.0], 16))
+    fewest, fast = (api.compile(source, align=align).report for align in ("none", 2))
+    assert fewest.after.flops < fast.after.flops and fewest.held[0].code == fast.held[0].code
+    assert masked_line(fast.document()).endswith(
+        f"8 needed by operators; layers read some of these, which is faster than to leave them out "
+        f"({fewest.after.flops:,} FLOPs with `--align none`)."
+    )
+
+
 def test_one_line_says_what_is_kept_for_speed_and_what_that_gains_and_costs() -> None:
     """Channels that are computed as that is faster than restoring them are kept for speed, too: `none` removes them."""
     source = Path(__file__).parents[3] / "fixtures" / "digits.onnx"
