@@ -48,8 +48,9 @@ def test_seeded_networks(first: int) -> None:
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", (*ARCHITECTURES, *EXPORTED), ids=lambda a: a.__name__)
-@pytest.mark.parametrize("consistent", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("consistent", [True, False])
 def test_architectures(architecture: Callable[[Net], None], consistent: bool) -> None:
     net = build(architecture, Masks(consistent=consistent, seed=1))
     given = Network(net.model(), net.ranges, SYMBOLS)
