@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from maskc.frontend.graph_queries import all_nodes, copied
+from maskc.frontend.graph_queries import all_nodes, array_of, copied
 from maskc.runtime.session import Provider, Session, load
 from maskc.verification.recheck import seed_of
 
@@ -30,8 +30,14 @@ def load_repeatable(
 
 
 def draws(model: ModelProto) -> bool:
-    """Whether the model has random operators."""
-    return any(map(seed_of, all_nodes(model)))
+    """Whether the model has random operators; a Dropout that is told by a constant not to train is none."""
+    random = [node for node in all_nodes(model) if seed_of(node)]
+    stored = {tensor.name: tensor for tensor in model.graph.initializer} if random else {}
+    stored |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"} if random else {}
+    off = {
+        name for name, tensor in stored.items() if tensor.data_type == TensorProto.BOOL and not array_of(tensor).any()
+    }
+    return any(node.op_type != "Dropout" or node.input[2] not in off for node in random)
 
 
 class _Repeated:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import maskc as api
+from maskc.verification.random_operators import draws
 from passes import shrink
 from tests.maskc import build
 from tests.maskc.verification.networks import EVERY_SECOND
@@ -36,3 +37,14 @@ def test_networks_that_draw_are_compiled_and_compared(form: str) -> None:
     assert found.passed and not any("Accepted" in note for note in found.notes), found.reasons
     stored = next(t.name for t in compiled.graph.initializer if t.name.startswith("v"))
     assert not api.verify(source, build.changed(compiled, stored, lambda v: v * np.float32(1.01))).passed
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_dropout_draws_if_it_trains(trains: bool) -> None:
+    """Else the model is not loaded anew for each run."""
+    flag = f"trains = Constant<value = bool {{{int(trains)}}}>()"
+    for body, given in ((flag, {}), ("", {"trains": np.asarray(trains)})):
+        source = build.model(
+            "(float[n,8] x) => (float[n,8] y)", f"{body} y = Dropout(x, half, trains)", half=0.5, **given
+        )
+        assert draws(source) == trains
