@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from maskc.frontend.graph_queries import all_nodes, array_of, copied
+from maskc.frontend.graph_queries import all_nodes, array_of, copied, is_external
 from maskc.runtime.session import Provider, Session, load
 from maskc.verification.recheck import seed_of
 
@@ -34,9 +34,8 @@ def draws(model: ModelProto) -> bool:
     random = [node for node in all_nodes(model) if seed_of(node)]
     stored = {tensor.name: tensor for tensor in model.graph.initializer} if random else {}
     stored |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"} if random else {}
-    off = {
-        name for name, tensor in stored.items() if tensor.data_type == TensorProto.BOOL and not array_of(tensor).any()
-    }
+    flags = {name: t for name, t in stored.items() if t.data_type == TensorProto.BOOL and not is_external(t)}
+    off = {name for name, tensor in flags.items() if not array_of(tensor).any()}
     return any(node.op_type != "Dropout" or node.input[2] not in off for node in random)
 
 
