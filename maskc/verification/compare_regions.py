@@ -24,6 +24,9 @@ from passes.errors import in_brief
 from passes.model.local_functions import inlined
 from passes.rewriting.origins import Origin
 
+# Of the operators that only move data, those that neither pick any nor change its order.
+_REGROUPING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
 
 def compare_regions(
     reference: ModelProto,
@@ -211,8 +214,8 @@ def _picking(checker: Checker, region: Region) -> set[int]:
         picked = slices.get(name, {})
         read = [each for each in compiled.reads[index] if each not in compiled.fixed]
         handed = [each for each in read if not picked.keys().isdisjoint(slices.get(each, picked))]
-        moves = compiled.nodes[index].op_type in EXACT
-        if moves or (not handed and any((np.diff(each) <= 0).any() for each in picked.values())):
+        moves, regroups = (compiled.nodes[index].op_type in some for some in (EXACT, _REGROUPING))
+        if (moves and not regroups) or (not handed and any((np.diff(each) <= 0).any() for each in picked.values())):
             found.add(index)
         todo += read if moves else handed
     return found
