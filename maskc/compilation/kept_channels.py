@@ -57,8 +57,11 @@ def _told_apart(held: Sequence[Held], needed: Sequence[Held], advice: str) -> It
 
     `advice` is for those; why others stay is as that model says.
     """
-    by_axis = channels_by_axis(needed)
-    yield from (dataclasses.replace(item, advice="") for item in needed)
+    stays, by_axis = channels_by_axis(held), channels_by_axis(needed)
+    for item in needed:
+        still = tuple(channel for channel in item.channels if channel in stays.get((item.tensor, item.axis), ()))
+        if still:
+            yield dataclasses.replace(item, channels=still, advice="")
     for item in held:
         there = by_axis.get((item.tensor, item.axis), set())
         spare = tuple(channel for channel in item.channels if channel not in there)

@@ -32,8 +32,10 @@ def load_repeatable(
 def draws(model: ModelProto) -> bool:
     """Whether the model has random operators; a Dropout that is told by a constant not to train is none."""
     random = [node for node in all_nodes(model) if seed_of(node)]
-    stored = {tensor.name: tensor for tensor in model.graph.initializer} if random else {}
-    stored |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"} if random else {}
+    if not random:
+        return False
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    stored |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
     flags = {name: t for name, t in stored.items() if t.data_type == TensorProto.BOOL and not is_external(t)}
     off = {name for name, tensor in flags.items() if not array_of(tensor).any()}
     return any(node.op_type != "Dropout" or node.input[2] not in off for node in random)

@@ -212,8 +212,9 @@ class Recurrent(ReadRule, Op, WeightedSums):
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         if not asked or not self.is_understood(node, facts) or not self.tells_units_apart(node, facts):
             return {}
-        whole: Callable[[int, int], Mask] = lambda o, axis: np.ones(facts.size(node.outputs[o], axis) or 0, bool)  # noqa: E731
-        units, ways = self._within(node, facts, lambda *key: asked.get(key, whole(*key)))
+        keys = [*self._hidden(node), *self._ways(node, facts)]
+        wanted = {(o, axis): np.ones(facts.size(node.outputs[o], axis) or 0, bool) for o, axis in keys} | asked
+        units, ways = self._within(node, facts, lambda *key: wanted[key])
         kept = self._kept(node, facts, units)
         for slices in (kept, ways):
             slices[0] |= not slices.any()

@@ -41,6 +41,7 @@ class Planner:
     def __init__(self, graph: gs.Graph, facts: Facts) -> None:
         self.graph = graph
         self.facts = facts
+        #: by whether slices may be made of their representatives, and whether picks are weighed
         self._groundwork: dict[tuple[bool, bool], Groundwork] = {}
 
     def plan(self, options: PlanOptions = PlanOptions(), floor: StorageFloor = NO_FLOOR) -> StoragePlan:
