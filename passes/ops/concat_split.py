@@ -126,6 +126,9 @@ class Split(Movement, AffineFolding, Reordering):
 
     only_picks = True
 
+    def passes_on(self, node: gs.Node) -> gs.Tensor | None:
+        return node.inputs[0] if len(node.outputs) == 1 else None
+
     def contradiction(self, node: gs.Node) -> str:
         shape, axis = shape_of(node.inputs[0]), int(node.attrs.get("axis", 0))
         if shape is None or -len(shape) <= axis < len(shape):

@@ -163,6 +163,15 @@ def test_no_gather_is_left_that_takes_all_channels_in_order() -> None:
     compiled(source)
 
 
+def test_a_split_with_one_part_left_is_gone() -> None:
+    source = model(
+        "(float[N,4] x) => (float[N,2] y) <float[4,6] w, float[6] k = {1, 0, 1, 0, 0, 0}, int64[2] halves = {3, 3}, "
+        "float[3,2] v, float[3,2] u>",
+        "a = MatMul(x, w)  m = Mul(a, k)  p, q = Split<axis=1>(m, halves)  b = MatMul(p, v)  c = MatMul(q, u)  y = Add(b, c)",
+    )
+    assert "Split" not in [node.op_type for node in compiled(source).model.graph.node]
+
+
 def test_half_precision_takes_no_scale_that_it_cannot_hold() -> None:
     """Scaled, the shift is infinite, or the weights are as small as the steps between the smallest numbers."""
     large = half("a = MatMul(x, w)\n b = Add(a, shift)\n y = Mul(b, scale)", np.eye(4), shift=[-300.0] * 4, scale=300.0)
