@@ -33,6 +33,7 @@ def test_resnet50_is_resnet50() -> None:
     assert passes.count(model).macs == pytest.approx(4.1e9, rel=0.01)
 
 
+@pytest.mark.slow
 def test_measuring_a_small_graph() -> None:
     point = growth.measure(growth.residual(30), repeats=2)
     assert point["nodes"] <= 30 and len(point["seconds"]) == 2

@@ -11,6 +11,7 @@ from benchmarks import mct_networks as networks
 from benchmarks.sections import pruned_models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2-like", "ViT"])
 def test_multiply_adds_are_those_of_the_compiler(name: str, tmp_path: Path) -> None:
     model = networks.network(name)

@@ -176,6 +176,7 @@ def test_help_tells_the_exit_codes(command: str) -> None:
         assert all(name in words for name in _COMMANDS)
 
 
+@pytest.mark.slow
 def test_terminals_without_unicode(tmp_path: Path) -> None:
     source = build.save(build.mlp(), tmp_path / "m.onnx")
     done = process("compile", source, PYTHONIOENCODING="ascii")
@@ -253,6 +254,7 @@ def test_builds_of_onnx_runtime_that_overwrite_each_other(tmp_path: Path) -> Non
 SAID = "import maskc, os; print(maskc.verify('{0}', '{0}').passed, os.environ['ORT_DISABLE_TELEMETRY'])"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_the_users_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless somebody turns it on that ONNX Runtime reports its use."""
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)

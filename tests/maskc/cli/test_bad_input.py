@@ -222,6 +222,7 @@ def test_what_was_not_foreseen_ends_in_a_sentence(source: Path, monkeypatch: pyt
         assert result.exit_code == 5 and "Traceback" in result.stderr and "in broken" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_process_ends_the_same_way_and_debug_shows_where_an_error_is_from(tmp_path: Path) -> None:
     source = tmp_path / "m.onnx"
     source.write_text("not a model")

@@ -51,6 +51,7 @@ def activated(shape: str) -> onnx.ModelProto:
     return build.model(f"(float[{shape}] x) => (float[{shape}] y)", "y = Relu(x)", checked=False)
 
 
+@pytest.mark.slow
 def test_what_is_large_stays_uncomputed(tmp_path: Path) -> None:
     sources = [build.save(added(nodes), tmp_path / f"{name}.onnx") for name, nodes in ASKING.items()]
     for result in in_turn(*(("compile", source, "--no-verify") for source in sources), first=LIMITED):
@@ -81,6 +82,7 @@ def test_functions_that_expand_without_end(tmp_path: Path) -> None:
     refused(compiled(built, tmp_path), 2, "stand for more than 1,000,000 nodes")
 
 
+@pytest.mark.slow
 def test_masks_that_unpack_to_gigabytes(tmp_path: Path) -> None:
     masks = tmp_path / "masks.npz"
     with zipfile.ZipFile(masks, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("c.npy", "w") as file:

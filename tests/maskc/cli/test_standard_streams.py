@@ -25,6 +25,7 @@ def unread(*arguments: Any, streams: tuple[str, ...]) -> int:
         os.close(writer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("streams", "options"), [(("stdout",), ()), (("stdout", "stderr"), ("-v",))], ids=["one", "both, with steps"]
 )

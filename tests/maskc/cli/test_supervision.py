@@ -129,6 +129,7 @@ def test_what_it_may_take_is_over(tmp_path: Path, what: str, option: str, most: 
     assert files(tmp_path) == ["m.onnx"]
 
 
+@pytest.mark.slow
 def test_a_loop_without_an_end(tmp_path: Path) -> None:
     source = build.save(endless(), tmp_path / "m.onnx")
     done = process("compile", source, "--timeout", "4")
@@ -168,6 +169,7 @@ UNSEEN = "from maskc.runtime import onnxruntime_session\nonnxruntime_session.why
 LAYER = "a = Reshape<allowzero=1>(x, flat) b = Relu(a) [rnn] c = LSTM<hidden_size=4>(b, w, r) y = Tanh(c)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another"])
 def test_where_the_runtime_crashes_the_node_is_named(tmp_path: Path, others: int) -> None:
     """The model is written all the same, as the compiler needs no runtime."""
@@ -179,6 +181,7 @@ def test_where_the_runtime_crashes_the_node_is_named(tmp_path: Path, others: int
     assert all(source.with_suffix(".compiled.onnx").exists() for source in models)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "code"), [(0, 2), (1, 1)], ids=["reference", "compiled"])
 def test_a_model_at_which_the_runtime_crashes_is_not_verified(tmp_path: Path, wrong: int, code: int) -> None:
     """Where it is the compiled one alone, that is a difference."""

@@ -160,6 +160,7 @@ def test_losses_go_by_every_name_that_keras_knows() -> None:
     assert all(_loss(name).get_config()["from_logits"] for name in ("binary_crossentropy", "BinaryCrossentropy"))
 
 
+@pytest.mark.slow
 def test_bad_input_is_told_in_a_sentence(work: Path) -> None:
     refused(train(work, model=work / "net.onnx"), 2, "is not known: give a .yaml")
     refused(train(work, features=work / "none.yaml"), 2, "none.yaml cannot be read")

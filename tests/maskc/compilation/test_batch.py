@@ -25,6 +25,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_outputs_are_next_to_each_or_in_a_directory(models: Path) -> None:
     assert maskc("compile", "models/a.onnx", "models/c.onnx").exit_code == 0
     assert files(models) == ["a.compiled.onnx", "a.onnx", "b.onnx", "c.compiled.onnx", "c.onnx"]
@@ -34,6 +35,7 @@ def test_outputs_are_next_to_each_or_in_a_directory(models: Path) -> None:
     assert all((small / name).read_bytes() == (models / name).read_bytes() for name in files(small))
 
 
+@pytest.mark.slow
 def test_one_bad_model_does_not_stop_the_others(models: Path) -> None:
     result = maskc("compile", "models/a.onnx", "models/b.onnx", "models/nowhere.onnx", "models/c.onnx", "-o", "out")
     assert result.exit_code == 2
@@ -52,11 +54,13 @@ def test_one_bad_model_does_not_stop_the_others(models: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_directory_into_which_nothing_goes_is_not_left(models: Path) -> None:
     assert maskc("compile", "models/b.onnx", "models/nowhere.onnx", "-o", "new/out").exit_code == 2
     assert not (models.parent / "new").exists()
 
 
+@pytest.mark.slow
 def test_json_holds_a_report_or_an_error_for_each(models: Path) -> None:
     result = maskc("compile", "models/a.onnx", "models/b.onnx", "--json")
     told = json.loads(result.stdout)
@@ -66,6 +70,7 @@ def test_json_holds_a_report_or_an_error_for_each(models: Path) -> None:
     assert bad["report"] is None and bad["output"] is None and "b.onnx" in bad["error"] and bad["exit_code"] == 2
 
 
+@pytest.mark.slow
 def test_quiet_prints_errors_only(models: Path) -> None:
     result = maskc("compile", "models/a.onnx", "models/b.onnx", "-q")
     assert result.stdout == "" and result.stderr.startswith("Error: models/b.onnx ")
@@ -93,6 +98,7 @@ def test_what_is_for_one_model_only_is_refused(models: Path) -> None:
     assert files(models) == ["a.onnx", "b.onnx", "c.onnx"]
 
 
+@pytest.mark.slow
 def test_rules_are_loaded_in_each_process(models: Path) -> None:
     (models / "rules.py").write_text("from pathlib import Path\nimport os\nPath(f'loaded.{os.getpid()}').touch()\n")
     assert maskc("compile", "models/a.onnx", "models/c.onnx", "--rules", "models/rules.py").exit_code == 0
@@ -115,6 +121,7 @@ def outcomes(tasks: Sequence[int], jobs: int) -> list[int | str]:
     return [outcome if isinstance(outcome, int) else str(outcome) for _, outcome in sorted(found.items())]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error_of_its_task_alone() -> None:
     four, odd, dead, unexpected = outcomes([8, 3, 0, 12], 3)
     assert four == 4 and odd == "3 is odd."

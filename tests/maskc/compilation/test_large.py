@@ -61,6 +61,7 @@ def source(tmp_path: Path, staying: None) -> Path:
     return scattered(build.mlp(hidden=64), tmp_path)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_size_of_the_model(tmp_path: Path) -> None:
     made = large.transformer(tmp_path / "m.onnx", 0.4)
     size = (tmp_path / "weights").stat().st_size

@@ -99,6 +99,7 @@ def test_one_model(tmp_path: Path, told: int) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [SIGNALS[0], pytest.param(SIGNALS[1], marks=pytest.mark.slow)])
 def test_several_models(tmp_path: Path, told: int) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(told), whom="os.getppid()")
@@ -120,6 +121,7 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     """It fails, alone and in a sentence."""
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGTERM), whom="os.getpid()")
@@ -129,6 +131,7 @@ def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
     (source,) = models(tmp_path, "a")
     code = SIGNALLED.format(process="os.getpid()", signal=int(signal.SIGKILL)) + "from maskc.cli import app\napp()"

@@ -81,6 +81,7 @@ def test_targets_are_met(target: dict[str, Any]) -> None:
     assert all(reached[name] <= value for name, value in target.items())
 
 
+@pytest.mark.slow
 def test_what_a_head_saves_beyond_a_target_leaves_room_for_small_units() -> None:
     """Heads save a sixth of the FLOPs each; hidden channels that went before them come back."""
     model = attention()
@@ -210,6 +211,7 @@ def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
     assert isinstance(again, Pruned) and not again.alone
 
 
+@pytest.mark.slow
 def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
     _, model, _, data, *_ = in_files(tmp_path)
 

@@ -338,6 +338,7 @@ def test_channels_are_written_and_read(text: str) -> None:
     assert ranges(np.flatnonzero(baseline.channels(text))) == text
 
 
+@pytest.mark.slow
 def test_a_baseline_of_millions_of_channels_takes_little(repository: Path) -> None:
     """Axes that are as long as can be told apart, several of them; sets of numbers would take gigabytes."""
     held = {f"t{number}@1": f"0-{MOST_SLICES - 1}" for number in range(4)}

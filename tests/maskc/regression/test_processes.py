@@ -34,6 +34,7 @@ def test_rules_reach_every_process(repository: Path) -> None:
     assert "layer 'first' has 16 channels and had 8" in without.stdout
 
 
+@pytest.mark.slow
 def test_rules_that_are_missing_are_told_once(repository: Path) -> None:
     for jobs in (1, 2):
         done = process("check", "--jobs", jobs, "--rules", "gone.py")

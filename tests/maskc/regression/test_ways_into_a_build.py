@@ -37,6 +37,7 @@ def pytest_in(directory: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return run(command, directory, os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
 
 
+@pytest.mark.slow
 def test_the_pytest_fixture(repository: Path) -> None:
     (repository / "pytest.ini").write_text("[pytest]\n")
     (repository / "tests").mkdir()
@@ -134,6 +135,7 @@ def test_installing_in_the_action(tmp_path: Path) -> None:
         assert done.stdout.strip().endswith(words)
 
 
+@pytest.mark.slow
 def test_the_hook_for_pre_commit(repository: Path) -> None:
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     assert hook["id"] == "maskc-check" and hook["language"] == "python" and hook["pass_filenames"] is False

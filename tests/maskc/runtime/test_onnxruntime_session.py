@@ -23,6 +23,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 def test_the_memory_of_a_run_is_freed_after_it() -> None:
     """Each run takes 32 MB, which sessions that are timed keep for the next."""

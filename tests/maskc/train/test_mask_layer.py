@@ -125,6 +125,7 @@ def test_inference_does_not_read_the_signal() -> None:
         assert id(layer.signal.value.handle) not in read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_other_optimizers_leave_masks_and_signals_alone(jit_compile: bool) -> None:
     model = some_masked(mlp())

@@ -38,6 +38,7 @@ def in_bfloat16() -> Any:
     return images("mixed_bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [images, sequences, pytest.param(in_bfloat16, marks=pytest.mark.slow)])
 def test_kernels_left_out(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def look() -> tuple[Any, ...]:

@@ -155,6 +155,7 @@ def test_it_saves_time(tmp_path: Path) -> None:
     assert {"pruning/ms", "train/ms", "train/latency_target"} <= told and "pruning/flops" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_known_length", [True, False])
 def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length: bool, tmp_path: Path) -> None:
     data = tf.data.Dataset.from_tensor_slices(
@@ -236,6 +237,7 @@ def test_it_exports_what_it_trained(files: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "other", "run"]
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_what_was_there(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     run = trainer(tmp_path / "run", model)
@@ -314,6 +316,7 @@ def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path
     np.testing.assert_equal(weights(parts.model), weights(whole.model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path, tmp_path: Path) -> None:
     run = trainer(tmp_path, compile_options=EAGER)

@@ -112,6 +112,7 @@ def test_a_mask_layer_called_twice() -> None:
         fit(keras.Model(inputs, x), PruningOptimizer("sgd", flops_target=0))
 
 
+@pytest.mark.slow
 def test_losses_with_different_reductions() -> None:
     inputs = keras.Input((4,))
     x = MaskLayer()(keras.layers.Dense(4)(inputs))

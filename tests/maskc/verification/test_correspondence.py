@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import pytest
 from onnx.reference import ReferenceEvaluator
 
 import maskc as api
@@ -81,6 +82,7 @@ def test_a_tensor_with_a_wrong_slice_is_still_that_of_its_name() -> None:
         assert not proof.complete and proof.checker.boundaries["m"].slices == {}
 
 
+@pytest.mark.slow
 def test_units_that_are_dead_in_a_run_look_like_masked_channels() -> None:
     """Of slices that are alike the first are tried, and the last."""
     for seed in (705, 1389, 1845):
@@ -88,6 +90,7 @@ def test_units_that_are_dead_in_a_run_look_like_masked_channels() -> None:
         assert api.verify(source, shrink(source).model).passed
 
 
+@pytest.mark.slow
 def test_what_a_concat_joins_is_what_the_source_joins() -> None:
     """Its slices look alike in a run where units are dead, in the middle as well."""
     source = build_architecture(shufflenet_groups, Masks(consistent=False, seed=447), seed=4).model()

@@ -66,6 +66,7 @@ def test_weights_behind_heavy_cancellation() -> None:
     assert not api.verify(model, tripled(model, "w")).passed
 
 
+@pytest.mark.slow
 def test_flat_networks_and_their_mutants() -> None:
     judged(range(4), 2)
 

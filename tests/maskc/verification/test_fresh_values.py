@@ -328,6 +328,7 @@ def attention(seed: int) -> onnx.ModelProto:
     return build.model(f"(float[n,t,{width}] x) => (float[n,t,6] y)", body, **weights, **sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [13, 78, 128])
 def test_constants_through_rows_that_add_up_to_1(seed: int) -> None:
     """Heads keep other channels, so that some stay of which nothing is needed: that shows where rows are Softmax's."""

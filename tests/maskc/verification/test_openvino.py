@@ -56,6 +56,7 @@ def test_compilation_is_verified_there(pair: tuple[Path, Path]) -> None:
     assert verified is not None and verified.passed and verified.provider == "openvino"
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_there(pair: tuple[Path, Path], tmp_path: Path) -> None:
     result = maskc("sweep", *pair, *IN_OPENVINO, "--seconds", "0.1", "--jobs", "1", "-o", tmp_path / "levels")
     assert result.exit_code == 0, result.stderr

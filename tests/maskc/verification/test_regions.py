@@ -269,6 +269,7 @@ def test_masked_channels_behind_a_norm_are_multiples_of_one_that_is_stored() -> 
     assert regions is not None and regions.largest <= 2 and not regions.unchecked
 
 
+@pytest.mark.slow
 def test_a_fault_in_any_weight_before_or_behind_a_norm_of_masked_channels() -> None:
     """Of the channel that stands for those that were removed, too, whose weights are zero."""
     source = normed()

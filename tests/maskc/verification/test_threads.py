@@ -30,6 +30,7 @@ print(oct(os.umask(0)), sorted({oct(entry.stat().st_mode & 0o777) for entry in o
 """
 
 
+@pytest.mark.slow
 def test_results_are_those_of_one_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [build.save(build.mlp(hidden=8 + 2 * number), tmp_path / f"{number}.onnx") for number in range(THREADS)]
     alone = [maskc.compile(model).model.SerializeToString(deterministic=True) for model in models]

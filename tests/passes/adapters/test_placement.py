@@ -83,6 +83,7 @@ def test_architectures(name: str) -> None:
     assert flops["always"] <= flops["auto"] <= flops["never"] <= shrink(source).report.before.flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (20, 40))])
 def test_random_networks(first: int) -> None:
     for seed in range(first, first + 20):

@@ -169,6 +169,7 @@ def test_savings_of_groups_are_differences(name: str, share: float) -> None:
         assert groups is mixed or saved.any()
 
 
+@pytest.mark.slow
 def test_blocks_that_are_alike_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each trial compiles the whole model, and a transformer has many blocks."""
     trials = 0

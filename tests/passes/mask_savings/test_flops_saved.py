@@ -90,6 +90,7 @@ def test_what_an_entry_is_worth_is_the_exact_difference(seed: int) -> None:
     assert_worth_exactly(source, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_what_a_channel_of_a_head_or_behind_a_normalisation_is_worth(seed: int) -> None:
     source = model(

@@ -35,7 +35,14 @@ HOLDERS = {
     "shufflenet_groups": {"Conv", "Add", "AveragePool"},
 }
 
-parametrized = pytest.mark.parametrize("architecture", (*ARCHITECTURES, *EXPORTED), ids=lambda a: a.__name__)
+LARGE = {"bert_exported", "gpt_exported"}
+parametrized = pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(a, id=a.__name__, marks=[pytest.mark.slow] if a.__name__ in LARGE else [])
+        for a in (*ARCHITECTURES, *EXPORTED)
+    ],
+)
 Architecture = Callable[[Net], None]
 
 

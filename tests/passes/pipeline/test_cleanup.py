@@ -167,7 +167,8 @@ def test_a_split_with_one_part_left_is_gone() -> None:
     source = model(
         "(float[N,4] x) => (float[N,2] y) <float[4,6] w, float[6] k = {1, 0, 1, 0, 0, 0}, int64[2] halves = {3, 3}, "
         "float[3,2] v, float[3,2] u>",
-        "a = MatMul(x, w)  m = Mul(a, k)  p, q = Split<axis=1>(m, halves)  b = MatMul(p, v)  c = MatMul(q, u)  y = Add(b, c)",
+        "a = MatMul(x, w)  m = Mul(a, k)  p, q = Split<axis=1>(m, halves)  b = MatMul(p, v)  c = MatMul(q, u)"
+        "  y = Add(b, c)",
     )
     assert "Split" not in [node.op_type for node in compiled(source).model.graph.node]
 

@@ -69,7 +69,7 @@ DRAWN = settings(
 )
 
 
-@settings(DRAWN, max_examples=25)
+@settings(DRAWN, max_examples=8)
 @given(st.randoms(use_true_random=False))
 def test_drawn_networks(rng: Random) -> None:
     """Small networks whose every choice hypothesis can shrink."""

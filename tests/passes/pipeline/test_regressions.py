@@ -239,6 +239,7 @@ def test_mask_behind_a_reshape_of_what_stays() -> None:
     assert len(shrunk.model.graph.node) == 3
 
 
+@pytest.mark.slow
 def test_more_operators_in_a_row_than_calls_in_pythons_stack() -> None:
     assert sys.getrecursionlimit() < 1400
     lines = [f"t{k + 1} = Neg(t{k})" for k in range(1400)]

@@ -121,6 +121,7 @@ def unrolled(seeds: range, monkeypatch: pytest.MonkeyPatch) -> int:
     return changed
 
 
+@pytest.mark.slow
 def test_random_networks_unrolled_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unrolled(range(150), monkeypatch) > 12
 

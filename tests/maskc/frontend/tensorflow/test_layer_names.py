@@ -41,6 +41,7 @@ def unet(keras: Any) -> Any:
 NAMES = ["down0_conv1", "mid_conv", "up0_up", "up0_conv1", "last_conv", "head"]
 
 
+@pytest.mark.slow
 def test_layers_keep_their_names_however_the_model_is_given(unet: Any, tmp_path: Path) -> None:
     unet.save(tmp_path / "unet.keras")
     unet.export(tmp_path / "unet", verbose=False)

@@ -61,6 +61,7 @@ def mobilenet() -> Any:
 SLOW = [(resnet, "auto", 0.3), (mobilenet, "none", 0.3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "tie", "target"),
     [
@@ -98,6 +99,7 @@ def test_a_sequential_model_that_is_built_by_its_first_step(target: float) -> No
     assert optimizer.reached and optimizer.flops == computational_cost(model).flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: Path) -> None:
     def network(policy: str) -> Any:

@@ -96,6 +96,7 @@ def order(dataset: Any) -> list[int]:
     return [int(number) for inputs, _ in dataset for number in inputs["number"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".gz"])
 def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path, suffix: str) -> None:
     for part in range(3):

@@ -38,6 +38,7 @@ def test_fit_gathers_the_signal(kind: str, reduction: str, batch: int) -> None:
     case.check(expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_signal_does_not_depend_on_batch_size_or_reduction() -> None:
     signals = []
     for reduction, copies in (("mean", 1), ("mean", 5), ("sum", 5)):
@@ -124,6 +125,7 @@ def test_ways_to_execute_and_a_constant_loss_scale(scale: float | None, batch: i
     case.check(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["fisher", *(pytest.param(method, marks=pytest.mark.slow) for method in ("taylor", "magnitude"))]
 )
@@ -141,6 +143,7 @@ def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     np.testing.assert_allclose(signals[0], signals[-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fisher", "taylor"])
 def test_clipping_penalties_and_decay_of_all_that_is_trained(method: str) -> None:
     """Probes weigh nothing in norms of gradients, and penalties on each variable add nothing to their gradients."""

@@ -67,6 +67,7 @@ def check(model: Any, path: Any) -> None:
     assert result.report.after.flops == computational_cost(model).flops() < result.report.before.flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "blocks"), [pytest.param(0.1, 2, marks=pytest.mark.slow), (0.5, 1)])
 def test_gated_bottlenecks(share: float, blocks: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(0)

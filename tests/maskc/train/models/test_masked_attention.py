@@ -35,6 +35,7 @@ def transformer(kind: str) -> Any:
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multi-head", pytest.param("grouped queries", marks=pytest.mark.slow)])
 def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)

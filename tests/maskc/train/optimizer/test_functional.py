@@ -12,6 +12,7 @@ from maskc.train import MaskLayer, apply_mask, prune, update_pruning_signals
 from tests.maskc.train.reference import STATISTICS, Case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reduction"),
     [("dense", "mean"), ("conv", "sum"), pytest.param("sequence", "mean", marks=pytest.mark.slow)],

@@ -43,6 +43,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_same_as_fit_and_as_the_constructors_arguments(graph: bool) -> None:
     fitted = fresh()
@@ -88,6 +89,7 @@ def test_updates_are_counted_by_global_step() -> None:
     assert [entry.step for entry in optimizer.history] == [100]
 
 
+@pytest.mark.slow
 def test_arguments_may_change_on_the_way() -> None:
     model = fresh()
     optimizer = pruning(model, prune_every=1, flops_target=0.9)

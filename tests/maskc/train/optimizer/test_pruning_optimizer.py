@@ -172,6 +172,7 @@ def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path:
     assert compiled_flops(model, tmp_path / "exported") == optimizer.flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "processor"), [pytest.param("any", "avx512", marks=pytest.mark.slow), ("openvino", "avx2")]
 )
@@ -327,6 +328,7 @@ def test_mixed_precision_prunes_and_resumes(tmp_path: Path) -> None:
     assert loaded.optimizer.inner_optimizer.flops == optimizer.flops
 
 
+@pytest.mark.slow
 def test_an_h5_file_begins_with_a_fresh_optimizer(tmp_path: Path) -> None:
     """As Keras says of each: where it reads one it knows no variables when it builds the optimizer."""
     model = mlp()

@@ -38,6 +38,7 @@ def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
 # Masks that are set by others
 
 
+@pytest.mark.slow
 def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
     """As `EarlyStopping(restore_best_weights=True)` does, or `load_weights`."""
     model = mlp()
@@ -56,6 +57,7 @@ def test_masks_that_are_restored_are_pruned_again(tmp_path: Path) -> None:
     assert optimizer.flops == compiled_flops(model, tmp_path / "model") <= 0.5 * full
 
 
+@pytest.mark.slow
 def test_what_weights_add_to_the_count_depends_on_the_masks(tmp_path: Path) -> None:
     """TensorFlow puts this mask into the weights of the normalisation, where few channels do not pay for a Gather."""
     inputs = keras.Input((4,))
@@ -97,6 +99,7 @@ def test_fit_shows_flops_and_channels(steps: int) -> None:
     assert set(model.evaluate(x, y, verbose=0, return_dict=True)) == {"loss"}
 
 
+@pytest.mark.slow
 def test_the_callback_tells_of_each_decision(tmp_path: Path) -> None:
     model = mlp()
     optimizer = compiled(model, prune_every=2, flops_target=0.5)
@@ -173,6 +176,7 @@ def test_a_fit_of_unknown_length_is_known_after_an_epoch() -> None:
     assert [sum("fit makes 8 updates" in each for each in epoch) for epoch in told] == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_fit_that_goes_on_at_a_later_epoch_comes_to_the_target() -> None:
     """Keras says how many epochs there are in all, and after one which that was."""
     model = mlp()
@@ -184,6 +188,7 @@ def test_a_fit_that_goes_on_at_a_later_epoch_comes_to_the_target() -> None:
     assert optimizer.settings.ramp == 12
 
 
+@pytest.mark.slow
 def test_as_few_as_possible_is_a_target_that_is_reached(tmp_path: Path) -> None:
     x, y = data(mlp(), 32)
     for options in ({}, {"prune_every": 1}):
@@ -215,6 +220,7 @@ def test_a_latency_that_is_not_what_the_table_predicts(target: float, words: str
     assert model.optimizer.ms == pytest.approx(history["ms"][-1]) and history["ms"] <= history["latency_target"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0, 0.5])
 def test_masks_that_can_save_nothing_are_refused(target: float) -> None:
     inputs = keras.Input((4,))
@@ -229,6 +235,7 @@ def test_masks_that_can_save_nothing_are_refused(target: float) -> None:
     assert model.get_layer("outputs").mask.numpy().all() and model.get_layer("hidden").mask.numpy().sum() == 1
 
 
+@pytest.mark.slow
 def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
     """The least pruned is best by a loss: that is said, and `at_target` begins once the target is reached."""
     x, y = data(mlp(), 32)
@@ -338,6 +345,7 @@ def test_open_sizes_must_be_given() -> None:
         model.fit(np.zeros((4, 16, 16, 3)), np.zeros(4), verbose=0)
 
 
+@pytest.mark.slow
 def test_flops_are_counted_at_the_sizes_given() -> None:
     model = convolutional(None)
     fixed = computational_cost(convolutional(16)).flops()

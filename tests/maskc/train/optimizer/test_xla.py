@@ -21,6 +21,7 @@ def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fisher", pytest.param("magnitude", marks=pytest.mark.slow)])
 def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
     plain, compiled = fitted(method=method), fitted(method=method, jit_compile=True)
@@ -31,6 +32,7 @@ def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
     np.testing.assert_equal(masks(compiled), masks(plain))
 
 
+@pytest.mark.slow
 def test_a_decision_due_after_the_first_execution_is_not_lost(tmp_path: Path) -> None:
     model = fitted(steps=2, jit_compile=True, steps_per_execution=2)
     model.save(tmp_path / "model.keras")

@@ -87,6 +87,7 @@ def test_distillation_brings_the_pruned_model_nearer_to_the_teacher() -> None:
     np.testing.assert_equal(teacher.get_weights(), untouched)
 
 
+@pytest.mark.slow
 def test_pruning_goes_on_while_distilling() -> None:
     keras.utils.set_random_seed(0)
     model, teacher = networks.mlp(), networks.mlp()

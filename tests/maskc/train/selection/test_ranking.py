@@ -124,6 +124,7 @@ def test_coupled_entries_count_once() -> None:
     assert choose([[1] * 7], [[6, 5, 4, 3, 2, 1, 0]], [[1] * 6], groups=groups, round_to=3) == [[3, 4, 5], [0, 1, 2]]
 
 
+@pytest.mark.slow
 def test_resumed() -> None:
     """With masks directly after layers, constant channels take the place of those removed: savings may be off."""
     keras.utils.set_random_seed(0)
@@ -154,6 +155,7 @@ def test_resumed() -> None:
     assert len(kinds) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("anew", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_to_the_last_channel(anew: bool) -> None:
     """Without a mask's last channel all that comes after it is constant, and a branch of a sum is gone."""

@@ -34,6 +34,7 @@ def compiled(build: Any = plain, **arguments: Any) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "ramp"), [("one-shot", 0), pytest.param("linear", 9, marks=pytest.mark.slow), ("cubic", 9)]
 )
@@ -53,6 +54,7 @@ def test_flops_follow_the_schedule(schedule: Any, ramp: int) -> None:
     assert optimizer.flops == computational_cost(model).flops()
 
 
+@pytest.mark.slow
 def test_what_saves_more_and_more_is_not_overdone() -> None:
     """Of the channels before a normalisation the first save hardly anything: their constants must be made up for."""
     keras.utils.set_random_seed(2)
@@ -68,6 +70,7 @@ def test_what_saves_more_and_more_is_not_overdone() -> None:
     assert 0.9 * target < optimizer.flops <= target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schedule", "ramp"), [(None, 0), ("linear", 3)])
 def test_without_a_target_every_mask_keeps_the_fewest_channels(schedule: Any, ramp: int) -> None:
     model = compiled(mlp, prune_every=1, schedule=schedule, ramp=ramp, min_channels=2)
@@ -88,6 +91,7 @@ def wide() -> Any:
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "flops_weight"), [(None, "auto"), pytest.param("one-shot", 1e-9, marks=pytest.mark.slow)]
 )
@@ -112,6 +116,7 @@ def test_multiples_that_forbid_the_target_are_said() -> None:
         fit(model, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_pause_in_the_middle_of_a_schedule_changes_nothing(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {
         "prune_every": 2,

@@ -30,12 +30,14 @@ def test_a_residual_sum_loses_whole_channels() -> None:
     np.testing.assert_array_equal(found["stem"], found["after"])
 
 
+@pytest.mark.slow
 def test_without_ties_each_entry_is_on_its_own() -> None:
     model = residual()
     train(model, tie="none")
     assert sum(int((mask == 0).sum()) for mask in masks(model).values()) == 6
 
 
+@pytest.mark.slow
 def test_a_group_goes_by_the_sum_of_its_signals_and_what_it_saves_together() -> None:
     model = depthwise()
     cost = computational_cost(model)
@@ -76,6 +78,7 @@ def test_shared_masks_have_equally_many_channels() -> None:
         train(keras.Model(inputs, layers.Dense(3)(x)))
 
 
+@pytest.mark.slow
 def test_min_channels_holds_for_every_mask_of_a_group() -> None:
     model = residual()
     train(model, steps=12, min_channels=2)
@@ -108,6 +111,7 @@ def test_attention_loses_places_of_queries_with_those_of_keys(tmp_path: Path) ->
     assert compiled_flops(model, tmp_path / "exported") == computational_cost(model).flops() == optimizer.flops
 
 
+@pytest.mark.slow
 def test_frozen_masks_stay_though_they_are_tied() -> None:
     model = residual()
     model.get_layer("stem").trainable = False

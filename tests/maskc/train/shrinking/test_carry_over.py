@@ -37,6 +37,7 @@ def stepped(model: Any) -> Any:
     return model.train_on_batch(X, Y, return_dict=True)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -61,6 +62,7 @@ def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks
     np.testing.assert_allclose(small.get_layer("second").kernel, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_scale_of_losses_is_carried_over(keep_masks: bool) -> None:
     model = pruned("adam", around=lambda inner: keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0))
@@ -111,6 +113,7 @@ def test_a_class_of_ones_own_stays_with_its_attributes_losses_and_metrics() -> N
     assert type(copy) is Weighted and copy.weight == 0.5 and not copy.compiled
 
 
+@pytest.mark.slow
 def test_what_a_class_loses_is_said() -> None:
     with pytest.warns(PruningWarning, match="plain functional one, without the compute_loss of Sized"):
         assert not isinstance(shrink(of_class(Sized)), Sized)
@@ -118,6 +121,7 @@ def test_what_a_class_loses_is_said() -> None:
         shrink(pruned(keras.optimizers.Adafactor(0.01)))
 
 
+@pytest.mark.slow
 def test_pruning_goes_on_towards_the_same_flops() -> None:
     model = pruned("adam", prune_every=3, flops_target=0.4)
     assert not model.optimizer.reached
@@ -133,6 +137,7 @@ def test_a_model_that_is_not_compiled_stays_so() -> None:
     assert not shrink(network()).compiled
 
 
+@pytest.mark.slow
 def test_fine_tuning_needs_no_loss_to_be_given() -> None:
     small = shrink(pruned("adam"))
     history = fine_tune(small, (X, Y), epochs=2)

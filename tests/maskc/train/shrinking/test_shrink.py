@@ -103,6 +103,7 @@ def test_layers_have_as_many_channels_as_their_masks_leave() -> None:
     assert error(model, small) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_masks", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_widths_are_rounded_up(keep_masks: bool, tmp_path: Any) -> None:
     """By channels that stay masked, in training as well."""
@@ -132,6 +133,7 @@ def test_rounded_networks_are_the_same_function(network: Callable[[], Any]) -> N
     assert compiled_flops(small) <= 1.03 * compiled_flops(model)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_pruned_is_told() -> None:
     """A custom loop has no end at which a `PruningOptimizer` could say so."""
     inputs = keras.Input((4,))
@@ -183,6 +185,7 @@ def test_configurations_stay() -> None:
     assert (small.name, [tensor.name for tensor in small.inputs], small.output_names) == ("net", ["given"], ["out"])
 
 
+@pytest.mark.slow
 def test_rounding_that_a_normalisation_lays_bare_is_no_difference() -> None:
     """Inputs hardly show beside an offset, so that what rounding does to them says nothing of what it does to sums."""
     keras.utils.set_random_seed(0)
