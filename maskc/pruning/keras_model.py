@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,19 @@ class KerasModel:
         with stage("Trying Keras layers", slow=True):
             if any(self._held(reader.contraction, values) is None for reader in network.readers):
                 self._take(shrink(self._model, verify=False))  # the graph lacks channels that are zero as it is
-            model, weights = self._model, self._model.get_weights()
+            restore = self.saved()
             self.smaller(network, gone, network.masked(gone), batches[:1], flops)
-        model.set_weights(weights)
-        self._model = model
+        restore()
+
+    def saved(self) -> Callable[[], None]:
+        """A function that makes the model again what it is now."""
+        model, weights = self._model, self._model.get_weights()
+
+        def restore() -> None:
+            model.set_weights(weights)
+            self._model = model
+
+        return restore
 
     def smaller(
         self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch], flops: float

