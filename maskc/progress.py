@@ -23,6 +23,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskc.errors import InputError
+
 
 @dataclass(eq=False)
 class Stage:
@@ -77,6 +79,8 @@ def take_time() -> None:
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Call the listener with what is told in this block."""
+    if not callable(listener):
+        raise InputError(f"`listener` must be a function, and not of type '{type(listener).__name__}'.")
     token = _listener.set(listener)
     try:
         yield

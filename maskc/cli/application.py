@@ -85,7 +85,7 @@ class _Command(TyperGroup):
                     sys.stdout.flush()
             return result if isinstance(result, int) else 0
         except typer.TyperException as error:
-            return _fail(_usage(error), 2, error, words)
+            return _fail(self._usage(error, words), 2, error, words)
         except typer.Abort:
             return 130
         except MaskcError as error:
@@ -99,16 +99,25 @@ class _Command(TyperGroup):
             message = f"maskc failed unexpectedly ({reason}). Run it again with --debug to see where."
             return _fail(message, FaultError.exit_code, error, words)
 
+    def _usage(self, error: typer.TyperException, words: Sequence[str]) -> str:
+        message = " ".join(error.format_message().replace("Value error, ", "").split())
+        for theirs, ours in _NUMBERS.items():
+            message = message.replace(theirs, ours)
+        context = getattr(error, "ctx", None)
+        named = " ".join(["maskc", *[word for word in words if word in self.commands][:1]])
+        command = named if context is None else context.command_path
+        return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
+
+
+# What pydantic says of a value, and what one understands.
+_NUMBERS = {
+    "Input should be a valid number, unable to parse string as a number": "it must be a number",
+    "Input should be a valid integer, unable to parse string as an integer": "it must be a whole number",
+    "Input should be greater than or equal to 0": "it must be 0 or more",
+}
 
 # What a system says of a file that takes no more, behind a redirected stdout for instance.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
-
-def _usage(error: typer.TyperException) -> str:
-    message = " ".join(error.format_message().replace("Value error, ", "").split())
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "maskc"
-    return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
 
 
 def _fail(message: str, code: int, error: Exception, words: Sequence[str]) -> int:

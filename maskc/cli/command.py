@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
-from maskc.cli.shared_options import Debug, Limits, Quiet, Rules, Verbose
+from maskc.cli.shared_options import Debug, Limits, Quiet, Rules, Verbose, share
 from maskc.inspection.options import Option, options_of
 
 _VOLUME = {"quiet": Quiet, "verbose": Verbose, "debug": Debug}
@@ -97,7 +97,8 @@ def _parameters(function: Function, groups: dict[str, _Group]) -> Iterator[inspe
 
 def _parameters_of(options: Mapping[str, Option]) -> Iterator[inspect.Parameter]:
     for name, option in options.items():
-        details = typer.Option(*option.flags, help=option.help, **option.details)
+        parser = share if option.details.get("metavar") == "SHARE" else None
+        details = typer.Option(*option.flags, help=option.help, parser=parser, **option.details)
         yield _parameter(name, Annotated[option.kind, details], option.default)
 
 

@@ -21,6 +21,9 @@ from passes.errors import in_brief
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+# The exit code of a worker whose main module calls for workers while it is imported.
+_UNGUARDED = 77
+
 
 def each(
     call: Callable[[Task], Result], tasks: Sequence[Task], jobs: int, rules: Sequence[Path] = ()
@@ -29,7 +32,7 @@ def each(
 
     Yields the number of each task as it ends, with its result or with the error that ended it. Tasks, results and the
     function are pickled. The processes start Python anew, so a script that asks for them does so below
-    `if __name__ == "__main__":`.
+    `if __name__ == "__main__":`, and raises `InputError` otherwise.
     """
     # Spawned, because neither TensorFlow nor ONNX Runtime is sure to survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -43,7 +46,10 @@ def each(
                 mine, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules), index in suspects))
                 with uninterrupted():
-                    process.start()
+                    try:
+                        process.start()
+                    except RuntimeError:  # in a worker that has yet to import the main module
+                        raise SystemExit(_UNGUARDED) from None
                     running[mine] = index, process
                 theirs.close()  # so that the end of the process is the end of what can be read
             for ready in connection.wait(list(running)):
@@ -51,6 +57,11 @@ def each(
                 index, process = running.pop(ready)
                 outcome = _received(ready)
                 process.join()
+                if process.exitcode == _UNGUARDED:
+                    raise InputError(
+                        "Worker processes import the main module, which calls maskc again: put the call below "
+                        '`if __name__ == "__main__":`.'
+                    )
                 if outcome is None and isolation.is_crash(process.exitcode) and index not in suspects:
                     suspects.add(index)
                     waiting.append((index, tasks[index]))
@@ -107,7 +118,9 @@ def _received(ready: Connection) -> Any:
 
 def _died(process: SpawnProcess) -> FaultError:
     code = process.exitcode or 0
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return FaultError(f"A worker process ended (exit code {code}): does the main module, which it imports, end it?")
+    how = f"signal {-code}"
     return FaultError(
         f"The process died ({how}), most likely because it ran out of memory. Try fewer at a time, with --jobs."
     )

@@ -99,8 +99,8 @@ def update(
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
     `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
-    sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Without names, models that are gone leave the
-    baseline with `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
+    sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Models that are gone leave the baseline with
+    `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
     where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
     `check` does.
     """
@@ -112,7 +112,8 @@ def update(
         raise InputError("Masks belong to one model. Name it, and no other.")
     if (shapes or at or adapters) and not models:
         raise InputError("Name the models that --shape, --at and --adapters are for.")
-    gone = [] if models else [key for key in known.models if not known.file(key).exists()]
+    files = _files(known, named, known.models)
+    gone = [key for key, file in files.items() if key in known.models and not file.exists()]
     if gone and not drop:
         raise InputError(
             f"{', '.join(gone)} would leave {path}, as there is no such file. Give --drop if that is meant."
@@ -120,7 +121,9 @@ def update(
     kept = {key: entry for key, entry in known.models.items() if key not in gone}
     changes = _changes(known, None if masks is None else Path(masks), shapes, adapters)
     tasks = []
-    for key, file in _files(known, named, kept).items():
+    for key, file in files.items():
+        if key in gone:
+            continue
         options = dataclasses.replace(kept[key].options if key in kept else Options(), **changes)
         tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at))
     outcomes = _all(tasks, jobs, _paths(rules))
@@ -151,6 +154,7 @@ def _files(known: Baseline, models: Sequence[Path], keys: Iterable[str]) -> dict
     return {known.key(model): model for model in models} or {key: known.file(key) for key in keys}
 
 
+@public
 def exit_code(outcomes: Sequence[Outcome]) -> int:
     """0 if all is well, 1 if anything regressed, otherwise what stands for the first model that was not checked."""
     if any(outcome.findings for outcome in outcomes):
@@ -182,7 +186,8 @@ class _Task:
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
         if not self.file.exists():
-            raise InputError(f"{self.model} does not exist any more. `maskc check --update --drop` forgets it.")
+            advice = f"`maskc check --update --drop --baseline {self.baseline.path} {self.file}` forgets it"
+            raise InputError(f"{self.model} does not exist any more. {advice}.")
         source = fixed(frontend.read(self.file), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)

@@ -169,7 +169,7 @@ def _show_masked(report: Document, out: VisibleConsole, masks: bool, hint: bool 
     if report.channels is not None and (report.masked or report.channels.held):
         out.print(masked_line(report, hint=hint), soft_wrap=True)
     else:
-        out.print("No channel is masked." if masks else _NO_MASKS)
+        out.print("No channel is masked." if masks else _NO_MASKS, soft_wrap=True)
 
 
 def _kept(report: Document) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from passes.errors.arguments import typed
 from passes.sizes.cost_values import Cost, CountedAt
 
 
@@ -23,6 +24,7 @@ class Figures:
         """Figures from a count of the graph and the size of its file in bytes."""
         return cls(cost.flops, cost.macs, cost.params, size, cost.at)
 
+    @typed
     def reduction_to(self, after: Figures) -> float:
         """FLOPs before over FLOPs after: 1 when neither has any, infinite when only `after` has none."""
         if after.flops == 0:

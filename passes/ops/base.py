@@ -204,7 +204,12 @@ OpClass = TypeVar("OpClass", bound=type[Op])
 def register(*names: str, domain: str = "") -> Callable[[OpClass], OpClass]:
     """Class decorator: these operators of `domain` follow the rules of the class."""
 
+    if not all(isinstance(text, str) for text in (*names, domain)):
+        raise TypeError("register takes names of operators and their domain, as texts.")
+
     def add(cls: OpClass) -> OpClass:
+        if not (isinstance(cls, type) and issubclass(cls, Op)):
+            raise TypeError("register is for classes that derive from passes.Op.")
         domains = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
         for name in names:
             rule = cls()

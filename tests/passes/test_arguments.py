@@ -66,3 +66,8 @@ def test_what_may_be_given_is_said() -> None:
         passes.count(MODEL, att=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="There is no option 'alin'; there are adapters, "):
         passes.shrink(MODEL, alin=8)
+    for names in (["Op"], passes.Op):
+        with pytest.raises(TypeError, match="register takes names"):
+            passes.register(names)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"classes that derive from passes\.Op"):
+        passes.register("Op")(int)  # type: ignore[type-var]

@@ -183,20 +183,25 @@ def test_custom_operators_compile_with_a_warning_and_cannot_be_verified(tmp_path
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["bogus"],
-        ["compile"],
-        ["compile", "a", "--bogus"],
-        ["verify", "a"],
-        ["verify", "a", "b", "--rtol", "much"],
-        ["verify", "a", "b", "--provider", "tpu"],
-        ["flops"],
-        ["--bogus"],
+        (["bogus"], "`maskc --help`"),
+        (["compile"], "`maskc compile --help`"),
+        (["compile", "a", "--bogus"], "`maskc compile --help`"),
+        (["compile", "a", "--memory", "1MB"], "'--memory': it must be a number. See `maskc compile --help`"),
+        (["compile", "a", "--memory", "-1"], "'--memory': it must be 0 or more."),
+        (["verify", "a"], "`maskc verify --help`"),
+        (["verify", "a", "b", "--samples", "1.5"], "'--samples': it must be a whole number."),
+        (["verify", "a", "b", "--samples"], "requires an argument. See `maskc verify --help`"),
+        (["verify", "a", "b", "--provider", "tpu"], "`maskc verify --help`"),
+        (["prune", "a", "--data", "b", "--flops", "half"], "'half' is not a fraction, such as 0.01 or 1%"),
+        (["prune", "a", "--data", "b", "--flops", "150%"], "above 0 and below 1, and not 1.5"),
+        (["flops"], "`maskc flops --help`"),
+        (["--bogus"], "`maskc --help`"),
     ],
 )
-def test_unusable_arguments(arguments: list[str]) -> None:
-    refused(maskc(*arguments), 2, "--help")
+def test_unusable_arguments(arguments: list[str], words: str) -> None:
+    refused(maskc(*arguments), 2, words)
 
 
 def test_no_arguments_show_the_help() -> None:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,3 +130,15 @@ def test_a_process_that_dies_is_an_error_of_its_task_alone() -> None:
     assert four == 4 and odd == "3 is odd."
     assert "signal 9" in str(dead) and "--jobs" in str(dead)
     assert "ValueError: too large" in str(unexpected)
+
+
+def test_a_script_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
+    """Its workers, which import it, end without a word, and without the script being run on."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom maskc.compilation import workers\nfrom maskc.errors import InputError\n"
+        "try:\n    print(*workers.each(len, [[], []], 2))\nexcept InputError as error:\n    sys.exit(str(error))\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert re.fullmatch(r"Worker processes import the main module.* `if __name__ == .__main__.:`\.\n", run.stderr)
+    assert not run.stdout

@@ -15,11 +15,13 @@ import pytest
 import typer
 
 import maskc as api
+from maskc import progress
 from maskc.cli import app
 from maskc.compilation import workers
 from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
+from maskc.results.measurements import Figures
 from passes.errors.arguments import shown
 from tests.maskc import build
 from tests.maskc.command import maskc
@@ -110,6 +112,20 @@ def test_a_message_is_one_line_whatever_names_and_values_are() -> None:
     assert (
         shown([NoPath(), {"x": np.ones(3)}, "a\n", 10**5000]) == "[a NoPath, {'x': an array}, 'a\\n', a whole number]"
     )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: regress.exit_code(3), "`outcomes` must be a sequence"),  # type: ignore[arg-type]
+        (lambda: regress.exit_code([3]), "`outcomes` must be a sequence of Outcomes, and not [3]"),  # type: ignore[list-item]
+        (lambda: Figures(1, 1, 1, 1).reduction_to(3), "`after` must be a Figures, and not 3"),  # type: ignore[arg-type]
+        (lambda: progress.listening(3).__enter__(), "`listener` must be a function"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_returned_takes_no_wrong_arguments(call: Any, words: str) -> None:
+    with pytest.raises((api.InputError, TypeError), match=re.escape(words)):
+        call()
 
 
 def calls() -> Iterator[tuple[str, dict[str, Any]]]:
