@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -64,7 +65,7 @@ class _Command(TyperGroup):
         volume.quiet = volume.verbose = False
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a sign that the terminal lacks is no reason to fail
-                stream.reconfigure(errors="replace")
+                stream.reconfigure(errors="maskc")
         with outlived():
             code = self._run(words, positional, options)
             supervision.over()
@@ -108,6 +109,17 @@ class _Command(TyperGroup):
         command = named if context is None else context.command_path
         return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
 
+
+# How signs are written where an encoding lacks them, as those of Windows do.
+_SIGNS = {"→": "->", "×": "x", "÷": "/", "…": "..."}
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_SIGNS.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("maskc", _spelt)
 
 # What pydantic says of a value, and what one understands.
 _NUMBERS = {

@@ -75,6 +75,11 @@ class PruneOptions(CompileOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
+        if self.timed and self.target in ("cuda", "tensorrt"):
+            raise InputError(
+                f"--{self.target_of[0]} is timed on the CPU, and the target is '{self.target}': give --flops, --params "
+                "or --size."
+            )
         if self.loss is not None and not self.trains:
             raise InputError("--loss is for training: give --epochs or --minutes above 0, or leave it out.")
         if self.quality is None and self.max_drop is not None and self.max_drop >= 1:

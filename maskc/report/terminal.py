@@ -93,7 +93,7 @@ def show_pruning(
     """
     show_figures(report.model, report.output, report.before, report.after, out)
     if report.verification is not None:
-        out.print(_verdict(report.verification), soft_wrap=True)
+        out.print(_verdict(report.verification, " those of the masked network"), soft_wrap=True)
     if report.latency is not None:
         out.print(_latency(report.latency), soft_wrap=True)
     if quality is not None:
@@ -346,10 +346,10 @@ def _latency(latency: Latency) -> str:
     )
 
 
-def _verdict(result: Checked | Verification) -> str:
+def _verdict(result: Checked | Verification, whose: str = "") -> str:
     how = f"{result.samples} samples, seed {result.seed}, {where_run(result)}"
     if result.passed:
-        return f"Verified: the outputs match on {how}."
+        return f"Verified: the outputs match{whose} on {how}."
     if not result.reasons:
         return f"Inconclusive: no difference on {how}, but one might not show."
     if result.equivalent:

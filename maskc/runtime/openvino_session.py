@@ -33,7 +33,8 @@ _OPTIONS = {
     # Processes that verify side by side would else all wait for the same cores.
     "ENABLE_CPU_PINNING": False,
 }
-_ADVICE = "Use --provider cpu, which is ONNX Runtime."
+_INSTEAD = "--provider cpu, which is ONNX Runtime (with `maskc prune`: --target onnxruntime)"
+_ADVICE = f"Use {_INSTEAD}."
 # Source locations around what OpenVINO says.
 _NOISE = (
     r"Exception from \S+:\d+:",
@@ -92,8 +93,7 @@ def import_openvino() -> Any:
             import openvino
     except ImportError as error:
         raise UnavailableError(
-            f"OpenVINO cannot be imported: {in_brief(error)}. Type `pip install 'maskc[openvino]'`, or use "
-            "--provider cpu."
+            f"OpenVINO cannot be imported: {in_brief(error)}. Type `pip install 'maskc[openvino]'`, or use {_INSTEAD}."
         ) from error
     return openvino
 

@@ -236,6 +236,7 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
         (["--flops", "1.5"], "above 0 and below 1, and not 1.5"),
         (["--flops", "0.5", "--params", "0.5"], "Give one target, and not --flops and --params"),
         (["--speedup", "0.5"], "--speedup must be a number above 1"),
+        (["--ms", "1", "--target", "cuda"], "--ms is timed on the CPU, and the target is 'cuda': give --flops"),
         (["--max-drop", "2"], "--max-drop is a share of predictions and variance, without --quality, and 2 is all"),
         (["--flops", "0.01"], "cannot be reached"),
         (["--quality", "rate"], "must hold {model}"),

@@ -68,7 +68,14 @@ def test_a_sweep_measures_there(pair: tuple[Path, Path], tmp_path: Path) -> None
 
 def test_without_openvino_it_is_refused(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    refused(maskc("verify", *pair, *IN_OPENVINO), 3, "OpenVINO cannot be imported", "maskc[openvino]", "--provider cpu")
+    refused(
+        maskc("verify", *pair, *IN_OPENVINO),
+        3,
+        "OpenVINO cannot be imported",
+        "maskc[openvino]",
+        "--provider cpu",
+        "--target onnx",
+    )
     with pytest.raises(UnavailableError, match="OpenVINO cannot be imported"):
         api.compile(pair[0], verify=True, provider="openvino")
     assert maskc("verify", *pair).exit_code == 0
