@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import warnings
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from maskc.errors import InstallationWarning, UnavailableError
@@ -49,6 +51,10 @@ def _installed() -> dict[str, str]:
 def repair(wanted: str = "") -> str:
     """What to type where it is missing or broken, or where something is `wanted` in the place of what is installed."""
     installed = _installed()
+    spec = find_spec("onnxruntime") if installed else None
+    place = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if place and not any(place.parent.glob("onnxruntime*-info")):  # which pip puts beside what it installs
+        return f"Rename {place}, which hides the installed one."
     if len(installed) > 1 or (installed and wanted):
         return f"Type `pip uninstall -y {' '.join(installed)}`, then `pip install {wanted or next(iter(installed))}`."
     if installed:

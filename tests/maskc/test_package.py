@@ -251,6 +251,14 @@ def test_builds_of_onnx_runtime_that_overwrite_each_other(tmp_path: Path) -> Non
     assert "Type `pip install --force-reinstall --no-deps onnxruntime-gpu`." in broken.stderr
 
 
+def test_a_folder_of_the_users_in_the_place_of_onnx_runtime(tmp_path: Path) -> None:
+    source = build.save(build.mlp(), tmp_path / "m.onnx")
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("")
+    done = process("compile", source, PYTHONPATH=os.pathsep.join((str(tmp_path), str(ROOT))))
+    assert done.returncode == 3 and f"Rename {tmp_path}/onnxruntime, which hides the installed one." in done.stderr
+
+
 SAID = "import maskc, os; print(maskc.verify('{0}', '{0}').passed, os.environ['ORT_DISABLE_TELEMETRY'])"
 
 
