@@ -100,10 +100,10 @@ def _converted(model: object) -> Source:
     keras = sys.modules.get("keras")
     if keras is None or not isinstance(model, keras.Model):
         raise InputError(f"A model is a path, an onnx.ModelProto or a keras.Model, and not {shown(model)}.")
-    from maskc.frontend.tensorflow.keras import from_model
+    from maskc.frontend.tensorflow.keras import compilable
 
     with progress.stage("Converting the Keras model"):
-        original = from_model(model)
+        original = compilable(model)
         return Source(original.to_onnx(), notes=original.notes, tensorflow=original)
 
 

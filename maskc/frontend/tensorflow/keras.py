@@ -6,7 +6,7 @@ import importlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,17 @@ def read(path: Path) -> TensorFlowModel:
             f"{path} holds a model of its own class, and does not say which inputs that takes. Load it, call it on a "
             "batch of data, and give the SavedModel that model.export(...) writes then."
         )
-    return from_model(model, name=str(path))
+    return compilable(model, str(path))
+
+
+def compilable(model: Any, name: str = "The Keras model") -> TensorFlowModel:
+    """Trace a live `keras.Model` for inference; see `from_model`. Raises `InputError` where it keeps a state."""
+    if (layer := next(_carrying_on(model), None)) is not None:
+        raise InputError(
+            f"{name} cannot be converted to ONNX: its layer {layer.name!r} is stateful, so it goes on from batch to "
+            "batch, and a file keeps nothing. Build the model again with stateful=False, and give it the weights."
+        )
+    return from_model(model, name)
 
 
 def load(path: Path) -> Any:
@@ -102,7 +112,7 @@ def from_model(
 
     declared = tuple(tuple(tensor.shape) for tensor in tensors)
     opened = tuple((None, *shape[1:]) if shape else () for shape in declared)
-    tried = [opened] if any_batch else [declared] if _keeps_state(model) else [*dict.fromkeys((opened, declared))]
+    tried = [opened] if any_batch else [declared] if any(_carrying_on(model)) else [*dict.fromkeys((opened, declared))]
     for shapes in tried:
         specs = [
             tf.TensorSpec(shape, tensor.dtype, f"maskc_input_{i}")
@@ -120,9 +130,10 @@ def from_model(
     return TensorFlowModel(name, model, function, function, tuple(names), tuple(outputs), keras3=True)
 
 
-def _keeps_state(model: Any) -> bool:
-    """Whether layers of a model carry on from one batch to the next, which then have one size."""
-    return any(getattr(layer, "stateful", False) or _keeps_state(layer) for layer in getattr(model, "layers", ()))
+def _carrying_on(model: Any) -> Iterator[Any]:
+    """The layers of a model that carry on from one batch to the next, which then have one size."""
+    for layer in getattr(model, "layers", ()):
+        yield from (layer,) if getattr(layer, "stateful", False) else _carrying_on(layer)
 
 
 def reason(error: Exception) -> str:
