@@ -177,6 +177,8 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
 
     def save_own_variables(self, store: Any) -> None:
         """Saves the weights, with the decisions about them taken that are due."""
+        if not self.built:
+            return
         if (optimizer := self._optimizer()) is not None:
             optimizer.prune_if_due()
             optimizer.note_saved()
@@ -188,7 +190,8 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
     def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved."""
         if not self.built:
-            super().load_own_variables(store)  # says so
+            super().load_own_variables(store)  # says so if there are any
+            return
         for number, variable in enumerate((self.signal, self.mask)):
             variable.assign(store[str(number)])
 

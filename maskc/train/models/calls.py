@@ -21,6 +21,8 @@ def is_functional(operation: Any) -> bool:
 
 def check_functional(who: str, model: Any, instead: str) -> None:
     """Raises InputError where a model is none whose layers can be taken one by one; `instead` says what to do."""
+    if isinstance(model, keras.Sequential):
+        instead = "Begin it with a keras.Input."
     if not is_functional(model) or not model.built:
         raise InputError(
             f"{who} needs a functional or Sequential model whose inputs are known, and "

@@ -15,7 +15,7 @@ import passes
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import claimed
 from maskc.train.arguments import refusing
-from maskc.train.keras_internals import functional, nodes
+from maskc.train.keras_internals import all_layers, functional, nodes
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
@@ -117,7 +117,7 @@ class _Copy:
         self._chosen = chosen
         self._only = only
         self._places = 0
-        self._names = set[str]()
+        self._names = {layer.name for layer in all_layers(model)}
         self._attention: dict[int, Any] = {}  # layers whose heads are masked, by the numbers of these masks
         self._copies: dict[int, Any] = {}  # by the id of the operation
         self._originals: dict[int, int] = {}  # the other way round

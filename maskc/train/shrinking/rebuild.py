@@ -61,7 +61,7 @@ class Rebuilt:
         self._called: Counter[int] = Counter()
         self.copies: dict[int, Any] = {}
         self._selected: dict[tuple[int, bytes], Any] = {}
-        self._names = {layer.name for layer in all_layers(model)}
+        self._names = {layer.name for layer in all_layers(model) if keep_masks or not isinstance(layer, MaskLayer)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
 
     def _rebuilt(self, model: Any, arguments: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
@@ -107,7 +107,11 @@ class Rebuilt:
         others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
         result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), others))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
-            return self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
+            left = self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
+            if whole and left.tensor is arguments[0].tensor:  # an output, for which losses are given by this name
+                same = keras.layers.Identity(name=claimed(layer.name, self._names), dtype=left.tensor.dtype)
+                left = replace(left, tensor=same(left.tensor))
+            return left
         taken = [self._delivered(n, channels, layer.name) for n, channels in zip(arguments, result.inputs, strict=True)]
         copy = self.copies.get(id(layer))
         if copy is None:
@@ -193,7 +197,7 @@ class Rebuilt:
         constants = np.where(kept, 0, value)[wanted].astype(np.float64)
         key = id(tensor), sources.tobytes() + constants.tobytes()
         if key not in self._selected:
-            name = name if of is None else claimed(f"{name}_{of}", self._names)
+            name = claimed(name if of is None else f"{name}_{of}", self._names)
             layer = SelectChannels(
                 sources.tolist(), constants.tolist() if constants.any() else None, name=name, dtype=tensor.dtype
             )

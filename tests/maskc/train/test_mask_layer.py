@@ -116,6 +116,12 @@ def test_it_is_saved_cloned_and_exported(tmp_path: Path) -> None:
     np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_without_an_input_is_saved_before_it_was_called(tmp_path: Path) -> None:
+    keras.Sequential([keras.layers.Dense(4), MaskLayer()]).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(np.ones((2, 3))).shape, (2, 4))
+
+
 def test_inference_does_not_read_the_signal() -> None:
     model = some_masked(mlp())
     function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 4)))

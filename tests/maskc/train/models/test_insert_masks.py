@@ -8,6 +8,7 @@ import pytest
 from keras import layers, ops
 
 import maskc
+from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.train import computational_cost, prunable
 from maskc.train.mask_layer import mask_layers
@@ -125,6 +126,18 @@ def test_what_is_pruned_there_goes_when_it_is_compiled(tmp_path: Any) -> None:
     assert compiled.report.after.flops == computational_cost(model).flops()
     assert compiled.report.reduction > 3
     assert not compiled.report.held
+
+
+def test_a_mask_gives_way_to_a_layer_of_its_name() -> None:
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="dense_mask")(layers.Dense(6, "relu", name="dense")(inputs))
+    (mask,) = mask_layers(prunable(keras.Model(inputs, x)))
+    assert mask.name.startswith("dense_mask") and mask.name != "dense_mask"
+
+
+def test_a_sequence_without_an_input_is_told_so() -> None:
+    with pytest.raises(InputError, match=r"Begin it with a keras\.Input\."):
+        prunable(keras.Sequential([layers.Dense(4, "relu"), layers.Dense(2)]))
 
 
 def test_models_inside_of_models() -> None:

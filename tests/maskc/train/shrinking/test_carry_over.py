@@ -1,5 +1,6 @@
 """Training goes on in the smaller model where it was in the larger one."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 from keras import layers
 
 from maskc.errors import PruningWarning
-from maskc.train import PruningOptimizer, fine_tune, prunable, shrink
+from maskc.train import MaskLayer, PruningOptimizer, fine_tune, prunable, shrink
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.ways_to_train import mlp
 
@@ -142,3 +143,17 @@ def test_fine_tuning_needs_no_loss_to_be_given() -> None:
     small = shrink(pruned("adam"))
     history = fine_tune(small, (X, Y), epochs=2)
     assert history["loss"][1] < history["loss"][0]
+
+
+def test_an_output_keeps_the_name_that_its_loss_is_given_for(tmp_path: Path) -> None:
+    inputs = keras.Input((8,))
+    features = MaskLayer(name="features")(layers.Dense(4)(inputs))
+    model = keras.Model(inputs, [features, layers.Dense(2, name="out")(MaskLayer()(layers.Dense(6)(features)))])
+    model.compile("sgd", {"features": "mse", "out": "mae"}, run_eagerly=True)
+    mask_layers(model)[1].mask.assign([1, 0] * 3)
+    small, targets = shrink(model), [np.zeros((64, 4)), Y]
+    assert small.evaluate(X, targets, verbose=0, return_dict=True) == pytest.approx(
+        model.evaluate(X, targets, verbose=0, return_dict=True), rel=1e-5
+    )
+    small.save(tmp_path / "small.keras")
+    assert keras.models.load_model(tmp_path / "small.keras").output_names == model.output_names

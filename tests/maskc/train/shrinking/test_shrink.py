@@ -296,6 +296,13 @@ def test_layers_without_a_rule_are_given_all_channels() -> None:
     assert error(model, small) < 1e-5
 
 
+def test_a_mask_on_several_tensors_leaves_each_its_channels() -> None:
+    inputs, mask = [keras.Input((4,)), keras.Input((4,))], MaskLayer()
+    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()([mask(x) for x in inputs])))
+    mask.mask.assign([1, 0, 0, 1])
+    assert shrink(model).count_params() == 2 * 4 + 2
+
+
 def test_a_model_without_channels_stays() -> None:
     inputs = keras.Input((4,), dtype="int32")
     small = shrink(keras.Model(inputs, layers.Reshape((2, 2))(inputs)))
