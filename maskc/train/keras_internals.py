@@ -175,11 +175,13 @@ def outside_of_tracing() -> Iterator[None]:
         yield
 
 
-def around_executions(model: Any, owner: Any, action: Callable[[Any], None]) -> bool:
+def around_executions(
+    model: Any, owner: Any, action: Callable[[Any], None], interrupted: Callable[[Any], None]
+) -> bool:
     """Lets every later execution of training steps in `fit` begin and end with `action(owner)`.
 
-    No callback is needed, nor an owner kept alive. Begin, because the first execution is under way when the first
-    update calls this. Repeating the call changes nothing.
+    One that Ctrl-C ends, ends with `interrupted(owner)`. No callback is needed, nor an owner kept alive. Begin, because
+    the first execution is under way when the first update calls this. Repeating the call changes nothing.
 
     Returns:
         False in a custom loop, where the model has no `train_function`.
@@ -192,13 +194,17 @@ def around_executions(model: Any, owner: Any, action: Callable[[Any], None]) -> 
         return True
     reference = weakref.ref(owner)
 
-    def act() -> None:
+    def act(what: Callable[[Any], None] = action) -> None:
         if (alive := reference()) is not None:
-            action(alive)
+            what(alive)
 
     def execute(*arguments: Any) -> Any:
         act()
-        logs = original(*arguments)
+        try:
+            logs = original(*arguments)
+        except KeyboardInterrupt:
+            act(interrupted)
+            raise
         act()
         return logs
 

@@ -28,6 +28,7 @@ class Pruning(Protocol):
     """An optimizer that prunes: it reads importance scores out of the gradients of `MaskLayer.probe`."""
 
     settings: Any
+    watch: Any
 
     def gathering(self, model: Any) -> Gathering:
         """How importance is to be estimated in a training call of `model`."""

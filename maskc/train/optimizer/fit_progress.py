@@ -110,7 +110,8 @@ class Watch:
         if pruner is None or updates == self._updates:
             warn(
                 "fit ended without an update by its PruningOptimizer, so it pruned nothing: no epoch was left, nothing "
-                "can be trained, or a train_step of one's own does not call self.optimizer.apply."
+                "can be trained, no gradient was finite under loss scaling, or a train_step of one's own does not call "
+                "self.optimizer.apply."
             )
         self._updates = updates
 

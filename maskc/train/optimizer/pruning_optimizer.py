@@ -140,7 +140,7 @@ class PruningOptimizer(Wrapping):
         self._settled: int | None = None
         self._loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
-        self._watch = fit_progress.Watch()
+        self.watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -223,11 +223,11 @@ class PruningOptimizer(Wrapping):
 
     def follow_fit(self) -> None:
         """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-        self._watch.begin(self._prepare(), self._step, self)
+        self.watch.begin(self._prepare(), self._step, self)
 
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
-        self._watch.watched = True
+        self.watch.watched = True
         if updates:
             fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 
@@ -235,16 +235,16 @@ class PruningOptimizer(Wrapping):
         """Warns of what a call of `fit` left to prune."""
         masks = [layer.mask.numpy() for layer in self.masked_layers()]
         restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
-        self._watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
+        self.watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Lets the wrapped optimizer end a call of `fit`, and warns if there was no update in it."""
         super().finalize_variable_values(var_list)
-        self._watch.finish(self._pruner, int(self.iterations.numpy()))
+        self.watch.finish(self._pruner, int(self.iterations.numpy()))
 
     def note_saved(self) -> None:
         """Remembers that masks are being saved as they are, and warns once if no `fit` warns of what is left."""
-        self._watch.save(self._pruner, self.counted or 0, self._step)
+        self.watch.save(self._pruner, self.counted or 0, self._step)
 
     # One update
 
@@ -415,7 +415,7 @@ class PruningOptimizer(Wrapping):
             # This may run while a training step is being traced, and must not become part of it.
             with tf.init_scope():
                 planned = self.settings.planned(fit_progress.updates_of(getattr(model, "history", None)))
-                self._watch.gave_ramp, self.settings = planned.ramp != self.settings.ramp, planned
+                self.watch.gave_ramp, self.settings = planned.ramp != self.settings.ramp, planned
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)

@@ -77,8 +77,14 @@ def act_when_due(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: 
 def prune(pruner: Pruner, layers: Sequence[MaskLayer], step: Any, flops: Any) -> Any:
     """Sets mask entries of `layers` to zero as the pruner decides, and `flops` to what is left; returns True.
 
-    `step` is the variable that counts updates, `flops` an int64 variable that every replica has.
+    `step` is the variable that counts updates, `flops` an int64 variable that every replica has. Raises InputError if a
+    mask was frozen since its optimizer was built.
     """
+    if frozen := [repr(layer.name) for layer in layers if not layer.probe.trainable]:
+        raise InputError(
+            f"Masks were frozen after their optimizer was built: {', '.join(frozen)}. Go on with a new "
+            "PruningOptimizer, which leaves them as they are."
+        )
     masks = [tf.convert_to_tensor(layer.mask) for layer in layers]
     scores = [tf.convert_to_tensor(layer.signal) for layer in layers]
     number = tf.cast(tf.convert_to_tensor(step), tf.int64)
@@ -98,7 +104,7 @@ def settle_around_executions(pruner: Pruner, optimizer: Pruning) -> None:
     That is to take the decisions that a step compiled by XLA left open, to count with the present weights where the
     target was reached, and to raise what a decision failed at, which TensorFlow would pass on with a page around it.
     """
-    pruner.raises = not around_executions(pruner.model(), optimizer, _settle)
+    pruner.raises = not around_executions(pruner.model(), optimizer, _settle, _interrupted)
     if not pruner.raises:
         optimizer.follow_fit()
 
@@ -107,6 +113,10 @@ def _settle(optimizer: Pruning) -> None:
     optimizer.raise_failure()
     optimizer.prune_if_due()
     optimizer.follow_fit()
+
+
+def _interrupted(optimizer: Pruning) -> None:
+    optimizer.watch.watched = False  # as `fit` does not come to its end, where it warns
 
 
 def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:

@@ -223,21 +223,33 @@ def test_variables_made_outside_of_tracing_have_values_and_cause_no_second_trace
 
 def test_actions_around_executions_of_fit() -> None:
     class Owner:
-        acted = 0
+        acted = left = 0
 
         def act(self) -> None:
             self.acted += 1
 
+        def leave(self) -> None:
+            self.left += 1
+
     model, owner = chain(), Owner()
     model.compile("sgd", "mse")
-    assert not internals.around_executions(model, owner, Owner.act)
+    assert not internals.around_executions(model, owner, Owner.act, Owner.leave)
     model.make_train_function()
     for _ in range(2):
-        assert internals.around_executions(model, owner, Owner.act)
+        assert internals.around_executions(model, owner, Owner.act, Owner.leave)
     x, y = np.zeros((6, 3)), np.zeros((6, 2))
     model.fit(x, y, batch_size=2, verbose=0)
     assert owner.acted == 2 * 3
     other = Owner()
-    internals.around_executions(model, other, Owner.act)
+    internals.around_executions(model, other, Owner.act, Owner.leave)
     model.fit(x, y, batch_size=2, verbose=0)
     assert (owner.acted, other.acted) == (6, 6)
+
+    def interrupt(step: int) -> Any:
+        raise KeyboardInterrupt
+
+    model.train_function.maskc_wrapped = None, interrupt
+    internals.around_executions(model, owner, Owner.act, Owner.leave)
+    with pytest.raises(KeyboardInterrupt):
+        model.train_function(0)
+    assert owner.left == 1

@@ -103,6 +103,15 @@ def test_no_mask_to_prune(frozen: bool) -> None:
         fit(model, PruningOptimizer("sgd", flops_target=0))
 
 
+def test_masks_that_are_frozen_under_an_optimizer_that_knows_them() -> None:
+    model = mlp()
+    optimizer = PruningOptimizer("sgd", flops_target=0, prune_every=1)
+    fit(model, optimizer)
+    next(layer for layer in model.layers if isinstance(layer, MaskLayer)).trainable = False
+    with pytest.raises(InputError, match=r"frozen after .* a new PruningOptimizer"):
+        fit(model, optimizer)
+
+
 def test_a_mask_layer_called_twice() -> None:
     inputs = keras.Input((4,))
     mask = MaskLayer()

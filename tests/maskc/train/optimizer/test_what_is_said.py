@@ -275,6 +275,22 @@ def trained_on_few_batches() -> Any:
     return model
 
 
+def trained_until_interrupted() -> Any:
+    model = mlp()
+    compiled(model, prune_every=2, flops_target=0.5)
+    step, left = model.train_step, iter(range(2))
+
+    def train_step(given: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(given)
+
+    model.train_step = train_step
+    with contextlib.suppress(KeyboardInterrupt):
+        model.fit(*data(model, 64), batch_size=4, verbose=0)
+    return model
+
+
 def trained_by_a_step_without_updates() -> Any:
     class Own(keras.Model):  # type: ignore[misc]
         def train_step(self, given: Any) -> Any:
@@ -309,6 +325,7 @@ def trained_when_it_was_smaller() -> Any:
     [
         (trained_by_adam, r"no channel masked: updates by a maskc\.train\.PruningOptimizer mask channels, and there"),
         (trained_on_few_batches, r"saved before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
+        (trained_until_interrupted, r"saved before pruning was done"),
         (trained_by_a_step_without_updates, "no channel masked: .* and there was none"),
         (trained_and_pruned, None),
         (trained_when_it_was_smaller, None),
