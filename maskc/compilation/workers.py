@@ -119,7 +119,8 @@ def _received(ready: Connection) -> Any:
 def _died(process: SpawnProcess) -> FaultError:
     code = process.exitcode or 0
     if code >= 0:
-        return FaultError(f"A worker process ended (exit code {code}): does the main module, which it imports, end it?")
+        who = "The main module, which workers import, or custom rules may have ended it."
+        return FaultError(f"A worker process died (exit code {code}). {who}")
     how = f"signal {-code}"
     return FaultError(
         f"The process died ({how}), most likely because it ran out of memory. Try fewer at a time, with --jobs."
