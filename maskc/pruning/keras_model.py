@@ -24,6 +24,7 @@ from maskc.pruning.layers.contractions import Contraction
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.quality.comparison import Comparison
 from passes.analysis import dataflow
+from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import checked
 
 Array = NDArray[Any]
@@ -100,11 +101,12 @@ class KerasModel:
 
     def smaller(
         self, network: Network, gone: Mask, masked: ModelProto, batches: Iterable[Batch], flops: float
-    ) -> ModelProto:
+    ) -> tuple[ModelProto, Cost]:
         """Give the layers the weights of the masked network, with zeros for what is gone, and make the model smaller.
 
-        Returns its graph. Raises InputError where that does not compute what the masked network does on batches, as
-        where weights are not those of layers, or where layers keep nearly all. flops: of the model before.
+        Returns its graph and the cost of that. Raises InputError where it does not compute what the masked network
+        does on batches, as where weights are not those of layers, or where layers keep nearly all. flops: of the model
+        before.
         """
         from maskc.train.shrinking.shrink import shrink
 
@@ -121,13 +123,13 @@ class KerasModel:
                     f"The Keras model cannot hold what is pruned of '{output.output}', as where a layer adds a "
                     "constant before another: write .onnx."
                 )
-        able = network.flops(np.zeros_like(gone)) - network.flops(gone)
-        if gone.any() and flops - passes.count(graph, at=network.at).flops < _FEWEST * able:
+        able, cost = network.flops(np.zeros_like(gone)) - network.flops(gone), passes.count(graph, at=network.at)
+        if gone.any() and flops - cost.flops < _FEWEST * able:
             raise InputError(
                 "Layers of the Keras model cannot leave out what is pruned, as the units in a Bidirectional: "
                 "write .onnx."
             )
-        return graph
+        return graph, cost
 
     def student(self) -> KerasStudent:
         """The model to train, which can be untrained again."""

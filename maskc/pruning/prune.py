@@ -232,8 +232,8 @@ def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
     seen, (name, value) = search.seen, search.options.target_of
     asked, restore = value, layers.saved()
     while True:
-        graph = layers.smaller(seen.network, gone, seen.without(gone), seen.batches, seen.cost.flops)
-        left = shares(passes.count(graph, at=seen.network.at), seen.cost).get(name, value)
+        graph, cost = layers.smaller(seen.network, gone, seen.without(gone), seen.batches, seen.cost.flops)
+        left = shares(cost, seen.cost).get(name, value)
         if not search.missed({name: left}):
             return graph
         more = gone

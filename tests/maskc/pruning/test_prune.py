@@ -381,7 +381,8 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     assert not any("missed" in warning for warning in report["warnings"])
     loaded = keras.models.load_model(small)
     assert loaded.count_params() < 0.7 * model.count_params()
-    assert {layer.name for layer in loaded.layers} >= {layer.name for layer in model.layers}  # and those that pick
+    names = [{layer.name for layer in each.layers if not layer.name.endswith("_channels")} for each in (loaded, model)]
+    assert names[0] == names[1]  # but for layers that pick channels
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
     spread = np.sqrt(expected.var(axis=0).mean())
     error = np.sqrt(np.square(expected - found).mean()) / spread
