@@ -185,7 +185,7 @@ class _Task:
             raise InputError(
                 f"{self.model} is not in {path}. Add it with `maskc check --update --baseline {path} {self.file}`."
             )
-        if not self.file.exists():
+        if entry is not None and not self.file.exists():
             advice = f"`maskc check --update --drop --baseline {self.baseline.path} {self.file}` forgets it"
             raise InputError(f"{self.model} does not exist any more. {advice}.")
         source = fixed(frontend.read(self.file), self.options.shapes)

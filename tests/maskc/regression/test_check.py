@@ -78,6 +78,7 @@ def test_updating_one_model_leaves_the_others(repository: Path) -> None:
         build.save(build.mlp(masked=False), repository / "models" / f"{name}.onnx")
     old = baseline.read(Path("flops.json")).models
     says(check("--update", "models/a.onnx"), 0, "1 model measured.")
+    says(check("--update", "--drop", "models/c.onnx"), 2, "models/c.onnx does not exist. Give an .onnx")
     new = baseline.read(Path("flops.json")).models
     assert new["models/a.onnx"] != old["models/a.onnx"] and new["models/b.onnx"] == old["models/b.onnx"]
 
