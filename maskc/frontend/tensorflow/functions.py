@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskc.frontend.tensorflow.carried_state import remove_assignments
 from maskc.frontend.tensorflow.side_effects import nodes_of
 from maskc.frontend.tensorflow.tf2onnx_internals import folded, frozen
 
@@ -12,7 +13,7 @@ _COMPILED = "_XlaMustCompile"
 
 
 def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
-    """The frozen `GraphDef` with constants folded, and functions, compiled ones too, inlined.
+    """The frozen `GraphDef` with constants folded, functions, compiled ones too, inlined, and nothing that assigns.
 
     Keras compiles some layers on their own (`tf.function(jit_compile=True)`), grouped convolutions among them, and
     TensorFlow leaves such a call alone when it inlines. How a function would be compiled means nothing to ONNX.
@@ -24,6 +25,7 @@ def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
     for function in graph.library.function:
         for mark in (_COMPILED, "_noinline"):
             function.attr.pop(mark, None)
+    remove_assignments(graph)
     return folded(graph, inputs, outputs)
 
 

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError, UnavailableError
 from maskc.frontend.graph_queries import unique
+from maskc.frontend.tensorflow import carried_state
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_keras, import_tensorflow, quiet
 from passes.errors import in_brief
@@ -46,12 +47,9 @@ def read(path: Path) -> TensorFlowModel:
 
 def compilable(model: Any, name: str = "The Keras model") -> TensorFlowModel:
     """Trace a live `keras.Model` for inference; see `from_model`. Raises `InputError` where it keeps a state."""
-    if (layer := next(_carrying_on(model), None)) is not None:
-        raise InputError(
-            f"{name} cannot be converted to ONNX: its layer {layer.name!r} is stateful, so it goes on from batch to "
-            "batch, and a file keeps nothing. Build the model again with stateful=False, and give it the weights."
-        )
-    return from_model(model, name)
+    traced = from_model(model, name)
+    carried_state.check(traced.function, name)
+    return traced
 
 
 def load(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import unique
-from maskc.frontend.tensorflow import side_effects
+from maskc.frontend.tensorflow import carried_state, side_effects
 from maskc.frontend.tensorflow.convert import TensorFlowModel
 from maskc.frontend.tensorflow.importing import import_tensorflow, quiet
 from maskc.frontend.tensorflow.tf2onnx_internals import placeholders
@@ -28,8 +28,8 @@ _MOST_ELEMENTS = 2**28
 def read(path: Path, name: str | None = None, signature: str | None = None) -> TensorFlowModel:
     """Load a signature of a SavedModel directory, or a function that it holds, by default the signature to serve.
 
-    Raises `InputError` when the directory cannot be loaded or holds nothing of that name, or does more than compute and
-    is not trusted, `UnavailableError` when TensorFlow is not installed.
+    Raises `InputError` when the directory cannot be loaded or holds nothing of that name, carries a state from call to
+    call, or does more than compute and is not trusted, `UnavailableError` when TensorFlow is not installed.
     """
     tf = import_tensorflow()
     name = name or str(path)
@@ -49,6 +49,7 @@ def read(path: Path, name: str | None = None, signature: str | None = None) -> T
     else:
         raise InputError(f"{name} {_missing(signature, signatures, functions)}")
     side_effects.check_function(model.function, name)
+    carried_state.check(model.function, name)
     _check_sizes(model.function, name)
     return model
 

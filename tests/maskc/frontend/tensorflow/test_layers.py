@@ -134,10 +134,3 @@ def test_the_batch_is_open_where_it_can_be(keras: Any) -> None:
         assert (batch.dim_param or batch.dim_value) == expected
     if tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 14):  # before, a state asks for its batch in the graph
         assert to_onnx(stateful, any_batch=True).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-
-
-def test_a_layer_that_goes_on_from_batch_to_batch_is_named(keras: Any) -> None:
-    """What a file computes is the same for each batch, so that the second one would differ."""
-    inner = keras.Sequential([keras.layers.LSTM(3, stateful=True, name="lstm")])
-    with pytest.raises(InputError, match=r"layer 'lstm' is stateful, .* stateful=False"):
-        maskc.compile(keras.Sequential([keras.Input((5, 2), batch_size=2), inner]))
