@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from maskc.cli import shared_options as shared
-from maskc.cli.command import Without, command
+from maskc.cli.command import command
 from maskc.cli.output import console, print_error, volume
 from maskc.inspection.options import ReadOptions
 
@@ -57,7 +57,7 @@ def check(
             ),
         ),
     ] = None,
-    options: Annotated[ReadOptions, Without("signature")],
+    options: ReadOptions,
     adapters: Annotated[
         Literal["auto", "always", "never"] | None,
         typer.Option(help="With --update: how the models named are compiled, as for compile."),
@@ -71,8 +71,8 @@ def check(
     outputs no longer match the source.
 
     The baseline is a file to commit. It records the FLOPs of each model and how
-    it is compiled and counted: pass --masks, --shape, --at and --adapters once,
-    with --update.
+    it is compiled and counted: pass --masks, --shape, --signature, --at and
+    --adapters once, with --update.
 
     Examples: maskc check --update models/*.onnx
 
@@ -84,7 +84,7 @@ def check(
 
     if not update and (options != ReadOptions() or adapters or drop):
         raise typer.BadParameter(
-            "--masks, --shape, --at, --adapters and --drop change the baseline: give them with --update."
+            "--masks, --shape, --signature, --at, --adapters and --drop change the baseline: give them with --update."
         )
     named = models or ()
     how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
@@ -96,6 +96,7 @@ def check(
             named,
             masks=options.mask_file,
             shapes=options.shapes,
+            signature=options.signature,
             at=options.at,
             adapters=adapters,
             drop=drop,

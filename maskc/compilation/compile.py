@@ -62,8 +62,8 @@ _TIMED_SECONDS = 1.5
 _TIMED_RUNS = 3
 
 _NO_RATES = (
-    "There is no table of rates for this processor, so no channels are kept for speed. `--align measure` times the "
-    "layers here, and `--align-for` names another processor."
+    "There is no table of rates for this processor, so no channels are kept for speed. `maskc compile --align "
+    "measure` times the layers here, and `--align-for` names another processor."
 )
 
 
@@ -134,7 +134,9 @@ def compile(
     checks = from_arguments(VerifyOptions, locals())
     options = from_arguments(CompileOptions, locals(), verify=checks if verify else None)
     with nullcontext() if progress is None else listening(progress):
-        return compiled_source(options.read(model), options, compares=verify)
+        compiled = compiled_source(options.read(model), options, compares=verify)
+    frontend.warn_of_ones(model)
+    return compiled
 
 
 @public

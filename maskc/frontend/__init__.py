@@ -107,6 +107,13 @@ def _converted(model: object) -> Source:
         return Source(original.to_onnx(), notes=original.notes, tensorflow=original)
 
 
+def warn_of_ones(model: object) -> None:
+    """Warn where a `keras.Model` in memory has masks, and no channel is masked."""
+    training, keras = (sys.modules.get(name) for name in ("maskc.train.mask_layer", "keras"))
+    if training is not None and keras is not None and isinstance(model, keras.Model):
+        training.warn_of_ones(model)
+
+
 def _read(path: Path, stay: bool, signature: str | None) -> Source:
     file = locate(path)
     if file.is_dir() or file.suffix in KERAS_SUFFIXES:

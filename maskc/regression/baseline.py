@@ -27,7 +27,8 @@ _ADVICE = "Mend it, or remove it and write it with `maskc check --update MODEL..
 
 @dataclass(frozen=True)
 class Options:
-    """Options of compiling a model: a file of masks (its path from the baseline's directory), fixed sizes, adapters.
+    """Options of compiling a model: a file of masks (its path from the baseline's directory), fixed sizes, adapters and
+    the signature of a SavedModel.
 
     `shapes` holds sizes by input name, a number, a name or None for each dimension.
     """
@@ -35,6 +36,7 @@ class Options:
     masks: str | None = None
     shapes: dict[str, list[int | str | None]] = field(default_factory=dict)
     adapters: str = "auto"
+    signature: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def update(
     shapes: Shapes | None = None,
     at: Sizes | None = None,
     adapters: str | None = None,
+    signature: str | None = None,
     drop: bool = False,
     limits: Limits | None = None,
     jobs: int | None = 1,
@@ -98,7 +99,7 @@ def update(
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
-    `masks`, `shapes` and `adapters` are how the models named are to be compiled from now on, and `at` says at what
+    `masks`, `shapes`, `adapters` and `signature` are how the models named are to be compiled from now on, and `at` says at what
     sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Models that are gone leave the baseline with
     `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
     where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
@@ -110,8 +111,8 @@ def update(
         raise InputError(f"The directory {path.parent} does not exist. Create it first.")
     if masks is not None and len(models) != 1:
         raise InputError("Masks belong to one model. Name it, and no other.")
-    if (shapes or at or adapters) and not models:
-        raise InputError("Name the models that --shape, --at and --adapters are for.")
+    if (shapes or at or adapters or signature) and not models:
+        raise InputError("Name the models that --shape, --signature, --at and --adapters are for.")
     files = _files(known, named, known.models)
     gone = [key for key, file in files.items() if key in known.models and not file.exists()]
     if gone and not drop:
@@ -119,12 +120,18 @@ def update(
             f"{', '.join(gone)} would leave {path}, as there is no such file. Give --drop if that is meant."
         )
     kept = {key: entry for key, entry in known.models.items() if key not in gone}
-    changes = _changes(known, None if masks is None else Path(masks), shapes, adapters)
+    changes = {
+        "masks": None if masks is None else known.key(Path(masks)),
+        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
+        "adapters": adapters,
+        "signature": signature,
+    }
+    given = {name: value for name, value in changes.items() if value}
     tasks = []
     for key, file in files.items():
         if key in gone:
             continue
-        options = dataclasses.replace(kept[key].options if key in kept else Options(), **changes)
+        options = dataclasses.replace(kept[key].options if key in kept else Options(), **given)
         tasks.append(_Task(known, key, file, options, limits or Limits(), compare=False, at=at))
     outcomes = _all(tasks, jobs, _paths(rules))
     if not all(outcome.passed for outcome in outcomes):
@@ -133,16 +140,6 @@ def update(
     left = f"It has left {path}, as there is no such file."
     outcomes += [Outcome(key, known.file(key), known.models[key], compared=False, notes=(left,)) for key in gone]
     return outcomes, Baseline(path, kept).write()
-
-
-def _changes(known: Baseline, masks: Path | None, shapes: Shapes | None, adapters: str | None) -> dict[str, Any]:
-    """The options that are given, as the baseline has them."""
-    changes = {
-        "masks": None if masks is None else known.key(masks),
-        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
-        "adapters": adapters,
-    }
-    return {name: value for name, value in changes.items() if value}
 
 
 def _paths(files: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -188,7 +185,7 @@ class _Task:
         if entry is not None and not self.file.exists():
             advice = f"`maskc check --update --drop --baseline {self.baseline.path} {self.file}` forgets it"
             raise InputError(f"{self.model} does not exist any more. {advice}.")
-        source = fixed(frontend.read(self.file), self.options.shapes)
+        source = fixed(frontend.read(self.file, signature=self.options.signature), self.options.shapes)
         masks = None if self.options.masks is None else self.baseline.file(self.options.masks)
         policy = cast(Policy, self.options.adapters)
         at = self.at or still_open(source.model, {} if entry is None else entry.sizes)

@@ -184,7 +184,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
             optimizer.prune_if_due()
             optimizer.note_saved()
         else:
-            _warn_of_ones(self._trained_in())
+            warn_of_ones(self._trained_in())
         for number, variable in enumerate((self.signal, self.mask)):
             store[str(number)] = variable.numpy()
 
@@ -253,14 +253,15 @@ def _nothing() -> None:
     """Where there is no weak reference."""
 
 
-def _warn_of_ones(model: Any) -> None:
-    """Warns, once for each model, that it was trained and is saved, and nothing has been pruned."""
-    if model is None or model in unmasked or not all(layer.mask.numpy().all() for layer in mask_layers(model)):
+def warn_of_ones(model: Any) -> None:
+    """Warns, once for each model, that nothing has been pruned, where it is trained and then saved or compiled."""
+    layers = [] if model is None or model in unmasked else mask_layers(model)
+    if not layers or not all(layer.mask.numpy().all() for layer in layers):
         return
     unmasked.add(model)
     warn(
-        f"The model {model.name!r} was trained and is saved with no channel masked: updates by a "
-        "maskc.train.PruningOptimizer mask channels, and there was none."
+        f"No channel of the model {model.name!r} is masked: updates by a maskc.train.PruningOptimizer mask channels, "
+        "and there was none that did."
     )
 
 

@@ -239,6 +239,7 @@ class Pruner:
             importance = [np.zeros_like(mask) for mask in masks]
             for position, score in zip(self._where, scores, strict=True):
                 importance[position] = np.asarray(score)
+            self._warn_of_zeros(scores)
             exhausted = not self._prune(int(step), importance)
             masks = list(self._savings.masks)
         flops = self.flops
@@ -394,6 +395,14 @@ class Pruner:
             removed = chain.from_iterable(self._order(first))
             floors.append(self._cost.count(without(self._savings.masks, self._groups, list(removed))))
         return min(floors)
+
+    def _warn_of_zeros(self, scores: Sequence[NDArray[np.floating]]) -> None:
+        if self._history or any(score.any() for score in scores):
+            return
+        warn(
+            "Every importance score is 0, so channels are pruned by what they save alone: the loss does not depend on "
+            "what is masked, as where it is constant, or the gradient is stopped behind the masks."
+        )
 
     def _warn_exhausted(self) -> None:
         if self._exhausted:

@@ -52,7 +52,12 @@ def test_the_baseline_has_one_value_a_line_in_a_stable_order(repository: Path) -
     entry = data["models"]["models/a.onnx"]
     assert entry["after"]["flops"] < entry["before"]["flops"]
     assert entry["channels"] == {"masked": 8, "removed": 8} and entry["verified"] is True
-    assert len(entry["sha256"]) == 64 and entry["options"] == {"masks": None, "shapes": {}, "adapters": "auto"}
+    assert len(entry["sha256"]) == 64 and entry["options"] == {
+        "masks": None,
+        "shapes": {},
+        "adapters": "auto",
+        "signature": None,
+    }
     assert sorted(entry["widths"].values()) == [4, 8] and sum(entry["layer_flops"].values()) <= entry["after"]["flops"]
     assert list(entry["removed"].values()) == [", ".join(map(str, BARE))]
 
@@ -112,6 +117,26 @@ def test_options_are_kept_in_the_baseline(repository: Path) -> None:
     says(check(), 1, "the model has changed")
     assert check("--update", plain).exit_code == 0, "options stay as they are"
     assert entry("models/c.onnx").options == known.options
+
+
+@pytest.mark.tensorflow
+def test_the_signature_of_a_saved_model_is_kept(repository: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    module = tf.Module()
+    traces = {
+        name: tf.function(lambda x, width=width: x @ tf.ones((3, width))).get_concrete_function(
+            tf.TensorSpec((None, 3), tf.float32, "x")
+        )
+        for name, width in (("narrow", 4), ("wide", 8))
+    }
+    tf.saved_model.save(module, "models/two", signatures=traces)
+    says(check("--update", "models/two"), 2, "has the signatures narrow, wide: name one with --signature")
+    for name, width in (("wide", 8), ("narrow", 4)):
+        assert check("--update", "models/two", "--signature", name).exit_code == 0
+        assert entry("models/two").options.signature == name and entry("models/two").after.flops % width == 0
+        assert check().exit_code == 0
+    assert check("--update", "models/two").exit_code == 0, "options stay as they are"
+    assert entry("models/two").options.signature == "narrow"
 
 
 def test_paths_are_from_the_directory_of_the_baseline(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

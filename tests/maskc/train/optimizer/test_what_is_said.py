@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import maskc
 from maskc.errors import InputError, PruningWarning
 from maskc.results.measurements import Latency
 from maskc.train import (
@@ -323,10 +324,13 @@ def trained_when_it_was_smaller() -> Any:
 @pytest.mark.parametrize(
     ("train", "words"),
     [
-        (trained_by_adam, r"no channel masked: updates by a maskc\.train\.PruningOptimizer mask channels, and there"),
+        (
+            trained_by_adam,
+            r"^No channel of the model .* is masked: updates by a maskc\.train\.PruningOptimizer mask channels",
+        ),
         (trained_on_few_batches, r"saved before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
         (trained_until_interrupted, r"saved before pruning was done"),
-        (trained_by_a_step_without_updates, "no channel masked: .* and there was none"),
+        (trained_by_a_step_without_updates, "^No channel of the model .* and there was none"),
         (trained_and_pruned, None),
         (trained_when_it_was_smaller, None),
         (mlp, None),
@@ -343,6 +347,32 @@ def test_what_is_saved_with_nothing_pruned_is_said_once(train: Any, words: str |
         assert re.search(r"^fit ended without an update .* does not call self\.optimizer\.apply", said.pop(0))
     assert len(said) == (0 if words is None else 1)
     assert words is None or re.search(words, said[0])
+
+
+def test_what_is_compiled_with_nothing_pruned_is_said_once() -> None:
+    """Which has lost nothing, whether no epoch was asked for or another optimizer trained."""
+    model = mlp()
+    compiled(model, flops_target=0.5)
+    model.fit(*data(model), epochs=0, verbose=0)
+    with pytest.warns(PruningWarning, match=r"^No channel of the model .* is masked"):
+        maskc.compile(model, verify=False)
+    mask_layers(trained := mlp())[0].mask.assign([1, 0] * 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PruningWarning)
+        for again in (model, trained, small := shrink(trained), keras.Model(small.inputs, small.outputs)):
+            maskc.compile(again, verify=False)
+
+
+@pytest.mark.parametrize("method", ["fisher", "magnitude"])
+def test_a_loss_that_masks_mean_nothing_to_is_said_once(method: str) -> None:
+    model = mlp()
+    optimizer = PruningOptimizer("adam", prune_every=1, flops_target=0.3, method=method, schedule=None)
+    model.compile(optimizer, lambda y, predicted: keras.ops.mean(predicted * 0, -1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(*data(model, 64), batch_size=4, verbose=0)
+    said = [str(warning.message) for warning in caught if "importance score is 0" in str(warning.message)]
+    assert len(said) == (method == "fisher")
 
 
 # Sizes that the input leaves open
