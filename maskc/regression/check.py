@@ -99,9 +99,9 @@ def update(
 ) -> tuple[list[Outcome], bool]:
     """Write the baseline again, with all its models or the ones named; those are added if they are new.
 
-    `masks`, `shapes`, `adapters` and `signature` are how the models named are to be compiled from now on, and `at` says at what
-    sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Models that are gone leave the baseline with
-    `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
+    `masks`, `shapes`, `adapters` and `signature` are how the models named are to be compiled from now on, and `at` says
+    at what sizes FLOPs are to be counted, as for `maskc.flops` (None: as before). Models that are gone leave the
+    baseline with `drop`, and are refused without. Returns what was found and whether the file changed. It is unchanged
     where a model cannot be compiled, is not equivalent, or misses the reduction that `limits` ask for. Raises as
     `check` does.
     """
@@ -120,7 +120,7 @@ def update(
             f"{', '.join(gone)} would leave {path}, as there is no such file. Give --drop if that is meant."
         )
     kept = {key: entry for key, entry in known.models.items() if key not in gone}
-    changes = {
+    changes: dict[str, Any] = {
         "masks": None if masks is None else known.key(Path(masks)),
         "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
         "adapters": adapters,

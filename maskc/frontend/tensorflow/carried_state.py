@@ -25,9 +25,9 @@ def check(function: Any, name: str) -> None:
     read = _needed(graph.node, (tensor.op.name for tensor in function.outputs), library)
     if (carried := next((node for node in _assigned(graph.node, library) if node in read), None)) is not None:
         raise InputError(
-            f"{name} cannot be converted to ONNX: it goes on from batch to batch, as its outputs depend on the variable "
-            f"'{_names(function).get(carried, carried)}', which it assigns, and a file keeps nothing. Build the model "
-            "without that (for a layer of Keras, with stateful=False), and give it the weights."
+            f"{name} cannot be converted to ONNX: it goes on from batch to batch, as its outputs depend on the "
+            f"variable '{_names(function).get(carried, carried)}', which it assigns, and a file keeps nothing. "
+            "Build the model without that (for a layer of Keras, with stateful=False), and give it the weights."
         )
 
 
@@ -67,7 +67,7 @@ def _assigned(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterator[str]
 
 
 def _needed(nodes: Iterable[Any], outputs: Iterable[str], library: Mapping[str, Any]) -> set[str]:
-    """Nodes that these outputs depend on by their values; what is called needs all of its inputs if it may be skipped."""
+    """Nodes that these outputs depend on by their values; what may be skipped or repeated depends on all its inputs."""
     by_name = {node.name: node for node in nodes}
     needed: set[str] = set()
     left = list(outputs)

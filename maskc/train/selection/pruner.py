@@ -401,7 +401,7 @@ class Pruner:
             return
         warn(
             "Every importance score is 0, so channels are pruned by what they save alone: the loss does not depend on "
-            "what is masked, as where it is constant, or the gradient is stopped behind the masks."
+            "what is masked, as where it is constant, or the gradient is stopped after the masks."
         )
 
     def _warn_exhausted(self) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 
-import maskc
 from maskc.errors import InputError
 from maskc.frontend import load
 from maskc.frontend.tensorflow.keras import from_model, to_onnx
