@@ -22,7 +22,12 @@ def saturates(model: ModelProto) -> bool:
     """Whether the model has products of 8-bit data by signed 8-bit weights, and they saturate on this processor."""
     if not _clips() or not any(tensor.data_type == TensorProto.INT8 for tensor in all_tensors(model)):
         return False
-    return any(node.op_type in _PRODUCTS or node.op_type == "QuantizeLinear" for node in all_nodes(model))
+    return multiplies(model) or any(node.op_type == "QuantizeLinear" for node in all_nodes(model))
+
+
+def multiplies(model: ModelProto) -> bool:
+    """Whether the model has products of 8-bit data as it is written, without an optimizer that makes such."""
+    return any(node.op_type in _PRODUCTS for node in all_nodes(model))
 
 
 @lru_cache(1)

@@ -18,6 +18,7 @@ with each operator as ONNX Runtime has it. What an error of rounding may be foll
 from __future__ import annotations
 
 import base64
+import contextlib
 import graphlib
 import hashlib
 import itertools
@@ -52,6 +53,8 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
 GATED = RECURRENT - {"RNN"}  # by Sigmoids of what they multiply with
+# 8-bit products, sums of which ONNX Runtime clips where a processor lacks VNNI instructions.
+CLIPPED = ("ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "QAttention", "QGemm", "QLinear")
 # Operators that round nothing.
 EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
@@ -277,9 +280,8 @@ def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
 
 
 def _wide(tensor: TensorProto) -> TensorProto:
-    if tensor.data_type not in NARROW:
-        return tensor
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+    wide = numpy_helper.to_array(tensor).astype(np.float32) if tensor.data_type in NARROW else None
+    return tensor if wide is None else numpy_helper.from_array(wide, tensor.name)
 
 
 def bodies(node: NodeProto) -> Iterator[onnx.GraphProto]:
@@ -326,16 +328,23 @@ def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     """The model in ONNX Runtime on the CPU, its operators as written, 8-bit products exact, its data in a folder."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
+    options, levels = ort.SessionOptions(), ort.GraphOptimizationLevel
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = False  # a result would hold the memory of its whole run
     entries = {"intra_op.allow_spinning": "0", "x64quantprecision": "1", "qdq_matmulnbits_accuracy_level": "1"}
     # packed for kernels, weights are summed in another order: they are so for both of two models, or for neither
     entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": str(int(not packs))}
     for key, value in entries.items():
         options.add_session_config_entry(f"session.{key}", value)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def loaded(level: Any) -> Any:
+        options.graph_optimization_level = level
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    if any(node.op_type.startswith(CLIPPED) for node in _nested(model.graph.node)):
+        with contextlib.suppress(Exception):  # for some of signed numbers there is no kernel then, nor are they clipped
+            return loaded(levels.ORT_ENABLE_EXTENDED)  # with the optimizer that makes products exact
+    return loaded(levels.ORT_DISABLE_ALL)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 
 import maskc as api
 from maskc.frontend.graph_queries import copied
-from maskc.runtime import integer_products
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
+from maskc.runtime.session import load
 from maskc.verification.compare_regions import compare_regions
-from maskc.verification.recheck import Array, Graph
+from maskc.verification.recheck import Array, Graph, session
 from maskc.verification.regions import search
 from maskc.verification.regions.checker import AS_SEEN
 from maskc.verification.regions.hidden_differences import first_failure
@@ -385,9 +386,25 @@ def test_sizes_of_which_others_do_not_run() -> None:
     assert api.verify(source, compiled).verdict == "verified"
 
 
-@pytest.mark.skipif(integer_products._clips(), reason="This processor saturates 8-bit products.")
+@pytest.mark.parametrize("data", [np.uint8, np.int8])
+@pytest.mark.parametrize("stored", [np.uint8, np.int8])
+def test_products_of_8_bits_are_exact(data: type, stored: type, tmp_path: Path) -> None:
+    """On processors without VNNI as well, where sums of two products are clipped to 16 bits."""
+    rng = np.random.default_rng(0)
+    least, low = np.iinfo(data).min, np.iinfo(stored).min
+    x, w = rng.integers(least, least + 256, (5, 32)), rng.integers(low, low + 256, (32, 8))
+    kinds = {np.uint8: "uint8", np.int8: "int8"}
+    signature, body = f"({kinds[data]}[5,32] x) => (int32[5,8] y)", "y = MatMulInteger(x, w, a, b)"
+    zeros = {"a": np.array(least + 120, data), "b": np.array(low + 130, stored)}
+    model = build.model(signature, body, w=w.astype(stored), **zeros)
+    expected = (x - (least + 120)) @ (w - (low + 130))
+    feed = {"x": x.astype(data)}
+    assert np.array_equal(session(model, tmp_path, packs=True).run(None, feed)[0], expected)
+    assert np.array_equal(load(model, optimized=False, exact=True).run(feed)["y"], expected)
+
+
 def test_products_of_signed_data_and_weights() -> None:
-    """ONNX Runtime has no kernel for what its option against saturation makes of them."""
+    """ONNX Runtime has no kernel for what its optimizer against saturation makes of them."""
     body = "q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, w, s, z, s, z) y = DequantizeLinear(p, s, z)"
     weights = {"s": np.array(0.1), "z": np.array(0, np.int8), "w": np.ones((8, 4), np.int8)}
     assert api.compile(build.model("(float[n,8] x) => (float[n,4] y)", body, **weights)).report.verified
