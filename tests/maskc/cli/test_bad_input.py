@@ -303,7 +303,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         ("verify", VerifyOptions, set()),
         ("flops", ReadOptions, set()),
         ("diff", ReadOptions, {"masks"}),
-        ("check", ReadOptions, {"signature"}),
+        ("check", ReadOptions, set()),
     ],
 )
 def test_each_field_is_an_option_with_its_help_and_default(command: str, kind: type, left_out: set[str]) -> None:
