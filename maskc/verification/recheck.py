@@ -135,9 +135,11 @@ class Graph:
         self.asked = {name for k in made for name in self.nodes[k].output}
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
+        values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
+        tensors = self.constants | {name: a.t for name, a in values if a.name == "value"}
         for node in self.nodes:
-            if node.op_type == "Gather" and node.input[0] in self.constants and not any(a.i for a in node.attribute):
-                size = int(self.constants[node.input[0]].dims[0])
+            if node.op_type == "Gather" and node.input[0] in tensors and not any(a.i for a in node.attribute):
+                size = int(tensors[node.input[0]].dims[0])
                 self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
 
     def version(self, node: NodeProto) -> int:
@@ -264,10 +266,10 @@ def _types(graph: onnx.GraphProto) -> Iterator[int]:
     for each in _graphs(graph):
         yield from (value.type.tensor_type.elem_type for value in (*each.input, *each.output, *each.value_info))
         yield from (a.i for node in each.node for a in node.attribute if a.name in TYPED)
-    yield from (tensor.data_type for tensor in _stored(graph))
+    yield from (tensor.data_type for tensor in stored_in(graph))
 
 
-def _stored(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+def stored_in(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """Constants of a graph and of its bodies."""
     for each in _graphs(graph):
         yield from each.initializer
@@ -789,7 +791,7 @@ class Checker:
         shapes = {name: self.shape(name) for name in _reads(node)}
         sliced = [shape[0] for name, shape in shapes.items() if name not in self.source.fixed and shape[1:]]
         stored = [shape for name, shape in shapes.items() if name in self.source.fixed]
-        stored += [tensor.dims for body in bodies(node) for tensor in _stored(body)]
+        stored += [tensor.dims for body in bodies(node) for tensor in stored_in(body)]
         rounds = max([1, *sliced]) if node.op_type in ("Loop", "Scan") else 1
         return rounds * sum(math.sqrt(max(shape)) for shape in stored if len(shape) > 1)
 
@@ -1087,7 +1089,7 @@ def recheck(
 def read(path: Path) -> tuple[Graph, list[Path]]:
     """A model and its files."""
     model = onnx.load(path, load_external_data=False)
-    places = {e.value for tensor in _stored(model.graph) for e in tensor.external_data if e.key == "location"}
+    places = {e.value for tensor in stored_in(model.graph) for e in tensor.external_data if e.key == "location"}
     return Graph(model, path.parent), [path, *(path.parent / place for place in sorted(places))]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
@@ -21,7 +22,7 @@ from passes.rewriting.origins import Origin
 
 # How often what a region reads is taken into it.
 _LEVELS = 12
-# A small error is none of rounding because a larger region allows it, if it is so many times what a smaller one allows.
+# A small error that is so many times what a region allows is none of rounding, even if a larger region allows it.
 _MORE = 8.0
 # Rounds in which claims are dropped and boundaries give way; after these, what is left is not proved.
 _ROUNDS = 200
@@ -290,10 +291,12 @@ class _Search:
     def _give_way(self, regions: Mapping[Key, Region]) -> bool:
         """Try something else where regions fail, in order; whether anything changed.
 
-        A region may need more of what comes before. Otherwise, if a region that reads the tensor fails as well, or
-        agrees without it, it is no such slices at all and is no boundary; or else it should be what it is not.
+        A region may need more of what comes before; but a small error is a weight that is not quite right, and must not
+        get lost in a larger region. Otherwise, if a region that reads the tensor fails as well, or agrees without
+        it, it is no such slices at all and is no boundary; or else it should be what it is not.
         """
         failing = {region.target: region for key, region in regions.items() if not self.judged[key].agrees}
+        judged = {region.target: self.judged[key] for key, region in regions.items()}
         readers: dict[str, list[Region]] = defaultdict(list)
         for region in regions.values():
             for name in region.compiled_reads:
@@ -302,8 +305,6 @@ class _Search:
         for target, region in failing.items():
             if target in self.settled or region.compiled_reads & touched or target in touched:
                 continue
-            # a small error is a weight that is not quite right, and must not get lost in a larger region
-            small = self.judged[self._key(region)].error < MOST
             reading = [reader.target for reader in readers[target]]
             if stages := self._stages(region, readers[target]):
                 for name in stages:
@@ -311,9 +312,9 @@ class _Search:
                 touched |= stages | {target, *reading}
                 continue
             named, alike = target in self.checker.source.maker, self._reads_alike(region)
-            if not (named and self._grow(region, small, alike)):
+            if not (named and self._grow(region, judged[target], alike)):
                 self.settled.add(target)
-                if target in self.outputs or not self._drops(region, readers, failing, small, alike):
+                if target in self.outputs or not self._drops(region, readers, failing, judged[target], alike):
                     continue
                 touched |= {r.target for r in regions.values()} - self.checker.boundaries.keys()
             touched |= {target, *reading}
@@ -353,10 +354,12 @@ class _Search:
         return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
 
     def _weighs(self, target: str) -> bool:
-        """Whether a boundary is made with weights: a constant of more than one axis."""
-        compiled = self.checker.compiled
-        read = {name for index in self.checker.region(target).compiled for name in compiled.reads[index]}
+        """Whether a boundary is made with weights: a constant of more than one axis, in a body as well."""
+        compiled, made = self.checker.compiled, self.checker.region(target).compiled
+        read = {name for index in made for name in compiled.reads[index]}
         dims = [compiled.constants[name].dims for name in read & compiled.constants.keys()]
+        inside = (body for i in made for body in recheck.bodies(compiled.nodes[i]))
+        dims += [tensor.dims for body in inside for tensor in recheck.stored_in(body)]
         return any(sum(size > 1 for size in each) > 1 for each in dims)
 
     def _agrees(self, target: str, small: bool) -> bool:
@@ -373,7 +376,7 @@ class _Search:
         wrong: Region,
         readers: Mapping[str, Sequence[Region]],
         failing: Collection[str],
-        small: bool,
+        judgement: Judgement,
         alike: bool,
     ) -> bool:
         """Whether a boundary that fails was dropped: what reads it fails because of it, or agrees without it.
@@ -382,7 +385,7 @@ class _Search:
         go those that follow from it and do not hold what the source's tensor of their name does, either: a mask behind
         them may leave nothing of what differs.
         """
-        kept, target = dict(self.checker.boundaries), wrong.target
+        kept, target, small = dict(self.checker.boundaries), wrong.target, judgement.error < MOST
         self._discard(target)
         todo, dropped = {reader.target for reader in readers[target]}, 0
         if any(name in failing for name in todo) and not small:
@@ -393,7 +396,7 @@ class _Search:
             if name in self.checker.boundaries:
                 if name not in self.unlike or name in self.outputs:
                     region = self.checker.region(name)
-                    agrees = self._agrees(name, small) or self._grow(region, small, self._reads_alike(region))
+                    agrees = self._agrees(name, small) or self._grow(region, judgement, self._reads_alike(region))
                     if agrees and not (alike and shows(self.checker, self.checker.region(name), wrong)):
                         continue
                     dropped += 1
@@ -413,17 +416,19 @@ class _Search:
             if boundary.reads is not None and name in boundary.reads:
                 boundaries[other] = replace(boundary, reads=None)
 
-    def _grow(self, region: Region, small: bool, alike: bool) -> bool:
+    def _grow(self, region: Region, failed: Judgement, alike: bool) -> bool:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that.
 
-        alike: whether both sides read the same; it then may only take in what limits any values, as rows that add up to
-        1. Behind weights it might only seem to agree: units may be dead there, by chance.
+        failed: the error for which it has to, its own or that of what it reads. alike: whether both sides read the
+        same; it then may only take in what limits any values, as rows that add up to 1. Behind weights it might only
+        seem to agree: units may be dead there, by chance.
         """
         checker, target = self.checker, region.target
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
-        reads, limit = region.compiled_reads, math.inf
+        reads, small = region.compiled_reads, failed.error < MOST
+        limit = failed.allowed if small and failed.error > _MORE * failed.allowed else math.inf
         for level in range(1 if alike else 0, _LEVELS + 1):
             if level:
                 taken = {name for name in reads - ends if not (alike and self._weighs(name))}

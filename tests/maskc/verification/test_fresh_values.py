@@ -1,5 +1,6 @@
 """Small regions: random values enough, and wide enough, to show what differs; and what only rounds is not refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -283,15 +284,19 @@ def test_weights_of_units_that_are_dead_by_chance_behind_a_mask() -> None:
     assert first_failure(compare_regions(model, wrong, alive, shrunk.origins, 0).proof) is not None
 
 
+@pytest.mark.parametrize("node", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_a_row_of_a_table_that_no_run_looks_up(dtype: type) -> None:
-    """What reads it agrees in runs, as these have other rows."""
+def test_a_row_of_a_table_that_no_run_looks_up(dtype: type, node: bool) -> None:
+    """What reads it agrees in runs, as these have other rows. The table is an initializer, or a Constant."""
     body = "g = Gather(t, i) y = Transpose<perm=[0,2,1]>(g)"
     kind = {np.float32: "float", np.uint8: "uint8"}[dtype]
     table = np.random.default_rng(0).integers(0, 200, (300, 8)).astype(dtype)
     model = build.model(f"(int64[n,t] i) => ({kind}[n,8,t] y)", body, t=table)
     wrong = build.changed(model, "t", lambda t: np.where(np.arange(300)[:, None] == 270, t + 3, t).astype(dtype))
     few = [{"i": np.arange(3 * rows).reshape(rows, 3)} for rows in (1, 2, 3)]
+    if node:
+        constant = onnx.helper.make_node("Constant", [], ["t"], value=model.graph.initializer.pop())
+        model.graph.node.insert(0, constant)
     assert compare_regions(model, model, few, {}, 0).proof.complete
     assert first_failure(compare_regions(model, wrong, few, {}, 0).proof) is not None
 
@@ -372,3 +377,40 @@ def test_an_integer_beside_data_allows_no_more_steps() -> None:
     wrong = build.changed(models[1], "k", lambda k: np.where(np.arange(512) == 137, 1.01 * k, k))
     assert proof_of(*models, 0).complete
     assert not proof_of(models[0], wrong, 0).complete
+
+
+def weight_of_units_that_are_mostly_dead() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """In one branch by weights that are in its body, and in the other always."""
+    rng = np.random.default_rng(0)
+    mostly = rng.normal(size=(4, 4)) - np.array([0, 1.2, 0, 0])
+    weights = {"w": rng.normal(size=(6, 4)), "u": rng.normal(size=(4, 3)), "zero": np.array(0.0)}
+    model = build.model(
+        "(float[n,6] x) => (float[n,3] y)",
+        f"""a = MatMul(x, w) r = Relu(a) s = ReduceSum<keepdims=0>(x) c = Greater(s, zero)
+        i = If(c) <
+            then_branch = t () => (float[n,4] o) <float[4,4] v = {{{", ".join(map(str, mostly.ravel()))}}}> {{
+                o = MatMul(r, v)
+            }},
+            else_branch = e () => (float[n,4] p) {{ p = Neg(r) }}
+        > q = Relu(i) y = MatMul(q, u)""",
+        **weights,
+    )
+    return model, build.changed(model, "u", lambda u: np.where(np.arange(12).reshape(4, 3) == 4, 1.001 * u, u))
+
+
+def weight_of_an_average() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Of many elements, whose average is nearly 0, while as many roundings are allowed of it."""
+    rng = np.random.default_rng(13)
+    body = "g = GlobalAveragePool(x) f = Flatten(g) m = MatMul(f, w) y = Add(m, b)"
+    weights = {"w": rng.normal(size=(12, 4)).astype(np.float32), "b": rng.normal(size=4).astype(np.float32)}
+    model = build.model("(float[n,12,48,48] x) => (float[n,4] y)", body, **weights)
+    return model, build.changed(model, "w", lambda w: np.where(np.arange(48).reshape(12, 4) == 19, 1.0001 * w, w))
+
+
+@pytest.mark.parametrize("pair", [weight_of_units_that_are_mostly_dead, weight_of_an_average])
+def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
+    pair: Callable[[], tuple[onnx.ModelProto, onnx.ModelProto]],
+) -> None:
+    source, wrong = pair()
+    assert api.verify(source, source).verdict == "verified"
+    assert api.verify(source, wrong).verdict == "failed"
