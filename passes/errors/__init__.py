@@ -36,7 +36,8 @@ def in_brief(error: BaseException, *noise: str) -> str:
     text = re.sub(r"\[\w+Error\] ?", "", text)
     text = re.sub(r"\S*/onnx/\S+:\d+: \w+: Assertion `.*?` failed: ", "", text)
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.split(r"(?<=[\w)'\"`\]])\. ", text)[0].rstrip(".") or f"it does not say why ({type(error).__name__})"
+    end = r"(?<=[\w)'\"`\]])(?<!\bvs)(?<!\b[ei]\.[ge])\. "  # of a sentence, and not of an abbreviation
+    text = re.split(end, text)[0].rstrip(".") or f"it does not say why ({type(error).__name__})"
     return (text[:297] + "...") if len(text) > 300 else text
 
 

@@ -86,6 +86,8 @@ def fits(hint: Any, value: Any) -> bool:
 
 def _is_of(hint: Any, value: Any) -> bool:
     """The same, as far as that can be seen: most protocols and type variables take anything; may raise instead."""
+    if hint is Any:
+        return True
     if isinstance(value, (str, os.PathLike)) and b"\0" in os.fsencode(value):  # no file can have that name
         return False
     kind, parts = get_origin(hint) or hint, get_args(hint)
@@ -108,7 +110,7 @@ def _is_of(hint: Any, value: Any) -> bool:
     if kind is Iterable and getattr(value, "shape", None) == ():
         return False  # an array without axes, which says that it can be gone through
     unseen = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
-    if kind is Any or not isinstance(kind, type) or unseen:
+    if not isinstance(kind, type) or unseen:
         return True
     if isinstance(value, (bool, np.bool_)):
         return kind in (bool, object)

@@ -158,7 +158,8 @@ def cost_model(
     parts = [_spared(part, masks, groups) for part in (chosen, ~chosen, _one_of_each(masks, groups, count))]
     trials = []
     for zeroed in parts:
-        with_zeros = {n: np.where((groups[n] >= 0) & zeroed[groups[n]], 0, mask) for n, mask in masks.items()}
+        of_entries = np.append(zeroed, False)  # so that -1 stands for no group
+        with_zeros = {n: np.where(of_entries[groups[n]], 0, mask) for n, mask in masks.items()}
         trials.append(counted(with_zeros))
     alone = [live for name, mask in masks.items() if (live := _whole(mask, groups[name])).size == 1]
     prices = {} if rates is None else _prices(now, rates)

@@ -10,7 +10,7 @@ import pytest
 
 import passes
 from passes.analysis.find_mask import EXAMPLE
-from passes.errors import GraphError
+from passes.errors import GraphError, in_brief
 
 MODEL = onnx.parser.parse_model(EXAMPLE)
 MASKED = onnx.parser.parse_model(
@@ -42,6 +42,7 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
 WRONG: list[Any] = [
     *(None, 0, -1, 0.5, float("nan"), True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int, np.ones(3)),
     *({"mask": values} for values in (1, "x", None, np.ones(4), np.ones((3, 2)), np.full(3, -7), np.array(["a"] * 3))),
+    {"mask": np.full(3, -1)},
     np.int64(2),
     *({1: 2}, {"x": "ab"}, {"x": (0.5, 2)}, {"x": [None]}, {"x": (1, 2)}, onnx.ModelProto()),
 ]
@@ -57,6 +58,10 @@ def test_wrong_arguments_are_refused_in_a_sentence(entry: Callable[..., Any]) ->
             raised = traceback.extract_tb(error.__traceback__)[-1]
             assert (raised.line or "").startswith("raise "), (name, wrong)
             assert str(error).endswith((".", "?")), error
+
+
+def test_an_abbreviation_ends_no_sentence() -> None:
+    assert in_brief(ValueError("Incompatible shapes: [2,4] vs. [1,3]. Call it so.")).endswith("[2,4] vs. [1,3]")
 
 
 def test_what_may_be_given_is_said() -> None:
