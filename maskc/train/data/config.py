@@ -19,7 +19,7 @@ class Checked(pydantic.BaseModel):
     Raises InputError if a value does not fit; the message names the field.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @refusing
     def __init__(self, **values: Any) -> None:

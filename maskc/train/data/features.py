@@ -118,6 +118,8 @@ class Categorical(Ids):
     def _default_fits(self) -> Self:
         if self.default is not None and isinstance(self.default, str) != (self.stored == "string"):
             raise ValueError(f"the default must be {'a string' if self.stored == 'string' else 'a whole number'}")
+        if self.size is not None and isinstance(self.default, int) and not 0 <= self.default < self.size:
+            raise ValueError(f"the default must be from 0 to {self.size - 1}")
         return self
 
 

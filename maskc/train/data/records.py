@@ -13,10 +13,12 @@ import tensorflow as tf
 
 from maskc import progress
 from maskc.errors import InputError
+from maskc.frontend.write_model_files import NOT_A_FILE
 from maskc.train.arguments import check_count, check_kind, path_of, refusing
 from maskc.train.data.bad_records import compression, first_misfit
 from maskc.train.data.features import FeatureSpec
 from maskc.train.data.parsing import Parser
+from passes.errors.arguments import shown
 
 # Records of each file that are looked at before anything is trained.
 LOOKED_AT = 100
@@ -58,6 +60,7 @@ class Records:
     ) -> None:
         check_count("batch_size", batch_size, 1)
         check_count("shuffle", shuffle, 0)
+        check_count("seed", seed, 0)
         self.spec = spec
         self.files = _found([files] if isinstance(files, (str, Path)) else files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
@@ -68,6 +71,8 @@ class Records:
     @refusing
     def __call__(self, epoch: int = 0, skip: int = 0) -> Any:
         """Returns the batches of an epoch as a `tf.data.Dataset`, without the first `skip`, which are not parsed."""
+        check_count("epoch", epoch, 0)
+        check_count("skip", skip, 0)
         order = np.random.default_rng([self.seed, epoch])
         files = [self.files[i] for i in order.permutation(len(self.files))] if self.shuffle else self.files
         records = tf.data.TFRecordDataset([str(file) for file in files], compression(files[0]))
@@ -79,14 +84,18 @@ class Records:
     def count_batches(self) -> int:
         """Returns how many batches an epoch has, by reading the files through once."""
         records = tf.data.TFRecordDataset([str(file) for file in self.files], compression(self.files[0]))
-        with progress.stage("Counting records"):
-            return -(-int(records.reduce(np.int64(0), lambda count, _: count + 1)) // self.batch_size)
+        try:
+            with progress.stage("Counting records"):
+                return -(-int(records.reduce(np.int64(0), lambda count, _: count + 1)) // self.batch_size)
+        except tf.errors.OpError as error:
+            if told := self.explain(error):
+                raise told from error
+            raise
 
     def explain(self, error: Exception) -> InputError | None:
         """Returns what is wrong with the files if reading them may have raised `error`, or None if nothing is."""
-        if not isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.DataLossError)):
-            return None
-        return first_misfit(self.files, self.spec)
+        told = tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError
+        return None if not isinstance(error, told) else first_misfit(self.files, self.spec)
 
 
 @refusing
@@ -105,6 +114,8 @@ def write_records(path: str | os.PathLike[str], examples: Iterable[Mapping[str, 
         InputError: if the file cannot be written, or a value is of another type.
     """
     path = path_of("path", path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} cannot be written: {NOT_A_FILE}.")
     part = path.with_name(f".{path.name}.part")
     count = 0
     try:
@@ -129,11 +140,13 @@ def _feature(name: Any, value: Any) -> Any:
         return tf.train.Feature()
     if np.issubdtype(array.dtype, np.floating):
         return tf.train.Feature(float_list=tf.train.FloatList(value=array.tolist()))
-    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+    if array.dtype.kind in "iub" and array.max() <= np.iinfo(np.int64).max:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=array.astype(np.int64).tolist()))
     texts = [text.encode() if isinstance(text, str) else text for text in array.tolist()]
     if not all(isinstance(text, bytes) for text in texts):
-        raise InputError(f"The field {name!r} cannot be written: a {type(value).__name__} is neither number nor text.")
+        raise InputError(
+            f"The field {name!r} cannot be written: {shown(value)} is neither a text nor a number of 64 bits."
+        )
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
 
 

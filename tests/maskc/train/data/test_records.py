@@ -1,5 +1,6 @@
 """TFRecords and feature specifications: what a model is given, in which order, and what does not fit."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,41 @@ def test_files_that_are_no_records_are_named(tmp_path: Path) -> None:
         Records(tmp_path / "b.tfrecord", SPEC)
 
 
+def test_files_that_change_after_they_were_looked_at_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    numbered(path, 0, 3)
+    records = Records(path, NUMBERS)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"a\.tfrecord is not a TFRecord file, or it is damaged after record"):
+        records.count_batches()
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.tfrecord cannot be read: .*No such file"):
+        records.count_batches()
+
+
+def test_seeds_epochs_and_batches_are_counted_from_0(tmp_path: Path) -> None:
+    numbered(tmp_path / "a.tfrecord", 0, 3)
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0, not -1"):
+        Records(tmp_path / "a.tfrecord", NUMBERS, seed=-1)
+    for name in ("epoch", "skip"):
+        with pytest.raises(InputError, match=f"{name} must be a whole number of at least 0, not -1"):
+            Records(tmp_path / "a.tfrecord", NUMBERS)(**{name: -1})
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400, None, object()], ids=str)
+def test_what_records_have_no_room_for_is_not_written(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InputError, match=r"'number' cannot be written: .* neither a text nor a number of 64 bits"):
+        write_records(tmp_path / "a.tfrecord", [{"number": value}])
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InputError, match="it is not a file that could be replaced"):
+            write_records(path, [])
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     numbered(tmp_path / "a.tfrecord", 0, 3)
 
@@ -184,6 +220,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         ({"kind": "categorical", "size": 3, "default": "x"}, "default must be a whole number"),
         ({"kind": "sequence", "size": 3}, "length"),
         ({"kind": "vector"}, "kind"),
+        ({"kind": "categorical", "size": 3, "default": 3}, "default must be from 0 to 2"),
+        ({"kind": "dense", "default": float("nan")}, "finite number"),
+        ({"kind": "dense", "type": "int", "default": float("inf")}, "finite number"),
         ({"kind": "dense", "shape": [0]}, "greater than 0"),
         ({"kind": "sparse", "size": 3, "values": "y"}, "'y' is used twice"),
     ],
