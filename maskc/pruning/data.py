@@ -139,6 +139,8 @@ def _runs(model: ModelProto, batch: Batch, names: Collection[str]) -> bool:
 def _sources(given: Given, inputs: Sequence[Port]) -> Sources:
     if isinstance(given, (str, os.PathLike)):
         text = os.fspath(given)
+        if not text:  # which paths take for the present directory
+            raise InputError("The data have no name. Give an .npz or .npy file, a directory, or loader.py:function.")
         if ".py:" in text:
             return _of_function(function_of(*path_and_name(text, "the data")), text)
         return _of_files(Path(text), inputs)

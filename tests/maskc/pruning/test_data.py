@@ -48,6 +48,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "output 'y' is infinity or NaN on the data",
     ),
     "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
+    "no name": ("", "The data have no name"),
     "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
     "another kind of file": (__file__, "Data come from .npz or .npy files"),
     "no function": (f"{__file__}:nothing", "has no function 'nothing'"),
