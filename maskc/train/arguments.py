@@ -46,6 +46,8 @@ def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
         except MaskcError:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:  # of which `telling` makes a sentence
+                raise
             *_, (frame, _) = traceback.walk_tb(error.__traceback__)
             objected = _origin(frame) in _LIBRARIES or _is_looked_at(frame)
             objected |= isinstance(error, UnicodeError)  # of a text that there is not in UTF-8
@@ -146,10 +148,14 @@ def optimizer_of(value: Any) -> Any:
 
 def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1) -> int:
     """Returns the channels of an input of this shape, None where Keras knows none, or raises InputError."""
-    rank = len(shape or ())
-    channels = shape[axis] if shape is not None and rank > 1 and -rank < axis < rank else None
-    if channels is None:
-        given = "something that is no tensor, or one of unknown rank" if shape is None else f"one of {tuple(shape)}"
+    try:
+        sizes: tuple[int | None, ...] = () if shape is None else tuple(shape)
+    except Exception:  # of what is no shape
+        sizes = ()
+    rank = len(sizes)
+    channels = sizes[axis] if rank > 1 and -rank < axis < rank else None
+    if channels is None or not fits(int, channels) or channels < 0:
+        given = "something that is no tensor, or one of unknown rank" if shape is None else f"one of {shown(sizes)}"
         raise InputError(
             f"{layer} needs an input of shape (batch, ..., channels) with a known number of channels, not {given}."
         )

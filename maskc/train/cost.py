@@ -186,11 +186,20 @@ class ComputationalCost:
 
     def _named(self, masks: Values) -> dict[str, NDArray[np.float32]]:
         self._check(masks)
-        return {name: np.asarray(mask, np.float32) for name, mask in zip(self._inputs, masks, strict=True)}
+        try:
+            values = [np.asarray(mask, np.float32) for mask in masks]
+        except (TypeError, ValueError, OverflowError) as error:  # of texts and objects
+            raise InputError("Masks are arrays of numbers.") from error
+        if not all(np.isfinite(value).all() for value in values):
+            raise InputError("Masks are arrays of finite numbers, and one of these holds infinity or NaN.")
+        return dict(zip(self._inputs, values, strict=True))
 
     def _groups(self, groups: Any) -> dict[str, NDArray[np.int64]]:
         self._check(groups, "Groups")
-        return dict(zip(self._inputs, groups, strict=True))
+        arrays = [np.asarray(group) for group in groups]
+        if not all(array.dtype.kind in "iu" and (array >= -1).all() for array in arrays):
+            raise InputError("Groups are whole numbers from 0 on, or -1 for entries that are kept.")
+        return dict(zip(self._inputs, arrays, strict=True))
 
     def masks(self) -> list[NDArray[np.float32]]:
         """Returns the present values of the masks, each of shape `(channels,)`."""

@@ -94,10 +94,11 @@ def _probed(model: Any, tensor: Any) -> tuple[ModelProto, str]:
         where = f"The model {model.name!r}"
     else:
         function, name = _concrete(model), tensor
+        check_kind("tensor", name, str, "the name of a tensor in the function's graph")
         where = "The function"
     constant = frozen(function)
     names = {t.name for operation in constant.graph.get_operations() for t in operation.outputs}
-    name = name if not isinstance(name, str) or ":" in name else f"{name}:0"
+    name = name if ":" in name else f"{name}:0"
     if name not in names:
         raise InputError(f"{where} has no tensor {name!r}.{_near(name, names)}")
     target = constant.graph.get_tensor_by_name(name)

@@ -19,7 +19,7 @@ from maskc.train.export import Exported, check_target, export_model
 from maskc.train.mask_layer import mask_layers
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running import checkpoints
-from maskc.train.running.fine_tune import Distiller
+from maskc.train.running.fine_tune import Distiller, check_of_weights
 from maskc.train.running.loop import Loop, Monitor, Position, Shrinking
 from maskc.train.running.replicas import is_chief, placed
 from maskc.train.running.stepping import as_epochs, batches_of, explained
@@ -116,6 +116,13 @@ class PruningTrainer:
         check_count("pruning_shrink_every", pruning_shrink_every, 0)
         check_count("batch_size", batch_size, 1)
         check_count("seed", seed, 0)
+        for name, given, own in (
+            ("pruning", pruning, {"optimizer"}),
+            ("distillation", distillation, {"student", "teacher"}),
+            ("compile_options", compile_options, {"optimizer", "loss", "metrics"}),
+        ):
+            if taken := sorted(own & (given or {}).keys()):
+                raise InputError(f"{name} must not have {taken[0]!r}, which PruningTrainer gives itself.")
         self.model, self.loss, self.metrics = model, loss, metrics
         self.directory = path_of("directory", directory)
         self.teacher, self._distillation = teacher, dict(distillation or {})
@@ -209,6 +216,7 @@ class PruningTrainer:
         Arguments and errors are those of `train`; `optimizer` is by default a new one like that of `train`.
         """
         check_count("epochs", epochs, 0)
+        check_of_weights(optimizer)
         if optimizer is None:
             with self.model.distribute_strategy.scope():
                 optimizer = self._inner.from_config(self._inner.get_config())
@@ -236,7 +244,7 @@ class PruningTrainer:
     @refusing
     def check_export(self, directory: str | os.PathLike[str]) -> None:
         """Refuses, before any work is done, a directory that `export_model` would refuse. Raises `InputError`."""
-        check_target(Path(directory))
+        check_target(path_of("directory", directory))
 
     def _plan(self, data: Any, epochs: int) -> None:
         """Decides what a schedule leaves open by how many updates all epochs make, also of a run that goes on."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from maskc.errors import InputError
 from maskc.train.arguments import check_choice, check_count, check_kind, is_number, refusing
@@ -117,6 +118,7 @@ def _gradients(loss: Any, tape: Any, layers: Sequence[MaskLayer], method: str, r
     copies = [_passage(layer)[0] for layer in layers]
     if tape is None:
         raise InputError(f"The method {method!r} needs the tape of the loss: pass tape=.")
+    check_kind("tape", tape, tf.GradientTape, "the tf.GradientTape that the loss is on")
     check_kind("loss", loss, (tf.Tensor, tf.Variable), "a tensor that the tape recorded")
     gradients = tape.gradient(loss, copies)
     for layer, gradient in zip(layers, gradients, strict=True):
@@ -174,16 +176,22 @@ def prune(
     if arrays and signals is None:
         raise InputError("Arrays have no importance scores of their own: pass `signals` as well.")
     layers = [] if arrays else _layers(masks)
+    if unused := next((layer.name for layer in layers if not layer.built), None):
+        raise InputError(f"The mask {unused!r} was not applied to anything as yet, so it has no entries.")
     values = masks if arrays else [layer.mask.numpy().copy() for layer in layers]
-    groups = uncoupled([len(value) for value in values])
-    if layers:
-        groups = grouped(layers, groups, [True] * len(layers))
-    scores = [np.asarray(each) for each in ([layer.signal for layer in layers] if signals is None else signals)]
-    flops = [np.zeros_like(value) for value in values] if savings is None else [np.asarray(s) for s in savings]
-    if not [v.shape for v in values] == [s.shape for s in scores] == [f.shape for f in flops]:
+    if not all(value.flags.writeable for value in values):
+        raise InputError("Arrays of masks are changed in place, and one of these is read-only: give a copy.")
+    scores = _numbers([layer.signal for layer in layers] if signals is None else signals)
+    flops = [np.zeros(value.shape) for value in values] if savings is None else _numbers(savings)
+    shapes = [value.shape for value in _numbers(values)]
+    one_axis = all(len(shape) == 1 for shape in shapes)
+    if not (one_axis and shapes == [s.shape for s in scores] == [f.shape for f in flops]):
         raise InputError(
             "`masks`, `signals` and `savings` must have the same shapes, one array (channels,) for each mask."
         )
+    groups = uncoupled([len(value) for value in values])
+    if layers:
+        groups = grouped(layers, groups, [True] * len(layers))
     saved = np.zeros(count_of(groups))
     for group, saving in zip(groups, flops, strict=True):
         np.add.at(saved, group, saving)
@@ -200,6 +208,17 @@ def prune(
     for layer, value in zip(layers, values, strict=False):
         layer.mask.assign(value)
     return pruned
+
+
+def _numbers(given: Sequence[Any]) -> list[NDArray[np.float64]]:
+    """The arrays in numbers; raises InputError where they are none, or not finite."""
+    try:
+        arrays = [np.asarray(each, np.float64) for each in given]
+    except (TypeError, ValueError, OverflowError) as error:  # of texts, objects, and rows of unequal lengths
+        raise InputError("`masks`, `signals` and `savings` must be arrays of numbers.") from error
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError("Masks, importance scores and savings must be finite: where they are not, training diverged.")
+    return arrays
 
 
 def _layers(masks: Any) -> list[MaskLayer]:

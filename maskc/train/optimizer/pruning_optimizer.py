@@ -461,15 +461,16 @@ class PruningOptimizer(Wrapping):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> PruningOptimizer:
+    @refusing
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> PruningOptimizer:
         """Makes an optimizer from `get_config`'s dictionary. Raises InputError for arguments that it does not have."""
         known = {"name", "optimizer", *(setting.name for setting in dataclasses.fields(Settings))}
-        if unknown := sorted(config.keys() - known):
+        if unknown := sorted(config.keys() - known, key=str):
             raise InputError(
                 f"PruningOptimizer has no argument {unknown[0]!r}, with which another version of maskc saved it. "
                 "Load the model with that version, or with compile=False and compile it again."
             )
-        inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        inner = keras.saving.deserialize_keras_object(config.get("optimizer"), custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})
 
     def for_shrunk_model(self) -> PruningOptimizer:

@@ -71,7 +71,7 @@ def state(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         return npz_files.with_state(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"The checkpoint {path} cannot be read: remove it, or start without resuming.") from error
 
 

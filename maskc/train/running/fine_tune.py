@@ -13,6 +13,7 @@ from maskc.train.arguments import check_choice, check_count, compiled, is_number
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed
 from maskc.train.running.stepping import as_epochs, end_epoch, explained, prepare, steps
+from passes.errors.arguments import shown
 
 Soft = Literal["softmax", "sigmoid", "mse"]
 
@@ -57,8 +58,7 @@ def fine_tune(
     """
     check_count("epochs", epochs, 0)
     check_count("seed", seed, 0)
-    if isinstance(optimizer, PruningOptimizer):
-        raise InputError("fine_tune leaves the masks as they are: give it the optimizer of the weights alone.")
+    check_of_weights(optimizer)
     loss = getattr(model, "loss", None) if loss is None else loss
     if loss is None:
         raise InputError(f"There is no loss to train the model {model.name!r} with: pass loss=.")
@@ -67,8 +67,8 @@ def fine_tune(
     train = as_epochs(data, batch_size, seed)
     held_out = None if validation_data is None else as_epochs(validation_data, batch_size)
     history: dict[str, list[float]] = {}
-    prepare(model, train, held_out)
     with explained(data, validation_data):
+        prepare(model, train, held_out)
         for epoch in range(epochs):
             model.reset_metrics()
             for _ in steps(model, train(epoch, 0)):
@@ -77,6 +77,12 @@ def fine_tune(
                 history.setdefault(name, []).append(value)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     return history
+
+
+def check_of_weights(optimizer: Any) -> None:
+    """Raises InputError for an optimizer that prunes."""
+    if isinstance(optimizer, PruningOptimizer):
+        raise InputError("fine_tune leaves the masks as they are: give it the optimizer of the weights alone.")
 
 
 class Distiller(keras.Model):  # type: ignore[misc]
@@ -150,6 +156,9 @@ class Distiller(keras.Model):  # type: ignore[misc]
         if not training:
             return hard
         expected, actual = (keras.tree.flatten(outputs) for outputs in (self._teach(x), y_pred))
+        for output in expected:
+            if not hasattr(output, "shape"):
+                raise InputError(f"The teacher gives {shown(output)}, and no tensor.")
         shapes = [[tuple(output.shape) for output in side] for side in (expected, actual)]
         if [shape[1:] for shape in shapes[0]] != [shape[1:] for shape in shapes[1]]:
             theirs, own = (" and ".join(map(str, side)) for side in shapes)

@@ -232,9 +232,17 @@ def masks_counted(masks: Any) -> Any:
     return cost.count(cost.masks() if masks is None else masks)
 
 
+def grouped(groups: Any) -> Any:
+    cost = computational_cost(mlp())
+    return cost.model(cost.masks(), [groups, np.arange(6)])
+
+
+def pruning_trainer(**arguments: Any) -> PruningTrainer:
+    return PruningTrainer(mlp(), "mse", "run", pruning_iter=1, pruning_burn_in=0, pruning_flops_target=0.5, **arguments)
+
+
 def trained(**arguments: Any) -> Any:
-    trainer = PruningTrainer(mlp(), "mse", "run", pruning_iter=1, pruning_burn_in=0, pruning_flops_target=0.5)
-    return trainer.train(**arguments)
+    return pruning_trainer().train(**arguments)
 
 
 def minimized(loss: Any = None, **arguments: Any) -> Any:
@@ -393,6 +401,22 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
             lambda: find_mask(tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None, 2))]), "y"),
             "has no tensor 'y:0'",
         ),
+        (
+            lambda: find_mask(tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None, 2))]), ["y"]),
+            "tensor must be the name of a tensor",
+        ),
+        (lambda: masks_counted([np.full(6, "x"), np.ones(6)]), "Masks are arrays of numbers"),
+        (lambda: masks_counted([np.full(6, np.nan), np.ones(6)]), "Masks are arrays of finite numbers"),
+        (lambda: grouped(np.full(6, 0.5)), "Groups are whole numbers from 0 on, or -1"),
+        (lambda: grouped(np.full(6, -2)), "Groups are whole numbers"),
+        # configurations
+        (lambda: PruningOptimizer.from_config(None), "`config` must be a mapping of names, and not None"),
+        (lambda: PruningOptimizer.from_config({}), "The optimizer must be a Keras optimizer .*, not None"),
+        (lambda: PruningOptimizer.from_config({"optimizer": "sgd", 1: 2, "x": 3}), "mapping of names"),
+        (lambda: PruningOptimizer.from_config({"optimizer": b"x"}), "Could not parse config"),
+        (lambda: PruningOptimizer("a\0b", flops_target=1), "The optimizer must be a Keras optimizer"),
+        (lambda: Monitor(patience=0), "patience must be a whole number of at least 1"),
+        (lambda: Monitor(mode="least"), 'mode must be "auto", "min" or "max"'),
         # training what is left
         (lambda: fine_tune(mlp(), vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)), "leaves the masks as"),
         (lambda: fine_tune(mlp(), vectors()), "no loss to train the model 'mlp' with"),
@@ -405,6 +429,14 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: Distiller(mlp(), mlp(), temperature=0), "temperature must be greater than 0"),
         (lambda: Distiller(mlp(), mlp(), soft="cosine"), 'soft must be "auto"'),
         (lambda: Distiller(mlp(), None), "teacher must be a Keras model, not a NoneType"),
+        (lambda: distill(compiled(), lambda x, training: "x", vectors()), "^The teacher gives 'x', and no tensor"),
+        (lambda: pruning_trainer(distillation={"teacher": 1}), "distillation must not have 'teacher'"),
+        (lambda: pruning_trainer(compile_options={"metrics": []}), "compile_options must not have 'metrics'"),
+        (lambda: pruning_trainer().check_export(""), "directory must be a path"),
+        (
+            lambda: pruning_trainer().fine_tune(vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)),
+            "leaves the masks as",
+        ),
         (
             lambda: distill(compiled(), chain(4, 5), vectors()),
             r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)",
@@ -430,6 +462,10 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: prunable(plain(), after="everything"), '"activation", "layer" or a function'),
         # masks
         (lambda: MaskLayer().build(None), "unknown rank"),
+        (lambda: MaskLayer().build(3), "^The mask 'mask_layer.*' needs an input of shape"),
+        (lambda: MaskLayer().build((None, "x")), "known number of channels, not one of .None, 'x'"),
+        (lambda: MaskLayer().build((None, -1)), "known number of channels"),
+        (lambda: apply_mask(tf.ones((2, 4)), applied_mask()), r"Incompatible shapes: \[2,4\] vs\. \[3\]\.$"),
         (lambda: MaskLayer(groups=3), "groups must be a name"),
         (lambda: MaskLayer(axis=0), "axis"),
         (lambda: MaskLayer(axis=3).build((None, 4, 5)), "needs an input"),
@@ -437,6 +473,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], "hessian"), 'method must be "fisher"'),
         (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()]), "tape="),
         (lambda: update_pruning_signals(1.0, 0.9, mlp(), tape=tf.GradientTape()), "was not applied"),
+        (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], tape=3), "tape must be the tf.GradientTape"),
         (lambda: update_pruning_signals(1.0, 0.9, []), "no mask"),
         (lambda: update_pruning_signals(1.0, 1.5, [applied_mask()]), "decay must be"),
         (lambda: update_pruning_signals(1.0, 0.9, [applied_mask()], tape=tf.GradientTape()), "loss must be a tensor"),
@@ -447,6 +484,14 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: prune(None, mlp(), -1), "n must be"),
         (lambda: prune([[1, 2, 3]], mlp()), "same shapes"),
         (lambda: prune(None, [np.ones(3)]), "pass `signals`"),
+        (lambda: prune([np.ones(())], [np.ones(())]), "same shapes"),
+        (lambda: prune([np.ones((3, 2))], [np.ones((3, 2))]), "same shapes"),
+        (lambda: prune([[[1], [1, 2]]], [np.ones(2)]), "must be arrays of numbers"),
+        (lambda: prune([["a"] * 3], [np.ones(3)]), "must be arrays of numbers"),
+        (lambda: prune([np.ones(3)], [np.ones(3)], savings=[["a"] * 3]), "must be arrays of numbers"),
+        (lambda: prune([[1, np.nan, 2]], [np.ones(3)]), "must be finite"),
+        (lambda: prune([np.ones(3)], [np.broadcast_to(1.0, 3)]), "read-only"),
+        (lambda: prune(None, [MaskLayer(name="new")]), "The mask 'new' was not applied to anything"),
         (lambda: tf.function(lambda: prune(None, mlp()))(), "outside of tf.function"),
     ],
 )
