@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto
 from maskc.frontend.graph_queries import all_nodes, all_tensors
 
 _PRODUCTS = frozenset(
-    "ConvInteger DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat QAttention QGemm QLinearConv "
-    "QLinearMatMul".split()
+    "ConvInteger DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat QAttention QGemm "
+    "QLinearConv QLinearMatMul".split()
 )
 
 
@@ -22,12 +22,7 @@ def saturates(model: ModelProto) -> bool:
     """Whether the model has products of 8-bit data by signed 8-bit weights, and they saturate on this processor."""
     if not _clips() or not any(tensor.data_type == TensorProto.INT8 for tensor in all_tensors(model)):
         return False
-    return multiplies(model) or any(node.op_type == "QuantizeLinear" for node in all_nodes(model))
-
-
-def multiplies(model: ModelProto) -> bool:
-    """Whether the model has products of 8-bit data as it is written, without an optimizer that makes such."""
-    return any(node.op_type in _PRODUCTS for node in all_nodes(model))
+    return any(node.op_type in _PRODUCTS or node.op_type == "QuantizeLinear" for node in all_nodes(model))
 
 
 @lru_cache(1)

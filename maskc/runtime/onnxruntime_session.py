@@ -21,7 +21,7 @@ from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime import nvidia_providers
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.fatal_models import must_be_positive, why_fatal
-from maskc.runtime.integer_products import multiplies, saturates
+from maskc.runtime.integer_products import saturates
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
 from passes.errors import in_brief
@@ -78,14 +78,12 @@ class OnnxRuntimeSession:
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
-        clipped = exact and saturates(model)
-        if clipped:
+        if exact and saturates(model):
             options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:  # no bias in float is quantised
             options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
-        if not optimized:  # but that it is an optimizer by which products are exact
-            levels, keeps = ort.GraphOptimizationLevel, clipped and multiplies(model)
-            options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if keeps else levels.ORT_DISABLE_ALL
+        if not optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         gpu = GPUS.get(provider)
         if gpu is not None:
             require(ort, gpu)

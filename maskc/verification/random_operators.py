@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto
 
 from maskc.frontend.graph_queries import all_nodes, array_of, copied, is_external
 from maskc.runtime.session import Provider, Session, load
-from maskc.verification.recheck import seed_of
+from maskc.verification.recheck import PRODUCTS, seed_of, sign_alike
 
 
 def load_repeatable(
@@ -21,6 +21,9 @@ def load_repeatable(
 
     Those without a seed get one, and the model is loaded anew for each run, as a session goes on with what it drew.
     """
+    if exact and provider == "cpu" and any(node.op_type in PRODUCTS for node in all_nodes(model)):
+        model = copied(model)
+        sign_alike(model)
     if not draws(model):
         return load(model, provider, optimized=optimized, exact=exact)
     seeded = copied(model)

@@ -53,8 +53,18 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
 GATED = RECURRENT - {"RNN"}  # by Sigmoids of what they multiply with
-# 8-bit products, sums of which ONNX Runtime clips where a processor lacks VNNI instructions.
-CLIPPED = ("ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "QAttention", "QGemm", "QLinear")
+# Products of 8 bits: the places of data, their zero points, weights and theirs; without data, these are unsigned.
+PRODUCTS: dict[str, list[tuple[int | None, int | None, int, int]]] = {
+    "ConvInteger": [(0, 2, 1, 3)],
+    "DynamicQuantizeLSTM": [(None, None, 1, 9), (None, None, 2, 11)],
+    "DynamicQuantizeMatMul": [(None, None, 1, 3)],
+    "MatMulInteger": [(0, 2, 1, 3)],
+    "MatMulIntegerToFloat": [(0, 4, 1, 5)],
+    "QAttention": [(0, 6, 1, 7)],
+    "QGemm": [(0, 2, 3, 5)],
+    "QLinearConv": [(0, 2, 3, 5)],
+    "QLinearMatMul": [(0, 2, 3, 5)],
+}
 # Operators that round nothing.
 EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
@@ -326,6 +336,52 @@ def _rename(node: NodeProto, names: Mapping[str, str]) -> None:
                 body.node.add(op_type="Identity", input=[outer[value.name]], output=[value.name])
 
 
+def sign_alike(model: ModelProto) -> None:
+    """Let weights of 8-bit products have the sign of the data, as without VNNI ONNX Runtime clips sums of others."""
+    if not any(node.op_type in PRODUCTS for node in _nested(model.graph.node)):
+        return
+    graphs, made = _graphs(model.graph), {name: node for node in _nested(model.graph.node) for name in node.output}
+    kinds: dict[str, int] = {tensor.name: tensor.data_type for graph in graphs for tensor in graph.initializer}
+    kinds |= {value.name: value.type.tensor_type.elem_type for graph in graphs for value in graph.input}
+
+    def kind(name: str) -> int:
+        while name in made:
+            node = made[name]
+            given = [int(a.i or a.t.data_type) for a in node.attribute if a.name in ("to", "output_dtype", "value")]
+            steps = node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
+            if any(given) or len(node.input) <= 2 * steps:
+                return given[0] if any(given) else TensorProto.UINT8
+            name = node.input[2 * steps]  # others only move what they read first
+        return kinds.get(name, 0)
+
+    def shifted(index: int, name: str, to: int) -> str:
+        graph, half, wide, moved, end = graphs[index], *(f"{name}·{part}{to}·{index}" for part in ("h", "w", "m", ""))
+        if end not in made:
+            offset = 128 if to == TensorProto.UINT8 else -128
+            graph.initializer.append(helper.make_tensor(half, TensorProto.INT32, [], [offset]))
+            nodes = [helper.make_node("Cast", [moved if name else half], [end], to=to)]  # no zero point is one of 0
+            if name:
+                nodes.append(helper.make_node("Cast", [name], [wide], to=TensorProto.INT32))
+                nodes.append(helper.make_node("Add", [wide, half], [moved]))
+            graph.node.extend(nodes)
+            made[end] = nodes[0]
+        return end
+
+    for index, node in [(index, node) for index, graph in enumerate(graphs) for node in graph.node]:
+        for data, point, weight, zero in PRODUCTS.get(node.op_type, ()):
+            names = [*node.input, *[""] * (zero + 1 - len(node.input))]
+            want = TensorProto.UINT8 if data is None else kind(names[point or 0] or names[data])
+            mixed = {want, kind(names[zero] or names[weight])} == {TensorProto.INT8, TensorProto.UINT8}
+            if mixed and (want == TensorProto.UINT8 or node.op_type == "ConvInteger"):  # the others have no kernel
+                for place in (weight, zero):
+                    names[place] = shifted(index, names[place], want)
+                node.input[:] = names
+    for graph in reversed(graphs):
+        nodes = _in_order(graph.node)
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
 def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     """The model in ONNX Runtime on the CPU, its operators as written, 8-bit products exact, its data in a folder."""
     import onnxruntime as ort
@@ -338,14 +394,15 @@ def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": str(int(not packs))}
     for key, value in entries.items():
         options.add_session_config_entry(f"session.{key}", value)
+    sign_alike(model)
 
     def loaded(level: Any) -> Any:
         options.graph_optimization_level = level
         return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    if any(node.op_type.startswith(CLIPPED) for node in _nested(model.graph.node)):
-        with contextlib.suppress(Exception):  # for some of signed numbers there is no kernel then, nor are they clipped
-            return loaded(levels.ORT_ENABLE_EXTENDED)  # with the optimizer that makes products exact
+    if any(node.op_type in PRODUCTS or node.op_type.startswith("QLinear") for node in _nested(model.graph.node)):
+        with contextlib.suppress(Exception):  # of its optimizers on numbers that are signed
+            return loaded(levels.ORT_ENABLE_EXTENDED)  # what computes between steps is fused, as kernels round apart
     return loaded(levels.ORT_DISABLE_ALL)
 
 

@@ -12,8 +12,8 @@ import pytest
 import maskc as api
 from maskc.frontend.graph_queries import copied
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-from maskc.runtime.session import load
 from maskc.verification.compare_regions import compare_regions
+from maskc.verification.random_operators import load_repeatable
 from maskc.verification.recheck import Array, Graph, session
 from maskc.verification.regions import search
 from maskc.verification.regions.checker import AS_SEEN
@@ -400,11 +400,71 @@ def test_products_of_8_bits_are_exact(data: type, stored: type, tmp_path: Path) 
     expected = (x - (least + 120)) @ (w - (low + 130))
     feed = {"x": x.astype(data)}
     assert np.array_equal(session(model, tmp_path, packs=True).run(None, feed)[0], expected)
-    assert np.array_equal(load(model, optimized=False, exact=True).run(feed)["y"], expected)
+    assert np.array_equal(load_repeatable(model, optimized=False, exact=True).run(feed)["y"], expected)
+
+
+_PRODUCT = "MatMulInteger(x, w, u, s)"
+_BRANCH = "{0}_branch = {0} () => (int32[5,8] {0}_y) {{ {0}_y = {1} }}"
+_BOTH_SIGNS = {
+    "constants that two read": (f"a = {_PRODUCT} b = MatMulInteger(x, v, u, s) y = Sub(a, b)", 17),
+    "a newer version": ("q = QLinearMatMul(x, one, u, w, one, s, large, u) y = Cast<to=6>(q)", 21),
+    "branches": (f"y = If<{', '.join(_BRANCH.format(each, _PRODUCT) for each in ('then', 'else'))}>(yes)", 17),
+    "computed": ("a = Identity(w) b = Identity(a) y = MatMulInteger(x, b, u, s)", 17),
+}
+
+
+@pytest.mark.parametrize("case", _BOTH_SIGNS)
+def test_products_of_both_signs_are_exact(case: str, tmp_path: Path) -> None:
+    """As they are of weights that are unsigned, whatever ONNX Runtime's own optimizer makes of them."""
+    rng, (body, opset) = np.random.default_rng(0), _BOTH_SIGNS[case]
+    data, weights = rng.integers(0, 256, (5, 32)), rng.integers(-128, 128, (2, 32, 8))
+    given = {"u": np.array(120, np.uint8), "one": np.array(1.0), "large": np.array(2000.0), "yes": np.array(True)}
+    made = []
+    for kind, zero in ((np.int8, 0), (np.uint8, 128)):
+        w, v = (weights + zero).astype(kind)
+        model = build.model("(uint8[5,32] x) => (int32[5,8] y)", body, opset, **given, w=w, v=v, s=np.array(zero, kind))
+        made.append(session(model, tmp_path, packs=True).run(None, {"x": data.astype(np.uint8)})[0])
+    assert np.array_equal(*made)
+
+
+def test_means_between_steps_are_rounded_by_one_kernel() -> None:
+    """Half of a step is rounded by chance where a mean is not computed as ONNX Runtime computes it between steps."""
+    pool = "com.microsoft.QLinearAveragePool<kernel_shape=[2,2], strides=[2,2]>(m, s, u, s, u)"
+    mask = "com.microsoft.QLinearMul(a, s, u, k, one, none, s, u)"
+    body = f"a = QLinearConv(x, s, u, w, s, z, s, u) m = {mask} p = {pool} y = QLinearConv(p, s, u, v, s, z, s, u)"
+    rng = np.random.default_rng(0)
+    given = {"s": np.array(0.05), "u": np.array(120, np.uint8), "z": np.array(0, np.int8), "one": np.array(1.0)}
+    given |= {"none": np.array(0, np.uint8), "k": np.tile(np.uint8([1, 0]), 8).reshape(16, 1, 1)}
+    given |= {
+        name: rng.integers(-9, 9, shape).astype(np.int8) for name, shape in (("w", (16, 3, 1, 1)), ("v", (4, 16, 1, 1)))
+    }
+    compiled = api.compile(build.model("(uint8[n,3,8,8] x) => (uint8[n,4,4,4] y)", body, **given), align="none")
+    assert compiled.report.channels_removed == 8 and compiled.report.verified
+
+
+def test_convolutions_of_signed_data_by_unsigned_weights_are_exact(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(-128, 128, (2, 32, 1)).astype(np.int8), rng.integers(0, 256, (8, 32, 1)).astype(np.uint8)
+    model = build.model("(int8[2,32,1] x) => (int32[2,8,1] y)", "y = ConvInteger(x, w)", w=w)
+    expected = np.einsum("ncp,mcp->nm", x.astype(int), w.astype(int))[..., None]
+    assert np.array_equal(session(model, tmp_path, packs=True).run(None, {"x": x})[0], expected)
+
+
+def test_recurrent_layers_of_signed_weights_are_exact(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    call = 'com.microsoft.DynamicQuantizeLSTM<hidden_size=8>(x, w, r, "", "", "", "", "", step, zero, step, zero)'
+    numbers, made = [rng.integers(-128, 128, (1, rows, 32)) for rows in (32, 8)], []
+    for kind, zero in ((np.int8, 0), (np.uint8, 128)):
+        w, r = ((each + zero).astype(kind) for each in numbers)
+        given = {"w": w, "r": r, "step": np.array([0.01]), "zero": np.array([zero], kind)}
+        model = build.model("(float[3,1,32] x) => (float[3,1,1,8] y)", f"y = {call}", **given)
+        feed = {"x": np.random.default_rng(1).normal(size=(3, 1, 32)).astype(np.float32)}
+        made.append(session(model, tmp_path, packs=True).run(None, feed)[0])
+    assert np.array_equal(*made)
 
 
 def test_products_of_signed_data_and_weights() -> None:
-    """ONNX Runtime has no kernel for what its optimizer against saturation makes of them."""
+    """ONNX Runtime has no kernel for what its own optimizer against saturation makes of them."""
     body = "q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, w, s, z, s, z) y = DequantizeLinear(p, s, z)"
     weights = {"s": np.array(0.1), "z": np.array(0, np.int8), "w": np.ones((8, 4), np.int8)}
     assert api.compile(build.model("(float[n,8] x) => (float[n,4] y)", body, **weights)).report.verified
