@@ -15,7 +15,7 @@ from passes.abstract_values.windows import kernel_windows, positions
 from passes.graph.tensors import Array, Mask, initializer, is_constant, operand, product, shape_of, size_of, values_of
 from passes.ops.base import Op, register, rules
 from passes.ops.contractions.base import Contraction, Left
-from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms
+from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, of_matrices
 from passes.ops.quantization import DynamicQuantize
 from passes.ops.traits import WeightedSum
 from passes.rewriting.channel_facts import Facts
@@ -70,7 +70,7 @@ class IntegerProduct(Contraction):
         return Terms([data, *[[]] * (weight - 1), weights], output)
 
     def projection(self, node: gs.Node, labels: Sequence[Label]) -> Projection | None:
-        terms = self.terms(node)
+        terms = self.terms(node) if is_constant(node.inputs[self.operands.weight]) else None
         return None if terms is None else Projection(0, self.operands.weight, labels, terms)
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
@@ -88,7 +88,7 @@ class IntegerProduct(Contraction):
 
     def beside(self, node: gs.Node) -> Iterator[tuple[int, int, int]]:
         terms = self.terms(node)
-        if terms is None:
+        if terms is None or not is_constant(node.inputs[self.operands.weight]):
             return
         out = terms.output.index(terms.factors[self.operands.weight][self.free])
         for index in self.operands.per_output:
@@ -102,10 +102,10 @@ class IntegerProduct(Contraction):
         return np.asarray(found.numbers.astype(np.int16) - found.zero)
 
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
-        if index:
+        if index and is_constant(node.inputs[index]):
             steps = self.steps(node)
             return np.asarray(~steps.any(axis=tuple(a for a in range(steps.ndim) if a != axis)))
-        data, zero = node.inputs[0], operand(node, self.operands.data_zero)
+        data, zero = node.inputs[index], operand(node, self.operands.weight_zero if index else self.operands.data_zero)
         if zero is not None and not is_constant(zero):
             before = _before_steps(data, zero)  # channels that were zero then are at the zero point
             return np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
@@ -191,6 +191,22 @@ class MatMulInteger(IntegerProduct):
 
     operands = Operands(weight=1, data_zero=2, weight_zero=3, per_output=(3,))
     foldable = True
+
+    def terms(self, node: gs.Node) -> Terms | None:
+        """Of data as well, as in attention, around one zero point each."""
+        weight, beside = self.operands.weight, [operand(node, i) for i in self.operands.per_output]
+        if is_constant(node.inputs[weight]):
+            return super().terms(node)
+        shapes = [shape_of(t) for t in (node.inputs[0], node.inputs[weight], node.outputs[0])]
+        found = of_matrices(*(-1 if shape is None else len(shape) for shape in shapes))
+        sizes = [shape_of(t) for t in beside if t is not None]
+        if found is None or any(shape is None or product(shape) != 1 for shape in sizes):
+            return None
+        return Terms([found.factors[0], *[[]] * (weight - 1), found.factors[1]], found.output)
+
+    def is_batch(self, node: gs.Node, axis: int) -> bool:
+        terms = self.terms(node)
+        return terms is not None and terms.output[axis].startswith(".")
 
     def letters(self, node: gs.Node) -> tuple[str, str, str] | None:
         return (".k", "kn", ".n") if len(shape_of(node.inputs[self.operands.weight]) or ()) == 2 else None

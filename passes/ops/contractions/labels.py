@@ -27,6 +27,17 @@ class Terms:
     output: Sequence[str]
 
 
+def of_matrices(left: int, right: int, output: int) -> Terms | None:
+    """[..., m, k] · [..., k, n] of these ranks, batched over the leading axes; a vector has the letter k alone."""
+    batch = [f".{i}" for i in reversed(range(max(left, right) - 2))]
+    m, n = ["m"] * (left > 1), ["n"] * (right > 1)
+    if min(left, right) < 1 or output != len(batch) + len(m) + len(n):
+        return None
+    one = [*batch[len(batch) - left + 2 :], *m, "k"] if m else ["k"]
+    other = [*batch[len(batch) - right + 2 :], "k", *n] if n else ["k"]
+    return Terms((one, other), [*batch, *m, *n])
+
+
 @dataclass(frozen=True)
 class Label:
     """A letter whose axes can be cut: of one static size, and no more than once in each factor.

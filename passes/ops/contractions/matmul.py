@@ -16,7 +16,7 @@ from passes.graph.editor import Change
 from passes.graph.tensors import Array, is_constant, numpy_dtype, operand, shape_of, size_of, values_of, volume
 from passes.ops.base import register
 from passes.ops.contractions.base import Contraction
-from passes.ops.contractions.labels import Terms
+from passes.ops.contractions.labels import Terms, of_matrices
 from passes.ops.traits import WeightedSum
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -35,16 +35,8 @@ class MatMul(ReadRule, Contraction, AffineFolding):
             yield 0, [*[None] * (len(data) - 1), weight[max(len(weight) - 2, 0)]]
 
     def terms(self, node: gs.Node) -> Terms | None:
-        """[..., m, k] · [..., k, n], batched over the leading axes; a vector has the letter k alone."""
         shapes = [shape_of(t) for t in (*node.inputs[:2], node.outputs[0])]
-        a, b, out = (-1 if shape is None else len(shape) for shape in shapes)
-        batch = [f".{i}" for i in reversed(range(max(a, b) - 2))]
-        m, n = ["m"] * (a > 1), ["n"] * (b > 1)
-        if min(a, b) < 1 or out != len(batch) + len(m) + len(n):
-            return None
-        left = [*batch[len(batch) - a + 2 :], *m, "k"] if m else ["k"]
-        right = [*batch[len(batch) - b + 2 :], "k", *n] if n else ["k"]
-        return Terms((left, right), [*batch, *m, *n])
+        return of_matrices(*(-1 if shape is None else len(shape) for shape in shapes))
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """With an operand of unknown rank, too: the other one says of how many products each element is the sum."""

@@ -179,3 +179,24 @@ def test_nothing_but_zeros_keeps_one_channel() -> None:
     )
     result = compiled(source)
     assert all(0 not in t.dims for t in result.model.graph.initializer)
+
+
+DYNAMIC = """m = Mul(x, k) d, e, d0 = DynamicQuantizeLinear(m) w = Transpose<perm = [0, 2, 1]>(m)
+    u, v, u0 = DynamicQuantizeLinear(w) h = MatMulInteger(d, u, d0, u0) f = Cast<to = 1>(h) i = Mul(e, v) g = Mul(f, i)
+    p = Softmax(g) a, l, a0 = DynamicQuantizeLinear(p) o = MatMulInteger(a, d, a0, d0) q = Cast<to = 1>(o)
+    j = Mul(l, e) r = Mul(q, j) y = MatMul(r, last)"""
+STATIC = """m = Mul(x, k) d = QuantizeLinear(m, s, z) u = Transpose<perm = [0, 2, 1]>(d)
+    h = QLinearMatMul(d, s, z, u, s, z, t, z) g = DequantizeLinear(h, t, z) p = Softmax(g) a = QuantizeLinear(p, b, c)
+    o = QLinearMatMul(a, b, c, d, s, z, s, z) r = DequantizeLinear(o, s, z) y = MatMul(r, last)"""
+
+
+@pytest.mark.parametrize("body", [DYNAMIC, STATIC])
+def test_products_of_data_by_data(body: str) -> None:
+    """In attention: channels at the zero points of both add nothing to its scores, and are zero in what it mixes."""
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(6, 8)).astype(np.float32), rng.normal(size=(8, 4)).astype(np.float32)
+    stated = "float s = {0.03}, uint8 z = {117}, float t = {0.1}, float b = {0.004}, uint8 c = {0}"
+    signature = f"(float[N,5,6] n) => (float[N,5,4] y) <{stated}>"
+    result = compiled(model(signature, f"x = MatMul(n, first) {body}", 13, k=KEEP, first=first, last=last))
+    assert not result.report.held
+    assert [tuple(t.dims) for t in result.model.graph.initializer if len(t.dims) == 2] == [(6, 5), (5, 4)]
