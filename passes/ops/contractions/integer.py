@@ -141,6 +141,8 @@ class IntegerProduct(Contraction):
         if self.operands.output_zero is None:
             return sums
         bias, zero = (None if i is None else operand(node, i) for i in (self.operands.bias, self.operands.output_zero))
+        if zero is not None and not is_constant(zero):
+            return ConstantSlices(np.zeros(sums.mask.size, bool), sums.value)
         added = 0 if bias is None else facts.value(bias).reshape(-1)
         mask = sums.mask & (sums.value == 0) & (added == 0)
         value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
