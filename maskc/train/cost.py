@@ -28,6 +28,7 @@ from passes.targets.widths.rates import Rates
 
 Values = Sequence[NDArray[np.floating]]
 
+_MOST_GROUPS = 1 << 24  # arrays are as long as the largest number
 _KEPT = 16  # counts, by the masks: those that one decision compares
 
 
@@ -197,8 +198,10 @@ class ComputationalCost:
     def _groups(self, groups: Any) -> dict[str, NDArray[np.int64]]:
         self._check(groups, "Groups")
         arrays = [np.asarray(group) for group in groups]
-        if not all(array.dtype.kind in "iu" and (array >= -1).all() for array in arrays):
-            raise InputError("Groups are whole numbers from 0 on, or -1 for entries that are kept.")
+        if not all(array.dtype.kind in "iu" and ((array >= -1) & (array < _MOST_GROUPS)).all() for array in arrays):
+            raise InputError(
+                f"Groups are whole numbers from 0 to {_MOST_GROUPS - 1:,}, or -1 for entries that are kept."
+            )
         return dict(zip(self._inputs, arrays, strict=True))
 
     def masks(self) -> list[NDArray[np.float32]]:

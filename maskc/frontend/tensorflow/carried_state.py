@@ -62,7 +62,7 @@ def _assigned(nodes: Iterable[Any], library: Mapping[str, Any]) -> Iterator[str]
         data = [tensor for tensor in node.input if not tensor.startswith("^")]
         for called in _called(node, library):
             arguments = [argument.name for argument in called.signature.input_arg]
-            given = dict(zip(arguments, data[len(data) - len(arguments) :], strict=True))  # after a condition
+            given = dict(zip(reversed(arguments), reversed(data), strict=False))  # after a condition, or with more
             yield from (_node(given[inner]) for inner in _assigned(called.node_def, library) if inner in given)
 
 

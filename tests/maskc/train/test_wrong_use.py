@@ -407,8 +407,9 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         ),
         (lambda: masks_counted([np.full(6, "x"), np.ones(6)]), "Masks are arrays of numbers"),
         (lambda: masks_counted([np.full(6, np.nan), np.ones(6)]), "Masks are arrays of finite numbers"),
-        (lambda: grouped(np.full(6, 0.5)), "Groups are whole numbers from 0 on, or -1"),
+        (lambda: grouped(np.full(6, 0.5)), "Groups are whole numbers from 0 to 16,777,215, or -1"),
         (lambda: grouped(np.full(6, -2)), "Groups are whole numbers"),
+        (lambda: grouped(np.full(6, 2**62)), "Groups are whole numbers"),
         # configurations
         (lambda: PruningOptimizer.from_config(None), "`config` must be a mapping of names, and not None"),
         (lambda: PruningOptimizer.from_config({}), "The optimizer must be a Keras optimizer .*, not None"),
