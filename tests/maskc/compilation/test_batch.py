@@ -14,7 +14,7 @@ import pytest
 from maskc.compilation import workers
 from maskc.errors import InputError, MaskcError
 from tests.maskc import build
-from tests.maskc.command import files, maskc, refused
+from tests.maskc.command import ROOT, files, maskc, refused
 
 
 @pytest.fixture
@@ -139,6 +139,7 @@ def test_a_script_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
         "import sys\nfrom maskc.compilation import workers\nfrom maskc.errors import InputError\n"
         "try:\n    print(*workers.each(len, [[], []], 2))\nexcept InputError as error:\n    sys.exit(str(error))\n"
     )
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # where maskc need not be installed
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
     assert re.fullmatch(r"Worker processes import the main module.* `if __name__ == .__main__.:`\.\n", run.stderr)
     assert not run.stdout
