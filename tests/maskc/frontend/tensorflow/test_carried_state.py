@@ -24,11 +24,11 @@ def tf() -> Any:
     return pytest.importorskip("tensorflow")
 
 
-def test_a_stateful_layer_is_refused_in_memory_and_in_a_saved_model(keras: Any, tmp_path: Path) -> None:
+def test_a_stateful_layer_is_refused_in_memory_and_in_a_saved_model(keras: Any, tf: Any, tmp_path: Path) -> None:
     inner = keras.Sequential([keras.layers.GRU(3, stateful=True, name="memory")])
     model = keras.Sequential([keras.Input((5, 2), batch_size=2), inner])
-    model.export(tmp_path, verbose=False)
-    for source in (model, tmp_path):
+    variables = [variable.value for variable in (*model.variables, *inner.layers[0].states)]
+    for source in (model, _saved(tf, model, variables, tmp_path, (2, 5, 2))):
         with pytest.raises(InputError, match=r"goes on from batch to batch.*'.*memory.*'.*stateful=False"):
             maskc.compile(source, verify=False)
 
@@ -74,11 +74,13 @@ def test_a_variable_that_is_assigned_alone_is_left_out(tf: Any, tmp_path: Path) 
     assert report.verification.outputs[0].against
 
 
-def _saved(tf: Any, function: Any, variables: list[Any], directory: Path) -> Path:
-    """A SavedModel with one signature, of an input `(batch, 2)`."""
+def _saved(
+    tf: Any, function: Any, variables: list[Any], directory: Path, shape: tuple[int | None, ...] = (None, 2)
+) -> Path:
+    """A SavedModel with one signature, of one input."""
     module = tf.Module()
     module.variables_of_it = variables
-    module.serve = tf.function(function)
-    signature = module.serve.get_concrete_function(tf.TensorSpec((None, 2), tf.float32, "x"))
+    module.serve = tf.function(lambda x: function(x))
+    signature = module.serve.get_concrete_function(tf.TensorSpec(shape, tf.float32, "x"))
     tf.saved_model.save(module, directory, signatures=signature)
     return directory
