@@ -202,7 +202,8 @@ class MatMulInteger(IntegerProduct):
         shapes = [shape_of(t) for t in (node.inputs[0], node.inputs[weight], node.outputs[0])]
         found = of_matrices(*(-1 if shape is None else len(shape) for shape in shapes))
         sizes = [shape_of(t) for t in beside if t is not None]
-        if found is None or any(shape is None or product(shape) != 1 for shape in sizes):
+        single = all(shape is not None and product(shape) == 1 for shape in sizes)
+        if found is None or not single or is_constant(node.inputs[0]):
             return None
         return Terms([found.factors[0], *[[]] * (weight - 1), found.factors[1]], found.output)
 

@@ -200,3 +200,16 @@ def test_products_of_data_by_data(body: str) -> None:
     result = compiled(model(signature, f"x = MatMul(n, first) {body}", 13, k=KEEP, first=first, last=last))
     assert not result.report.held
     assert [tuple(t.dims) for t in result.model.graph.initializer if len(t.dims) == 2] == [(6, 5), (5, 4)]
+
+
+def test_a_constant_times_data() -> None:
+    """Its channels are kept: only weights that come second are read as such."""
+    source = model(
+        "(float[N,6,8] x) => (float[N,4,8] y)",
+        "m = Mul(x, k) d, e, z = DynamicQuantizeLinear(m) h = MatMulInteger(a, d, a0, z) y = Cast<to = 1>(h)",
+        13,
+        k=np.array([1, 0, 1, 0, 1, 1], np.float32).reshape(6, 1),
+        a=bytes_(4, 6),
+        a0=np.array(3, np.uint8),
+    )
+    assert (4, 6) in [tuple(tensor.dims) for tensor in compiled(source).model.graph.initializer]
