@@ -80,11 +80,13 @@ def read(model: Model, *, stay: bool = False, signature: str | None = None) -> S
     """Read a model together with what else is known about it; a `ModelProto` is checked and left untouched.
 
     With `stay`, the weights of an ONNX model that are large and in external files are left there. `signature` names the
-    signature or function of a SavedModel to read, and means nothing for other models. What has been read already is
-    given back. Raises as `load` does.
+    signature or function of a SavedModel to read. What has been read already is given back. Raises as `load` does, and
+    for a signature of another model than a SavedModel.
     """
     if isinstance(model, Source):
         return model
+    if not isinstance(model, (str, os.PathLike)):
+        _check_signature("The model", signature)
     if isinstance(model, ModelProto):
         checked, notes = onnx_file.prepare(model)
         return Source(checked, notes=notes)
@@ -93,6 +95,24 @@ def read(model: Model, *, stay: bool = False, signature: str | None = None) -> S
     path = Path(model)
     with progress.stage(f"Reading {path}"):
         return _read(path, stay, signature)
+
+
+def read_both(first: Model, second: Model, signature: str | None = None) -> tuple[Source, Source]:
+    """Read two models to compare: `signature` is that of either or both, whichever are SavedModels."""
+    one, other = (
+        isinstance(model, (str, os.PathLike)) and (Path(model) / "saved_model.pb").is_file()
+        for model in (first, second)
+    )
+    return (
+        read(first, signature=signature if one or not other else None),
+        read(second, signature=signature if other else None),
+    )
+
+
+def _check_signature(what: object, signature: str | None) -> None:
+    """Raises InputError for a signature of a model that can have none."""
+    if signature is not None:
+        raise InputError(f"{what} is no SavedModel, and only these have signatures: leave out {signature!r}.")
 
 
 def _converted(model: object) -> Source:
@@ -116,6 +136,8 @@ def warn_of_ones(model: object) -> None:
 
 def _read(path: Path, stay: bool, signature: str | None) -> Source:
     file = locate(path)
+    if not file.is_dir():
+        _check_signature(path, signature)
     if file.is_dir() or file.suffix in KERAS_SUFFIXES:
         from maskc.frontend.tensorflow import keras, saved_model
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from maskc.errors import InputError
+from maskc.errors import InputError, MaskcError
 from maskc.frontend.external_data import STAYS, relocate
 from maskc.frontend.graph_queries import all_tensors, array_of, copied, has_external, is_external, tensor_bytes
 from maskc.frontend.npz_files import STATE
@@ -215,14 +215,20 @@ def _data_files(path: Path) -> list[Path]:
 def in_the_making(path: Path) -> Iterator[Path]:
     """A place for a file or directory that is put at `path` when the block ends, and goes away where that fails.
 
-    Directories around it are made. A failure of the system becomes an `InputError`.
+    Directories around it are made. A failure of the system becomes an `InputError`. Messages of errors in the block
+    name `path` in place of what is in the making.
     """
     with written(path):
-        path = path.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part_folder(path) as folder:
-            yield folder / path.name
-            _put_in_place(folder / path.name, path)
+        whole = path.absolute()
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        with part_folder(whole) as folder:
+            part = folder / path.name
+            try:
+                yield part
+            except MaskcError as error:
+                error.args = (str(error).replace(str(part), str(path)),)
+                raise
+            _put_in_place(part, whole)
 
 
 def _put_in_place(part: Path, path: Path) -> None:

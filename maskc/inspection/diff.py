@@ -38,7 +38,7 @@ def diff(
         >>> diff("model.onnx", "model.onnx").changes
         ()
     """
-    read = tuple(frontend.read(model, signature=signature) for model in (before, after))
+    read = frontend.read_both(before, after, signature)
     wanted = for_each(read[0], read[1], shapes)
     sources = [fixed(source, sizes) for source, sizes in zip(read, wanted, strict=True)]
     costs = count_both(sources[0], sources[1], at)

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -53,7 +53,9 @@ def refusing(function: Callable[Given, Result]) -> Callable[Given, Result]:
             objected |= isinstance(error, UnicodeError)  # of a text that there is not in UTF-8
             if not objected or _is_of_caller(error):
                 raise
-            name = type(arguments[0]).__name__ if function.__name__ == "__init__" else function.__qualname__
+            name = type(arguments[0]).__name__ if function.__name__ == "__init__" else function.__name__
+            if isinstance(error, tf.errors.OpError):  # of data and steps, in their midst
+                raise InputError(f"TensorFlow failed in {name}: {reason(error)}.") from error
             raise InputError(f"{name} does not take these arguments: {reason(error)}.") from error
 
     return public(told)
@@ -88,12 +90,19 @@ class Refusing:
         return self._refusing("called on these inputs", super().__call__, arguments, named)  # type: ignore[misc]
 
     @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Returns a layer by its configuration."""
+        return cls._refusing("made of this configuration", super().from_config, (config,), {})  # type: ignore[misc]
+
+    @classmethod
     def _refusing(cls, what: str, call: Callable[..., Any], arguments: Any, named: Any) -> Any:
         try:
             return call(*arguments, **named)
         except MaskcError:
             raise
         except Exception as error:
+            if isinstance(error.__context__, MaskcError):  # which Keras has put a page around
+                raise error.__context__ from None
             if _is_of_caller(error):
                 raise
             why = reason(error).removeprefix(f"layer {cls.__name__}: ")
@@ -160,6 +169,14 @@ def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1
             f"{layer} needs an input of shape (batch, ..., channels) with a known number of channels, not {given}."
         )
     return channels
+
+
+def stored(name: str, store: Any, keys: Iterable[str]) -> list[Any]:
+    """Returns what was saved of a layer or an optimizer under these keys, or raises InputError."""
+    try:
+        return [store[key] for key in keys]
+    except Exception as error:  # of whatever a file may hold
+        raise InputError(f"What was saved is not the state of {name!r}: {reason(error)}.") from error
 
 
 def compiled(model: Any, *arguments: Any, **named: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -83,7 +84,8 @@ def export_model(model: Any, directory: str | os.PathLike[str], *, training: dic
         model.save(part / "model.keras")
         compiled = compile(part / "saved_model", align="none")
         compiled.save(part / "model.onnx")
-        report = compiled.report
+        source, output = (str(directory / name) for name in ("saved_model", "model.onnx"))
+        report = dataclasses.replace(compiled.report, model=source, output=output)
         manifest = {
             "flops": {"before": before, "after": report.after.flops, "at": plain(report.after.at.sizes)},
             "parameters": {"before": report.before.params, "after": report.after.params},

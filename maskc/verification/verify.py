@@ -99,7 +99,7 @@ def verify_with(
     proof = [] if certificate is None else [("certificate", Path(certificate))]
     for what, path in proof:
         files.check_target(path, what)
-    sources = [frontend.read(model, signature=reading.signature) for model in (reference, compiled)]
+    sources = frontend.read_both(reference, compiled, reading.signature)
     given = _given(masks, inputs)
     read = (*sources[0].files, *sources[1].files, *given)
     files.check_places([*(("report", path) for path in targets), *proof], read)

@@ -23,7 +23,7 @@ from maskc.train.models.calls import calls, check_functional, gives, is_function
 from maskc.train.models.copying import alike, copied, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.abstract_values.kept_reasons import RECURRENT
-from passes.errors import GraphError
+from passes.errors import GraphError, in_brief
 from passes.errors.arguments import shown
 from passes.model.inputs import bind
 
@@ -87,7 +87,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
 
 def _rule(after: Place) -> Callable[[Any], bool]:
     if callable(after) and not isinstance(after, (keras.Layer, type)):
-        return after
+        return lambda operation: _is_chosen(after, operation)
     rules: dict[str, Callable[[Any], bool]] = {
         "activation": activates,
         "layer": lambda layer: isinstance(layer, _WEIGHTED),
@@ -95,6 +95,16 @@ def _rule(after: Place) -> Callable[[Any], bool]:
     if not isinstance(after, str) or after not in rules:
         raise InputError(f'after must be "activation", "layer" or a function of a layer, not {shown(after)}.')
     return lambda operation: has_heads(inner := _inside(operation)) or rules[after](inner)
+
+
+def _is_chosen(after: Callable[[Any], bool], operation: Any) -> bool:
+    """What a user's function says. Raises InputError where it cannot be called with a layer, or says neither."""
+    try:
+        return bool(after(operation))
+    except (TypeError, ValueError) as error:
+        if getattr(error.__traceback__, "tb_next", None) is not None:  # of what the function does
+            raise
+        raise InputError(f"`after` must be a function of a layer that is true or false: {in_brief(error)}.") from error
 
 
 def _inside(operation: Any) -> Any:

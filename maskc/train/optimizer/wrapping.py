@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from maskc.train.arguments import refusing
 from maskc.train.mask_layer import layer_of
 
 
@@ -14,6 +15,11 @@ class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Passes on what concerns training to `inner_optimizer`, which subclasses set."""
 
     inner_optimizer: Any
+
+    # What Keras objects to in its own methods is said in one sentence, too.
+    apply_gradients = refusing(keras.optimizers.Optimizer.apply_gradients)
+    exclude_from_weight_decay = refusing(keras.optimizers.Optimizer.exclude_from_weight_decay)
+    set_weights = refusing(keras.optimizers.Optimizer.set_weights)
 
     @property
     def own_variables(self) -> list[Any]:
@@ -31,6 +37,7 @@ class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
+    @refusing
     def learning_rate(self, value: Any) -> None:
         self.inner_optimizer.learning_rate = value
 

@@ -18,7 +18,7 @@ import numpy as np
 from maskc import progress
 from maskc.errors import InputError
 from maskc.frontend.write_model_files import in_the_making
-from maskc.train.arguments import check_choice, check_count
+from maskc.train.arguments import check_choice, check_count, refusing
 from maskc.train.running import checkpoints
 from maskc.train.running.replicas import any_of, is_chief
 from maskc.train.running.stepping import Epochs, end_epoch, number, prepare, steps
@@ -85,8 +85,12 @@ class Monitor:
         check_count("patience", self.patience, 1)
         check_choice("mode", self.mode, ("auto", "min", "max"))
 
+    @refusing
     def better(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best so far; what is not a number never is."""
+        """Whether a value is better than the best so far; what is not a number never is.
+
+        Raises InputError for what is no float.
+        """
         if best is None or math.isnan(value):
             return not math.isnan(value)
         more = self.mode == "max" or any(word in self.metric for word in ("auc", "acc", "precision", "recall"))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from maskc.errors import InputError
-from maskc.train.arguments import Refusing, channels_of
+from maskc.train.arguments import Refusing, channels_of, refusing
 
 _NEEDED = "SelectChannels needs a list of channels, -1 for constants, and None or a list of as many constants."
 
@@ -67,6 +67,7 @@ class SelectChannels(Refusing, keras.layers.Layer):  # type: ignore[misc]
             inputs += keras.ops.cast(np.array(self.constants), inputs.dtype)
         return inputs
 
+    @refusing
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `(batch, ..., len(sources))`."""
         return (*input_shape[:-1], len(self.sources))

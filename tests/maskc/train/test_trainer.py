@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -218,6 +219,7 @@ def test_it_exports_what_it_trained(files: Path, tmp_path: Path) -> None:
     position = run.fine_tune(records(files), records(files), epochs=2)
     assert {"auc", "loss", "val_auc", "val_loss"} == set(position.metrics)
     exported = run.export_model(tmp_path / "exported")
+    assert exported.report.model == str(tmp_path / "exported/saved_model")
     names = {path.name for path in exported.directory.iterdir()}
     assert names == {"manifest.json", "model.keras", "model.onnx", "saved_model"}
     manifest = json.loads((exported.directory / "manifest.json").read_text())
@@ -244,11 +246,11 @@ def test_a_failed_export_leaves_what_was_there(files: Path, tmp_path: Path, monk
     run.export_model(tmp_path / "exported")
     before = (tmp_path / "exported/manifest.json").read_text()
 
-    def broken(*_: Any, **__: Any) -> Any:
-        raise InputError("no")
+    def broken(model: Path, **_: Any) -> Any:
+        raise InputError(f"no {model}")
 
     monkeypatch.setattr(export, "compile", broken)
-    with pytest.raises(InputError, match="no"):
+    with pytest.raises(InputError, match=f"^no {re.escape(str(tmp_path / 'exported/saved_model'))}$"):
         run.export_model(tmp_path / "exported")
     assert (tmp_path / "exported/manifest.json").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]

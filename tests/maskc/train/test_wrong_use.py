@@ -169,10 +169,22 @@ def vectors(count: int = 8) -> tuple[np.ndarray, np.ndarray]:
     return np.ones((count, 4), np.float32), np.zeros((count, 3), np.float32)
 
 
+def cut_short() -> Any:
+    """Data that a file of tf.data holds whose end is missing, after a batch that is there."""
+    broken = tf.data.Dataset.from_tensors(b"{").map(lambda text: tf.io.decode_raw(text, tf.int32))
+    x, y = (tf.data.Dataset.from_tensor_slices(part).batch(4) for part in vectors())
+    return tf.data.Dataset.zip((x.concatenate(broken.map(lambda row: tf.ones((4, 4)))), y.repeat()))
+
+
 def compiled() -> Any:
     model = mlp()
     model.compile("sgd", "mse")
     return model
+
+
+def loaded_from(optimizer: Any) -> None:
+    """Loads the state of something else that has as many parts."""
+    optimizer.load_own_variables({f"part {number}": 0 for number in range(len(optimizer.own_variables) + 2)})
 
 
 def used() -> Any:
@@ -416,8 +428,22 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: PruningOptimizer.from_config({"optimizer": "sgd", 1: 2, "x": 3}), "mapping of names"),
         (lambda: PruningOptimizer.from_config({"optimizer": b"x"}), "Could not parse config"),
         (lambda: PruningOptimizer("a\0b", flops_target=1), "The optimizer must be a Keras optimizer"),
+        (lambda: MaskLayer.from_config(None), "MaskLayer cannot be made of this configuration: .*NoneType"),
+        (lambda: MaskLayer.from_config({"groups": 3}), "^groups must be a name"),
+        (lambda: SelectChannels([0]).compute_output_shape(None), "does not take these|must be"),
+        (lambda: PruningOptimizer("sgd", flops_target=0).apply_gradients(None), "apply_gradients does not take these"),
+        (lambda: PruningOptimizer("sgd", flops_target=0).set_weights([1]), "set_weights does not take these arguments"),
+        (lambda: setattr(PruningOptimizer("sgd", flops_target=0), "learning_rate", "x"), "learning_rate does not take"),
         (lambda: Monitor(patience=0), "patience must be a whole number of at least 1"),
         (lambda: Monitor(mode="least"), 'mode must be "auto", "min" or "max"'),
+        (lambda: Monitor().better("x", 1.0), "`value` must be a number, and not 'x'"),
+        (lambda: Monitor().better(1.0, "x"), "`best` must be a number or None, and not 'x'"),
+        (lambda: applied_mask().load_own_variables({}), "What was saved is not the state of 'mask_layer.*': '0'"),
+        (lambda: applied_mask().load_own_variables({"0": "x", "1": 1}), "load_own_variables does not take these"),
+        (
+            lambda: loaded_from(PruningOptimizer("sgd", flops_target=0)),
+            "What was saved is not the state of .pruning_",
+        ),
         # training what is left
         (lambda: fine_tune(mlp(), vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)), "leaves the masks as"),
         (lambda: fine_tune(mlp(), vectors()), "no loss to train the model 'mlp' with"),
@@ -426,6 +452,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
             lambda: fine_tune(compiled(), vectors(), batch_size=0),
             "batch_size must be a whole number of at least 1, not 0",
         ),
+        (lambda: fine_tune(compiled(), cut_short()), "^TensorFlow failed in fine_tune: "),
         (lambda: fine_tune("m.keras", vectors()), r"`model` must be a keras.Model, and not 'm\.keras'"),
         (lambda: Distiller(mlp(), mlp(), temperature=0), "temperature must be greater than 0"),
         (lambda: Distiller(mlp(), mlp(), soft="cosine"), 'soft must be "auto"'),
@@ -460,6 +487,8 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: prunable(chain(4, 3, 2)), "no place"),
         (lambda: prunable(plain(), after=lambda layer: False), "`after` chose no layer"),
         (lambda: MaskLayer()(tf.ones((2, 3), tf.int32)), "needs floating-point numbers, not int32"),
+        (lambda: prunable(plain(), after=len), "`after` must be a function of a layer that is true or false: .*no len"),
+        (lambda: prunable(plain(), after=lambda layer: np.ones(3)), "`after` must be a function of a layer that is"),
         (lambda: prunable(plain(), after="everything"), '"activation", "layer" or a function'),
         # masks
         (lambda: MaskLayer().build(None), "unknown rank"),

@@ -62,6 +62,11 @@ def test_functions_are_named_where_there_is_no_signature(tf: Any, tmp_path: Path
     succeeded("compile", tmp_path / "saved", "--output", tmp_path / "small.onnx", "--align", "none", *options)
     assert maskc("verify", tmp_path / "saved", tmp_path / "small.onnx", *options).exit_code == 0
     assert "16 → 8" in maskc("diff", tmp_path / "saved", tmp_path / "small.onnx", *options).stdout
+    assert "8 → 16" in maskc("diff", tmp_path / "small.onnx", tmp_path / "saved", *options).stdout
+    for command in ("compile", "flops", "explain"):
+        refused(maskc(command, tmp_path / "small.onnx", *options), 2, "small.onnx is no SavedModel", "out 'scores'")
+    with pytest.raises(InputError, match="The model is no SavedModel"):
+        api.flops(read(tmp_path / "small.onnx").model, signature="scores")
 
 
 def test_a_keras_2_model_with_an_optimizers_slots(tf: Any, tmp_path: Path) -> None:
