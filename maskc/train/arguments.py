@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
@@ -171,10 +172,16 @@ def channels_of(layer: str, shape: tuple[int | None, ...] | None, axis: int = -1
     return channels
 
 
-def stored(name: str, store: Any, keys: Iterable[str]) -> list[Any]:
-    """Returns what was saved of a layer or an optimizer under these keys, or raises InputError."""
+def restore(name: str, store: Any, variables: Iterable[Any]) -> None:
+    """Assigns what was saved of a layer or an optimizer, by the number of the variable, or raises InputError."""
+    for number, variable in enumerate(variables):
+        variable.assign(stored(name, store, str(number)))
+
+
+def stored(name: str, store: Any, key: str) -> Any:
+    """Returns the array that was saved of a layer or an optimizer under this key, or raises InputError."""
     try:
-        return [store[key] for key in keys]
+        return np.asarray(store[key])
     except Exception as error:  # of whatever a file may hold
         raise InputError(f"What was saved is not the state of {name!r}: {reason(error)}.") from error
 

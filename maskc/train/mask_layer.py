@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError, warn
-from maskc.train.arguments import Refusing, channels_of, refusing, stored
+from maskc.train.arguments import Refusing, channels_of, refusing, restore
 from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, over_axis
 from maskc.train.keras_internals import all_layers, forward_pass, raised_plainly
 from passes.errors.arguments import shown
@@ -194,8 +194,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         if not self.built:
             super().load_own_variables(store)  # says so if there are any
             return
-        for variable, value in zip((self.signal, self.mask), stored(self.name, store, "01"), strict=True):
-            variable.assign(value)
+        restore(self.name, store, (self.signal, self.mask))
 
     def deliver_to(self, optimizer: Pruning) -> None:
         """Makes training calls outside of a compiled model's `fit` estimate importance for an optimizer."""

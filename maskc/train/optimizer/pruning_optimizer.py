@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError, warn
 from maskc.inspection.options import from_arguments
-from maskc.train.arguments import VARIABLES, check_kind, optimizer_of, refusing, stored
+from maskc.train.arguments import VARIABLES, check_kind, optimizer_of, refusing, restore, stored
 from maskc.train.importance import METHODS, Gathering, Reduction, loss_reduction, statistic_of, update_scores
 from maskc.train.keras_internals import check_trained, in_xla, on_all_replicas, outside_of_tracing, trained_variables
 from maskc.train.mask_layer import MaskLayer, layer_of, mask_layers
@@ -495,9 +495,6 @@ class PruningOptimizer(Wrapping):
         if len(getattr(store, "keys", tuple)()) != len(self.own_variables) + 2:
             warn(f"The saved state of {self.name!r} does not fit it and is left out.", UserWarning)
             return
-        keys = [*map(str, range(len(self.own_variables))), "history", "target"]
-        *values, history, target = stored(self.name, store, keys)
-        for variable, value in zip(self.own_variables, values, strict=True):
-            variable.assign(value)
-        self._history[:] = [tuple(row) for row in np.asarray(history).tolist()]
-        self._loaded_target = number if (number := int(np.asarray(target))) >= 0 else None
+        restore(self.name, store, self.own_variables)
+        self._history[:] = map(tuple, stored(self.name, store, "history").tolist())
+        self._loaded_target = target if (target := int(stored(self.name, store, "target"))) >= 0 else None
