@@ -70,6 +70,7 @@ EXACT = frozenset(
     "Concat Constant Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Shape Slice Split Squeeze Tile "
     "Transpose Unsqueeze".split()
 )
+QUANTIZING = ("DynamicQuantizeLinear", "QLinear", "QuantizeLinear")  # how these operators begin
 COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())  # of inputs
 SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
@@ -100,7 +101,7 @@ TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a ma
 HUGE = 1e30  # of larger values, masks mostly, scales are computed in double precision
 LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
-WIDE = 100.0  # spread of values in every third turn of a region that took boundaries in, so that nothing there is dead
+WIDE = 100.0  # spread of values in every third turn where boundaries were taken in, so that nothing is dead, or levels
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
@@ -143,6 +144,11 @@ class Graph:
         asking = (i for i, node in enumerate(self.nodes) if any(n.op_type == "IsNaN" for n in _nested([node])))
         made = {k for i in asking for name in self.reads[i] for k in self.closure(name, ())[0]}
         self.asked = {name for k in made for name in self.nodes[k].output}
+        #: levels of quantised values: what such nodes make, and what only moves that
+        self.levels = set[str]()
+        for node in self.nodes:
+            moves = node.op_type in EXACT and not self.levels.isdisjoint(node.input[:1])
+            self.levels.update(node.output[:1] if moves or node.op_type.startswith(QUANTIZING) else ())
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
         values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
@@ -694,11 +700,24 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if turn > 1 and name in self.source.conditions:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
-        if self.seen[name].values is not None:
-            return values
+        if (runs := self.seen[name].values) is not None:
+            return self._other_levels(runs, values, turn) if turn % 2 and name in self.source.levels else values
         for axis, claim in self.claims.get(name, {}).items():
             values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
+
+    def _other_levels(self, runs: Sequence[Array], values: Array, turn: int) -> Array:
+        """Any levels, a third of them the least or the most, where runs differ or their sizes do; the rest is held."""
+        runs = [run for run in runs if run.size and run.ndim == values.ndim] or [values]
+        sizes = np.array([run.shape for run in runs])
+        axes = tuple(np.flatnonzero((sizes != sizes[0]).any(axis=0)).tolist())
+        first = runs[0][tuple(slice(1 if axis in axes else None) for axis in range(values.ndim))]
+        moves = np.any([(run != first).any(axis=axes, keepdims=True) for run in runs], axis=0)
+        rng = np.random.default_rng([zlib.crc32(values.tobytes()), turn % 65_536, self.seed])
+        kind = np.iinfo(values.dtype)
+        beyond = (kind.max - kind.min) // 4
+        levels = rng.integers(kind.min - beyond, kind.max + beyond, values.shape).clip(kind.min, kind.max)
+        return np.where(moves, levels, values).astype(values.dtype)
 
     def turns(self, region: Region) -> Sequence[int]:
         """The turns in which a region is run: more often where weights are seen at few places.
@@ -714,8 +733,9 @@ class Checker:
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
-        took_in = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
-        turns = tuple(range(-times // 2 if took_in else 0, times))
+        wide = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
+        wide |= any(node.op_type.startswith(QUANTIZING) for node in self.nodes(region))  # beyond all levels
+        turns = tuple(range(-times // 2 if wide else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
         for name in names & self.source.tables.keys() if looks_up else ():

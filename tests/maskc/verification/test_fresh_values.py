@@ -301,6 +301,26 @@ def test_a_row_of_a_table_that_no_run_looks_up(dtype: type, node: bool) -> None:
     assert first_failure(compare_regions(model, wrong, few, {}, 0).proof) is not None
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_level_that_no_run_reaches(kind: type) -> None:
+    """A zero point is off by one wherever it stands, which shows at the last of 256 levels alone."""
+    end, step = np.iinfo(kind), np.float32(0.1)
+    model = build.model(
+        "(float[n,4] x) => (float[n,4] y)",
+        """q = QuantizeLinear(x, step, zero) d = DequantizeLinear(q, step, zero) s = Add(d, b)
+        r = QuantizeLinear(s, step, point) y = DequantizeLinear(r, step, point)""",
+        19,
+        step=step,
+        zero=kind((int(end.min) + int(end.max) + 1) // 2),
+        point=kind((int(end.min) + int(end.max) + 1) // 2),
+        b=np.full(4, 0.03, np.float32),
+    )
+    wrong = build.changed(model, "point", lambda point: point + kind(1))
+    for seed in range(5):
+        assert proof_of(model, model, seed).complete
+        assert proof_of(model, wrong, seed).first() is not None, seed
+
+
 def test_a_weight_of_a_recurrent_layer_of_many_steps() -> None:
     """Roundings of its steps add up like those of a sum: not each step's to the whole of the steps before."""
     rng = np.random.default_rng(0)
