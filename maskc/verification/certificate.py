@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskc.frontend import write_model_files
+from maskc.inspection.arguments import public
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck as checking
 from maskc.verification.recheck import Array, Boundary, Claim, Claims, Seen
@@ -34,6 +35,7 @@ class Certificate:
     proof: Proof = field(repr=False)
     inputs: Sequence[Mapping[str, Seen]] = field(repr=False)
 
+    @public
     def document(self, source: Sequence[Path], compiled: Sequence[Path]) -> dict[str, Any]:
         """The certificate as data, of the schema in the documentation, for models in these files."""
         checker, regions = self.proof.checker, self.proof.regions
@@ -54,6 +56,7 @@ class Certificate:
             },
         }
 
+    @public
     def save(self, path: Path, source: Sequence[Path], compiled: Sequence[Path]) -> None:
         """Write it as JSON, whole or not at all, for models in these files. Raises `InputError` when that fails."""
         text = json.dumps(self.document(source, compiled))

@@ -1129,12 +1129,13 @@ def recheck(
     if document.get("format") != "maskc certificate" or document.get("version") != VERSION:
         raise RefusedError(f"It is no certificate of version {VERSION}.")
     for what, (_, files) in (("source", source), ("compiled", compiled)):
-        if document[what]["sha256"] != [digest(path) for path in files]:
+        if document.get(what) != {"sha256": [digest(path) for path in files]}:
             raise RefusedError(f"It is of another {what} model: the SHA-256 is not that of {files[0].name}.")
     before, after = source[0], compiled[0]
     if _ends(before) != _ends(after):
         raise RefusedError("The models have other inputs or outputs.")
     try:
+        allowed = {name: float(said["allowed"]) for name, said in document["boundaries"].items()}
         checker = _checker(before, after, document, seed)
         made = [name for name in checker.boundaries if name not in after.inputs]
         regions = [checker.region(name) for name in made]
@@ -1145,7 +1146,7 @@ def recheck(
     except Exception as error:  # of any kind that ONNX Runtime or numpy have of what was altered
         raise RefusedError(f"What it says cannot be checked ({type(error).__name__}: {error}).") from error
     for name in sorted(made, key=lambda name: after.maker.get(name, -1)):
-        boundary, result, stated = checker.boundaries[name], judged[name], document["boundaries"][name]["allowed"]
+        boundary, result, stated = checker.boundaries[name], judged[name], allowed[name]
         for axis, index in result.refuted.items():
             raise RefusedError(f"'{boundary.source}' is not what it is claimed to be: slice {index[0]}, axis {axis}.")
         if not result.agrees:
@@ -1156,8 +1157,7 @@ def recheck(
             raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
         if name not in done:
             raise RefusedError(f"'{name}' does not follow from what it reads.")
-    claimed = document["claims"].keys() | document["dependences"].keys()
-    unheld = claimed - {checker.boundaries[name].source for name in made}
+    unheld = {*document["claims"], *document["dependences"]} - {checker.boundaries[name].source for name in made}
     if missing := [*sorted(unheld), *sorted(set(after.outputs) - set(checker.whole(done)))]:
         raise RefusedError(f"Nothing proves '{missing[0]}'.")
     return checker

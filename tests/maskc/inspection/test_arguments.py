@@ -22,6 +22,7 @@ from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
 from maskc.results.measurements import Figures
+from maskc.verification.certificate import Certificate
 from passes.errors.arguments import shown
 from tests.maskc import build
 from tests.maskc.command import maskc
@@ -120,6 +121,7 @@ def test_a_message_is_one_line_whatever_names_and_values_are() -> None:
         (lambda: regress.exit_code(3), "`outcomes` must be a sequence"),  # type: ignore[arg-type]
         (lambda: regress.exit_code([3]), "`outcomes` must be a sequence of Outcomes, and not [3]"),  # type: ignore[list-item]
         (lambda: Figures(1, 1, 1, 1).reduction_to(3), "`after` must be a Figures, and not 3"),  # type: ignore[arg-type]
+        (lambda: Certificate(None, []).save("a.json", [], []), "`path` must be a path, and not 'a.json'"),  # type: ignore[arg-type]
         (lambda: progress.listening(3).__enter__(), "`listener` must be a function"),  # type: ignore[arg-type]
     ],
 )

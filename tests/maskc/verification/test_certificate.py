@@ -237,6 +237,16 @@ def another_hash(document: Document, random: Random) -> bool:
     return True
 
 
+def no_hashes(document: Document, random: Random) -> bool:
+    document[random.choice(["source", "compiled"])] = random.choice([None, {}, [1]])
+    return True
+
+
+def a_bound_that_is_no_number(document: Document, random: Random) -> bool:
+    boundary(document, random)["allowed"] = random.choice([None, [], 10**400])
+    return True
+
+
 def another_version(document: Document, random: Random) -> bool:
     document["version"] += 1
     return True
@@ -253,6 +263,8 @@ ALTERATIONS: tuple[Callable[[Document, Random], bool], ...] = (
     another_source,
     a_boundary_less,
     another_hash,
+    no_hashes,
+    a_bound_that_is_no_number,
     another_version,
 )
 
