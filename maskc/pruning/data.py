@@ -148,7 +148,7 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Sources:
         return lambda: iter([("the data", given)])
     if callable(given):
         return _of_function(given, "the function for data")
-    if iter(given) is given:
+    if isinstance(given, Iterator):
         raise InputError("Data are read several times: give a function that begins them again, or a list of batches.")
     return _of_function(lambda: given, "the data")
 

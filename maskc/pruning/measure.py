@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskc.errors import InputError
+from passes.errors.arguments import shown
 
 Quality = str | Callable[[Path], float]
 
@@ -34,8 +35,8 @@ def rate(quality: Quality, model: Path) -> float:
         found = quality(model)
         try:
             return _finite(float(found), "The function for quality returned")
-        except (TypeError, ValueError):
-            raise InputError(f"The function for quality must return a number, and not {found!r:.{_LONGEST}}.") from None
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(f"The function for quality must return a number, and not {shown(found)}.") from None
     quoted = subprocess.list2cmdline([str(model)]) if os.name == "nt" else shlex.quote(str(model))
     command = quality.replace("{model}", quoted)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -15,6 +15,13 @@ from maskc.pruning.data import data
 from tests.maskc.pruning.networks import drawn, gemm, network
 
 
+class Closed:
+    """A list of batches that cannot be read any more."""
+
+    def __iter__(self) -> Any:
+        raise ValueError("closed")
+
+
 def bad(x: Any) -> dict[str, Any]:
     return {"x": x}
 
@@ -36,6 +43,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "an iterator": (iter([bad(drawn(8, 6))]), "give a function that begins them again"),
     "arrays without names": ([drawn(8, 6)], "dictionaries of arrays"),
     "a function that fails": (lambda: 1 / 0, "failed: "),
+    "batches that cannot be read": (Closed(), "the data failed: closed"),
     "a function of arrays": (lambda: [drawn(8, 6)], "dictionaries of arrays by input name, and .* gives ndarray"),
     "a function of nothing": (lambda: None, "gives NoneType"),
     "a function that ends Python": (lambda: sys.exit(3), "failed: 3"),

@@ -193,6 +193,9 @@ def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     told = r"Quality drops by .* at 0.5\d, .* at 0.97 of the FLOPs, and --max-drop allows 0"
     with pytest.raises(InputError, match=told):
         maskc.prune(model, inputs(model), epochs=0, max_drop=0, quality=quality)
+    for returned, shown in (("x", "'x'"), (10**5000, "a whole number")):
+        with pytest.raises(InputError, match=f"must return a number, and not {shown}"):
+            maskc.prune(model, inputs(model), max_drop=0.1, quality=lambda path, it=returned: it)
 
 
 def batches() -> Iterator[dict[str, Any]]:
