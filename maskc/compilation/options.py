@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from maskc.errors import InputError
@@ -75,11 +76,12 @@ class CompileOptions(ReadOptions):
 
     def __post_init__(self) -> None:
         from passes.adapters.price import POLICIES
+        from passes.errors.arguments import fits, shown
         from passes.targets import registry
 
         if self.adapters not in POLICIES:
             raise InputError(f"The value of adapters must be one of {', '.join(POLICIES)}, and not {self.adapters!r}.")
-        _checked(self.align)
+        object.__setattr__(self, "align", _checked(self.align))
         if self.target not in registry.names():
             raise InputError(f"The target must be one of {', '.join(registry.names())}, and not {self.target!r}.")
         known = registry.processors(self.target)
@@ -93,15 +95,15 @@ class CompileOptions(ReadOptions):
             raise InputError(
                 f"A processor ('{self.align_for}') is named for align 'auto', and align is '{self.align}'."
             )
-        if not self.align_seconds > 0:
-            raise InputError(f"The seconds to measure for must be more than 0, and not {self.align_seconds:g}.")
+        if not (fits(float, self.align_seconds) and self.align_seconds > 0):
+            raise InputError(f"The seconds to measure for must be more than 0, and not {shown(self.align_seconds)}.")
 
 
 def _checked(align: Align) -> Align:
     """`align`, if it is a word or a whole number from 2 on. Raises `InputError` if not."""
-    number = isinstance(align, int) and not isinstance(align, bool)
+    number = isinstance(align, Integral) and not isinstance(align, bool)  # numpy's as well
     if (number and cast("int", align) < 2) or (not number and align not in _WORDS):
         raise InputError(
             f"The value of align must be {', '.join(_WORDS)} or a whole number from 2 on, and not '{align}'."
         )
-    return align
+    return int(align) if number else align

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from maskc.errors import InputError
 
 
@@ -21,7 +23,7 @@ def read_object(path: Path, newest: int, what: str, advice: str) -> dict[str, An
     text = ""
     try:
         text = path.read_text(encoding="utf-8")
-        data = json.loads(text)
+        data = json.loads(text, parse_int=_whole)
     except (OSError, ValueError, RecursionError) as error:
         why = "a merge left conflicts in it" if "<<<<<<< " in text else str(error).rstrip(".")
         raise InputError(f"{path} cannot be read as JSON: {why}. {advice}") from error
@@ -31,6 +33,13 @@ def read_object(path: Path, newest: int, what: str, advice: str) -> dict[str, An
     if schema > newest:
         raise InputError(f"{path} has schema {schema}, and this maskc reads up to {newest}. Upgrade maskc.")
     return dict(data)
+
+
+def _whole(digits: str) -> int:
+    """A whole number of no more digits than floating-point numbers hold. Raises ValueError for any other."""
+    if len(digits) > 300:
+        raise ValueError(f"it has a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def parsed(kind: Any, value: Any, where: str) -> Any:
@@ -78,13 +87,15 @@ def ratio(value: float) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and numbers as JSON knows them; numbers that are not finite become None."""
+    """Dataclasses, tuples and numbers, numpy's as well, as JSON knows them; numbers that are not finite become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         return ratio(value)
     return value

@@ -304,6 +304,7 @@ def test_a_model_that_is_not_in_the_baseline(repository: Path) -> None:
         ("{\n<<<<<<< HEAD\n", ("a merge left conflicts in it. Mend it, or remove it",)),
         pytest.param("[" * 200_000 + "]" * 200_000, ("cannot be read as JSON",), id="nested deep"),
         ("[1]", ("is not a baseline",)),
+        pytest.param(f'{{"schema": {"9" * 400}}}', ("as JSON: it has a number of 400 digits. Mend it",), id="digits"),
         ('{"schema": 99, "models": {}}', ("schema 99", "Upgrade maskc")),
         ('{"schema": 1, "models": {}}', ("names no models", "--update")),
         ('{"schema": 1, "models": {"m": {"flops": 1}}}', ("`m` needs exactly the keys maskc, sha256",)),

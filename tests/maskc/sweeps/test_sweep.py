@@ -324,12 +324,15 @@ def test_in_python_with_a_model_in_memory_and_a_function(tmp_path: Path) -> None
         return float(path.stat().st_size)
 
     model, policies = build.mlp(masked=False), [{}, {"adapters": "always"}]
-    result = api.sweep(model, tmp_path / "out", targets=[0.5], policies=policies, quality=quality, seconds=0)
+    targets = list(np.array([0.5], np.float32))
+    result = api.sweep(model, tmp_path / "out", targets=targets, policies=policies, quality=quality, seconds=0)
     assert [p.name for p in result.points] == ["flops-0.5", "flops-0.5 adapters=always"]
     assert calls == ["source.onnx", "flops-0.5.onnx", "flops-0.5.adapters-always.onnx"]
     assert all(p.quality == (tmp_path / "out" / p.output).stat().st_size for p in result.points)
     with pytest.raises(InputError, match="'speed' is none of them"):
         api.sweep(model, tmp_path / "out", policies=[{"speed": 1}])
+    with pytest.raises(InputError, match="must be more than 0, and not 'x'"):
+        api.sweep(model, tmp_path / "out", policies=[{"align_seconds": "x"}])
     assert all(chart.dots for chart in charts(result)) and "flops-0.5" in page(result)
 
 
