@@ -56,7 +56,7 @@ def load(path: Path) -> Any:
     """The `keras.Model` of a `.keras` or `.h5` file, with maskc's own layers known. Raises `InputError`."""
     if not path.exists():
         raise InputError(f"{path} does not exist.")
-    if path.suffix == ".keras" and not (zipfile.is_zipfile(path) and "config.json" in zipfile.ZipFile(path).namelist()):
+    if path.suffix == ".keras" and not _holds_a_model(path):
         raise InputError(f"{path} is not a .keras file, or it is damaged.")
     keras = import_keras()
     import h5py
@@ -65,7 +65,7 @@ def load(path: Path) -> Any:
         try:
             with h5py.File(path) as file:
                 whole = "model_config" in file.attrs
-        except OSError as error:
+        except Exception as error:  # of any kind where it is damaged
             raise InputError(f"{path} is not an HDF5 file, or it is damaged.") from error
         if not whole:
             raise InputError(f"{path} holds weights and no model. Save the whole model with model.save(...).")
@@ -81,6 +81,14 @@ def load(path: Path) -> Any:
             "first (`--rules layers.py` on the command line), or export it as a SavedModel."
         ) from error
     return model
+
+
+def _holds_a_model(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except Exception:  # of any kind where it is damaged
+        return False
 
 
 def from_model(

@@ -191,12 +191,14 @@ def test_damaged_models(tmp_path: Path, stored: dict[str, Path]) -> None:
     (tmp_path / "bad.keras").write_bytes(b"not a zip archive")
     with zipfile.ZipFile(tmp_path / "photos.keras", "w") as archive:
         archive.writestr("a.jpg", "x")
-    for name in ("bad.keras", "photos.keras"):
+    whole = stored["keras"].read_bytes()
+    (tmp_path / "tail.keras").write_bytes(whole.replace(b"PK\1\2", b"PK\1\3"))
+    for name in ("bad.keras", "photos.keras", "tail.keras"):
         refused(maskc("compile", tmp_path / name), 2, f"{name} is not a .keras file")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "saved_model.pb").write_bytes(b"nonsense")
     refused(maskc("compile", tmp_path / "bad"), 2, "SavedModel")
-    (tmp_path / "half.keras").write_bytes(stored["keras"].read_bytes()[:-200])
+    (tmp_path / "half.keras").write_bytes(whole[:-200])
     refused(maskc("compile", tmp_path / "half.keras"), 2, "half.keras")
 
 

@@ -138,6 +138,10 @@ def test_hdf5_files_and_keras_models_in_memory(keras: Any, tmp_path: Path) -> No
     assert maskc("compile", tmp_path / "model.h5").exit_code == 0 and (tmp_path / "model.compiled.onnx").exists()
     refused(maskc("flops", tmp_path / "some.weights.h5"), 2, "weights and no model")
     refused(maskc("flops", tmp_path / "bad.h5"), 2, "not an HDF5 file")
+    data = bytearray((tmp_path / "model.h5").read_bytes())
+    data[data.index(b"model_config") - 6] ^= 0x80  # of the length of this name
+    (tmp_path / "bad.h5").write_bytes(data)
+    refused(maskc("flops", tmp_path / "bad.h5"), 2, "not an HDF5 file, or it is damaged")
     with pytest.raises(InputError, match=r"keras\.Model, and not \{\}"):
         load({})  # type: ignore[arg-type]
 
