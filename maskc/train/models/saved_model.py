@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from maskc.errors import InputError
 from maskc.frontend.tensorflow.importing import quiet
 from maskc.train.keras_internals import input_signature
 
@@ -25,4 +26,7 @@ def write(model: Any, path: Path) -> None:
         archive = keras.export.ExportArchive()
         archive.track(model)
         archive.add_endpoint("serve", serve, input_signature(model))
-        archive.write_out(path, verbose=False)
+        try:
+            archive.write_out(path, verbose=False)
+        except UnicodeEncodeError as error:
+            raise InputError("TensorFlow cannot write to a path that is not in UTF-8.") from error

@@ -75,6 +75,8 @@ def _check(model: Any, data: Sequence[NDArray[Any]]) -> None:
             f"int8 needs examples to measure ranges on, an array of them for each input: of shapes {shapes}, "
             f"not {shapes_given}."
         )
+    if not all(len(array) and array.dtype.kind in "biuf" and np.isfinite(array).all() for array in data):
+        raise InputError("int8 needs examples to measure ranges on: one or more, of real numbers that are finite.")
 
 
 def _one_by_one(model: Any, data: Sequence[NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:

@@ -62,11 +62,13 @@ def test_quantised_tflite(model: tuple[Path, Any], tmp_path: Path, quantize: str
 
 @pytest.mark.slow
 def test_examples_that_do_not_fit(model: tuple[Path, Any], tmp_path: Path) -> None:
-    np.savez(tmp_path / "data.npz", np.ones((3, 5), np.float32))
     output = tmp_path / "small.tflite"
-    result = maskc("compile", model[0], "-o", output, "--quantize", "int8", "--data", tmp_path / "data.npz")
-    refused(result, 2, "int8 needs examples")
-    assert not output.exists()
+    fitting = data(model[1], batch=2)
+    for examples in (np.ones((3, 5), np.float32), np.nan * fitting, fitting[:0]):
+        np.savez(tmp_path / "data.npz", examples)
+        result = maskc("compile", model[0], "-o", output, "--quantize", "int8", "--data", tmp_path / "data.npz")
+        refused(result, 2, "int8 needs examples")
+        assert not output.exists()
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ def test_examples_that_do_not_fit(model: tuple[Path, Any], tmp_path: Path) -> No
         (["{model}", "-o", "{there}/small.foo"], "no known output format"),
         (["{model}", "-o", "{there}/small.keras", "--quantize", "float16"], "--quantize and --data are for .tflite"),
         (["{model}", "-o", "{there}/small.tflite", "--quantize", "int8"], "needs examples in --data"),
+        (["{model}", "--format", "saved_model", "-o", "{there}/\udce4"], "a path that is not in UTF-8"),
         (["{model}", "--format", "saved_model", "-o", "{there}"], "something else than an earlier SavedModel"),
     ],
 )
