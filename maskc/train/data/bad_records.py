@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
+from maskc.frontend.tensorflow.keras import reason
 from maskc.train.data.features import FeatureSpec, Field
 
 _KINDS = {"int64_list": "int", "float_list": "float", "bytes_list": "string"}
@@ -34,7 +35,7 @@ def first_misfit(files: Sequence[Path], spec: FeatureSpec, limit: int | None = N
                 seen.update(example.features.feature)
         except tf.errors.OpError as error:
             if not isinstance(error, tf.errors.DataLossError):
-                return InputError(f"{file} cannot be read: {error.message}.")
+                return InputError(f"{file} cannot be read: {reason(error)}.")
             return InputError(f"{file} is not a TFRecord file, or it is damaged after record {index}.")
         # A sequence may be missing here and there, and a name that is misspelt is missing everywhere.
         required = [name for name, feature in spec.features.items() if getattr(feature, "default", None) is None]

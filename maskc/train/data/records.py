@@ -94,7 +94,8 @@ class Records:
 
     def explain(self, error: Exception) -> InputError | None:
         """Returns what is wrong with the files if reading them may have raised `error`, or None if nothing is."""
-        told = tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError
+        kinds = tf.errors
+        told = kinds.InvalidArgumentError, kinds.DataLossError, kinds.NotFoundError, kinds.FailedPreconditionError
         return None if not isinstance(error, told) else first_misfit(self.files, self.spec)
 
 
