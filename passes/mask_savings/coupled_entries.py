@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.slices import Place
 from passes.analysis import dataflow
 from passes.errors.arguments import typed
-from passes.graph.tensors import Array, Index, Mask, is_constant, unite
+from passes.graph.tensors import MOST_SLICES, Array, Index, Mask, is_constant, unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.model.inputs import bind, no_input, split
 from passes.ops import Linked, rules, traits
@@ -46,6 +46,7 @@ class Coupling:
     groups: Groups
     entries: dict[Key, Index]
 
+    @typed
     def group_of_each(self, masks: Mapping[str, Array], groups: Mapping[str, Index]) -> Index:
         """The group of each entry of all masks, int64 [entries]: -1 for entries that are zero, or kept.
 
@@ -173,6 +174,8 @@ class _Spreading:
         inputs = [tensor.name for tensor in graph.inputs]
         if absent := next((name for name in masks if name not in inputs), None):
             raise LookupError(no_input(absent, inputs))
+        if unlikely := next((name for name, size in masks.items() if not 0 <= size <= MOST_SLICES), None):
+            raise ValueError(f"The mask '{unlikely}' cannot have {masks[unlikely]:,} channels.")
         self.root = np.arange(sum(masks.values()))
         self.label = {(name, 0): entries for name, entries in split(self.root.copy(), masks).items()}
         self.parts: list[_Part] = []

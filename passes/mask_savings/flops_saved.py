@@ -28,7 +28,7 @@ def flops_by_mask(model: onnx.ModelProto, masks: Mapping[str, Array]) -> tuple[i
 
     Raises LookupError if a name is not that of a graph input, GraphError if the graph is not valid.
     """
-    sizes = {name: len(mask) for name, mask in masks.items()}
+    sizes = {name: mask.size for name, mask in masks.items()}
     single = split(np.arange(sum(sizes.values())), sizes)
     total, saved = flops_by_group(model, masks, single, coupling(model, sizes))
     return total, {name: saved[index] for name, index in single.items()}

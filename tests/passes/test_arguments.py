@@ -37,12 +37,13 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     passes.flops_by_mask: {"model": MASKED, "masks": ONES},
     passes.flops_by_group: {"model": MASKED, "masks": ONES, "groups": NUMBERS, "coupling": COUPLING},
     passes.coupled: {"model": MASKED, "masks": {"mask": 3}},
+    COUPLING.group_of_each: {"masks": ONES, "groups": NUMBERS},
     passes.cost_model: {"model": MASKED, "masks": ONES, "groups": NUMBERS, "coupling": COUPLING},
 }
 WRONG: list[Any] = [
     *(None, 0, -1, 0.5, float("nan"), True, "x", "", b"x", [], [1], {}, {"a": 1}, (), object(), int, np.ones(3)),
     *({"mask": values} for values in (1, "x", None, np.ones(4), np.ones((3, 2)), np.full(3, -7), np.array(["a"] * 3))),
-    {"mask": np.full(3, -1)},
+    *({"mask": values} for values in (np.full(3, -1), np.array(1.0), 2**40)),
     np.int64(2),
     *({1: 2}, {"x": "ab"}, {"x": (0.5, 2)}, {"x": [None]}, {"x": (1, 2)}, onnx.ModelProto()),
 ]
