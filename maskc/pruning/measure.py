@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskc.errors import InputError
-from passes.errors.arguments import shown
 
 Quality = str | Callable[[Path], float]
 
@@ -32,6 +31,8 @@ def rate(quality: Quality, model: Path) -> float:
     Raises `InputError` when there is no such number, or the command fails.
     """
     if not isinstance(quality, str):
+        from passes.errors.arguments import shown
+
         found = quality(model)
         try:
             return _finite(float(found), "The function for quality returned")
