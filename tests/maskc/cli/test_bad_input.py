@@ -327,3 +327,24 @@ def test_values_are_parsed_before_the_command_runs() -> None:
     refused(maskc("compile", "nowhere.onnx", "--align", "wide"), 2, "align", "wide")
     refused(maskc("flops", "nowhere.onnx", "--shape", "x"), 2, "NAME=1x3x224x224")
     refused(maskc("flops", "nowhere.onnx", "--at", "x=n"), 2, "must be numbers")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ('raise KeyError("mine")', 2, "rules.py fails in line 7 (KeyError: 'mine')."),
+        ("return 3", 5, "A rule that returns what it should not may be why."),
+    ],
+)
+def test_a_faulty_rule_of_a_users_own(body: str, code: int, told: str, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(
+        "from maskc import passes\n\n\n"
+        '@passes.register("Own", domain="com.example")\n'
+        f"class Own(passes.Elementwise):\n    def links(self, *given):\n        {body}\n"
+    )
+    signature, body = "(float[n,4] x) => (float[n,4] y)", "a = Mul(x, m) y = com.example.Own(a)"
+    model = build.save(build.model(signature, body, checked=False, m=np.eye(4)[0]), tmp_path / "m.onnx")
+    done = process("compile", model, "-o", tmp_path / "small.onnx", f"--rules={rules}")
+    assert done.returncode == code and told in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "small.onnx").exists()
