@@ -12,7 +12,18 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule
 from passes.abstract_values.slices import ConstantSlices, Dependences
 from passes.abstract_values.windows import kernel_windows, positions
-from passes.graph.tensors import Array, Mask, initializer, is_constant, operand, product, shape_of, size_of, values_of
+from passes.graph.tensors import (
+    Array,
+    Mask,
+    initializer,
+    is_constant,
+    numpy_dtype,
+    operand,
+    product,
+    shape_of,
+    size_of,
+    values_of,
+)
 from passes.ops.base import Op, register, rules
 from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, of_matrices
@@ -23,16 +34,23 @@ from passes.rewriting.lower_ops import Rewriter
 from passes.weights.statistics import Nonzero
 from passes.weights.steps import Steps
 
+# Distance of a sum from the middle between two steps at which single precision may round it to either.
+_TIE = 1e-3
+
 
 @dataclass(frozen=True)
 class Operands:
-    """Positions of the inputs; `per_output` are those that may be vectors along the output's channels."""
+    """Positions of the inputs; `per_output` are those that may be vectors along the output's channels.
+
+    `scales` are those of data, weights and output, where the sums are rounded to steps of it.
+    """
 
     weight: int
     data_zero: int
     weight_zero: int
     output_zero: int | None = None
     bias: int | None = None
+    scales: tuple[int, ...] = ()
     per_output: tuple[int, ...] = ()
 
 
@@ -137,16 +155,28 @@ class IntegerProduct(Contraction):
         return total, [projection.terms.output.index(letters[self.free])]
 
     def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
-        """The sums, or the zero point of the output where these are 0 and there is no bias either."""
+        """The sums, or what the output has of them and of the bias: steps around its zero point."""
         if self.operands.output_zero is None:
             return sums
         bias, zero = (None if i is None else operand(node, i) for i in (self.operands.bias, self.operands.output_zero))
         if zero is not None and not is_constant(zero):
             return ConstantSlices(np.zeros(sums.mask.size, bool), sums.value)
         added = 0 if bias is None else facts.value(bias).reshape(-1)
-        mask = sums.mask & (sums.value == 0) & (added == 0)
-        value: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1)
-        return ConstantSlices(mask, np.broadcast_to(value, mask.shape))
+        point: Array = np.zeros(1, np.int32) if zero is None else facts.value(zero).reshape(-1).astype(np.int32)
+        steps = self._steps_out(node, facts, sums.value + added)
+        kind = np.iinfo(numpy_dtype(node.outputs[0]))
+        value = np.clip(np.nan_to_num(steps) + point, kind.min, kind.max)
+        return ConstantSlices(sums.mask & np.isfinite(steps), np.broadcast_to(value, sums.mask.shape))
+
+    def _steps_out(self, node: gs.Node, facts: Facts, sums: Array) -> Array:
+        """Sums in steps of the output: float64 [channels], NaN where these are not known or rounding may err."""
+        scales = [operand(node, i) for i in self.operands.scales]
+        known = [facts.value(t).reshape(-1).astype(np.float64) for t in scales if t is not None and is_constant(t)]
+        if len(known) < len(scales) or any(scale.size not in (1, sums.size) for scale in known):
+            return np.where(sums == 0, 0.0, np.nan)
+        data, weights, output = known
+        exact = sums * data * weights / output
+        return np.where((sums == 0) | (np.abs(exact % 1 - 0.5) > _TIE), np.rint(exact), np.nan)
 
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
         """None: steps lie around a zero point."""
@@ -219,7 +249,7 @@ class MatMulInteger(IntegerProduct):
 class QLinearMatMul(MatMulInteger):
     """Steps of a given scale out."""
 
-    operands = Operands(weight=3, data_zero=2, weight_zero=5, output_zero=7, per_output=(4, 5, 6, 7))
+    operands = Operands(weight=3, data_zero=2, weight_zero=5, output_zero=7, scales=(1, 4, 6), per_output=(4, 5, 6, 7))
     foldable = False
 
 
@@ -268,7 +298,7 @@ class ConvInteger(IntegerConvolution):
 class QLinearConv(IntegerConvolution):
     """Steps of a given scale out, with an int32 bias."""
 
-    operands = Operands(3, 2, 5, output_zero=7, bias=8, per_output=(4, 5, 6, 7, 8))
+    operands = Operands(3, 2, 5, output_zero=7, bias=8, scales=(1, 4, 6), per_output=(4, 5, 6, 7, 8))
 
 
 def _before_steps(data: gs.Tensor, zero: gs.Tensor) -> gs.Tensor | None:

@@ -141,6 +141,23 @@ def test_depthwise_convolutions(integer: bool) -> None:
     assert weight(result, "Conv").shape == (3, 4, 1, 1)
 
 
+@pytest.mark.parametrize(("step", "kept"), [(0.3, 5), (0.0006, 7)])
+def test_depthwise_convolutions_with_a_bias(step: float, kept: int) -> None:
+    """A masked channel is one level behind the filter, unless its sum lies in the middle of two."""
+    source = quantised(
+        "N,8,7,7",
+        "N,3,7,7",
+        f"float sw = {{0.01}}, int8 zw = {{0}}, float sy = {{{step}}}, uint8 zy = {{128}}, float[3,8,1,1] v",
+        """h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy, b)
+        d = DequantizeLinear(h, sy, zy) y = Conv(d, v)""",
+        q=bytes_(8, 1, 3, 3, seed=4, signed=True),
+        b=np.array([4001, -9, 31, 5, -7, 999, -30001, 3], np.int32),
+    )
+    result = compiled(source)
+    assert weight(result, "QLinearConv", 3).shape == (kept, 1, 3, 3)
+    assert weight(result, "Conv").shape == (3, kept, 1, 1)
+
+
 def test_quantised_product() -> None:
     q = bytes_(8, 6, seed=2)
     q[:, [0, 5]] = 9
