@@ -18,7 +18,7 @@ help:
 	@echo "make demo       train, prune, compile and verify a small network on real data"
 	@echo "make test       the tests"
 	@echo "make test-fast  the tests that need no TensorFlow"
-	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-slow  the tests that take long"
 	@echo "make test-versions  some of them with the oldest and the newest versions of all libraries, and on the CPU build"
 	@echo "make test-release  more of the same, for hours"
 	@echo "make lint       ruff, which room imports which, and the wording of pages and messages"

@@ -72,6 +72,7 @@ def test_pruning_paid_and_masked_channels_go(name: str) -> None:
         assert counted == STAY[name]
 
 
+@pytest.mark.slow
 @pytest.mark.openvino
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "sklearn.onnx"])  # it lacks ai.onnx.ml
 def test_the_same_function_in_openvino(name: str) -> None:
@@ -102,6 +103,7 @@ def copies(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FIXTURES, tmp_path / "fixtures"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "sklearn.onnx"])
 def test_a_change_that_gives_a_masked_channel_back_is_refused(copies: Path, name: str) -> None:
     """As a pull request would do it: one zero of one mask becomes a one."""

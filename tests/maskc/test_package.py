@@ -65,6 +65,7 @@ if "passes" in globals():
     return script
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_a_users_folder_of_passes_hides_nothing(tmp_path: Path, order: str) -> None:
     command = [sys.executable, _folder_of_a_user(tmp_path), order]
@@ -126,6 +127,7 @@ def test_version() -> None:
     assert json.loads(maskc("version", "--json").stdout)["numpy"] == np.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     script = process("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
@@ -150,6 +152,7 @@ print(json.dumps(helps))
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["", *_COMMANDS])
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_help_cuts_no_word(command: str, width: int) -> None:

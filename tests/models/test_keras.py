@@ -87,6 +87,7 @@ def check_consistent(name: str, gates: networks.Gated) -> None:
     assert report.after.macs < 0.6 * report.before.macs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "consistent"), MODES, ids=["after-activations-consistent", "after-activations", "before-norms"]
 )

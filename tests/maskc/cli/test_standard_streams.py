@@ -11,6 +11,8 @@ import pytest
 from tests.maskc import build
 from tests.maskc.command import ROOT
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
@@ -25,7 +27,6 @@ def unread(*arguments: Any, streams: tuple[str, ...]) -> int:
         os.close(writer)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("streams", "options"), [(("stdout",), ()), (("stdout", "stderr"), ("-v",))], ids=["one", "both, with steps"]
 )

@@ -15,7 +15,7 @@ import pytest
 from tests.maskc import build
 from tests.maskc.command import ROOT, files, process
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")]
 
 # As at a terminal, wherever the tests run: shells and nohup have what they start in the background ignore these.
 HEARS = """
@@ -85,9 +85,7 @@ def ended(process: subprocess.Popen[str], directory: Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("told", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize(
-    "what", [pytest.param(NATIVE, id="native"), pytest.param("time.sleep(60)", id="python", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("what", [pytest.param(NATIVE, id="native"), pytest.param("time.sleep(60)", id="python")])
 def test_a_signal_ends_it(tmp_path: Path, told: str, what: str) -> None:
     number = getattr(signal, told)
     stuck = begun(tmp_path, what)
@@ -129,7 +127,6 @@ def test_what_it_may_take_is_over(tmp_path: Path, what: str, option: str, most: 
     assert files(tmp_path) == ["m.onnx"]
 
 
-@pytest.mark.slow
 def test_a_loop_without_an_end(tmp_path: Path) -> None:
     source = build.save(endless(), tmp_path / "m.onnx")
     done = process("compile", source, "--timeout", "4")
@@ -169,7 +166,6 @@ UNSEEN = "from maskc.runtime import onnxruntime_session\nonnxruntime_session.why
 LAYER = "a = Reshape<allowzero=1>(x, flat) b = Relu(a) [rnn] c = LSTM<hidden_size=4>(b, w, r) y = Tanh(c)"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another"])
 def test_where_the_runtime_crashes_the_node_is_named(tmp_path: Path, others: int) -> None:
     """The model is written all the same, as the compiler needs no runtime."""
@@ -181,7 +177,6 @@ def test_where_the_runtime_crashes_the_node_is_named(tmp_path: Path, others: int
     assert all(source.with_suffix(".compiled.onnx").exists() for source in models)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "code"), [(0, 2), (1, 1)], ids=["reference", "compiled"])
 def test_a_model_at_which_the_runtime_crashes_is_not_verified(tmp_path: Path, wrong: int, code: int) -> None:
     """Where it is the compiled one alone, that is a difference."""

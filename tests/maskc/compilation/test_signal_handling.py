@@ -57,7 +57,10 @@ for _ in range(1500):
     assert list(directory.iterdir()) == []
 """
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends processes without a word")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends processes without a word"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -99,8 +102,7 @@ def test_one_model(tmp_path: Path, told: int) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("told", [SIGNALS[0], pytest.param(SIGNALS[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("told", [SIGNALS[0], SIGNALS[1]])
 def test_several_models(tmp_path: Path, told: int) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(told), whom="os.getppid()")
     assert (result.returncode, result.stderr) == (128 + told, TOLD.get(told, ""))
@@ -121,7 +123,6 @@ def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     """It fails, alone and in a sentence."""
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(signal.SIGTERM), whom="os.getpid()")
@@ -131,7 +132,6 @@ def test_a_worker_that_is_told_to_end(tmp_path: Path) -> None:
     assert files(tmp_path / "out") == []
 
 
-@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
     (source,) = models(tmp_path, "a")
     code = SIGNALLED.format(process="os.getpid()", signal=int(signal.SIGKILL)) + "from maskc.cli import app\napp()"

@@ -164,6 +164,7 @@ def test_sizes_that_the_graph_does_not_take(tmp_path: Path) -> None:
     refused(maskc("compile", source, "--shape", "x=5x5"), 2, "does not work at these input sizes", "product")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("computed", [False, True], ids=["plain", "computed"])
 @pytest.mark.parametrize("sizes", ["x=5x6", "x=?x6", None])
 @pytest.mark.parametrize("declared", ["4,2", "1,rows,columns"])

@@ -46,6 +46,7 @@ def outputs(model: onnx.ModelProto, seed: int) -> Any:
     return OnnxRuntimeSession(model).run(inputs(model, seed=seed))["y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_follows_from_the_rest_goes_for_nothing(name: str) -> None:
     model = NETWORKS[name]()

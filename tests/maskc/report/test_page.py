@@ -276,6 +276,7 @@ SEEN = """
 """
 
 
+@pytest.mark.slow
 def test_a_report_is_seen_in_light_and_dark(tab: browser.Tab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     source = ROOT / "fixtures" / "digits.onnx"
@@ -307,6 +308,7 @@ def test_a_report_is_seen_in_light_and_dark(tab: browser.Tab, tmp_path: Path) ->
     assert light["brightness"] > 200 and dark["brightness"] < 60
 
 
+@pytest.mark.slow
 def test_narrow_windows_and_paper(tab: browser.Tab, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     api.compile(deep(20, "a/very/long/scope_of_an_exporter_that_likes_names/" * 3), verify=True).report.save(path)

@@ -79,6 +79,7 @@ def on_screen(*arguments: object) -> list[str]:
     return screen(re.sub(r"\x1b\[[0-9;]*m", "", written))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("explain", MODEL, "--align", "none"), ("compile", "nothing.onnx")])
 def test_no_word_is_cut_in_a_terminal(arguments: tuple[object, ...]) -> None:
     """Each word that goes to a pipe is on one line of a terminal of 80 columns, and no line is longer."""

@@ -35,6 +35,7 @@ def network() -> Any:
     return keras.Model(inputs, keras.layers.Dense(1)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", list(examples()))
 @pytest.mark.filterwarnings("ignore")
 def test_docstring(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def refusal(folder: Path, document: Document) -> str | None:
     return None
 
 
+@pytest.mark.slow
 def test_it_is_accepted_with_its_own_values_and_with_others(proof: Path) -> None:
     for seed in (None, 1, 2):
         found = maskc.recheck(*paths(proof), seed=seed)
@@ -269,6 +270,7 @@ ALTERATIONS: tuple[Callable[[Document, Random], bool], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alter", ALTERATIONS, ids=lambda alter: alter.__name__)
 def test_what_is_altered_is_refused(proof: Path, alter: Callable[[Document, Random], bool]) -> None:
     text = (proof / "proof.json").read_text()

@@ -31,6 +31,7 @@ def test_compiled_networks_agree_everywhere(name: str) -> None:
         assert proof.complete, proof.first()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("kind", MUTATIONS)
 def test_mutants_are_refused_where_they_are_broken(name: str, kind: str) -> None:

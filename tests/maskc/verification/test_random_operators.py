@@ -20,6 +20,7 @@ DRAWN = {
 
 
 # ONNX Runtime draws by the number of a node, which is another where nodes before it are gone.
+@pytest.mark.slow
 @pytest.mark.parametrize("form", DRAWN)
 def test_networks_that_draw_are_compiled_and_compared(form: str) -> None:
     rng = np.random.default_rng(0)

@@ -103,6 +103,7 @@ BETWEEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "between",
     [

@@ -68,6 +68,7 @@ def test_a_producer_that_feeds_two_sums_computes_what_both_need() -> None:
     assert products == [(64, 3)] * 3 + [(3, 2)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_architectures(name: str) -> None:
     net = architectures.build(getattr(architectures, name), Masks(consistent=False))

@@ -151,6 +151,7 @@ def test_groups(name: str) -> None:
     assert by_number(passes.coupled(built, masks)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.4])
 @pytest.mark.parametrize("name", CASES)
 def test_savings_of_groups_are_differences(name: str, share: float) -> None:

@@ -60,6 +60,7 @@ def compile_all(selected: Iterable[Case]) -> int:
     return checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPERATORS)
 def test_operator(op: str) -> None:
     """One form of each of the operator's cases."""

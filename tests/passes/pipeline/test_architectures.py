@@ -50,6 +50,7 @@ def network(net: Net) -> Network:
     return Network(net.model(), net.ranges, SYMBOLS)
 
 
+@pytest.mark.slow
 @parametrized
 def test_consistent_masks(architecture: Architecture) -> None:
     """Masks shared by coupled channels: all masked channels go, but for those that a known operator holds."""
@@ -65,6 +66,7 @@ def test_independent_masks(architecture: Architecture) -> None:
     check(network(build(architecture, Masks(consistent=False, seed=1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("consistent", [True, False], ids=["consistent", "independent"])
 @pytest.mark.parametrize("architecture", RESIZABLE, ids=lambda a: a.__name__)
 def test_images_of_any_size(architecture: Architecture, consistent: bool) -> None:

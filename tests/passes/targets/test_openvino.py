@@ -224,6 +224,7 @@ def test_an_order_that_no_convolution_takes_stays() -> None:
     assert gathers(source(reader="Conv<group=2>(r, u)")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.openvino
 @pytest.mark.parametrize(
     "between",

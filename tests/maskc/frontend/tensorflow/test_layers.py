@@ -49,6 +49,7 @@ def agrees(model: Any, case: Case) -> None:
 RECURRENT = "GRU LSTM Bidirectional SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D RNN StackedRNNCells".split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RECURRENT else []) for name in CASES]
 )

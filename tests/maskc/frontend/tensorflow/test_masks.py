@@ -104,6 +104,7 @@ def compiled(keras: Any, shape: tuple[int, ...], network: Network) -> Any:
     return result.report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHRINK)
 def test_masked_channels_go(keras: Any, name: str) -> None:
     report = compiled(keras, *SHRINK[name])
@@ -112,6 +113,7 @@ def test_masked_channels_go(keras: Any, name: str) -> None:
     assert report.after.flops < 0.8 * report.before.flops
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_masked_channels_that_the_operator_needs_stay_exact(keras: Any, name: str) -> None:
     report = compiled(keras, *EXACT[name])

@@ -57,6 +57,7 @@ def test_a_layer_that_keras_cannot_run_is_named(keras: Any) -> None:
         to_onnx(keras.Sequential([keras.Input((4,)), layer]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "options", "operator"),
     [
@@ -77,6 +78,7 @@ def test_recurrent_layers_are_one_operator(
     assert counts[operator] == 1 and set(counts) <= {operator, "Transpose", "Squeeze", "Slice"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [6, None], ids=["fixed", "free"])
 def test_a_recurrent_layer_behind_others_is_one_operator(keras: Any, length: int | None) -> None:
     """The length is then not that of an input, but of something computed."""
@@ -90,6 +92,7 @@ def test_a_recurrent_layer_behind_others_is_one_operator(keras: Any, length: int
     assert counts["GRU"] == counts["RNN"] == 1 and "Loop" not in counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["GRU", "LSTM", "SimpleRNN"])
 def test_bidirectional_layers_read_from_the_end(keras: Any, layer: str) -> None:
     inner = getattr(keras.layers, layer)(3, return_sequences=True)

@@ -13,6 +13,7 @@ from maskc.train import MaskLayer, computational_cost
 from tests.maskc.train.networks import depthwise, mlp, plain, residual, thinned, trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [mlp, plain, residual, depthwise])
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: float) -> None:
@@ -29,6 +30,7 @@ def test_gradient_is_the_difference_that_one_entry_makes(build: Any, share: floa
     assert sum(int(saving.sum()) for saving in gradient.values()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [mlp, plain, depthwise, residual])
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
 def test_flops_are_the_compiled_models(build: Any, share: float) -> None:

@@ -113,6 +113,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path, suffix: str) 
     assert order(Records(pattern, NUMBERS, 7, shuffle=0)(1)) == list(range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field", "told"),
     [

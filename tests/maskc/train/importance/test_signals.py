@@ -107,6 +107,7 @@ def test_custom_loop(graph: bool, reduction: Any) -> None:
     case.check(expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "batch", "options"),
     [

@@ -154,6 +154,7 @@ def test_no_flops_weight_goes_by_the_signal_and_a_large_one_by_flops(weight: flo
     assert order[entry.mask][entry.channel] == min(values.min() for values in order.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build", [residual, *(pytest.param(build, marks=pytest.mark.slow) for build in (plain, depthwise))]
 )

@@ -133,6 +133,7 @@ def test_how_far_must_be_said(options: dict[str, Any], words: str) -> None:
     np.testing.assert_equal(model.get_weights(), weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -321,6 +322,7 @@ def trained_when_it_was_smaller() -> Any:
     return small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "words"),
     [
@@ -449,6 +451,7 @@ class Autoencoder(keras.Model):
         return {"loss": loss}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("whole", "words"),
     [

@@ -150,6 +150,7 @@ def test_a_model_that_was_not_pruned_is_told() -> None:
         assert error(model, shrink(model)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_masks", [False, True])
 @pytest.mark.parametrize("heads", [[1, 0, 1, 0], [0, 0, 0, 0], [0.5, 0, 1, 0]], ids=str)
 def test_masks_on_heads(heads: list[float], keep_masks: bool) -> None:
