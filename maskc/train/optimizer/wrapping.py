@@ -16,10 +16,9 @@ class Wrapping(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     inner_optimizer: Any
 
-    # What Keras objects to in its own methods is said in one sentence, too.
+    # What Keras objects to is one sentence; but `set_weights`, whose ValueError Keras awaits where it reads .h5 files.
     apply_gradients = refusing(keras.optimizers.Optimizer.apply_gradients)
     exclude_from_weight_decay = refusing(keras.optimizers.Optimizer.exclude_from_weight_decay)
-    set_weights = refusing(keras.optimizers.Optimizer.set_weights)
 
     @property
     def own_variables(self) -> list[Any]:

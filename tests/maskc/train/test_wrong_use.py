@@ -432,7 +432,6 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: MaskLayer.from_config({"groups": 3}), "^groups must be a name"),
         (lambda: SelectChannels([0]).compute_output_shape(None), "does not take these|must be"),
         (lambda: PruningOptimizer("sgd", flops_target=0).apply_gradients(None), "apply_gradients does not take these"),
-        (lambda: PruningOptimizer("sgd", flops_target=0).set_weights([1]), "set_weights does not take these arguments"),
         (lambda: setattr(PruningOptimizer("sgd", flops_target=0), "learning_rate", "x"), "learning_rate does not take"),
         (lambda: Monitor(patience=0), "patience must be a whole number of at least 1"),
         (lambda: Monitor(mode="least"), 'mode must be "auto", "min" or "max"'),
