@@ -147,7 +147,7 @@ class Graph:
         #: levels of quantised values: what such nodes make, and what only moves that
         self.levels = set[str]()
         for node in self.nodes:
-            moves = node.op_type in EXACT and not self.levels.isdisjoint(node.input[:1])
+            moves = node.op_type in EXACT and node.op_type != "Shape" and not self.levels.isdisjoint(node.input[:1])
             self.levels.update(node.output[:1] if moves or node.op_type.startswith(QUANTIZING) else ())
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
@@ -700,21 +700,20 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if turn > 1 and name in self.source.conditions:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
-        if (runs := self.seen[name].values) is not None:
-            return self._other_levels(runs, values, turn) if turn % 2 and name in self.source.levels else values
+        if self.seen[name].values is not None:
+            return self._other_levels(name, values, turn) if turn % 2 and name in self.source.levels else values
         for axis, claim in self.claims.get(name, {}).items():
             values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
 
-    def _other_levels(self, runs: Sequence[Array], values: Array, turn: int) -> Array:
+    def _other_levels(self, name: str, values: Array, turn: int) -> Array:
         """Any levels, a third of them the least or the most, where runs differ or their sizes do; the rest is held."""
-        runs = [run for run in runs if run.size and run.ndim == values.ndim] or [values]
+        runs = [run for run in self.seen[name].values or () if run.size and run.ndim == values.ndim] or [values]
         sizes = np.array([run.shape for run in runs])
         axes = tuple(np.flatnonzero((sizes != sizes[0]).any(axis=0)).tolist())
         first = runs[0][tuple(slice(1 if axis in axes else None) for axis in range(values.ndim))]
         moves = np.any([(run != first).any(axis=axes, keepdims=True) for run in runs], axis=0)
-        rng = np.random.default_rng([zlib.crc32(values.tobytes()), turn % 65_536, self.seed])
-        kind = np.iinfo(values.dtype)
+        rng, kind = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, self.seed]), np.iinfo(values.dtype)
         beyond = (kind.max - kind.min) // 4
         levels = rng.integers(kind.min - beyond, kind.max + beyond, values.shape).clip(kind.min, kind.max)
         return np.where(moves, levels, values).astype(values.dtype)

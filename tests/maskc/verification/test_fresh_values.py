@@ -321,6 +321,22 @@ def test_a_level_that_no_run_reaches(kind: type) -> None:
         assert proof_of(model, wrong, seed).first() is not None, seed
 
 
+def test_sizes_of_levels_are_those_of_a_run() -> None:
+    model = build.model(
+        "(float[n,t,8] x) => (float[?,?] y)",
+        """q = QuantizeLinear(x, step, point) t = Shape(q) r = Gather(t, first) g = Concat<axis=0>(r, rest)
+        v = Reshape(q, g) y = DequantizeLinear(v, step, point)""",
+        13,
+        step=np.float32(0.1),
+        point=np.uint8(128),
+        first=np.array([0]),
+        rest=np.array([-1]),
+    )
+    checker = proof_of(model, model, 0).checker
+    for turn in range(-3, 4):
+        assert checker.fresh("t", turn).tolist() == [*checker.fresh("q", turn).shape]
+
+
 def test_a_weight_of_a_recurrent_layer_of_many_steps() -> None:
     """Roundings of its steps add up like those of a sum: not each step's to the whole of the steps before."""
     rng = np.random.default_rng(0)
