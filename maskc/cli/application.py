@@ -23,7 +23,7 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import FaultError, InputError, InstallationWarning, MaskcError, PruningWarning, StoppedError, telling
+from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, StoppedError, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
@@ -96,11 +96,11 @@ class _Command(TyperGroup):
                 # what is still to be printed, which the interpreter tries again when it ends, goes nowhere
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
                 return _fail(f"What is printed cannot be written: {error.strerror}.", 2, error, words)
+            from maskc.frontend import custom_rules
+
+            if theirs := custom_rules.failure(error):
+                return _fail(str(theirs), theirs.exit_code, error, words)
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")[:300]
-            frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_named(frame.filename, words)]
-            if frames:
-                message = f"{frames[-1].filename} fails in line {frames[-1].lineno} ({reason})."
-                return _fail(message, InputError.exit_code, error, words)
             blamed = " A rule that returns what it should not may be why." * any(w.startswith("--rules") for w in words)
             message = f"maskc failed unexpectedly ({reason}).{blamed} Run it again with --debug to see where."
             return _fail(message, FaultError.exit_code, error, words)
@@ -113,12 +113,6 @@ class _Command(TyperGroup):
         named = " ".join(["maskc", *[word for word in words if word in self.commands][:1]])
         command = named if context is None else context.command_path
         return message if message.endswith("?") else f"{message.rstrip('.')}. See `{command} --help`."
-
-
-def _is_named(file: str, words: Sequence[str]) -> bool:
-    """Whether a command line names a file: of code of a user's own."""
-    named = (Path(word.removeprefix("--rules=")) for word in words)
-    return any(os.path.realpath(path) == os.path.realpath(file) for path in named if path.suffix == ".py")
 
 
 # How signs are written where an encoding lacks them, as those of Windows do.

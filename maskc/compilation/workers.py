@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from maskc.compilation.signal_handling import end_with_parent, uninterrupted, unwinding
 from maskc.errors import FaultError, InputError, MaskcError, telling
-from maskc.frontend.custom_rules import load
+from maskc.frontend.custom_rules import failure, load
 from maskc.runtime import isolation
 from passes.errors import in_brief
 
@@ -90,6 +90,8 @@ def attempt(call: Callable[[Task], Result], task: Task) -> Result | MaskcError:
     except MaskcError as error:
         return error
     except Exception as error:  # one task must not keep the others from being done
+        if theirs := failure(error):
+            return theirs
         reason = f"{type(error).__name__}: {in_brief(error)}"
         return FaultError(f"maskc failed unexpectedly ({reason}). Compile the model alone with --debug to see where.")
 

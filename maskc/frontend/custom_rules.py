@@ -6,12 +6,17 @@ import contextlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from maskc.errors import InputError, Terminated
+from passes.errors import in_brief
+
+# Files that were run, as tracebacks name them.
+_ran = set[str]()
 
 
 def load(files: Sequence[Path]) -> None:
@@ -28,6 +33,15 @@ def function_of(file: Path, name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def failure(error: BaseException) -> InputError | None:
+    """What to say of an error that such a file raised, by its line; None of any other."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _ran]
+    if not frames:
+        return None
+    why = f"{type(error).__name__}: {in_brief(error)}"
+    return InputError(f"{frames[-1].filename} fails in line {frames[-1].lineno} ({why}).")
+
+
 def _run(file: Path, what: str) -> ModuleType:
     if not file.exists():
         raise InputError(f"{what} {file} does not exist.")
@@ -37,6 +51,7 @@ def _run(file: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     if _is_free(file.stem, file):  # pickling and Keras look functions up by their module
         sys.modules[file.stem] = module
+    _ran.add(spec.origin or "")
     try:
         spec.loader.exec_module(module)
     except Terminated:

@@ -347,4 +347,7 @@ def test_a_faulty_rule_of_a_users_own(body: str, code: int, told: str, tmp_path:
     model = build.save(build.model(signature, body, checked=False, m=np.eye(4)[0]), tmp_path / "m.onnx")
     done = process("compile", model, "-o", tmp_path / "small.onnx", f"--rules={rules}")
     assert done.returncode == code and told in done.stderr and "Traceback" not in done.stderr
+    other = build.save(build.mlp(), tmp_path / "other.onnx")
+    done = process("compile", model, other, "-o", tmp_path / "out", "--jobs", 2, "--no-verify", "--rules", rules)
+    assert done.returncode == code and ("fails in line 7" in done.stdout + done.stderr) == (code == 2)
     assert not (tmp_path / "small.onnx").exists()
