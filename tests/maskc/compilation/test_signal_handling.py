@@ -102,7 +102,7 @@ def test_one_model(tmp_path: Path, told: int) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a"]
 
 
-@pytest.mark.parametrize("told", [SIGNALS[0], SIGNALS[1]])
+@pytest.mark.parametrize("told", SIGNALS[:2])
 def test_several_models(tmp_path: Path, told: int) -> None:
     result = compiled(tmp_path, *models(tmp_path, "a", "b"), to=int(told), whom="os.getppid()")
     assert (result.returncode, result.stderr) == (128 + told, TOLD.get(told, ""))
