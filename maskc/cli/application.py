@@ -23,7 +23,7 @@ from maskc.cli.output import print_error, print_json, volume, warn
 from maskc.cli.shared_options import Debug, Quiet, Verbose
 from maskc.cli.standard_streams import outlived
 from maskc.compilation.signal_handling import unwinding
-from maskc.errors import FaultError, InstallationWarning, MaskcError, PruningWarning, StoppedError, telling
+from maskc.errors import FaultError, InputError, InstallationWarning, MaskcError, PruningWarning, StoppedError, telling
 from maskc.report.bars import ProgressBars
 
 EXIT_CODES = (
@@ -81,6 +81,10 @@ class _Command(TyperGroup):
                     for told in (InstallationWarning, PruningWarning):
                         warnings.simplefilter("always", told)
                     warnings.showwarning = lambda message, *_: warn([str(message)])
+                if "" in words:  # of a variable of the shell that is not set; a path without a name is this directory
+                    raise InputError(
+                        "An argument is empty, as of a variable that is not set: give it, or leave it out."
+                    )
                 with telling(), unwinding(), ProgressBars(volume, opening=_versions) as bars, progress.listening(bars):
                     result = super().main(words, *positional, **options)
                     sys.stdout.flush()

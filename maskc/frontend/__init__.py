@@ -92,6 +92,8 @@ def read(model: Model, *, stay: bool = False, signature: str | None = None) -> S
         return Source(checked, notes=notes)
     if not isinstance(model, (str, os.PathLike)):
         return _converted(model)
+    if not os.fspath(model):  # which Path takes for the working directory
+        raise InputError("The name of the model is empty.")
     path = Path(model)
     with progress.stage(f"Reading {path}"):
         return _read(path, stay, signature)

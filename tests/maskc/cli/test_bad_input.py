@@ -44,6 +44,14 @@ def test_a_missing_path(tmp_path: Path) -> None:
     compile_refused(tmp_path / "nowhere" / "model.onnx", "model.onnx does not exist")  # nor does its directory
 
 
+def test_an_empty_name_is_not_the_working_directory(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(source.parent)
+    refused(maskc("compile", ""), 2, "An argument is empty")
+    refused(maskc("verify", source, source, "--inputs", ""), 2, "An argument is empty")
+    with pytest.raises(InputError, match="The name of the model is empty"):
+        api.flops("")
+
+
 def test_a_file_in_place_of_a_directory(source: Path) -> None:
     refused(maskc("compile", source, "-o", source / "c.onnx"), 2, "m.onnx is a file, and no directory to write into")
 
