@@ -761,8 +761,7 @@ class Checker:
         """
         held = {b.source for name, b in self.boundaries.items() if name in self.compiled.conditions and not b.slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
-        made = self.source.conditions
-        free = [name for name in alike if math.prod(self.shape(name)) == 1 or made[name].isdisjoint(self.claims)]
+        free = [n for n in alike if math.prod(self.shape(n)) == 1 or self.source.conditions[n].isdisjoint(self.claims)]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}
 
     def unjudged(self, region: Region) -> Judgement:
@@ -929,7 +928,10 @@ class Checker:
         if not share and allowed < relative.max() < (math.inf if whole else max(MOST, WORST * allowed)):
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = largest * CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
-            relative = error / np.maximum(scale, np.minimum(self.condition(region, turn, axis), most))
+            for condition in self.conditions(region, turn, axis):
+                relative = np.minimum(relative, error / np.maximum(scale, np.minimum(condition, most)))
+                if relative.max() <= allowed:
+                    break
         return result.take(relative * as_all, axis)
 
     @np.errstate(invalid="ignore")  # where the source has no number, any will do
@@ -948,18 +950,16 @@ class Checker:
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
-    def condition(self, region: Region, turn: int, axis: int | None) -> Array:
-        """How far each slice of the source's result moves with relative movements of what its nodes read and make.
+    def conditions(self, region: Region, turn: int, axis: int | None) -> Iterator[Array]:
+        """How far slices of a result move with what its nodes read and make; then with all that claims follow from.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
-        Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel. What is claimed
-        moves with all that it follows from.
+        Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
         """
-        moved = self._moved(region.boundary, region.source, region.source_reads, turn, axis)
-        if region.source_reads.isdisjoint(self.claims):
-            return moved
-        whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())
-        return np.maximum(moved, self._moved(region.boundary, *whole, turn, axis))
+        yield self._moved(region.boundary, region.source, region.source_reads, turn, axis)
+        if not region.source_reads.isdisjoint(self.claims):
+            whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())
+            yield self._moved(region.boundary, *whole, turn, axis)
 
     def _moved(
         self, boundary: Boundary, made: Sequence[int], read: Collection[str], turn: int, axis: int | None

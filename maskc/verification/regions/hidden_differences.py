@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -199,7 +199,8 @@ def _region(checker: recheck.Checker, region: Region, name: str, slices: Slices)
 
 def _condition(checker: recheck.Checker, region: Region, name: str, slices: Slices, turn: int) -> Array:
     """How far a tensor inside a region moves with what it is made of."""
-    return checker.condition(_region(checker, region, name, slices), turn, next(iter(slices), None))
+    place, axis = _region(checker, region, name, slices), next(iter(slices), None)
+    return np.asarray(reduce(np.maximum, checker.conditions(place, turn, axis)))
 
 
 def _beyond_rounding(want: Array, got: Array, allowed: float, condition: Callable[[], Array]) -> Array:
