@@ -14,7 +14,7 @@ from passes.model.contrib_operators.decompose import DOMAIN, IN_STANDARD_DOMAIN,
 from passes.ops import ConstantSlices, Linked, Op
 from passes.ops.base import UNKNOWN, rules_of, with_rules
 from passes.ops.contractions.base import Contraction
-from passes.ops.contractions.integer import IntegerProduct
+from passes.ops.contractions.integer import IntegerSums
 from passes.ops.convolutions.computed_weights import ComputedWeights
 from passes.ops.convolutions.convolution import Convolution
 from passes.ops.normalization import Normalization
@@ -91,7 +91,7 @@ def _row(op: Op) -> str:
             _own(op, "maps"),
             _own(op, "reads"),
             _own(op, "required_inputs"),
-            isinstance(op, ABSORBING) and not isinstance(op, (ComputedWeights, IntegerProduct)),
+            isinstance(op, ABSORBING) and not isinstance(op, (ComputedWeights, IntegerSums)),
         )
     ]
     words = " ".join((type(op).__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|")

@@ -14,7 +14,7 @@ from passes.graph.editor import Change
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, is_constant, is_float, shape_of, sizes_of
 from passes.ops import Linked, rules
-from passes.ops.contractions.integer import IntegerProduct
+from passes.ops.contractions.integer import IntegerSums
 from passes.ops.traits import WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -59,7 +59,7 @@ def filters(model: onnx.ModelProto) -> list[Filters]:
         weights, along, axis = makers[id(node)]
         tensor, axis = _masked_place(graph, node.outputs[0], axis, found)
         op = rules(node)
-        values = op.steps(node) if isinstance(op, IntegerProduct) else found.value(weights)
+        values = op.steps(node) if isinstance(op, IntegerSums) else found.value(weights)
         norm = np.sqrt(
             np.square(values.astype(np.float64)).sum(axis=tuple(a for a in range(values.ndim) if a != along))
         )

@@ -28,7 +28,7 @@ from passes.ops import (  # noqa: F401  (importing a family registers it)
 from passes.ops.attention import fused, rotary  # noqa: F401
 from passes.ops.base import UNKNOWN, Linked, Op, register, rules
 from passes.ops.contractions import einsum, integer, matmul  # noqa: F401
-from passes.ops.convolutions import conv, conv_transpose, deform_conv  # noqa: F401
+from passes.ops.convolutions import conv, conv_transpose, deform_conv, integer_conv  # noqa: F401
 from passes.ops.elementwise import Elementwise
 
 __all__ = ["UNKNOWN", "ConstantSlices", "Demand", "Elementwise", "Link", "Linked", "Op", "register", "rules"]

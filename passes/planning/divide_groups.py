@@ -15,10 +15,10 @@ import onnx_graphsurgeon as gs
 from passes.adapters.price import Policy, flops_per_moved_element, piece_size
 from passes.graph import construct
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import is_constant, operand, product, shape_of, size_of, volume
+from passes.graph.tensors import is_constant, product, shape_of, size_of, volume
 from passes.ops import rules
 from passes.ops.convolutions.channel_groups import group_size
-from passes.ops.convolutions.convolution import Convolution
+from passes.ops.convolutions.grouped_sums import GroupedSums
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.sizes.tokens_per_example import multiples
@@ -58,28 +58,31 @@ def divide(graph: gs.Graph, facts: Facts, policy: Policy) -> frozenset[str]:
     return frozenset(made)
 
 
-def _is_plain(node: gs.Node, facts: Facts) -> bool:
+def _sums(node: gs.Node, facts: Facts) -> GroupedSums | None:
+    """The rules of a grouped convolution that can be divided; None of another node."""
     op = rules(node)
-    if not isinstance(op, Convolution) or group_size(node) == 1 or not op.understood_shapes(node, facts):
-        return False
-    bias = operand(node, 2)
-    plain = not is_dequantized(node.inputs[1]) and (bias is None or is_constant(bias))
-    return plain and volume(node.inputs[0]) > 0
+    if not isinstance(op, GroupedSums) or group_size(node) == 1 or not op.understood_shapes(node, facts):
+        return None
+    beside = all(is_constant(node.inputs[i]) for i in op.along_output(node))
+    return op if beside and not is_dequantized(node.inputs[op.weight]) and volume(node.inputs[0]) > 0 else None
 
 
 def _may_be_divided(node: gs.Node, facts: Facts) -> bool:
-    return _is_plain(node, facts) and group_size(node) <= min(_MOST_GROUPS, (size_of(node.inputs[0], 1) or 0) - 1)
+    if _sums(node, facts) is None:
+        return False
+    return group_size(node) <= min(_MOST_GROUPS, (size_of(node.inputs[0], 1) or 0) - 1)
 
 
 def _multiplies_unequally(node: gs.Node, facts: Facts, policy: Policy) -> bool:
     """Whether each group makes several channels of one, and some keep more of them than others."""
-    if policy == "never" or not _is_plain(node, facts):
+    op = None if policy == "never" else _sums(node, facts)
+    if op is None:
         return False
     groups, count = group_size(node), size_of(node.outputs[0], 1) or 0
     times = count // groups
     if not 1 < times <= (times if policy == "always" else _MOST_TIMES) or groups != size_of(node.inputs[0], 1):
         return False
-    if size_of(node.inputs[1], 0) != count:  # weights that lie by what is read, as those of ConvTranspose
+    if size_of(node.inputs[op.weight], 0) != count:  # weights that lie by what is read, as those of ConvTranspose
         return False
     kept = np.unique(facts.live(node.outputs[0], 1).reshape(groups, -1).sum(axis=1))
     return kept[kept > 0].size > 1
@@ -104,14 +107,14 @@ class _Runs:
 
     def __init__(self, node: gs.Node, facts: Facts, price: float, upstream: float) -> None:
         op = rules(node)
-        assert isinstance(op, Convolution)
+        assert isinstance(op, GroupedSums)
         self.groups = group_size(node)
         data, result = node.inputs[0], node.outputs[0]
         outputs = facts.live(result, 1)
         inputs = op.read_by(node, facts, outputs) & facts.live(data, 1)
         self.inputs, self.outputs = (m.reshape(self.groups, -1).sum(axis=1) for m in (inputs, outputs))
         read, written = (piece_size(shape_of(t) or (), 1) for t in (data, result))
-        kernel = product((shape_of(node.inputs[1]) or ())[2:])
+        kernel = product((shape_of(node.inputs[op.weight]) or ())[2:])
         self.pair = 2.0 * kernel * min(read, written)  # a channel of the input for one of the output
         self.read, self.written, self.node = price * read, price * written, price * _ELEMENTS_PER_NODE
         self.upstream = upstream * read * inputs.size / volume(data)
@@ -144,7 +147,9 @@ class _Runs:
 
 def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
     """Put a convolution for each run in place of one for all groups; the names of the tensors that these read."""
-    groups, (data, weight, *bias), result = group_size(node), node.inputs, node.outputs[0]
+    op, groups, (data, *others), result = rules(node), group_size(node), node.inputs, node.outputs[0]
+    assert isinstance(op, GroupedSums)
+    divided = {op.weight, *op.along_output(node)}
     counts = [stop - start for start, stop in pairwise(runs)]
 
     def parts(tensor: gs.Tensor) -> list[gs.Variable]:
@@ -153,9 +158,9 @@ def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
         sizes = [[shape[0], count * each, *shape[2:]] for count in counts]
         return [editor.variable(f"{tensor.name}_part", tensor.dtype, size) for size in sizes]
 
-    def cut(tensor: gs.Tensor, start: int, stop: int) -> gs.Tensor:
-        if not isinstance(tensor, gs.Constant):
-            return tensor  # an omitted bias
+    def cut(index: int, tensor: gs.Tensor, start: int, stop: int) -> gs.Tensor:
+        if index not in divided or not isinstance(tensor, gs.Constant):
+            return tensor
         each = tensor.shape[0] // groups  # weights lie by group along the first axis
         return moved_initializer(editor, tensor, Picked({0: np.arange(start * each, stop * each)}))
 
@@ -164,7 +169,7 @@ def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
     inputs, attrs = editor.form("Split", [data], {"axis": 1, "split": sizes})
     editor.insert(construct.node("Split", editor.names.fresh(f"{node.name}_split"), attrs, inputs, read), before=node)
     for (start, stop), source, output in zip(pairwise(runs), read, written, strict=True):
-        operands = [source, *(cut(tensor, start, stop) for tensor in (weight, *bias))]
+        operands = [source, *(cut(i, tensor, start, stop) for i, tensor in enumerate(others, 1))]
         attrs, name = {**node.attrs, "group": stop - start}, editor.names.fresh(node.name)
         said = construct.said_of(node)
         editor.insert(construct.node(node.op, name, attrs, operands, [output], node.domain, said), before=node)

@@ -27,7 +27,7 @@ class ComputedWeights(Contraction):
     In one group, or with one filter for each channel.
     """
 
-    width_axis = 1
+    width_axis: int | None = 1
     channel_axes = (0, 1)
     #: the operand that is added
     bias = 2

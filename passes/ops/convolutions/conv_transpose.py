@@ -9,7 +9,7 @@ from passes.abstract_values.constant_maps import ConstantMap, Sliding
 from passes.abstract_values.polynomial import Polynomial
 from passes.abstract_values.row_index import Rows
 from passes.abstract_values.scale_shift import Affine
-from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, times
+from passes.abstract_values.shape_rules import Shape, ShapeVectors, times
 from passes.abstract_values.windows import Window, kernel_windows
 from passes.graph.editor import Change
 from passes.graph.tensors import Array, Dim, operand, product, shape_of, volume
@@ -22,10 +22,11 @@ from passes.rewriting.weight_scaling import Fuser
 
 
 @register("ConvTranspose")
-class ConvTranspose(SizeRule, Convolution):
+class ConvTranspose(Convolution):
     """Weights [in, out / group, *kernel]. A constant channel never adds the same everywhere: windows overlap."""
 
     channel_axes = (1, 0)
+    slides = "ConvTranspose"
 
     def form(self, node: gs.Node) -> Op:
         return _OF_COMPUTED_WEIGHTS if is_computed(operand(node, 1)) else self
@@ -36,15 +37,18 @@ class ConvTranspose(SizeRule, Convolution):
         return np.swapaxes(grouped, 1, 2).reshape(groups * columns, rows // groups, *kernel)
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
-        data, weights, windows = shape_of(node.inputs[0]), shape_of(node.inputs[1]) or (), self._windows(node)
+        data, weights, windows = shape_of(node.inputs[0]), shape_of(node.inputs[1]) or (), self.windows(node)
         if data is None or windows is None or len(data) != len(weights):
             return None
         more = node.attrs.get("output_padding") or [0] * len(windows)
         return [data[0], times(weights[1], group_size(node)), *map(_covered, data[2:], windows, more)]
 
+    def spreads_evenly(self, node: gs.Node) -> bool:
+        return False
+
     def sliding(self, node: gs.Node, facts: Facts, known: ConstantMap) -> tuple[Sliding, ConstantMap] | None:
         """As of a convolution that slides backwards, in steps of one, over the input with zeros in its gaps."""
-        over = self._windows(node)
+        over = self.windows(node)
         sizes = [facts.size(node.inputs[0], axis) for axis in range(2, len(known.index) + 1)]
         if over is None or not known.is_static() or any(w.same for w in over):
             return None
@@ -64,8 +68,7 @@ class ConvTranspose(SizeRule, Convolution):
         ]
         return Sliding(windows, spread), ConstantMap(known.mask, value, tuple(index))
 
-    @staticmethod
-    def _windows(node: gs.Node) -> list[Window] | None:
+    def windows(self, node: gs.Node) -> list[Window] | None:
         """What each position of the input reaches; None where it is chosen by the size of the output."""
         return None if "output_shape" in node.attrs else kernel_windows(shape_of(node.inputs[1]) or (), node.attrs)
 

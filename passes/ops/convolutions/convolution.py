@@ -3,73 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import Absorbed, ConstantMap, Sliding
 from passes.abstract_values.linear_dependence import LinearDependence
 from passes.abstract_values.scale_shift import Affine
-from passes.abstract_values.shape_rules import ReadRule, Shape
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Couples,
-    Demand,
-    Demands,
-    Maps,
-    Partitions,
-    Reads,
-    Sets,
-)
-from passes.graph.editor import Change, all_or_none
-from passes.graph.tensors import (
-    Array,
-    Index,
-    Mask,
-    initializer,
-    inverse,
-    is_constant,
-    numpy_dtype,
-    operand,
-    shape_of,
-    size_of,
-    values_of,
-    volume,
-)
-from passes.ops.base import Op
-from passes.ops.convolutions.channel_groups import cut_groups, group_size, level
-from passes.ops.traits import CoupledAxes, WeightedSum, WeightedSums
+from passes.abstract_values.slices import ConstantSlices, Maps
+from passes.graph.editor import Change
+from passes.graph.tensors import Array, Mask, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
+from passes.ops.convolutions.channel_groups import group_size
+from passes.ops.convolutions.grouped_sums import GroupedSums
 from passes.rewriting.channel_facts import Facts
-from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 from passes.weights.quantized import is_dequantized
-from passes.weights.statistics import Nonzero
 
 
-class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, WeightedSums):
-    """What plain and transposed convolutions share: weights [out, in / group, ...], whatever their order on disk.
-
-    No `Contraction`: no label names the channels of several groups, and at a border sums have fewer terms.
-    """
-
-    reason = kept_reasons.GROUPS
-    width_axis = 1
-
-    def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
-        weights, (out, _) = node.inputs[1], self.channels(node)
-        along, slides = ("oc", "Conv") if self.channel_axes == (0, 1) else ("co", "ConvTranspose")
-        if is_constant(weights) and out is not None:
-            along += "k" * (len(weights.shape) - 2)
-            yield WeightedSum(node.inputs[0], (1,), weights, along, group_size(node), 2, (out,), slides)
-
-    def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Shape]]:
-        weights = shape_of(node.inputs[1])
-        if weights is not None and len(weights) > 1:
-            yield 0, [None, self.channels(node)[1], *[None] * (len(weights) - 2)]
+class Convolution(GroupedSums, AffineFolding):
+    """What plain and transposed convolutions of floats share: their weights take in what channels were that go."""
 
     def contradiction(self, node: gs.Node) -> str:
         data, weight, bias = node.inputs[0], node.inputs[1], operand(node, 2)
@@ -85,85 +38,16 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
             return f"it writes {out} channels and its bias is for {size_of(bias, 0)}"
         return ""
 
-    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        """Whether the weights are an initializer and the channel counts are static."""
-        if not is_constant(node.inputs[1]) or len(shape_of(node.inputs[1]) or ()) < 3:
-            return False
-        return self.channels(node) == (facts.size(node.outputs[0], 1), facts.size(node.inputs[0], 1))
-
-    def channels(self, node: gs.Node) -> tuple[int | None, int | None]:
-        """How many channels are written and read, by the weights."""
-        sizes = [size_of(node.inputs[1], axis) for axis in (0, 1)]
-        written, read = self.channel_axes
-        if sizes[1] is not None:
-            sizes[1] *= group_size(node)
-        return sizes[written], sizes[read]
-
-    #: axes of the weights on disk that run along the output and the input channels; the second is that of one group
-    channel_axes = (0, 1)
-
-    def by_output(self, weights: Array, groups: int) -> Array:
-        """Weights on disk as [out, in / group, *kernel], and back."""
-        return weights
-
-    def weights(self, node: gs.Node, facts: Facts) -> Array:
-        """The weights as [out, in / group, *kernel]."""
-        return self.by_output(facts.value(node.inputs[1]), group_size(node))
-
-    def connected(self, node: gs.Node, facts: Facts) -> Nonzero:
-        """Whether output channel m depends on channel j of its group: [out, in / group]."""
-        groups = group_size(node)
-        if groups == 1:
-            return facts.nonzero(node.inputs[1], self.channel_axes)
-        return Nonzero.of(self.by_output(facts.nonzero(node.inputs[1], (0, 1)).matrix, groups))
-
-    def spreads_evenly(self, node: gs.Node) -> bool:
-        """Whether a constant channel adds the same to every position of the output."""
-        return False
+    def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
+        bias = operand(node, 2)
+        if bias is None:
+            return sums
+        known = facts.known(bias, 0)
+        if known is None:
+            return ConstantSlices(np.zeros_like(sums.mask), sums.value)
+        return ConstantSlices(sums.mask & known.mask, sums.value + known.value)
 
     # -- forward -------------------------------------------------------------------------------------------------
-
-    def constants(self, node: gs.Node, facts: Facts) -> Constants:
-        if not self.understood_shapes(node, facts):
-            return
-        nonzero, groups = self.connected(node, facts), group_size(node)
-        known = facts.constant_slices(node.inputs[0], 1)
-        mask = ~self._touched(nonzero, ~known.mask, groups)
-        shift, total = known.mask & (known.value != 0), np.zeros(mask.shape)
-        if mask.any() and shift.any():
-            if self.spreads_evenly(node):
-                total = self._shift(node, facts, np.where(shift, known.value, 0))
-            else:  # the border of the output reads less of the constant
-                mask &= ~self._touched(nonzero, shift, groups)
-        bias = operand(node, 2)
-        if bias is not None:
-            constant = facts.known(bias, 0)
-            if constant is None:
-                return
-            mask, total = mask & constant.mask, total + constant.value
-        if mask.any():
-            yield 0, 1, ConstantSlices(mask, total.astype(numpy_dtype(node.outputs[0])))
-
-    @staticmethod
-    def _touched(nonzero: Nonzero, channels: Mask, groups: int) -> Mask:
-        """Output channels that depend on any of these input channels."""
-        if groups == 1:
-            return nonzero.rows(channels)
-        per_out = np.repeat(channels.reshape(groups, -1), len(nonzero.matrix) // groups, axis=0)
-        return np.asarray((nonzero.matrix & per_out).any(axis=1))
-
-    def _shift(self, node: gs.Node, facts: Facts, values: Array) -> Array:
-        """What constant input channels add to each output channel away from borders: float64 [out]."""
-        weights = self.weights(node, facts)
-        kernel = tuple(range(2, weights.ndim))
-        if group_size(node) == 1:
-            used = np.flatnonzero(values)
-            rows = weights[:, used].astype(np.float64).sum(axis=kernel)
-            return np.asarray(rows @ values[used].astype(np.float64))
-        summed = weights.astype(np.float64).sum(axis=kernel)
-        out = weights.shape[0]
-        per_out = np.repeat(values.reshape(group_size(node), -1), out // group_size(node), axis=0)
-        return np.asarray((summed * per_out).sum(axis=1))
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known = facts.maps(node.inputs[0], 1) if self.understood_shapes(node, facts) else None
@@ -217,54 +101,18 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
 
     # -- backward ------------------------------------------------------------------------------------------------
 
-    def reads(self, node: gs.Node, facts: Facts) -> Reads:
-        if not self.understood_shapes(node, facts):
-            return
-        live = facts.live(node.outputs[0], 1)
-        yield 0, 1, self.read_by(node, facts, live)
-        yield 2, 0, live
-
-    def read_by(self, node: gs.Node, facts: Facts, outputs: Mask) -> Mask:
-        """Input channels that these output channels depend on."""
-        nonzero, groups = self.connected(node, facts), group_size(node)
-        if groups == 1:
-            return nonzero.columns(outputs)
-        used = nonzero.matrix & outputs[:, None]
-        return np.asarray(used.reshape(groups, -1, used.shape[1]).any(axis=1).reshape(-1))
-
-    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
-        if (0, 1) not in asked or not self.understood_shapes(node, facts):
-            return {}
-        return {(0, 1): level(asked[0, 1], group_size(node))}
-
-    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
-        if not self.understood_shapes(node, facts):
-            return {}
-        bias, demands = operand(node, 2), Demands()
-        outputs = stored.get((0, 1), np.ones(facts.size(node.outputs[0], 1) or 0, bool))
-        if bias is not None and (0, 1) in stored:
-            demands[2, 0] = Demand(outputs)
-        read = self.read_by(node, facts, outputs)
-        known = facts.constant_slices(node.inputs[0], 1)
+    def needed(self, node: gs.Node, facts: Facts, read: Mask) -> Mask:
+        """Without those, too, for which one constant channel, an added map or weights of representatives make up."""
+        known = self.constant_inputs(node, facts)
         uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
-        groups = group_size(node)
         need, shift = read & ~known.mask, read & known.mask & (known.value != 0)
+        groups = group_size(node)
         if uneven is not None and groups == 1 and self._adds_map(node, facts, read & uneven.mask, uneven.mask | ~need):
             need = need & ~uneven.mask
         elif shift.any() and not self.spreads_evenly(node):
             need = need | self._representatives(node, known, shift)
         dependence = self._dependence(node, facts)
-        need = need if dependence is None else dependence.required(need)
-        if groups == 1:
-            flops = 2.0 * volume(node.outputs[0]) * math.prod(self._kernel(node))
-            demands[0, 1] = Demand(need, flexible=True, flops=flops, reason=kept_reasons.PADDED_BORDER)
-        else:
-            kept = outputs.reshape(groups, -1).any(axis=1)
-            rows = need.reshape(groups, -1).copy()
-            rows[kept, 0] |= ~rows[kept].any(axis=1)  # a group that keeps an output keeps an input
-            rows[~kept] = False
-            demands[0, 1] = Demand(level(rows.reshape(-1), groups), reason=kept_reasons.GROUPS)
-        return demands
+        return need if dependence is None else dependence.required(need)
 
     def _dependence(self, node: gs.Node, facts: Facts) -> LinearDependence | None:
         """Input channels that weights of their representatives can stand for: at a border no shift can."""
@@ -293,9 +141,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         made_of = Absorbed(elements, outputs, math.prod(self._kernel(node)))
         return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
 
-    def _kernel(self, node: gs.Node) -> tuple[int, ...]:
-        return tuple(initializer(node, 1).shape[2:])
-
     # -- rewriting -----------------------------------------------------------------------------------------------
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
@@ -305,14 +150,10 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         weights of those removed, or a constant map is added to the output. Linearly dependent channels add their
         weights to those of their representatives.
         """
-        facts, before = rewriter.facts, rewriter.before
-        if not self.understood_shapes(before, facts):
+        channels = self.channels_left(node, rewriter)
+        if channels is None:
             return
-        required, stored = rewriter.required(node, 0, 1), rewriter.stored(node.outputs[0], 1)
-        if required is None and stored is None:
-            return
-        inputs = np.ones(facts.size(before.inputs[0], 1) or 0, bool) if required is None else required
-        outputs = np.ones(facts.size(before.outputs[0], 1) or 0, bool) if stored is None else stored
+        facts, before, (inputs, outputs) = rewriter.facts, rewriter.before, channels
         removed = self.read_by(before, facts, outputs) & ~inputs
         known, dependence = facts.constant_slices(before.inputs[0], 1), self._dependence(before, facts)
         dependence = None if dependence is None else dependence.without(~(dependence.gone(inputs) & removed))
@@ -327,17 +168,10 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         if maps is not None:
             self._add_maps(node, rewriter, maps, outputs)
         elif shift.any() and not meets_border:
-            self._add_bias(node, rewriter, self._shift(before, facts, shift)[outputs])
+            self.add_shift(node, rewriter, self._shift(before, facts, shift)[outputs])
         represented = meets_border and maps is None
-        if (groups := group_size(before)) > 1:
-            kept = int(outputs.reshape(groups, -1).any(axis=1).sum())
-            node.attrs["group"] = kept
-            cut = rewriter.moved(
-                before.inputs[1],
-                lambda w: self.by_output(cut_groups(self.by_output(w, groups), outputs, inputs, groups), kept),
-            )
-        elif dependence is None and not represented:
-            cut = rewriter.slice(before.inputs[1], dict(zip(self.channel_axes, (stored, required), strict=True)))
+        if dependence is None and not represented:
+            self.cut(node, rewriter, inputs, outputs)
         else:
             weights = self.weights(before, facts)
             if dependence is not None:
@@ -345,8 +179,7 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
             if represented:
                 weights = _with_representative(weights, int(strength.argmax()), shift, known.value)
             weights = self.by_output(weights[np.ix_(outputs, inputs)], 1)
-            cut = rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights))
-        rewriter.set_input(node, 1, cut)
+            rewriter.set_input(node, 1, rewriter.constant(before.inputs[1].name, np.ascontiguousarray(weights)))
 
     @staticmethod
     def _removed_maps(node: gs.Node, facts: Facts, removed: Mask, unrepresented: bool) -> ConstantMap | None:
@@ -373,20 +206,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         value = value.astype(numpy_dtype(rewriter.before.inputs[1]))
         rewriter.add_after(node, rewriter.adapters.expand(ConstantMap(added.mask[added.mask], value, added.index), 1))
 
-    @staticmethod
-    def _add_bias(node: gs.Node, rewriter: Rewriter, shift: Array) -> None:
-        bias, dtype = operand(node, 2), numpy_dtype(rewriter.before.inputs[1])
-        if not shift.any():
-            return
-        if bias is None:
-            rewriter.set_input(node, 2, rewriter.constant("bias", shift.astype(dtype)))
-        elif is_constant(bias):
-            values = (shift + values_of(bias).astype(np.float64)).astype(dtype)
-            rewriter.set_input(node, 2, rewriter.shifted(bias, shift, values))
-        else:
-            rank = len(rewriter.shape(rewriter.before.outputs[0]))
-            rewriter.add_after(node, shift.astype(dtype).reshape(1, -1, *[1] * (rank - 2)))
-
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)
 
@@ -397,36 +216,6 @@ class Convolution(ReadRule, Op, AffineFolding, CoupledAxes, Reordering, Weighted
         if affine.shift.any() and not self.spreads_evenly(node):
             return None
         return fuser.from_inputs(node, affine, self.channel_axes, group_size(node))
-
-    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        if axis != 1 or group_size(node) != 1:
-            return None
-        bias = [] if operand(node, 2) is None else [orders.taken(node, 2, 0, order)]
-        return all_or_none([orders.taken(node, 1, self.channel_axes[0], order), *bias])
-
-    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        if index != 0 or axis != 1 or group_size(node) != 1:
-            return None
-        return orders.taken(node, 1, self.channel_axes[1], inverse(order))
-
-    # -- cost ----------------------------------------------------------------------------------------------------
-
-    def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
-        return [(0, 1)] if group_size(node) > 1 and axis == 1 else []
-
-    def partitions(self, node: gs.Node, facts: Facts) -> Partitions:
-        """Groups have equally many channels: whole groups are removed, or the same place in each."""
-        groups = group_size(node)
-        for tensor in (node.inputs[0], node.outputs[0]) if groups > 1 else ():
-            size = facts.size(tensor, 1)
-            if size and size > groups:
-                yield (tensor, 1), [np.arange(size) // (size // groups), np.arange(size) % (size // groups)]
-
-    def couples(self, node: gs.Node, facts: Facts) -> Couples:
-        """A group of one input channel is that channel; between the channels of larger groups nothing is fixed."""
-        sizes = facts.size(node.inputs[0], 1), facts.size(node.outputs[0], 1)
-        if sizes[0] and sizes[1] and sizes[0] == group_size(node) > 1:
-            yield (node.inputs[0], 1), (node.outputs[0], 1), np.arange(sizes[1]) // (sizes[1] // sizes[0])
 
 
 def _with_representative(weights: Array, channel: int, shift: Array, value: Array) -> Array:

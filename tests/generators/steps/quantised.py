@@ -107,8 +107,8 @@ def integer_convolution(b: Builder, v: Value) -> Value | None:
         return None
     b.sharp = False
     m, kernel = b.width(1, 6), b.pick((1, 3))
-    groups = 1 if b.flip(0.7) else v.channels
-    m = m if groups == 1 else v.channels
+    groups = 1 if b.flip(0.6) else b.pick([n for n in range(1, v.channels + 1) if v.channels % n == 0])
+    m = m if groups == 1 else groups * b.some(1, 3)
     shape = (m,) if b.flip(0.5) else ()
     scale, zero = b.const(np.array(0.03), np.float32), b.const(np.array(120), np.uint8)
     data = b.raw("QuantizeLinear", [v, scale, zero])[0]

@@ -120,8 +120,36 @@ def test_quantised_convolution(shift: float, border: int, bias: bool) -> None:
     assert weight(result, "Conv").shape == (3, 4, 1, 1)
 
 
-def test_grouped_quantised_convolution_is_left_alone() -> None:
-    assert weight(compiled(convolutions(0.0, True, group=2)), "QLinearConv", 3).shape == (6, 4, 3, 3)
+@pytest.mark.parametrize(("shift", "border"), [(0.0, 1), (0.7, 1), (0.7, 0)])
+def test_groups_of_a_quantised_convolution(shift: float, border: int) -> None:
+    """Each keeps as many channels as the fullest; what the constant ones added away from borders goes into the bias."""
+    result = compiled(convolutions(shift, True, group=2, border=border))
+    assert weight(result, "QLinearConv", 3).shape == (4, 4 if shift and border else 3, 3, 3)
+    assert weight(result, "QLinearConv", 4).shape == weight(result, "QLinearConv", 8).shape == (4,)
+
+
+def test_groups_of_a_quantised_convolution_are_divided_as_those_of_others_are() -> None:
+    result = compiled(convolutions(0.0, True, group=2), adapters="always")
+    shapes = [tuple(t.dims) for t in result.model.graph.initializer if len(t.dims) == 4]
+    assert shapes[:2] == [(2, 3, 3, 3), (2, 2, 3, 3)]
+
+
+@pytest.mark.parametrize("integer", [True, False])
+def test_depthwise_convolutions_that_make_several_channels_of_one(integer: bool) -> None:
+    node = "h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy) d = DequantizeLinear(h, sy, zy)"
+    if integer:
+        node = "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
+    noted = "" if integer else "float sw = {0.01}, float sy = {0.3}, uint8 zy = {128}, "
+    source = quantised(
+        "N,8,7,7",
+        "N,3,7,7",
+        f"{noted}uint8 zw = {{100}}, float[3,16,1,1] v",
+        f"{node} y = Conv(d, v)",
+        q=bytes_(16, 1, 3, 3),
+    )
+    result = compiled(source)
+    assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (10, 1, 3, 3)
+    assert weight(result, "Conv").shape == (3, 10, 1, 1)
 
 
 @pytest.mark.parametrize("integer", [True, False])
