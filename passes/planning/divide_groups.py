@@ -22,7 +22,7 @@ from passes.ops.convolutions.grouped_sums import GroupedSums
 from passes.planning.upstream_cost import UpstreamCost
 from passes.rewriting.channel_facts import Facts
 from passes.sizes.tokens_per_example import multiples
-from passes.weights.quantized import is_dequantized, moved_initializer
+from passes.weights.quantized import is_dequantized, moved_initializer, twin
 from passes.weights.streaming import Picked
 
 # What a convolution takes beside its work, in the time of moved elements. With it blocks of 64 to 450 channels that are
@@ -159,8 +159,10 @@ def _write(editor: GraphEditor, node: gs.Node, runs: list[int]) -> list[str]:
         return [editor.variable(f"{tensor.name}_part", tensor.dtype, size) for size in sizes]
 
     def cut(index: int, tensor: gs.Tensor, start: int, stop: int) -> gs.Tensor:
-        if index not in divided or not isinstance(tensor, gs.Constant):
+        if not isinstance(tensor, gs.Constant):
             return tensor
+        if index not in divided:  # ONNX Runtime cannot make 8-bit weights unsigned whose zero point is shared
+            return twin(editor, tensor)
         each = tensor.shape[0] // groups  # weights lie by group along the first axis
         return moved_initializer(editor, tensor, Picked({0: np.arange(start * each, stop * each)}))
 

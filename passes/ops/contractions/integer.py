@@ -61,11 +61,12 @@ class IntegerSums(WeightedSums):
     free = 1
 
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
-        """Of what data that are quantised by their range were before; others are sums around a zero point."""
+        """Of what data that are quantised by their range were before, in one group; others lie around a zero point."""
         zero = operand(node, self.operands.data_zero)
         data = node.inputs[0] if zero is None else _before_steps(node.inputs[0], zero)
         if data is not None and self.operands.output_zero is None:
-            yield from (replace(each, data=data, bias_shape=None) for each in super().weighted_sums(node))
+            sums = (each for each in super().weighted_sums(node) if each.groups == 1)
+            yield from (replace(each, data=data, bias_shape=None) for each in sums)
 
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps:
         zero, values = operand(node, self.operands.weight_zero), values_of(weights)

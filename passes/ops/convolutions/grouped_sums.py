@@ -57,7 +57,7 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         weights, (out, _) = node.inputs[self.weight], self.channels(node)
         along = "oc" if self.channel_axes == (0, 1) else "co"
-        if is_constant(weights) and out is not None:
+        if self.has_stored_weights(node) and isinstance(weights, gs.Constant) and out is not None:
             along += "k" * (len(weights.shape) - 2)
             yield WeightedSum(node.inputs[0], (1,), weights, along, group_size(node), self.addend, (out,), self.slides)
 
@@ -84,10 +84,13 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
             sizes[1] *= group_size(node)
         return sizes[written], sizes[read]
 
+    def has_stored_weights(self, node: gs.Node) -> bool:
+        """Whether the weights are an initializer, and so is what they are scaled by."""
+        return is_constant(node.inputs[self.weight])
+
     def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        """Whether the weights are an initializer and the channel counts are static."""
-        weights = node.inputs[self.weight]
-        if not is_constant(weights) or len(shape_of(weights) or ()) < 3:
+        """Whether the weights are stored and the channel counts are static."""
+        if not self.has_stored_weights(node) or len(shape_of(node.inputs[self.weight]) or ()) < 3:
             return False
         return self.channels(node) == (facts.size(node.outputs[0], 1), facts.size(node.inputs[0], 1))
 
@@ -277,13 +280,13 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
             rewriter.set_input(node, self.addend, rewriter.shifted(bias, shift, values))
 
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        if axis != 1 or group_size(node) != 1:
+        if axis != 1 or group_size(node) != 1 or not self.has_stored_weights(node):
             return None
         places = [(self.weight, self.channel_axes[0]), *((i, 0) for i in self.along_output(node))]
         return all_or_none([orders.taken(node, i, a, order) for i, a in places])
 
     def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        if index != 0 or axis != 1 or group_size(node) != 1:
+        if index != 0 or axis != 1 or group_size(node) != 1 or not self.has_stored_weights(node):
             return None
         return orders.taken(node, self.weight, self.channel_axes[1], inverse(order))
 

@@ -23,11 +23,11 @@ class ConvInteger(IntegerSums, GroupedSums):
     free = 0
     per_output: tuple[int, ...] = (3,)
 
-    def understood_shapes(self, node: gs.Node, facts: Facts) -> bool:
-        """As of floats; what stands beside the weights is stored, and one number or as many as there are channels."""
-        out, beside = facts.size(node.outputs[0], 1), [operand(node, i) for i in self.per_output]
+    def has_stored_weights(self, node: gs.Node) -> bool:
+        """As well, that what is beside them is stored, and is one number or as many as there are channels."""
+        (out, _), beside = self.channels(node), [operand(node, i) for i in self.per_output]
         fits = all(is_constant(t) and shape_of(t) in ((), (1,), (out,)) for t in beside if t is not None)
-        return fits and super().understood_shapes(node, facts)
+        return fits and super().has_stored_weights(node)
 
     def weights(self, node: gs.Node, facts: Facts) -> Array:
         return self.steps(node)

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from passes.mask_savings.prunable_filters import filters
 from tests.passes.text import Array, compiled, model, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 1, 0, 1], np.float32)
@@ -212,6 +213,18 @@ def test_integer_convolution() -> None:
     result = compiled(source)
     assert weight(result, "ConvInteger").shape == (4, 5, 3, 3)
     assert weight(result, "Conv").shape == (3, 4, 1, 1)
+
+
+def test_zero_points_of_weights_that_are_computed() -> None:
+    """Nothing is known of such weights: they are no filters, and all are kept."""
+    source = model(
+        "(float[N,8,5,5] x, uint8 zw) => (float[N,6,5,5] y)",
+        "m = Mul(x, k) p, s, z = DynamicQuantizeLinear(m) i = ConvInteger(p, q, z, zw) y = Cast<to = 1>(i)",
+        13,
+        k=KEEP.reshape(1, 8, 1, 1),
+        q=bytes_(6, 8, 1, 1),
+    )
+    assert weight(compiled(source), "ConvInteger").shape == (6, 8, 1, 1) and not filters(source)
 
 
 def test_nothing_but_zeros_keeps_one_channel() -> None:
