@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import OutputSizesRule, Shape
-from passes.abstract_values.slices import Demand, Demands, Link, Sets
+from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -134,14 +134,23 @@ _FEW_BITS = ("int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16
 
 @register("DynamicQuantizeLinear")
 class DynamicQuantize(Op):
-    """The scale follows from the least and the largest element, and zero: it takes no notice of zeros that are gone."""
+    """The scale follows from the least and the largest element, and zero: it takes no notice of constants between."""
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         return {
-            (output, axis): mask | ~facts.zero(node.inputs[0], axis)
+            (output, axis): mask | self._sets_scale(facts.constant_slices(node.inputs[0], axis), mask)
             for (output, axis), mask in asked.items()
             if output == 0 and facts.size(node.inputs[0], axis) == mask.size
         }
+
+    @staticmethod
+    def _sets_scale(known: ConstantSlices, asked: Mask) -> Mask:
+        """Slices that are not constant, and a constant beyond zero and all that are asked for, at either end."""
+        needed, values = ~known.mask, np.where(known.mask, known.value, 0)
+        for value in (values, -values):
+            furthest = int(value.argmax())
+            needed[furthest] |= value[furthest] > value[asked].max(initial=0)
+        return needed
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         sizes = {axis: facts.size(node.inputs[0], axis) for axis in range(len(shape_of(node.inputs[0]) or ()))}

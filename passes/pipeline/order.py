@@ -34,6 +34,7 @@ from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
 from passes.planning.masked_axes import Held, MaskedAxis
 from passes.planning.planner import Planner
+from passes.planning.separate_constants import separate
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts
 from passes.rewriting.origins import Origins
@@ -305,7 +306,7 @@ def plan_graph(
     with recorder.step("facts", graph, traced=True):
         if around is None:
             facts, made, zeros, unread, origins = understood(graph)
-            divided = divide(graph, facts, options.adapters)
+            divided = divide(graph, facts, options.adapters) | separate(graph, facts)
         if around is not None or divided:
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
