@@ -11,8 +11,8 @@ import onnx
 import passes
 from benchmarks import record
 from benchmarks.sections import compiled_models
-from maskc.compilation.detect_cpu import table_name
 from maskc.frontend.mask_files import apply_masks, read_masks
+from maskc.runtime.detect_cpu import table_name
 from passes.targets.onnxruntime.processors import RATES
 from tests.generators import architectures
 from tests.generators.net import Masks

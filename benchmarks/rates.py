@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import record
-from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.layer_timing import timed
+from maskc.runtime.detect_cpu import table_name
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape
 

@@ -26,7 +26,7 @@ from rich.table import Table
 
 import passes
 from benchmarks import record
-from maskc.compilation.detect_cpu import instruction_set, processor, table_name
+from maskc.runtime.detect_cpu import instruction_set, processor, table_name
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.rates import Rates
 from tests.generators.running import with_sizes

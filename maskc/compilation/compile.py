@@ -14,7 +14,6 @@ from onnx import ModelProto
 import passes
 from maskc import frontend
 from maskc.compilation.compile_report import CompileReport
-from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.kept_channels import kept_for_speed, with_advice
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
@@ -40,6 +39,7 @@ from maskc.report import files
 from maskc.results.environment import __version__
 from maskc.results.layers import layers
 from maskc.results.measurements import Figures, Latency
+from maskc.runtime.detect_cpu import table_name
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification.options import VerifyOptions
 from passes.adapters.price import Policy

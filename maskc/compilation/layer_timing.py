@@ -22,10 +22,10 @@ import onnx
 
 import passes
 from maskc import progress
-from maskc.compilation.detect_cpu import processor
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
+from maskc.runtime.detect_cpu import processor
 from maskc.runtime.latency import in_turns
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.inputs import one_sample

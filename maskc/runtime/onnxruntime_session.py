@@ -20,8 +20,8 @@ from maskc.frontend.import_onnxruntime import FATAL, import_onnxruntime
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT
 from maskc.runtime import nvidia_providers
 from maskc.runtime.bfloat16_as_float32 import widened
+from maskc.runtime.detect_cpu import clips_products
 from maskc.runtime.fatal_models import must_be_positive, why_fatal
-from maskc.runtime.integer_products import saturates
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
 from passes.errors import in_brief
@@ -78,7 +78,7 @@ class OnnxRuntimeSession:
         # Several sessions live at a time; threads of the idle ones must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
-        if exact and saturates(model):
+        if exact and clips_products():
             options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:  # no bias in float is quantised
             options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")

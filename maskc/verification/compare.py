@@ -11,18 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from maskc import progress
 from maskc.errors import CrashError, InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
+from maskc.frontend.graph_queries import all_nodes, all_tensors
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
 from maskc.results.verification import Verification
 from maskc.runtime import accepted_sizes, isolation, latency, random_inputs
+from maskc.runtime.detect_cpu import clips_products
 from maskc.runtime.fatal_models import why_endless
-from maskc.runtime.integer_products import saturates
 from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
@@ -46,6 +47,7 @@ from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.output_rounding import RoundedWeights, Rounding
 from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
 from maskc.verification.random_operators import draws, load_repeatable
+from maskc.verification.recheck import PRODUCTS
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
@@ -131,12 +133,18 @@ def _on_rounding(models: Models, found: _Found) -> list[str]:
             f"{title} also rounds their data to 8 bits where it recognizes them; "
             f"{single_precision_option(found.provider)} disables that."
         )
-    if found.provider == "cpu" and any(map(saturates, both)):
+    if found.provider == "cpu" and clips_products() and any(map(_multiplies_int8, both)):
         notes.append(
             "8-bit products were computed exactly. By default ONNX Runtime saturates them on this processor, which has "
             "no VNNI instructions; session.x64quantprecision=1 disables that."
         )
     return notes
+
+
+def _multiplies_int8(model: ModelProto) -> bool:
+    """Whether the model has products of 8-bit data by signed 8-bit weights, or the steps that become such."""
+    products = any(node.op_type in PRODUCTS or node.op_type == "QuantizeLinear" for node in all_nodes(model))
+    return products and any(tensor.data_type == TensorProto.INT8 for tensor in all_tensors(model))
 
 
 def _compare_on(

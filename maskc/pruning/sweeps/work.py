@@ -14,13 +14,13 @@ from typing import Any
 
 from maskc.compilation.compile import compile_file
 from maskc.compilation.compile_report import CompileReport
-from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.options import CompileOptions
 from maskc.compilation.workers import attempt
 from maskc.errors import InputError, MaskcError, UnavailableError
 from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import load
 from maskc.results.environment import __version__
+from maskc.runtime.detect_cpu import table_name
 from passes.errors import in_brief
 
 Files = dict[str, bytes]

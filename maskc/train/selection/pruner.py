@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskc.compilation.compile import shrink_with, timed
-from maskc.compilation.detect_cpu import table_name
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError, MaskcError, warn
+from maskc.runtime.detect_cpu import table_name
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.masked_graph import has_value, sizes_left_open

@@ -9,10 +9,11 @@ import pytest
 
 import maskc as api
 from maskc.compilation import compile as compile_module
-from maskc.compilation import detect_cpu, layer_timing
+from maskc.compilation import layer_timing
 from maskc.errors import InputError
 from maskc.frontend import external_data, write_model_files
 from maskc.report.wording import masked_line
+from maskc.runtime import detect_cpu
 from passes.sizes.prepare import prepared
 from passes.targets.onnxruntime.processors import ANY, RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -38,6 +39,13 @@ def instruction_set() -> str:
     if any(name.startswith(("AVX512", "X86_V4")) for name in found):
         return "avx512"
     return "avx2" if found & {"AVX2", "X86_V3"} else ""
+
+
+@cache
+def clips_products() -> bool:
+    """Whether ONNX Runtime adds two products of 8 bits in 16, and clips the sum: by AVX2, without VNNI."""
+    flags = cpu_info().get("flags", "")
+    return "avx2" in flags and "_vnni" not in flags
 
 
 def processor() -> str:
