@@ -11,6 +11,7 @@ from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.inspection.options import option
 from maskc.pruning.measure import Quality, check_quality
+from passes.targets import registry
 
 
 def _share(what: str) -> str:
@@ -75,7 +76,7 @@ class PruneOptions(CompileOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
-        if self.timed and self.target in ("cuda", "tensorrt"):
+        if self.timed and not registry.kind(self.target).CPU:
             raise InputError(
                 f"--{self.target_of[0]} is timed on the CPU, and the target is '{self.target}': give --flops, --params "
                 "or --size."

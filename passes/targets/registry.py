@@ -19,10 +19,12 @@ DEFAULT = "any"
 class Kind(Protocol):
     """What the `target.py` of a folder offers.
 
-    TABLES: what widths go by, for each processor; one that is alone is for all. make: the target with these widths.
+    TABLES: what widths go by, for each processor; one that is alone is for all. CPU: the provider by which it runs on a
+    CPU; "" where it runs on others. make: the target with these widths.
     """
 
     TABLES: Mapping[str, Rates]
+    CPU: str
 
     def make(self, align: Align | None) -> Target: ...
 

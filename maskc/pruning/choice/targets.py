@@ -18,6 +18,7 @@ from maskc.pruning.choice.observation import Observed
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
+from passes.targets import registry
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
@@ -206,7 +207,7 @@ class Search:
 
     def latency(self, model: ModelProto, seconds: float = 2 * _SECONDS) -> Latency:
         """That of a model and of the source, in turns in the runtime of the target."""
-        provider = "openvino" if self.options.target == "openvino" else "cpu"
+        provider = registry.kind(self.options.target).CPU
         return timed(self.seen.source, model, provider, self.seen.batches[0], seconds=seconds, least=_RUNS)
 
 

@@ -22,6 +22,7 @@ from maskc.train.masked_graph import has_value, sizes_left_open
 from maskc.train.selection.ranking import grouped, kinds_of, live, ranked, ranked_in_multiples, uncoupled
 from maskc.train.selection.savings import Analyses, Rows, Savings, without
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
+from passes.targets import registry
 
 #: an array for each mask, of shape `(channels,)`
 Masks = Sequence[NDArray[Any]]
@@ -272,7 +273,7 @@ class Pruner:
         ones = [np.ones_like(mask) for mask in masks]
         try:
             models = [shrink_with(self._cost.at_masks(of), options).model for of in (ones, masks)]
-            latency = timed(models[0], models[1], "openvino" if options.target == "openvino" else "cpu")
+            latency = timed(models[0], models[1], registry.kind(options.target).CPU)
         except MaskcError as error:
             told += f" the latency was not measured: {error}"
         else:

@@ -29,4 +29,5 @@ class AnyRuntime(OnnxRuntime):
         padded_steps.own_steps(graph)
 
 
+CPU = "cpu"
 make = AnyRuntime

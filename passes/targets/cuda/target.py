@@ -12,4 +12,5 @@ from passes.targets.onnxruntime.target import OnnxRuntime
 #: FLOPs alone, a GPU had up to three times as many operators to launch
 TABLES = {"cuda": replace(ANY["zen4"], name="cuda", bytes_per_piece=16)}
 
+CPU = ""
 make = OnnxRuntime

@@ -53,4 +53,5 @@ class OnnxRuntime:
             half_precision_transpose.put_after(graph)
 
 
+CPU = "cpu"
 make = OnnxRuntime

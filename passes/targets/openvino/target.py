@@ -48,4 +48,5 @@ class OpenVino:
         padded_steps.own_steps(graph)
 
 
+CPU = "openvino"
 make = OpenVino

@@ -8,4 +8,5 @@ from passes.targets.onnxruntime.target import OnnxRuntime
 #: the same tensor cores; not measured
 TABLES = CUDA
 
+CPU = ""
 make = OnnxRuntime
