@@ -61,6 +61,13 @@ def cnn(**weights: Any) -> ModelProto:
     return model("(float[n,3,8,8] x) => (float[n,4] y)", body, checked=False, **given | weights)
 
 
+def segmentation() -> ModelProto:
+    """image[n,3,h,w] → Conv, mask over every second channel, Conv → y[n,4,h,w]."""
+    body = "[first] a = Conv<pads=[1,1,1,1]>(image, k) b = Mul(a, mask) [last] y = Conv<pads=[1,1,1,1]>(b, w)"
+    weights = {"k": (8, 3, 3, 3), "w": (4, 8, 3, 3), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
+    return model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
+
+
 def custom() -> ModelProto:
     """The MLP with an operator in the middle that only its owner knows."""
     return mlp(edits={"Relu": "com.example.Fancy"})

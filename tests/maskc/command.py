@@ -53,6 +53,11 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
+def full_disk(*_: object) -> None:
+    """In the place of what writes."""
+    raise OSError(28, "No space left on device")
+
+
 # Several command lines, one after the other.
 _IN_TURN = """
 import json, sys

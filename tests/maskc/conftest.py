@@ -11,11 +11,16 @@ from tests.maskc.command import maskc
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+def mlp(tmp_path: Path) -> Path:
+    """The perceptron, in a file."""
+    return build.save(build.mlp(), tmp_path / "mlp.onnx")
+
+
+@pytest.fixture
+def pair(mlp: Path, tmp_path: Path) -> tuple[Path, Path]:
     """The perceptron and what it is compiled to."""
-    reference = build.save(build.mlp(), tmp_path / "mlp.onnx")
-    api.compile(reference).save(tmp_path / "small.onnx")
-    return reference, tmp_path / "small.onnx"
+    api.compile(mlp).save(tmp_path / "small.onnx")
+    return mlp, tmp_path / "small.onnx"
 
 
 @pytest.fixture

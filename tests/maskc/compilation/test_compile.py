@@ -13,12 +13,7 @@ from safetensors.numpy import save_file
 import maskc as api
 from maskc.frontend import write_model_files
 from tests.maskc import build
-from tests.maskc.command import files, maskc, refused, reported, succeeded
-
-
-@pytest.fixture
-def mlp(tmp_path: Path) -> Path:
-    return build.save(build.mlp(), tmp_path / "mlp.onnx")
+from tests.maskc.command import files, full_disk, maskc, refused, reported, succeeded
 
 
 def same(left: Path | onnx.ModelProto, right: Path | onnx.ModelProto, *shape: int) -> None:
@@ -142,10 +137,7 @@ def test_a_write_that_breaks_off_keeps_the_file_that_is_there(mlp: Path, monkeyp
     target = mlp.with_name("mlp.compiled.onnx")
     target.write_bytes(b"what was there")
 
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full)
+    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full_disk)
     refused(maskc("compile", mlp), 2, "cannot be written", "No space left on device")
     assert target.read_bytes() == b"what was there"
     assert files(mlp.parent) == ["mlp.compiled.onnx", "mlp.onnx"]

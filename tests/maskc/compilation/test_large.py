@@ -19,7 +19,7 @@ from maskc.frontend.graph_queries import all_tensors, copied, has_external
 from passes.weights import streaming
 from passes.weights.external_file import Store
 from tests.maskc import build
-from tests.maskc.command import maskc, process, refused, succeeded
+from tests.maskc.command import full_disk, maskc, process, refused, succeeded
 
 
 @pytest.fixture
@@ -130,10 +130,7 @@ def test_a_full_disk_leaves_what_was_there(source: Path, tmp_path: Path, monkeyp
     (tmp_path / "out.onnx").write_bytes(b"what was there")
     before = files(tmp_path)
 
-    def full(store: Store, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Store, "_take", full)
+    monkeypatch.setattr(Store, "_take", full_disk)
     refused(maskc("compile", source, "-o", tmp_path / "out.onnx"), 2, "out.onnx cannot be written", "No space left")
     assert files(tmp_path) == before and (tmp_path / "out.onnx").read_bytes() == b"what was there"
 

@@ -382,23 +382,16 @@ def test_a_baseline_of_millions_of_channels_takes_little(repository: Path) -> No
     assert peak < 2**28
 
 
-def images() -> onnx.ModelProto:
-    """image[n,3,h,w] → Conv, mask over every second channel, Conv."""
-    weights = {"k": (8, 3, 1, 1), "w": (4, 8, 1, 1), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
-    body = "a = Conv(image, k) d = Mul(a, mask) y = Conv(d, w)"
-    return build.model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
-
-
 def test_the_baseline_holds_the_sizes_and_later_checks_count_at_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    build.save(images(), Path("m.onnx"))
+    build.save(build.segmentation(), Path("m.onnx"))
     assert check("--update", "m.onnx").exit_code == 0
     assert entry("m.onnx").at == {"image": "1x3x224x224"}
     assert check("--update", "m.onnx", "--at", "image=2x3x10x20").exit_code == 0
     assert entry("m.onnx").at == {"image": "2x3x10x20"}
-    assert entry("m.onnx").before.flops == passes.count(images(), at={"image": (2, 3, 10, 20)}).flops
+    assert entry("m.onnx").before.flops == passes.count(build.segmentation(), at={"image": (2, 3, 10, 20)}).flops
     for arguments in ((), ("--update",), ("--update", "m.onnx")):
         result = check(*arguments)
         assert result.exit_code == 0 and "2x3x10x20" in result.stdout and "note" not in result.stdout

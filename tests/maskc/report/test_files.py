@@ -20,7 +20,7 @@ from maskc.verification.error_statistics import Statistics, distance
 from passes.abstract_values.kept_reasons import REASONS
 from passes.planning.masked_axes import Held, MaskedAxis
 from tests.maskc import build
-from tests.maskc.command import ROOT, files, maskc, process, refused, succeeded
+from tests.maskc.command import ROOT, files, full_disk, maskc, process, refused, succeeded
 
 SCHEMA = json.loads((ROOT / "maskc" / "report" / "schema" / "report-1.json").read_text())
 
@@ -32,11 +32,6 @@ def valid(path: Path) -> Any:
         definition["additionalProperties"] = False
     jsonschema.Draft202012Validator(strict).validate(told)
     return told
-
-
-@pytest.fixture
-def mlp(tmp_path: Path) -> Path:
-    return build.save(build.mlp(), tmp_path / "mlp.onnx")
 
 
 # The schema.
@@ -203,10 +198,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
     file.write_text("what was there")
     made = api.compile(mlp).report
 
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full)
+    monkeypatch.setattr("maskc.frontend.write_model_files.os.fsync", full_disk)
     with pytest.raises(api.InputError, match="No space left on device"):
         made.save(file)
     assert file.read_text() == "what was there" and files(tmp_path) == ["mlp.onnx", "r.html"]

@@ -22,18 +22,11 @@ from tests.maskc.command import maskc, refused, succeeded
 USUAL, BRIEF = "FLOPs at image 1x3x224x224 (n, h, w open)", "1x3x224x224"
 
 
-def segmentation() -> onnx.ModelProto:
-    """image[n,3,h,w] → Conv, mask over every second channel, Conv → y[n,4,h,w]."""
-    body = "[first] a = Conv<pads=[1,1,1,1]>(image, k) b = Mul(a, mask) [last] y = Conv<pads=[1,1,1,1]>(b, w)"
-    weights = {"k": (8, 3, 3, 3), "w": (4, 8, 3, 3), "mask": np.array([[[[1.0]], [[0.0]]] * 4])}
-    return build.model("(float[n,3,h,w] image) => (float[n,4,h,w] y)", body, **weights)
-
-
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with a model and what it compiles to."""
     monkeypatch.chdir(tmp_path)
-    build.save(segmentation(), tmp_path / "m.onnx")
+    build.save(build.segmentation(), tmp_path / "m.onnx")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(8, 3, 224, 224)).astype(np.float32))
     assert maskc("compile", "m.onnx", "-o", "small.onnx", "--no-verify").exit_code == 0
     return tmp_path

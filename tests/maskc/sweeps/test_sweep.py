@@ -28,7 +28,7 @@ from maskc.pruning.sweeps.record import Origin, Point, Record
 from maskc.pruning.sweeps.sweep_report import charts, page
 from maskc.results.measurements import Figures, Latency
 from tests.maskc import build
-from tests.maskc.command import ROOT, maskc, refused, succeeded
+from tests.maskc.command import ROOT, full_disk, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered
 from tests.passes.text import model as written
 
@@ -212,10 +212,7 @@ def test_what_is_refused_once_the_model_was_read_leaves_no_directory(model: Path
 
 
 def test_masks_are_written_whole_or_not_at_all(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, arrays: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(write_model_files, "write_arrays", full)
+    monkeypatch.setattr(write_model_files, "write_arrays", full_disk)
     refused(maskc("sweep", model, "--targets", "0.5", "-o", "out"), 2, "flops-0.5.masks.npz cannot be written", "space")
     assert not Path("out").exists()
 

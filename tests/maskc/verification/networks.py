@@ -13,6 +13,7 @@ from passes import Shrunk, shrink
 from passes.rewriting.origins import Origin
 from tests.generators.running import random_feeds
 from tests.maskc import build
+from tests.passes.text import in_type
 
 EVERY_SECOND = np.tile([1.0, 0.0], 8)
 
@@ -55,6 +56,12 @@ def images() -> onnx.ModelProto:
     return build.model("(float[n,3,8,8] x) => (float[n,8,8,4] y)", body, **weights)
 
 
+def bytes_of(**shapes: tuple[int, int]) -> dict[str, Any]:
+    """Weights of int8 by name."""
+    rng = np.random.default_rng(0)
+    return {name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in shapes.items()}
+
+
 def quantised() -> onnx.ModelProto:
     """x[n,8] → QuantizeLinear, DequantizeLinear and products with weights of int8, with a mask between them."""
     body = """
@@ -69,10 +76,7 @@ def quantised() -> onnx.ModelProto:
         [V] v = DequantizeLinear(vq, small)
         [Second] y = MatMul(f2, v)
     """
-    rng = np.random.default_rng(0)
-    weights = {
-        name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in (("wq", (8, 16)), ("vq", (16, 4)))
-    }
+    weights = bytes_of(wq=(8, 16), vq=(16, 4))
     scales = {"step": np.array(0.05), "small": np.array(0.01), "zero": np.array(0, np.int8)}
     return build.model("(float[n,8] x) => (float[n,4] y)", body, mask=EVERY_SECOND, **weights, **scales)
 
@@ -88,23 +92,14 @@ def dynamic() -> onnx.ModelProto:
         )
 
     body = f"{product('x', 'wq', 'a')} r = Relu(a) m = Mul(r, mask) {product('m', 'vq', 'y')}"
-    rng = np.random.default_rng(0)
-    weights = {
-        name: rng.integers(-127, 128, shape).astype(np.int8) for name, shape in (("wq", (8, 16)), ("vq", (16, 4)))
-    }
+    weights = bytes_of(wq=(8, 16), vq=(16, 4))
     small = np.array(0.01)
     return build.model("(float[n,8] x) => (float[n,4] y)", body, mask=EVERY_SECOND, small=small, **weights)
 
 
 def halves() -> onnx.ModelProto:
     """The images in half precision."""
-    model = images()
-    for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype("e"), tensor.name))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    return model
+    return in_type(images(), np.float16)
 
 
 def normed() -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from maskc.verification import save_failing_case
 from maskc.verification.compare import Models, compare
 from maskc.verification.options import VerifyOptions
 from tests.maskc import build
-from tests.maskc.command import maskc, process, refused
+from tests.maskc.command import full_disk, maskc, process, refused
 
 of_the_gpu_build = pytest.mark.skipif(
     "CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="This is ONNX Runtime for CPUs."
@@ -176,13 +177,10 @@ def test_a_model_that_cannot_be_run_is_a_difference_however_it_is_looked_at(
 def test_a_dump_that_cannot_be_written_does_not_hide_the_verdict(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
-
     wrong = onnx.load(pair[1])
     next(item for item in wrong.graph.node if item.op_type == "Relu").op_type = "Sigmoid"
     build.save(wrong, tmp_path / "wrong.onnx")
-    monkeypatch.setattr("maskc.verification.save_failing_case.write_model_files.write_model", full)
+    monkeypatch.setattr("maskc.verification.save_failing_case.write_model_files.write_model", full_disk)
     result = maskc("verify", pair[0], tmp_path / "wrong.onnx", "--dump", tmp_path / "dump")
     assert result.exit_code == 1 and "No space left" in result.stdout and "first differ at tensor" in result.stdout
 
@@ -296,58 +294,55 @@ def test_tensors_that_hold_nan_are_named(tmp_path: Path) -> None:
 # Providers.
 
 
-def test_cuda_without_its_libraries_is_refused_by_name(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, *names: str, sees: Callable[[Any, Any], None] = lambda model, providers: None
+) -> None:
+    """Sessions run on the CPU, and say that they run on these providers. sees: what they are asked for."""
+
+    class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
+            sees(model, providers)
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return [f"{name}ExecutionProvider" for name in names]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Pretending)
+
+
+@pytest.mark.parametrize(
+    ("provider", "words"),
+    [
+        ("cuda", ["CUDA"]),
+        pytest.param("tensorrt", ["TensorRT cannot be used", "lib"], marks=of_the_gpu_build),
+    ],
+)
+def test_a_provider_without_its_libraries_is_refused_by_name(
+    pair: tuple[Path, Path], provider: Any, words: list[str]
 ) -> None:
     try:
-        session.choose_provider("cuda")
+        session.choose_provider(provider)
     except UnavailableError:
         pass
     else:
-        pytest.skip("CUDA can be used here")
-    refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA", "--provider cpu")
+        pytest.skip(f"{provider} can be used here")
+    refused(maskc("verify", *pair, "--provider", provider), 3, *words, "--provider cpu")
     assert maskc("verify", *pair, "--provider", "auto").exit_code == 0
 
 
 def test_a_session_that_fell_back_to_the_cpu_is_not_cuda(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import onnxruntime
-
-    class Fallen(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def get_providers(self) -> list[str]:
-            return ["CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    pretend(monkeypatch, "CPU")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "CUDA cannot be used")
-
-
-@of_the_gpu_build
-def test_tensorrt_without_its_libraries_is_refused_by_name(pair: tuple[Path, Path]) -> None:
-    try:
-        session.choose_provider("tensorrt")
-    except UnavailableError:
-        pass
-    else:
-        pytest.skip("TensorRT can be used here")
-    refused(maskc("verify", *pair, "--provider", "tensorrt"), 3, "TensorRT cannot be used", "lib", "--provider cpu")
 
 
 @of_the_gpu_build
 def test_a_gpu_provider_takes_its_place_in_front_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """TF32 is off on CUDA by its option, and in NVIDIA's libraries, of which TensorRT is one, by their variable."""
     asked: list[Any] = []
-
-    class Accepting(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
-            asked.append(providers)
-            super().__init__(model, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self) -> list[str]:
-            return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Accepting)
+    pretend(monkeypatch, "Tensorrt", "CUDA", "CPU", sees=lambda model, providers: asked.append(providers))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     session.load(build.mlp(), "cuda")
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"  # other libraries of the process are left alone
@@ -367,31 +362,18 @@ def test_nodes_that_did_not_run_on_the_gpu_verify_nothing(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session says CUDA, and its profile the CPU."""
-
-    class Pretending(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
-            super().__init__(model, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Pretending)
+    pretend(monkeypatch, "CUDA", "CPU")
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "none of the reference's operators on CUDA")
 
 
 def test_a_gpu_that_refuses_the_model_alone(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """As ONNX Runtime's fused convolutions do on CUDA for some activations."""
 
-    class Refusing(onnxruntime.InferenceSession):  # type: ignore[misc]
-        def __init__(self, model: Any, options: Any, providers: Any, **more: Any) -> None:
-            if len(providers) > 1 and b"probe" not in model:
-                raise RuntimeError('unsupported conv activation mode "Tanh"')
-            super().__init__(model, options, providers=["CPUExecutionProvider"])
+    def refuse(model: Any, providers: Any) -> None:
+        if len(providers) > 1 and b"probe" not in model:
+            raise RuntimeError('unsupported conv activation mode "Tanh"')
 
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Refusing)
+    pretend(monkeypatch, "CUDA", "CPU", sees=refuse)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     refused(maskc("verify", *pair, "--provider", "cuda"), 3, "cannot load the model on CUDA: unsupported conv")
 
