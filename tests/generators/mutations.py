@@ -1,5 +1,6 @@
 """Ways to break a compiled model, each in one place: what a comparison of two models must catch."""
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
@@ -43,6 +44,11 @@ class _Subject:
                     if len(tensor.dims) >= rank and np.prod(tensor.dims) and _kind(tensor) in kinds:
                         yield node, position, tensor
 
+    def constant(self, kinds: str, *, rank: int = 0) -> TensorProto:
+        """One of these constants."""
+        _, _, tensor = self.pick(self.constants(kinds, rank=rank))
+        return tensor
+
     def attributes(self) -> Iterator[tuple[NodeProto, AttributeProto]]:
         """Those of all nodes."""
         return ((node, attribute) for node in self.nodes for attribute in node.attribute)
@@ -56,13 +62,18 @@ class _Subject:
 
     def place(self, among: Array) -> tuple[int, ...]:
         """One of the places where an array of conditions is true."""
-        return self.rng.choice([tuple(int(i) for i in place) for place in np.argwhere(among)[:4096]])
+        places = np.argwhere(among)
+        return tuple(places[self.pick(iter(range(len(places))))].tolist())
 
-    def any_place(self, values: Array) -> tuple[int, ...]:
-        """One of all places of an array."""
-        return tuple(int(i) for i in np.unravel_index(self.rng.randrange(values.size), values.shape))
+    def change_one(self, tensor: TensorProto, among: Callable[[Array], Array], change: Callable[[Any], Any]) -> str:
+        """Change one of these elements of a constant, which is named."""
+        values = _values(tensor)
+        at = self.place(among(values))
+        values[at] = change(values[at])
+        self.change(tensor, values)
+        return f"{tensor.name}{list(at)}"
 
-    def change(self, node: NodeProto, tensor: TensorProto, values: Array) -> None:
+    def change(self, tensor: TensorProto, values: Array) -> None:
         """Give all readers of the constant other values."""
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
@@ -90,34 +101,24 @@ def _values(tensor: TensorProto) -> Array:
     return np.array(numpy_helper.to_array(tensor))
 
 
+def _any(values: Array) -> Array:
+    return np.ones(values.shape, bool)
+
+
 def _weight_by_a_percent(s: _Subject) -> str:
-    node, _, tensor = s.pick(s.constants("f", rank=2))
-    values = _values(tensor)
-    at = s.place(values != 0)
-    values[at] *= values.dtype.type(1.01)
-    s.change(node, tensor, values)
-    return f"{tensor.name}{list(at)} is 1% larger"
+    tensor = s.constant("f", rank=2)
+    return f"{s.change_one(tensor, lambda w: w != 0, lambda x: x * x.dtype.type(1.01))} is 1% larger"
 
 
 def _weight_by_a_thousandth(s: _Subject) -> str:
     """Of a weight that is not small among those that make the same output."""
-    node, _, tensor = s.pick(s.constants("f", rank=2))
-    values = _values(tensor)
-    at = s.place(np.abs(values) >= 0.5 * np.abs(values).max())
-    values[at] *= values.dtype.type(1.001)
-    s.change(node, tensor, values)
-    return f"{tensor.name}{list(at)} is a thousandth larger"
+    tensor, large = s.constant("f", rank=2), lambda w: np.abs(w) >= 0.5 * np.abs(w).max()
+    return f"{s.change_one(tensor, large, lambda x: x * x.dtype.type(1.001))} is a thousandth larger"
 
 
 def _integer(s: _Subject) -> str:
     """A weight of a quantised layer, or a zero point."""
-    node, _, tensor = s.pick(s.constants("q"))
-    values = _values(tensor)
-    at = s.any_place(values)
-    old = int(values[at])
-    values[at] = old + (1 if old < 1 else -1)
-    s.change(node, tensor, values)
-    return f"{tensor.name}{list(at)} is {int(values[at])}, not {old}"
+    return f"{s.change_one(s.constant('q'), _any, lambda x: int(x) + (1 if int(x) < 1 else -1))} is one more or less"
 
 
 def _edges(s: _Subject) -> str:
@@ -153,35 +154,32 @@ def _needs(nodes: list[NodeProto], one: str, two: str) -> bool:
 
 
 def _channels_swapped(s: _Subject) -> str:
-    node, _, tensor = s.pick(s.constants("f", rank=1))
+    tensor = s.constant("f", rank=1)
     values = _values(tensor)
     axis = s.rng.choice([axis for axis, size in enumerate(values.shape) if size > 1])
     one, two = s.rng.sample(range(values.shape[axis]), 2)
     order = np.arange(values.shape[axis])
     order[[one, two]] = order[[two, one]]
-    s.change(node, tensor, np.take(values, order, axis))
+    s.change(tensor, np.take(values, order, axis))
     return f"slices {one} and {two} of {tensor.name} along axis {axis} are swapped"
 
 
 def _bias_dropped(s: _Subject) -> str:
-    node, _, tensor = s.pick(
-        (node, position, tensor)
+    tensor = s.pick(
+        tensor
         for node, position, tensor in s.constants("f")
         if (node.op_type in ("Conv", "ConvTranspose", "Gemm") and position == 2) or node.op_type == "Add"
     )
-    s.change(node, tensor, np.zeros_like(_values(tensor)))
+    s.change(tensor, np.zeros_like(_values(tensor)))
     return f"the bias {tensor.name} is zero"
 
 
 def _constant_wrong(s: _Subject) -> str:
     """What an adapter or a carrier puts back, or any other constant beside the weights."""
     beside = ("Concat", "Pad", "Where", "ScatterND", "Mul", "Sub", "Div", "Expand")
-    node, tensor = s.pick((n, t) for n, _, t in s.constants("f") if n.op_type in beside or len(t.dims) == 1)
-    values = _values(tensor)
-    at = s.any_place(values)
-    values[at] = values[at] * values.dtype.type(1.1) + values.dtype.type(0.05)
-    s.change(node, tensor, values)
-    return f"{tensor.name}{list(at)} is off by a tenth and 0.05"
+    tensor = s.pick(t for n, _, t in s.constants("f") if n.op_type in beside or len(t.dims) == 1)
+    off = s.change_one(tensor, _any, lambda x: x * x.dtype.type(1.1) + x.dtype.type(0.05))
+    return f"{off} is off by a tenth and 0.05"
 
 
 def _border(s: _Subject) -> str:
@@ -218,20 +216,12 @@ def _epsilon(s: _Subject) -> str:
 def _index_off_by_one(s: _Subject) -> str:
     indexed = ("Gather", "GatherElements", "GatherND", "ScatterND", "Slice")
     node, tensor = s.pick((n, t) for n, position, t in s.constants("i") if n.op_type in indexed and position > 0)
-    values = _values(tensor)
-    at = s.any_place(values)
-    values[at] += 1 if values[at] == 0 else s.rng.choice((-1, 1))
-    s.change(node, tensor, values)
-    return f"the index {tensor.name}{list(at)} of {node.op_type} is off by one"
+    off = s.change_one(tensor, _any, lambda x: x + (1 if x == 0 else s.rng.choice((-1, 1))))
+    return f"the index {off} of {node.op_type} is off by one"
 
 
 def _sign(s: _Subject) -> str:
-    node, _, tensor = s.pick(s.constants("f", rank=1))
-    values = _values(tensor)
-    at = s.place(values != 0)
-    values[at] = -values[at]
-    s.change(node, tensor, values)
-    return f"{tensor.name}{list(at)} has the other sign"
+    return f"{s.change_one(s.constant('f', rank=1), lambda w: w != 0, operator.neg)} has the other sign"
 
 
 def _axis(s: _Subject) -> str:
