@@ -94,6 +94,13 @@ def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
         yield from _tensors(owner)
 
 
+def constants(model: ModelProto) -> dict[str, TensorProto]:
+    """The tensors that the main graph stores, by the names that nodes read: of initializers and Constant nodes."""
+    nodes = [node for node in model.graph.node if node.op_type == "Constant"]
+    held = {node.output[0]: a.t for node in nodes for a in node.attribute if a.HasField("t")}
+    return {tensor.name: tensor for tensor in model.graph.initializer} | held
+
+
 def _tensors(graph: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
     if isinstance(graph, GraphProto):
         yield from graph.initializer

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from maskc.frontend.graph_queries import all_nodes, array_of, copied, is_external
+from maskc.frontend.graph_queries import all_nodes, array_of, constants, copied, is_external
 from maskc.runtime.session import Provider, Session, load
 from maskc.verification.recheck import PRODUCTS, seed_of, sign_alike
 
@@ -37,9 +37,7 @@ def draws(model: ModelProto) -> bool:
     random = [node for node in all_nodes(model) if seed_of(node)]
     if not random:
         return False
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    stored |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
-    flags = {name: t for name, t in stored.items() if t.data_type == TensorProto.BOOL and not is_external(t)}
+    flags = {name: t for name, t in constants(model).items() if t.data_type == TensorProto.BOOL and not is_external(t)}
     off = {name for name, tensor in flags.items() if not array_of(tensor).any()}
     return any(node.op_type != "Dropout" or node.input[2] not in off for node in random)
 

@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from maskc.frontend.graph_queries import all_graphs as graphs
+from maskc.frontend.graph_queries import constants as stored
 from maskc.frontend.graph_queries import copied
 from passes import count
 from passes.model.inputs_with_defaults import opened
@@ -155,17 +156,13 @@ def assert_no_rubbish(source: ModelProto, compiled: ModelProto) -> None:
     assert len(names) == len(set(names)), "a tensor is defined twice"
 
     shapes, before = _shapes(opened(compiled)), _shapes(source)  # a default may be overridden, and sizes with it
-    given = {t.name for t in source.graph.initializer}
-    given |= {o for n in source.graph.node if n.op_type == "Constant" for o in n.output}
+    given = stored(source)
     if not any(0 in shape for name, shape in before.items() if name not in given):
         for name, shape in shapes.items():
             assert 0 not in shape or _was_empty(source, name, before.get(name)), f"{name} has shape {shape}"
 
-    fixed = [t for t in graph.initializer if t.data_type != TensorProto.STRING and t.name not in inputs]
-    constants = {t.name: numpy_helper.to_array(t) for t in fixed}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    fixed = {name: tensor for name, tensor in stored(compiled).items() if name not in inputs}
+    constants = {n: numpy_helper.to_array(t) for n, t in fixed.items() if t.data_type != TensorProto.STRING}
     proved = _shapes(_undeclared(opened(compiled)))
     for node in graph.node:
         neutral = {"Mul": 1, "Add": 0}.get(node.op_type)

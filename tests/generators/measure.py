@@ -6,23 +6,14 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from maskc.frontend.graph_queries import copied
+from maskc.frontend.graph_queries import constants, copied
 from tests.generators.builder import Array
 from tests.generators.running import Feeds, Runner
 
 
-def constants(model: ModelProto) -> dict[str, Array]:
-    """The values of initializers and Constant nodes."""
-    found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return found
-
-
 def _layers(model: ModelProto) -> dict[str, tuple[int, int]]:
     """Output of each layer with a constant weight: the axis of its channels, and how many they are."""
-    known = {name: value.shape for name, value in constants(model).items()}
+    known = {name: tuple(tensor.dims) for name, tensor in constants(model).items()}
     quantised = {
         n.output[0]: known[n.input[0]]
         for n in model.graph.node
@@ -95,7 +86,7 @@ def least_macs(model: ModelProto, kept: Mapping[str, Array], feeds: Sequence[Fee
     other layers all are. `feeds` are random inputs with a batch of one, several where little is computed from
     each: a unit that is zero for all of them counts as constant.
     """
-    known = constants(model)
+    known = {name: numpy_helper.to_array(tensor) for name, tensor in constants(model).items()}
     layers = _layers(model)
     wanted = [n for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]
     names = sorted({t for n in wanted for t in (*n.input[:2], *n.output) if t and t not in known})

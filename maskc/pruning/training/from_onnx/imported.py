@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import tensorflow as tf
 from onnx.inliner import inline_selected_functions
 
 from maskc.errors import InputError
+from maskc.frontend.graph_queries import constants, copied
 from maskc.pruning.training.from_onnx import (
     contractions,
     convolutions,
@@ -71,7 +72,7 @@ class Imported:
         except GraphError as error:
             raise InputError(str(error)) from error
         self._interpreter = Interpreter(RULES, opset)
-        stored = {name for name, _ in _stored(model)}
+        stored = constants(model)
         self._types: dict[str, Any] = {}
         self.variables: dict[str, tf.Variable] = {}
         for tensor in _weights(self._graph, self._interpreter):
@@ -104,9 +105,8 @@ class Imported:
 
     def to_onnx(self) -> onnx.ModelProto:
         """The model as it was given, with the present values of the variables."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        for name, tensor in _stored(model):
+        model = copied(self._model)
+        for name, tensor in constants(model).items():
             if name in self.variables:
                 _store(tensor, tf.cast(self.variables[name], self._types[name]).numpy())
         return model
@@ -176,15 +176,6 @@ def _dependent(graph: gs.Graph, interpreter: Interpreter) -> set[str]:
         if (rule is None or rule.differentiable) and any(t.name in dependent for t in node.inputs):
             dependent.update(t.name for t in node.outputs)
     return dependent
-
-
-def _stored(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """The tensors that the file stores, by the names that nodes read: initializers, and what a Constant writes."""
-    for tensor in model.graph.initializer:
-        yield tensor.name, tensor
-    for node in model.graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].HasField("t"):
-            yield node.output[0], node.attribute[0].t
 
 
 def _store(tensor: onnx.TensorProto, values: Array) -> None:
