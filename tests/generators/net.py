@@ -133,7 +133,7 @@ class Net:
             pads=list(pads) if pads is not None else [same] * (2 * dims),
         )
 
-    def deconv(self, x: str, out: int, k: int = 2, *, stride: int = 2, pads: int = 0) -> str:
+    def deconv(self, x: str, out: int, k: int = 2, *, pads: int = 0) -> str:
         c = self.channels[x]
         w = self.normal(c, out, k, k, scale=math.sqrt(2 / (c * k * k)))
         return self.add(
@@ -143,7 +143,7 @@ class Net:
             self.normal(out, scale=0.2),
             channels=out,
             kernel_shape=[k, k],
-            strides=[stride] * 2,
+            strides=[2, 2],
             pads=[pads] * 4,
         )
 

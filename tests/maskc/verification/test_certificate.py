@@ -93,9 +93,9 @@ def test_claims_inside_regions_count_for_nothing_in_a_bound(tmp_path: Path) -> N
     assert maskc.recheck(*paths(tmp_path)).count == 2
 
 
-def wrong_models(folder: Path, before: str, after: str, signature: str = "", other: str = "") -> Document:
+def wrong_models(folder: Path, before: str, after: str, other: str = "") -> Document:
     """A certificate of a model and itself, with the hash of another one: what somebody might alter next."""
-    signature = signature or "(float[n,8] p, float[n,8] q) => (float[n,8] y, float[n,8] z)"
+    signature = "(float[n,8] p, float[n,8] q) => (float[n,8] y, float[n,8] z)"
     for name, how, body in (("model", signature, before), ("small", other or signature, after)):
         onnx.save(build.model(how, body, w=(8, 8)), folder / f"{name}.onnx")
     files = folder / "model.onnx", folder / "model.onnx"
