@@ -28,7 +28,7 @@ from passes.ops.gather_scatter import GatherElements, GatherND, Scattering
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize, Quantization, Quantize, same_steps
 from passes.ops.reduction import Reduce, ReduceNorm, ReduceSum, reduced_axes
-from passes.ops.shape import Rearrangement, Reshape
+from passes.ops.shape import Rearrangement, Regrouping
 from passes.rewriting.channel_facts import Facts
 from passes.weights.quantized import is_dequantized
 
@@ -268,7 +268,7 @@ class Follower:
     def _moved(self, node: gs.Node, trace: Trace) -> list[Array] | None:
         """The channels in each output of a node that moves those of its operand 0; None if it does something else."""
         op = rules(node)
-        if isinstance(op, Reshape):
+        if isinstance(op, Regrouping):
             return self._reshaped(node, trace)
         if not isinstance(op, Movement) or not op.only_picks or isinstance(op, GatherElements | GatherND):
             return None  # the last two pick each channel at places of its own

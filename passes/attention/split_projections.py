@@ -19,7 +19,7 @@ from passes.graph.tensors import Dim, Index, int_list, is_constant, operand, sha
 from passes.ops import rules
 from passes.ops.base import axis_attribute
 from passes.ops.concat_split import Split
-from passes.ops.shape import Reshape, Transpose
+from passes.ops.shape import Regrouping, Transpose
 from passes.ops.slice_gather import Gather, Slice
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders
@@ -45,7 +45,7 @@ def hoist(graph: gs.Graph, facts: Facts, origins: Origins) -> bool:
     """
     changed = False
     for node in list(graph.nodes):
-        if isinstance(rules(node), Reshape) and not is_constant(node.inputs[0]):
+        if isinstance(rules(node), Regrouping) and not is_constant(node.inputs[0]):
             changed = _Hoist(GraphEditor(graph), facts, node, origins).run() or changed
     return changed
 

@@ -152,40 +152,59 @@ class LpPool(Pool):
         return ConstantMap(known.mask, (total ** (1 / p)).astype(known.value.dtype), found[0])
 
 
-@register("GlobalAveragePool", "GlobalMaxPool")
-class GlobalPool(Pool, DependenceTransfer):
-    """The mean or maximum of a constant is the constant.
-
-    The mean of a constant map over sizes that are known at run time only is made of how often each of its rows occurs,
-    so that the channel need not be there.
-    """
+class GlobalPool(Pool):
+    """One number of all positions."""
 
     scope = "example"
 
+    def over_all(self, known: ConstantMap, positions: range) -> ConstantMap | None:
+        """That of each map; None if it is not known."""
+        raise NotImplementedError
+
+    def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
+        pooled = None if known is None else self.over_all(known, range(1, len(known.index)))
+        if pooled is not None:
+            yield 0, 1, pooled
+
+
+@register("GlobalMaxPool")
+class GlobalMaxPool(GlobalPool):
+    """The maximum of a constant is the constant."""
+
+    def over_all(self, known: ConstantMap, positions: range) -> ConstantMap | None:
+        return extreme(known, positions)
+
+    def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
+        x = operands[0]
+        return None if x is None else [np.asarray(x.max(axis=tuple(range(2, x.ndim)), keepdims=True))]
+
+
+@register("GlobalAveragePool")
+class GlobalAveragePool(GlobalPool, DependenceTransfer):
+    """The mean of a constant is the constant.
+
+    That of a constant map over sizes that are known at run time only is made of how often each of its rows occurs, so
+    that the channel need not be there.
+    """
+
+    def over_all(self, known: ConstantMap, positions: range) -> ConstantMap | None:
+        return averaged(known, positions)
+
     def linear_dependences(self, node: gs.Node, facts: Facts) -> Dependences:
-        yield from passed_on(node, facts) if node.op == "GlobalAveragePool" else ()
+        yield from passed_on(node, facts)
 
     def computed(self, node: gs.Node, opset: int, operands: Sequence[Array | None]) -> list[Array] | None:
         x = operands[0]
         if x is None:
             return None
-        mean = node.op == "GlobalAveragePool"
-        axes = tuple(range(2, x.ndim))
-        result = x.mean(axis=axes, keepdims=True, dtype=np.float64) if mean else x.max(axis=axes, keepdims=True)
-        return [np.asarray(result.astype(x.dtype))]
-
-    def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
-        if known is None:
-            return
-        pooled = (averaged if node.op == "GlobalAveragePool" else extreme)(known, range(1, len(known.index)))
-        if pooled is not None:
-            yield 0, 1, pooled
+        mean = x.mean(axis=tuple(range(2, x.ndim)), keepdims=True, dtype=np.float64)
+        return [np.asarray(mean.astype(x.dtype))]
 
     @staticmethod
     def _of_open_sizes(node: gs.Node, facts: Facts) -> ConstantMap | None:
         """The channels that are averaged over sizes which are known at run time only, as maps."""
-        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1) if node.op == "GlobalAveragePool" else None
+        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
         return None if uneven is None or uneven.is_static(range(len(uneven.index))) else uneven
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:

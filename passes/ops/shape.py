@@ -49,40 +49,10 @@ class Rearrangement(Movement):
         return None if before is None or after is None else reshaped(places, before, after)
 
 
-@register("Reshape", "Flatten")
-class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
-    """Groups of axes with equal products: kept, merged or split."""
+class Regrouping(SizeRule, Repeating, Rearrangement):
+    """Puts the elements into another shape: groups of axes with equal products are kept, merged or split."""
 
     reason = kept_reasons.REGROUPED
-
-    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
-        before = shape_of(node.inputs[0])
-        if node.op == "Flatten":
-            return None if before is None else flattened(before, int(node.attrs.get("axis", 1)))
-        wanted = vectors.of(node.inputs[1])
-        if wanted is None or wanted.ndim != 1:
-            return None
-        dims = vectors.wanted(wanted)
-        if not node.attrs.get("allowzero", 0):
-            dims = [
-                size if size != 0 else before[a] if before and a < len(before) else None for a, size in enumerate(dims)
-            ]
-        dims = [None if size == -1 else size for size in dims]
-        whole = known(before)
-        if whole is not None and dims.count(None) == 1:
-            left = quotient(product(whole), product(Polynomial.of(size) for size in dims if size is not None))
-            dims[dims.index(None)] = None if left is None else left.dim
-        return dims
-
-    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
-        """Elements before and after, or where a size that is left to the node would be none, of what is behind it."""
-        before, after = known(shape_of(node.inputs[0])), int_list(operand(node, 1)) if node.op == "Reshape" else None
-        if before is None or after is None or after.count(-1) > 1 or (0 in after and -1 not in after):
-            return
-        first = after.index(-1) + 1 if -1 in after else 0
-        total, behind = product(before).at(values), math.prod(after[first:])
-        if behind and total is not None and (total <= 0 or total % behind or -1 not in after):
-            yield product(before[first:]).dim, behind
 
     def read_sizes(self, node: gs.Node) -> Iterator[tuple[int, Sizes]]:
         """Each size as the elements after it divided by the others before, so the only one that nothing else tells."""
@@ -93,51 +63,15 @@ class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
             yield 0, [None if size is None else size.dim for size in sizes]
 
     def contradiction(self, node: gs.Node) -> str:
-        sizes = shape_of(node.inputs[1]) if node.op == "Reshape" else None
-        if sizes is not None and len(sizes) != 1:
-            return f"its sizes have the shape {list(sizes)}, and must be a vector"
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if before is None or after is None or np.prod(before) == np.prod(after):
             return ""
         return f"{before} cannot be given the shape {after}"
 
-    def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
-        """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
-        if node.op != "Reshape" or node.attrs.get("allowzero", 0):
-            return False
-        before, shape = shape_of(node.inputs[0]) or (), shape_of(source) or ()
-        copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
-        return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
-
     def leaves_shape(self, node: gs.Node) -> gs.Tensor | None:
         """The input, where it has the shape already that the node gives it."""
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         return node.inputs[0] if before is not None and None not in before and before == after else None
-
-    def settled(self, node: gs.Node) -> dict[int, Array]:
-        """Initializers in place of computed operands, by index, that do the same now that shapes are known.
-
-        A computed shape of which one size at most is not static, such as that of an image for an open batch.
-        """
-        shape = shape_of(node.outputs[0])
-        if node.op != "Reshape" or shape is None or is_constant(node.inputs[1]) or 0 in shape:
-            return {}
-        sizes = [d if isinstance(d, int) else -1 for d in shape]
-        return {1: np.asarray(sizes, np.int64)} if sizes.count(-1) <= 1 else {}
-
-    def carried(self, node: gs.Node) -> Array | None:
-        """The shape with 0 for a size that stays where it is, in place of -1; None where nothing is to change.
-
-        Both compute the same, and from 0 a runtime sees that an open batch is the same before and after.
-        """
-        before, after, sizes = shape_of(node.inputs[0]), shape_of(node.outputs[0]), int_list(operand(node, 1))
-        if node.op != "Reshape" or node.attrs.get("allowzero", 0) or not sizes or -1 not in sizes:
-            return None
-        axis = sizes.index(-1)
-        if before is None or after is None or axis >= len(before) or not isinstance(before[axis], str):
-            return None
-        sizes[axis] = 0
-        return np.asarray(sizes, np.int64) if before[axis] == after[axis] else None
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
@@ -155,9 +89,87 @@ class Reshape(AgreementRule, SizeRule, Repeating, Rearrangement):
         """Only axes that are kept: part of a merged axis frees no slice of what it was merged from."""
         return [(0, k.input_axis) for k in facts.links(node) if k.output_axis == axis and k.source is None]
 
+
+@register("Flatten")
+class Flatten(Regrouping):
+    """Axes merged into the rows and the columns of a matrix."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        before = shape_of(node.inputs[0])
+        return None if before is None else flattened(before, int(node.attrs.get("axis", 1)))
+
+
+@register("Reshape")
+class Reshape(AgreementRule, Regrouping):
+    """Groups of axes with equal products: kept, merged or split, as an operand says."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        before, wanted = shape_of(node.inputs[0]), vectors.of(node.inputs[1])
+        if wanted is None or wanted.ndim != 1:
+            return None
+        dims = vectors.wanted(wanted)
+        if not node.attrs.get("allowzero", 0):
+            dims = [
+                size if size != 0 else before[a] if before and a < len(before) else None for a, size in enumerate(dims)
+            ]
+        dims = [None if size == -1 else size for size in dims]
+        whole = known(before)
+        if whole is not None and dims.count(None) == 1:
+            left = quotient(product(whole), product(Polynomial.of(size) for size in dims if size is not None))
+            dims[dims.index(None)] = None if left is None else left.dim
+        return dims
+
+    def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
+        """Elements before and after, or where a size that is left to the node would be none, of what is behind it."""
+        before, after = known(shape_of(node.inputs[0])), int_list(operand(node, 1))
+        if before is None or after is None or after.count(-1) > 1 or (0 in after and -1 not in after):
+            return
+        first = after.index(-1) + 1 if -1 in after else 0
+        total, behind = product(before).at(values), math.prod(after[first:])
+        if behind and total is not None and (total <= 0 or total % behind or -1 not in after):
+            yield product(before[first:]).dim, behind
+
+    def contradiction(self, node: gs.Node) -> str:
+        sizes = shape_of(node.inputs[1])
+        if sizes is not None and len(sizes) != 1:
+            return f"its sizes have the shape {list(sizes)}, and must be a vector"
+        return super().contradiction(node)
+
+    def reshapes(self, node: gs.Node, source: gs.Tensor) -> bool:
+        """Whether the node would bring `source` to the shape of its output too, if it has as many elements."""
+        if node.attrs.get("allowzero", 0):
+            return False
+        before, shape = shape_of(node.inputs[0]) or (), shape_of(source) or ()
+        copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
+        return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
+
+    def settled(self, node: gs.Node) -> dict[int, Array]:
+        """Initializers in place of computed operands, by index, that do the same now that shapes are known.
+
+        A computed shape of which one size at most is not static, such as that of an image for an open batch.
+        """
+        shape = shape_of(node.outputs[0])
+        if shape is None or is_constant(node.inputs[1]) or 0 in shape:
+            return {}
+        sizes = [d if isinstance(d, int) else -1 for d in shape]
+        return {1: np.asarray(sizes, np.int64)} if sizes.count(-1) <= 1 else {}
+
+    def carried(self, node: gs.Node) -> Array | None:
+        """The shape with 0 for a size that stays where it is, in place of -1; None where nothing is to change.
+
+        Both compute the same, and from 0 a runtime sees that an open batch is the same before and after.
+        """
+        before, after, sizes = shape_of(node.inputs[0]), shape_of(node.outputs[0]), int_list(operand(node, 1))
+        if node.attrs.get("allowzero", 0) or not sizes or -1 not in sizes:
+            return None
+        axis = sizes.index(-1)
+        if before is None or after is None or axis >= len(before) or not isinstance(before[axis], str):
+            return None
+        sizes[axis] = 0
+        return np.asarray(sizes, np.int64) if before[axis] == after[axis] else None
+
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
-        if node.op == "Reshape":
-            rewriter.set_shape_operand(node, 1, one_is_inferred=True)
+        rewriter.set_shape_operand(node, 1, one_is_inferred=True)
 
 
 def flattened(shape: Sizes, axis: int) -> list[Dim]:

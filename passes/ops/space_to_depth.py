@@ -63,7 +63,7 @@ class SpaceAndDepth(SizeRule, Movement):
         """For each of `wide` channels on the deep side: the channel on the other side, and the place in the block."""
         block = int(node.attrs["blocksize"])
         number, count = np.arange(wide), wide // block**2
-        if node.attrs.get("mode", "DCR") == "CRD" and node.op == "DepthToSpace":
+        if node.attrs.get("mode", "DCR") == "CRD" and self.joins:
             return number // block**2, number % block**2, block
         return number % count, number // count, block
 

@@ -10,7 +10,7 @@ from passes.graph.editor import become, drop_erased, erase, erase_keeping_input,
 from passes.graph.subgraphs import captured, subgraphs
 from passes.ops import rules
 from passes.ops.concat_split import Concat
-from passes.ops.shape import Reshape
+from passes.ops.shape import Regrouping
 
 
 def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
@@ -29,7 +29,7 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
         if isinstance(op, Concat) and len(parts := op.parts(node)) < len(node.inputs):
             node.inputs = parts
         source = op.passes_on(node)
-        if source is None and shapes and isinstance(op, Reshape):
+        if source is None and shapes and isinstance(op, Regrouping):
             source = op.leaves_shape(node)
         seen = any(id(t) in outputs for t in node.outputs[1:])
         if source is None or seen or any(t.name in keep for t in node.inputs):

@@ -16,7 +16,7 @@ from passes.abstract_values.element_order import Arrangement, original
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, Index, shape_of
 from passes.ops import rules
-from passes.ops.shape import Rearrangement, Reshape
+from passes.ops.shape import Rearrangement, Regrouping, Reshape
 
 _LONGEST = 12  # nodes of a chain
 
@@ -73,7 +73,7 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | _Permuted | None:
             continue
         after, order = shape_of(node.outputs[0]), _order(places, shape)
         if order is None:
-            reshapes = any(isinstance(rules(link), Reshape) for link in chain)
+            reshapes = any(isinstance(rules(link), Regrouping) for link in chain)
             perm = _permutation(places, shape, after) if reshapes and after is not None else None
             longest = longest if perm is None else _Permuted(root, perm)
             continue

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, is_constant, shape_of
 from passes.ops import rules
-from passes.ops.shape import Reshape, Squeeze, Transpose
+from passes.ops.shape import Regrouping, Squeeze, Transpose
 from passes.simplify import dead_code
 
 
@@ -40,7 +40,7 @@ def squeeze_reshapes(graph: gs.Graph) -> None:
 
 
 def _gives_shape(node: gs.Node) -> bool:
-    return isinstance(rules(node), (Reshape, Squeeze)) and not is_constant(node.inputs[0])
+    return isinstance(rules(node), (Regrouping, Squeeze)) and not is_constant(node.inputs[0])
 
 
 def _write(node: gs.Node, source: gs.Tensor, after: Sequence[Dim], editor: GraphEditor) -> bool:
@@ -56,7 +56,7 @@ def _write(node: gs.Node, source: gs.Tensor, after: Sequence[Dim], editor: Graph
         become(node, op, *editor.form(op, [source], {name: axes}))
         return True
     sizes = _sizes(before, after)
-    if not isinstance(rules(node), Reshape) or node.inputs[0] is source or sizes is None:
+    if not isinstance(rules(node), Regrouping) or node.inputs[0] is source or sizes is None:
         return False
     become(node, "Reshape", [source, editor.ints("sizes", sizes)])
     return True
