@@ -32,6 +32,8 @@ _DYING = 0.3
 _SAME = 0.3
 # Seconds between two looks at the memory.
 _LOOK = 0.05
+# Seconds of one wait: the system refuses those of many years.
+_LONGEST = 86_400.0
 # What the second process tells the first one, a line each.
 _TIMEOUT, _MEMORY, _MADE, _GONE = "timeout", "memory", "made", "gone"
 _REPEAT, _TIME, _OVER = "repeat", "time", "over"
@@ -192,10 +194,10 @@ class _Supervisor:
                     return True
                 killed = self._end()
 
-    def _time_left(self) -> float | None:
-        """Seconds until there is something to do; None where only the process or a signal gives that."""
+    def _time_left(self) -> float:
+        """Seconds until there may be something to do that neither the process nor a signal gives."""
         left = [] if self._deadline is None else [max(0.0, self._deadline - time.monotonic())]
-        return min([*left, *([_LOOK] if self._memory else [])], default=None)
+        return min([*left, _LONGEST, *([_LOOK] if self._memory else [])])
 
     def _error(self, code: int) -> MaskcError | None:
         """Why it ended with this code, where it cannot have said so itself."""

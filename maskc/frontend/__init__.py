@@ -171,5 +171,5 @@ def locate(path: Path) -> Path:
             f"The directory {path} {found}. Give a SavedModel directory (with saved_model.pb) or an .onnx, "
             ".keras or .h5 file."
         )
-    names = ", ".join(file.name for file in models[:5])
+    names = ", ".join([*(file.name for file in models[:5]), *[f"and {len(models) - 5} more"] * (len(models) > 5)])
     raise InputError(f"The directory {path} holds several models ({names}). Name the one to read.")

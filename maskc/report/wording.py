@@ -42,10 +42,10 @@ def masked_line(document: Document, *, hint: bool = False) -> str:
         said.append(f"layers read some of these, which is faster than to leave them out{less}")
     elif kept is not None:
         spare = sum(width.kept - width.live for width in document.widths or ())
-        gain = [f"estimated {kept.speedup:.2f}× as fast"] if kept.speedup is not None else []
-        cost = [f"{kept.flops_without:,} FLOPs without them"] if kept.flops_without is not None else []
+        gain = [f"estimated {kept.speedup:.2f}× as fast as without them"] if kept.speedup is not None else []
+        cost = "" if kept.flops_without is None else f", to {kept.flops_without:,} FLOPs"
         count = f"{kept.channels:,}" if kept.channels else f"{spare:,} others"
-        said.append(f"{count} kept for speed ({'; '.join([*gain, *cost, '`--align none` removes them'])})")
+        said.append(f"{count} kept for speed ({'; '.join([*gain, f'`--align none` removes them{cost}'])})")
     return "; ".join(said) + "."
 
 

@@ -176,12 +176,12 @@ def outside_of_tracing() -> Iterator[None]:
 
 
 def around_executions(
-    model: Any, owner: Any, action: Callable[[Any], None], interrupted: Callable[[Any], None]
+    model: Any, owner: Any, action: Callable[[Any, Any], None], interrupted: Callable[[Any, Any], None]
 ) -> bool:
-    """Lets every later execution of training steps in `fit` begin and end with `action(owner)`.
+    """Lets every later execution of training steps in `fit` begin and end with `action(owner, iterator of the data)`.
 
-    One that Ctrl-C ends, ends with `interrupted(owner)`. No callback is needed, nor an owner kept alive. Begin, because
-    the first execution is under way when the first update calls this. Repeating the call changes nothing.
+    One that Ctrl-C ends, ends with `interrupted` in its place. No callback is needed, nor an owner kept alive. Begin,
+    because the first execution is under way when the first update calls this. Repeating the call changes nothing.
 
     Returns:
         False in a custom loop, where the model has no `train_function`.
@@ -194,18 +194,18 @@ def around_executions(
         return True
     reference = weakref.ref(owner)
 
-    def act(what: Callable[[Any], None] = action) -> None:
+    def act(what: Callable[[Any, Any], None], data: Any) -> None:
         if (alive := reference()) is not None:
-            what(alive)
+            what(alive, data)
 
-    def execute(*arguments: Any) -> Any:
-        act()
+    def execute(data: Any) -> Any:
+        act(action, data)
         try:
-            logs = original(*arguments)
+            logs = original(data)
         except KeyboardInterrupt:
-            act(interrupted)
+            act(interrupted, data)
             raise
-        act()
+        act(action, data)
         return logs
 
     execute.maskc_wrapped = reference, original  # type: ignore[attr-defined]

@@ -23,10 +23,11 @@ def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any =
         config = {**operation.get_config(), **(changes or {})}
         return (kind or type(operation)).from_config(_unbuilt(config))
     except Exception as error:
+        own = "" if type(operation).__module__.startswith("keras.") else "a get_config that returns all arguments, and "
         raise InputError(
             f"The layer {operation.name!r} cannot be copied by its configuration: {reason(error)}. A "
-            f"{type(operation).__name__} needs a get_config that returns all of its arguments, and functions that are "
-            "registered with Keras."
+            f"{type(operation).__name__} needs {own}functions that are registered with Keras "
+            "(keras.saving.register_keras_serializable)."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -58,6 +59,8 @@ class Watch:
         self._saved = 0  # FLOPs of what was last saved in it
         self._updates = 0  # made when it ended
         self._first: int | None = None  # made when it began, until it is known how many it makes
+        self._data: weakref.ref[Any] | None = None  # that the last execution of steps read: they live as long as `fit`
+        self._finished: weakref.ref[Any] | None = None  # the history of the call of `fit` that Keras ended last
 
     def begin(self, pruner: Pruner, step: Any, owner: Pruning) -> None:
         """Warns of what a call of `fit` does not prune, as soon as it is known how many updates it makes.
@@ -76,22 +79,27 @@ class Watch:
                 if epochs[0] or not history.params.get("steps"):
                     if self.gave_ramp:
                         owner.settings = pruner.settings = pruner.settings.ending(number + left)
-                    warn_of_begin(pruner, number, left)
+                    more = "" if history.params.get("steps") else " With steps_per_epoch it goes by the length of fit."
+                    warn_of_begin(pruner, number, left, more=more)
                 self._first = None
         elif not same:
-            self._fit, self._saved, self.watched = weakref.ref(history), 0, True
+            self._fit, self._data, self._saved, self.watched = weakref.ref(history), None, 0, True
             updates, number = updates_of(history), _number(step)
             if updates:
                 warn_of_begin(pruner, number, updates)
             self._first = number
             at_end(history, owner)
 
+    def reads(self, data: Any) -> None:
+        """Notes the data of an execution of steps in `fit`, which are gone when an error or Ctrl-C has ended it."""
+        self._data = weakref.ref(data)
+
     def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
         """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.
 
         `restored`: entries of masks that had been pruned are ones again. `stopped`: before all epochs were done.
         """
-        self.gave_ramp = False
+        self.gave_ramp, self._data = False, None
         if restored:
             what = "Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does"
             _warn_of_rest(pruner, step, flops, what, f" {_AT_TARGET} lets a callback see only epochs at the target.")
@@ -107,7 +115,10 @@ class Watch:
 
     def finish(self, pruner: Pruner | None, updates: int) -> None:
         """Warns of a call of `fit` that ended without an update, so many having been made before."""
-        if pruner is None or updates == self._updates:
+        history = None if pruner is None else getattr(pruner.model(), "history", None)
+        again = history is not None and self._finished is not None and self._finished() is history
+        self._finished = None if history is None else weakref.ref(history)
+        if not again and (pruner is None or updates == self._updates):
             warn(
                 "fit ended without an update by its PruningOptimizer, so it pruned nothing: no epoch was left, nothing "
                 "can be trained, no gradient was finite under loss scaling, or a train_step of one's own does not call "
@@ -121,7 +132,11 @@ class Watch:
         In a call of `fit` there are more updates to come, and its end tells.
         """
         self._saved = flops
-        if pruner is not None and not self.watched:
+        if self._data is not None:
+            gc.collect()  # Keras's iterators refer to themselves
+        broken_off = self._data is not None and self._data() is None
+        if pruner is not None and (broken_off or not self.watched):
+            self._data = None
             self.watched = True
             _warn_of_rest(pruner, int(step.numpy()), flops, "Masks are saved before pruning was done")
 
@@ -141,11 +156,16 @@ def updates_of(history: keras.callbacks.History | None) -> int:
 
 
 def warn_of_begin(
-    pruner: Pruner, step: int, updates: int, who: str = "fit makes", words: Mapping[str, str] | None = None
+    pruner: Pruner,
+    step: int,
+    updates: int,
+    who: str = "fit makes",
+    words: Mapping[str, str] | None = None,
+    more: str = "",
 ) -> None:
     """Warns if the updates to be made after update number `step` are too few to come to the target.
 
-    The sentence begins with `who` makes them, and calls arguments of pruning by these `words`.
+    The sentence begins with `who` makes them, and calls arguments of pruning by these `words`; `more` follows it.
     """
     left = pruner.updates_left(step)
     if left <= updates:
@@ -155,12 +175,13 @@ def warn_of_begin(
     burn_in, every, target = ((words or {}).get(name, name) for name in arguments)
     first = settings.burn_in + settings.every
     if end < first:
-        what = f"and the first pruning comes after {first:,} ({burn_in} + {every}): nothing will be pruned"
+        after = f"{first - step:,} more" if step else f"{first:,}"
+        what = f"and the first pruning comes after {after} ({burn_in} + {every}): nothing will be pruned"
     else:
         what = f"and pruning takes at least {left:,} to reach {target}: it will not be reached"
     names = f"{burn_in}, {every} or ramp" if settings.ramp else f"{burn_in} or {every}"
     faster = "" if settings.schedule else '; schedule="cubic" with a ramp prunes several channels at a time'
-    warn(f"{who} {updates:,} updates, {what}. Train longer, or lower {names}{faster}.")
+    warn(f"{who} {updates:,} {'more ' * bool(step)}updates, {what}. Train longer, or lower {names}{faster}.{more}")
 
 
 def at_end(history: Any, owner: Pruning) -> None:

@@ -109,13 +109,14 @@ def settle_around_executions(pruner: Pruner, optimizer: Pruning) -> None:
         optimizer.follow_fit()
 
 
-def _settle(optimizer: Pruning) -> None:
+def _settle(optimizer: Pruning, data: Any) -> None:
+    optimizer.watch.reads(data)
     optimizer.raise_failure()
     optimizer.prune_if_due()
     optimizer.follow_fit()
 
 
-def _interrupted(optimizer: Pruning) -> None:
+def _interrupted(optimizer: Pruning, data: Any) -> None:
     optimizer.watch.watched = False  # as `fit` does not come to its end, where it warns
 
 

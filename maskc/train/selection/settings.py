@@ -36,7 +36,8 @@ class Currency:
 
     def shown(self, count: int) -> str:
         """A count in sentences."""
-        return f"{count:,}" if self.rates is None else f"{count / self.scale:,.4g}"
+        whole = self.rates is None and count < 10**15
+        return f"{count:,}" if whole else f"{count / self.scale:,.4g}"
 
     def said(self, count: int) -> str:
         """The same with its unit."""

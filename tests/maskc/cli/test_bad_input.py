@@ -63,7 +63,10 @@ def test_a_directory_that_is_not_one_model(tmp_path: Path) -> None:
     compile_refused(tmp_path, "holds no model")
     for name in ("a.onnx", "b.onnx"):
         build.save(build.mlp(), tmp_path / name)
-    compile_refused(tmp_path, "several models", "a.onnx, b.onnx")
+    compile_refused(tmp_path, "several models", "(a.onnx, b.onnx).")
+    for name in "cdefg":
+        build.save(build.mlp(), tmp_path / f"{name}.onnx")
+    compile_refused(tmp_path, "several models", "e.onnx, and 2 more).")
 
 
 @pytest.mark.parametrize(

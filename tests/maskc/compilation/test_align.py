@@ -105,8 +105,8 @@ def test_one_line_says_what_is_kept_for_speed_and_what_that_gains_and_costs() ->
     line = masked_line(report.document(), hint=True)
     assert line == (
         f"Removed {report.channels_removed:,} of {report.channels_masked:,} masked channels; {kept.channels:,} kept "
-        f"for speed (estimated {kept.speedup:.2f}× as fast; {none.after.flops:,} FLOPs without them; `--align none` "
-        "removes them)."
+        f"for speed (estimated {kept.speedup:.2f}× as fast as without them; `--align none` removes them, to "
+        f"{none.after.flops:,} FLOPs)."
     )
 
 

@@ -225,10 +225,10 @@ def test_actions_around_executions_of_fit() -> None:
     class Owner:
         acted = left = 0
 
-        def act(self) -> None:
+        def act(self, data: Any) -> None:
             self.acted += 1
 
-        def leave(self) -> None:
+        def leave(self, data: Any) -> None:
             self.left += 1
 
     model, owner = chain(), Owner()

@@ -175,7 +175,41 @@ def test_a_fit_of_unknown_length_is_known_after_an_epoch() -> None:
         warnings.simplefilter("always", PruningWarning)
         note = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: told.append([str(w.message) for w in caught]))
         model.fit(batches, epochs=3, verbose=0, callbacks=[note])
-    assert [sum("fit makes 8 updates" in each for each in epoch) for epoch in told] == [0, 1, 1]
+    words = "fit makes 8 more updates, and pruning takes at least"
+    assert [sum(words in each and "steps_per_epoch" in each for each in epoch) for epoch in told] == [0, 1, 1]
+
+
+def test_a_fit_that_an_error_ends_is_told_of_when_its_model_is_saved(tmp_path: Path) -> None:
+    model = mlp()
+    compiled(model, prune_every=2, flops_target=0.5)
+
+    def said() -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PruningWarning)
+            model.save(tmp_path / "m.keras")
+        return [str(warning.message) for warning in caught]
+
+    inside: list[list[str]] = []
+
+    def end(batch: int, logs: Any) -> None:
+        inside.append(said())
+        if batch == 2:
+            raise KeyboardInterrupt
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=end)
+    with contextlib.suppress(KeyboardInterrupt):
+        model.fit(*data(model, 32), batch_size=4, verbose=0, callbacks=[callback])
+    assert inside == [[], [], []]
+    (words,) = said()
+    assert "Masks are saved before pruning was done" in words
+    assert said() == []
+
+
+def test_finalizing_again_is_no_fit_without_an_update() -> None:
+    model = trained_and_pruned()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PruningWarning)
+        model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 @pytest.mark.slow
