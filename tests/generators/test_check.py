@@ -124,6 +124,12 @@ def test_nobody_tells_the_shape_of_what_an_unknown_operator_and_a_branch_after_i
     assert "y" not in form.inferred_shapes(source)
 
 
+def test_a_shape_that_is_falsely_noted_and_that_optimisers_believe_keeps_no_model_from_being_compared() -> None:
+    body = "a = Sub(x, s)\n p = MatMul(a, w)\n y = Add(p, b)"
+    noted = "<float[5,3,4] a, float[3,4] s, float[4,2] w, float[2] b>"
+    checks.assert_same_function(*[text.model(f"(float[N,3,4] x) => (float[N,3,2] y) {noted}", body, checked=False)] * 2)
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_noticed(damage: Callable[[ModelProto], None], monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, compiler(damage))
