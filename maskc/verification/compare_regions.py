@@ -17,7 +17,7 @@ from maskc.runtime.onnxruntime_session import from_root
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
-from maskc.verification.recheck import EXACT, UNIT, Array, Graph, Judgement, Region, Seen, session, stream
+from maskc.verification.recheck import EXACT, UNIT, Array, Boundary, Graph, Judgement, Region, Seen, session, stream
 from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
@@ -26,6 +26,8 @@ from passes.rewriting.origins import Origin
 
 # Of the operators that only move data, those that neither pick any nor change its order.
 _REGROUPING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+# Operators that sum products of what they read.
+_SUMS = EXACT | frozenset("Add AveragePool Conv Gemm GlobalAveragePool MatMul Mul Neg ReduceMean ReduceSum Sub".split())
 
 
 def compare_regions(
@@ -111,6 +113,24 @@ def rounded_everywhere(proof: Proof, reference: ModelProto, inputs: Inputs, seed
     runs = session(graph.part(range(len(graph.nodes)), types, graph.outputs, moved), graph.folder, graph.packs)
     results = runs.run(graph.outputs, fed | {f"{name}·": array for name, array in values.items()})
     return dict(zip(graph.outputs, results, strict=True))
+
+
+def rounding_of_terms(model: ModelProto, inputs: Inputs, output: str) -> float:
+    """What rounding may make of an output by the bound of a region: its node and the sums before, on these inputs."""
+    graph, values, seen = graph_of(model), dict[str, Array](), dict[str, Seen]()
+    inner = {n for node in graph.nodes if node.op_type not in _SUMS for n in node.output}
+    made, reads = graph.closure(output, inner)
+    names = {n for i in made for n in graph.nodes[i].output}.union(reads)
+
+    def visit(name: str, arrays: list[Array]) -> None:
+        if name in names:
+            seen[name], values[name] = Seen.of(arrays), arrays[0]
+
+    stream(graph, [_fed(graph, model, inputs)], visit)
+    boundaries = {name: Boundary(name) for name in (*reads, output)}
+    region = Region(output, boundaries[output], tuple(made), frozenset(reads), tuple(made), frozenset(reads))
+    checker = _OnValues(Checker(graph, graph, boundaries, {}, seen), seen, values)
+    return checker.allowed(region) * float(checker.condition(region, 0, None).max())
 
 
 class _OnValues(Checker):

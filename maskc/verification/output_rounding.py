@@ -19,7 +19,7 @@ from maskc.frontend.graph_queries import all_nodes, all_tensors, array_of, copie
 from maskc.results.measurements import FirstDifference
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import Provider, Session, load
-from maskc.verification.compare_regions import difference, differs_on, rounded_everywhere
+from maskc.verification.compare_regions import difference, differs_on, rounded_everywhere, rounding_of_terms
 from maskc.verification.error_statistics import Distance, distance, farthest
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.output_tolerance import NOISE_FACTOR
@@ -61,18 +61,19 @@ class Rounding:
         #: the first region that differs on data on which outputs do
         self.difference: FirstDifference | None = None
         self._sessions: list[Session] = []
-        self._explained: dict[Sample, bool] = {}
+        self._explained: dict[tuple[str, Sample], bool] = {}
         self._wrong = functools.cache(self._wrong_about)
+        self._agrees = functools.cache(self._agrees_on)
 
     def explains(self, name: str, error: Distance, sample: Sample) -> bool:
         """Whether no region differs on the sample, and the runtime is as far off for the reference.
 
         Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
-        there are steps, or half precision is as far from single.
+        there are steps, half precision is as far from single, or nothing is left of terms that cancel.
         """
         if self._proof is None:
             return False
-        if sample not in self._explained:
+        if (name, sample) not in self._explained:
             what, off, apart = self._wrong(sample)
             steps = any(judgement.steps for judgement in self._proof.judged.values())
             # optimizations compute some of half precision in single, and so round the compiled model otherwise
@@ -81,12 +82,13 @@ class Rounding:
             # half precision may make anything of an output, which single precision then shows
             near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))
             likely = near and (what != "compiled model" or few)
-            self._explained[sample] = likely and self._agrees(self._proof, sample)
-        return self._explained[sample]
+            likely = likely or _is_left_of_terms(self._models[0], name, error, sample)
+            self._explained[name, sample] = likely and self._agrees(sample)
+        return self._explained[name, sample]
 
     def notes(self, failed: Sample | None) -> list[str]:
         """Sentences on what was accepted, and on the sample that failed where regions agree."""
-        accepted = [sample for sample, is_explained in self._explained.items() if is_explained]
+        accepted = [sample for (_, sample), is_explained in self._explained.items() if is_explained]
         found = []
         if failed is not None and self._proof is not None and self.difference is None:
             found.append(self._blame(failed))
@@ -99,8 +101,10 @@ class Rounding:
             found.append(f"Accepted: {what}. {why}")
         return [*filter(None, found)]
 
-    def _agrees(self, proof: Proof, sample: Sample) -> bool:
+    def _agrees_on(self, sample: Sample) -> bool:
         """Whether no region differs on the sample."""
+        if (proof := self._proof) is None:
+            return False
         try:
             failure = differs_on(proof, self._models[0], sample.inputs)
         except Exception:  # of any kind that ONNX Runtime has
@@ -167,7 +171,10 @@ class RoundedWeights:
         self._sessions: list[Session] = []
 
     def explains(self, name: str, error: Distance, sample: Sample) -> bool:
-        """Whether the error of an output is at most a few times as large as it moves on a sample, and at most 1%."""
+        """Whether the error of an output is at most a few times as large as it moves on a sample, and at most 1%.
+
+        Or nothing is left of terms that cancel.
+        """
         if not self._sessions:
             self._sessions = [load(rounded(self._model, self._rng), self._provider) for _ in range(_COPIES)]
         farthest = 0.0
@@ -175,7 +182,19 @@ class RoundedWeights:
             with contextlib.suppress(RunError):
                 step = distance(sample.expected[name], session.run(sample.inputs)[name])
                 farthest = max(farthest, 0.0 if step is None else step.max_abs)
-        return error.max_abs <= min(NOISE_FACTOR * farthest, (1.0 if error.exact else _MOST_MOVED) * error.scale)
+        most = min(NOISE_FACTOR * farthest, (1.0 if error.exact else _MOST_MOVED) * error.scale)
+        return error.max_abs <= most or _is_left_of_terms(self._model, name, error, sample)
+
+
+def _is_left_of_terms(model: ModelProto, name: str, error: Distance, sample: Sample) -> bool:
+    """Whether an output and its error are both no larger than what rounding may leave of terms that cancel.
+
+    As behind a normalisation over the batch and a mean of that. Such an output has no digit that is right.
+    """
+    with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
+        largest = max(error.max_abs, error.scale)
+        return not error.exact and largest <= rounding_of_terms(model, sample.inputs, name)
+    return False
 
 
 def rounded(model: ModelProto, rng: np.random.Generator) -> ModelProto:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from maskc import frontend
+from maskc import compile, frontend
 from maskc.frontend.tensorflow import convert
 from maskc.frontend.tensorflow.keras import to_onnx
 from passes.model.declarations import dims_of
@@ -227,6 +227,17 @@ def test_weights_without_numbers_are_no_fault_of_the_conversion(keras: Any, tmp_
     model.save(tmp_path / "nan.keras")
     done = maskc("compile", tmp_path / "nan.keras")
     assert "tf2onnx" not in done.stderr and "NaN" in done.stderr
+
+
+def test_nothing_but_rounding_is_left_of_a_mean_behind_a_normalisation_over_the_batch(keras: Any) -> None:
+    from maskc.train import MaskLayer
+
+    layers, mask, x = keras.layers, MaskLayer(), keras.Input((8, 8, 3))
+    normal = layers.BatchNormalization()(mask(layers.Conv2D(8, 3)(x)), training=True)
+    y = layers.Dense(4)(layers.GlobalAveragePooling2D()(normal))
+    mask.mask.assign(np.tile([1.0, 0.0], 4))
+    found = compile(keras.Model(x, y)).report.verification
+    assert found is not None and {o.against for o in found.outputs if o.passed} == {"ONNX Runtime", "TensorFlow"}
 
 
 def test_code_in_a_keras_file_is_not_run(keras: Any, tmp_path: Path) -> None:

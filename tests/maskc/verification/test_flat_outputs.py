@@ -5,6 +5,10 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc.runtime.session import load
+from maskc.verification.error_statistics import distance
+from maskc.verification.inputs import Sample
+from maskc.verification.output_rounding import RoundedWeights
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
@@ -64,6 +68,27 @@ def test_weights_behind_heavy_cancellation() -> None:
     model = build.model("(float[n,8] x) => (float[n,8] y)", body, w=(8, 8), far=np.array(1e8))
     assert api.verify(model, model).passed
     assert not api.verify(model, tripled(model, "w")).passed
+
+
+def test_nothing_but_rounding_is_left_of_a_mean_behind_a_normalisation_over_the_batch() -> None:
+    """What is no larger than the rounding of the terms that cancelled is compared with that."""
+    body = """
+        a = Conv<pads=[1,1,1,1]>(x, w)  b = Mul(a, masked)  c = Conv<pads=[1,1,1,1]>(b, v)
+        mean = ReduceMean<axes=[0,2,3]>(c)  d = Sub(c, mean)  squares = Mul(d, d)
+        variance = ReduceMean<axes=[0,2,3]>(squares)  e = Add(variance, least)  spread = Sqrt(e)
+        f = Div(d, spread)  g = GlobalAveragePool(f)  h = Flatten(g)  y = MatMul(h, last)
+    """
+    weights = {"w": (32, 3, 3, 3), "v": (16, 32, 3, 3), "last": (16, 5), "least": np.array(1e-3)}
+    masked = np.tile([1.0, 0.0], 16).reshape(32, 1, 1)
+    source = build.model("(float[n,3,16,16] x) => (float[n,5] y)", body, masked=masked, **weights)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).verdict == "verified"
+    assert api.verify(source, tripled(compiled, "last")).verdict == "failed"
+    x = {"x": np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)}
+    sample, explains = Sample("", x, load(source).run(x)), RoundedWeights(source, "cpu", 0).explains
+    for off, is_explained in ((1e-6, True), (1e-3, False)):
+        error = distance(sample.expected["y"], sample.expected["y"] + np.float32(off))
+        assert error is not None and explains("y", error, sample) is is_explained
 
 
 @pytest.mark.slow
