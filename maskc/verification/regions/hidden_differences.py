@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -58,39 +57,29 @@ def _hidden(proof: Proof) -> Failure | None:
 
 
 def _narrowed(checker: Checker, failure: Failure) -> Failure:
-    """The failure, or one of the first tensor before it that makes the result differ.
+    """The failure, or one of the first tensor before it with which, as the source has it, the result is right.
 
-    That is one that the region reads and that holds another tensor of the source than that of its name, which the
-    source's side computes on the way, or one inside the region.
+    That is one inside the region, or one that it reads and that holds another tensor of the source than that of its
+    name. With one that rightly holds something else, as heads do that share a weight, the result would be wrong still.
     """
-    for name in sorted(failure.region.compiled_reads, key=lambda name: checker.compiled.maker.get(name, -1)):
-        other = checker.boundaries[name].source
-        if other != name and checker.source.maker.get(name) in failure.region.source:
-            nodes, reads = checker.compiled.closure(name, checker.boundaries.keys() - {name})
-            twins, needed = checker.source.closure(name, {checker.boundaries[read].source for read in reads})
-            boundary = Boundary(name, checker.boundaries[name].slices)
-            place = Region(name, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
-            return Failure(place, Judgement(error=math.inf, why=f"it is what '{other}' of the source is"))
-    for pair in _pairs(checker, failure.region):
-        if pair.is_shown():
-            return pair.failure()
-    return failure
+    read = [name for name in failure.region.compiled_reads if checker.boundaries[name].source != name]
+    return next((p.failure() for p in _pairs(checker, failure.region, read) if p.is_cause()), failure)
 
 
-def _inner(checker: Checker, region: Region) -> Iterator[str]:
-    """Tensors that both sides compute on the way, in order."""
-    twins = {name for index in region.source for name in checker.source.nodes[index].output}
-    for index in region.compiled:
-        for name in checker.compiled.nodes[index].output:
-            if name in twins and name in checker.seen and name not in (region.target, region.boundary.source):
-                yield name
+def _inner(checker: Checker, region: Region, read: Collection[str]) -> Iterator[str]:
+    """Tensors that both sides compute on the way, in order, and those of what is read that the source computes."""
+    compiled, twins = checker.compiled, {n for index in region.source for n in checker.source.nodes[index].output}
+    made = [*read, *(name for index in region.compiled for name in compiled.nodes[index].output)]
+    for name in sorted(made, key=lambda name: compiled.maker.get(name, -1)):
+        if name in twins and name in checker.seen and name not in (region.target, region.boundary.source):
+            yield name
 
 
-def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
-    """What both sides have inside a region where that is not the same, in order, in a few turns."""
+def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iterator[_Pair]:
+    """What both sides have inside a region, or of what it reads, where that is not the same, in order."""
     after = {
         name: checker.compiled.closure(region.target, {*region.compiled_reads, name})
-        for name in _inner(checker, region)
+        for name in _inner(checker, region, read)
         if checker.types[name].kind in "fiu"
     }
     names = [name for name, (_, leaves) in after.items() if name in leaves]
@@ -100,20 +89,23 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
     types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
     sources = {n: checker.types[n] for n in region.source_reads}
     source, compiled = checker.source, checker.compiled
-    wanted = session(source.part(region.source, sources, names), source.folder, checker.packs)
-    made = session(compiled.part(region.compiled, types, names), compiled.folder, checker.packs)
+    ends = [*names, region.boundary.source]
+    wanted = session(source.part(region.source, sources, ends), source.folder, checker.packs)
+    here = [region.target, *(name for name in names if name not in held)]
+    made = session(compiled.part(region.compiled, types, here), compiled.folder, checker.packs)
     drawing, runs = checker.of(checker.sizes(region)), []
     for turn in (*range(_TURNS), *checker.chosen(region)):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
         fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
-        runs.append((turn, wanted.run(names, {f"{n}·": values[n] for n in sources}), made.run(names, fed), fed))
+        results = {leaf: fed[f"{leaf}·"] for leaf in held} | dict(zip(here, made.run(here, fed), strict=True))
+        runs.append((turn, wanted.run(ends, {f"{n}·": values[n] for n in sources}), results, fed))
     for k, name in enumerate(names):
         nodes, leaves = after[name]
         allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
         reader: Any | None = None
         for turn, before, results, fed in runs:
             found: list[tuple[int, Array, Array, Slices]] = []
-            for want, slices in _aligned(checker, before[k], got := results[k]):
+            for want, slices in _aligned(checker, before[k], got := results[name]):
                 off = _beyond_rounding(want, got, allowed[1], partial(_condition, drawing, region, name, slices, turn))
                 found.append((int(np.count_nonzero(off)), off, want, slices))
                 if not off.any():
@@ -125,12 +117,16 @@ def _pairs(checker: Checker, region: Region) -> Iterator[_Pair]:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
                 reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder, checker.packs)
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
-                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given)
+                right = region.boundary.cut(before[-1])
+                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given, right)
 
 
 @dataclass
 class _Pair:
-    """A tensor inside a region as the source has it and as it is, what of that is no rounding, and what reads it."""
+    """A tensor inside a region as the source has it and as it is, what of that is no rounding, and what reads it.
+
+    right: the source's result of the region.
+    """
 
     checker: Checker
     region: Region
@@ -142,6 +138,7 @@ class _Pair:
     allowed: float
     after: Any
     fed: Mapping[str, Array]
+    right: Array
 
     def __post_init__(self) -> None:
         self.base = self._run(self.got)
@@ -160,6 +157,12 @@ class _Pair:
     def is_shown(self) -> bool:
         """Whether the result is another with what the source has."""
         return _apart(self.base, self.result(self.want), self.allowed) > 1
+
+    def is_cause(self) -> bool:
+        """Whether the result is another with what the source has, and then right."""
+        moved = self.result(self.want)
+        near = moved.shape == self.right.shape and _apart(self.right, moved, self.allowed) <= 1
+        return near and self.is_shown()
 
     def is_hidden(self) -> bool:
         """Whether the result would be another if what the source has were farther away."""
@@ -191,9 +194,10 @@ class _Pair:
 
 
 def _region(checker: recheck.Checker, region: Region, name: str, slices: Slices) -> Region:
-    """What of a region computes a tensor inside it."""
-    nodes, reads = checker.compiled.closure(name, region.compiled_reads)
-    twins, needed = checker.source.closure(name, region.source_reads)
+    """What of a region computes a tensor inside it; of a tensor that it reads, what of the region of that does."""
+    ends: Collection[str] = checker.boundaries if name in region.compiled_reads else region.compiled_reads
+    nodes, reads = checker.compiled.closure(name, ends)
+    twins, needed = checker.source.closure(name, region.source_reads | {checker.boundaries[n].source for n in reads})
     return Region(name, Boundary(name, slices), tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
 

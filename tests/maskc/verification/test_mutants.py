@@ -14,7 +14,10 @@ from maskc.frontend.graph_queries import copied
 from maskc.verification.regions.hidden_differences import first_failure
 from passes import shrink
 from passes.pipeline import order
+from tests.generators.architectures import build as build_architecture
+from tests.generators.architectures import vit
 from tests.generators.mutations import MUTATIONS, mutant
+from tests.generators.net import Masks
 from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.maskc.command import maskc
@@ -135,6 +138,16 @@ def test_a_fault_of_a_pass_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     source = layers()
     result = api.verify(source, shrink(source).model)
     assert not result.passed and result.parting is not None and result.parting.node == "MatMul_2"
+
+
+def test_a_fault_before_heads_that_share_a_weight_is_placed() -> None:
+    """Queries hold what keys did, so that a score is wrong with queries of the source: that is no fault of theirs."""
+    source = build_architecture(vit, Masks(consistent=True, seed=954), seed=9).model()
+    compiled = shrink(source).model
+    node = next(node for node in compiled.graph.node if node.name == "MatMul_55")
+    wrong = build.changed(compiled, node.input[1], lambda w: w * np.where(w == w[0, 3], 1.001, 1).astype(np.float32))
+    place = api.verify(source, wrong).parting
+    assert place is not None and "MatMul_55" in place.suspects and place.node == "MatMul_70"
 
 
 def test_a_model_that_stops_halfway_is_refused() -> None:
