@@ -447,7 +447,7 @@ class Seen:
 
     @np.errstate(over="ignore")  # a border may be the lowest number there is
     def fresh(self, name: str, turn: int, seed: int) -> Array:
-        """Random values as seen, or sparse and wider, in turn. Below 0 they are wide as in no run, half of any sign."""
+        """Random values as seen, or sparse and wider, in turn; below 0 as in no run. Half the wide have any sign."""
         if self.values is not None:
             return self.values[turn % len(self.values)]
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, seed])
@@ -458,11 +458,10 @@ class Seen:
             values[_drawn(_ABSENT, rng, values.size)] = 0
         else:
             values += self.mean
-        any_sign = turn < 0 and turn % 4 < 2  # few may have one by chance; without a number of the source any will do
-        if self.low >= 0 and not any_sign:
-            np.maximum(np.abs(values), self.low, out=values)
-        elif self.high <= 0 and not any_sign:
-            np.minimum(-np.abs(values), self.high, out=values)
+        least = max(self.low, -self.high)
+        if least >= 0:  # all runs are on one side of 0, but may be so by chance
+            any_sign = turn % 4 < 2 and (turn < 0 or turn % 2)
+            np.copysign(np.maximum(np.abs(values), least), values if any_sign else self.low + self.high, out=values)
         return values.reshape(shape).astype(self.dtype)
 
 
@@ -884,7 +883,7 @@ class Checker:
         want = region.boundary.cut(want)
         if want.shape != got.shape or want.dtype != got.dtype:
             return result.fail(f"it is {got.dtype} {list(got.shape)} and should be {want.dtype} {list(want.shape)}")
-        result.compared |= want.dtype.kind != "f" or bool(np.isfinite(want).any())
+        result.compared |= want.dtype.kind != "f" or bool(turn % 2 == 0 and np.isfinite(want).any())
         if not want.size or np.array_equal(want, got):
             return None
         axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
@@ -941,9 +940,10 @@ class Checker:
         for axis, claim in self.claims.get(region.boundary.source, {}).items():
             if len(claim.runs) > 1 and turn <= TABLES // 2:
                 continue  # it is not of the sizes of a run
-            slices, rest = claim.slices, others(want, axis)
+            slices, part = claim.slices, want.take(claim.slices, axis)
             held = claim.held(want, axis, turn).astype(np.promote_types(want.dtype, np.float32))
-            off, scale = (np.abs(a).max(axis=rest, initial=0) for a in (want.take(slices, axis) - held, held))
+            both = (np.where(np.isnan(part), 0, a) for a in (part - held, held))
+            off, scale = (np.abs(a).max(axis=others(want, axis), initial=0) for a in both)
             if want.dtype.kind == "f" and not (off <= allowed * scale).all():
                 scale = np.maximum(scale, np.abs(want[np.isfinite(want)]).max(initial=0))
             wrong = slices[~(off <= allowed * scale)]

@@ -33,6 +33,17 @@ def test_few_elements_of_which_none_need_be_below_0() -> None:
         assert proof_of(right, other, seed).first() is not None, seed
 
 
+@pytest.mark.parametrize(("before", "is_by_chance"), [("Add(a, far)", True), ("Relu(a)", False)])
+def test_a_sign_that_all_runs_have(before: str, is_by_chance: bool) -> None:
+    """By chance, so that a Relu of it is no identity, or because of what is before, which then is in the region."""
+    body = f"a = MatMul(x, w) b = {before} m = Mul(b, mask) c = Relu(m) y = MatMul(c, v)"
+    weights = {"w": (8, 16), "v": (16, 4), "far": np.full(16, 100.0), "mask": np.tile([1.0, 0.5], 8)}
+    source = build.model("(float[n,8] x) => (float[n,4] y)", body, constants=weights)
+    other = build.model("(float[n,8] x) => (float[n,4] y)", body.replace("Relu(m)", "Identity(m)"), constants=weights)
+    assert proof_of(source, source, 0).complete
+    assert proof_of(source, other, 0).complete is not is_by_chance
+
+
 def test_the_spread_is_that_of_all_runs() -> None:
     """The first may have one element."""
     runs = [np.array([[0.1]], np.float32), np.array([[3], [-3]], np.float32)]
