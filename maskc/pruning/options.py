@@ -11,7 +11,6 @@ from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
 from maskc.inspection.options import option
 from maskc.pruning.measure import Quality, check_quality
-from passes.targets import registry
 
 
 def _share(what: str) -> str:
@@ -76,6 +75,8 @@ class PruneOptions(CompileOptions):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"--{name.replace('_', '-')} must be a number from 0 on, and not {value:g}.")
+        from passes.targets import registry  # not when the command line is read, which takes half of its time
+
         if self.timed and not registry.kind(self.target).CPU:
             raise InputError(
                 f"--{self.target_of[0]} is timed on the CPU, and the target is '{self.target}': give --flops, --params "

@@ -76,7 +76,10 @@ def prunable(model: Any, after: Place = "activation") -> Any:
         if not kept:
             if callable(after) and not copy.masks:
                 raise InputError(f"`after` chose no layer of the model {model.name!r} that can have a mask.")
-            raise InputError(f"There is no place in the model {model.name!r} where channels could go.")
+            raise InputError(
+                f"There is no place in the model {model.name!r} where channels could go: layers before an output need "
+                "theirs, and those that are called several times keep them."
+            )
         if len(kept) < len(copy.masks):
             copy = _Copy(model, chosen, kept)
         by_id = {id(mask): kept[number] for number, mask in copy.masks.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Mapping
@@ -92,7 +93,12 @@ class Watch:
 
     def reads(self, data: Any) -> None:
         """Notes the data of an execution of steps in `fit`, which are gone when an error or Ctrl-C has ended it."""
-        self._data = weakref.ref(data)
+        with contextlib.suppress(TypeError):  # of other loops, which give tuples
+            self._data = weakref.ref(data)
+
+    def leave(self) -> None:
+        """Notes that another loop has begun, which warns by itself."""
+        self.watched, self._data = True, None
 
     def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
         """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.

@@ -227,7 +227,7 @@ class PruningOptimizer(Wrapping):
 
     def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
         """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
-        self.watch.watched = True
+        self.watch.leave()
         if updates:
             fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from maskc.verification import recheck
 from maskc.verification.recheck import CONDITION, MOST, UNIT, Array, Boundary, Judgement, Region, Slices, session
-from maskc.verification.regions.checker import Checker
+from maskc.verification.regions.checker import Checker, condition
 from maskc.verification.regions.search import Failure, Proof
 
 # Turns in which values are random, sparse and tiny.
@@ -203,8 +203,7 @@ def _region(checker: recheck.Checker, region: Region, name: str, slices: Slices)
 
 def _condition(checker: recheck.Checker, region: Region, name: str, slices: Slices, turn: int) -> Array:
     """How far a tensor inside a region moves with what it is made of."""
-    place, axis = _region(checker, region, name, slices), next(iter(slices), None)
-    return np.asarray(reduce(np.maximum, checker.conditions(place, turn, axis)))
+    return condition(checker, _region(checker, region, name, slices), turn, next(iter(slices), None))
 
 
 def _beyond_rounding(want: Array, got: Array, allowed: float, condition: Callable[[], Array]) -> Array:

@@ -164,7 +164,7 @@ def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length
     ).batch(4)
     data = data if of_known_length else data.filter(lambda x, y: True)
     left = 5 if of_known_length else 2
-    words = rf"Training goes on for {left} updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
+    words = rf"Training goes on for {left} more updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
     with pytest.warns(match=words), pytest.warns(match="Training ended"):
         trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER).train(data, epochs=2)
     again = trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER)
