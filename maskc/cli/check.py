@@ -87,6 +87,8 @@ def check(
             "--masks, --shape, --signature, --at, --adapters and --drop change the baseline: give them with --update."
         )
     named = models or ()
+    if taken := [name for name in named if name.suffix == ".json"]:
+        raise typer.BadParameter(f"{taken[0]} is no model: a baseline is given as `--baseline {taken[0]}`.")
     how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
     targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *named))
     changed = False

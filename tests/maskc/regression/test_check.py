@@ -288,6 +288,7 @@ def test_a_regression_counts_more_than_bad_input(repository: Path) -> None:
 def test_a_missing_baseline_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "flops.json"
     refused(check("--baseline", path), 2, "There is no baseline", "maskc check --update --baseline")
+    refused(check("flops.json"), 2, "flops.json is no model", "`--baseline flops.json`")
     refused(check("--baseline", path, "--update"), 2, "There is no baseline")
 
 
