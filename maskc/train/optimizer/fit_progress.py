@@ -138,9 +138,10 @@ class Watch:
         In a call of `fit` there are more updates to come, and its end tells.
         """
         self._saved = flops
-        if self._data is not None:
+        broken_off = False
+        if self._data is not None and pruner is not None and flops > pruner.target:
             gc.collect()  # Keras's iterators refer to themselves
-        broken_off = self._data is not None and self._data() is None
+            broken_off = self._data() is None
         if pruner is not None and (broken_off or not self.watched):
             self._data = None
             self.watched = True

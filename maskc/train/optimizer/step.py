@@ -117,7 +117,8 @@ def _settle(optimizer: Pruning, data: Any) -> None:
 
 
 def _interrupted(optimizer: Pruning, data: Any) -> None:
-    optimizer.watch.watched = False  # as `fit` does not come to its end, where it warns
+    # `fit` does not come to its end, where it warns; a notebook keeps its data by the traceback, so these do not tell
+    optimizer.watch.watched = False
 
 
 def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
