@@ -47,11 +47,12 @@ def _hidden(proof: Proof) -> Failure | None:
     """
     checker = proof.checker
     for region in proof.regions.values():
+        readers = [each for each in proof.regions.values() if region.target in each.compiled_reads]
         shown = set[str]()  # of which sparse values may then show nothing
         for pair in _pairs(checker, region):
             if pair.is_shown():
                 shown.add(pair.name)
-            elif pair.name not in shown and pair.is_hidden():
+            elif pair.name not in shown and pair.is_hidden(readers):
                 return pair.failure()
     return None
 
@@ -118,14 +119,14 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
                 reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder, checker.packs)
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
                 right = region.boundary.cut(before[-1])
-                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given, right)
+                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given, right, drawing)
 
 
 @dataclass
 class _Pair:
     """A tensor inside a region as the source has it and as it is, what of that is no rounding, and what reads it.
 
-    right: the source's result of the region.
+    right: the source's result of the region. drawing: the checker whose random values these are.
     """
 
     checker: Checker
@@ -139,6 +140,7 @@ class _Pair:
     after: Any
     fed: Mapping[str, Array]
     right: Array
+    drawing: recheck.Checker
 
     def __post_init__(self) -> None:
         self.base = self._run(self.got)
@@ -164,8 +166,8 @@ class _Pair:
         near = moved.shape == self.right.shape and _apart(self.right, moved, self.allowed) <= 1
         return near and self.is_shown()
 
-    def is_hidden(self) -> bool:
-        """Whether the result would be another if what the source has were farther away."""
+    def is_hidden(self, readers: Collection[Region]) -> bool:
+        """Whether the result would be another, for regions that read it, if what the source has were farther away."""
         if self.got.dtype == np.int64:  # sizes and indices are no larger than they may be
             return False
         rng = np.random.default_rng(0)
@@ -179,7 +181,28 @@ class _Pair:
                 continue
             rounding = _apart(moved, self.result(near), self.allowed)
             if _apart(self.base, moved, self.allowed) > 1 + _ROUNDING * rounding:
-                return True
+                return self._is_read(moved != self.base, readers)
+        return False
+
+    def _is_read(self, moved: Array, readers: Collection[Region]) -> bool:
+        """Whether what moves in the result is read at all: a mask may follow behind the region."""
+        checker, compiled, target = self.drawing, self.checker.compiled, self.region.target
+        if target in compiled.outputs or self.base.dtype.kind != "f" or not moved.ndim:
+            return True
+        rng = np.random.default_rng(0)
+        for region in readers:
+            held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
+            types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
+            part = session(compiled.part(region.compiled, types, [region.target]), compiled.folder, self.checker.packs)
+            for turn in range(_TURNS):
+                fed = {f"{leaf}·": np.array(each.cut(checker.fresh(each.source, turn))) for leaf, each in held.items()}
+                one = fed[f"{target}·"]
+                if one.shape[1:] != moved.shape[1:]:  # sizes are others than those of the result
+                    return True
+                by = rng.choice((-1, 1), one.shape) * (np.abs(one).max(initial=0) or 1) * moved.any(axis=0)
+                other = fed | {f"{target}·": (one + by).astype(one.dtype)}
+                if not np.array_equal(part.run(None, fed)[0], part.run(None, other)[0], equal_nan=True):
+                    return True
         return False
 
     def failure(self) -> Failure:

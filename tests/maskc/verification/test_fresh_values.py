@@ -461,3 +461,15 @@ def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
     source, wrong = pair()
     assert api.verify(source, source).verdict == "verified"
     assert api.verify(source, wrong).verdict == "failed"
+
+
+def test_a_constant_that_is_masked_in_the_end_may_be_another_behind_a_relu_that_it_closes() -> None:
+    """A larger one would open the Relu, and be masked still."""
+    source = build.model(
+        "(float[n,4] x) => (float[n,4] y)",
+        "s = Mul(x, m) a = Add(s, b) r = Relu(a) y = Mul(r, m)",
+        m=np.array([0.0, 1, 1, 1]),
+        b=np.array([-0.06, 0.1, 0.2, 0.3]),
+    )
+    compiled = build.changed(source, "b", lambda b: np.where(b < 0, 0, b))
+    assert api.verify(source, compiled).verdict == "verified"
