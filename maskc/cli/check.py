@@ -80,6 +80,7 @@ def check(
     """
     from maskc.regression import check as regress
     from maskc.regression import output_formats
+    from maskc.regression.baseline import read
     from maskc.regression.findings import Limits
 
     if not update and (options != ReadOptions() or adapters or drop):
@@ -90,7 +91,10 @@ def check(
     if taken := [name for name in named if name.suffix == ".json"]:
         raise typer.BadParameter(f"{taken[0]} is no model: a baseline is given as `--baseline {taken[0]}`.")
     how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
-    targets = output_formats.targets([*(formats or ()), *(["json"] if as_json else ())], (baseline, *named))
+    known = read(baseline).files() if baseline.exists() else ()
+    masks = () if options.mask_file is None else (options.mask_file,)
+    words = [*(formats or ()), *(["json"] if as_json else ())]
+    targets = output_formats.targets(words, (baseline, *named, *masks, *known))
     changed = False
     if update:
         outcomes, changed = regress.update(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
@@ -40,6 +42,18 @@ class _Group(NamedTuple):
             if option.parse is not None and values[name] is not None:
                 values[name] = option.parse(values[name])
         return self.kind(**values)
+
+
+class _Command(TyperCommand):
+    """A command that refuses a second file where one is read, of which the first would go unread."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for name, count in Counter(each.name for each in order if not getattr(each, "multiple", True)).items():
+            option = next(each for each in order if each.name == name)
+            if count > 1 and "FILE" in str(option.metavar):
+                raise typer.BadParameter(f"{max(option.opts, key=len)} takes one file, and is given {count} times", ctx)
+        return super().parse_args(ctx, args)
 
 
 def command(*, limits: bool = True, rules: bool = False) -> Callable[[Function], Function]:
@@ -75,7 +89,7 @@ def command(*, limits: bool = True, rules: bool = False) -> Callable[[Function],
         # typer reads these, instead of those of the function
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(epilog=EXIT_CODES)(run)
+        app.command(cls=_Command, epilog=EXIT_CODES)(run)
         return function
 
     return register

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -45,7 +46,7 @@ def each(
                 index, task = waiting.popleft()
                 mine, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(theirs, call, task, tuple(rules), index in suspects))
-                with uninterrupted():
+                with uninterrupted(), _own_libraries():
                     try:
                         process.start()
                     except RuntimeError:  # in a worker that has yet to import the main module
@@ -72,6 +73,23 @@ def each(
             process.terminate()
         for _, process in running.values():
             process.join()
+
+
+@contextmanager
+def _own_libraries() -> Iterator[None]:
+    """Keep Python, as it starts, from taking a file of the working directory, such as `select.py`, for one of its own.
+
+    What is imported later is found as in this process, whose `sys.path` a worker gets.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def checked_jobs(jobs: int | None) -> int:

@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from maskc.errors import InputError
+from maskc.frontend import stand_ins
 from maskc.frontend.graph_queries import all_tensors, is_external
 from passes.errors import in_brief
 from passes.model.outline import without_initializers
@@ -84,10 +85,8 @@ def _settle_extent(tensor: TensorProto, path: Path, file: Path) -> None:
     if length != needed:
         raise InputError(f"{what} are {length} bytes as the model says, and its shape needs {needed}. Export it again.")
     if offset + needed > file.stat().st_size:
-        raise InputError(
-            f"{what} end beyond the end of '{file}', which has {file.stat().st_size} bytes. "
-            "The file is damaged or truncated; copy or export it again."
-        )
+        short = f"has {file.stat().st_size} bytes. The file is damaged or truncated; copy or export it again"
+        raise InputError(f"{what} end beyond the end of '{file}', which {stand_ins.fault(file, short)}.")
     if not needed:  # a length of 0 is read as all of the file
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
@@ -129,11 +128,16 @@ def leave(model: ModelProto, path: Path) -> None:
         relocate(tensor, str((path.parent / _said(tensor)["location"]).resolve()))
 
 
-def load(model: ModelProto, path: Path) -> None:
-    """Read all external data of the model at `path` but those that were left. Raises `InputError` when that fails."""
+def load(model: ModelProto, path: Path, *, small: bool = False) -> None:
+    """Read all external data of the model at `path` but those that were left. Raises `InputError` when that fails.
+
+    With `small` only what may be shapes, which inference of shapes does not look up in files.
+    """
     for tensor in all_tensors(model):
-        location = _said(tensor).get("location", "")
-        if not is_external(tensor) or Path(location).is_absolute():
+        said = _said(tensor)
+        if not is_external(tensor) or Path(said.get("location", "")).is_absolute():
+            continue
+        if small and not 0 < int(said.get("length", 0)) < _LEAST:
             continue
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, os.fspath(path.parent))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend import npz_files
+from maskc.frontend import npz_files, stand_ins
 from maskc.frontend.graph_queries import (
     TensorType,
     all_graphs,
@@ -57,7 +57,9 @@ def read_masks(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         else:
             masks = npz_files.read(path)
     except Exception as error:
-        raise InputError(f"The mask file {path} cannot be read; it is damaged or of another format.") from error
+        raise InputError(
+            f"The mask file {path} {stand_ins.fault(path, 'cannot be read; it is damaged or of another format')}."
+        ) from error
     if not masks:
         raise InputError(f"The mask file {path} holds no masks.")
     return masks

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 
 from maskc.errors import InputError
-from maskc.frontend import external_data, graph_checks, runtime_shapes
+from maskc.frontend import external_data, graph_checks, runtime_shapes, stand_ins
 from maskc.frontend.graph_queries import all_nodes, copied, has_external, weight_bytes
 from passes.errors import in_brief
 from passes.graph.opset_versions import opset_of
@@ -49,8 +49,7 @@ def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...
     """
     model = _parse(path)
     files = external_data.external_files(model, path)
-    if model.graph.sparse_initializer:
-        external_data.load(model, path)
+    external_data.load(model, path, small=not model.graph.sparse_initializer)
     prepared, notes = _prepared(model, path, stay)
     return prepared, (path, *files), notes
 
@@ -116,7 +115,7 @@ def _parse(path: Path) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        what = _OTHERS.get(path.suffix, "is not an ONNX file, or it is damaged")
+        what = _OTHERS.get(path.suffix) or stand_ins.fault(path, "is not an ONNX file, or it is damaged")
         raise InputError(f"{path} {what}.") from error
     if not model.HasField("graph") or not model.ir_version:
         raise InputError(f"{path} {_OTHERS.get(path.suffix, 'is not an ONNX file: it holds no graph')}.")
@@ -138,10 +137,7 @@ def _checked(model: ModelProto, path: Path | None, what: str) -> tuple[ModelProt
     if missing := graph_checks.missing_shape(dense):
         raise InputError(f"{what} is not a valid ONNX model: {missing}.")
     try:
-        if path is not None and dense is model and _in_own_domain(model) is model and has_external(model):
-            onnx.checker.check_model(str(path), full_check=True)  # beside which the checker finds what is in files
-        else:
-            check(dense)
+        check(dense)
     except Exception as error:
         dense, told = _without_annotations(dense, path, error, what)
         notes += told

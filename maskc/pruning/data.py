@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError, RunError, Terminated, UnavailableError
-from maskc.frontend import npz_files
+from maskc.frontend import npz_files, stand_ins
 from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
 from maskc.runtime.given_inputs import array_of, declared, fitted
@@ -199,7 +199,8 @@ def _of_files(path: Path, inputs: Sequence[Port]) -> Sources:
                 else:
                     yield str(file), {inputs[0].name: np.load(file, allow_pickle=False)}
             except Exception as error:  # of any kind where it is damaged
-                raise InputError(f"{file} cannot be read as arrays; it may be damaged, or hold objects.") from error
+                why = stand_ins.fault(file, "cannot be read as arrays; it may be damaged, or hold objects")
+                raise InputError(f"{file} {why}.") from error
 
     if any(file.suffix == ".npy" for file in files) and len(inputs) != 1:
         names = ", ".join(f"'{port.name}'" for port in inputs)

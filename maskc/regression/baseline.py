@@ -22,8 +22,6 @@ from passes.graph.tensors import MOST_SLICES
 
 SCHEMA = 1
 
-_ADVICE = "Mend it, or remove it and write it with `maskc check --update MODEL...`."
-
 
 @dataclass(frozen=True)
 class Options:
@@ -100,6 +98,11 @@ class Baseline:
         """The path of a model or mask file that the baseline names."""
         return Path(os.path.normpath(self.path.parent / key))
 
+    def files(self) -> tuple[Path, ...]:
+        """All models and mask files that the baseline names."""
+        masks = [entry.options.masks for entry in self.models.values() if entry.options.masks is not None]
+        return tuple(map(self.file, (*self.models, *masks)))
+
     def text(self) -> str:
         """The content of the file: the same entries always give the same text."""
         models = {key: dataclasses.asdict(self.models[key]) for key in sorted(self.models)}
@@ -126,9 +129,10 @@ def read(path: Path) -> Baseline:
         raise InputError(
             f"There is no baseline {path}. Write it with `maskc check --update --baseline {path} MODEL...`."
         )
-    data = read_object(path, SCHEMA, "a baseline of maskc check, which has `schema` and `models`", _ADVICE)
+    advice = f"Mend it, or remove it and write it with `maskc check --update --baseline {path} MODEL...`."
+    data = read_object(path, SCHEMA, "a baseline of maskc check, which has `schema` and `models`", advice)
     if not isinstance(data.get("models"), dict):
-        raise InputError(f"{path} is not a baseline of maskc check: it needs `models`. {_ADVICE}")
+        raise InputError(f"{path} is not a baseline of maskc check: it needs `models`. {advice}")
     try:
         models: dict[str, Entry] = {key: parsed(Entry, value, key) for key, value in data["models"].items()}
         for entry in models.values():
@@ -138,7 +142,7 @@ def read(path: Path) -> Baseline:
                 sizes(text)
         return Baseline(path, models)
     except ValueError as error:
-        raise InputError(f"The baseline {path} is not as it should be: {error}. {_ADVICE}") from error
+        raise InputError(f"The baseline {path} is not as it should be: {error}. {advice}") from error
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -29,7 +29,9 @@ def array_of(given: Mapping[str, Any], name: str, ports: Sequence[Port], where: 
     """What is given by a name, as an array. Raises InputError for what is missing or cannot be one."""
     if name not in given:
         names = ", ".join(f"'{port.name}'" for port in ports)
-        raise InputError(f"There is no array '{name}' in {where}. The model's inputs are {names or 'none'}.")
+        others = ", ".join(f"'{other}'" for other in [*given][:3]) + " and so on" * (len(given) > 3)
+        there = f", but {others}" if given else ""
+        raise InputError(f"There is no array '{name}' in {where}{there}. The model's inputs are {names or 'none'}.")
     try:
         return np.asarray(given[name])
     except Exception as error:  # of any kind: tensors of other libraries, lists of unequal lengths

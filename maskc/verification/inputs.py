@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from maskc.errors import InputError, NotComparableError, RunError
-from maskc.frontend import npz_files
+from maskc.frontend import npz_files, stand_ins
 from maskc.runtime import accepted_sizes, random_inputs
 from maskc.runtime.given_inputs import fitted
 from maskc.runtime.random_inputs import Inputs
@@ -81,7 +81,8 @@ def _read(path: Path) -> Arrays:
     try:
         return npz_files.read(path)
     except Exception as error:
-        raise InputError(f"The input file {path} cannot be read; it must be an .npz file of arrays.") from error
+        why = stand_ins.fault(path, "cannot be read; it must be an .npz file of arrays")
+        raise InputError(f"The input file {path} {why}.") from error
 
 
 def drawn(

@@ -13,6 +13,7 @@ from typing import Any
 from onnx import ModelProto
 
 from maskc.errors import InputError, UnavailableError
+from maskc.frontend import stand_ins
 from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow import carried_state
 from maskc.frontend.tensorflow.convert import TensorFlowModel
@@ -57,7 +58,7 @@ def load(path: Path) -> Any:
     if not path.exists():
         raise InputError(f"{path} does not exist.")
     if path.suffix == ".keras" and not _holds_a_model(path):
-        raise InputError(f"{path} is not a .keras file, or it is damaged.")
+        raise InputError(f"{path} {stand_ins.fault(path, 'is not a .keras file, or it is damaged')}.")
     keras = import_keras()
     import h5py
 
@@ -66,7 +67,7 @@ def load(path: Path) -> Any:
             with h5py.File(path) as file:
                 whole = "model_config" in file.attrs
         except Exception as error:  # of any kind where it is damaged
-            raise InputError(f"{path} is not an HDF5 file, or it is damaged.") from error
+            raise InputError(f"{path} {stand_ins.fault(path, 'is not an HDF5 file, or it is damaged')}.") from error
         if not whole:
             raise InputError(f"{path} holds weights and no model. Save the whole model with model.save(...).")
 

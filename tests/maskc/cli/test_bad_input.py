@@ -77,6 +77,43 @@ def test_a_model_of_another_kind(tmp_path: Path, ending: str, words: str) -> Non
     compile_refused(tmp_path / f"m{ending}", words)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "`git lfs pull`"),
+        (b"\n<!doctype html><title>404</title>", "is a web page"),
+        (b"PK\3\4 what it holds", "unpack it"),
+        (b"\x1f\x8b what it holds", "unpack it"),
+    ],
+    ids=["git-lfs", "page", "zip", "gzip"],
+)
+def test_a_file_that_stands_for_the_model(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    compile_refused(tmp_path / "m.onnx", words)
+
+
+def test_pointers_of_git_lfs_in_the_place_of_masks_data_and_weights(tmp_path: Path, source: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for name in ("p.npz", "p.safetensors"):
+        (tmp_path / name).write_bytes(pointer)
+        compile_refused(source, "`git lfs pull`", masks=tmp_path / name)
+    refused(maskc("prune", source, "--data", tmp_path / "p.npz"), 2, "`git lfs pull`")
+    refused(maskc("verify", source, source, "--inputs", tmp_path / "p.npz"), 2, "`git lfs pull`")
+    (tmp_path / "p.npz").write_bytes(b"PK\3\4")
+    compile_refused(source, "is damaged", masks=tmp_path / "p.npz")
+    model = build.save_external(build.mlp(), tmp_path / "x.onnx")
+    (tmp_path / "x.onnx.weights").write_bytes(pointer)
+    refused(maskc("compile", model), 2, "`git lfs pull`")
+
+
+@pytest.mark.parametrize(
+    "options", [("--masks", "a.npz", "--masks=b.npz"), ("-o", "x.onnx", "--masks", "a", "--masks", "b")]
+)
+def test_a_second_file_where_one_is_read(source: Path, options: tuple[str, ...]) -> None:
+    """The first was not read, and nothing said so."""
+    refused(maskc("compile", source, *options), 2, "--masks takes one file, and is given 2 times")
+
+
 def test_the_name_of_a_command(source: Path) -> None:
     refused(maskc("compil", source), 2, "'compil'. Did you mean 'compile'?")
     refused(maskc(source), 2, f"Did you mean `maskc compile {source}`?")

@@ -106,6 +106,17 @@ def test_external_data_at_an_endless_number(tmp_path: Path, key: str) -> None:
     compile_refused(source, "for their " + key, "no number of bytes")
 
 
+def test_shapes_in_a_file(tmp_path: Path) -> None:
+    """What inference of shapes reads, and does not look up in files."""
+    body = "r = Reshape(x, sizes) m = Mul(r, mask) y = MatMul(m, w)"
+    weights = {"sizes": np.array([-1, 4]), "mask": np.float32([1, 0, 1, 1]), "w": np.ones((4, 2), np.float32)}
+    source = build.save_external(
+        build.model("(float[n,2,2] x) => (float[n,2] y)", body, **weights), tmp_path / "m.onnx"
+    )
+    result = maskc("compile", source, "-o", tmp_path / "out.onnx")
+    assert result.exit_code == 0 and "Note" not in result.output, result.output
+
+
 @pytest.mark.parametrize("content", [b"", b"what others have in it"])
 def test_external_data_of_no_elements_and_no_length(tmp_path: Path, content: bytes) -> None:
     built = build.model("(float[1,4] x) => (float[1,4] y)", "y = Concat<axis=1>(x, none)", checked=False)

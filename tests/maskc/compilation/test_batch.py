@@ -132,6 +132,17 @@ def test_a_process_that_dies_is_an_error_of_its_task_alone() -> None:
     assert "ValueError: too large" in str(unexpected)
 
 
+def test_files_of_the_working_directory_are_not_taken_for_modules_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("select", "signal", "pickle", "socket"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of a user')\n")
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    assert outcomes([8], 1) == [4]
+    assert dict(os.environ) == before
+
+
 def test_a_script_without_a_main_guard_is_told_of_it(tmp_path: Path) -> None:
     """Its workers, which import it, end without a word, and without the script being run on."""
     script = tmp_path / "script.py"

@@ -220,6 +220,8 @@ def test_compile_takes_paths_and_saves(mlp: Path) -> None:
     target = mlp.parent / "saved.onnx"
     result.save(target)
     assert target.read_bytes() == write_model_files.serialized(result.model)
+    with pytest.raises(api.InputError, match=r"small.keras would be an ONNX file"):
+        result.save(mlp.parent / "small.keras")
     same(mlp, target, 2, 8)
 
 

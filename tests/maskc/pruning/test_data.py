@@ -27,7 +27,7 @@ def bad(x: Any) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data. The model's inputs are 'x'."),
+    "another name": ({"z": drawn(8, 6)}, "There is no array 'x' in the data, but 'z'. The model's inputs are 'x'."),
     "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x6x1."),
     "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x5."),
     "a number": (bad(3.0), "in the data it is a single number."),

@@ -314,7 +314,9 @@ def test_a_model_that_is_not_in_the_baseline(repository: Path) -> None:
 def test_a_baseline_that_is_no_baseline(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     path = tmp_path / "flops.json"
     path.write_text(text)
-    refused(check("--baseline", path), 2, *words)
+    result = check("--baseline", path)
+    refused(result, 2, *words)
+    assert "Mend it" not in result.stderr or f"`maskc check --update --baseline {path} MODEL...`" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -358,6 +360,9 @@ def test_arguments_that_make_no_sense(repository: Path) -> None:
     source = Path("models/a.onnx").read_bytes()
     refused(check("models/a.onnx", "--format", "markdown=models/a.onnx"), 2, "is the input itself")
     assert Path("models/a.onnx").read_bytes() == source
+    refused(check("--format", "markdown=models/a.onnx"), 2, "is the input itself")
+    refused(check("--update", "models/b.onnx", "--format", "junit=models/a.onnx"), 2, "is the input itself")
+    assert Path("models/a.onnx").read_bytes() == source, "it is the baseline that names it"
     refused(check("--update", "--baseline", "nowhere/f.json", "models/a.onnx"), 2, "does not exist")
     with pytest.raises(InputError, match="1 or more"):
         regress.check(Path("flops.json"), jobs=0)
