@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_kind
+from maskc.train.arguments import check_call, check_kind
 from maskc.train.keras_internals import around_executions
 from maskc.train.mask_layer import MaskLayer, Pruning, mask_layers
 from maskc.train.selection.pruner import Pruner
@@ -124,9 +124,10 @@ def _interrupted(optimizer: Pruning, data: Any) -> None:
 def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any]) -> tuple[Any, Any]:
     """Returns a loss, or what a function of no arguments computes, and its gradients, scaled where losses are.
 
-    Raises InputError if a tensor comes without the tape that recorded it.
+    Raises InputError if a tensor comes without the tape that recorded it, or a function needs arguments.
     """
     if callable(loss):
+        check_call("loss", loss)
         with tf.GradientTape() as tape:
             value = loss()
             scaled = optimizer.scale_loss(value)

@@ -400,6 +400,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: minimized(decay=2.0), "decay"),
         (lambda: minimized(method="guess"), "method"),
         (lambda: minimized(loss=tf.constant(1.0)), "tf.GradientTape that the loss is on"),
+        (lambda: minimized(loss=keras.losses.MeanSquaredError()), "loss must be a function of no arguments"),
         (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), r"keras\.Model"),
         (lambda: compiled().fit(*vectors(), verbose=0, callbacks=[PruningCallback()]), "with a PruningOptimizer"),
         # costs and analyses
