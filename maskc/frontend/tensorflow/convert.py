@@ -202,7 +202,8 @@ def _advice(operators: str) -> str:
     return (
         "It draws random numbers whenever it is served, with training=False as well. Layers that augment data do "
         "nothing in a .keras file, but stay at work in what Keras's export writes: give the .keras file, or the model "
-        "without them."
+        "without them. Of a layer that samples around a mean, as a variational autoencoder does, give the model with "
+        "the mean."
     )
 
 

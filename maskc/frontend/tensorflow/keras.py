@@ -96,12 +96,12 @@ def from_model(
     model: Any,
     name: str = "The Keras model",
     any_batch: bool = False,
-    watched: Callable[[], Sequence[Any]] = tuple,
+    watched: Callable[[Sequence[Any]], Sequence[Any]] = lambda _: (),
 ) -> TensorFlowModel:
     """Trace a live `keras.Model` for inference; `any_batch` as for `to_onnx`.
 
-    watched: what it returns after the model was called stays in the graph; the output `WATCHED`, after the model's own,
-    is a vector of the sums of these tensors. (Each as an output takes tf2onnx time by the square of their number.)
+    watched: what it returns for the model's outputs stays in the graph; the output `WATCHED`, after the model's own, is
+    a vector of the sums of these tensors. (Each as an output takes tf2onnx time by the square of their number.)
     """
     tf = import_tensorflow()
     keras = import_keras()
@@ -114,7 +114,7 @@ def from_model(
     def call(*arguments: Any) -> Any:
         packed = keras.tree.pack_sequence_as(structure, list(arguments))
         outputs = keras.tree.flatten(model(packed, training=False))
-        sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in watched()]
+        sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in watched(outputs)]
         return [*outputs, tf.stack(sums)] if sums else outputs
 
     declared = tuple(tuple(tensor.shape) for tensor in tensors)

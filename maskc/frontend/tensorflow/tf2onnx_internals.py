@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,43 @@ def frozen_with_tables(owner: Any, function: Any, outputs: list[str]) -> tuple[A
     """
     from tf2onnx import tf_loader
 
-    captures = function.graph.function_captures
+    captures, captured = function.graph.function_captures, function.graph.captures
     kept = [(table, dict(table)) for table in (captures.by_val_internal, captures.by_val_external)]
     captured_inputs = list(function._captured_inputs)
     try:
         # As a large model, or tf2onnx holds the weights eight times more and optimizes once on its own.
         graph, tables = tf_loader.from_trackable(owner, function, placeholders(function), outputs, True)
-        return graph, tables
+        return graph, {**tables, **_captured_tables(graph, captured)}
     finally:
         for table, content in kept:
             table.clear()
             for key, value in content.items():
                 table[key] = value
         function._captured_inputs = captured_inputs
+
+
+def _captured_tables(graph: Any, captured: Iterable[tuple[Any, Any]]) -> dict[bytes, Any]:
+    """Keys and values of tables that a `GraphDef` still has as placeholders; they become tables of these names.
+
+    tf2onnx overlooks those that a function is called with, as the signatures are that Keras exports.
+    """
+    import tensorflow as tf
+    from tf2onnx.tf_utils import HashTableInfo, replace_placeholders_with_tables
+
+    nodes = {node.name: node for node in graph.node}
+    handles = {inside.op.name: outside for outside, inside in captured}
+    tables, found = dict[bytes, Any](), dict[str, HashTableInfo]()
+    for lookup in [node for node in graph.node if node.op == "LookupTableFindV2"]:
+        table = nodes[lookup.input[0].partition(":")[0]]
+        while table.op == "Identity":
+            table = nodes[table.input[0].partition(":")[0]]
+        if table.op == "Placeholder" and table.name in handles:
+            name, kinds = table.name.encode(), (lookup.attr["Tin"].type, lookup.attr["Tout"].type)
+            content = tf.raw_ops.LookupTableExportV2(table_handle=handles[table.name], Tkeys=kinds[0], Tvalues=kinds[1])
+            tables[name] = tuple(side.numpy() for side in content)
+            found[table.name] = HashTableInfo(name, *kinds)
+    replace_placeholders_with_tables(graph, found)
+    return tables
 
 
 def folded(graph: Any, inputs: list[str], outputs: list[str]) -> Any:

@@ -270,7 +270,10 @@ def _removed(graph: ModelProto) -> set[str]:
 
 
 def _meetings(graph: ModelProto, masks: Collection[str]) -> dict[str, set[str]]:
-    """For each mask the tensors in which it, or what the graph makes of it and of weights, meets the data."""
+    """For each mask the tensors in which it, or what the graph makes of it and of weights, meets the data.
+
+    Products of what is masked as well: a compilation may move the mask of a factor after the product.
+    """
     constant: dict[str, set[str]] = {tensor.name: set() for tensor in graph.graph.initializer}
     constant |= {name: {name} for name in masks}
     met: dict[str, set[str]] = {name: set() for name in masks}
@@ -280,6 +283,8 @@ def _meetings(graph: ModelProto, masks: Collection[str]) -> dict[str, set[str]]:
         if all(name in constant for name in operands):
             constant |= dict.fromkeys(node.output, involved)
         else:
-            for mask in involved:
-                met[mask] |= set(node.output)
+            factors = set(operands) if node.op_type == "Mul" else set()
+            for mask in masks:
+                if mask in involved or not met[mask].isdisjoint(factors):
+                    met[mask] |= set(node.output)
     return met

@@ -59,6 +59,11 @@ class Channels:
         return Channels(np.ones(size, bool), np.zeros(size, bool), np.zeros(size, dtype))
 
     @staticmethod
+    def unread(size: int, dtype: Any = np.float32) -> Channels:
+        """None of them live, and of unknown values."""
+        return Channels(np.zeros(size, bool), np.zeros(size, bool), np.zeros(size, dtype))
+
+    @staticmethod
     def merged(several: Sequence[Channels]) -> Channels:
         """What holds for a tensor that is each of these in turn: of the calls of one layer, say."""
         first = several[0]
@@ -105,6 +110,7 @@ def known_channels(model: Any) -> AnalysedModel:
     """
     records: list[tuple[int, list[Any], list[Any]]] = []
     watched: dict[Any, Any] = {}  # tensors by references to them, which can be keys
+    unread: set[Any] = set()  # such references
 
     def recorded(operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # The converter merges what layers do, a padding and a convolution, so that the padded tensor is read no more.
@@ -116,8 +122,16 @@ def known_channels(model: Any) -> AnalysedModel:
         records.append((id(operation), sides[0], sides[1]))
         return outputs
 
+    def read(outputs: Sequence[Any]) -> list[Any]:
+        # What nothing reads is as if it were not there, as is a sample that an encoder gives beside its mean.
+        behind = _operations_behind(outputs)
+        unread.update(key for key, tensor in watched.items() if tensor.op not in behind)
+        for key in unread:
+            watched.pop(key, None)
+        return list(watched.values())
+
     with intercepted(_leaves(model), recorded):
-        traced = from_model(model, name=f"The model {model.name!r}", watched=lambda: list(watched.values()))
+        traced = from_model(model, name=f"The model {model.name!r}", watched=read)
     graph = traced.to_onnx(rearranged=False)
     analysed = dict(zip(watched, _analysed(graph, list(watched.values())), strict=True))
 
@@ -125,7 +139,8 @@ def known_channels(model: Any) -> AnalysedModel:
         if not _has_channels(tensor):
             return None
         analysis = analysed.get(tensor.ref())
-        return Channels.unknown(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if analysis is None else analysis
+        kind = Channels.unread if tensor.ref() in unread else Channels.unknown
+        return kind(tensor.shape[-1], tensor.dtype.as_numpy_dtype) if analysis is None else analysis
 
     calls = defaultdict(list)
     for operation, *sides in records:
@@ -142,6 +157,17 @@ def _leaves(model: Any) -> Iterator[Any]:
             yield from _leaves(operation)
         else:
             yield operation
+
+
+def _operations_behind(outputs: Sequence[Any]) -> set[Any]:
+    """Those that outputs of a function of TensorFlow depend on."""
+    found, waiting = set[Any](), [tensor.op for tensor in outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in found:
+            found.add(operation)
+            waiting += [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]
+    return found
 
 
 def _has_channels(tensor: Any) -> bool:

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+import maskc
 from maskc.frontend.tensorflow import tf2onnx_internals as internals
 
 
@@ -124,3 +126,17 @@ def test_optimizers(tf: Any) -> None:
         for optimizers in (internals.optimizers(), internals.optimizers(rearranged=False))
     ]
     assert counts == [[0, 1], [2, 1]]
+
+
+def test_tables_in_what_keras_exports(tf: Any, tmp_path: Any) -> None:
+    keras = pytest.importorskip("keras")
+    word, number = keras.Input((1,), dtype="string", name="word"), keras.Input((1,), dtype="int64", name="number")
+    encoded = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(word)
+    index = keras.layers.IntegerLookup(vocabulary=[7, 5], output_mode="one_hot")(number)
+    model = keras.Model([word, number], keras.layers.Dense(2)(keras.layers.Concatenate()([encoded, index])))
+    model.export(tmp_path / "model", verbose=False)
+    compiled = maskc.compile(tmp_path / "model", align="none", samples=1)
+    words, numbers = np.array([["b"], ["c"], ["a"]], object), np.array([[5], [6], [7]])
+    session = onnxruntime.InferenceSession(compiled.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = model.predict([tf.constant(words), tf.constant(numbers)], verbose=0)
+    np.testing.assert_allclose(session.run(None, {"word": words, "number": numbers})[0], expected, rtol=1e-5)

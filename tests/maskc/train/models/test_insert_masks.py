@@ -164,6 +164,17 @@ def test_activations_that_are_layers(kind: Any) -> None:
     assert names(prunable(model)) == ["function_mask"]
 
 
+@pytest.mark.parametrize("function", ["silu", "sigmoid", "gelu"])
+def test_a_gate_takes_the_channels_of_what_it_is_multiplied_with(function: str) -> None:
+    inputs = keras.Input((6,))
+    gate = layers.Dense(8, activation=function, name="gate")(inputs)
+    model = prunable(keras.Model(inputs, layers.Dense(2)(gate * layers.Dense(8)(inputs))))
+    assert names(model) == ["gate_mask"]
+    before = computational_cost(model).flops()
+    mask_layers(model)[0].mask.assign([1, 0] * 4)
+    assert computational_cost(model).flops() < 0.6 * before
+
+
 def test_operations_and_several_inputs_and_outputs() -> None:
     left, right = keras.Input((4,), name="left"), keras.Input((5, 3), name="right")
     x = ops.relu(layers.Dense(7)(left))

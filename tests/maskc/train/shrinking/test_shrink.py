@@ -336,3 +336,20 @@ def test_a_wrong_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskc.train.shrinking.shrink.check_outputs", broken)
     with pytest.raises(NotEquivalentError, match="chain"):
         shrink(model)
+
+
+def test_what_an_encoder_gives_beside_what_is_read_need_not_be_converted() -> None:
+    """As a sample that is drawn around the mean, for which there is no operator of ONNX here."""
+
+    class Sampling(layers.Layer):
+        def call(self, mean: Any) -> Any:
+            return mean + keras.random.normal(keras.ops.shape(mean))
+
+    inputs = keras.Input((8,))
+    mean = layers.Dense(3)(MaskLayer(name="mask")(layers.Dense(16, activation="relu", name="wide")(inputs)))
+    encoder = keras.Model(inputs, [mean, Sampling()(mean)])
+    model = keras.Model(inputs, layers.Dense(8)(encoder(inputs)[0]))
+    encoder.get_layer("mask").mask.assign([1, 0] * 8)
+    small = shrink(model)
+    assert next(layer for layer in small.layers if isinstance(layer, keras.Model)).get_layer("wide").units == 8
+    np.testing.assert_allclose(small(np.ones((2, 8))), model(np.ones((2, 8))), rtol=1e-5)
