@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import os
 import re
@@ -120,16 +119,6 @@ def check_kind(name: str, value: Any, kind: type | tuple[type, ...], what: str) 
     """Raises InputError if `value` is not of this kind, or one of these kinds, which is `what`."""
     if not isinstance(value, kind):
         raise InputError(f"{name} must be {what}, not {shown(value)}.")
-
-
-def check_call(name: str, function: Callable[..., Any]) -> None:
-    """Raises InputError if a function cannot be called without arguments."""
-    try:
-        inspect.signature(function).bind()
-    except TypeError as error:
-        raise InputError(f"{name} must be a function of no arguments, not {shown(function)}: {error}.") from error
-    except ValueError:  # one whose signature is not known
-        pass
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

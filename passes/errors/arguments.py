@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 # What counts as such a number: those of numpy, and whole ones where others will do.
 _NUMBERS: dict[Any, Any] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
+_COUNTS = ("no arguments", "one argument", "two arguments", "three arguments")
+
 # Of a value that does not fit no more is shown.
 _LONGEST = 100
 
@@ -106,7 +108,7 @@ def _is_of(hint: Any, value: Any) -> bool:
             and all(_is_of(parts[0], item) for item in value)
         )
     if kind is Callable:
-        return callable(value)
+        return callable(value) and _takes(value, parts)
     if kind is Iterable and getattr(value, "shape", None) == ():
         return False  # an array without axes, which says that it can be gone through
     unseen = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
@@ -117,6 +119,21 @@ def _is_of(hint: Any, value: Any) -> bool:
     if kind is float:
         float(value)  # raises for what is no number, or too large for one
     return isinstance(value, _NUMBERS.get(kind, kind)) and not isinstance(value, np.timedelta64)
+
+
+def _takes(function: Callable[..., Any], parts: tuple[Any, ...]) -> bool:
+    """Whether a function can be called with so many arguments as its type has, as far as that is known."""
+    if not parts or not isinstance(parts[0], list):
+        return True
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some that are written in C
+        return True
+    try:
+        signature.bind(*parts[0])
+    except TypeError:
+        return False
+    return True
 
 
 def _words(hint: Any, many: bool = False) -> str:
@@ -133,6 +150,8 @@ def _words(hint: Any, many: bool = False) -> str:
     word, inside = _WORDS.get(kind) or _called(kind), ""
     if kind in (Mapping, Sequence) and parts[-1] is not Any:
         inside = "arrays" if parts[-1] == ArrayLike else _words(parts[-1], True)
+    if kind is Callable and parts and isinstance(parts[0], list):
+        inside = _COUNTS[len(parts[0])]
     inside = f" of names{' to ' * bool(inside)}{inside}" if kind is Mapping else f"{' of ' * bool(inside)}{inside}"
     return f"{word}s{inside}" if many else with_article(f"{word}{inside}")
 

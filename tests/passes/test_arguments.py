@@ -11,6 +11,7 @@ import pytest
 import passes
 from passes.analysis.find_mask import EXAMPLE
 from passes.errors import GraphError, in_brief
+from passes.errors.arguments import typed
 
 MODEL = onnx.parser.parse_model(EXAMPLE)
 MASKED = onnx.parser.parse_model(
@@ -77,3 +78,15 @@ def test_what_may_be_given_is_said() -> None:
             passes.register(names)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"classes that derive from passes\.Op"):
         passes.register("Op")(int)  # type: ignore[type-var]
+
+
+def test_a_function_of_another_number_of_arguments_is_refused() -> None:
+    @typed
+    def called(rate: str | Callable[[int], float]) -> None:
+        del rate
+
+    for right in (len, abs, lambda x, y=0: x, lambda *x: x, int, "x"):
+        called(right)
+    for wrong in (lambda: 1, lambda x, y: x, lambda *, x: x):
+        with pytest.raises(TypeError, match="`rate` must be a text or a function of one argument, and not a function"):
+            called(wrong)

@@ -7,17 +7,18 @@ before and after.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.train.arguments import check_call, check_kind
+from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import around_executions
 from maskc.train.mask_layer import MaskLayer, Pruning, mask_layers
 from maskc.train.selection.pruner import Pruner
+from passes.errors.arguments import fits, shown
 
 
 def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
@@ -127,7 +128,8 @@ def differentiated(optimizer: Any, loss: Any, tape: Any, variables: Sequence[Any
     Raises InputError if a tensor comes without the tape that recorded it, or a function needs arguments.
     """
     if callable(loss):
-        check_call("loss", loss)
+        if not fits(Callable[[], Any], loss):
+            raise InputError(f"loss must be a function of no arguments, not {shown(loss)}.")
         with tf.GradientTape() as tape:
             value = loss()
             scaled = optimizer.scale_loss(value)
