@@ -77,9 +77,11 @@ def load(path: Path) -> Any:
             model = keras.models.load_model(path, compile=False)
     except Exception as error:
         inmost = ValueError(str(error).rpartition("Exception encountered: ")[2])  # of a layer in a model in a model
+        allowing = "keras.config.enable_unsafe_deserialization()"  # which Keras names where a lambda is stored
+        first = f"Call {allowing}" if allowing in str(error) else "Run the code that defines its own layers"
         raise InputError(
-            f"{path} cannot be loaded as a Keras model: {in_brief(inmost)}. Run the code that defines its own layers "
-            "first (`--rules layers.py` on the command line), or export it as a SavedModel."
+            f"{path} cannot be loaded as a Keras model: {in_brief(inmost)}. {first} first (`--rules layers.py` on the "
+            "command line), or export it as a SavedModel."
         ) from error
     return model
 

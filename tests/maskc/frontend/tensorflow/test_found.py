@@ -146,6 +146,24 @@ def test_hdf5_files_and_keras_models_in_memory(keras: Any, tmp_path: Path) -> No
         load({})  # type: ignore[arg-type]
 
 
+def test_how_to_load_what_keras_does_not_by_itself(keras: Any, tmp_path: Path) -> None:
+    lambdas = keras.layers.Lambda(lambda x: 2 * x)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), lambdas])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(InputError, match=r"Python lambda. Call keras.config.enable_unsafe_deserialization\(\) first"):
+        read(tmp_path / "model.keras")
+
+    @keras.saving.register_keras_serializable("own")
+    class Twice(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return 2 * x
+
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Twice()]).save(tmp_path / "model.keras")
+    keras.saving.get_custom_objects().pop("own>Twice")
+    with pytest.raises(InputError, match="Run the code that defines its own layers first"):
+        read(tmp_path / "model.keras")
+
+
 def test_more_weights_than_a_graph_holds(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = keras.Input((250,))
     model = keras.Model(inputs, keras.layers.Dense(1000)(inputs))
