@@ -55,6 +55,18 @@ def shared_layers(model: Any) -> set[int]:
     return {number for layer, those in owners.items() if len(those) > 1 for number in (layer, *those)}
 
 
+def check_arguments(model: Any) -> None:
+    """Raises InputError if a call in a functional model is given a weight: a copy would be given that of the model."""
+    for node in nodes_within(model):
+        for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
+            if isinstance(argument, keras.Variable):
+                raise InputError(
+                    f"{node.operation.name!r} is called with the weight {argument.path!r}, and a copy of the model "
+                    "would go on reading that one. Write a layer that has the layer of this weight in it, and reads it "
+                    "in `call`."
+                )
+
+
 def check_shared(model: Any, copies: Mapping[int, Any], instead: str) -> None:
     """Raises InputError, with what to do instead, if layers share weights that their copies do not share."""
     found: dict[int, tuple[Any, Any]] = {}

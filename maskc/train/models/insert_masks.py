@@ -20,7 +20,7 @@ from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
 from maskc.train.models.calls import calls, check_functional, gives, is_functional, last_calls
-from maskc.train.models.copying import alike, check_shared, copied, shared_layers, take_weights
+from maskc.train.models.copying import alike, check_arguments, check_shared, copied, shared_layers, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError, in_brief
@@ -69,6 +69,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     check_functional("prunable", model, "Put a MaskLayer after each layer that may shrink.")
     if mask_layers(model):
         raise InputError(f"The model {model.name!r} has masks already.")
+    check_arguments(model)
     chosen = _rule(after)
     with model.distribute_strategy.scope():
         copy = _Copy(model, chosen)

@@ -110,7 +110,7 @@ class Rebuilt:
             wanted = replace(call, outputs=_all_live(call.outputs))
         others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
         shrunk = everything if id(layer) in self._shared else narrowed
-        result = shrunk(layer, Place(wanted, self._stored(layer, call, arguments), others))
+        result = shrunk(layer, Place(wanted, self._stored(layer, call, arguments), others, _keywords(args, kwargs)))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
             left = self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
             if whole and left.tensor is arguments[0].tensor:  # an output, for which losses are given by this name
@@ -272,6 +272,14 @@ def _all(narrow: _Narrow) -> Mask | None:
 
 def _narrows(arguments: Any) -> list[_Narrow]:
     return [argument for argument in keras.tree.flatten(arguments) if isinstance(argument, _Narrow)]
+
+
+def _keywords(args: Any, kwargs: Any) -> list[str]:
+    """By which keyword each of the tensors is given; "" where it is by none."""
+    named = {word: keras.tree.map_structure(lambda _, word=word: word, value) for word, value in kwargs.items()}
+    words = keras.tree.flatten((keras.tree.map_structure(lambda _: "", args), named))
+    arguments = keras.tree.flatten((args, kwargs))
+    return [word for word, argument in zip(words, arguments, strict=True) if isinstance(argument, _Narrow)]
 
 
 def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:

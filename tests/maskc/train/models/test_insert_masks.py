@@ -10,7 +10,7 @@ from keras import layers, ops
 import maskc
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.train import computational_cost, prunable, shrink
+from maskc.train import MaskLayer, computational_cost, prunable, shrink
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.shrinking.networks import data
 
@@ -255,6 +255,19 @@ def test_layers_whose_copies_would_not_share_weights_are_named() -> None:
         prunable(model)
     with pytest.raises(InputError, match=r"'first' and 'back' share the weight .*\. `maskc compile` takes the model"):
         shrink(model)
+
+
+def test_a_weight_that_a_call_is_given_is_named() -> None:
+    """A copy would go on with that of the model."""
+    inputs = keras.Input((5,))
+    embedding = layers.Embedding(20, 6, name="words")
+    x = layers.Dense(20)(MaskLayer()(layers.Dense(8, activation="relu")(embedding(inputs))))
+    model = keras.Model(inputs, ops.matmul(x, embedding.embeddings))
+    with pytest.raises(InputError, match=r"'matmul.*' is called with the weight 'words/embeddings', .*reads it in"):
+        shrink(model)
+    x = layers.Dense(20)(layers.Dense(8, activation="relu")(embedding(inputs)))
+    with pytest.raises(InputError, match="is called with the weight 'words/embeddings'"):
+        prunable(keras.Model(inputs, ops.matmul(x, embedding.embeddings)))
 
 
 def test_frozen_layers_stay_frozen() -> None:
