@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.export.export_utils import get_input_signature
 from keras.src.models.functional import functional_like_constructor
+from keras.src.saving.serialization_lib import ObjectSharingScope
 from tensorflow.python.ops import control_flow_util, resource_variable_ops
 
 from maskc.errors import InputError
@@ -46,6 +48,15 @@ def repeat_calls(graph: Any, inputs: Any, call: Callable[..., Any]) -> Any:
     """
     # The middle argument has no default in older versions.
     return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
+
+
+@contextlib.contextmanager
+def in_place_of(copies: Mapping[int, Any]) -> Iterator[None]:
+    """Within it what configurations make has these copies in the places of layers, which are known by their ids."""
+    with ObjectSharingScope():
+        global_state.set_global_attribute("shared_objects/id_to_config_map", {number: {} for number in copies})
+        global_state.set_global_attribute("shared_objects/id_to_obj_map", dict(copies))
+        yield
 
 
 def producer(tensor: Any) -> Any:

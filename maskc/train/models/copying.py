@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import keras
 
 from maskc.errors import InputError, warn
 from maskc.frontend.tensorflow.keras import reason
-from maskc.train.keras_internals import all_layers, made_as_functional
+from maskc.train.keras_internals import all_layers, in_place_of, made_as_functional
 from maskc.train.mask_layer import MaskLayer
-from maskc.train.models.calls import nodes_within
+from maskc.train.models.calls import is_functional, nodes_within
 
 
-def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any = None) -> Any:
+def copied(
+    operation: Any,
+    changes: Mapping[str, Any] | None = None,
+    kind: Any = None,
+    copies: MutableMapping[int, Any] | None = None,
+) -> Any:
     """A layer or operation of the same configuration but for these changes, or one of another kind.
+
+    Where it has layers in it that `copies` has copies of, by their ids, it is given these. Those of others that are in
+    it, and that `copies` asks for by None, are put there.
 
     Raises InputError if it cannot be made from its configuration.
     """
+    copies = {} if copies is None else copies
     try:
-        config = {**operation.get_config(), **(changes or {})}
-        return (kind or type(operation)).from_config(_unbuilt(config))
+        with in_place_of({number: copy for number, copy in copies.items() if copy is not None}):
+            config = {**operation.get_config(), **(changes or {})}
+            copy = (kind or type(operation)).from_config(_unbuilt(config))
     except Exception as error:
         own = "" if type(operation).__module__.startswith("keras.") else "a get_config that returns all arguments, and "
         raise InputError(
@@ -29,6 +39,54 @@ def copied(operation: Any, changes: Mapping[str, Any] | None = None, kind: Any =
             f"{type(operation).__name__} needs {own}functions that are registered with Keras "
             "(keras.saving.register_keras_serializable)."
         ) from error
+    if isinstance(operation, keras.Layer):
+        within = all_layers(operation), all_layers(copy)
+        if [type(layer) for layer in within[0]] == [type(layer) for layer in within[1]]:
+            copies.update({id(old): new for old, new in zip(*within, strict=True) if copies.get(id(old), new) is None})
+    return copy
+
+
+def shared_layers(model: Any) -> set[int]:
+    """Ids of the layers of a functional model that another one of its layers has in it, or has layers of in it."""
+    owners: dict[int, set[int]] = {}
+    for operation in _leaves(model):
+        for layer in all_layers(operation):
+            owners.setdefault(id(layer), set()).add(id(operation))
+    return {number for layer, those in owners.items() if len(those) > 1 for number in (layer, *those)}
+
+
+def check_arguments(model: Any) -> None:
+    """Raises InputError if a call in a functional model is given a weight: a copy would be given that of the model."""
+    for node in nodes_within(model):
+        for argument in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
+            if isinstance(argument, keras.Variable):
+                raise InputError(
+                    f"{node.operation.name!r} is called with the weight {argument.path!r}, and a copy of the model "
+                    "would go on reading that one. Write a layer that has the layer of this weight in it, and reads it "
+                    "in `call`."
+                )
+
+
+def check_shared(model: Any, copies: Mapping[int, Any], instead: str) -> None:
+    """Raises InputError, with what to do instead, if layers share weights that their copies do not share."""
+    found: dict[int, tuple[Any, Any]] = {}
+    shared = shared_layers(model)
+    for operation in _leaves(model):
+        if id(operation) not in shared:
+            continue
+        for old, new in zip(operation.weights, copies[id(operation)].weights, strict=False):
+            other, theirs = found.setdefault(id(old), (operation, new))
+            if theirs is not new:
+                raise InputError(
+                    f"The layers {other.name!r} and {operation.name!r} share the weight {old.path!r}, and copies of "
+                    f"them by their configurations would not. {instead}"
+                )
+
+
+def _leaves(model: Any) -> list[Any]:
+    """The layers that a functional model calls, and the models in it, each once, but for models."""
+    called = {id(node.operation): node.operation for node in nodes_within(model)}
+    return [layer for layer in called.values() if isinstance(layer, keras.Layer) and not is_functional(layer)]
 
 
 def _unbuilt(config: Any) -> Any:

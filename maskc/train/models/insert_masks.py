@@ -20,7 +20,7 @@ from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.masked_graph import filled, masked_graph, remember
 from maskc.train.models.activations import ACTIVATION_LAYERS, activates, by_element, of_every_rank
 from maskc.train.models.calls import calls, check_functional, gives, is_functional, last_calls
-from maskc.train.models.copying import alike, copied, take_weights
+from maskc.train.models.copying import alike, check_arguments, check_shared, copied, shared_layers, take_weights
 from maskc.train.models.masked_attention import has_heads, with_head_mask
 from passes.abstract_values.kept_reasons import RECURRENT
 from passes.errors import GraphError, in_brief
@@ -69,6 +69,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     check_functional("prunable", model, "Put a MaskLayer after each layer that may shrink.")
     if mask_layers(model):
         raise InputError(f"The model {model.name!r} has masks already.")
+    check_arguments(model)
     chosen = _rule(after)
     with model.distribute_strategy.scope():
         copy = _Copy(model, chosen)
@@ -136,9 +137,13 @@ class _Copy:
         self._originals: dict[int, int] = {}  # the other way round
         self._calls: Counter[int] = Counter()
         self._inside_repeated = False
+        self._shared = shared_layers(model)
+        self._inside: dict[int, Any] = dict.fromkeys(self._shared)  # copies of layers in others
         self._bare = last_calls(model)
         self._called: Counter[int] = Counter()
-        self.model = alike(model, self._graph(model), self._copies)
+        plain = self._graph(model)
+        check_shared(model, self._copies, "Put a MaskLayer into the model where channels are to go instead.")
+        self.model = alike(model, plain, self._copies)
         self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
 
     def _graph(self, model: Any) -> Any:
@@ -163,14 +168,16 @@ class _Copy:
             copy = self._graph(operation)
             self._inside_repeated = outside
         else:
-            copy = self._with_head_mask(operation) or copied(operation)
+            copy = self._inside.get(id(operation)) or self._with_head_mask(operation)
+            copy = copy or copied(operation, copies=self._inside)
         self._copies[id(operation)] = copy
         self._originals[id(copy)] = id(operation)
         return copy
 
     def _with_head_mask(self, operation: Any) -> Any:
         """A copy of an attention layer with a mask on its heads, if it is to have one."""
-        if self._inside_repeated or self._calls[id(operation)] > 1 or not self._chosen(operation):
+        once = self._calls[id(operation)] == 1 and id(operation) not in self._shared
+        if self._inside_repeated or not once or not self._chosen(operation):
             return None
         copy = with_head_mask(operation)
         if copy is None or not self._is_next_place_chosen():

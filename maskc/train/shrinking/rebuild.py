@@ -15,10 +15,10 @@ from maskc.frontend.graph_queries import claimed
 from maskc.train.keras_internals import all_layers, functional, nodes, producer, repeat_calls
 from maskc.train.mask_layer import MaskLayer, mask_layers
 from maskc.train.models.calls import is_functional, last_calls, nodes_within, visits
-from maskc.train.models.copying import copied, take_low_rank, take_weights
+from maskc.train.models.copying import check_shared, copied, shared_layers, take_low_rank, take_weights
 from maskc.train.models.masked_attention import without_head_mask
 from maskc.train.shrinking.known_channels import Array, Call, Calls, Channels, Mask
-from maskc.train.shrinking.rules.base import Narrowed, Place, Slicing, at_least_one
+from maskc.train.shrinking.rules.base import Narrowed, Place, Slicing, at_least_one, everything
 from maskc.train.shrinking.rules.table import narrowed
 from maskc.train.shrinking.select_channels import SelectChannels
 
@@ -59,10 +59,14 @@ class Rebuilt:
         self._nodes, self._everywhere = _places(model)
         self._grouped = _in_groups(model, calls) if keep_masks else {}
         self._called: Counter[int] = Counter()
+        self._shared = shared_layers(model)
+        self._inside: dict[int, Any] = dict.fromkeys(self._shared)  # copies of layers in others
         self.copies: dict[int, Any] = {}
+        self._returned: dict[int, list[_Narrow]] = {}  # by models in the model
         self._selected: dict[tuple[int, bytes], Any] = {}
         self._names = {layer.name for layer in all_layers(model) if keep_masks or not isinstance(layer, MaskLayer)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
+        check_shared(model, self.copies, "`maskc compile` takes the model.")
 
     def _rebuilt(self, model: Any, arguments: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
         """A model whose inputs have the channels of what it is given, and what it returns; all channels if `whole`."""
@@ -92,8 +96,8 @@ class Rebuilt:
             arguments = [_whole(self._completed(narrow, model.name).tensor) for narrow in arguments]
         if id(model) not in self.copies:
             inputs = arguments[: len(arguments) - len(masks)]
-            self.copies[id(model)] = self._rebuilt(model, inputs, whole or again)
-        copy, outputs = self.copies[id(model)]
+            self.copies[id(model)], self._returned[id(model)] = self._rebuilt(model, inputs, whole or again)
+        copy, outputs = self.copies[id(model)], self._returned[id(model)]
         tensors = iter(keras.tree.flatten(_called(copy, args, kwargs, [narrow.tensor for narrow in arguments])))
         narrows = [replace(narrow, tensor=next(tensors)) for narrow in outputs]
         return keras.tree.pack_sequence_as(functional(model).output, narrows)
@@ -105,7 +109,8 @@ class Rebuilt:
         if whole and getattr(layer, "groups", None) not in self._grouped:  # whose masks go on having equally many
             wanted = replace(call, outputs=_all_live(call.outputs))
         others = [argument for argument in keras.tree.flatten((args, kwargs)) if not isinstance(argument, _Narrow)]
-        result = narrowed(layer, Place(wanted, self._stored(layer, call, arguments), others))
+        shrunk = everything if id(layer) in self._shared else narrowed
+        result = shrunk(layer, Place(wanted, self._stored(layer, call, arguments), others, _keywords(args, kwargs)))
         if not self._keep_masks and isinstance(layer, MaskLayer) and _is_selection(layer, result):
             left = self._selected_by(layer, arguments[0], result.outputs[0], call.outputs[0])
             if whole and left.tensor is arguments[0].tensor:  # an output, for which losses are given by this name
@@ -129,9 +134,11 @@ class Rebuilt:
         return keras.tree.map_structure(lambda narrow: self._completed(narrow, layer.name), narrows)
 
     def _copy(self, layer: Any, result: Narrowed) -> Any:
+        if self._inside.get(id(layer)) is not None:
+            return self._inside[id(layer)]
         try:
             cut = result.weights and not self._keep_masks
-            return copied(layer, result.config, without_head_mask(layer) if cut else None)
+            return copied(layer, result.config, without_head_mask(layer) if cut else None, self._inside)
         except InputError:
             if result.config or getattr(layer, "variables", None):
                 raise
@@ -265,6 +272,14 @@ def _all(narrow: _Narrow) -> Mask | None:
 
 def _narrows(arguments: Any) -> list[_Narrow]:
     return [argument for argument in keras.tree.flatten(arguments) if isinstance(argument, _Narrow)]
+
+
+def _keywords(args: Any, kwargs: Any) -> list[str]:
+    """By which keyword each of the tensors is given; "" where it is by none."""
+    named = {word: keras.tree.map_structure(lambda _, word=word: word, value) for word, value in kwargs.items()}
+    words = keras.tree.flatten((keras.tree.map_structure(lambda _: "", args), named))
+    arguments = keras.tree.flatten((args, kwargs))
+    return [word for word, argument in zip(words, arguments, strict=True) if isinstance(argument, _Narrow)]
 
 
 def _called(layer: Any, args: Any, kwargs: Any, tensors: Sequence[Any]) -> Any:

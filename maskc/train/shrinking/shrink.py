@@ -11,7 +11,7 @@ from maskc.train.arguments import check_count, refusing
 from maskc.train.keras_internals import all_layers
 from maskc.train.mask_layer import mask_layers, unmasked
 from maskc.train.models.calls import check_functional
-from maskc.train.models.copying import alike
+from maskc.train.models.copying import alike, check_arguments
 from maskc.train.shrinking.carry_over import compile_alike
 from maskc.train.shrinking.check_outputs import check_outputs
 from maskc.train.shrinking.expand import expanded
@@ -92,6 +92,7 @@ def _size(model: Any) -> int:
 
 def rebuild(model: Any, keep_masks: bool, verify: bool = True, round_to: RoundTo = 1) -> Rebuilt:
     """The smaller model, not compiled, and where its variables come from; arguments and errors are as for `shrink`."""
+    check_arguments(model)
     with model.distribute_strategy.scope():
         plain = expanded(model)
         analysis = known_channels(plain)

@@ -63,6 +63,14 @@ def test_calls_are_repeated_on_other_values() -> None:
     assert called == ["inner", "last"]
 
 
+def test_what_configurations_make_has_copies_in_the_places_of_layers() -> None:
+    inner, copy = layers.Dense(2), layers.Dense(2)
+    around = layers.TimeDistributed(inner)
+    with internals.in_place_of({id(inner): copy}):
+        assert layers.TimeDistributed.from_config(around.get_config()).layer is copy
+    assert layers.TimeDistributed.from_config(around.get_config()).layer not in (inner, copy)
+
+
 def test_the_producer_of_a_tensor() -> None:
     model = chain()
     assert internals.producer(model.outputs[0]) is model.get_layer("last")

@@ -25,10 +25,11 @@ def _taken(place: Place) -> list[Mask | None] | None:
     if len(place.call.outputs) != 1:
         return None
     result: list[Mask | None] = []
-    for channels, stored, shape in zip(place.call.inputs, place.stored, place.call.shapes[0], strict=True):
-        if channels is None or stored is None:
+    call, rank = place.call, len(place.call.shapes[1][0])
+    for channels, stored, shape, word in zip(call.inputs, place.stored, call.shapes[0], place.keywords, strict=True):
+        if channels is None or stored is None or (word.endswith("mask") and stored.all()):
             result.append(None)  # which positions attend to which
-        elif len(shape) != 3:
+        elif len(shape) != rank or word.endswith("mask"):
             return None
         else:
             result.append(stored | channels.nonzero)

@@ -35,11 +35,15 @@ class Narrowed:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A call of a layer, of each input the channels that the smaller model has computed, and its other arguments."""
+    """A call of a layer, of each input the channels that the smaller model has computed, and its other arguments.
+
+    Of inputs that are given by keywords, `keywords` has these; of others "".
+    """
 
     call: Call
     stored: Sequence[Mask | None]
     others: Sequence[Any] = ()
+    keywords: Sequence[str] = ()
 
     @property
     def scalars(self) -> bool:

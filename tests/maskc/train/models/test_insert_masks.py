@@ -10,7 +10,7 @@ from keras import layers, ops
 import maskc
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.train import computational_cost, prunable
+from maskc.train import MaskLayer, computational_cost, prunable, shrink
 from maskc.train.mask_layer import mask_layers
 from tests.maskc.train.shrinking.networks import data
 
@@ -191,6 +191,83 @@ def test_what_a_layer_has_learned_without_training_is_copied() -> None:
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Dense(1)(layers.Dense(8, activation="relu")(normalise(inputs))))
     same(model)
+
+
+@keras.saving.register_keras_serializable("insert_masks")
+class Tied(layers.Layer):  # type: ignore[misc]
+    """Multiplies by the transposed kernel of another layer."""
+
+    def __init__(self, other: Any, as_it_is: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.other, self.as_it_is = other, as_it_is
+
+    def call(self, x: Any) -> Any:
+        return x @ ops.transpose(self.other.kernel)
+
+    def get_config(self) -> Any:
+        other = self.other if self.as_it_is else keras.saving.serialize_keras_object(self.other)
+        return {**super().get_config(), "other": other, "as_it_is": self.as_it_is}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        other = config["other"]
+        return cls(
+            **{**config, "other": keras.saving.deserialize_keras_object(other) if isinstance(other, dict) else other}
+        )
+
+
+def tied(**options: Any) -> Any:
+    inputs = keras.Input((6,))
+    first = layers.Dense(8, activation="relu", name="first")
+    x = layers.Dense(8, activation="relu")(layers.Dense(12, activation="relu")(first(inputs)))
+    return keras.Model(inputs, Tied(first, name="back", **options)(x))
+
+
+def at_steps(first: bool) -> Any:
+    """A layer and a model that are called as they are and at each step, this before or after that."""
+    inputs = keras.Input((6,))
+    x, both = layers.RepeatVector(3)(inputs), layers.Dense(6, activation="relu", name="both")
+    each = layers.TimeDistributed(both)(x) if first else layers.RepeatVector(3)(both(inputs))
+    other = layers.RepeatVector(3)(both(inputs)) if first else layers.TimeDistributed(both)(x)
+    frame = keras.Sequential([keras.Input((6,)), layers.Dense(6, activation="relu"), layers.Dense(4)])
+    x = layers.Dense(9, activation="relu")(layers.Flatten()(layers.Concatenate()([each, other])))
+    y = layers.Flatten()(layers.TimeDistributed(frame)(each))
+    return keras.Model(inputs, [layers.Dense(2)(x), y, frame(inputs)])
+
+
+@pytest.mark.parametrize("make", [tied, lambda: at_steps(True), lambda: at_steps(False)])
+def test_layers_that_share_weights_share_them_in_copies(make: Any) -> None:
+    model = randomised(make())
+    copy = same(model)
+    trained = [weight for weight in copy.trainable_variables if not weight.path.endswith("probe")]
+    assert len(trained) == len(model.trainable_variables)
+    for mask in mask_layers(copy):
+        mask.mask.assign(np.arange(mask.mask.shape[0]) % 2)
+    small = shrink(copy)
+    assert len(small.trainable_variables) == len(trained) and small.count_params() < model.count_params()
+
+
+def test_layers_whose_copies_would_not_share_weights_are_named() -> None:
+    model = tied(as_it_is=True)
+    with pytest.raises(
+        InputError, match=r"'first' and 'back' share the weight 'first/kernel', .* Put a MaskLayer into"
+    ):
+        prunable(model)
+    with pytest.raises(InputError, match=r"'first' and 'back' share the weight .*\. `maskc compile` takes the model"):
+        shrink(model)
+
+
+def test_a_weight_that_a_call_is_given_is_named() -> None:
+    """A copy would go on with that of the model."""
+    inputs = keras.Input((5,))
+    embedding = layers.Embedding(20, 6, name="words")
+    x = layers.Dense(20)(MaskLayer()(layers.Dense(8, activation="relu")(embedding(inputs))))
+    model = keras.Model(inputs, ops.matmul(x, embedding.embeddings))
+    with pytest.raises(InputError, match=r"'matmul.*' is called with the weight 'words/embeddings', .*reads it in"):
+        shrink(model)
+    x = layers.Dense(20)(layers.Dense(8, activation="relu")(embedding(inputs)))
+    with pytest.raises(InputError, match="is called with the weight 'words/embeddings'"):
+        prunable(keras.Model(inputs, ops.matmul(x, embedding.embeddings)))
 
 
 def test_frozen_layers_stay_frozen() -> None:

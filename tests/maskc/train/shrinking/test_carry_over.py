@@ -114,6 +114,16 @@ def test_a_class_of_ones_own_stays_with_its_attributes_losses_and_metrics() -> N
     assert type(copy) is Weighted and copy.weight == 0.5 and not copy.compiled
 
 
+def test_an_attribute_that_is_a_model_in_the_model_becomes_its_smaller_one() -> None:
+    inputs = keras.Input((8,))
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(6), MaskLayer()], name="inner")
+    model = Weighted(inputs, layers.Dense(2)(inner(inputs)))
+    model.inner = inner
+    mask_layers(model)[0].mask.assign([1, 0] * 3)
+    small = shrink(model)
+    assert small.inner is small.get_layer("inner")
+
+
 @pytest.mark.slow
 def test_what_a_class_loses_is_said() -> None:
     with pytest.warns(PruningWarning, match="plain functional one, without the compute_loss of Sized"):

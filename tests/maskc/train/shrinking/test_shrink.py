@@ -168,6 +168,23 @@ def test_masks_on_heads(heads: list[float], keep_masks: bool) -> None:
     assert small.count_params() < model.count_params()
 
 
+@pytest.mark.parametrize("size", [5, 8])
+def test_attention_with_a_mask_of_numbers_and_on_several_axes(size: int) -> None:
+    """A mask is none of the keys, also where it has as many columns as these have channels."""
+
+    def network() -> Any:
+        inputs, steps = keras.Input((size, 6)), keras.Input((size, size))
+        x = MaskLayer()(layers.Dense(8, activation="relu")(inputs))
+        x = MaskedMultiHeadAttention(4, 3)(x, x, attention_mask=steps)
+        x = MaskLayer()(layers.Dense(8, activation="relu")(keras.ops.expand_dims(x, 1)))
+        return keras.Model([inputs, steps], layers.Dense(2)(MaskedMultiHeadAttention(4, 3)(x, x)))
+
+    model = made(network)
+    small = shrink(model)
+    assert error(model, small) < 1e-5
+    assert not mask_layers(small) and small.count_params() < 0.6 * model.count_params()
+
+
 def test_widths_that_are_fast_add_few_channels() -> None:
     widths = {3: 3, 13: 13, 30: 30, 31: 32, 47: 48, 60: 60, 65: 68, 129: 136, 250: 256}
     assert {width: rounded_up(width, "auto") for width in widths} == widths
