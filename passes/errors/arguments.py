@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import operator
 import os
 import re
 import reprlib
@@ -109,8 +110,10 @@ def _is_of(hint: Any, value: Any) -> bool:
         )
     if kind is Callable:
         return callable(value) and _takes(value, parts)
-    if kind is Iterable and getattr(value, "shape", None) == ():
-        return False  # an array without axes, which says that it can be gone through
+    if kind is Iterable:
+        operator.length_hint(value)  # raises for a length that is none
+        if getattr(value, "shape", None) == ():
+            return False  # an array without axes, which says that it can be gone through
     unseen = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
     if not isinstance(kind, type) or unseen:
         return True

@@ -1,7 +1,7 @@
 """Wrong arguments of the public functions of `passes`: a sentence, whatever they are."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -90,3 +90,21 @@ def test_a_function_of_another_number_of_arguments_is_refused() -> None:
     for wrong in (lambda: 1, lambda x, y: x, lambda *, x: x):
         with pytest.raises(TypeError, match="`rate` must be a text or a function of one argument, and not a function"):
             called(wrong)
+
+
+def test_what_says_nonsense_of_its_length_is_no_sequence() -> None:
+    class Odd:
+        def __len__(self) -> int:
+            return -1
+
+        def __iter__(self) -> Any:
+            return iter([1])
+
+    @typed
+    def called(values: Iterable[int]) -> None:
+        del values
+
+    called(iter([1]))
+    called(value for value in (1, 2))
+    with pytest.raises(TypeError, match="`values` must be a sequence, and not an Odd"):
+        called(Odd())
