@@ -23,6 +23,8 @@ def check_functional(who: str, model: Any, instead: str) -> None:
     """Raises InputError where a model is none whose layers can be taken one by one; `instead` says what to do."""
     if isinstance(model, keras.Sequential):
         instead = "Begin it with a keras.Input."
+    elif inside := [name for name, value in getattr(model, "__dict__", {}).items() if is_functional(value)]:
+        instead = f"Give it what it is made of, one by one: {', '.join(f'.{name}' for name in inside)}."
     if not is_functional(model) or not model.built:
         raise InputError(
             f"{who} needs a functional or Sequential model whose inputs are known, and "

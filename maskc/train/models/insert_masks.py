@@ -39,6 +39,9 @@ _CHANNEL_BY_CHANNEL += ACTIVATION_LAYERS
 _WEIGHTED = of_every_rank("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "SeparableConv{}D")
 _WEIGHTED += (layers.Dense, layers.EinsumDense)
 
+#: what comes out has its channels last, or elsewhere than what goes in
+_OTHER_LAYOUT = ("Dense", "EinsumDense", "Permute", "Transpose", "Swapaxes", "Moveaxis", "Reshape")
+
 
 @refusing
 def prunable(model: Any, after: Place = "activation") -> Any:
@@ -141,6 +144,7 @@ class _Copy:
         self._inside: dict[int, Any] = dict.fromkeys(self._shared)  # copies of layers in others
         self._bare = last_calls(model)
         self._called: Counter[int] = Counter()
+        self._channels_first: dict[int, Any] = {}  # tensors whose channels are on axis 1, by their ids
         plain = self._graph(model)
         check_shared(model, self._copies, "Put a MaskLayer into the model where channels are to go instead.")
         self.model = alike(model, plain, self._copies)
@@ -194,16 +198,35 @@ class _Copy:
         outputs = operation(*args, **kwargs)
         original = self._originals[id(operation)]
         self._called[original] += 1
+        axis = self._axis(operation, (args, kwargs), outputs)
         if self._inside_repeated or (original, self._called[original]) in self._bare:
             return outputs
-        if not self._chosen(operation) or not _maskable(outputs) or has_heads(operation):
+        if not self._chosen(operation) or not _maskable(outputs, axis) or has_heads(operation):
             return outputs
         if not self._is_next_place_chosen():
             return outputs
         policy = getattr(operation, "dtype_policy", outputs.dtype)
-        mask = MaskLayer(name=claimed(f"{operation.name}_mask", self._names), dtype=policy)
+        mask = MaskLayer(axis=axis, name=claimed(f"{operation.name}_mask", self._names), dtype=policy)
         self.masks[self._places] = mask
-        return mask(outputs)
+        return self._note(mask(outputs), axis)
+
+    def _axis(self, operation: Any, inputs: Any, outputs: Any) -> int:
+        """The axis of the channels of what a call gives: 1 where a layer, or one before it, has them first."""
+        rank = len(getattr(outputs, "shape", ()))
+        layout = getattr(operation, "data_format", None)
+        if layout is None and type(operation).__name__ not in _OTHER_LAYOUT:
+            read = operation.outputs if is_functional(operation) else keras.tree.flatten(inputs)
+            if any(id(tensor) in self._channels_first and len(tensor.shape) == rank for tensor in read):
+                layout = "channels_first"
+        if layout != "channels_first" or rank < 3:
+            return -1
+        self._note(outputs, 1)
+        return 1
+
+    def _note(self, tensor: Any, axis: int) -> Any:
+        if axis == 1:
+            self._channels_first[id(tensor)] = tensor
+        return tensor
 
 
 def _masked_later(graph: Any, chosen: Callable[[Any], bool]) -> set[tuple[int, int]]:
@@ -237,9 +260,9 @@ def _by_channel(node: Any) -> bool:
     return by_element(getattr(operation, "activation", None)) and isinstance(operation, _CHANNEL_BY_CHANNEL)
 
 
-def _maskable(outputs: Any) -> bool:
+def _maskable(outputs: Any, axis: int) -> bool:
     shape: tuple[int | None, ...] = getattr(outputs, "shape", ())
-    return len(shape) > 1 and shape[-1] not in (None, 1) and keras.backend.is_float_dtype(outputs.dtype)
+    return len(shape) > 1 and shape[axis] not in (None, 1) and keras.backend.is_float_dtype(outputs.dtype)
 
 
 def _shrinking(copy: _Copy) -> tuple[ModelProto, dict[int, str]]:

@@ -139,6 +139,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
         self._teach = teach
         self.alpha, self._soft = alpha, _SoftLoss(temperature, soft)
 
+    def get_config(self) -> dict[str, Any]:
+        """Raises InputError: the teacher is no part of what could be saved."""
+        raise InputError(
+            f"The Distiller {self.name!r} cannot be saved, as its teacher is no part of it. Save its student, "
+            "distiller.student, or with ModelCheckpoint the weights alone (save_weights_only=True)."
+        )
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's output."""
         return self.student(inputs, training=training)

@@ -474,7 +474,8 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
             "^The teacher does not take what the student is given: .*shape",
         ),
         # smaller models
-        (lambda: shrink(Distiller(mlp(), mlp())), "needs a functional or Sequential model.*distiller"),
+        (lambda: shrink(Distiller(mlp(), mlp())), "needs a functional or Sequential model.*distiller.*: .student.$"),
+        (lambda: Distiller(mlp(), mlp()).get_config(), "'distiller.*' cannot be saved, .*Save its student"),
         (lambda: shrink("model.keras"), "needs a functional or Sequential model"),
         (lambda: prunable(None), "and 'NoneType' is not one"),
         (lambda: prunable(Distiller(mlp(), mlp())), "functional or Sequential"),

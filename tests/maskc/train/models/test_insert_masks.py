@@ -312,3 +312,16 @@ def test_the_graph_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known.flops() == fresh.flops() and known.names == fresh.names
     for name, savings in fresh.gradient().items():
         np.testing.assert_array_equal(known.gradient()[name], savings)
+
+
+def test_masks_stand_on_the_channels_of_layers_that_have_them_first() -> None:
+    inputs = keras.Input((3, 12, 12))
+    x = layers.Conv2D(8, 3, data_format="channels_first")(inputs)
+    x = stem = layers.ReLU(name="stem")(layers.BatchNormalization(axis=1)(x))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", data_format="channels_first", name="inner")(x)
+    x = layers.ReLU(name="joined")(layers.Add()([x, stem]))
+    x = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    x = layers.Dense(6, activation="relu", name="hidden")(x)
+    model = prunable(keras.Model(inputs, layers.Dense(2)(x)))
+    found = {layer.name: (layer.axis, layer.mask.shape[0]) for layer in mask_layers(model)}
+    assert found == {"stem_mask": (1, 8), "inner_mask": (1, 8), "joined_mask": (1, 8), "hidden_mask": (-1, 6)}
