@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.inspection.arguments import public
 from passes.errors import in_brief
 from passes.errors.arguments import fits, shown

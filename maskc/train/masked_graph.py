@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from maskc.errors import InputError
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.train.arguments import check_kind
 from maskc.train.keras_internals import all_layers, input_signature
 from maskc.train.mask_layer import MaskLayer

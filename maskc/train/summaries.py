@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 
 #: intervals of a histogram
 BUCKETS = 30

@@ -20,7 +20,7 @@ from onnx import ModelProto
 from maskc.errors import InputError, RunError
 from maskc.frontend.graph_queries import all_graphs, all_nodes, tensor_types
 from maskc.frontend.onnx_file import PROTOBUF_LIMIT, check
-from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr
+from maskc.frontend.tensorflow.importing import import_tensorflow, quiet, quiet_stderr, reason
 from passes.errors import in_brief
 from passes.model.declarations import declare
 
@@ -59,7 +59,7 @@ class TensorFlowModel:
                 arguments = [tf.convert_to_tensor(inputs[name]) for name in self.inputs]
                 results = tf.nest.flatten(call(*arguments))
         except Exception as error:
-            raise RunError(f"TensorFlow fails on {self.name}: {in_brief(error)}.") from error
+            raise RunError(f"{self.name} fails in TensorFlow: {reason(error)}.") from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, results, strict=True)}
 
     def to_onnx(self, rearranged: bool = True) -> ModelProto:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -101,3 +102,19 @@ def quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def reason(error: Exception) -> str:
+    """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
+    if isinstance(error, import_tensorflow().errors.OpError):
+        trace = r"\{\{.*?\}\}|\[\[.*|\[Op:.*|\x1b\[\d*m"
+        lines = (re.sub(trace, "", line).strip() for line in str(error.message).splitlines())
+        where = ("Graph execution error", "Detected at", "File ", "Stack trace", "Exception encountered")
+        first = next((line for line in lines if line and not line.startswith(where)), type(error).__name__)
+        return in_brief(ValueError(first))
+    match = re.search(
+        r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M
+    )
+    if not match:
+        return in_brief(error)
+    return f"layer {match.group(1)}: {in_brief(ValueError(match.group(2)))}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from maskc.frontend import stand_ins
 from maskc.frontend.graph_queries import unique
 from maskc.frontend.tensorflow import carried_state
 from maskc.frontend.tensorflow.convert import TensorFlowModel
-from maskc.frontend.tensorflow.importing import import_keras, import_tensorflow, quiet
+from maskc.frontend.tensorflow.importing import import_keras, import_tensorflow, quiet, reason
 from passes.errors import in_brief
 
 #: the name of the output that `from_model` adds
@@ -143,22 +142,6 @@ def _carrying_on(model: Any) -> Iterator[Any]:
     """The layers of a model that carry on from one batch to the next, which then have one size."""
     for layer in getattr(model, "layers", ()):
         yield from (layer,) if getattr(layer, "stateful", False) else _carrying_on(layer)
-
-
-def reason(error: Exception) -> str:
-    """What a layer objected to, out of the page that Keras and TensorFlow print around it."""
-    if isinstance(error, import_tensorflow().errors.OpError):
-        trace = r"\{\{.*?\}\}|\[\[.*|\[Op:.*|\x1b\[\d*m"
-        lines = (re.sub(trace, "", line).strip() for line in str(error.message).splitlines())
-        where = ("Graph execution error", "Detected at", "File ", "Stack trace", "Exception encountered")
-        first = next((line for line in lines if line and not line.startswith(where)), type(error).__name__)
-        return in_brief(ValueError(first))
-    match = re.search(
-        r"Exception encountered when calling (\w+)[\w.]*\(\)\.\s+(?:\x1b\[1m)?(.+?)(?:\x1b|$)", str(error), re.M
-    )
-    if not match:
-        return in_brief(error)
-    return f"layer {match.group(1)}: {in_brief(ValueError(match.group(2)))}"
 
 
 def _structure(model: Any, side: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.train.data.features import FeatureSpec, Field
 
 _KINDS = {"int64_list": "int", "float_list": "float", "bytes_list": "string"}

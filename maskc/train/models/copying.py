@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from maskc.errors import InputError, warn
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.train.keras_internals import all_layers, in_place_of, made_as_functional
 from maskc.train.mask_layer import MaskLayer
 from maskc.train.models.calls import is_functional, nodes_within

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from maskc.errors import InputError
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.train.arguments import check_choice, check_count, compiled, is_number, refusing
 from maskc.train.optimizer.pruning_optimizer import PruningOptimizer
 from maskc.train.running.replicas import placed

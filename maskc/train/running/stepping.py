@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskc.errors import InputError, MaskcError
-from maskc.frontend.tensorflow.keras import reason
+from maskc.frontend.tensorflow.importing import reason
 from maskc.train.arguments import check_count, check_kind
 from maskc.train.data.records import Records
 from maskc.train.running import replicas

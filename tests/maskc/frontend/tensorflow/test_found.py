@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import maskc as api
-from maskc.errors import InputError
+from maskc.errors import InputError, RunError
 from maskc.frontend import load, read
+from maskc.frontend.tensorflow.keras import from_model
 from tests.maskc.command import maskc, refused, succeeded
 
 WEIGHTS = [np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in ((8, 16), (16, 4))]
@@ -162,6 +163,13 @@ def test_how_to_load_what_keras_does_not_by_itself(keras: Any, tmp_path: Path) -
     keras.saving.get_custom_objects().pop("own>Twice")
     with pytest.raises(InputError, match="Run the code that defines its own layers first"):
         read(tmp_path / "model.keras")
+
+
+def test_why_tensorflow_cannot_run_a_model_is_said_without_the_way_there(keras: Any) -> None:
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), keras.layers.Embedding(3, 4), keras.layers.Flatten()])
+    traced = from_model(model, name="The model")
+    with pytest.raises(RunError, match=r"^The model fails in TensorFlow: indices\[0,1\] = 9 is not in \[0, 3\)\.$"):
+        traced.run(dict.fromkeys(traced.inputs, np.array([[1, 9]], np.int32)))
 
 
 def test_more_weights_than_a_graph_holds(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
