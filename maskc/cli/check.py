@@ -91,9 +91,9 @@ def check(
     if taken := [name for name in named if name.suffix == ".json"]:
         raise typer.BadParameter(f"{taken[0]} is no model: a baseline is given as `--baseline {taken[0]}`.")
     how: dict[str, Any] = {"limits": Limits(tolerance, min_reduction), "jobs": jobs, "rules": rules or ()}
-    known = read(baseline).files() if baseline.exists() else ()
-    masks = () if options.mask_file is None else (options.mask_file,)
     words = [*(formats or ()), *(["json"] if as_json else ())]
+    known = read(baseline).files() if words and baseline.exists() else ()
+    masks = () if options.mask_file is None else (options.mask_file,)
     targets = output_formats.targets(words, (baseline, *named, *masks, *known))
     changed = False
     if update:

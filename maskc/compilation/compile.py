@@ -78,7 +78,7 @@ class Compiled:
     @public
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as an ONNX file, completely or not at all. Raises `InputError` when that fails."""
-        if Path(path).suffix in (".keras", ".h5", ".tflite", ".pb"):
+        if Path(path).suffix in (*frontend.KERAS_SUFFIXES, ".tflite", ".pb"):
             raise InputError(f"{path} would be an ONNX file, and its name says another. Give one that ends with .onnx.")
         write_model_files.write_model(self.model, Path(path), keep=self.read)
 

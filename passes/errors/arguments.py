@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 # What counts as such a number: those of numpy, and whole ones where others will do.
 _NUMBERS: dict[Any, Any] = {int: (int, np.integer), float: (int, float, np.integer, np.floating)}
 
+# How many arguments a function takes.
 _COUNTS = ("no arguments", "one argument", "two arguments", "three arguments")
 
 # Of a value that does not fit no more is shown.

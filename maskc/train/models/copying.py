@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 import keras
@@ -67,10 +67,9 @@ def check_arguments(model: Any) -> None:
                 )
 
 
-def check_shared(model: Any, copies: Mapping[int, Any], instead: str) -> None:
-    """Raises InputError, with what to do instead, if layers share weights that their copies do not share."""
+def check_shared(model: Any, shared: Collection[int], copies: Mapping[int, Any], instead: str) -> None:
+    """Raises InputError, with what to do instead, if `shared_layers` share weights that their copies do not share."""
     found: dict[int, tuple[Any, Any]] = {}
-    shared = shared_layers(model)
     for operation in _leaves(model):
         if id(operation) not in shared:
             continue

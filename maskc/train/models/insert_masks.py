@@ -146,7 +146,9 @@ class _Copy:
         self._called: Counter[int] = Counter()
         self._channels_first: dict[int, Any] = {}  # tensors whose channels are on axis 1, by their ids
         plain = self._graph(model)
-        check_shared(model, self._copies, "Put a MaskLayer into the model where channels are to go instead.")
+        check_shared(
+            model, self._shared, self._copies, "Put a MaskLayer into the model where channels are to go instead."
+        )
         self.model = alike(model, plain, self._copies)
         self.masks |= {number: layer.head_mask for number, layer in self._attention.items()}
 

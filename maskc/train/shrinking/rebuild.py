@@ -66,7 +66,7 @@ class Rebuilt:
         self._selected: dict[tuple[int, bytes], Any] = {}
         self._names = {layer.name for layer in all_layers(model) if keep_masks or not isinstance(layer, MaskLayer)}
         self.model = self._rebuilt(model, [_whole(tensor) for tensor in functional(model).inputs], whole=True)[0]
-        check_shared(model, self.copies, "`maskc compile` takes the model.")
+        check_shared(model, self._shared, self.copies, "`maskc compile` takes the model.")
 
     def _rebuilt(self, model: Any, arguments: Sequence[_Narrow], whole: bool) -> tuple[Any, list[_Narrow]]:
         """A model whose inputs have the channels of what it is given, and what it returns; all channels if `whole`."""

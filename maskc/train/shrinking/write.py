@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import passes
 from maskc import progress
 from maskc.errors import InputError, NotEquivalentError
+from maskc.frontend import KERAS_SUFFIXES
 from maskc.frontend.tensorflow.keras import load, to_onnx
 from maskc.frontend.write_model_files import in_the_making
 from maskc.results.measurements import Figures
@@ -24,8 +25,6 @@ from maskc.verification.inputs import read_inputs
 
 # What a float32 TFLite model may differ by, whose kernels sum in other orders, as a share of the scale.
 _CLOSE = 1e-4
-
-KERAS_FILES = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def compile_to(
         InputError: if the file is none of Keras's, cannot be loaded or shrunk, or the output cannot be written.
         NotEquivalentError: if the outputs differ, which is a fault of maskc; then nothing is written.
     """
-    if path.suffix.lower() not in KERAS_FILES:
+    if path.suffix.lower() not in KERAS_SUFFIXES:
         raise InputError(
             f"{path} has no Keras layers that could be made smaller: {format} is written of a .keras file. Any model "
             "can be written as ONNX."

@@ -47,12 +47,11 @@ def _hidden(proof: Proof) -> Failure | None:
     """
     checker = proof.checker
     for region in proof.regions.values():
-        readers = [each for each in proof.regions.values() if region.target in each.compiled_reads]
         shown = set[str]()  # of which sparse values may then show nothing
         for pair in _pairs(checker, region):
             if pair.is_shown():
                 shown.add(pair.name)
-            elif pair.name not in shown and pair.is_hidden(readers):
+            elif pair.name not in shown and pair.is_hidden(proof.regions.values()):
                 return pair.failure()
     return None
 
@@ -86,8 +85,7 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
     names = [name for name, (_, leaves) in after.items() if name in leaves]
     if not names:
         return
-    held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
-    types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
+    held, types = _read_by(checker, region)
     sources = {n: checker.types[n] for n in region.source_reads}
     source, compiled = checker.source, checker.compiled
     ends = [*names, region.boundary.source]
@@ -97,7 +95,7 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
     drawing, runs = checker.of(checker.sizes(region)), []
     for turn in (*range(_TURNS), *checker.chosen(region)):
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
-        fed = {f"{leaf}·": np.array(boundary.cut(values[boundary.source])) for leaf, boundary in held.items()}
+        fed = _fed(held, values.__getitem__)
         results = {leaf: fed[f"{leaf}·"] for leaf in held} | dict(zip(here, made.run(here, fed), strict=True))
         runs.append((turn, wanted.run(ends, {f"{n}·": values[n] for n in sources}), results, fed))
     for k, name in enumerate(names):
@@ -120,6 +118,17 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
                 right = region.boundary.cut(before[-1])
                 yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given, right, drawing)
+
+
+def _read_by(checker: recheck.Checker, region: Region) -> tuple[dict[str, Boundary], dict[str, np.dtype[Any]]]:
+    """The boundaries that a region of the compiled model reads, and their types."""
+    held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
+    return held, {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
+
+
+def _fed(held: Mapping[str, Boundary], values: Callable[[str], Array]) -> dict[str, Array]:
+    """What a region is given at boundaries, of tensors of the source."""
+    return {f"{leaf}·": np.array(boundary.cut(values(boundary.source))) for leaf, boundary in held.items()}
 
 
 @dataclass
@@ -166,8 +175,8 @@ class _Pair:
         near = moved.shape == self.right.shape and _apart(self.right, moved, self.allowed) <= 1
         return near and self.is_shown()
 
-    def is_hidden(self, readers: Collection[Region]) -> bool:
-        """Whether the result would be another, for regions that read it, if what the source has were farther away."""
+    def is_hidden(self, regions: Collection[Region]) -> bool:
+        """Whether a result that these regions read would be another if what the source has were farther away."""
         if self.got.dtype == np.int64:  # sizes and indices are no larger than they may be
             return False
         rng = np.random.default_rng(0)
@@ -181,21 +190,20 @@ class _Pair:
                 continue
             rounding = _apart(moved, self.result(near), self.allowed)
             if _apart(self.base, moved, self.allowed) > 1 + _ROUNDING * rounding:
-                return self._is_read(moved != self.base, readers)
+                return self._is_read(moved != self.base, regions)
         return False
 
-    def _is_read(self, moved: Array, readers: Collection[Region]) -> bool:
+    def _is_read(self, moved: Array, regions: Collection[Region]) -> bool:
         """Whether what moves in the result is read at all: a mask may follow behind the region."""
         checker, compiled, target = self.drawing, self.checker.compiled, self.region.target
         if target in compiled.outputs or self.base.dtype.kind != "f" or not moved.ndim:
             return True
         rng = np.random.default_rng(0)
-        for region in readers:
-            held = {leaf: checker.boundaries[leaf] for leaf in region.compiled_reads}
-            types = {leaf: checker.types[boundary.source] for leaf, boundary in held.items()}
+        for region in (each for each in regions if target in each.compiled_reads):
+            held, types = _read_by(checker, region)
             part = session(compiled.part(region.compiled, types, [region.target]), compiled.folder, self.checker.packs)
             for turn in range(_TURNS):
-                fed = {f"{leaf}·": np.array(each.cut(checker.fresh(each.source, turn))) for leaf, each in held.items()}
+                fed = _fed(held, partial(checker.fresh, turn=turn))
                 one = fed[f"{target}·"]
                 if one.shape[1:] != moved.shape[1:]:  # sizes are others than those of the result
                     return True

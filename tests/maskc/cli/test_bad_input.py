@@ -77,10 +77,14 @@ def test_a_model_of_another_kind(tmp_path: Path, ending: str, words: str) -> Non
     compile_refused(tmp_path / f"m{ending}", words)
 
 
+# Of Git LFS, where the file was not fetched.
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "`git lfs pull`"),
+        (POINTER, "`git lfs pull`"),
         (b"\n<!doctype html><title>404</title>", "is a web page"),
         (b"PK\3\4 what it holds", "unpack it"),
         (b"\x1f\x8b what it holds", "unpack it"),
@@ -93,16 +97,15 @@ def test_a_file_that_stands_for_the_model(tmp_path: Path, content: bytes, words:
 
 
 def test_pointers_of_git_lfs_in_the_place_of_masks_data_and_weights(tmp_path: Path, source: Path) -> None:
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     for name in ("p.npz", "p.safetensors"):
-        (tmp_path / name).write_bytes(pointer)
+        (tmp_path / name).write_bytes(POINTER)
         compile_refused(source, "`git lfs pull`", masks=tmp_path / name)
     refused(maskc("prune", source, "--data", tmp_path / "p.npz"), 2, "`git lfs pull`")
     refused(maskc("verify", source, source, "--inputs", tmp_path / "p.npz"), 2, "`git lfs pull`")
     (tmp_path / "p.npz").write_bytes(b"PK\3\4")
     compile_refused(source, "is damaged", masks=tmp_path / "p.npz")
     model = build.save_external(build.mlp(), tmp_path / "x.onnx")
-    (tmp_path / "x.onnx.weights").write_bytes(pointer)
+    (tmp_path / "x.onnx.weights").write_bytes(POINTER)
     refused(maskc("compile", model), 2, "`git lfs pull`")
 
 
