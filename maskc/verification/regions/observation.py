@@ -44,12 +44,14 @@ def observe(
     feeds: Sequence[Mapping[str, Array]],
     held: Mapping[str, Slices] | None = None,
     *,
+    removed: bool = False,
     prints: bool = True,
 ) -> Observed:
     """Run a model. Raises what ONNX Runtime does.
 
-    held: slices of tensors of which others may be multiples, None where nothing is claimed. prints: whether they are
-    kept, which take memory.
+    held: slices of tensors of which others may be multiples, None where nothing is claimed. removed: whether claims are
+    made along the axes of these alone, of which some slices are not held. prints: whether they are kept, which take
+    memory.
     """
     observed = Observed()
 
@@ -59,15 +61,14 @@ def observe(
         floats = first.dtype.kind == "f"
         observed.seen[name] = Seen.of(arrays)
         observed.tensors[name] = Tensor(first.shape, first.dtype, whole=None if floats else first)
-        if not floats or (held is None and not prints):
+        claimed = held is not None and name in graph.maker
+        slices = (held or {}).get(name, {})
+        if not floats or not (prints or (claimed and (slices or not removed))):
             return
         with np.errstate(all="ignore"):
             each = _prints(filled)
-            if (
-                held is not None
-                and name in graph.maker
-                and (claims := _claims(arrays, filled, each, held.get(name, {})))
-            ):
+            along = {axis: rows for axis, rows in each.items() if axis in slices} if removed else each
+            if claimed and (claims := _claims(arrays, filled, along, slices)):
                 observed.claims[name] = claims
         if prints:
             observed.tensors[name].prints = each

@@ -115,12 +115,12 @@ def prove(
 
     named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
-        before = observe(source, feeds, stored or None, prints=False)  # where all is stored, nothing need be claimed
+        before = observe(source, feeds, stored, removed=True, prints=False)
         named = by_name(source, compiled, before, origins)
         first = search(before, named, _removed(before.claims, named.values()))
         if first.settles() and (proof := first.proof()).complete:
             return proof
-        before = before if stored else observe(source, feeds, stored, prints=False)
+        before = observe(source, feeds, stored, prints=False)
         first = search(before, named)  # units may be dead in a run alone
         first.settles()
         failing = first.failing()
