@@ -99,6 +99,9 @@ class _Writer:
             if trace.root.zero[trace.index].any() or (trace.root.order[trace.index] != trace.index).any()
         )
         self.origins.update(dict.fromkeys(changed))
+        self.origins.cleared.update(
+            (name, _cleared(trace.root)[trace.index]) for name, trace in self.found.traces.items()
+        )
         for merge in self.found.merges:
             channels, back = merge.root.order[merge.index], np.arange(merge.index.size)
             aligned = bool((channels != merge.index).any())
@@ -106,6 +109,8 @@ class _Writer:
                 # what several heads share is there once in each, before and after
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
+            along = [-1 if axis == merge.axis else 1 for axis in range(len(shape_of(merge.tensor) or ()))]
+            self.origins.cleared[merge.tensor.name] = _cleared(merge.root)[channels].reshape(along)
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
@@ -154,6 +159,11 @@ class _Writer:
             picked = rows.reshape(*rows.shape[: -len(axes)], -1)[..., places[moved].reshape(-1)].reshape(rows.shape)
             values = np.moveaxis(picked, range(-len(axes), 0), axes)
             node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
+
+
+def _cleared(root: Root) -> Mask:
+    """The channels that became zero and were not."""
+    return np.asarray(~(root.zero | root.needed))
 
 
 def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:

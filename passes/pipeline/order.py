@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -257,8 +256,7 @@ def shrink_graph(
     found = plan_graph(graph, options, recorder, around)
     with recorder.step("rewrite", graph, traced=True):
         apply(graph, found.facts, found.plan, found.cuts, nested=around is not None)
-        for (name, axis), mask in found.plan.stored.items():
-            found.origins.take(name, axis, np.flatnonzero(mask))
+        found.origins.store(found.plan.stored)
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):

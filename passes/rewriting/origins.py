@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from passes.graph.tensors import Index
+import numpy as np
+
+from passes.graph.tensors import Index, Mask
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,22 @@ class Origin:
 
 
 class Origins(dict[str, Origin | None]):
-    """By name; a tensor that is absent is that of the source, and one that is None holds other slices in each head."""
+    """By name; a tensor that is absent is that of the source, and one that is None holds other slices in each head.
+
+    cleared: by name, which elements are zero now because nothing reads them; a mask that broadcasts to the tensor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cleared: dict[str, Mask] = {}
+
+    def store(self, stored: Mapping[tuple[str, int], Mask]) -> None:
+        """Note that tensors have come to hold these slices: none of the source if elements among them are cleared."""
+        for (name, axis), kept in stored.items():
+            self.take(name, axis, np.flatnonzero(kept))
+            if name in self.cleared and self.cleared[name].shape[axis] > 1:
+                self.cleared[name] = self.cleared[name].compress(kept, axis)
+        self.update((name, None) for name, cleared in self.cleared.items() if cleared.any())
 
     def take(self, name: str, axis: int, index: Index) -> None:
         """Note that a tensor has come to hold these of the slices that it held along an axis."""
