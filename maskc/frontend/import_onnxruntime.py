@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 import os
 import warnings
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from maskc.errors import InstallationWarning, UnavailableError
+from maskc.results.environment import versions_of
 from passes.errors import in_brief
 
 #: the quietest of ONNX Runtime's log levels
@@ -39,18 +38,9 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _installed() -> dict[str, str]:
-    """The distributions of ONNX Runtime that are installed, with their versions."""
-    found = {}
-    for name in _BUILDS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
 def repair(wanted: str = "") -> str:
     """What to type where it is missing or broken, or where something is `wanted` in the place of what is installed."""
-    installed = _installed()
+    installed = versions_of(_BUILDS)
     spec = find_spec("onnxruntime") if installed else None
     place = Path(spec.origin).parent if spec is not None and spec.origin else None
     if place and not any(place.parent.glob("onnxruntime*-info")):  # which pip puts beside what it installs
@@ -65,7 +55,7 @@ def repair(wanted: str = "") -> str:
 @functools.cache
 def _warn_of_several() -> None:
     """Warn, once and not in workers, of distributions that have overwritten each other."""
-    installed = _installed()
+    installed = versions_of(_BUILDS)
     if len(installed) > 1 and multiprocessing.parent_process() is None:
         which = " and ".join(f"{name} {version}" for name, version in installed.items())
         warnings.warn(f"{which} have overwritten each other. {repair()}", InstallationWarning, stacklevel=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from os import cpu_count
@@ -29,8 +30,13 @@ def loaded_versions() -> dict[str, str]:
 
 def installed_versions() -> dict[str, str]:
     """Versions of maskc, Python and the libraries that are installed, by the names of their distributions."""
-    found = {"maskc": __version__, "Python": platform.python_version()}
-    for name in _INSTALLED:
+    return {"maskc": __version__, "Python": platform.python_version()} | versions_of(_INSTALLED)
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of these distributions, by their names; those that are not installed are left out."""
+    found = {}
+    for name in distributions:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

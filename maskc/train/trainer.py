@@ -294,8 +294,7 @@ class PruningTrainer:
     def _shrink(self) -> tuple[Any, int | None] | None:
         """Goes on with the smaller model, if channels were pruned since the last time."""
         self.optimizer.prune_if_due()
-        pruned = sum(int(np.sum(np.asarray(layer.mask) == 0)) for layer in mask_layers(self.model))
-        if not pruned:
+        if all(np.asarray(layer.mask).all() for layer in mask_layers(self.model)):
             return None
         rebuilt = rebuild(self.model, keep_masks=True)
         if rebuilt.model.count_params() == self.model.count_params():

@@ -143,16 +143,16 @@ class Reshape(AgreementRule, Regrouping):
         copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
         return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
 
-    def settled(self, node: gs.Node) -> dict[int, Array]:
-        """Initializers in place of computed operands, by index, that do the same now that shapes are known.
+    def settled(self, node: gs.Node) -> Array | None:
+        """What does the same as a computed shape now that sizes are known; None where that cannot be, or need not.
 
-        A computed shape of which one size at most is not static, such as that of an image for an open batch.
+        One size at most may not be static, such as that of an open batch.
         """
         shape = shape_of(node.outputs[0])
         if shape is None or is_constant(node.inputs[1]) or 0 in shape:
-            return {}
+            return None
         sizes = [d if isinstance(d, int) else -1 for d in shape]
-        return {1: np.asarray(sizes, np.int64)} if sizes.count(-1) <= 1 else {}
+        return np.asarray(sizes, np.int64) if sizes.count(-1) <= 1 else None
 
     def carried(self, node: gs.Node) -> Array | None:
         """The shape with 0 for a size that stays where it is, in place of -1; None where nothing is to change.

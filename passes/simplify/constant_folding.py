@@ -191,22 +191,18 @@ def _still_quantized(node: gs.Node, opset: int) -> Quantized | None:
     return found if found is not None and np.array_equal(found.values, result) else None
 
 
-def settle_operands(graph: gs.Graph) -> bool:
-    """Put initializers in place of operands where the shapes around them say as much; whether there were any.
+def settle_shapes(graph: gs.Graph) -> bool:
+    """Put initializers in place of computed shapes where the shapes around them say as much; whether there were any.
 
     From what is computed inference often knows no more than numbers.
     """
     editor, settled = GraphEditor(graph), False
     for node in graph.nodes:
         op = rules(node)
-        found = op.settled(node) if isinstance(op, Reshape) else {}
-        for index, values in found.items():
-            constant = editor.constant(f"{node.outputs[0].name}_sizes", values)
-            if index < len(node.inputs):
-                node.inputs[index] = constant
-            else:
-                node.inputs.append(constant)
-        settled = settled or bool(found)
+        sizes = op.settled(node) if isinstance(op, Reshape) else None
+        if sizes is not None:
+            node.inputs[1] = editor.constant(f"{node.outputs[0].name}_sizes", sizes)
+            settled = True
     return settled
 
 

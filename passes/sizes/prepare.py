@@ -103,7 +103,7 @@ def shaped(
             _check_nodes(graph.nodes)
             check(graph.nodes, model)
         changed = sum(constant_folding.fold_constants(scope, keep) for scope in [*with_bodies(graph)]) > 0
-        changed |= constant_folding.settle_operands(graph)
+        changed |= constant_folding.settle_shapes(graph)
         changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
         if not changed:
             break

@@ -10,7 +10,7 @@ from maskc.errors import InputError
 from maskc.frontend.tensorflow import side_effects
 
 _ASSIGNING = re.compile(r"Assign\w*|Resource(Scatter|StridedSliceAssign)\w*|Scatter(Add|Sub|Mul|Div|Min|Max|Update)")
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 def check(function: Any, name: str) -> None:
@@ -80,7 +80,7 @@ def _needed(nodes: Iterable[Any], outputs: Iterable[str], library: Mapping[str, 
         if node is None or "Random" in node.op:
             continue
         data = [tensor for tensor in node.input if not tensor.startswith("^")]
-        for called in _called(node, library) if node.op in _CALLS else ():
+        for called in _called(node, library) if node.op in CALLS else ():
             inner = _needed(called.node_def, map(_node, called.ret.values()), library)
             arguments = [argument.name for argument in called.signature.input_arg]
             data = [given for argument, given in zip(arguments, data, strict=True) if argument in inner]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskc.frontend.tensorflow.carried_state import remove_assignments
+from maskc.frontend.tensorflow.carried_state import CALLS, remove_assignments
 from maskc.frontend.tensorflow.side_effects import nodes_of
 from maskc.frontend.tensorflow.tf2onnx_internals import folded, frozen
 
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _COMPILED = "_XlaMustCompile"
 
 
@@ -20,7 +19,7 @@ def optimized(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
     `inputs` and `outputs` are names of tensors. `graph` is changed.
     """
     for node in nodes_of(graph):
-        if node.op in _CALLS:
+        if node.op in CALLS:
             node.attr.pop(_COMPILED, None)
     for function in graph.library.function:
         for mark in (_COMPILED, "_noinline"):

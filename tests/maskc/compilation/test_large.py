@@ -147,6 +147,10 @@ def test_a_file_that_ends_before_its_tensors(source: Path, tmp_path: Path) -> No
         ("offset", "-8", ("'-8'", "offset")),
         ("offset", "1e3", ("'1e3'", "offset")),
         ("length", "all", ("'all'", "length")),
+        *(
+            pytest.param(key, "1" * 5000, (f"their {key}", "no number"), id=f"endless {key}")
+            for key in ("offset", "length")
+        ),
         ("length", "12", (" are 12 bytes", "its shape needs")),
     ],
 )

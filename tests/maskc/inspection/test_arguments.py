@@ -17,7 +17,6 @@ import typer
 import maskc as api
 from maskc import progress
 from maskc.cli import app
-from maskc.compilation import workers
 from maskc.pruning.sweeps import run
 from maskc.regression import check as regress
 from maskc.regression.findings import Limits
@@ -25,7 +24,7 @@ from maskc.results.measurements import Figures
 from maskc.verification.certificate import Certificate
 from passes.errors.arguments import shown
 from tests.maskc import build
-from tests.maskc.command import maskc
+from tests.maskc.command import each_here, maskc
 
 FUNCTIONS = {
     **{name: getattr(api, name) for name in ("compile", "diff", "explain", "flops", "recheck", "sweep", "verify")},
@@ -80,11 +79,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("latin.json").write_bytes("{'\xe4'}".encode("latin-1"))
     Path("folder").mkdir()
     Path("loop.onnx").symlink_to("loop.onnx")
-
-    def each(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
-        return ((index, workers.attempt(call, task)) for index, task in enumerate(tasks))
-
-    monkeypatch.setattr(run, "each", each)
+    monkeypatch.setattr(run, "each", each_here)
     return tmp_path
 
 

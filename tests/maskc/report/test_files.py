@@ -95,10 +95,12 @@ def test_numbers_that_json_cannot_hold(tmp_path: Path) -> None:
         held=(Held("t", 1, (0, 1, 2), "sum", "Add", "reads another branch"),),
         seconds={"facts": math.inf},
     )
+    assert everything.reduction == math.inf
     for name in ("r.json", "r.HTML"):
         everything.save(tmp_path / name)
     told = valid(tmp_path / "r.json")
     assert told["reduction"] is None and told["model"] is None and told["seconds"]["facts"] is None
+    assert told["channels"] == {"masked": 4, "removed": 1, "held": 3}
     assert "all removed" in (tmp_path / "r.HTML").read_text()
 
 

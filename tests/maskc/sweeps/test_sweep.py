@@ -20,7 +20,6 @@ import pytest
 import maskc as api
 import passes
 from maskc import frontend
-from maskc.compilation import workers
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.pruning.sweeps import pareto, run, sweep_report, work
@@ -28,7 +27,7 @@ from maskc.pruning.sweeps.record import Origin, Point, Record
 from maskc.pruning.sweeps.sweep_report import charts, page
 from maskc.results.measurements import Figures, Latency
 from tests.maskc import build
-from tests.maskc.command import ROOT, full_disk, maskc, refused, succeeded
+from tests.maskc.command import ROOT, each_here, full_disk, maskc, refused, succeeded
 from tests.maskc.compilation.test_large import scattered
 from tests.passes.text import model as written
 
@@ -53,12 +52,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks are done in this process, which takes no second for each."""
-
-    def each(call: Any, tasks: Any, jobs: int, rules: Any) -> Any:
-        return ((index, workers.attempt(call, task)) for index, task in enumerate(tasks))
-
-    monkeypatch.setattr(run, "each", each)
+    monkeypatch.setattr(run, "each", each_here)
 
 
 def command(file: str = "rate.py") -> str:

@@ -114,9 +114,13 @@ def check_pause(fresh: Callable[[], Any], at: int, stop: int, path: Path, meanwh
     assert min(steps) <= at < max(steps)
     assert (ours.history, ours.flops, ours.ms) == (theirs.history, theirs.flops, theirs.ms)
     np.testing.assert_equal(masks(resumed), masks(straight))
-    for weight, other in zip(resumed.get_weights(), straight.get_weights(), strict=True):
-        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-7)
+    check_weights(resumed, straight)
     return resumed
+
+
+def check_weights(model: Any, wanted: Any, rtol: float = 1e-5) -> None:
+    for weight, other in zip(model.get_weights(), wanted.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=rtol, atol=1e-7)
 
 
 def trained(model: Any, **given: list[int]) -> Any:

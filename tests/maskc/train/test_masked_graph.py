@@ -39,7 +39,7 @@ def in_bfloat16() -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [images, sequences, pytest.param(in_bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("build", [images, sequences, in_bfloat16])
 def test_kernels_left_out(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def look() -> tuple[Any, ...]:
         monkeypatch.setattr(masked_graph, "_known", {})

@@ -136,38 +136,19 @@ def test_groups_of_a_quantised_convolution_are_divided_as_those_of_others_are() 
 
 
 @pytest.mark.parametrize("integer", [True, False])
-def test_depthwise_convolutions_that_make_several_channels_of_one(integer: bool) -> None:
-    node = "h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy) d = DequantizeLinear(h, sy, zy)"
-    if integer:
-        node = "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
-    noted = "" if integer else "float sw = {0.01}, float sy = {0.3}, uint8 zy = {128}, "
-    source = quantised(
-        "N,8,7,7",
-        "N,3,7,7",
-        f"{noted}uint8 zw = {{100}}, float[3,16,1,1] v",
-        f"{node} y = Conv(d, v)",
-        q=bytes_(16, 1, 3, 3),
-    )
-    result = compiled(source)
-    assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (10, 1, 3, 3)
-    assert weight(result, "Conv").shape == (3, 10, 1, 1)
-
-
-@pytest.mark.parametrize("integer", [True, False])
-def test_depthwise_convolutions(integer: bool) -> None:
-    """A masked channel goes in front of the filter and behind it; so does one whose filter is zero."""
-    q = bytes_(8, 1, 3, 3, seed=4)
+@pytest.mark.parametrize(("each", "kept"), [(1, 4), (2, 10)])
+def test_depthwise_convolutions(each: int, kept: int, integer: bool) -> None:
+    """A masked channel goes in front of the filters and behind them; so does one whose only filter is zero."""
+    q = bytes_(8 * each, 1, 3, 3, seed=4)
     q[2] = 100
     node = "h = QLinearConv<group = 8, pads = [1,1,1,1]>(p, s, z, q, sw, zw, sy, zy) d = DequantizeLinear(h, sy, zy)"
     if integer:
         node = "h = ConvInteger<group = 8, pads = [1,1,1,1]>(p, q, z, zw) d = Cast<to = 1>(h)"
     noted = "" if integer else "float sw = {0.01}, float sy = {0.3}, uint8 zy = {128}, "
-    source = quantised(
-        "N,8,7,7", "N,3,7,7", f"{noted}uint8 zw = {{100}}, float[3,8,1,1] v", f"{node} t = Relu(d) y = Conv(t, v)", q=q
-    )
-    result = compiled(source)
-    assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (4, 1, 3, 3)
-    assert weight(result, "Conv").shape == (3, 4, 1, 1)
+    noted += f"uint8 zw = {{100}}, float[3,{8 * each},1,1] v"
+    result = compiled(quantised("N,8,7,7", "N,3,7,7", noted, f"{node} t = Relu(d) y = Conv(t, v)", q=q))
+    assert weight(result, "ConvInteger" if integer else "QLinearConv", 1 if integer else 3).shape == (kept, 1, 3, 3)
+    assert weight(result, "Conv").shape == (3, kept, 1, 1)
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0.3, 5), (0.0006, 7)])

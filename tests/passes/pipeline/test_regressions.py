@@ -184,6 +184,57 @@ EXACT = {
         )
         for opset in (9, 13)
     },
+    "a part of no elements of constant maps": graph(
+        """(float[2,3] x) => (float[2,3] y)
+        <float[2,1] keep = {0, 1}, float[2,3] shift, int64[2] parts = {3, 0}> {
+            a = Mul(x, keep)
+            b = Add(a, shift)
+            y, none = Split <axis = 1> (b, parts)
+        }"""
+    ),
+    "a product without columns": graph(
+        """(float[N,4] x) => (float[N,0] y)
+        <float[4,6] v, float[6] keep = {1, 0, 1, 0, 0, 1}, float[6] shift = {1, 2, 3, 4, 5, 6}, float[6,0] w> {
+            a = MatMul(x, v)
+            b = Mul(a, keep)
+            c = Add(b, shift)
+            y = MatMul(c, w)
+        }"""
+    ),
+    "an empty constant": graph(
+        "(float[3] x) => (float[0] y, float[3] z) <float[3] keep = {1, 0, 1}> { y = Identity(empty) z = Mul(x, keep) }",
+        empty=np.zeros(0, np.float32),
+    ),
+    # onnx counts them, and what is computed of the size would be wrong
+    **{
+        f"windows of {pool} that begin behind the data": graph(
+            f"""(float[N,3,4] x) => (float[N,3] y)
+            <float[3,1] keep = {{1, 0, 1}}, int64[1] last = {{2}}, float[3,3] w> {{
+                a = Mul(x, keep)
+                b = {pool} <kernel_shape = [1], strides = [2], ceil_mode = 1> (a)
+                sizes = Shape(b)
+                size = Gather(sizes, last)
+                count = Cast <to = 1> (size)
+                total = ReduceSum <keepdims = 0> (b, last)
+                mean = Div(total, count)
+                y = MatMul(mean, w)
+            }}""",
+            19,
+        )
+        for pool in ("MaxPool", "AveragePool", "LpPool")
+    },
+    # ONNX Runtime counts the latter, and does not merge; when it is gone nothing but the maximum reads the padding
+    "padding that a maximum and a node without readers read": graph(
+        """(float[N,3,5,5] x) => (float[N,8,3,3] y)
+        <float[8,3,1,1] w, float[1] twenty = {20}, int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}> {
+            a = Conv(x, w)
+            b = Sub(a, twenty)
+            c = Pad(b, pads)
+            i = Identity(c)
+            y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (i)
+            e = Relu(c)
+        }"""
+    ),
 }
 
 
@@ -197,35 +248,6 @@ def test_mask_of_ones_and_nothing_else() -> None:
     text = "(float[2,5] x) => (float[2,5] y) { y = Mul(x, ones) }"
     shrunk = check(graph(text, ones=np.ones(5)))
     assert [node.op_type for node in shrunk.model.graph.node] == ["Identity"]
-
-
-def test_a_part_of_no_elements_of_constant_maps() -> None:
-    text = """(float[2,3] x) => (float[2,3] y)
-    <float[2,1] keep = {0, 1}, float[2,3] shift, int64[2] parts = {3, 0}> {
-        a = Mul(x, keep)
-        b = Add(a, shift)
-        y, none = Split <axis = 1> (b, parts)
-    }"""
-    check(graph(text))
-
-
-def test_a_product_without_columns() -> None:
-    text = """(float[N,4] x) => (float[N,0] y)
-    <float[4,6] v, float[6] keep = {1, 0, 1, 0, 0, 1}, float[6] shift = {1, 2, 3, 4, 5, 6}, float[6,0] w> {
-        a = MatMul(x, v)
-        b = Mul(a, keep)
-        c = Add(b, shift)
-        y = MatMul(c, w)
-    }"""
-    check(graph(text))
-
-
-def test_split_of_an_empty_constant() -> None:
-    text = """(float[3] x) => (float[0] y, float[3] z) {
-        y = Identity(empty)
-        z = Mul(x, keep)
-    }"""
-    check(graph(text, empty=np.zeros(0, np.float32), keep=np.array([1, 0, 1.0])))
 
 
 def test_mask_behind_a_reshape_of_what_stays() -> None:
@@ -327,37 +349,6 @@ def test_padding_in_which_a_last_window_begins(pool: str, length: str) -> None:
         y = Conv <pads = [1,1]> (f, v)
     }}"""
     exact(graph(text), T=(5, 6))
-
-
-@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool", "LpPool"])
-def test_windows_that_begin_behind_the_data(pool: str) -> None:
-    """onnx counts them, and what is computed of the size would be wrong."""
-    text = f"""(float[N,3,4] x) => (float[N,3] y)
-    <float[3,1] keep = {{1, 0, 1}}, int64[1] last = {{2}}, float[3,3] w> {{
-        a = Mul(x, keep)
-        b = {pool} <kernel_shape = [1], strides = [2], ceil_mode = 1> (a)
-        sizes = Shape(b)
-        size = Gather(sizes, last)
-        count = Cast <to = 1> (size)
-        total = ReduceSum <keepdims = 0> (b, last)
-        mean = Div(total, count)
-        y = MatMul(mean, w)
-    }}"""
-    check(graph(text, 19))
-
-
-def test_padding_that_a_maximum_and_a_node_without_readers_read() -> None:
-    """ONNX Runtime counts the latter, and does not merge; when it is gone nothing but the maximum reads the padding."""
-    text = """(float[N,3,5,5] x) => (float[N,8,3,3] y)
-    <float[8,3,1,1] w, float[1] twenty = {20}, int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}> {
-        a = Conv(x, w)
-        b = Sub(a, twenty)
-        c = Pad(b, pads)
-        i = Identity(c)
-        y = MaxPool <kernel_shape = [3,3], strides = [2,2]> (i)
-        e = Relu(c)
-    }"""
-    check(graph(text))
 
 
 def test_question_marks_for_different_sizes() -> None:

@@ -141,17 +141,6 @@ def test_stale_shapes_of_removed_tensors() -> None:
     onnx.checker.check_model(check(source).model, full_check=True)
 
 
-def test_initializers_among_the_inputs() -> None:
-    """As IR version 3 demands of every initializer, and later versions allow."""
-    source = perceptron(opset=9)
-    source.graph.input.extend(
-        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in source.graph.initializer
-    )
-    assert removed(source)
-    source.ir_version = 3
-    assert removed(source)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_weights_that_are_no_numbers_and_that_only_masked_channels_read(value: float, dtype: type) -> None:

@@ -45,14 +45,8 @@ def agrees(model: Any, case: Case) -> None:
             np.testing.assert_allclose(found[name], expected, rtol=0, atol=TOLERANCE * scale, err_msg=name)
 
 
-# Conversions of recurrent layers take seconds.
-RECURRENT = "GRU LSTM Bidirectional SimpleRNN ConvLSTM1D ConvLSTM2D ConvLSTM3D RNN StackedRNNCells".split()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RECURRENT else []) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_layer(keras: Any, name: str) -> None:
     if not hasattr(keras.layers, name):
         pytest.skip("This version of Keras does not have the layer.")

@@ -58,15 +58,13 @@ def mobilenet() -> Any:
 
 
 # At 0.3 and without ties no channel of the last depthwise convolution has both its masks left: nothing is computed.
-SLOW = [(resnet, "auto", 0.3), (mobilenet, "none", 0.3)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "tie", "target"),
     [
         (cnn, "auto", 0.3),
-        *(pytest.param(*c, marks=pytest.mark.slow) for c in SLOW),
+        (resnet, "auto", 0.3),
+        (mobilenet, "none", 0.3),
         pytest.param(mobilenet, "none", 0.4, marks=pytest.mark.release),
     ],
 )
@@ -100,7 +98,7 @@ def test_a_sequential_model_that_is_built_by_its_first_step(target: float) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
 def test_bfloat16_is_counted_and_compiled_as_float32_is(policy: str, tmp_path: Path) -> None:
     def network(policy: str) -> Any:
         keras.utils.set_random_seed(1)

@@ -98,7 +98,7 @@ def order(dataset: Any) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [pytest.param("", marks=pytest.mark.slow), ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path, suffix: str) -> None:
     for part in range(3):
         numbered(tmp_path / f"{part}.tfrecord{suffix}", 20 * part, 20)

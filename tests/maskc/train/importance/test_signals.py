@@ -111,7 +111,7 @@ def test_custom_loop(graph: bool, reduction: Any) -> None:
 @pytest.mark.parametrize(
     ("scale", "batch", "options"),
     [
-        pytest.param(None, 2, {"steps_per_execution": 1}, marks=pytest.mark.slow),
+        (None, 2, {"steps_per_execution": 1}),
         (None, 2, {"steps_per_execution": 3}),
         (None, 6, {"run_eagerly": True}),
         (1024.0, 6, {}),
@@ -127,9 +127,7 @@ def test_ways_to_execute_and_a_constant_loss_scale(scale: float | None, batch: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["fisher", *(pytest.param(method, marks=pytest.mark.slow) for method in ("taylor", "magnitude"))]
-)
+@pytest.mark.parametrize("method", ["fisher", "taylor", "magnitude"])
 def test_dynamic_loss_scale_leaves_the_signal_alone(method: str) -> None:
     signals = []
     for scale in (2.0**15,) if method == "fisher" else (1.0, 2.0**15):

@@ -68,7 +68,7 @@ def check(model: Any, path: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "blocks"), [pytest.param(0.1, 2, marks=pytest.mark.slow), (0.5, 1)])
+@pytest.mark.parametrize(("share", "blocks"), [(0.1, 2), (0.5, 1)])
 def test_gated_bottlenecks(share: float, blocks: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(0)
     check(pruned(bottlenecks(blocks=blocks), share), tmp_path / "exported")

@@ -36,7 +36,7 @@ def transformer(kind: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["multi-head", pytest.param("grouped queries", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["multi-head", "grouped queries"])
 def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     original = transformer(kind)

@@ -13,10 +13,7 @@ from tests.maskc.train.reference import STATISTICS, Case
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "reduction"),
-    [("dense", "mean"), ("conv", "sum"), pytest.param("sequence", "mean", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("kind", "reduction"), [("dense", "mean"), ("conv", "sum"), ("sequence", "mean")])
 def test_signals_are_those_of_copied_masks(kind: str, reduction: Any) -> None:
     case = Case(kind, reduction)
     gradients = case.gradients()

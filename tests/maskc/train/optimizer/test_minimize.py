@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from maskc.train import MaskLayer, PruningOptimizer, computational_cost
-from tests.maskc.train.networks import LOSS, data, mlp, pruned
+from tests.maskc.train.networks import LOSS, check_weights, data, mlp, pruned
 
 
 def fresh() -> Any:
@@ -44,7 +44,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("graph", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("graph", [False, True])
 def test_the_same_as_fit_and_as_the_constructors_arguments(graph: bool) -> None:
     fitted = fresh()
     fitted.compile(PruningOptimizer(keras.optimizers.SGD(0.1), **ARGUMENTS), LOSS, run_eagerly=not graph)
@@ -56,8 +56,7 @@ def test_the_same_as_fit_and_as_the_constructors_arguments(graph: bool) -> None:
         optimizer = pruning(model, **given)
         loop(model, optimizer, graph=graph, **at_minimize)
         assert optimizer.history == history
-        for ours, theirs in zip(model.get_weights(), fitted.get_weights(), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+        check_weights(model, fitted, rtol=1e-4)
 
 
 def test_a_loss_with_its_tape() -> None:
@@ -68,8 +67,7 @@ def test_a_loss_with_its_tape() -> None:
     with tf.GradientTape() as tape:
         loss = LOSS(y, models[1](x, training=True))
     assert optimizer.minimize(loss, tape=tape) is loss
-    for ours, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    check_weights(*models, rtol=1e-6)
 
 
 def test_pruning_without_training() -> None:
@@ -108,8 +106,7 @@ def test_a_constant_loss_scale_changes_nothing() -> None:
     for model, factor in zip(models, (None, 1024.0), strict=True):
         inner = keras.optimizers.SGD(0.1, loss_scale_factor=factor)
         loop(model, PruningOptimizer(inner, prune_every=3, model=model, loss_reduction="mean", flops_target=0), steps=4)
-    for ours, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    check_weights(*models)
 
 
 @pytest.mark.parametrize(

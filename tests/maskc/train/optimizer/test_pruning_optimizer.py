@@ -20,6 +20,7 @@ from passes.targets.widths.rates import Rates
 from tests.maskc.train.networks import (
     LOSS,
     check_pause,
+    check_weights,
     compiled_flops,
     data,
     depthwise,
@@ -87,8 +88,7 @@ def test_training_is_the_inner_optimizers_and_masks_are_not(inner: str) -> None:
         if isinstance(ours, MaskLayer):
             np.testing.assert_array_equal(ours.mask, theirs.mask)
         else:
-            for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+            check_weights(ours, theirs)
     assert not np.array_equal(model.layers[1].kernel, start[0])
 
 
@@ -155,9 +155,7 @@ def test_no_flops_weight_goes_by_the_signal_and_a_large_one_by_flops(weight: flo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "build", [residual, *(pytest.param(build, marks=pytest.mark.slow) for build in (plain, depthwise))]
-)
+@pytest.mark.parametrize("build", [residual, plain, depthwise])
 def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(3)
     model = build()
@@ -174,9 +172,7 @@ def test_stops_at_the_target_with_the_compiled_files_flops(build: Any, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "processor"), [pytest.param("any", "avx512", marks=pytest.mark.slow), ("openvino", "avx2")]
-)
+@pytest.mark.parametrize(("target", "processor"), [("any", "avx512"), ("openvino", "avx2")])
 def test_channels_go_in_blocks_until_the_table_predicts_the_latency(
     target: str, processor: str, tmp_path: Path, monkeypatch: Any
 ) -> None:

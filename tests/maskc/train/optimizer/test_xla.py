@@ -22,7 +22,7 @@ def fitted(steps: int = 9, method: str = "fisher", **arguments: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fisher", pytest.param("magnitude", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["fisher", "magnitude"])
 def test_xla_prunes_what_plain_graphs_prune(method: str) -> None:
     plain, compiled = fitted(method=method), fitted(method=method, jit_compile=True)
     assert compiled.jit_compile and not plain.jit_compile

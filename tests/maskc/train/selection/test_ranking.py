@@ -156,7 +156,7 @@ def test_resumed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("anew", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("anew", [False, True])
 def test_to_the_last_channel(anew: bool) -> None:
     """Without a mask's last channel all that comes after it is constant, and a branch of a sum is gone."""
     keras.utils.set_random_seed(0)

@@ -43,11 +43,11 @@ def stepped(model: Any) -> Any:
     "optimizer",
     [
         lambda: keras.optimizers.SGD(0.01, momentum=0.9),
-        pytest.param(lambda: keras.optimizers.Adam(0.01, use_ema=True), marks=pytest.mark.slow),
-        pytest.param(lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5), marks=pytest.mark.slow),
+        lambda: keras.optimizers.Adam(0.01, use_ema=True),
+        lambda: keras.optimizers.RMSprop(0.01, centered=True, momentum=0.5),
     ],
 )
-@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("keep_masks", [False, True])
 def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks: bool) -> None:
     """With the masks as they are, what is pruned has no gradient, and what is left goes the same way."""
     model = pruned(optimizer())
@@ -64,7 +64,7 @@ def test_the_next_steps_are_those_of_the_larger_model(optimizer: Any, keep_masks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep_masks", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("keep_masks", [False, True])
 def test_the_scale_of_losses_is_carried_over(keep_masks: bool) -> None:
     model = pruned("adam", around=lambda inner: keras.optimizers.LossScaleOptimizer(inner, initial_scale=8.0))
     model.optimizer.dynamic_scale.assign(4.0)

@@ -104,7 +104,7 @@ def test_layers_have_as_many_channels_as_their_masks_leave() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep_masks", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("keep_masks", [False, True])
 def test_widths_are_rounded_up(keep_masks: bool, tmp_path: Any) -> None:
     """By channels that stay masked, in training as well."""
     model = made(chain)
