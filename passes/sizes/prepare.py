@@ -26,6 +26,7 @@ from passes.ops.control_flow import ControlFlow
 from passes.simplify import (
     constant_folding,
     dead_code,
+    drop_expands,
     move_masks_after_products,
     repeated_indices,
     reshape_chains,
@@ -161,6 +162,7 @@ def _check_sizes(graph: gs.Graph) -> None:
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
     repeated_indices.move_pieces(graph)
+    drop_expands.drop_expands(graph)
     if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)
