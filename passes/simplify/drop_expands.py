@@ -1,7 +1,6 @@
-"""What is repeated ahead of an operator that repeats it itself is not repeated.
+"""Expands ahead of operators that broadcast: these read what is repeated for them as it was before.
 
-PyTorch divides by norms that are expanded to the sizes of what they are the norms of (`normalize`). Read as they are,
-they are the same number for all channels.
+PyTorch repeats the norms that `normalize` divides by. As they were before, they are one number for all channels.
 """
 
 from __future__ import annotations
