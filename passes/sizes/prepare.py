@@ -30,6 +30,7 @@ from passes.simplify import (
     move_masks_after_products,
     repeated_indices,
     reshape_chains,
+    sequences,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_activations import gelu
@@ -105,7 +106,7 @@ def shaped(
             check(graph.nodes, model)
         changed = sum(constant_folding.fold_constants(scope, keep) for scope in [*with_bodies(graph)]) > 0
         changed |= constant_folding.settle_operands(graph)
-        changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
+        changed |= inline_taken_branches(graph) | capture_unchanged_states(graph) | sequences.replace_sequences(graph)
         if not changed:
             break
     check_noted(model, graph)
