@@ -30,7 +30,8 @@ HEAD = """\
 
 What the compiler knows about each operator of onnx {version} (opset {opset}), written by `docs/operators.py` from
 the rules. An operator without rules is left unchanged and gets all of its input channels; you can add
-[rules of your own](custom-operators.md).
+[rules of your own](custom-operators.md). Where it is known what is taken of a sequence, its tensors are read
+without it.
 
 * **constants**: constant channels of its inputs make channels of its outputs constant.
 * **maps**: so do constant maps, channels that differ from position to position as padding makes them.

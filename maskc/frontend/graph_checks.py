@@ -293,12 +293,12 @@ def _needs(graph: GraphProto) -> tuple[dict[int, set[int]], bool]:
 def in_plain_terms(model: ModelProto) -> ModelProto:
     """The model in terms that onnx and runtimes read alike.
 
-    Sizes that are declared as less than zero are open, MeanVarianceNormalization has the default of its axes written
-    out, without which onnx cannot infer it, and outputs of control flow that are left out have names, without which
-    ONNX Runtime crashes at a Loop. The graph has a name, and nodes the shorter of the standard's two domains. The
-    argument is left untouched, and returned where there is nothing to do.
+    Sizes that are declared as less than zero are open, defaults without which onnx infers wrong shapes or none are
+    written out, and outputs of control flow that are left out have names, without which ONNX Runtime crashes at a Loop.
+    The graph has a name, and nodes the shorter of the standard's two domains. The argument is left untouched, and
+    returned where there is nothing to do.
     """
-    odd = (n.domain == "ai.onnx" or _lacks_axes(n) or _leaves_out(n) for n in all_nodes(model))
+    odd = (n.domain == "ai.onnx" or _lacks_default(n) or _leaves_out(n) for n in all_nodes(model))
     if model.graph.name and not any(_negative(model)) and not any(odd):
         return model
     result = copied(model)
@@ -312,8 +312,8 @@ def in_plain_terms(model: ModelProto) -> ModelProto:
             node.output[index] = claimed(f"{node.name or node.op_type}/left_out", taken)
     for dim in _negative(result):
         dim.ClearField("dim_value")
-    for node in filter(_lacks_axes, all_nodes(result)):
-        node.attribute.append(onnx.helper.make_attribute("axes", [0, 2, 3]))
+    for node in filter(_lacks_default, all_nodes(result)):
+        node.attribute.append(_DEFAULTS[node.op_type])
     return result
 
 
@@ -324,9 +324,16 @@ def _negative(model: ModelProto) -> Iterator[TensorShapeProto.Dimension]:
             yield from (dim for dim in value.type.tensor_type.shape.dim if dim.dim_value < 0)
 
 
-def _lacks_axes(node: NodeProto) -> bool:
-    is_standard = node.domain in STANDARD_DOMAINS
-    return is_standard and node.op_type == "MeanVarianceNormalization" and not node.attribute
+# Without the axes onnx cannot infer what MeanVarianceNormalization gives, and it takes a spectrum to have both sides.
+_DEFAULTS = {
+    "MeanVarianceNormalization": onnx.helper.make_attribute("axes", [0, 2, 3]),
+    "STFT": onnx.helper.make_attribute("onesided", 1),
+}
+
+
+def _lacks_default(node: NodeProto) -> bool:
+    default = _DEFAULTS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
+    return default is not None and all(a.name != default.name for a in node.attribute)
 
 
 def _leaves_out(node: NodeProto) -> bool:

@@ -19,11 +19,10 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, operand, present, shape_of, values_of
 from passes.ops import rules
-from passes.ops.arithmetic import Product
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Terms
-from passes.ops.elementwise import is_pointwise
+from passes.ops.elementwise import Elementwise, is_pointwise
 from passes.ops.gather_scatter import GatherElements, GatherND, Scattering
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize, Quantization, Quantize, same_steps
@@ -184,9 +183,12 @@ class Follower:
         if isinstance(op, FusedAttention):
             return self._attend(node, op, dict(traced))
         place, tensor = traced[0]
-        if len(traced) > 1 or any(t.is_empty() for t in node.outputs):
-            return False
         trace = self.traces[tensor.name]
+        together = isinstance(op, Elementwise) and len(traced) == len(present(node.inputs))
+        if len(traced) > 1 and not (together and all(_alike(self.traces[t.name], trace) for _, t in traced)):
+            return False
+        if any(t.is_empty() for t in node.outputs):
+            return False
         if isinstance(op, Reduce) and (reduced_axes(node) or set()) & {*varying(trace.index)}:
             trace.root.needed[among(trace)] = True
             self._hold(trace, reduced_axes(node) or ())  # in whatever order they are reduced
@@ -195,7 +197,7 @@ class Follower:
             return self._round(node, trace)
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
         if index is None:
-            even, index = False, self._alike(node, place, trace) or self._through(node, place, trace)
+            even, index = False, self._apart(node, traced, trace) or self._through(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return False
@@ -218,15 +220,16 @@ class Follower:
             self.traces[output.name] = replace(trace, even=False)
         return output.name in self.traces
 
-    def _alike(self, node: gs.Node, place: int, trace: Trace) -> list[Index] | None:
+    def _apart(self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]], trace: Trace) -> list[Index] | None:
         """The channels in the output of a node that computes each by itself, and makes zero of zero."""
-        product = isinstance(rules(node), Product)
-        alike = product or (place == 0 and is_pointwise(node) and self._keeps_zero(node))
+        op, place = rules(node), traced[0][0]
+        scales = isinstance(op, Elementwise) and len(traced) == 1 and op.scales(node, self.facts, place)
+        alike = scales or ((len(traced) > 1 or is_pointwise(node)) and place == 0 and self._keeps_zero(node, traced))
         shape = _example(node.outputs[0])
         grows = shape[len(shape) - trace.index.ndim :] != trace.index.shape  # or is of sizes that are not known
         if not alike or not is_float(node.outputs[0]) or grows:
             return None
-        if product:
+        if scales:
             self._scale(node, 1 - place, trace)
         return [np.broadcast_to(trace.index, shape)]
 
@@ -260,9 +263,12 @@ class Follower:
         index = laid(trace.index, [found.get(a) for a in range(len(shape))])
         return [np.broadcast_to(index, shape)] if fits(index, shape) else None
 
-    def _keeps_zero(self, node: gs.Node) -> bool:
-        others = [None if t.is_empty() else values_of(t) for t in node.inputs[1:]]
-        found = evaluate(node, self.facts.opset, [np.zeros(1, np.float32), *others])
+    def _keeps_zero(self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]]) -> bool:
+        places, zero = {place for place, _ in traced}, np.zeros(1, np.float32)
+        operands = [
+            zero if place in places else None if t.is_empty() else values_of(t) for place, t in enumerate(node.inputs)
+        ]
+        found = evaluate(node, self.facts.opset, operands)
         return found is not None and not found[0].any()
 
     def _moved(self, node: gs.Node, trace: Trace) -> list[Array] | None:
@@ -372,6 +378,11 @@ def among(trace: Trace) -> Mask:
     found = np.zeros(trace.root.zero.size, bool)
     found[trace.index] = True
     return found
+
+
+def _alike(one: Trace, other: Trace) -> bool:
+    """Whether the same channels lie at the same places."""
+    return one is other or (one.root is other.root and np.array_equal(one.index, other.index))
 
 
 def _example(tensor: gs.Tensor) -> tuple[int, ...]:

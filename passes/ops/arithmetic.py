@@ -128,6 +128,9 @@ class Product(Arithmetic):
         first, second = node.inputs
         return 0.0 if first is second or (facts.lowest(first) >= 0 and facts.lowest(second) >= 0) else -math.inf
 
+    def scales(self, node: gs.Node, facts: Facts, place: int) -> bool:
+        return True
+
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
         return _zero_by_one(operands)
 
@@ -174,10 +177,13 @@ class Quotient(Arithmetic):
         numerator, denominator = node.inputs
         return 0.0 if facts.lowest(numerator) >= 0 and facts.lowest(denominator) > 0 else -math.inf
 
+    def scales(self, node: gs.Node, facts: Facts, place: int) -> bool:
+        denominator = node.inputs[1]
+        safe = is_constant(denominator) and bool((facts.value(denominator) != 0).all())
+        return place == 0 and (safe or facts.lowest(denominator) > 0)
+
     def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
-        safe = is_constant(node.inputs[1]) and bool((facts.value(node.inputs[1]) != 0).all())
-        safe = safe or facts.lowest(node.inputs[1]) > 0
-        return _zero_by_one(operands[:1]) if safe else None
+        return _zero_by_one(operands[:1]) if self.scales(node, facts, 0) else None
 
 
 @register("Mod")

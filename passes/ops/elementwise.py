@@ -267,6 +267,10 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         """Slices that are constant because of some operands alone, whatever finite values the others have."""
         return None
 
+    def scales(self, node: gs.Node, facts: Facts, place: int) -> bool:
+        """Whether output 0 is operand `place`, scaled by the other one, whatever that is: zeros stay zero."""
+        return False
+
     def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
         along = self._computed_along(node, axis)
         if not along:

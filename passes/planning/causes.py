@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.kept_reasons import Reason
-from passes.graph.tensors import Index, describe
+from passes.graph.tensors import Index, describe, is_constant, present
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, Requirement, Settled, StoragePlan
 
@@ -63,6 +63,9 @@ class Reasons:
         return own
 
     def _number(self, node: gs.Node | None, reason: Reason | str) -> int:
+        if node is not None and reason is kept_reasons.COMBINED:
+            computed = [t for _, t in present(node.inputs) if not is_constant(t)]
+            reason = reason if len(computed) > 1 else kept_reasons.EACH_BY_ITSELF  # no other operand could be live
         where = ("the caller", "output") if node is None else (describe(node), str(node.op))
         self.found.append((*where, *kept_reasons.in_words(reason)))
         return len(self.found) - 1

@@ -8,7 +8,18 @@ from itertools import chain
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.abstract_values.kept_reasons import CHEAPER_COMPUTED, FROM_ALL, NO_RULE, UNKNOWN_SHAPE, Reason, in_words
+from passes.abstract_values.kept_reasons import (
+    ALL_CHANNELS,
+    CHEAPER_COMPUTED,
+    COMBINED,
+    EACH_BY_ITSELF,
+    FROM_ALL,
+    GROUPS,
+    NO_RULE,
+    UNKNOWN_SHAPE,
+    Reason,
+    in_words,
+)
 from passes.analysis import dataflow
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Index, Mask, describe, is_constant, is_float, output_index, present, shape_of
@@ -21,6 +32,8 @@ from passes.planning.causes import Reasons
 from passes.planning.masked_axes import Held, MaskedAxis, Operand
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import StoragePlan
+
+_OF_CHANNELS = (COMBINED, EACH_BY_ITSELF, GROUPS)
 
 _ALIGN_NONE = "compile with `--align none`, which leaves fewer FLOPs"
 
@@ -146,9 +159,9 @@ def _reason_for_idle(tensor: gs.Tensor, axis: int, needed: Mask, facts: Facts) -
     if op is UNKNOWN or not needed.any():
         return NO_RULE if op is UNKNOWN else op.reason
     stored = op.storable_outputs(node, facts, {(output, axis): needed}).get((output, axis))
-    if stored is not None and np.array_equal(stored, needed):
-        return CHEAPER_COMPUTED
-    return FROM_ALL if isinstance(op, AlongAxes) and stored is None else op.reason
+    if stored is None:  # along another axis than that of its channels, one by one or in groups
+        return FROM_ALL if isinstance(op, AlongAxes) else ALL_CHANNELS if op.reason in _OF_CHANNELS else op.reason
+    return CHEAPER_COMPUTED if np.array_equal(stored, needed) else op.reason
 
 
 def _inherited(node: gs.Node, facts: Facts, tensor: gs.Tensor, axis: int, size: int) -> Mask:

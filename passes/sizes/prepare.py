@@ -26,9 +26,11 @@ from passes.ops.control_flow import ControlFlow
 from passes.simplify import (
     constant_folding,
     dead_code,
+    drop_expands,
     move_masks_after_products,
     repeated_indices,
     reshape_chains,
+    sequences,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_activations import gelu
@@ -104,7 +106,7 @@ def shaped(
             check(graph.nodes, model)
         changed = sum(constant_folding.fold_constants(scope, keep) for scope in [*with_bodies(graph)]) > 0
         changed |= constant_folding.settle_shapes(graph)
-        changed |= inline_taken_branches(graph) | capture_unchanged_states(graph)
+        changed |= inline_taken_branches(graph) | capture_unchanged_states(graph) | sequences.replace_sequences(graph)
         if not changed:
             break
     check_noted(model, graph)
@@ -161,6 +163,7 @@ def _check_sizes(graph: gs.Graph) -> None:
 def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     """The graph of `checked` without identities, changed in place to that of `prepared`."""
     repeated_indices.move_pieces(graph)
+    drop_expands.drop_expands(graph)
     if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     constant_folding.fold_constants(graph, keep)

@@ -51,6 +51,13 @@ def test_a_function_of_the_standard_whose_default_onnx_forgets(tmp_path: Path) -
     assert good(built, tmp_path)["verification"]["passed"]
 
 
+def test_a_spectrum_that_is_one_sided_without_saying_so(tmp_path: Path) -> None:
+    """Its inference takes one for two-sided that leaves this to the default, and then no bias fits."""
+    signature = "(float[2,64,1] x) => (float[2,7,9,2] y) <int64 step = {8}, float[16] window, float[9,1] shift>"
+    built = build.model(signature, "s = STFT(x, step, window)\n y = Add(s, shift)", 17, checked=False)
+    assert good(built, tmp_path)["verification"]["passed"]
+
+
 def test_a_sparse_initializer(tmp_path: Path) -> None:
     told = good(build.sparse(0, 17, 40, 127), tmp_path)
     assert told["verification"]["passed"] and "w1" in told["warnings"][0]

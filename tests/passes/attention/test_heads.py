@@ -160,6 +160,38 @@ def test_channels_with_gains_of_their_own_go_and_keep_their_order(shape: tuple[i
     compiled(attention("separate", independent(), behind, more=gain))
 
 
+LENGTHS = {
+    "norm": "{0}n = ReduceL2<axes=[{1}]>({0})  {0}d = Clip({0}n, least)  {0}e = Div({0}, {0}d)",
+    "norm that is repeated": "{0}n = ReduceL2<axes=[{1}]>({0})  {0}d = Clip({0}n, least)  {0}z = Shape({0})"
+    "  {0}r = Expand({0}d, {0}z)  {0}e = Div({0}, {0}r)",
+    "sum of squares": "{0}x = Mul({0}, {0})  {0}n = ReduceSum({0}x, axis{1})  {0}a = Add({0}n, least)"
+    "  {0}r = Sqrt({0}a)  {0}f = Reciprocal({0}r)  {0}e = Mul({0}, {0}f)",
+    "root mean square with a gain": "{0}x = Pow({0}, two)  {0}n = ReduceMean<axes=[{1}]>({0}x)"
+    "  {0}a = Add({0}n, least)  {0}r = Sqrt({0}a)  {0}f = Div({0}, {0}r)  {0}e = Mul({0}f, gain{1})",
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_heads_are_followed_past_their_lengths(length: str) -> None:
+    """Queries and keys of cosine attention are divided by their lengths, and the same channels of both are masked."""
+    masks = independent()
+    masks[1] = masks[0]
+    behind = LENGTHS[length].format("q", 3) + LENGTHS[length].format("k", 2)
+    more: dict[str, Array] = {"least": np.float32(1e-6), "two": np.float32(2)}
+    more |= {"axis2": np.array([2]), "axis3": np.array([3]), "gain2": random(SIZE, 1), "gain3": random(SIZE, seed=1)}
+    source = attention("separate", masks, behind + BEHIND.replace("(q, ", "(qe, ").replace(", k)", ", ke)"), more=more)
+    assert columns("separate", source) == widths(masks)
+
+
+@pytest.mark.parametrize("least", [1e-6, 0.0])
+def test_a_head_of_length_zero_is_no_zero(least: float) -> None:
+    """Of a head that is masked whole, each channel is divided by nothing, unless a length is at least something."""
+    masks = independent()
+    masks[2, :SIZE] = False
+    behind = "vn = ReduceL2<axes=[3]>(v)  vd = Max(vn, least)  ve = Div(v, vd)" + BEHIND.replace(", v)", ", ve)")
+    compiled(attention("separate", masks, behind, more={"least": np.float32(least)}))
+
+
 def test_values_are_followed_where_keys_are_rows() -> None:
     behind = f"qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)  {MERGED}"
     masks = independent()
