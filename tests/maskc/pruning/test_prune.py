@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -66,6 +67,18 @@ def test_weights_of_four_bits_stay_so() -> None:
     pruned = maskc.prune(model, [inputs(model)], flops=0.6, align="none")
     left = [list(t.dims) for t in pruned.model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
     assert pruned.report.verified and left == [[8, 3]]
+
+
+def test_weights_in_bfloat16_are_pruned() -> None:
+    """What runs as float32 where a runtime has no kernel for them."""
+    text = """g (float[n,6] x) => (float[n,3] y) { x16 = Cast<to = 16>(x) h = MatMul(x16, first) r = Relu(h)
+        y16 = MatMul(r, second) y = Cast<to = 1>(y16) }"""
+    weights = {"first": doubled(drawn(6, 8), 1), "second": drawn(16, 3)}
+    model = network(text, {name: weight.astype(ml_dtypes.bfloat16) for name, weight in weights.items()})
+    pruned = maskc.prune(model, inputs(model), flops=0.6, align="none")
+    left = [list(t.dims) for t in pruned.model.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16]
+    assert pruned.report.verified and [9, 3] in left and not pruned.report.warnings
+    assert (pruned.agreement[0].error or 0) < 0.1
 
 
 @pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}])
