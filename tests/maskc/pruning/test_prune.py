@@ -1,6 +1,7 @@
 """Trained networks pruned by data."""
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,16 @@ def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "small.onnx") == made.model
     again = maskc.prune(gemm(), f"{__file__}:batches", flops=0.56, epochs=0)
     assert isinstance(again, Pruned) and not again.alone
+
+
+def test_what_a_loader_prints_is_not_among_the_json(tmp_path: Path) -> None:
+    prune, model, option, _, *output = in_files(tmp_path)
+    loader = "import numpy\nprint('begun')\ndef batches():\n    print('read')\n    yield {'x': numpy.ones((90, 6))}\n"
+    (tmp_path / "loader.py").write_text(loader)
+    result = command(prune, model, option, f"{tmp_path / 'loader.py'}:batches", *output, "--flops", "0.9", "--json")
+    assert json.loads(result.stdout)["command"] == "prune" and "begun\nread" in result.stderr
+    rules = ["--rules", tmp_path / "loader.py", "--json"]
+    assert json.loads(command("flops", model, *rules).stdout)["flops"]
 
 
 @pytest.mark.slow
