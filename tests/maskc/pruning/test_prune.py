@@ -281,6 +281,15 @@ def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, t
     assert files(tmp_path) == ["model.onnx", "x.npy"]
 
 
+@pytest.mark.tensorflow
+def test_what_cannot_be_trained_is_told_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
+    text = "g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Hardmax(h) y = MatMul(r, second) }"
+    model = network(text, {"first": drawn(16, 6), "second": drawn(16, 3)})
+    with pytest.raises(InputError, match="is a Hardmax, which training has no rule for"):
+        maskc.prune(model, inputs(model), epochs=1)
+
+
 def test_a_model_whose_channels_all_show_is_told() -> None:
     model = gemm()
     del model.graph.node[1:]
