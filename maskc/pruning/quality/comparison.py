@@ -83,7 +83,7 @@ class _Sums:
         self.floating = expected.dtype.kind == "f"
         self._compare_samples(np.atleast_1d(expected))
         if not self.floating:
-            if expected.dtype.kind in "iub" and expected.ndim == found.ndim:
+            if expected.dtype.kind in "iubO" and expected.ndim == found.ndim:
                 both = tuple(map(slice, np.minimum(expected.shape, found.shape)))
                 self.positions += max(expected.size, found.size)
                 self.same += int((expected[both] == found[both]).sum())
@@ -108,8 +108,8 @@ class _Sums:
 
     def _compare_samples(self, samples: NDArray[Any]) -> None:
         """Note whether they, along the first axis, are others than the first of all."""
-        first = self.sample = samples[0] if self.sample is None else self.sample
-        if first.shape != samples.shape[1:]:
+        first = self.sample = samples[:1] if self.sample is None else self.sample
+        if first.shape[1:] != samples.shape[1:]:
             self.varies = True
         elif not self.floating:
             self.varies |= bool((samples != first).any())

@@ -79,6 +79,12 @@ def test_integers_of_other_counts_are_compared_where_both_have_them() -> None:
     assert (found.error, found.top, found.positions) == (None, 0.7, 10)
 
 
+def test_names_of_classes_are_predictions() -> None:
+    names = [np.array(each, object) for each in (["cat", "dog"], ["dog"], ["cat", "cat"])]
+    assert agreement(names[::2], [names[0], names[0]]) == Agreement("y", None, 0.75, 4)
+    assert agreement([names[2]], [names[2]]).constant == "output"
+
+
 def test_the_spread_of_little() -> None:
     """Of one sample it is that of its entries; of what is the same but for rounding, and of nothing, it is not 0."""
     spread = Spread()
