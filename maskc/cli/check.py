@@ -9,7 +9,7 @@ import typer
 
 from maskc.cli import shared_options as shared
 from maskc.cli.command import command
-from maskc.cli.output import console, print_error, volume
+from maskc.cli.output import console, print_error, volume, write
 from maskc.inspection.options import ReadOptions
 
 
@@ -110,7 +110,7 @@ def check(
         )
     else:
         outcomes = regress.check(baseline, named, **how)
-    output_formats.write_all(outcomes, targets, console())
+    output_formats.write_all(outcomes, targets, console(), write)
     if volume.quiet:
         for line in output_formats.failures(outcomes):
             print_error(f"Error: {line}")

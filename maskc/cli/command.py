@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
@@ -13,6 +14,7 @@ from typer.core import TyperCommand
 
 from maskc.cli import supervision
 from maskc.cli.application import EXIT_CODES, app
+from maskc.cli.output import alone_on_stdout
 from maskc.cli.shared_options import Debug, Limits, Quiet, Rules, Verbose, share
 from maskc.inspection.options import Option, options_of
 
@@ -77,13 +79,14 @@ def command(*, limits: bool = True, rules: bool = False) -> Callable[[Function],
         def run(**given: Any) -> None:
             if limits:
                 supervision.repeat_after_crash()
-            if rules and given["rules"]:
-                from maskc.frontend.custom_rules import load
+            with alone_on_stdout() if given.get("as_json") else nullcontext():
+                if rules and given["rules"]:
+                    from maskc.frontend.custom_rules import load
 
-                load(given["rules"])
-            for parameter in shared:
-                del given[parameter.name]
-            function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)
+                    load(given["rules"])
+                for parameter in shared:
+                    del given[parameter.name]
+                function(**{name: group.taken_from(given) for name, group in groups.items()}, **given)
             supervision.over()
 
         # typer reads these, instead of those of the function

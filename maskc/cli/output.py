@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from maskc.errors import visible, visible_lines
 from maskc.report.bars import Volume
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: how much the command at hand prints, by -q and -v
 volume = Volume()
+
+_alone: list[TextIO] = []
 
 
 def print_error(text: str) -> None:
@@ -39,6 +42,22 @@ def console() -> VisibleConsole:
     return plain if plain.is_terminal else VisibleConsole(quiet=volume.quiet, width=max(plain.width, PIPE_WIDTH))
 
 
+@contextlib.contextmanager
+def alone_on_stdout() -> Iterator[None]:
+    """Within, what others print, as a user's loader, goes to stderr: only `write` and `print_json` have stdout."""
+    _alone.append(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _alone.pop()
+
+
+def write(text: str) -> None:
+    """Write text for other programs to stdout."""
+    (_alone[-1] if _alone else sys.stdout).write(text)
+
+
 def print_json(value: Any) -> None:
     """Print one object on a line of stdout."""
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    write(json.dumps(value, allow_nan=False) + "\n")

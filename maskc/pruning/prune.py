@@ -30,7 +30,7 @@ from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Data, Given, path_and_name
+from maskc.pruning.data import Batch, Data, Given, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
@@ -43,6 +43,7 @@ from maskc.results.layers import layers as layers_of
 from maskc.results.measurements import Agreement, Figures
 from passes.adapters.price import Policy
 from passes.sizes.cost_values import Cost
+from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 
@@ -154,6 +155,8 @@ def pruned(
         loss = function_of(*path_and_name(loss, "--loss"))
     with telling_of(source.name):
         judge = Judge(target, examples, options)
+        if options.trains and layers is None:
+            check_training(target, next(examples.used()))
         seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
@@ -251,6 +254,14 @@ def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
 def shares(count: Cost, whole: Cost) -> dict[str, float]:
     """What is left of a model's FLOPs and weights."""
     return {"flops": count.flops / whole.flops, "params": count.params / whole.params}
+
+
+def check_training(source: ModelProto, batch: Batch) -> None:
+    """Raise what `fine_tuned` would where the model cannot be trained, before the search, which takes longer."""
+    import_tensorflow()
+    from maskc.pruning.training.from_onnx.imported import Imported
+
+    Imported(between_steps(source))(batch)
 
 
 def fine_tuned(

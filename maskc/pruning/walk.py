@@ -6,10 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from maskc.errors import RunError
+from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.session import Session
 from maskc.verification.random_operators import load_repeatable
 from passes.graph.name_scopes import captured_names
@@ -28,9 +31,10 @@ class Walk:
     """
 
     def __init__(self, model: ModelProto, batches: Sequence[Feeds]) -> None:
-        self._model = model
-        self._waiting = list(model.graph.node)
-        self._constants = {t.name: t for t in model.graph.initializer}
+        halves = any(tensor.data_type == TensorProto.BFLOAT16 for tensor in model.graph.initializer)
+        self._model = (widened(model) if halves else None) or model  # sessions give bfloat16 as float32
+        self._waiting = list(self._model.graph.node)
+        self._constants = {t.name: t for t in self._model.graph.initializer}
         self.values: list[dict[str, NDArray[Any]]] = [dict(batch) for batch in batches]
 
     def to(self, name: str) -> Sequence[NDArray[Any]]:
@@ -54,7 +58,9 @@ class Walk:
 
     def give(self, stored: Mapping[str, NDArray[Any]]) -> None:
         """Initializers by name that nodes not run yet are to have."""
-        self._constants |= {name: numpy_helper.from_array(value, name) for name, value in stored.items()}
+        for name, value in stored.items():
+            wide = value.astype(np.float32) if value.dtype == ml_dtypes.bfloat16 else value
+            self._constants[name] = numpy_helper.from_array(wide, name)
 
     def _divided(self, name: str) -> tuple[list[NodeProto], list[NodeProto]]:
         """The waiting nodes that the tensor is computed from, and the others, in their order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +166,12 @@ def targets(words: Sequence[str], read: Sequence[Path] = ()) -> list[tuple[str, 
     return found if printed else [*found, ("table", None)]
 
 
-def write_all(outcomes: Sequence[Outcome], targets: Sequence[tuple[str, Path | None]], out: VisibleConsole) -> None:
+def write_all(
+    outcomes: Sequence[Outcome],
+    targets: Sequence[tuple[str, Path | None]],
+    out: VisibleConsole,
+    write: Callable[[str], None],
+) -> None:
     """Print and write formats, as `targets` gives them. Raises `InputError` when a file cannot be written."""
     for name, file in targets:
         if file is not None:
@@ -175,7 +179,7 @@ def write_all(outcomes: Sequence[Outcome], targets: Sequence[tuple[str, Path | N
         elif name == "table":
             show(outcomes, out)
         else:
-            sys.stdout.write(FORMATS[name](outcomes))
+            write(FORMATS[name](outcomes))
 
 
 _NARROW_TITLES = ("At", "FLOPs,\nbaseline", "FLOPs,\nnow", "Change", "Channels\nremoved", "Verdict")

@@ -148,11 +148,12 @@ def numpy_dtype(tensor: gs.Tensor) -> np.dtype[Any]:
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether the elements are floating-point numbers (of any width), as far as the type is known."""
     dtype = tensor.dtype
-    return dtype is None or _is_floating(dtype)
+    return dtype is None or is_floating(dtype)
 
 
 @functools.cache
-def _is_floating(dtype: Any) -> bool:
+def is_floating(dtype: Any) -> bool:
+    """Whether elements of this type are floating-point numbers."""
     if isinstance(dtype, (int, np.integer)):  # an ONNX type that numpy does not have
         return True
     return np.dtype(dtype).kind not in "iubSUO" and "int" not in np.dtype(dtype).name

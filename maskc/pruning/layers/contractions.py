@@ -24,7 +24,7 @@ from onnx import ModelProto, helper, numpy_helper
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 from passes.graph.subgraphs import bodies
-from passes.graph.tensors import is_constant, operand, values_of
+from passes.graph.tensors import is_constant, is_floating, operand, values_of
 from passes.ops import UNKNOWN, rules
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.sizes.prepare import checked
@@ -255,7 +255,7 @@ def layers(model: ModelProto) -> Layers:
                 constants.add(bias.name, bias, op.stored_steps(node, bias))
     for name, those in list(found.items()):
         alike = len({(each.along, each.groups, each.scale) for each in those}) == 1
-        if uses[name] != len(those) or not alike or constants.values[name].dtype.kind != "f":
+        if uses[name] != len(those) or not alike or not is_floating(constants.values[name].dtype):
             del found[name]
     order = {node.outputs[0].name: number for number, node in enumerate(nodes)}
     read = sorted((each for those in found.values() for each in those), key=lambda each: order[each.output])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ _DENSE = {
 }
 _SAME = {"Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "LogSoftmax"}
 _SUMS = {"Add", "QLinearAdd"}
+
+_ENTRY = re.compile(r"(?P<output>.+)\[\d+\]\[(?P<key>.+)\]")  # the name of an entry of one of several maps
 
 _TINY = 1e-12
 _ROUNDING = 1e-5  # of the largest entry: between samples in batches of different sizes, which are the same otherwise
@@ -52,11 +55,28 @@ class Comparison:
 def compared(pairs: Iterable[tuple[Outputs, Outputs]], choices: Container[str] = ()) -> tuple[Agreement, ...]:
     """Each output beside what is expected, which comes first in each pair. choices: those that are logits."""
     sums: dict[str, _Sums] = {}
-    for expected, found in pairs:
+    for expected, found in (map(_tabular, pair) for pair in pairs):
         for name in expected:
             if name in found:
                 sums.setdefault(name, _Sums()).add(expected[name], found[name], name in choices)
     return tuple(total.agreement(name) for name, total in sums.items())
+
+
+def _tabular(outputs: Outputs) -> Outputs:
+    """The outputs, of which a sequence of maps, as classifiers of scikit-learn make one for each sample, is a table."""
+    found: dict[str, NDArray[Any]] = {}
+    tables: dict[str, list[tuple[str, NDArray[Any]]]] = {}
+    for name, value in outputs.items():
+        if entry := _ENTRY.fullmatch(name):
+            tables.setdefault(entry["output"], []).append((entry["key"], value))
+        else:
+            found[name] = value
+    for name, entries in tables.items():
+        keys = {key for key, _ in entries}
+        if any(value.ndim for _, value in entries) or len(entries) % len(keys):  # sequences of tensors
+            return outputs
+        found[name] = np.reshape([value for _, value in entries], (-1, len(keys)))
+    return found
 
 
 def distance(agreement: Sequence[Agreement]) -> float:
@@ -83,7 +103,7 @@ class _Sums:
         self.floating = expected.dtype.kind == "f"
         self._compare_samples(np.atleast_1d(expected))
         if not self.floating:
-            if expected.dtype.kind in "iub" and expected.ndim == found.ndim:
+            if expected.dtype.kind in "iubO" and expected.ndim == found.ndim:
                 both = tuple(map(slice, np.minimum(expected.shape, found.shape)))
                 self.positions += max(expected.size, found.size)
                 self.same += int((expected[both] == found[both]).sum())
@@ -108,8 +128,8 @@ class _Sums:
 
     def _compare_samples(self, samples: NDArray[Any]) -> None:
         """Note whether they, along the first axis, are others than the first of all."""
-        first = self.sample = samples[0] if self.sample is None else self.sample
-        if first.shape != samples.shape[1:]:
+        first = self.sample = samples[:1] if self.sample is None else self.sample
+        if first.shape[1:] != samples.shape[1:]:
             self.varies = True
         elif not self.floating:
             self.varies |= bool((samples != first).any())

@@ -28,6 +28,7 @@ DOMAIN = "com.microsoft"
 OPERATORS: Mapping[str, Decompose] = {
     "Attention": attention.attention,
     "BiasGelu": activations.bias_gelu,
+    "DequantizeLinear": quantized.steps("DequantizeLinear"),
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
     "EmbedLayerNormalization": normalization.embed_layer_normalization,
     "FastGelu": activations.fast_gelu,
@@ -48,6 +49,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "QLinearSigmoid": quantized.unary("Sigmoid"),
     "QLinearSoftmax": quantized.softmax,
     "QLinearWhere": quantized.where,
+    "QuantizeLinear": quantized.steps("QuantizeLinear"),
     "QuickGelu": activations.quick_gelu,
     "SkipLayerNormalization": normalization.skip_layer,
     "SkipSimplifiedLayerNormalization": normalization.skip_simplified_layer,

@@ -14,6 +14,11 @@ from passes.model.contrib_operators.call import Call, Decompose
 _ONE_AXIS = 13
 
 
+def steps(op: str) -> Decompose:
+    """The operator of the same name, where the standard's has these element types in the opset."""
+    return lambda call: [call.op(op, *map(call.given, range(3)), **call.attrs)]
+
+
 def elementwise(op: str, first: int | None = None, second: int | None = None) -> Decompose:
     """QLinearAdd and its like: two operands, each with its scale and zero point, and those of the result.
 

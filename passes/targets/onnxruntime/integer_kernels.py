@@ -56,7 +56,7 @@ def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
 
 def _merged(editor: GraphEditor, given: Collection[str] = ()) -> Iterator[tuple[gs.Node, str]]:
     for node in editor.graph.nodes:
-        if node.op == "QuantizeLinear":
+        if node.op == "QuantizeLinear" and node.inputs:  # which nobody has checked in another domain
             maker = _before(node.inputs[0], editor, node, given)
             if maker is not None and (_reads_steps(maker, editor, given) or _is_pair(maker, node)):
                 yield node, node.outputs[0].name + " of a pair" * (maker.op == "DequantizeLinear")

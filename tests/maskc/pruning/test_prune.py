@@ -1,10 +1,12 @@
 """Trained networks pruned by data."""
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -66,6 +68,18 @@ def test_weights_of_four_bits_stay_so() -> None:
     pruned = maskc.prune(model, [inputs(model)], flops=0.6, align="none")
     left = [list(t.dims) for t in pruned.model.graph.initializer if t.data_type == onnx.TensorProto.INT4]
     assert pruned.report.verified and left == [[8, 3]]
+
+
+def test_weights_in_bfloat16_are_pruned() -> None:
+    """What runs as float32 where a runtime has no kernel for them."""
+    text = """g (float[n,6] x) => (float[n,3] y) { x16 = Cast<to = 16>(x) h = MatMul(x16, first) r = Relu(h)
+        y16 = MatMul(r, second) y = Cast<to = 1>(y16) }"""
+    weights = {"first": doubled(drawn(6, 8), 1), "second": drawn(16, 3)}
+    model = network(text, {name: weight.astype(ml_dtypes.bfloat16) for name, weight in weights.items()})
+    pruned = maskc.prune(model, inputs(model), flops=0.6, align="none")
+    left = [list(t.dims) for t in pruned.model.graph.initializer if t.data_type == onnx.TensorProto.BFLOAT16]
+    assert pruned.report.verified and [9, 3] in left and not pruned.report.warnings
+    assert (pruned.agreement[0].error or 0) < 0.1
 
 
 @pytest.mark.parametrize("target", [{"params": 0.6}, {"size": 0.95}, {"max_drop": 0.05}])
@@ -215,6 +229,16 @@ def test_the_command_writes_what_python_makes(tmp_path: Path) -> None:
     assert isinstance(again, Pruned) and not again.alone
 
 
+def test_what_a_loader_prints_is_not_among_the_json(tmp_path: Path) -> None:
+    prune, model, option, _, *output = in_files(tmp_path)
+    loader = "import numpy\nprint('begun')\ndef batches():\n    print('read')\n    yield {'x': numpy.ones((90, 6))}\n"
+    (tmp_path / "loader.py").write_text(loader)
+    result = command(prune, model, option, f"{tmp_path / 'loader.py'}:batches", *output, "--flops", "0.9", "--json")
+    assert json.loads(result.stdout)["command"] == "prune" and "begun\nread" in result.stderr
+    rules = ["--rules", tmp_path / "loader.py", "--json"]
+    assert json.loads(command("flops", model, *rules).stdout)["flops"]
+
+
 @pytest.mark.slow
 def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
     _, model, _, data, *_ = in_files(tmp_path)
@@ -255,6 +279,15 @@ def test_a_sweep_prunes_by_data(tmp_path: Path) -> None:
 def test_options_that_cannot_be_used_are_told(arguments: list[str], told: str, tmp_path: Path) -> None:
     refused(command(*in_files(tmp_path), "--epochs", "0", *arguments), 2, told)
     assert files(tmp_path) == ["model.onnx", "x.npy"]
+
+
+@pytest.mark.tensorflow
+def test_what_cannot_be_trained_is_told_before_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
+    text = "g (float[n,6] x) => (float[n,3] y) { h = Gemm<transB = 1>(x, first) r = Hardmax(h) y = MatMul(r, second) }"
+    model = network(text, {"first": drawn(16, 6), "second": drawn(16, 3)})
+    with pytest.raises(InputError, match="is a Hardmax, which training has no rule for"):
+        maskc.prune(model, inputs(model), epochs=1)
 
 
 def test_a_model_whose_channels_all_show_is_told() -> None:

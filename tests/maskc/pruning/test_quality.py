@@ -79,6 +79,23 @@ def test_integers_of_other_counts_are_compared_where_both_have_them() -> None:
     assert (found.error, found.top, found.positions) == (None, 0.7, 10)
 
 
+def test_names_of_classes_are_predictions() -> None:
+    names = [np.array(each, object) for each in (["cat", "dog"], ["dog"], ["cat", "cat"])]
+    assert agreement(names[::2], [names[0], names[0]]) == Agreement("y", None, 0.75, 4)
+    assert agreement([names[2]], [names[2]]).constant == "output"
+
+
+def test_maps_of_several_samples_are_a_table() -> None:
+    """As classifiers of scikit-learn make them."""
+    expected, found = (
+        {f"y[{row}][{key}]": np.array(p) for row, ps in enumerate(rows) for key, p in zip("ab", ps, strict=True)}
+        for rows in ([(0.2, 0.8), (0.6, 0.4)], [(0.3, 0.7), (0.4, 0.6)])
+    )
+    (output,) = compared([(expected, found)])
+    assert (output.output, output.top, output.positions) == ("y", 0.5, 2)
+    assert output.error == pytest.approx(0.158 / 0.2, rel=1e-2) and output.divergence is not None
+
+
 def test_the_spread_of_little() -> None:
     """Of one sample it is that of its entries; of what is the same but for rounding, and of nothing, it is not 0."""
     spread = Spread()

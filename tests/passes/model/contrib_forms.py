@@ -257,9 +257,17 @@ def quantized_attention(rng: Rng) -> Form:
     return Form(inputs, attrs, (True, past is not None), step=1e-4)
 
 
+def in_steps(rng: Rng, data: Array) -> Form:
+    """With a step for all, or for each slice along an axis."""
+    size = () if rng.random() < 0.5 else (data.shape[1],)
+    scale, zero = rng.uniform(0.01, 0.1, size).astype(np.float32), rng.integers(0, 255, size).astype(np.uint8)
+    return Form([data, scale, zero], {"axis": 1} if size else {})
+
+
 FORMS: dict[str, Callable[[Rng], Form]] = {
     "Attention": attention,
     "BiasGelu": lambda rng: Form([floats(rng, 2, 3, 4), floats(rng, 4)]),
+    "DequantizeLinear": lambda rng: in_steps(rng, rng.integers(0, 255, (2, 3, 4)).astype(np.uint8)),
     "DynamicQuantizeMatMul": lambda rng: Form([floats(rng, 2, 3, 5), *weights_of(rng), maybe(rng, floats(rng, 6))]),
     "EmbedLayerNormalization": embedding,
     "FastGelu": lambda rng: Form([floats(rng, 2, 3, 4), maybe(rng, floats(rng, 4))], step=1e-4),
@@ -280,6 +288,7 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "QLinearSigmoid": qlinear_unary,
     "QLinearSoftmax": qlinear_softmax,
     "QLinearWhere": qlinear_where,
+    "QuantizeLinear": lambda rng: in_steps(rng, floats(rng, 2, 3, 4)),
     "QuickGelu": quick_gelu,
     "SimplifiedLayerNormalization": simplified_layer,
     "SkipLayerNormalization": skip_layer,

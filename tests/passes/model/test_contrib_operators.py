@@ -23,6 +23,7 @@ from tests.passes.text import compiled
 
 #: where not any will do
 OPSETS = {"LayerNormalization": (13, 15), **dict.fromkeys(("QGemm", "QLinearSoftmax"), (13, 17, 20, 23))}
+OPSETS |= dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (13, 17, 21, 23))
 
 
 def domain_of(op: str) -> str:
@@ -94,6 +95,7 @@ UNCOVERED = {
         "Attention",
         Form([ones(2, 3, 8), ones(8, 24), ones(24)], {"num_heads": 2, "do_rotary": 1}),
     ),
+    "steps of 16 bits, in opset 17": ("QuantizeLinear", Form([ones(2, 3), ones(), np.array(7, np.uint16)])),
     "a scale for each column, in opset 12": (
         "QGemm",
         Form([np.ones((2, 5), np.int8), ones(), np.int8(0), np.ones((5, 5), np.int8), ones(5), np.zeros(5, np.int8)]),
@@ -166,6 +168,25 @@ def test_a_layer_keeps_its_name(op: str, layer: str) -> None:
 
 def widths(result: Shrunk) -> set[tuple[int, ...]]:
     return {tuple(t.dims) for t in result.model.graph.initializer}
+
+
+def test_channels_between_steps_of_16_bits_go() -> None:
+    """As ONNX Runtime quantises with `UseQDQContribOps`."""
+    weight = np.random.default_rng(0).integers(-99, 99, (6, 8)).astype(np.int8)
+    weight[:, ::2] = 0
+    source = text.model(
+        "(float[N,6] x) => (float[N,3] y) <float[8,3] w2>",
+        "w = com.microsoft.DequantizeLinear(b, s, z) h = MatMul(x, w) q = com.microsoft.QuantizeLinear(h, s, z16)\n"
+        "f = com.microsoft.DequantizeLinear(q, s, z16) y = MatMul(f, w2)",
+        21,
+        ir=10,
+        b=weight,
+        s=np.asarray(0.02, np.float32),
+        z=np.asarray(0, np.int8),
+        z16=np.asarray(32768, np.uint16),
+    )
+    result = compiled(source)
+    assert (6, 4) in widths(result) and (4, 3) in widths(result)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

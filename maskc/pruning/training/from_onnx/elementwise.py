@@ -12,6 +12,9 @@ from onnx import helper
 
 from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, dtype_of, elements, rank
 
+# What an attribute is where it is left out.
+_SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
+
 
 def _divide(a: Value, b: Value) -> Value:
     a, b = tf.convert_to_tensor(a), tf.convert_to_tensor(b)
@@ -48,9 +51,14 @@ def _clip(call: Call, x: Value, low: Value = None, high: Value = None) -> Value:
     return x
 
 
-def _elu(call: Call, x: Value) -> Value:
+def _elu(call: Call, x: Value, alpha: float = 1.0) -> Value:
     # The branch that is not taken is 0, since one that overflows makes gradients that are no numbers.
-    return tf.where(x < 0, call("alpha", 1.0) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
+    return tf.where(x < 0, call("alpha", alpha) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
+
+
+def _shrink(call: Call, x: Value) -> Value:
+    most, bias = call("lambd", 0.5), call("bias", 0.0)
+    return tf.where(x < -most, x + bias, tf.where(x > most, x - bias, 0))
 
 
 def _as_type(x: Value, target: Any) -> Value:
@@ -109,5 +117,9 @@ RULES = {
     "LeakyRelu": Rule(lambda call, x: tf.nn.leaky_relu(x, call("alpha", 0.01))),
     "Mod": Rule(_modulo, scalars=True),
     "Pow": elements(_power, fixed=[1], scalars=True),
+    # These are functions of the standard in newer opsets alone.
+    "Selu": Rule(lambda call, x: call("gamma", _SELU_GAMMA) * _elu(call, x, _SELU_ALPHA)),
+    "Shrink": Rule(_shrink),
+    "ThresholdedRelu": Rule(lambda call, x: tf.where(x > call("alpha", 1.0), x, 0)),
     "Where": elements(tf.where, fixed=[0], scalars=True),
 }
