@@ -186,6 +186,7 @@ class KerasModel:
             added = np.where(unread, 0, now) - was
             changed, norm = np.array(bias), self._norms.get(id(owner))
             changed.ravel()[outputs] += added / scale.ravel() if norm is None else added
+            changed.ravel()[outputs[unread]] = 0  # of which the graph may add a part elsewhere
             bias.assign(changed)
             if norm is not None:  # where nothing is normalised, the mean of a batch is as good as that of all
                 norm.beta.assign(np.where(unread, 0, norm.beta))

@@ -480,6 +480,22 @@ def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
+def test_no_constants_are_restored_of_channels_that_nothing_reads(tmp_path: Path) -> None:
+    """The graph adds the bias of a Conv1D behind a Squeeze, where refitting has another."""
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((12, 2))
+    for name in ("first", "second"):
+        x = layers.Conv1D(16, 3, padding="causal", activation="relu", bias_initializer="ones", name=name)(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalMaxPooling1D()(x)))
+    succeeded(*saved(model, drawn(80, 12, 2), tmp_path), "--flops", "0.5")
+    first, second = (keras.models.load_model(tmp_path / "small.keras").get_layer(name) for name in ("first", "second"))
+    assert second.kernel.shape[1] == first.filters < 16
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
 def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
     import keras
     from keras import layers
