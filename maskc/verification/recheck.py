@@ -39,6 +39,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 Array = np.ndarray[Any, np.dtype[Any]]
 Types = Mapping[str, np.dtype[Any]]  # by tensor
 Slices = Mapping[int, Array]  # by axis, those that are held
+Read = tuple["Graph", Sequence[Path]]  # a model and its files
 Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends on
 
 VERSION = 4
@@ -811,14 +812,17 @@ class Checker:
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
-        step; what was rounded when it was claimed counts more. What is `stored` in half precision is rounded to that.
+        step; what was rounded when it was claimed counts more, its sums too. Half precision rounds what is `stored`.
         """
-        chain = self.chain(region)
+        claimed = [self.source.nodes[index] for index in self._claimed(region)]
+        chain = math.sqrt(1 + len(claimed))
         made = [self.source.nodes[index] for index in region.source]
         nodes = [node for node in made if not self.source.fixed.issuperset(node.output)]
         names = {region.boundary.source, *region.source_reads, *(name for node in nodes for name in node.output)}
         drawn = region.source_reads if sparse and self.claims.keys().isdisjoint(region.source_reads) else ()
+        means = [n for n in claimed if not any(map(self._is_rounded, n.input[1:])) and not any(bodies(n))]  # no weights
         sums = sum(self._sum_roundings(node, drawn) for node in nodes)
+        sums += max((self._sum_roundings(node, ()) for node in means), default=0.0)
         before, here = _rounding(made), _rounding(self.compiled.nodes[i] for i in region.compiled)
         alone = {*before} ^ {*here}  # what is on both sides is off as far there
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
@@ -835,6 +839,9 @@ class Checker:
 
     def chain(self, region: Region) -> float:
         """How many times as much is allowed for what is claimed and not 0: the root of how many nodes it comes from."""
+        return math.sqrt(1 + len(self._claimed(region)))
+
+    def _claimed(self, region: Region) -> set[int]:
         todo, seen = sorted(region.source_reads & self.claims.keys()), set[int]()
         ends = {boundary.source for boundary in self.boundaries.values()} if todo else ()
         while todo and len(seen) < LONGEST:
@@ -843,7 +850,7 @@ class Checker:
             if name in ends and index not in seen and any(c.runs[0].any() or c.factors.any() for c in claims):
                 seen.add(index)
                 todo += self.source.reads[index]
-        return math.sqrt(1 + len(seen))
+        return seen
 
     def _sum_roundings(self, node: NodeProto, sparse: Collection[str]) -> float:
         """Roundings of the sums of a node, some of whose operands may be sparse."""
@@ -851,13 +858,11 @@ class Checker:
             return self._body_roundings(node)
         sizes = [math.prod(self.shape(name)) for name in node.input[:2] if name]
         result = max([1, *(math.prod(self.shape(name)) for name in node.output if name in self.seen)])
-        terms = max([1.0, *(size / result for size in sizes[:1])])
-        terms = max([terms, *(math.sqrt(sizes[0] * size / result) for size in sizes[1:])])
+        terms = max([1.0, *(s / result for s in sizes[:1]), *(math.sqrt(sizes[0] * s / result) for s in sizes[1:])])
         first = self.seen.get(node.input[0]) if node.input else None
         if first is not None and first.low <= 0 and node.input[0] in sparse:
             terms = max(1.0, terms / SPARSE)
-        steps = first.shapes[0] if first is not None and node.op_type in RECURRENT else ()
-        times = self.shape(node.input[0])[0] if steps else 1
+        times = self.shape(node.input[0])[0] if node.op_type in RECURRENT and first and first.shapes[0] else 1
         return math.sqrt(times * terms)
 
     def _body_roundings(self, node: NodeProto) -> float:
@@ -1114,12 +1119,7 @@ def _ends(graph: Graph) -> list[tuple[str, int, list[int]]]:
     return [*inputs, *((v.name, v.type.tensor_type.elem_type, []) for v in made.output)]
 
 
-def recheck(
-    source: tuple[Graph, Sequence[Path]],
-    compiled: tuple[Graph, Sequence[Path]],
-    document: Mapping[str, Any],
-    seed: int | None = None,
-) -> Checker:
+def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int | None = None) -> Checker:
     """Prove by what a certificate says, which is believed in nothing, that two models are the same function.
 
     source, compiled: the models and their files, that of the weights last. seed: of other random values than those of
@@ -1162,7 +1162,7 @@ def recheck(
     return checker
 
 
-def read(path: Path) -> tuple[Graph, list[Path]]:
+def read(path: Path) -> Read:
     """A model and its files."""
     model = onnx.load(path, load_external_data=False)
     places = {e.value for tensor in stored_in(model.graph) for e in tensor.external_data if e.key == "location"}

@@ -246,6 +246,20 @@ def test_a_mean_of_a_number_is_claimed_at_any_size() -> None:
     assert proof.complete and proof.checker.claims["g"][1].slices.tolist() == [1, 3, 5, 7]
 
 
+@pytest.mark.parametrize(
+    "pooled", ["p = GlobalAveragePool(r) f = Flatten(p)", "f = ReduceMean<axes=[2,3], keepdims=0>(r)"]
+)
+def test_a_mean_of_many_equal_numbers_is_theirs_but_for_rounding(pooled: str) -> None:
+    """ONNX Runtime sums removed channels as any others, and is off by hundreds of roundings; the compiler is not."""
+    body = f"c = Conv(x, w) m = Mul(c, mask) b = Add(m, shift) r = Relu(b) {pooled} q = MatMul(f, v) y = Add(q, bias)"
+    weights: dict[str, Any] = {"w": (8, 3, 1, 1), "v": (8, 5), "bias": (5,)}
+    weights |= {"mask": EVERY_SECOND[:8].reshape(8, 1, 1), "shift": np.linspace(1.1, 3.3, 8).reshape(8, 1, 1)}
+    source = build.model("(float[n,3,224,224] x) => (float[n,5] y)", body, **weights)
+    compiled = api.compile(source, align="none").model
+    bias = next(t.name for t in compiled.graph.initializer if tuple(t.dims) == (5,))
+    assert not api.verify(source, build.changed(compiled, bias, lambda b: b * 1.001)).passed
+
+
 def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
     """Places behind the end of each example, of which each has another one: a certificate says nothing of others."""
     body = """
