@@ -92,12 +92,20 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
     wanted = session(source.part(region.source, sources, ends), source.folder, checker.packs)
     here = [region.target, *(name for name in names if name not in held)]
     made = session(compiled.part(region.compiled, types, here), compiled.folder, checker.packs)
-    drawing, runs = checker.of(checker.sizes(region)), []
-    for turn in (*range(_TURNS), *checker.chosen(region)):
+
+    def run(
+        drawing: recheck.Checker, turn: int
+    ) -> Iterator[tuple[int, list[Array], dict[str, Array], dict[str, Array]]]:
         values = {n: drawing.fresh(n, turn) for n in {*sources, *(b.source for b in held.values())}}
         fed = _fed(held, values.__getitem__)
-        results = {leaf: fed[f"{leaf}·"] for leaf in held} | dict(zip(here, made.run(here, fed), strict=True))
-        runs.append((turn, wanted.run(ends, {f"{n}·": values[n] for n in sources}), results, fed))
+        with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has: a branch may need other sizes
+            results = {leaf: fed[f"{leaf}·"] for leaf in held} | dict(zip(here, made.run(here, fed), strict=True))
+            yield turn, wanted.run(ends, {f"{n}·": values[n] for n in sources}), results, fed
+
+    for drawing in (checker.of(checker.sizes(region)), checker):  # some run at the sizes alone that were seen
+        runs = [found for turn in (*range(_TURNS), *checker.chosen(region)) for found in run(drawing, turn)]
+        if runs:
+            break
     for k, name in enumerate(names):
         nodes, leaves = after[name]
         allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))

@@ -260,6 +260,16 @@ def test_a_mean_of_many_equal_numbers_is_theirs_but_for_rounding(pooled: str) ->
     assert not api.verify(source, build.changed(compiled, bias, lambda b: b * 1.001)).passed
 
 
+def test_a_difference_that_a_region_hides_at_the_sizes_of_its_constants() -> None:
+    """Large images are run in part where each place is computed alike; a constant of all places does not fit there."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(8, 3, 1, 1)), "map": rng.normal(size=(1, 8, 100, 100))}
+    signature, body = "(float[1,3,100,100] x) => (float[1,8,100,100] y)", "c = Conv(x, w) d = Add(c, map)"
+    source = build.model(signature, f"{body} y = Relu(d)", **weights)
+    twice = {name: 2 * weight for name, weight in weights.items()} | {"half": np.float32(0.5)}
+    assert api.verify(source, build.model(signature, f"{body} r = Relu(d) y = Mul(r, half)", **twice)).passed
+
+
 def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
     """Places behind the end of each example, of which each has another one: a certificate says nothing of others."""
     body = """
