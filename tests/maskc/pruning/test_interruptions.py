@@ -106,17 +106,26 @@ def test_an_interruption_leaves_nothing_half_done(tmp_path: Path, stage: str, nu
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
+def test_an_interruption_ahead_of_the_search_leaves_nothing(tmp_path: Path) -> None:
+    words = [*in_files(tmp_path), "--epochs", "40"]
+    result = process(int(signal.SIGTERM), "Loading TensorFlow", *words, code=SIGNALLED)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, "Error: Interrupted.\n")
+    assert files(tmp_path) == ["model.onnx", "x.npy"]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no second process")
 @pytest.mark.parametrize(
     ("stage", "number"),
     [
-        ("Loading TensorFlow", signal.SIGTERM),
         ("Training", signal.SIGINT),
         ("Training", signal.SIGTERM),
         ("Measuring quality", signal.SIGINT),
     ],
 )
 def test_an_interruption_while_training_leaves_the_best(tmp_path: Path, stage: str, number: int) -> None:
-    """Before and while there are steps, and after them."""
+    """While there are steps, and after them."""
     words = [*in_files(tmp_path), "--epochs", "40"]
     there = "== title and (title != 'Measuring quality' or os.path.exists('small.onnx')) and"
     code = f"import os; os.chdir({str(tmp_path)!r})\n{SIGNALLED.replace('== title and', there)}"
