@@ -30,8 +30,10 @@ class Resize(SizeRule, Linked):
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, axes = shape_of(node.inputs[0]), node.attrs.get("axes")
-        if axes is None or before is None:
+        if axes is None:
             return self._resized(node, vectors, before)
+        if before is None:
+            return None
         resized = self._resized(node, vectors, [before[axis] for axis in axes])
         changed = zip([axis % len(before) for axis in axes], resized or (), strict=True)
         return None if resized is None else [*(dict(enumerate(before)) | dict(changed)).values()]
@@ -59,7 +61,7 @@ class Resize(SizeRule, Linked):
     @staticmethod
     def _axes(node: gs.Node, rank: int) -> list[int]:
         """The axes that scales and sizes speak of."""
-        return [axis % rank for axis in node.attrs.get("axes") or range(rank)]
+        return [axis % rank for axis in node.attrs.get("axes") or range(rank)] if rank else []
 
     def _stays(self, node: gs.Node, facts: Facts, position: int) -> bool:
         """Whether an axis, `position` among those resized, is copied as it is if it keeps its size."""

@@ -428,6 +428,22 @@ def test_sizes_from_a_start_that_is_not_known(start: str) -> None:
     check(Network(graph(text, constants={"nothing": np.array([0])}), {"at": (2, 3)}, {"N": (1, 3)}))
 
 
+@pytest.mark.parametrize("resized", [", , sizes", ", scales"])
+def test_a_resize_along_some_axes_of_a_tensor_of_unknown_rank(resized: str) -> None:
+    """The sizes that it is given were taken for all of the result, and axes could not be counted from the end."""
+    text = f"""(float[N,4,8,5] x, int64[1] at) => (float[a,b,c,d] z, int64[four] y)
+    <int64 zero = {{0}}, int64[3] rest = {{4, 8, 5}}, int64[3] sizes = {{4, 16, 10}}, float[3] scales = {{1, 2, 2}}> {{
+        before = Shape(x)
+        size = Gather(before, zero)
+        batch = Unsqueeze(size, at)
+        shape = Concat <axis = 0> (batch, rest)
+        r = Reshape(x, shape)
+        z = Resize <axes = [1, 2, 3], mode = "nearest"> (r, {resized})
+        y = Shape(z)
+    }}"""
+    check(Network(graph(text, 18), {"at": (0, 1)}, {"N": (1, 3)}))
+
+
 def test_a_product_with_zeros_behind_which_nothing_is_done() -> None:
     """A row of operators that comes to nothing takes no operator, but what it wrote must still be written."""
     text = """(float[N,5] x) => (float[N,4] y)
