@@ -88,9 +88,8 @@ class _Writer:
             self._rearrange(node, place, trace)
         for root in self.found.roots.values():
             nothing = np.zeros(root.zero.size)
-            kept = root.zero | root.needed
-            product, new = self._chain(root.tensor, root.axis, kept, nothing, root.order)
-            if not kept.all():
+            product, new = self._chain(root.tensor, root.axis, root.kept, nothing, root.order)
+            if not root.kept.all():
                 self.unread[product.name] = root.tensor.name
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
@@ -99,9 +98,7 @@ class _Writer:
             if trace.root.zero[trace.index].any() or (trace.root.order[trace.index] != trace.index).any()
         )
         self.origins.update(dict.fromkeys(changed))
-        self.origins.cleared.update(
-            (name, _cleared(trace.root)[trace.index]) for name, trace in self.found.traces.items()
-        )
+        self.origins.cleared.update((name, ~trace.root.kept[trace.index]) for name, trace in self.found.traces.items())
         for merge in self.found.merges:
             channels, back = merge.root.order[merge.index], np.arange(merge.index.size)
             aligned = bool((channels != merge.index).any())
@@ -109,8 +106,8 @@ class _Writer:
                 # what several heads share is there once in each, before and after
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
-            along = [-1 if axis == merge.axis else 1 for axis in range(len(shape_of(merge.tensor) or ()))]
-            self.origins.cleared[merge.tensor.name] = _cleared(merge.root)[channels].reshape(along)
+            cleared = ~merge.root.kept[channels]
+            self.origins.cleared[merge.tensor.name] = cleared.reshape(_along(merge.tensor, merge.axis))
             zero = merge.root.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
@@ -128,7 +125,7 @@ class _Writer:
     ) -> tuple[gs.Tensor, gs.Tensor]:
         """The tensor with zeros for what is not kept, and that with the shift added, and then in this order."""
         producer = tensor.inputs[0] if tensor.inputs else self.editor.start
-        shape = [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
+        shape = _along(tensor, axis)
 
         def emit(op: str, data: gs.Tensor, hint: str, values: Array, **attrs: object) -> gs.Tensor:
             constant = self.editor.constant(hint, values)
@@ -161,9 +158,9 @@ class _Writer:
             node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
 
 
-def _cleared(root: Root) -> Mask:
-    """The channels that became zero and were not."""
-    return np.asarray(~(root.zero | root.needed))
+def _along(tensor: gs.Tensor, axis: int) -> list[int]:
+    """The shape of a vector along an axis of a tensor."""
+    return [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
 
 
 def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:

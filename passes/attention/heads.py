@@ -54,6 +54,11 @@ class Root:
     paired: Index
     starts: list[gs.Node] = field(default_factory=list)
 
+    @property
+    def kept(self) -> Mask:
+        """The channels that are read or zero as they are: the others may become zero."""
+        return np.asarray(self.zero | self.needed)
+
     def hold(self, groups: Index) -> None:
         """Let channels change places only within these groups, too."""
         both = np.stack([self.groups, groups], axis=1)

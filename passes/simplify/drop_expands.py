@@ -16,19 +16,16 @@ from passes.ops.elementwise import Elementwise
 from passes.ops.shape import Expand
 
 
-def drop_expands(graph: gs.Graph) -> bool:
-    """Let elementwise operators read what an Expand reads where they give the same; whether any did.
+def drop_expands(graph: gs.Graph) -> None:
+    """Let elementwise operators read what an Expand reads where they give the same.
 
     Masks that are true or false stay as they are: runtimes fuse attention by the form of its mask.
     """
-    changed = False
     for node in graph.nodes:
         if isinstance(rules(node), Expand) and is_float(node.outputs[0]) and not is_constant(node.inputs[0]):
             once, repeated = node.inputs[0], node.outputs[0]
             for reader in [n for n in repeated.outputs if _broadcasts(n, repeated, shape_of(once))]:
                 reader.inputs = [once if t is repeated else t for t in reader.inputs]
-                changed = True
-    return changed
 
 
 def _broadcasts(reader: gs.Node, repeated: gs.Tensor, shape: Sequence[Dim] | None) -> bool:

@@ -69,7 +69,6 @@ _IN_TURN = """
 import json, sys
 from typer.testing import CliRunner
 from maskc.cli import app
-from maskc.compilation import workers
 for words in json.loads(sys.argv[1]):
     done = CliRunner().invoke(app, words)
     print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)

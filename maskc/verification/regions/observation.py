@@ -61,13 +61,13 @@ def observe(
         floats = first.dtype.kind == "f"
         observed.seen[name] = Seen.of(arrays)
         observed.tensors[name] = Tensor(first.shape, first.dtype, whole=None if floats else first)
-        claimed = held is not None and name in graph.maker
         slices = (held or {}).get(name, {})
-        if not floats or not (prints or (claimed and (slices or not removed))):
+        claimed = held is not None and name in graph.maker and bool(slices or not removed)
+        if not floats or not (prints or claimed):
             return
         with np.errstate(all="ignore"):
             each = _prints(filled)
-            along = {axis: rows for axis, rows in each.items() if axis in slices} if removed else each
+            along = {axis: each[axis] for axis in slices if axis in each} if removed else each
             if claimed and (claims := _claims(arrays, filled, along, slices)):
                 observed.claims[name] = claims
         if prints:
