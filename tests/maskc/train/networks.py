@@ -118,9 +118,9 @@ def check_pause(fresh: Callable[[], Any], at: int, stop: int, path: Path, meanwh
     return resumed
 
 
-def check_weights(model: Any, wanted: Any, rtol: float = 1e-5) -> None:
+def check_weights(model: Any, wanted: Any, rtol: float = 1e-5, atol: float = 1e-7) -> None:
     for weight, other in zip(model.get_weights(), wanted.get_weights(), strict=True):
-        np.testing.assert_allclose(weight, other, rtol=rtol, atol=1e-7)
+        np.testing.assert_allclose(weight, other, rtol=rtol, atol=atol)
 
 
 def trained(model: Any, **given: list[int]) -> Any:
