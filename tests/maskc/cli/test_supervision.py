@@ -33,7 +33,7 @@ from maskc.frontend import part_folders
 def shrink(*arguments, **options):
     with part_folders.part_folder(Path("out.onnx")) as folder:
         (folder / "whole").write_bytes(b"half of it")
-        print("begun", flush=True)
+        print("begun", file=sys.__stdout__, flush=True)
         {{what}}
 
 passes.shrink = shrink
