@@ -1,14 +1,18 @@
 """Outputs that hardly move: faults that no output shows are found region by region."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 import maskc as api
 from maskc.runtime.session import load
+from maskc.verification.compare_regions import compare_regions, differs_on, graph_of
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Sample
 from maskc.verification.output_rounding import RoundedWeights
+from maskc.verification.regions.checker import Checker
 from passes import shrink
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
@@ -48,6 +52,19 @@ def test_a_branch_that_hardly_counts() -> None:
     compiled = shrink(source).model
     assert api.verify(source, compiled).passed
     assert api.verify(source, tripled(compiled, "w1")).verdict == "failed"
+
+
+@pytest.mark.parametrize("second", [1.0, 1.5])
+def test_a_fault_on_some_data_behind_one_that_rounding_may_make(second: float) -> None:
+    body = "a = Mul(x, one) b = Mul(x, two) y = Concat<axis=1>(a, b)"
+    source = build.model("(float[n,8] x) => (float[n,16] y)", body, one=np.array(1.0), two=np.array(1.0))
+    other = build.model("(float[n,8] x) => (float[n,16] y)", body, one=np.array(1.005), two=np.array(second))
+    inputs = {"x": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
+    proof = compare_regions(source, source, [inputs], {}, 0).proof
+    known = proof.checker
+    checker = Checker(known.source, graph_of(other), known.boundaries, known.claims, known.seen)
+    failure = differs_on(replace(proof, checker=checker), source, inputs)
+    assert (failure.region.target if failure else "") == ("b" if second > 1 else "")
 
 
 def test_a_weight_that_counts_a_millionth_behind_many_roundings() -> None:
