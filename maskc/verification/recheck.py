@@ -701,22 +701,19 @@ class Checker:
         if turn > 1 and name in self.source.conditions:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
         if self.seen[name].values is not None:
-            return self._other_levels(name, values, turn) if turn % 2 and name in self.source.levels else values
+            if not turn % 2 or name not in self.source.levels:
+                return values
+            values = self._other_levels(name, values, turn)
         for axis, claim in self.claims.get(name, {}).items():
             values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
 
     def _other_levels(self, name: str, values: Array, turn: int) -> Array:
-        """Any levels, a third of them the least or the most, where runs differ or their sizes do; the rest is held."""
-        runs = [run for run in self.seen[name].values or () if run.size and run.ndim == values.ndim] or [values]
-        sizes = np.array([run.shape for run in runs])
-        axes = tuple(np.flatnonzero((sizes != sizes[0]).any(axis=0)).tolist())
-        first = runs[0][tuple(slice(1 if axis in axes else None) for axis in range(values.ndim))]
-        moves = np.any([(run != first).any(axis=axes, keepdims=True) for run in runs], axis=0)
+        """Any levels, a third of them the least or the most."""
         rng, kind = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, self.seed]), np.iinfo(values.dtype)
         beyond = (kind.max - kind.min) // 4
         levels = rng.integers(kind.min - beyond, kind.max + beyond, values.shape).clip(kind.min, kind.max)
-        return np.where(moves, levels, values).astype(values.dtype)
+        return np.asarray(levels.astype(values.dtype))
 
     def turns(self, region: Region) -> Sequence[int]:
         """The turns in which a region is run: more often where weights are seen at few places.
@@ -766,9 +763,18 @@ class Checker:
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
-        steps = any(_steps(node) and any(map(self._is_rounded, _reads(node))) for node in self.nodes(region))
+        steps = self._may_step(self.source, region.source, region.source_reads)
+        steps |= self._may_step(self.compiled, region.compiled, region.compiled_reads)
         levels = {self.types[name].kind for name in region.source_reads} in ({"i"}, {"u"}, {"i", "u"})
         return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps, levels=levels)
+
+    def _may_step(self, graph: Graph, made: Collection[int], reads: Collection[str]) -> bool:
+        """Whether a rounding may lead to another step: what both sides read, or have stored, is the same for both."""
+        for node in (graph.nodes[i] for i in made if not graph.fixed.issuperset(graph.nodes[i].output)):
+            alike = {n for n in node.input if n in reads or self.same_constants(n, n)} if not any(bodies(node)) else ()
+            if _steps(node) and any(map(self._is_rounded, {*_reads(node)}.difference(alike))):
+                return True
+        return False
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""

@@ -421,17 +421,18 @@ class _Search:
 
         failed: the error for which it has to, its own or that of what it reads. alike: whether both sides read the
         same; it then may only take in what limits any values, as rows that add up to 1. Behind weights it might only
-        seem to agree: units may be dead there, by chance.
+        seem to agree: units may be dead there, by chance. Steps take any level.
         """
         checker, target = self.checker, region.target
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
+        free = {name for name, each in checker.boundaries.items() if each.source in checker.source.levels} & cut
         reads, small = region.compiled_reads, failed.error < MOST
         limit = failed.allowed if small and failed.error > _MORE * failed.allowed else math.inf
         for level in range(1 if alike else 0, _LEVELS + 1):
             if level:
-                taken = {name for name in reads - ends if not (alike and self._weighs(name))}
+                taken = {name for name in reads - ends if not (alike and (name in free or self._weighs(name)))}
                 if not taken:
                     break
                 cut -= taken

@@ -332,6 +332,30 @@ def test_a_level_that_no_run_reaches(kind: type) -> None:
         assert proof_of(model, wrong, seed).first() is not None, seed
 
 
+@pytest.mark.parametrize("weight", ["w", "v"])
+def test_a_step_of_one_weight_in_8_bits(weight: str) -> None:
+    """`w` moves few levels by one, as a rounding before them might; `v` reads what has the least level in all runs."""
+    rng = np.random.default_rng(0)
+    model = build.model(
+        "(float[n,8,12,12] x) => (float[n,4,12,12] y)",
+        """q = QuantizeLinear(x, step, zero) c = QLinearConv(q, step, zero, w, fine, none, half, zero, b)
+        d = DequantizeLinear(c, half, zero) e = DequantizeLinear(v, fine, none) y = Conv(d, e)""",
+        step=np.float32(0.03),
+        half=np.float32(0.02),
+        fine=np.float32(0.002),
+        zero=np.uint8(0),
+        none=np.int8(0),
+        w=rng.integers(-127, 128, (16, 8, 1, 1)).astype(np.int8),
+        v=rng.integers(-100, 101, (4, 16, 1, 1)).astype(np.int8),
+        b=np.where(np.arange(16) == 3, -(2**24), 0).astype(np.int32),
+    )
+    for seed, row in enumerate((4, 5, 6)):
+        place = 8 * row if weight == "w" else 3
+        wrong = build.changed(model, weight, lambda w, at=place: w + np.eye(1, w.size, at, np.int8).reshape(w.shape))
+        assert proof_of(model, model, seed).complete
+        assert proof_of(model, wrong, seed).first() is not None, seed
+
+
 def test_sizes_of_levels_are_those_of_a_run() -> None:
     model = build.model(
         "(float[n,t,8] x) => (float[?,?] y)",
