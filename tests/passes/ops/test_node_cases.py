@@ -63,18 +63,8 @@ def compile_all(selected: Iterable[Case]) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPERATORS)
 def test_operator(op: str) -> None:
-    """One form of each of the operator's cases."""
-    _assert_some(op, compile_all(cases(op, every=False)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("op", OPERATORS)
-def test_operator_in_every_form(op: str) -> None:
     """All forms: masks on the last axis and on the second, shifted or not, other inputs constant or not."""
-    _assert_some(op, compile_all(cases(op, every=True)))
-
-
-def _assert_some(op: str, checked: int) -> None:
+    checked = compile_all(cases(op, every=True))
     if op in NOTHING_TO_TRY:
         assert not checked, f"{op} can be tried after all"
         pytest.skip(NOTHING_TO_TRY[op])
