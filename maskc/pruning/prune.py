@@ -157,7 +157,7 @@ def pruned(
         judge = Judge(target, examples, options)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
-        seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
+        seen = observed(target, examples, options, lambda layer: layers is None or layers.bias(layer) is not None)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
