@@ -90,13 +90,16 @@ def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
 def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
     """How many samples there are. Raises InputError where there seems to be no end."""
     count = size = 0
-    with stage("Counting samples", slow=True):
+    with stage("Counting samples", slow=True) as counting:
         for batch in batches:
             count += samples_in(batch)
+            counting.advance(note=f"{count:,}")
             size += sum(array.nbytes for array in batch.values())
             if count > _COUNTED or size > _COUNTED_BYTES:
                 seen = min(count, _COUNTED)
-                raise InputError(f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes.")
+                raise InputError(
+                    f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes in place of --epochs."
+                )
     return count
 
 

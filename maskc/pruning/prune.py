@@ -30,7 +30,7 @@ from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, Given, path_and_name
+from maskc.pruning.data import Batch, Data, Given, counted, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
@@ -154,6 +154,7 @@ def pruned(
         import_tensorflow()
         loss = function_of(*path_and_name(loss, "--loss"))
     with telling_of(source.name):
+        count = counted(examples.used()) if options.trains and options.epochs else None
         judge = Judge(target, examples, options)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
@@ -191,6 +192,7 @@ def pruned(
             examples,
             options,
             loss,
+            count,
             saved,
             lambda state: keep(compiled.model, {**chosen, **state}),
             layers,
@@ -270,6 +272,7 @@ def fine_tuned(
     examples: Data,
     options: PruneOptions,
     loss: Callable[..., Any] | None,
+    count: int | None,
     saved: State | None,
     keep: Callable[[State], object],
     layers: KerasModel | None,
@@ -288,6 +291,7 @@ def fine_tuned(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
+            count=count,
             student=None if layers is None else layers.student(),
             loss=loss,
             who=options.loss if isinstance(options.loss, str) else "the function for the loss",

@@ -11,6 +11,7 @@ import pytest
 import maskc
 from maskc.errors import InputError
 from maskc.pruning import data as pruning_data
+from maskc.pruning.choice import targets
 from maskc.pruning.data import data
 from tests.maskc.pruning.networks import drawn, gemm, network
 
@@ -96,6 +97,9 @@ def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
         pruning_data.counted(endless.used())
     assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
+    monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
+    with pytest.raises(InputError, match=r"Give --minutes in place of --epochs"):
+        maskc.prune(gemm(), lambda: itertools.repeat(bad(drawn(80, 6))), epochs=1)
 
 
 def test_more_than_a_single_number_is_told() -> None:
