@@ -154,7 +154,7 @@ def pruned(
         import_tensorflow()
         loss = function_of(*path_and_name(loss, "--loss"))
     with telling_of(source.name):
-        count = counted(examples.used()) if options.trains and options.epochs else None
+        samples = counted(examples.used()) if options.trains and options.epochs else None
         judge = Judge(target, examples, options)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
@@ -192,7 +192,7 @@ def pruned(
             examples,
             options,
             loss,
-            count,
+            samples,
             saved,
             lambda state: keep(compiled.model, {**chosen, **state}),
             layers,
@@ -263,7 +263,13 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     import_tensorflow()
     from maskc.pruning.training.from_onnx.imported import Imported
 
-    Imported(between_steps(source))(batch)
+    imported = Imported(between_steps(source))
+    if not imported.variables:
+        raise InputError(
+            "Nothing can be trained: no output follows from weights by operators that gradients pass, as names and "
+            "numbers of classes do not. Leave out --epochs and --minutes."
+        )
+    imported(batch)
 
 
 def fine_tuned(
@@ -272,7 +278,7 @@ def fine_tuned(
     examples: Data,
     options: PruneOptions,
     loss: Callable[..., Any] | None,
-    count: int | None,
+    samples: int | None,
     saved: State | None,
     keep: Callable[[State], object],
     layers: KerasModel | None,
@@ -291,7 +297,7 @@ def fine_tuned(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
-            count=count,
+            count=samples,
             student=None if layers is None else layers.student(),
             loss=loss,
             who=options.loss if isinstance(options.loss, str) else "the function for the loss",
