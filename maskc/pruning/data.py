@@ -219,6 +219,12 @@ def _batch(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batc
             raise InputError(f"The array '{name}' in {where} is empty.")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             raise InputError(f"The array '{name}' in {where} holds infinity or NaN.")
+    sizes = {port.name: port.type.shape[0] for port in inputs if port.type.shape}
+    counts = {name: len(found[name]) for name in sizes}
+    alike = len(set(sizes.values())) == 1 and all(isinstance(size, str) for size in sizes.values())
+    if alike and len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise InputError(f"Inputs differ in how many samples there are in {where}: {told}.")
     return found | {name: array_of(given, name, inputs, where) for name in given if name not in found}
 
 

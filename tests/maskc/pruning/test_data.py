@@ -91,6 +91,18 @@ def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
 
 
+def test_samples_that_do_not_go_together_are_told() -> None:
+    text = "g (float[4,6] x) => (float[4,3] y) { h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }"
+    weights = {"first": drawn(6, 16), "second": drawn(16, 3)}
+    with pytest.raises(InputError, match="it is of shape 199x6: give a multiple of 4 samples"):
+        data({"x": drawn(199, 6)}, network(text, weights))
+    text = (
+        "g (float[n,6] x, float[n,16] z) => (float[n,3] y) { h = MatMul(x, first) r = Add(h, z) y = MatMul(r, second) }"
+    )
+    with pytest.raises(InputError, match="how many samples there are in the data: 8 of 'x', 6 of 'z'"):
+        data({"x": drawn(8, 6), "z": drawn(6, 16)}, network(text, weights))
+
+
 def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
     endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
