@@ -90,13 +90,16 @@ def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
 def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
     """How many samples there are. Raises InputError where there seems to be no end."""
     count = size = 0
-    with stage("Counting samples", slow=True):
+    with stage("Counting samples", slow=True) as counting:
         for batch in batches:
             count += samples_in(batch)
+            counting.advance(note=f"{count:,}")
             size += sum(array.nbytes for array in batch.values())
             if count > _COUNTED or size > _COUNTED_BYTES:
                 seen = min(count, _COUNTED)
-                raise InputError(f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes.")
+                raise InputError(
+                    f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes in place of --epochs."
+                )
     return count
 
 
@@ -216,6 +219,12 @@ def _batch(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batc
             raise InputError(f"The array '{name}' in {where} is empty.")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             raise InputError(f"The array '{name}' in {where} holds infinity or NaN.")
+    sizes = {port.name: port.type.shape[0] for port in inputs if port.type.shape}
+    counts = {name: len(found[name]) for name in sizes}
+    alike = len(set(sizes.values())) == 1 and all(isinstance(size, str) for size in sizes.values())
+    if alike and len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+        raise InputError(f"Inputs differ in how many samples there are in {where}: {told}.")
     return found | {name: array_of(given, name, inputs, where) for name in given if name not in found}
 
 

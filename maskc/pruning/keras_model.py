@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ _FEWEST = 0.1  # of the FLOPs that an ONNX file leaves out, for a Keras model to
 
 
 class KerasModel:
-    """A Keras model whose graph is pruned: the nodes that sum have the paths of its layers as names.
+    """A Keras model whose graph is pruned: the names of nodes that sum begin with the paths of its layers.
 
     Raises InputError for one that `shrink` does not take, or of two precisions.
     """
@@ -61,16 +62,20 @@ class KerasModel:
         calls = [node for layer in layers if is_functional(layer) for node in nodes(functional(layer))]
         self._layers = {layer.path: layer for layer in layers}
         called = Counter(node.operation for node in calls)
-        self._repeated = {each.name for each, count in called.items() if count > 1}
+        self._repeated = {each.name: each.name for each, count in called.items() if count > 1}
+        self._repeated |= {each.name: each.layer.name for each in layers if type(each).__name__ == "TimeDistributed"}
         norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
         self._norms = {id(producer(n.input_tensors[0])): n.operation for n in norms if n.operation.center}
 
-    def bias(self, node: str) -> Any:
-        """What the layer of a node, or a normalisation after it, adds to each output; None if it adds nothing."""
-        layer = self._layer(node)
-        if id(layer) in self._norms:
-            return self._norms[id(layer)].beta
-        return next((v for v in getattr(layer, "weights", ()) if v.path.rpartition("/")[2] == "bias"), None)
+    def bias(self, layer: Contraction) -> Any:
+        """What the Keras layer, or a normalisation after it, adds to each output; None if it adds nothing."""
+        owner = self._layer(layer.node)
+        if hasattr(owner, "depthwise_kernel") and layer.node.endswith("/depthwise"):
+            return None  # a separable convolution adds its bias to the second product
+        if id(owner) in self._norms:
+            return self._norms[id(owner)].beta
+        biases = (v for v in getattr(owner, "weights", ()) if v.path.rpartition("/")[2] == "bias")
+        return next((bias for bias in biases if math.prod(bias.shape) >= _outputs(layer)), None)
 
     def check(self, network: Network, batches: Sequence[Batch], flops: float) -> None:
         """Raise InputError, before channels are chosen, where the model cannot hold what pruning makes of it.
@@ -112,9 +117,11 @@ class KerasModel:
 
         stored = {tensor.name: array_of(tensor) for tensor in masked.graph.initializer}
         unread = _unread(network, gone, masked) if gone.any() else {}
+        places = {place.tensor for place in network.places.values()}
         for reader in network.readers if unread else ():
             layer = reader.contraction
-            self._assign(layer, network.layers.constants.values, stored, unread[layer.output])
+            masked_first = layer.output in places
+            self._assign(layer, network.layers.constants.values, stored, unread[layer.output], masked_first)
         self._model = shrink(self._model, verify=False)
         graph = to_onnx(self._model)
         for output in Comparison(masked, next(iter(batches)))(graph, batches):
@@ -154,23 +161,31 @@ class KerasModel:
         return path.stat().st_size
 
     def _layer(self, node: str) -> Any:
-        """The layer of this path, in which the names of models around it may be left out."""
-        parts = node.split("/")
-        paths = ("/".join(parts[begin:]) for begin in range(len(parts)))
-        return next((self._layers[path] for path in paths if path in self._layers), None)
+        """The innermost layer that a node is named for, where names of models around it may be left out."""
+        from maskc.train.keras_internals import all_layers
+
+        parts, found, inside = node.split("/"), None, self._layers
+        for begin, end in itertools.combinations(range(len(parts) + 1), 2):
+            layer = inside.get("/".join(parts[begin:end]))
+            if layer is not None:
+                found, inside = layer, {each.path: each for each in all_layers(layer)[1:]}
+        return found
 
     def _held(self, layer: Contraction, values: Stored) -> tuple[Any, Array, Array, Array] | None:
         """Where the Keras layer holds these weights, as `_places` says; None if it does not."""
         trained = layer.matrix(values[layer.weights])
         return next(_places(layer, self._layer(layer.node), trained, _outputs(layer)), None)
 
-    def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask) -> None:
+    def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask, masked_first: bool) -> None:
         owner, found = self._layer(layer.node), self._held(layer, before)
         if found is None:
-            again = self._repeated.intersection(layer.node.split("/"))
+            names = layer.node.split("/")
+            again = [self._repeated[name] for name in names if name in self._repeated]
             why = "a layer beside it, as a Rescaling or one of your own, is part of them"
             if again:
-                why = f"{min(again)!r} is called more than once"
+                why = f"{again[0]!r} is called more than once"
+            elif any(type(self._layers.get(name)).__name__ == "Bidirectional" for name in names):
+                why = "a Bidirectional has both directions in one"
             raise InputError(
                 f"The weights of {layer.node!r} are not those of a layer in the Keras model, since {why}: write .onnx."
             )
@@ -181,12 +196,13 @@ class KerasModel:
         changed.ravel()[order] = layer.stored(matrix)
         variable.assign(changed)
         if layer.bias:
-            bias = self.bias(layer.node)
+            bias = self.bias(layer)
             was, now = (values[layer.bias].ravel()[: unread.size] for values in (before, after))
             added = np.where(unread, 0, now) - was
             changed, norm = np.array(bias), self._norms.get(id(owner))
             changed.ravel()[outputs] += added / scale.ravel() if norm is None else added
-            changed.ravel()[outputs[unread]] = 0  # of which the graph may add a part elsewhere
+            if not masked_first:  # else what the graph adds elsewhere, as behind a Reshape, is left of it
+                changed.reshape(-1, unread.size)[:, outputs[unread]] = 0
             bias.assign(changed)
             if norm is not None:  # where nothing is normalised, the mean of a batch is as good as that of all
                 norm.beta.assign(np.where(unread, 0, norm.beta))
@@ -223,7 +239,7 @@ def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Ite
         places = np.arange(math.prod(variable.shape)).reshape(variable.shape)
         for axes in itertools.permutations(range(places.ndim)):
             turned = places.transpose(axes)
-            if turned.shape != layer.shape and turned.ndim == len(layer.shape):
+            if turned.ndim == len(layer.shape) and not _merges(turned.shape, layer.shape):
                 continue
             matrix = layer.matrix(turned.reshape(layer.shape))
             for gates in itertools.permutations(range(outputs // units)):  # of recurrent layers, in another order
@@ -235,13 +251,20 @@ def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Ite
                     yield variable, order, columns, scale
 
 
+def _merges(shape: Sequence[int], into: Sequence[int]) -> bool:
+    """Whether axes that lie side by side make up those of another shape, as the two of depthwise channels one."""
+    return set(itertools.accumulate(into, operator.mul)) <= {1, *itertools.accumulate(shape, operator.mul)}
+
+
 def _outputs(layer: Contraction) -> int:
     return math.prod(layer.shape) // (layer.width * layer.taps)
 
 
 def _unread(network: Network, gone: Mask, masked: ModelProto) -> dict[str, Mask]:
     """By the output of a layer, the channels of it that nothing reads any more, or that are units without weights."""
-    facts, found = dataflow.analyse(checked(masked)), {}
+    biases = {bias for reader in network.readers if (bias := reader.contraction.bias)}
+    # as inputs, for constants are not read where they are known
+    facts, found = dataflow.analyse(checked(network.layers.constants.as_inputs(masked, biases))), {}
     units = {units.tensor: gone[network.groups[name]] for name, units in network.units.items()}
     for layer in (reader.contraction for reader in network.readers):
         outputs = _outputs(layer)

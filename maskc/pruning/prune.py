@@ -30,7 +30,7 @@ from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, Given, path_and_name
+from maskc.pruning.data import Batch, Data, Given, counted, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
@@ -154,10 +154,11 @@ def pruned(
         import_tensorflow()
         loss = function_of(*path_and_name(loss, "--loss"))
     with telling_of(source.name):
+        samples = counted(examples.used()) if options.trains and options.epochs else None
         judge = Judge(target, examples, options)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
-        seen = observed(target, examples, options, lambda node: layers is None or layers.bias(node) is not None)
+        seen = observed(target, examples, options, lambda layer: layers is None or layers.bias(layer) is not None)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}
@@ -191,6 +192,7 @@ def pruned(
             examples,
             options,
             loss,
+            samples,
             saved,
             lambda state: keep(compiled.model, {**chosen, **state}),
             layers,
@@ -261,7 +263,13 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     import_tensorflow()
     from maskc.pruning.training.from_onnx.imported import Imported
 
-    Imported(between_steps(source))(batch)
+    imported = Imported(between_steps(source))
+    if not imported.variables:
+        raise InputError(
+            "Nothing can be trained: no output follows from weights by operators that gradients pass, as names and "
+            "numbers of classes do not. Leave out --epochs and --minutes."
+        )
+    imported(batch)
 
 
 def fine_tuned(
@@ -270,6 +278,7 @@ def fine_tuned(
     examples: Data,
     options: PruneOptions,
     loss: Callable[..., Any] | None,
+    samples: int | None,
     saved: State | None,
     keep: Callable[[State], object],
     layers: KerasModel | None,
@@ -288,6 +297,7 @@ def fine_tuned(
             source,
             minutes=options.minutes,
             epochs=options.epochs,
+            count=samples,
             student=None if layers is None else layers.student(),
             loss=loss,
             who=options.loss if isinstance(options.loss, str) else "the function for the loss",

@@ -70,10 +70,12 @@ def _places(graph: GraphProto, opened_twice: bool) -> list[_Place | None]:
     places = [scopes.place(node.name, node.op_type) for node in graph.node]
     by_place = zip(graph.node, places, strict=True)
     products = {place.layer for node, place in by_place if place and node.op_type in _PRODUCTS}
+    reads = Counter(name for node in graph.node for name in node.input)
     for i, (node, place) in enumerate(zip(graph.node, places, strict=True)):
         for name in node.input[:2] if node.op_type in _PRODUCTS else ():
             of = scopes.layer_of_weight(name) if name in weights else None
-            if of and of not in products and (place is None or place.layer[: len(of)] != of[: len(place.layer)]):
+            own = of not in products or reads[name] == 1  # equal weights of several layers are one tensor
+            if of and own and (place is None or place.layer[: len(of)] != of[: len(place.layer)]):
                 places[i] = _Place(of, (node.op_type,))
     return _between(graph.node, places)
 

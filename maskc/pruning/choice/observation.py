@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 import passes
 from maskc.compilation.compile import table
 from maskc.errors import InputError, RunError
-from maskc.frontend.graph_queries import copied
 from maskc.progress import stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.data import Batch, Data, first
+from maskc.pruning.layers.contractions import Contraction
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
@@ -66,7 +65,7 @@ def observed(
     source: ModelProto,
     examples: Data,
     options: PruneOptions,
-    takes_bias: Callable[[str], bool] = lambda node: True,
+    takes_bias: Callable[[Contraction], bool] = lambda layer: True,
 ) -> Observed:
     """Observe a model on data, at the sizes of the options or else of the data; `takes_bias` as for `network`.
 
@@ -165,7 +164,7 @@ def sensitivities(
     """
     constants, names = network.layers.constants, {layer.reader.contraction.weights for layer in layers}
     given = constants.stored({name: constants.values[name] for name in names})
-    session = OnnxRuntimeSession(_overridable(model, given))
+    session = OnnxRuntimeSession(constants.as_inputs(model, names))
     some = batches[: max(1, int(_WORK / max(flops * len(layers), 1)))]
     expected = [session.run({**batch, **given}) for batch in some]
     found = np.zeros(len(layers))
@@ -186,14 +185,3 @@ def sensitivities(
         found[number] = distance(compared(zip(expected, outputs, strict=True))) / max(lost, 1e-9)
     found = np.where(np.isfinite(found), found, 1.0)
     return np.maximum(found, _LEAST * np.median(found))
-
-
-def _overridable(model: ModelProto, constants: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """The model, in which these initializers, by name, are inputs."""
-    changed = copied(model)
-    for place, tensor in reversed([*enumerate(changed.graph.initializer)]):
-        if tensor.name in constants:
-            del changed.graph.initializer[place]
-    types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in sorted(constants.items())}
-    changed.graph.input.extend(helper.make_tensor_value_info(n, kind, constants[n].shape) for n, kind in types.items())
-    return changed

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
+from maskc.frontend.graph_queries import copied
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.name_scopes import captured_names
 from passes.graph.subgraphs import bodies
@@ -216,6 +217,16 @@ class Constants:
             if tensor.name in stored:
                 tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored[tensor.name]), tensor.name))
         return model
+
+    def as_inputs(self, model: ModelProto, names: Iterable[str]) -> ModelProto:
+        """A copy of the model, to which some are given when it runs."""
+        changed, stored = copied(model), self.stored({name: self.values[name] for name in names})
+        for place, tensor in reversed([*enumerate(changed.graph.initializer)]):
+            if tensor.name in stored:
+                del changed.graph.initializer[place]
+        types = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in sorted(stored.items())}
+        changed.graph.input.extend(helper.make_tensor_value_info(n, kind, stored[n].shape) for n, kind in types.items())
+        return changed
 
 
 @dataclass(frozen=True)

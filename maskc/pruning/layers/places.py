@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import array_of, copied, tensor_types
 from maskc.pruning.layers.channel_tracing import reached
-from maskc.pruning.layers.contractions import Layers, layers, readers
+from maskc.pruning.layers.contractions import Contraction, Layers, layers, readers
 from maskc.pruning.layers.network import Network, Reader, sharing, with_places
 from passes.graph.name_scopes import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
@@ -25,11 +25,11 @@ def network(
     batch: Mapping[str, NDArray[Any]],
     at: Sizes | None = None,
     seed: int = 0,
-    takes_bias: Callable[[str], bool] = lambda node: True,
+    takes_bias: Callable[[Contraction], bool] = lambda layer: True,
 ) -> Network:
     """The network of a model whose constants are folded, which runs on a batch.
 
-    takes_bias: whether what a node of this name sums may get a bias.
+    takes_bias: whether a layer may get a bias.
     A layer whose input no mask of another layer reaches, as behind attention, gets a mask at its input.
 
     Raises GraphError when the graph is not valid.
@@ -69,8 +69,8 @@ def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filter
             yield Filters(layer.source, axis, len(shape), dtype, np.ones(size), fixed=False)
 
 
-def biased(model: ModelProto, layers: Layers, may: Callable[[str], bool]) -> Layers:
-    """The layers with biases, where they can have any and the nodes of these names may, which the model gets in place.
+def biased(model: ModelProto, layers: Layers, may: Callable[[Contraction], bool]) -> Layers:
+    """The layers with biases, where they can and may have any, which the model gets in place.
 
     Biases that were not there are zero, and such as were shared are copied. Where the operator adds none, an Add that
     follows has it.
@@ -79,7 +79,7 @@ def biased(model: ModelProto, layers: Layers, may: Callable[[str], bool]) -> Lay
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     constants, biases, nodes = layers.constants, dict[str, str](), list[NodeProto]()
-    able = (layer for layer in reversed(layers.contractions) if layer.bias_shape is not None and may(layer.node))
+    able = (layer for layer in reversed(layers.contractions) if layer.bias_shape is not None and may(layer))
     first = {layer.output: layer for layer in able}
     for node in model.graph.node:
         nodes.append(node)

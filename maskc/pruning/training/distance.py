@@ -43,17 +43,28 @@ def targets(network: onnx.ModelProto, teacher: onnx.ModelProto) -> list[Target]:
     Probabilities of a teacher that is sure of all that it is shown are ones and zeros, and say little beside the logits
     (Ba and Caruana 2014, arXiv 1312.6184).
     """
-    outputs = [output for output in network.graph.output if output.type.tensor_type.elem_type in _FLOATS]
+    both = zip(_unzipped(network), _unzipped(teacher), strict=True)
+    outputs = [(output, own) for output, own in both if output.type.tensor_type.elem_type in _FLOATS]
     found = []
-    for output in outputs:
+    for output, own in outputs:
         kind, logits = _kind(network, output)
-        own_kind, own_logits = _kind(teacher, output)
+        own_kind, own_logits = _kind(teacher, own)
         whole = 1 / len(outputs)
         if kind == own_kind != "number":
             found.append(Target(own_logits, logits, "number", whole / 2))
             whole /= 2
-        found.append(Target(output.name, logits, kind, whole))
+        found.append(Target(own.name, logits, kind, whole))
     return found
+
+
+def _unzipped(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The outputs; those of a ZipMap, as of classifiers of scikit-learn, as the tensor that it reads."""
+    read = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "ZipMap"}
+    tensor = helper.make_tensor_value_info
+    return [
+        tensor(read[output.name], onnx.TensorProto.FLOAT, [None, None]) if output.name in read else output
+        for output in model.graph.output
+    ]
 
 
 def _kind(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> tuple[Kind, str]:

@@ -72,6 +72,7 @@ def finetune(
     *,
     minutes: float | None = None,
     epochs: float | None = None,
+    count: int | None = None,
     student: Student | None = None,
     loss: Loss | None = None,
     who: str = "the function for the loss",
@@ -84,10 +85,11 @@ def finetune(
 
     On KeyboardInterrupt and SIGTERM training stops, and what it made so far is returned.
 
-    minutes, epochs: how long; whichever is over first. student: what computes the model, of which it gives no more than
-    the outputs, and is trained in its place. loss: what is to become small in place of the difference from
-    the teacher's outputs; who: what messages call it. learning_rate: relative to the size of the weights. keep: called
-    before the first step, each minute and at the end, with what goes on from there as `saved`.
+    minutes, epochs: how long; whichever is over first. count: of the samples in an epoch, if it is known. student: what
+    computes the model, of which it gives no more than the outputs, and is trained in its place. loss: what is to become
+    small in place of the difference from the teacher's outputs; who: what messages call it. learning_rate: relative to
+    the size of the weights. keep: called before the first step, each minute and at the end, with what goes on from
+    there as `saved`.
 
     Raises InputError where an operator of the model has no rule, and where the loss fails or is no number.
     """
@@ -97,7 +99,7 @@ def finetune(
     keep(training.state())
     due, over = time.monotonic() + _SAVED, False
     with stage("Training", _TICKS, slow=True) as shown, contextlib.suppress(KeyboardInterrupt, Terminated):
-        for seconds, share, average in training.run(minutes, epochs):
+        for seconds, share, average in training.run(minutes, epochs, count):
             left = seconds / max(share, 1e-3) * (1 - share)
             note = f"loss {average:.4g}, {max(1, math.ceil(left / 60))} min left"
             shown.advance(int(share * _TICKS) - shown.done, note=note)
@@ -138,7 +140,9 @@ class _Training:
         self._seconds, self._average = 0.0, math.nan
         self._step = tf.function(self._updated, autograph=False)
 
-    def run(self, minutes: float | None, epochs: float | None) -> Iterator[tuple[float, float, float]]:
+    def run(
+        self, minutes: float | None, epochs: float | None, count: int | None
+    ) -> Iterator[tuple[float, float, float]]:
         """Trains, step by step, for so long: the seconds so far, the share done, and a moving average of the loss.
 
         Raises InputError where there is nothing to train on, and where training diverges.
@@ -150,7 +154,7 @@ class _Training:
         self._distance = Distance(self._targets, seen)
         if self._loss is None and not self._distance.targets:
             raise InputError("No output holds finite floating-point numbers to train towards: give a loss.")
-        samples = epochs * counted(self._batches()) if epochs is not None else math.inf
+        samples = math.inf if epochs is None else epochs * (count or counted(self._batches()))
         examples = 0
         while True:
             rng = np.random.default_rng([self._seed, self._passes])

@@ -11,6 +11,7 @@ import pytest
 import maskc
 from maskc.errors import InputError
 from maskc.pruning import data as pruning_data
+from maskc.pruning.choice import targets
 from maskc.pruning.data import data
 from tests.maskc.pruning.networks import drawn, gemm, network
 
@@ -90,12 +91,27 @@ def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
 
 
+def test_samples_that_do_not_go_together_are_told() -> None:
+    text = "g (float[4,6] x) => (float[4,3] y) { h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }"
+    weights = {"first": drawn(6, 16), "second": drawn(16, 3)}
+    with pytest.raises(InputError, match="it is of shape 199x6: give a multiple of 4 samples"):
+        data({"x": drawn(199, 6)}, network(text, weights))
+    text = (
+        "g (float[n,6] x, float[n,16] z) => (float[n,3] y) { h = MatMul(x, first) r = Add(h, z) y = MatMul(r, second) }"
+    )
+    with pytest.raises(InputError, match="how many samples there are in the data: 8 of 'x', 6 of 'z'"):
+        data({"x": drawn(8, 6), "z": drawn(6, 16)}, network(text, weights))
+
+
 def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruning_data, "_COUNTED", 1000)
     endless = data(lambda: itertools.repeat(bad(drawn(80, 6))), gemm())
     with pytest.raises(InputError, match=r"go on after 1,000 samples\. Give --minutes"):
         pruning_data.counted(endless.used())
     assert pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used()) == 64
+    monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
+    with pytest.raises(InputError, match=r"Give --minutes in place of --epochs"):
+        maskc.prune(gemm(), lambda: itertools.repeat(bad(drawn(80, 6))), epochs=1)
 
 
 def test_more_than_a_single_number_is_told() -> None:

@@ -288,6 +288,10 @@ def test_what_cannot_be_trained_is_told_before_the_search(monkeypatch: pytest.Mo
     model = network(text, {"first": drawn(16, 6), "second": drawn(16, 3)})
     with pytest.raises(InputError, match="is a Hardmax, which training has no rule for"):
         maskc.prune(model, inputs(model), epochs=1)
+    text = "g (float[n,6] x) => (int64[n,1] i) { h = MatMul(x, first) y = MatMul(h, second) i = ArgMax<axis = 1>(y) }"
+    model = network(text, {"first": drawn(6, 16), "second": drawn(16, 3)})
+    with pytest.raises(InputError, match="no output follows from weights by operators that gradients pass"):
+        maskc.prune(model, inputs(model), epochs=1)
 
 
 def test_a_model_whose_channels_all_show_is_told() -> None:
@@ -379,6 +383,15 @@ def keras_model(kind: str) -> Any:
         y = twice(layers.Conv2D(32, 1, name="inside"), block, layers.ReLU())
         x = keras.Model(block, layers.Conv2DTranspose(8, 2, strides=2)(y), name="block")(x)
         x = layers.Flatten()(layers.MaxPooling2D(5)(x))
+    elif kind == "depthwise":
+        x = inputs = keras.Input((9, 9, 2))
+        biased: dict[str, Any] = {"activation": "relu", "bias_initializer": "random_normal"}
+        x = twice(layers.SeparableConv2D(16, 3, padding="same", depth_multiplier=2, **biased), x)
+        separable = layers.SeparableConv2D(16, 3, depth_multiplier=2, use_bias=False)
+        x = twice(separable, x, layers.BatchNormalization(), layers.ReLU())
+        x = twice(layers.DepthwiseConv2D(3, depth_multiplier=2, **biased), x)
+        x = layers.SeparableConv1D(16, 3, **biased)(layers.Reshape((25, 32))(x))
+        x = layers.Flatten()(x)
     elif kind == "recurrent":
         x = inputs = keras.Input((7, 4))
         x = layers.GRU(16, return_sequences=True)(x)
@@ -386,7 +399,7 @@ def keras_model(kind: str) -> Any:
     else:
         x = inputs = keras.Input((8, 8))
         x = layers.Dense(16)(x)
-        x = x + layers.MultiHeadAttention(4, 8)(x, x)
+        x = x + layers.MultiHeadAttention(4, 8, bias_initializer="random_normal")(x, x)
         y = twice(layers.Dense(64, activation="relu"), layers.LayerNormalization()(x))
         x = layers.GlobalAveragePooling1D()(x + layers.Dense(16)(y))
     model = keras.Model(inputs, layers.Dense(3)(x))
@@ -406,7 +419,9 @@ def saved(model: Any, x: Any, directory: Path) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize(("kind", "share"), [("convolutions", 0.55), ("recurrent", 0.5), ("attention", 0.25)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("convolutions", 0.55), ("depthwise", 0.55), ("recurrent", 0.5), ("attention", 0.25)]
+)
 def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
     import keras
 
@@ -442,9 +457,15 @@ def refused_model(why: str) -> Any:
         steps = (first, *between, layers.Conv2D(16, 3, activation="relu"), layers.GlobalAveragePooling2D())
         return functools.reduce(lambda y, step: step(y), steps, x)
 
-    if why == "units":
+    if why in ("units", "directions"):
         x = inputs = keras.Input((5, 4))
-        x = layers.Bidirectional(layers.GRU(16))(x)
+        x = layers.Bidirectional(layers.GRU(16) if why == "units" else layers.LSTM(16, return_sequences=True))(x)
+        x = x if why == "units" else layers.GlobalMaxPooling1D()(layers.Dense(16, activation="relu")(x))
+    elif why == "steps":
+        x = inputs = keras.Input((3, 7, 7, 2))
+        for filters in (8, 8):
+            x = layers.TimeDistributed(layers.Conv2D(filters, 3, activation="relu", name=f"inner_{filters}"))(x)
+        x = layers.Flatten()(x)
     else:
         x = inputs = keras.Input((7, 7, 2))
         if why == "calls":
@@ -464,6 +485,8 @@ def refused_model(why: str) -> Any:
     [
         ("precision", "computes in float16 with weights in float32"),
         ("calls", "since 'inner' is called more than once"),
+        ("steps", "since 'inner_8' is called more than once"),
+        ("directions", "since a Bidirectional has both directions in one"),
         ("factor", "since a layer beside it, as a Rescaling or one of your own, is part of them"),
         ("constant", "as where a layer adds a constant before another"),
         ("units", "cannot leave out what is pruned, as the units in a Bidirectional"),
@@ -492,6 +515,34 @@ def test_no_constants_are_restored_of_channels_that_nothing_reads(tmp_path: Path
     succeeded(*saved(model, drawn(80, 12, 2), tmp_path), "--flops", "0.5")
     first, second = (keras.models.load_model(tmp_path / "small.keras").get_layer(name) for name in ("first", "second"))
     assert second.kernel.shape[1] == first.filters < 16
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_constants_before_pooling_stay_in_a_keras_model(tmp_path: Path) -> None:
+    """What a group makes whose inputs are gone; nothing reads it in the graph, where it is known."""
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, activation="relu")(x)
+    x = layers.Conv2D(16, 3, groups=4, activation="relu", bias_initializer="random_normal")(x)
+    x = layers.Conv2D(16, 3, activation="relu")(layers.AveragePooling2D(2)(layers.UpSampling2D()(x)))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    succeeded(*saved(model, drawn(80, 8, 8, 3), tmp_path), "--flops", "0.5")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_units_of_a_gru_go_with_both_of_their_biases(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input((7, 4))
+    x = layers.GRU(16, bias_initializer="random_normal", name="first")(x)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    succeeded(*saved(model, drawn(80, 7, 4), tmp_path), "--flops", "0.5")
+    assert keras.models.load_model(tmp_path / "small.keras").get_layer("first").units < 16
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import copied
@@ -64,6 +65,40 @@ def test_an_interruption_keeps_what_there_is() -> None:
     assert interrupted
     assert distance(tuned) < 0.9 * distance(PRUNED)
     assert [t.name for t in tuned.graph.initializer] == [t.name for t in PRUNED.graph.initializer]
+
+
+def classified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the number of a class, and what a ZipMap makes of probabilities, as classifiers of scikit-learn have."""
+    model = copied(model)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    graph = model.graph
+    graph.node.extend(
+        [
+            helper.make_node("ArgMax", ["y"], ["index"], axis=1),
+            helper.make_node("ArrayFeatureExtractor", ["classes", "index"], ["row"], domain="ai.onnx.ml"),
+            helper.make_node("Cast", ["row"], ["label"], to=onnx.TensorProto.INT32),
+            helper.make_node("ZipMap", ["y"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[3, 1, 4, 2]),
+        ]
+    )
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([3, 1, 4, 2]), "classes"))
+    probabilities = helper.make_map_type_proto(onnx.TensorProto.INT64, helper.make_tensor_type_proto(1, []))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("label", onnx.TensorProto.INT32, [1, None]))
+    graph.output.append(helper.make_value_info("p", helper.make_sequence_type_proto(probabilities)))
+    onnx.checker.check_model(model)
+    return model
+
+
+def test_what_a_zip_map_reads_is_trained() -> None:
+    teacher, pruned = classified(TEACHER), classified(PRUNED)
+    assert [target.compared for target in targets(pruned, teacher)] == ["l", "l"]
+    tuned, _ = finetune(pruned, batches, teacher, epochs=40, learning_rate=2e-2)
+    assert tuned.graph.node == pruned.graph.node and tuned.graph.output == pruned.graph.output
+    x = {"x": np.random.default_rng(2).normal(size=(64, 6)).astype(np.float32)}
+    before, after, wanted = (OnnxRuntimeSession(m).run(x) for m in (pruned, tuned, teacher))
+    numbers = [name for name in wanted if name.startswith("p[")]
+    error = [sum(float(np.square(made[n] - wanted[n]).sum()) for n in numbers) for made in (before, after)]
+    assert 0 < error[1] < 0.7 * error[0]
 
 
 def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:

@@ -99,8 +99,9 @@ class Imported:
         for output in self._graph.outputs:
             value = values[output.name]
             if not isinstance(value, InputError):  # of what no gradient reaches
-                # What was quantised is a floating-point number here.
-                made[output.name] = tf.cast(value, tf.as_dtype(numpy_dtype(output)))
+                # What was quantised is a floating-point number here, and the sequence of a ZipMap a tensor.
+                zipped = isinstance(output.dtype, int)
+                made[output.name] = value if zipped else tf.cast(value, tf.as_dtype(numpy_dtype(output)))
         return made
 
     def to_onnx(self) -> onnx.ModelProto:

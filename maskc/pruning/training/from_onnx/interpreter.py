@@ -26,7 +26,7 @@ class Interpreter:
 
     def rule(self, node: gs.Node) -> Rule | None:
         """The rule of the node's operator, if there is one."""
-        return self.rules.get(node.op) if is_standard(node) else None
+        return self.rules.get(_called(node))
 
     def run(self, graph: gs.Graph, values: MutableMapping[str, Value]) -> None:
         """Adds what the nodes make to the values, by name of the tensor."""
@@ -36,6 +36,9 @@ class Interpreter:
 
     def _outputs(self, node: gs.Node, values: Mapping[str, Value]) -> Sequence[Value]:
         operands = [None if tensor.is_empty() else self._value(tensor, values) for tensor in node.inputs]
+        unknown = [x for x in operands if isinstance(x, InputError)]
+        if unknown:
+            return unknown[:1] * len(node.outputs)
         if all(x is None or isinstance(x, np.ndarray) for x in operands) and not any(subgraphs(node)):
             computed = evaluate(node, self.opset, operands)
             if computed is not None:
@@ -55,11 +58,11 @@ class Interpreter:
     def _inside(self, body: gs.Graph, inputs: Sequence[Value], outside: Mapping[str, Value]) -> list[Value]:
         values = {**outside, **{t.name: value for t, value in zip(body.inputs, inputs, strict=True)}}
         self.run(body, values)
-        return [self._value(tensor, values) for tensor in body.outputs]
+        return [known(self._value(tensor, values)) for tensor in body.outputs]
 
     def _value(self, tensor: gs.Tensor, values: Mapping[str, Value]) -> Value:
         if tensor.name in values:
-            return known(values[tensor.name])
+            return values[tensor.name]
         if not is_constant(tensor):
             raise InputError(f"Nothing gives the tensor `{tensor.name}` a value.")
         return values_of(tensor)
@@ -67,8 +70,12 @@ class Interpreter:
 
 def missing(node: gs.Node) -> InputError:
     """What to say of a node that there is no rule for."""
-    domain = "" if is_standard(node) else f"{node.domain}."
-    return InputError(f"The node `{describe(node)}` is a {domain}{node.op}, which training has no rule for.")
+    return InputError(f"The node `{describe(node)}` is a {_called(node)}, which training has no rule for.")
+
+
+def _called(node: gs.Node) -> str:
+    """The operator, with its domain where that is not the standard's."""
+    return str(node.op) if is_standard(node) else f"{node.domain}.{node.op}"
 
 
 def known(value: Value) -> Value:

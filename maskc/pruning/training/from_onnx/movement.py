@@ -210,4 +210,6 @@ RULES = {
     "Transpose": Rule(lambda call, x: tf.transpose(x, call("perm"))),
     "Trilu": Rule(_trilu, fixed=[1]),
     "Unsqueeze": Rule(_unsqueeze, fixed=[1]),
+    # whose sequence of dictionaries is the tensor that it reads
+    "ai.onnx.ml.ZipMap": elements(tf.identity),
 }

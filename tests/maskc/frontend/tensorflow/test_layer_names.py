@@ -78,3 +78,12 @@ def test_products_inside_a_layer(keras: Any) -> None:
     names = products(to_onnx(keras.Model(x, keras.layers.Dense(2, name="out")(y))))
     assert all(f"attention/{name}" in names for name in ("query", "key", "value", "attention_output"))
     assert names[-2:] == ["steps", "out"] and all(name.startswith("attention/") for name in names[:-2])
+
+
+def test_products_of_a_separable_convolution_with_a_normalisation(keras: Any) -> None:
+    x = keras.Input((6, 6, 4))
+    y = keras.layers.SeparableConv2D(8, 3, use_bias=False, name="separable")(x)
+    model = keras.Model(x, keras.layers.BatchNormalization(name="normal")(y))
+    randomise(model)
+    names = products(to_onnx(model))
+    assert len(names) == 2 and all(name.startswith("separable/") for name in names)
