@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -63,12 +64,10 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
 
 def _keep_all(facts: Facts, source: str, name: str) -> None:
     """What is known of one tensor holds of another."""
-    if source in facts.constant:
-        facts.constant[name] = facts.constant[source]
-    if source in facts.constant_map:
-        facts.constant_map[name] = facts.constant_map[source]
-    if source in facts.bound:
-        facts.bound[name] = facts.bound[source]
+    known: tuple[dict[str, Any], ...] = facts.constant, facts.constant_map, facts.infinite, facts.bound
+    for of_tensors in known:
+        if source in of_tensors:
+            of_tensors[name] = of_tensors[source]
 
 
 def _keep_constants(node: gs.Node, facts: Facts) -> None:
@@ -78,6 +77,9 @@ def _keep_constants(node: gs.Node, facts: Facts) -> None:
         usable = known.mask & _finite(known.value)
         if usable.any() and facts.size(tensor, axis) is not None:
             facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
+        infinite = known.mask & (known.value == -math.inf)
+        if infinite.any() and any(map(facts.may_be_infinite, node.inputs)):  # it is given, and no sum that overflows
+            facts.infinite.setdefault(tensor.name, {})[axis] = ConstantSlices(infinite, known.value)
 
 
 def _keep_dependences(node: gs.Node, facts: Facts) -> None:

@@ -128,7 +128,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         nothing = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         one_decides = type(self).decided is not Elementwise.decided
         for index, tensor in present(node.inputs):
-            known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
+            known = facts.numbers(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
             if known is None and not one_decides:
                 return None
             operands[index] = known or nothing
