@@ -326,7 +326,7 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 }
 
 register(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu".split(),
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Gelu".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
     *"Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),

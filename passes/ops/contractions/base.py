@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -32,8 +32,10 @@ from passes.graph.tensors import (
     initializer,
     inverse,
     is_constant,
+    is_float,
     numpy_dtype,
     operand,
+    present,
     shape_of,
     size_of,
     values_of,
@@ -203,6 +205,11 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         return self.scale(node) * np.tensordot(rows, maps.value[slices].astype(np.float64), axes=(0, 0))
 
     # -- forward -----------------------------------------------------------------------------------------------------
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        """Of computed numbers that are not negative, as attention without a Softmax sums them."""
+        natural = all(is_float(t) and not is_constant(t) and facts.lowest(t) >= 0 for _, t in present(node.inputs))
+        return 0.0 if natural and self.scale(node) >= 0 and node.attrs.get("beta", 1.0) >= 0 else -inf
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         labels = self.labels(node, facts)
