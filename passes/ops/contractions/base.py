@@ -43,6 +43,7 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
+from passes.ops.movement import maps_by_slices
 from passes.ops.traits import CoupledAxes, DependenceTransfer, WeightedSum, WeightedSums, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
@@ -268,6 +269,9 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         return sums
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
+        projection = self.projection(node, ())
+        if projection is not None and (changed := projection.changed) is not None:
+            yield from maps_by_slices(node, facts, changed, projection.data)
         if not any(t.name in facts.constant_map for t in node.inputs):
             return
         projection = self.projection(node, self.labels(node, facts))
