@@ -75,12 +75,23 @@ class Trilu(AlongAxes):
     flops_per_element = 0
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {rank - 2, rank - 1}
+        """None of square matrices of which half is kept, with or without the diagonal: so it is of some of their rows
+        and the same columns."""
+        first, without = operand(node, 1), 1 if node.attrs.get("upper", 1) else -1
+        half = (int_list(first) if first is not None else [0]) in ([0], [without])
+        square = facts.size(node.inputs[0], rank - 2) == facts.size(node.inputs[0], rank - 1)
+        return () if half and square else {rank - 2, rank - 1}
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
         rank = len(shape_of(node.inputs[0]) or ())
         yield from ((0, axis, facts.constant_slices(node.inputs[0], axis).only(0)) for axis in range(rank)[-2:])
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result, rank = super().storable_outputs(node, facts, asked), len(shape_of(node.inputs[0]) or ())
+        rows, columns = (result.pop((0, axis), None) for axis in (rank - 2, rank - 1))
+        both = {} if rows is None or columns is None else {(0, axis): rows | columns for axis in (rank - 2, rank - 1)}
+        return result | both
 
 
 @register("ReverseSequence")

@@ -318,3 +318,36 @@ def test_what_overflows_or_is_all_there_is_stays(text: str) -> None:
         },
     )
     assert "s" not in analyse(prepared(network)).constant
+
+
+@pytest.mark.parametrize(
+    ("trilu", "kept"),
+    [
+        ("Trilu(z)", 3),
+        ("Trilu<upper=0>(z)", 3),
+        ("Trilu(z, plus)", 3),
+        ("Trilu<upper=0>(z, minus)", 3),
+        ("Trilu(z, minus)", 6),
+        ("Trilu<upper=0>(z, plus)", 6),
+    ],
+)
+def test_half_of_a_matrix_with_fewer_rows_and_the_same_columns(trilu: str, kept: int) -> None:
+    """Where more or less than a half is kept, it is told by the distance from the diagonal, which would change."""
+    network = model(
+        "(float[N,4] x) => (float[N,3] y) <float[4,48] wa, int64[3] split = {0, 6, 8}, "
+        "float[6,1] k = {1, 0, 0, 1, 0, 1}, int64[2] flat = {0, 36}, float[36,3] wb>",
+        f"a = MatMul(x, wa)  h = Reshape(a, split)  m = Mul(h, k)  t = Transpose<perm=[0,2,1]>(m)  z = MatMul(m, t)"
+        f"  p = {trilu}  f = Reshape(p, flat)  y = MatMul(f, wb)",
+        constants={"plus": np.asarray(1), "minus": np.asarray(-1)},
+    )
+    assert weight(compiled(network), "MatMul").shape[1] == kept * 8
+    exact(network)
+
+
+def test_half_of_a_matrix_with_fewer_columns_than_rows() -> None:
+    network = model(
+        "(float[N,6,4] x) => (float[N,6,3] y) <float[4,6] wa, float[6] k = {1, 0, 0, 1, 0, 1}, float[6,3] wb>",
+        "a = MatMul(x, wa)  m = Mul(a, k)  p = Trilu(m)  y = MatMul(p, wb)",
+    )
+    assert weight(compiled(network), "MatMul").shape[1] == 6
+    exact(network)
