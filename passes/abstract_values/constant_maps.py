@@ -113,7 +113,7 @@ class ConstantMap:
             rows = index[place]
             if rows is not None and mask is not None:
                 index[place] = Rows(rows.places[mask])
-        return ConstantMap(self.mask, self.value, tuple(index))
+        return ConstantMap(self.mask, self.value, tuple(index)).compact()
 
     def cleared(self) -> Array:
         """The values, 0 in channels that are not known."""

@@ -56,7 +56,11 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
             _keep_maps(facts, node.outputs[output], axis, constant_map, _finite if op.may_overflow else _given)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
-        lowest = op.lowest(node, facts)
+        for output, axis, natural in op.natural(node, facts):
+            if natural.any():
+                facts.natural.setdefault(node.outputs[output].name, {})[axis] = natural
+        all_natural = any(mask.all() for mask in facts.natural.get(name, {}).values())
+        lowest = max(op.lowest(node, facts), 0.0 if all_natural else -math.inf)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
         _keep_dependences(node, facts)
@@ -64,7 +68,7 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
 
 def _keep_all(facts: Facts, source: str, name: str) -> None:
     """What is known of one tensor holds of another."""
-    known: tuple[dict[str, Any], ...] = facts.constant, facts.constant_map, facts.infinite, facts.bound
+    known: list[dict[str, Any]] = [facts.constant, facts.constant_map, facts.infinite, facts.bound, facts.natural]
     for of_tensors in known:
         if source in of_tensors:
             of_tensors[name] = of_tensors[source]

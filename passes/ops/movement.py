@@ -12,7 +12,7 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, picked
-from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Masks, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
@@ -32,6 +32,13 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
+
+    def natural(self, node: gs.Node, facts: Facts) -> Masks:
+        for link in facts.links(node) if self.only_picks else ():
+            before = facts.natural.get(node.inputs[0].name, {}).get(link.input_axis)
+            if before is not None and link.input == 0 and not link.split:
+                after = before if link.source is None else before[link.source] & (link.source >= 0)
+                yield link.output, link.output_axis, after
 
     def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
         moved = self.moved_operands(node)

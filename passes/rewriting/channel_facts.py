@@ -58,9 +58,10 @@ class Facts:
     `infinite[name][axis]` says which are minus infinity, `constant_map[name][axis]` has those that are constant maps
     though not uniform. `read[name]` says which slices some consumer reads: absent, the tensor is not read at all; an
     axis absent in it, all its slices are. `dependence[name, axis]` says which slices depend linearly on others.
-    `bound[name]` is what no element is below, `sums[name]` an axis along which the elements add up to one. `adds_maps`:
-    contractions may add the contribution of constant maps, as a map, instead of reading these channels. `inside` are
-    the facts of the subgraphs of control flow, by their `id`. `rules` finds the rules of a node.
+    `bound[name]` is what no element is below, `natural[name]` says which slices have nothing below 0. `sums[name]` is
+    an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of constant maps,
+    as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow, by their `id`.
+    `rules` finds the rules of a node.
 
     Links of nodes, and what is found out about weights, are remembered.
     """
@@ -74,6 +75,7 @@ class Facts:
     read: dict[str, AxisMask] = field(default_factory=dict)
     dependence: dict[tuple[str, int], LinearDependence] = field(default_factory=dict)
     bound: dict[str, float] = field(default_factory=dict)
+    natural: dict[str, AxisMask] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
@@ -236,6 +238,11 @@ class Facts:
         values = self._values(tensor)
         lowest = least(values) if values.size > 0 and values.dtype.kind in "fiu" else -math.inf
         return -math.inf if math.isnan(lowest) else lowest
+
+    def not_negative(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis of which no element is negative."""
+        known, natural = self.constant_slices(tensor, axis), self.natural.get(tensor.name, {}).get(axis, np.False_)
+        return np.asarray(known.mask & (known.value >= 0) | natural)
 
     def uniform(self, tensor: gs.Tensor) -> Array | None:
         """The one value (shape []) that all elements of an initializer have, None if they differ."""

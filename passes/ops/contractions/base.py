@@ -20,6 +20,7 @@ from passes.abstract_values.slices import (
     Demands,
     Dependences,
     Maps,
+    Masks,
     Reads,
     Sets,
     merge,
@@ -209,8 +210,22 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Of computed numbers that are not negative, as attention without a Softmax sums them."""
-        natural = all(is_float(t) and not is_constant(t) and facts.lowest(t) >= 0 for _, t in present(node.inputs))
-        return 0.0 if natural and self.scale(node) >= 0 and node.attrs.get("beta", 1.0) >= 0 else -inf
+        return 0.0 if self._negative(node, facts) == [] else -inf
+
+    def natural(self, node: gs.Node, facts: Facts) -> Masks:
+        """Along axes of one factor, where the others are not negative."""
+        negative = self._negative(node, facts)
+        if negative is not None and len(negative) == 1 and not next(self.beside(node), None):
+            for k in self.labels(node, facts):
+                if k.out is not None and [i for i, _ in k.at] == negative:
+                    yield 0, k.out, facts.not_negative(node.inputs[negative[0]], k.at[0][1])
+
+    def _negative(self, node: gs.Node, facts: Facts) -> list[int] | None:
+        """The operands that may be negative; None where they are not all computed, floats and added up as they are."""
+        given = present(node.inputs)
+        computed = all(is_float(t) and not is_constant(t) for _, t in given)
+        plain = computed and self.scale(node) >= 0 and node.attrs.get("beta", 1.0) >= 0
+        return [i for i, t in given if facts.lowest(t) < 0] if plain else None
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         labels = self.labels(node, facts)

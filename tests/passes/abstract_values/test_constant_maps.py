@@ -8,6 +8,7 @@ import pytest
 
 from passes import shrink
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
+from passes.abstract_values.row_index import Rows
 from passes.abstract_values.windows import Window
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
@@ -173,6 +174,12 @@ def test_rows_that_occur_nowhere_do_not_count() -> None:
         high=np.array(1e3),
     )
     compiled(source)
+
+
+def test_rows_that_are_cut_away_are_not_stored() -> None:
+    maps = ConstantMap(np.ones(1, bool), np.arange(4.0)[None], (Rows(np.arange(4)),))
+    left = maps.cut(0, {1: np.asarray([False, True, False, False])})
+    assert left.value.tolist() == [[1.0]] and left.index == (None,)
 
 
 def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:

@@ -198,6 +198,22 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
 
 
+@pytest.mark.parametrize("feature", ["Relu", "Exp", "Tanh"])
+def test_values_and_a_row_of_ones_are_weighted_together(feature: str) -> None:
+    """As in EfficientViT: the row of the ones is what the others are divided by."""
+    behind = f"""kp = {feature}(k)  kt = Transpose<perm=[0,1,3,2]>(kp)  qp = {feature}(q)
+        qt = Transpose<perm=[0,1,3,2]>(qp)  vt = Transpose<perm=[0,1,3,2]>(v)  one_more = Pad(vt, pads, unit)
+        s = MatMul(one_more, kt)  r = MatMul(s, qt)
+        n = Slice(r, ends0, end, axis)  z = Slice(r, end, past, axis)  e = Add(z, least)  d = Div(n, e)
+        y0 = Transpose<perm=[0,1,3,2]>(d)  {MERGED}"""
+    more: dict[str, Array] = {"unit": np.float32(1), "least": np.float32(1e-6), "axis": np.asarray([2])}
+    more |= {"end": np.asarray([SIZE]), "past": np.asarray([SIZE + 1]), "pads": np.asarray([0, 0, 0, 0, 0, 0, 1, 0])}
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[2] = np.arange(SIZE) < 3
+    found = columns("separate", attention("separate", masks.reshape(3, WIDTH), behind, more=more))
+    assert found[2] == (WIDTH if feature == "Tanh" else HEADS * 3)
+
+
 @pytest.mark.parametrize("product", ["MatMul", 'Einsum<equation="bhtc,bhcj->bhtj">'])
 @pytest.mark.parametrize(
     "feature", ["q5 = Relu(q)  k5 = Relu(k)", "q4 = Elu(q)  k4 = Elu(k)  q5 = Add(q4, unit)  k5 = Add(k4, unit)"]
