@@ -176,10 +176,12 @@ def test_rows_that_occur_nowhere_do_not_count() -> None:
     compiled(source)
 
 
-def test_rows_that_are_cut_away_are_not_stored() -> None:
-    maps = ConstantMap(np.ones(1, bool), np.arange(4.0)[None], (Rows(np.arange(4)),))
-    left = maps.cut(0, {1: np.asarray([False, True, False, False])})
-    assert left.value.tolist() == [[1.0]] and left.index == (None,)
+@pytest.mark.parametrize(("places", "stored"), [([1, 1], [[1.0]]), ([3, 0], [[3.0, 0.0]]), ([2, 1, 2], [[1.0, 2.0]])])
+def test_rows_are_stored_once_and_in_order_where_each_occurs_once(places: list[int], stored: list[list[float]]) -> None:
+    maps = ConstantMap(np.ones(1, bool), np.arange(4.0)[None], (Rows(np.asarray(places)),))
+    compact = maps.compact()
+    assert compact.value.tolist() == stored
+    assert np.broadcast_to(compact.expanded(), (1, len(places))).tolist() == maps.expanded().tolist()
 
 
 def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
