@@ -14,7 +14,7 @@ from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, is_constant, is_float, rank_of
 from passes.ops import rules
-from passes.ops.traits import DependenceTransfer, Distribution
+from passes.ops.traits import DependenceTransfer, Distribution, NaturalSlices
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 
@@ -56,7 +56,7 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
             _keep_maps(facts, node.outputs[output], axis, constant_map, _finite if op.may_overflow else _given)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
-        for output, axis, natural in op.natural(node, facts):
+        for output, axis, natural in op.natural(node, facts) if isinstance(op, NaturalSlices) else ():
             if natural.any():
                 facts.natural.setdefault(node.outputs[output].name, {})[axis] = natural
         all_natural = any(mask.all() for mask in facts.natural.get(name, {}).values())

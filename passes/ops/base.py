@@ -14,18 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import (
-    Constants,
-    ConstantSlices,
-    Demand,
-    Demands,
-    Link,
-    Maps,
-    Masks,
-    Reads,
-    Sets,
-    merge,
-)
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets, merge
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Index, Mask, int_list, is_float, operand, shape_of, volume
 from passes.rewriting.channel_facts import Facts
@@ -52,10 +41,6 @@ class Op:
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Forward: a bound that no element of output 0 is below, whatever the (finite) input."""
         return -math.inf
-
-    def natural(self, node: gs.Node, facts: Facts) -> Masks:
-        """Forward: slices of the outputs of which no element is negative, where others are."""
-        return iter(())
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         """Which input slices the output slices come from, along axes of static size; ask `facts.links`, a cache."""

@@ -16,11 +16,11 @@ from passes.abstract_values.slices import Constants, ConstantSlices, Dependences
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
-from passes.ops.traits import DependenceTransfer, passed_on
+from passes.ops.traits import DependenceTransfer, NaturalSlices, passed_on
 from passes.rewriting.channel_facts import Facts
 
 
-class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
+class Movement(ElementRule, ReadRule, Linked, DependenceTransfer, NaturalSlices):
     """No arithmetic, no FLOPs."""
 
     flops_per_element = 0

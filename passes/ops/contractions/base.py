@@ -45,7 +45,7 @@ from passes.graph.tensors import (
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
 from passes.ops.movement import maps_by_slices
-from passes.ops.traits import CoupledAxes, DependenceTransfer, WeightedSum, WeightedSums, in_sums
+from passes.ops.traits import CoupledAxes, DependenceTransfer, NaturalSlices, WeightedSum, WeightedSums, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -57,7 +57,7 @@ Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
-class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums):
+class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering, WeightedSums):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis: int | None = -1
