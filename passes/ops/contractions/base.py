@@ -36,7 +36,6 @@ from passes.graph.tensors import (
     is_float,
     numpy_dtype,
     operand,
-    present,
     shape_of,
     size_of,
     values_of,
@@ -215,17 +214,15 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
     def natural(self, node: gs.Node, facts: Facts) -> Masks:
         """Along axes of one factor, where the others are not negative."""
         negative = self._negative(node, facts)
-        if negative is not None and len(negative) == 1 and not next(self.beside(node), None):
-            for k in self.labels(node, facts):
-                if k.out is not None and [i for i, _ in k.at] == negative:
-                    yield 0, k.out, facts.not_negative(node.inputs[negative[0]], k.at[0][1])
+        for k in self.labels(node, facts) if negative and len(negative) == 1 else ():
+            if k.out is not None and [i for i, _ in k.at] == negative:
+                yield 0, k.out, facts.not_negative(node.inputs[negative[0]], k.at[0][1])
 
     def _negative(self, node: gs.Node, facts: Facts) -> list[int] | None:
-        """The operands that may be negative; None where they are not all computed, floats and added up as they are."""
-        given = present(node.inputs)
-        computed = all(is_float(t) and not is_constant(t) for _, t in given)
-        plain = computed and self.scale(node) >= 0 and node.attrs.get("beta", 1.0) >= 0
-        return [i for i, t in given if facts.lowest(t) < 0] if plain else None
+        """The factors that may be negative; None where they are not all computed floats, or something is added."""
+        plain = self.scale(node) >= 0 and not next(self.beside(node), None)
+        computed = plain and all(is_float(t) and not is_constant(t) for t in node.inputs)
+        return [i for i, t in enumerate(node.inputs) if facts.lowest(t) < 0] if computed else None
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         labels = self.labels(node, facts)
@@ -287,9 +284,8 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         projection = self.projection(node, ())
         if projection is not None and (changed := projection.changed) is not None:
             yield from maps_by_slices(node, facts, changed, projection.data)
-        if not any(t.name in facts.constant_map for t in node.inputs):
-            return
-        projection = self.projection(node, self.labels(node, facts))
+        uneven = any(t.name in facts.constant_map for t in node.inputs)
+        projection = self.projection(node, self.labels(node, facts)) if uneven else None
         if projection is None or next(self.beside(node), None) or self.uneven(node, facts, projection) is None:
             return
         known = facts.maps(node.inputs[projection.data], projection.axis(projection.inner[0], projection.data))
