@@ -80,7 +80,7 @@ class ConstantMap:
         return dependence(Combination(self.mask, tuple(range(rows.shape[1])), rows, np.zeros(len(rows))))
 
     def compact(self) -> ConstantMap:
-        """The same maps without rows that occur nowhere."""
+        """The same maps without rows that occur nowhere, and in their order where each occurs once."""
         value, index = self.value, list(self.index)
         for axis, rows in enumerate(self.index):
             if rows is None:
@@ -89,6 +89,8 @@ class ConstantMap:
                 used = np.bincount(rows.places, minlength=value.shape[axis + 1]) > 0
                 value = np.compress(used, value, axis=axis + 1)
                 rows = Rows((np.cumsum(used) - 1)[rows.places], rows.course)
+            if rows.course is None and rows.places.size == value.shape[axis + 1] and not rows.is_each(rows.places.size):
+                value, rows = np.take(value, rows.places, axis=axis + 1), Rows(np.arange(rows.places.size))
             index[axis] = rows if value.shape[axis + 1] > 1 else None
         return ConstantMap(self.mask, value, tuple(index))
 

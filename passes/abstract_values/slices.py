@@ -57,6 +57,7 @@ class Demand:
 
 Constants = Iterator[tuple[int, int, ConstantSlices]]  # output, axis, what is known
 Maps = Iterator[tuple[int, int, "ConstantMap"]]  # output, axis, what is known
+Masks = Iterator[tuple[int, int, Mask]]  # output, axis, slices of which something is known
 Dependences = Iterator[tuple[int, int, LinearDependence]]  # output, axis, linearly dependent slices
 Place = tuple[gs.Tensor, int]  # tensor, axis
 Couples = Iterator[tuple[Place, Place, Index | None]]  # slice j of the second goes with slice index[j] of the first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,7 +14,7 @@ from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.subgraphs import captured
 from passes.graph.tensors import Array, Mask, is_constant, is_float, rank_of
 from passes.ops import rules
-from passes.ops.traits import DependenceTransfer, Distribution
+from passes.ops.traits import DependenceTransfer, Distribution, NaturalSlices
 from passes.rewriting.channel_facts import AxisMask, Facts
 
 
@@ -55,7 +56,11 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
             _keep_maps(facts, node.outputs[output], axis, constant_map, _finite if op.may_overflow else _given)
         if isinstance(op, Distribution) and (mean := op.sums_to_one(node, facts)) is not None:
             facts.sums[node.outputs[0].name] = mean
-        lowest = op.lowest(node, facts)
+        for output, axis, natural in op.natural(node, facts) if isinstance(op, NaturalSlices) else ():
+            if natural.any():
+                facts.natural.setdefault(node.outputs[output].name, {})[axis] = natural
+        all_natural = any(mask.all() for mask in facts.natural.get(name, {}).values())
+        lowest = max(op.lowest(node, facts), 0.0 if all_natural else -math.inf)
         if lowest > -math.inf:
             facts.bound[node.outputs[0].name] = lowest
         _keep_dependences(node, facts)
@@ -63,12 +68,10 @@ def _forward(graph: gs.Graph, facts: Facts, unread: Mapping[str, str]) -> None:
 
 def _keep_all(facts: Facts, source: str, name: str) -> None:
     """What is known of one tensor holds of another."""
-    if source in facts.constant:
-        facts.constant[name] = facts.constant[source]
-    if source in facts.constant_map:
-        facts.constant_map[name] = facts.constant_map[source]
-    if source in facts.bound:
-        facts.bound[name] = facts.bound[source]
+    known: list[dict[str, Any]] = [facts.constant, facts.constant_map, facts.infinite, facts.bound, facts.natural]
+    for of_tensors in known:
+        if source in of_tensors:
+            of_tensors[name] = of_tensors[source]
 
 
 def _keep_constants(node: gs.Node, facts: Facts) -> None:
@@ -78,6 +81,9 @@ def _keep_constants(node: gs.Node, facts: Facts) -> None:
         usable = known.mask & _finite(known.value)
         if usable.any() and facts.size(tensor, axis) is not None:
             facts.constant.setdefault(tensor.name, {})[axis] = ConstantSlices(usable, known.value)
+        infinite = known.mask & (known.value == -math.inf)
+        if infinite.any() and any(map(facts.may_be_infinite, node.inputs)):  # it is given, and no sum that overflows
+            facts.infinite.setdefault(tensor.name, {})[axis] = ConstantSlices(infinite, known.value)
 
 
 def _keep_dependences(node: gs.Node, facts: Facts) -> None:

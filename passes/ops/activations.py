@@ -32,6 +32,15 @@ class Rectifier(Elementwise, ScaleShift):
         return ClampedAffine(node.inputs[0], low=0.0)
 
 
+@register("Elu", "Celu")
+class ExponentialUnit(Elementwise):
+    """Not below what it falls off to."""
+
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        alpha = float(node.attrs.get("alpha", 1.0))
+        return -alpha if alpha >= 0 else -math.inf
+
+
 @register("HardSigmoid")
 class HardSigmoid(Elementwise, ScaleShift):
     """A ramp from 0 to 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -21,7 +22,7 @@ from passes.abstract_values.scale_shift import (
     with_constant,
 )
 from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
-from passes.abstract_values.slices import ConstantSlices
+from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.tensors import Array, dimensions, is_constant, shape_of, values_of
 from passes.ops.activations import _only
 from passes.ops.base import register, rules
@@ -88,6 +89,9 @@ class Sum(Arithmetic, AffineFolding):
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, 1.0])
 
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        return _infinite_by_one(operands)
+
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         first = facts.lowest(node.inputs[0])
         return first if first == -math.inf else first + facts.lowest(node.inputs[1])
@@ -107,6 +111,9 @@ class Difference(Arithmetic):
 
     def combined(self, node: gs.Node, parts: list[Combination]) -> Combination | None:
         return linear_dependence.added(parts, [1.0, -1.0])
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        return _infinite_by_one(operands[:1])
 
 
 @register("Mul")
@@ -214,6 +221,12 @@ def _zero_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices:
     known = [k for k in given if k.mask.any()] or given[:1]
     mask = np.asarray(np.logical_or.reduce([k.only(0).mask for k in known]))
     return ConstantSlices(mask, np.zeros(mask.shape, known[0].value.dtype))
+
+
+def _infinite_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+    """Minus infinity where any operand is, whatever finite numbers are added."""
+    infinite = [found for k in operands if k is not None and (found := k.only(-math.inf)).mask.any()]
+    return functools.reduce(merge, infinite) if infinite else None
 
 
 @register("Where")

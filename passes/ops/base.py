@@ -120,7 +120,7 @@ class Linked(Op):
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         found: dict[tuple[int, int], ConstantSlices] = {}
         for link in facts.links(node):
-            known = facts.known(node.inputs[link.input], link.input_axis)
+            known = facts.numbers(node.inputs[link.input], link.input_axis)
             if known is None or not known.mask.size:
                 continue
             if link.split and link.source is not None:

@@ -128,7 +128,7 @@ class Elementwise(AgreementRule, ReadRule, SizeRule, Linked, DependenceTransfer,
         nothing = ConstantSlices(np.zeros(size, bool), np.zeros(size))
         one_decides = type(self).decided is not Elementwise.decided
         for index, tensor in present(node.inputs):
-            known = facts.known(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
+            known = facts.numbers(tensor, aligned[index]) if index in aligned else facts.repeated(tensor, size)
             if known is None and not one_decides:
                 return None
             operands[index] = known or nothing
@@ -326,7 +326,7 @@ _LOWEST: dict[str, Callable[[list[float]], float]] = {
 }
 
 register(
-    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu".split(),
+    *"Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Gelu".split(),
     *"LeakyRelu Log Mish Neg Not PRelu Reciprocal Round Selu Shrink Sigmoid Sign Sin Sinh Softplus".split(),
     *"Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsInf IsNaN".split(),
     *"Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual".split(),

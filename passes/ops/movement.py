@@ -12,15 +12,15 @@ from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import MOST_PLACES, ConstantMap, combined
 from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, picked
-from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Masks, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
-from passes.ops.traits import DependenceTransfer, passed_on
+from passes.ops.traits import DependenceTransfer, NaturalSlices, passed_on
 from passes.rewriting.channel_facts import Facts
 
 
-class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
+class Movement(ElementRule, ReadRule, Linked, DependenceTransfer, NaturalSlices):
     """No arithmetic, no FLOPs."""
 
     flops_per_element = 0
@@ -32,6 +32,13 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer):
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return facts.lowest(node.inputs[0]) if self.only_picks else -math.inf
+
+    def natural(self, node: gs.Node, facts: Facts) -> Masks:
+        for link in facts.links(node) if self.only_picks else ():
+            before = facts.natural.get(node.inputs[0].name, {}).get(link.input_axis)
+            if before is not None and link.input == 0 and not link.split:
+                after = before if link.source is None else before[link.source] & (link.source >= 0)
+                yield link.output, link.output_axis, after
 
     def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
         moved = self.moved_operands(node)
@@ -192,39 +199,50 @@ def filled(node: gs.Node, facts: Facts, value: Array) -> Constants:
         yield 0, axis, ConstantSlices(np.ones(size, bool), np.full(size, value))
 
 
-def maps_by_slices(node: gs.Node, facts: Facts, along: Collection[int]) -> Maps:
-    """Maps of output 0 of an operator that works along these axes of input 0, and is the same along all others."""
-    x = node.inputs[0]
-    if is_constant(x) or not is_float(x) or not all(is_constant(t) for _, t in present(list(node.inputs)[1:])):
+def maps_by_slices(node: gs.Node, facts: Facts, along: Collection[int], data: int = 0) -> Maps:
+    """Maps of output 0 of an operator that works along these axes of its data, and is the same along all others.
+
+    Only along them sizes may change; all other operands are constant.
+    """
+    x, others = node.inputs[data], [t for i, t in present(node.inputs) if i != data]
+    if is_constant(x) or not is_float(x) or not all(map(is_constant, others)):
         return
     for axis in range(len(x.shape or ())):
         if axis in along or size_of(x, axis) is None or facts.constants(x, axis) is None:
             continue
         known = facts.maps(x, axis)
-        found = None if known is None else _evaluated(node, facts, axis, known, along)
+        found = None if known is None else _evaluated(node, facts, axis, known, along, data)
         if found is not None:
             yield 0, axis, found
 
 
 def _evaluated(
-    node: gs.Node, facts: Facts, axis: int, known: ConstantMap, along: Collection[int]
+    node: gs.Node, facts: Facts, axis: int, known: ConstantMap, along: Collection[int], data: int
 ) -> ConstantMap | None:
     """The operator on the known slices alone, in double precision."""
     value, index = known.value[known.mask].astype(np.float64), list(known.index)
+    if math.prod(facts.size(node.outputs[0], other) or MOST_PLACES + 1 for other in along) > MOST_PLACES:
+        return None
     for other in along:
-        place, size = other - (other > axis), facts.size(node.inputs[0], other)
+        place, size = other - (other > axis), facts.size(node.inputs[data], other)
         rows = index[place]
         if not size or (rows is not None and rows.course is not None):
             return None
         value = np.take(value, np.zeros(size, np.int64) if rows is None else rows.places, axis=place + 1)
-        index[place] = Rows(np.arange(size)) if size > 1 else None
         if value[0].size > MOST_PLACES:
             return None
-    rest = [None if t.is_empty() else facts.value(t) for t in list(node.inputs)[1:]]
-    rest = [v.astype(np.float64) if v is not None and v.dtype.kind == "f" else v for v in rest]
-    results = evaluate(node, facts.opset, [np.moveaxis(value, 0, axis), *rest])
-    if results is None or results[0].shape != np.moveaxis(value, 0, axis).shape:
+    operands = [None if i == data or t.is_empty() else facts.value(t) for i, t in enumerate(node.inputs)]
+    operands = [v.astype(np.float64) if v is not None and v.dtype.kind == "f" else v for v in operands]
+    operands[data] = np.moveaxis(value, 0, axis)
+    results = evaluate(node, facts.opset, operands)
+    if results is None:
         return None
-    full = np.zeros((known.mask.size, *value.shape[1:]), numpy_dtype(node.outputs[0]))
-    full[known.mask] = np.moveaxis(results[0], axis, 0)
+    found = np.moveaxis(results[0], axis, 0)
+    others = {other - (other > axis) + 1 for other in along}
+    if any(found.shape[place] != size for place, size in enumerate(value.shape) if place not in others):
+        return None  # an operand is another for each of the slices
+    for place in others:
+        index[place - 1] = Rows(np.arange(found.shape[place])) if found.shape[place] > 1 else None
+    full = np.zeros((known.mask.size, *found.shape[1:]), numpy_dtype(node.outputs[0]))
+    full[known.mask] = found
     return ConstantMap(known.mask, full, tuple(index))

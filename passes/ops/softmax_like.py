@@ -8,9 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
-from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Maps, Reads, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import int_list, operand, present, shape_of
+from passes.graph.tensors import int_list, numpy_dtype, operand, present, shape_of
 from passes.ops.base import Linked, axis_attribute, register
 from passes.ops.movement import maps_by_slices, same_axis, stored_alike, whole_line
 from passes.ops.traits import Distribution
@@ -75,12 +75,23 @@ class Trilu(AlongAxes):
     flops_per_element = 0
 
     def whole_axes(self, node: gs.Node, facts: Facts, rank: int) -> Collection[int] | None:
-        return {rank - 2, rank - 1}
+        """None of square matrices of which half is kept, with or without the diagonal: so it is of some of their rows
+        and the same columns."""
+        first, without = operand(node, 1), 1 if node.attrs.get("upper", 1) else -1
+        half = (int_list(first) if first is not None else [0]) in ([0], [without])
+        square = facts.size(node.inputs[0], rank - 2) == facts.size(node.inputs[0], rank - 1)
+        return () if half and square else {rank - 2, rank - 1}
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         yield from super().constants(node, facts)
         rank = len(shape_of(node.inputs[0]) or ())
         yield from ((0, axis, facts.constant_slices(node.inputs[0], axis).only(0)) for axis in range(rank)[-2:])
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        result, rank = super().storable_outputs(node, facts, asked), len(shape_of(node.inputs[0]) or ())
+        rows, columns = (result.pop((0, axis), None) for axis in (rank - 2, rank - 1))
+        both = {} if rows is None or columns is None else {(0, axis): rows | columns for axis in (rank - 2, rank - 1)}
+        return result | both
 
 
 @register("ReverseSequence")
@@ -172,3 +183,23 @@ class Softmax(AlongAxes, Distribution):
         results = None if line is None else evaluate(node, facts.opset, [line])
         if axis is not None and line is not None and results is not None and results[0].size == line.size:
             yield 0, axis, ConstantSlices(np.ones(line.size, bool), results[0].reshape(-1))
+        for (output, along), counted in self._counted(node, facts).items():
+            yield output, along, ConstantSlices(~counted, np.zeros(counted.size, numpy_dtype(node.outputs[0])))
+
+    def _counted(self, node: gs.Node, facts: Facts) -> Sets:
+        """Of its axis the slices that are not minus infinity: the others add nothing, and are zero behind it."""
+        axis = self._axis(node, facts) if node.op == "Softmax" else None
+        infinite = None if axis is None else facts.infinite.get(node.inputs[0].name, {}).get(axis)
+        return {} if axis is None or infinite is None or infinite.mask.all() else {(0, axis): ~infinite.mask}
+
+    def reads(self, node: gs.Node, facts: Facts) -> Reads:
+        yield from super().reads(node, facts)
+        yield from ((0, axis, counted) for (_, axis), counted in self._counted(node, facts).items())
+
+    def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
+        counted = {key: asked[key] | mask for key, mask in self._counted(node, facts).items() if key in asked}
+        return super().storable_outputs(node, facts, asked) | counted
+
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        counted = {key: Demand(stored[key], reason=self.reason) for key in self._counted(node, facts) if key in stored}
+        return super().required_inputs(node, facts, stored) | counted

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import linear_dependence
 from passes.abstract_values.linear_dependence import Combination, LinearDependence
 from passes.abstract_values.scale_shift import Affine, ClampedAffine
-from passes.abstract_values.slices import Couples, Dependences, Partitions
+from passes.abstract_values.slices import Couples, Dependences, Masks, Partitions
 from passes.graph.tensors import is_constant, shape_of
 from passes.ops.base import rules
 from passes.rewriting.channel_facts import Facts
@@ -36,6 +36,14 @@ class ScaleShift:
     def clamped_affine(self, node: gs.Node) -> ClampedAffine | None:
         """The node as scale, shift and bounds, of one computed operand and the same everywhere; None if it is none."""
         return None
+
+
+class NaturalSlices:
+    """Operators after which some slices hold nothing negative where others may."""
+
+    def natural(self, node: gs.Node, facts: Facts) -> Masks:
+        """Forward: those slices of the outputs."""
+        raise NotImplementedError
 
 
 class DependenceTransfer:

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from passes.abstract_values.constant_maps import ConstantMap, combined, uniform, whole
 from passes.abstract_values.linear_dependence import LinearDependence
-from passes.abstract_values.slices import ConstantSlices, Link
+from passes.abstract_values.slices import ConstantSlices, Link, merge
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -55,12 +55,13 @@ class Facts:
     """Facts about the tensors of one graph, by tensor name.
 
     `constant[name][axis]` says which slices are constant; an absent entry says nothing is known.
-    `constant_map[name][axis]` has the slices that are constant maps though not uniform. `read[name]` says which slices
-    some consumer reads: absent, the tensor is not read at all; an axis absent in it, all its slices are.
-    `dependence[name, axis]` says which slices depend linearly on others. `bound[name]` is what no element is below,
-    `sums[name]` an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of
-    constant maps, as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow,
-    by their `id`. `rules` finds the rules of a node.
+    `infinite[name][axis]` says which are minus infinity, `constant_map[name][axis]` has those that are constant maps
+    though not uniform. `read[name]` says which slices some consumer reads: absent, the tensor is not read at all; an
+    axis absent in it, all its slices are. `dependence[name, axis]` says which slices depend linearly on others.
+    `bound[name]` is what no element is below, `natural[name]` says which slices have nothing below 0. `sums[name]` is
+    an axis along which the elements add up to one. `adds_maps`: contractions may add the contribution of constant maps,
+    as a map, instead of reading these channels. `inside` are the facts of the subgraphs of control flow, by their `id`.
+    `rules` finds the rules of a node.
 
     Links of nodes, and what is found out about weights, are remembered.
     """
@@ -70,9 +71,11 @@ class Facts:
     adds_maps: bool = True
     constant_map: dict[str, dict[int, ConstantMap]] = field(default_factory=dict)
     constant: dict[str, dict[int, ConstantSlices]] = field(default_factory=dict)
+    infinite: dict[str, dict[int, ConstantSlices]] = field(default_factory=dict)
     read: dict[str, AxisMask] = field(default_factory=dict)
     dependence: dict[tuple[str, int], LinearDependence] = field(default_factory=dict)
     bound: dict[str, float] = field(default_factory=dict)
+    natural: dict[str, AxisMask] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
     inside: dict[int, Facts] = field(default_factory=dict)
     _links: dict[int, list[Link]] = field(default_factory=dict)
@@ -119,6 +122,15 @@ class Facts:
             found = ConstantSlices(*uniform_slices(self._values(tensor), axis))
             self.constant.setdefault(tensor.name, {})[axis] = found
         return found
+
+    def numbers(self, tensor: gs.Tensor, axis: int) -> ConstantSlices | None:
+        """As `known`, and slices that are minus infinity, as masks ahead of a Softmax make them."""
+        known, infinite = self.known(tensor, axis), self.infinite.get(tensor.name, {}).get(axis)
+        return known if infinite is None else infinite if known is None else merge(infinite, known)
+
+    def may_be_infinite(self, tensor: gs.Tensor) -> bool:
+        """Whether elements of the tensor are known to be minus infinity, whatever the (finite) input."""
+        return self.lowest(tensor) == -math.inf if is_constant(tensor) else tensor.name in self.infinite
 
     def constant_slices(self, tensor: gs.Tensor, axis: int) -> ConstantSlices:
         """As `known`, and slices of which none is constant where none are known (none at all, of no static size)."""
@@ -226,6 +238,11 @@ class Facts:
         values = self._values(tensor)
         lowest = least(values) if values.size > 0 and values.dtype.kind in "fiu" else -math.inf
         return -math.inf if math.isnan(lowest) else lowest
+
+    def not_negative(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis of which no element is negative."""
+        known, natural = self.constant_slices(tensor, axis), self.natural.get(tensor.name, {}).get(axis, np.False_)
+        return np.asarray(known.mask & (known.value >= 0) | natural)
 
     def uniform(self, tensor: gs.Tensor) -> Array | None:
         """The one value (shape []) that all elements of an initializer have, None if they differ."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,6 +20,7 @@ from passes.abstract_values.slices import (
     Demands,
     Dependences,
     Maps,
+    Masks,
     Reads,
     Sets,
     merge,
@@ -32,6 +33,7 @@ from passes.graph.tensors import (
     initializer,
     inverse,
     is_constant,
+    is_float,
     numpy_dtype,
     operand,
     shape_of,
@@ -41,7 +43,8 @@ from passes.graph.tensors import (
 )
 from passes.ops.base import Op
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
-from passes.ops.traits import CoupledAxes, DependenceTransfer, WeightedSum, WeightedSums, in_sums
+from passes.ops.movement import maps_by_slices
+from passes.ops.traits import CoupledAxes, DependenceTransfer, NaturalSlices, WeightedSum, WeightedSums, in_sums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
@@ -53,7 +56,7 @@ Wanted = Callable[[int], Mask]  # slices along an axis of the output
 Left = dict[Label, Mask | None]  # slices that stay along a label, None if all do
 
 
-class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums):
+class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering, WeightedSums):
     """Factors multiplied along the letters they share, and summed over those that the output does not have."""
 
     width_axis: int | None = -1
@@ -204,6 +207,23 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
 
     # -- forward -----------------------------------------------------------------------------------------------------
 
+    def lowest(self, node: gs.Node, facts: Facts) -> float:
+        """Of computed numbers that are not negative, as attention without a Softmax sums them."""
+        return 0.0 if self._negative(node, facts) == [] else -inf
+
+    def natural(self, node: gs.Node, facts: Facts) -> Masks:
+        """Along axes of one factor, where the others are not negative."""
+        negative = self._negative(node, facts)
+        for k in self.labels(node, facts) if negative and len(negative) == 1 else ():
+            if k.out is not None and [i for i, _ in k.at] == negative:
+                yield 0, k.out, facts.not_negative(node.inputs[negative[0]], k.at[0][1])
+
+    def _negative(self, node: gs.Node, facts: Facts) -> list[int] | None:
+        """The factors that may be negative; None where they are not all computed floats, or something is added."""
+        plain = self.scale(node) >= 0 and not next(self.beside(node), None)
+        computed = plain and all(is_float(t) and not is_constant(t) for t in node.inputs)
+        return [i for i, t in enumerate(node.inputs) if facts.lowest(t) < 0] if computed else None
+
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         labels = self.labels(node, facts)
         dead = {k: np.logical_or.reduce([self.zeros(node, facts, i, a) for i, a in k.at]) for k in labels}
@@ -261,9 +281,11 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, Reordering, WeightedSums)
         return sums
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        if not any(t.name in facts.constant_map for t in node.inputs):
-            return
-        projection = self.projection(node, self.labels(node, facts))
+        projection = self.projection(node, ())
+        if projection is not None and (changed := projection.changed) is not None:
+            yield from maps_by_slices(node, facts, changed, projection.data)
+        uneven = any(t.name in facts.constant_map for t in node.inputs)
+        projection = self.projection(node, self.labels(node, facts)) if uneven else None
         if projection is None or next(self.beside(node), None) or self.uneven(node, facts, projection) is None:
             return
         known = facts.maps(node.inputs[projection.data], projection.axis(projection.inner[0], projection.data))

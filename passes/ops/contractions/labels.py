@@ -88,6 +88,15 @@ class Projection:
         matrix = len(letters) == 2 and len(self.inner) == 1 and WHOLE not in output
         return matrix and others == [k for k in output if k not in letters]
 
+    @property
+    def changed(self) -> set[int] | None:
+        """The axes along which the weights put others in the place of those of the data; None if more is different."""
+        data, weights, output = *(self.terms.factors[i] for i in (self.data, self.weights)), self.terms.output
+        if len(data) != len(output) or WHOLE in output:
+            return None
+        found = {axis for axis, pair in enumerate(zip(data, output, strict=True)) if len({*pair}) > 1}
+        return found if {*weights} <= {k for axis in found for k in (data[axis], output[axis])} else None
+
     def repeats(self, node: gs.Node) -> int | None:
         """How many elements of the data are summed for one weight: those along letters that the data alone have.
 

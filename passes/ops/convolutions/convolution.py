@@ -204,7 +204,10 @@ class Convolution(GroupedSums, AffineFolding):
             value = value + values_of(bias).reshape(-1, *[1] * len(added.index))
             node.inputs = node.inputs[:2]
         value = value.astype(numpy_dtype(rewriter.before.inputs[1]))
-        rewriter.add_after(node, rewriter.adapters.expand(ConstantMap(added.mask[added.mask], value, added.index), 1))
+        y = rewriter.before.outputs[0]
+        others = {a: rewriter.stored(y, a) for a in range(2, len(rewriter.shape(y)))}
+        stored = ConstantMap(added.mask[added.mask], value, added.index).cut(1, others)
+        rewriter.add_after(node, rewriter.adapters.expand(stored, 1))
 
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         return fuser.into_weights(node, affine, self.channel_axes[0], len(node.inputs[1].shape or ()) - 1)

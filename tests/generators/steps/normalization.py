@@ -107,4 +107,7 @@ def softmax(b: Builder, v: Value) -> Value | None:
     if b.opset < 13 and axis != v.rank - 1:
         return None
     written = axis - v.rank if b.opset >= 11 and b.flip(0.5) else axis
+    if axis == v.axis and b.flip(0.3):
+        left_out = np.where(b.keep(v.channels, "mixed"), 0, -np.inf).astype(b.numpy_type)
+        return b.like("Softmax", b.like("Add", v, b.per_channel(v, left_out)), axis=written)
     return b.like(b.pick(("Softmax", "Softmax", "LogSoftmax")), v, axis=written)

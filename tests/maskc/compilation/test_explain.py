@@ -152,7 +152,7 @@ ROWS = "m = Mul(c, rows) t = Transpose<perm=[0,1,3,2]>(m) y = MatMul(t, v)"
 @pytest.mark.parametrize(
     ("body", "adapters", "node", "code"),
     [
-        (f"c = Conv(x, w) {ROWS}", "always", "Conv", "K404"),  # there are no groups along that axis
+        (f"c = Conv<pads=[1,0,1,0]>(x, w) {ROWS}", "always", "Conv", "K404"),  # there are no groups along that axis
         (f"c = MaxPool<kernel_shape=[1,1]>(x) {ROWS}", "always", "MaxPool", "K404"),
         ("m = Mul(x, mask) t = Less(m, knots) c = Cast<to=1>(t) y = ReduceMean<axes=[1]>(c)", "never", "Less", "K102"),
     ],
@@ -160,7 +160,7 @@ ROWS = "m = Mul(c, rows) t = Transpose<perm=[0,1,3,2]>(m) y = MatMul(t, v)"
 def test_reasons_speak_of_the_axis_and_of_operands_that_there_are(
     body: str, adapters: Literal["always", "never"], node: str, code: str
 ) -> None:
-    signature = "(float[n,2,3,5] x) => (float[n,a,b,d] y) <float[2,2,1,1] w, float[3,9] v>"
+    signature = "(float[n,2,3,5] x) => (float[n,a,b,d] y) <float[2,2,3,1] w, float[3,9] v>"
     rows, mask = np.array([1, 0, 1], np.float32).reshape(3, 1), np.array([1, 0], np.float32).reshape(2, 1, 1)
     built = build.model(signature, body, rows=rows, mask=mask, knots=np.linspace(0, 1, 5, dtype=np.float32))
     assert [(item.op, item.code) for item in api.explain(built, adapters=adapters, align="none").held] == [(node, code)]

@@ -8,6 +8,7 @@ import pytest
 
 from passes import shrink
 from passes.abstract_values.constant_maps import ConstantMap, Sliding
+from passes.abstract_values.row_index import Rows
 from passes.abstract_values.windows import Window
 from passes.analysis.dataflow import analyse
 from passes.sizes.prepare import prepared
@@ -175,6 +176,14 @@ def test_rows_that_occur_nowhere_do_not_count() -> None:
     compiled(source)
 
 
+@pytest.mark.parametrize(("places", "stored"), [([1, 1], [[1.0]]), ([3, 0], [[3.0, 0.0]]), ([2, 1, 2], [[1.0, 2.0]])])
+def test_rows_are_stored_once_and_in_order_where_each_occurs_once(places: list[int], stored: list[list[float]]) -> None:
+    maps = ConstantMap(np.ones(1, bool), np.arange(4.0)[None], (Rows(np.asarray(places)),))
+    compact = maps.compact()
+    assert compact.value.tolist() == stored
+    assert np.broadcast_to(compact.expanded(), (1, len(places))).tolist() == maps.expanded().tolist()
+
+
 def test_maps_larger_than_what_makes_them_are_not_stored_at_a_door() -> None:
     """Many places of two windows were stored for every channel that a convolution had to see."""
     source = model(
@@ -229,6 +238,52 @@ def test_channels_that_differ_from_token_to_token_are_known(body: str) -> None:
     op, axis = ("Conv", 1) if "Conv" in body else ("MatMul", 0)
     assert weight(result, op).shape[axis] == LIVE
     assert assert_exact(source)
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        "t = Transpose<perm=[0,2,1]>(p)  h = MatMul(t, wt)  b = Add(h, by_token)  u = Transpose<perm=[0,2,1]>(b)",
+        "h = MatMul(wt, p)  u = Tanh(h)",
+        'h = Einsum<equation="bsd,st->btd">(p, wt)  u = Tanh(h)',
+        "h = Conv(p, wc, by_token)  u = Tanh(h)",
+        "h = Conv(m, wc, by_token)  e = Mul(h, h)  u = Add(e, p)",
+    ],
+)
+def test_channels_are_known_behind_what_mixes_tokens(mixed: str) -> None:
+    """By a product, or a convolution of which the tokens are the channels; none computes them."""
+    source = tokens(
+        f"p = Add(m, positions)  {mixed}  y = MatMul(u, w)",
+        f"(float[N,{TOKENS},{CHANNELS}] x)",
+        "float[N,A,B]",
+        positions=(1, TOKENS, CHANNELS),
+        by_token=(TOKENS,),
+        wt=(TOKENS, TOKENS),
+        wc=(TOKENS, TOKENS, 1),
+    )
+    result = compiled(source)
+    assert [t.dims[0] for t in result.model.graph.initializer if t.dims[1:] == [4]] == [LIVE]
+    assert result.report.after.flops < result.report.before.flops * 2 * LIVE / CHANNELS
+    assert assert_exact(source)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        "p = Gemm(m, w, beside)",
+        "p = Gemm<transA=1>(m, wa, row)",
+        'p = Einsum<equation="ii,ij->ij">(m, w)',
+        'p = Einsum<equation="ij,ik->ik">(m, w)',
+    ],
+)
+def test_rows_that_a_product_does_not_treat_alike_are_not_known(product: str) -> None:
+    assert assert_exact(
+        model(
+            "(float[6,6] x) => (float[A,3] y) <float[6,1] k = {1, 0, 1, 1, 1, 1}, float[6,1] shift, float[6,4] w, "
+            "float[6,4] beside, float[6,4] wa, float[4] row, float[4,3] wy>",
+            f"s = Mul(x, k)  m = Add(s, shift)  {product}  e = Tanh(p)  y = MatMul(e, wy)",
+        )
+    )
 
 
 def test_a_norm_along_positions_leaves_its_shift_in_masked_channels() -> None:

@@ -35,11 +35,17 @@ def values(model: ModelProto, names: list[str], net: Network, sizes: dict[str, i
 def claims(graph: gs.Graph, found: channel_facts.Facts, written: set[str]) -> dict[str, gs.Tensor]:
     """The tensors of the source of which something is known."""
     tensors = {t.name: t for n in graph.nodes for t in n.outputs if t.name in written}
-    return {name: t for name, t in tensors.items() if name in found.constant or name in found.constant_map}
+    known = found.constant, found.constant_map, found.infinite, found.bound, found.natural
+    return {name: t for name, t in tensors.items() if any(name in of_tensors for of_tensors in known)}
 
 
 def compare(found: channel_facts.Facts, tensor: gs.Tensor, actual: np.ndarray[Any, Any], sizes: dict[str, int]) -> None:
-    """Each known slice has the value that is claimed of it, everywhere."""
+    """Each known slice has the value that is claimed of it, everywhere, and no element is below its bound."""
+    assert not (actual < found.bound.get(tensor.name, -np.inf) - 1e-9).any()
+    for axis, natural in found.natural.get(tensor.name, {}).items():
+        assert not (np.moveaxis(actual, axis, 0)[natural] < -1e-9).any()
+    for axis, infinite in found.infinite.get(tensor.name, {}).items():
+        assert (np.moveaxis(actual, axis, 0)[infinite.mask] == -np.inf).all()
     for axis, known in found.constant.get(tensor.name, {}).items():
         slices = np.moveaxis(actual, axis, 0)[known.mask]
         expected = np.broadcast_to(known.value, known.mask.shape)[known.mask]

@@ -198,6 +198,38 @@ def test_values_are_followed_where_keys_are_rows() -> None:
     assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
 
 
+@pytest.mark.parametrize("feature", ["Relu", "Exp", "Tanh"])
+def test_values_and_a_row_of_ones_are_weighted_together(feature: str) -> None:
+    """As in EfficientViT: the row of the ones is what the others are divided by."""
+    behind = f"""kp = {feature}(k)  kt = Transpose<perm=[0,1,3,2]>(kp)  qp = {feature}(q)
+        qt = Transpose<perm=[0,1,3,2]>(qp)  vt = Transpose<perm=[0,1,3,2]>(v)  one_more = Pad(vt, pads, unit)
+        s = MatMul(one_more, kt)  r = MatMul(s, qt)
+        n = Slice(r, ends0, end, axis)  z = Slice(r, end, past, axis)  e = Add(z, least)  d = Div(n, e)
+        y0 = Transpose<perm=[0,1,3,2]>(d)  {MERGED}"""
+    more: dict[str, Array] = {"unit": np.float32(1), "least": np.float32(1e-6), "axis": np.asarray([2])}
+    more |= {"end": np.asarray([SIZE]), "past": np.asarray([SIZE + 1]), "pads": np.asarray([0, 0, 0, 0, 0, 0, 1, 0])}
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[2] = np.arange(SIZE) < 3
+    found = columns("separate", attention("separate", masks.reshape(3, WIDTH), behind, more=more))
+    assert found[2] == (WIDTH if feature == "Tanh" else HEADS * 3)
+
+
+@pytest.mark.parametrize("product", ["MatMul", 'Einsum<equation="bhtc,bhcj->bhtj">'])
+@pytest.mark.parametrize(
+    "feature", ["q5 = Relu(q)  k5 = Relu(k)", "q4 = Elu(q)  k4 = Elu(k)  q5 = Add(q4, unit)  k5 = Add(k4, unit)"]
+)
+@pytest.mark.parametrize("heads", [True, False])
+def test_linear_attention_divides_by_no_zero(product: str, feature: str, heads: bool) -> None:
+    """What is summed of features that are not negative, and a little more, leaves values that are zero as they are."""
+    masks = np.ones((3, HEADS, SIZE), bool)
+    masks[2] = independent()[2].reshape(HEADS, SIZE) if not heads else np.asarray([1, 0, 0, 1])[:, None]
+    behind = f"""{feature}  s = MatMul(k5, v)  n = {product}(q5, s)  z = ReduceSum(k5, rows)  d = {product}(q5, z)
+        e = Add(d, least)  y0 = Div(n, e)  {MERGED}"""
+    more: dict[str, Array] = {"unit": np.float32(1), "least": np.float32(1e-6), "rows": np.asarray([3])}
+    found = columns("separate", attention("separate", masks.reshape(3, WIDTH), behind, more=more))
+    assert found == ([WIDTH // 2] * 3 if heads else widths(masks.reshape(3, WIDTH)))
+
+
 @pytest.mark.parametrize("back", ["zero_point", "other"])
 def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
     """Between a product and its heads, and behind the reshape; but where a zero is read as another number."""

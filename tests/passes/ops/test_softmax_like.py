@@ -264,3 +264,90 @@ def test_bounds_that_leave_out_zero(bounds: str, options: dict[str, Any], denied
     )
     known = analyse(prepared(network)).constant.get("u", {}).get(1)
     assert (known is None) == denied
+
+
+MASKED = {
+    "where": "m = Where(seen, a, least)",
+    "where not": "u = Not(seen)  m = Where(u, least, a)",
+    "added": "m = Add(a, infinite)",
+    "subtracted from": "m = Sub(infinite, a)",
+    "scaled after": "w = Where(seen, a, least)  m = Div(w, two)",
+    "moved": "w = Where(seen, a, least)  u = Unsqueeze(w, axis)  m = Squeeze(u, axis)",
+}
+
+
+@pytest.mark.parametrize("out", ["y", "y, s"])
+@pytest.mark.parametrize("name", list(MASKED))
+def test_a_softmax_leaves_out_what_is_minus_infinity(name: str, out: str) -> None:
+    """Neither what it is computed of, nor what it weighs."""
+    seen = np.asarray([1, 0, 1, 1, 0, 1], bool)
+    network = model(
+        "(float[N,4] x) => (float[N,3] y" + (", float[N,6] s)" if out == "y, s" else ")"),
+        f"a = MatMul(x, wa)  {MASKED[name]}  s = Softmax<axis = 1>(m)  e = MatMul(x, we)  f = Reshape(e, six)"
+        "  t = Unsqueeze(s, last)  p = Mul(f, t)  y = ReduceSum<keepdims = 0>(p, axis)",
+        constants={
+            "seen": seen,
+            "infinite": np.where(seen, 0, -np.inf).astype(np.float32),
+            "least": np.asarray(-np.inf, np.float32),
+            "two": np.asarray(2, np.float32),
+            "axis": np.asarray([1]),
+            "last": np.asarray([2]),
+            "six": np.asarray([0, 6, 3]),
+        },
+        wa=(4, 6),
+        we=(4, 18),
+    )
+    result = narrowed(network)
+    assert weight(result, "MatMul").shape == (4, 4)
+    assert weight(result, "MatMul", which=1).shape == (4, 12)
+    exact(network)
+
+
+@pytest.mark.parametrize("text", ["m = Mul(a, scale)", "m = Where(none, a, least)", "m = Add(a, infinite)"])
+def test_what_overflows_or_is_all_there_is_stays(text: str) -> None:
+    """Only numbers that are given as minus infinity are left out, and not where nothing else is."""
+    network = model(
+        "(float[N,4] x) => (float[N,3] y) <float[4,6] wa, float[6] k = {1, 0, 1, 1, 0, 1}, float[6,3] wb>",
+        f"c = MatMul(x, wa)  b = Mul(c, k)  a = Add(b, shift)  {text}  s = Softmax(m)  y = MatMul(s, wb)",
+        constants={
+            "none": np.zeros(6, bool),
+            "shift": np.asarray([0, -3e38, 0, 0, -3e38, 0], np.float32),
+            "scale": np.asarray(1e4, np.float32),
+            "least": np.asarray(-np.inf, np.float32),
+            "infinite": np.asarray([0, np.inf, 0, 0, 0, 0], np.float32),
+        },
+    )
+    assert "s" not in analyse(prepared(network)).constant
+
+
+@pytest.mark.parametrize(
+    ("trilu", "kept"),
+    [
+        ("Trilu(z)", 3),
+        ("Trilu<upper=0>(z)", 3),
+        ("Trilu(z, plus)", 3),
+        ("Trilu<upper=0>(z, minus)", 3),
+        ("Trilu(z, minus)", 6),
+        ("Trilu<upper=0>(z, plus)", 6),
+    ],
+)
+def test_half_of_a_matrix_with_fewer_rows_and_the_same_columns(trilu: str, kept: int) -> None:
+    """Where more or less than a half is kept, it is told by the distance from the diagonal, which would change."""
+    network = model(
+        "(float[N,4] x) => (float[N,3] y) <float[4,48] wa, int64[3] split = {0, 6, 8}, "
+        "float[6,1] k = {1, 0, 0, 1, 0, 1}, int64[2] flat = {0, 36}, float[36,3] wb>",
+        f"a = MatMul(x, wa)  h = Reshape(a, split)  m = Mul(h, k)  t = Transpose<perm=[0,2,1]>(m)  z = MatMul(m, t)"
+        f"  p = {trilu}  f = Reshape(p, flat)  y = MatMul(f, wb)",
+        constants={"plus": np.asarray(1), "minus": np.asarray(-1)},
+    )
+    assert weight(compiled(network), "MatMul").shape[1] == kept * 8
+    exact(network)
+
+
+def test_half_of_a_matrix_with_fewer_columns_than_rows() -> None:
+    network = model(
+        "(float[N,6,4] x) => (float[N,6,3] y) <float[4,6] wa, float[6] k = {1, 0, 0, 1, 0, 1}, float[6,3] wb>",
+        "a = MatMul(x, wa)  m = Mul(a, k)  p = Trilu(m)  y = MatMul(p, wb)",
+    )
+    assert weight(compiled(network), "MatMul").shape[1] == 6
+    exact(network)
