@@ -700,10 +700,10 @@ class Checker:
         values = self.seen[name].fresh(name, turn, self.seed)
         if turn > 1 and name in self.source.conditions:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
-        if self.seen[name].values is not None:
-            if not turn % 2 or name not in self.source.levels:
-                return values
+        if turn % 2 and name in self.source.levels:
             values = self._other_levels(name, values, turn)
+        elif self.seen[name].values is not None:
+            return values
         for axis, claim in self.claims.get(name, {}).items():
             values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
@@ -763,18 +763,16 @@ class Checker:
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
-        steps = self._may_step(self.source, region.source, region.source_reads)
-        steps |= self._may_step(self.compiled, region.compiled, region.compiled_reads)
+        steps = any(self._may_step(node, region.source_reads | region.compiled_reads) for node in self.nodes(region))
         levels = {self.types[name].kind for name in region.source_reads} in ({"i"}, {"u"}, {"i", "u"})
         return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps, levels=levels)
 
-    def _may_step(self, graph: Graph, made: Collection[int], reads: Collection[str]) -> bool:
+    def _may_step(self, node: NodeProto, reads: Collection[str]) -> bool:
         """Whether a rounding may lead to another step: what both sides read, or have stored, is the same for both."""
-        for node in (graph.nodes[i] for i in made if not graph.fixed.issuperset(graph.nodes[i].output)):
-            alike = {n for n in node.input if n in reads or self.same_constants(n, n)} if not any(bodies(node)) else ()
-            if _steps(node) and any(map(self._is_rounded, {*_reads(node)}.difference(alike))):
-                return True
-        return False
+        casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
+        steps = any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))
+        alike = {n for n in node.input if n in reads or self.same_constants(n, n)} if not any(bodies(node)) else ()
+        return steps and any(map(self._is_rounded, {*_reads(node)}.difference(alike)))
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""
@@ -1055,11 +1053,6 @@ class Checker:
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
     return [node.op_type for node in _nested(nodes) if node.op_type not in EXACT]
-
-
-def _steps(node: NodeProto) -> bool:
-    casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
-    return any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))
 
 
 class RefusedError(Exception):
