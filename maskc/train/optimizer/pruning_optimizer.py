@@ -476,16 +476,21 @@ class PruningOptimizer(Wrapping):
     def for_shrunk_model(self) -> PruningOptimizer:
         """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
         before = self.settings.flops_before if self._pruner is None else self._pruner.before
-        return PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
+        new = PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
+        new._loaded_target = self._target()
+        return new
+
+    def _target(self) -> int | None:
+        """What is to be left, or is where nothing more can be pruned; None before the first update."""
+        target = self._loaded_target if self._pruner is None else self._pruner.target
+        return max(target or 0, int(self._flops.numpy())) if self.reached else target  # 0 is as few as possible
 
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
         self.prune_if_due()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
-        target = self._loaded_target if self._pruner is None else self._pruner.target
-        if self.reached:
-            target = max(target or 0, int(self._flops.numpy()))  # as few as possible
+        target = self._target()
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
         store["target"] = np.asarray(-1 if target is None else target)
 

@@ -157,6 +157,17 @@ def test_it_saves_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", [0.5, 0])
+def test_a_model_that_is_shrunk_after_the_last_update_is_at_its_target(tmp_path: Path, target: float) -> None:
+    pruning = {"schedule": "linear", "ramp": 6} if target else {}
+    options = {"pruning_flops_target": target, "pruning_iter": 1, "pruning_burn_in": 0, "pruning": pruning}
+    run = trainer(tmp_path, wide(), pruning_shrink_every=6, compile_options=EAGER, **options)
+    run.loss, run.metrics = LOSS, []
+    run.train(data(run.model, 96), epochs=2)
+    assert run.reached == bool(target) and run.optimizer.iterations == 6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("of_known_length", [True, False])
 def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length: bool, tmp_path: Path) -> None:
     data = tf.data.Dataset.from_tensor_slices(
