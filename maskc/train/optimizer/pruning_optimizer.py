@@ -180,8 +180,7 @@ class PruningOptimizer(Wrapping):
         """Whether the model is at the target, so that no more entries are pruned."""
         if self._pruner is None:  # a loaded model is found again when it is trained
             return self.built and self._loaded_target is not None and int(self._flops.numpy()) <= self._loaded_target
-        flops = self._present()
-        return flops is not None and self._pruner.ends_at(flops)
+        return (flops := self._present()) is not None and self._pruner.ends_at(flops)
 
     def _present(self) -> int | None:
         """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
@@ -420,8 +419,7 @@ class PruningOptimizer(Wrapping):
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
             self._pruner = pruner
-            # once the model was converted, which calls it as in inference
-            layers[0].show(fit_progress.PruningProgress(self))
+            layers[0].show(fit_progress.PruningProgress(self))  # not before the conversion, which calls the model
         return self._pruner
 
     def _configure(self, changes: dict[str, Any]) -> None:
@@ -477,20 +475,17 @@ class PruningOptimizer(Wrapping):
         """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
         before = self.settings.flops_before if self._pruner is None else self._pruner.before
         new = PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
-        new._loaded_target = self._target()
+        new._loaded_target = self._loaded_target if self._pruner is None else self._pruner.target
         return new
-
-    def _target(self) -> int | None:
-        """What is to be left, or is where nothing more can be pruned; None before the first update."""
-        target = self._loaded_target if self._pruner is None else self._pruner.target
-        return max(target or 0, int(self._flops.numpy())) if self.reached else target  # 0 is as few as possible
 
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
         self.prune_if_due()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
-        target = self._target()
+        target = self._loaded_target if self._pruner is None else self._pruner.target
+        if self.reached:
+            target = max(target or 0, int(self._flops.numpy()))  # as few as possible
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
         store["target"] = np.asarray(-1 if target is None else target)
 
