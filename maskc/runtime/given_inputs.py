@@ -46,9 +46,9 @@ def declared(port: Port) -> tuple[int | None, ...]:
 def _shaped(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:
     sizes = declared(port)
     fits = array.ndim == len(sizes) and all(s in (None, n) for s, n in zip(sizes[1:], array.shape[1:], strict=True))
-    divides = not sizes or sizes[0] is None or not fits or array.shape[0] % max(sizes[0], 1) == 0
-    if not fits or not divides:
-        more = f": give a multiple of {sizes[0]} samples" if fits else ""
+    batch = (sizes[0] or 1) if sizes else 1
+    if not fits or (sizes and array.shape[0] % batch):
+        more = f": give a multiple of {batch} samples" if fits else ""
         raise InputError(f"Input '{port.name}' is {_told(sizes)}, and in {where} it is {_told(array.shape)}{more}.")
     return array
 

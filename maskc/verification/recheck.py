@@ -771,8 +771,8 @@ class Checker:
         """Whether a rounding may lead to another step: what both sides read, or have stored, is the same for both."""
         casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
         steps = any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))
-        alike = {n for n in node.input if n in reads or self.same_constants(n, n)} if not any(bodies(node)) else ()
-        return steps and any(map(self._is_rounded, {*_reads(node)}.difference(alike)))
+        rounded = (n for n in _reads(node) if any(bodies(node)) or not (n in reads or self.same_constants(n, n)))
+        return steps and any(map(self._is_rounded, rounded))
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""

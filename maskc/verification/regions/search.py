@@ -353,8 +353,10 @@ class _Search:
         unasked = [(name, ...) for name in read - region.source_reads]
         return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
 
-    def _weighs(self, target: str) -> bool:
-        """Whether a boundary is made with weights: a constant of more than one axis, in a body as well."""
+    def _is_free(self, target: str) -> bool:
+        """Whether a boundary holds levels, or is made with weights: constants of more than one axis, in bodies, too."""
+        if self.checker.boundaries[target].source in self.checker.source.levels:
+            return True
         compiled, made = self.checker.compiled, self.checker.region(target).compiled
         read = {name for index in made for name in compiled.reads[index]}
         dims = [compiled.constants[name].dims for name in read & compiled.constants.keys()]
@@ -427,12 +429,11 @@ class _Search:
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
-        free = {name for name, each in checker.boundaries.items() if each.source in checker.source.levels} & cut
         reads, small = region.compiled_reads, failed.error < MOST
         limit = failed.allowed if small and failed.error > _MORE * failed.allowed else math.inf
         for level in range(1 if alike else 0, _LEVELS + 1):
             if level:
-                taken = {name for name in reads - ends if not (alike and (name in free or self._weighs(name)))}
+                taken = {name for name in reads - ends if not (alike and self._is_free(name))}
                 if not taken:
                     break
                 cut -= taken

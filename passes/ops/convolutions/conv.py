@@ -28,8 +28,10 @@ class Conv(Convolution):
     def apart(self, node: gs.Node, facts: Facts) -> list[int]:
         """The axes along which the operator does the same at each position by itself, as where tokens are channels."""
         x, y = node.inputs[0], node.outputs[0]
-        windows = (self.windows(node) or ()) if self.understood_shapes(node, facts) else ()
-        single = [axis for axis, w in enumerate(windows, 2) if (w.reach, w.stride, w.pads) == (0, 1, False)]
+        if not (self.has_stored_weights(node) and 1 in self._kernel(node) and self.understood_shapes(node, facts)):
+            return []
+        windows = enumerate(self.windows(node) or (), 2)
+        single = [axis for axis, w in windows if (w.reach, w.stride, w.pads) == (0, 1, False)]
         return [
             axis for axis in single if facts.size(x, axis) is not None and facts.size(x, axis) == facts.size(y, axis)
         ]
