@@ -138,7 +138,7 @@ class PruningOptimizer(Wrapping):
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
-        self._loaded_target: int | None = None  # of a model that was not trained since
+        self.loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
         self.watch = fit_progress.Watch()
         for layer in [] if model is None else mask_layers(model):
@@ -179,7 +179,7 @@ class PruningOptimizer(Wrapping):
     def reached(self) -> bool:
         """Whether the model is at the target, so that no more entries are pruned."""
         if self._pruner is None:  # a loaded model is found again when it is trained
-            return self.built and self._loaded_target is not None and int(self._flops.numpy()) <= self._loaded_target
+            return self.built and self.loaded_target is not None and int(self._flops.numpy()) <= self.loaded_target
         return (flops := self._present()) is not None and self._pruner.ends_at(flops)
 
     def _present(self) -> int | None:
@@ -427,7 +427,7 @@ class PruningOptimizer(Wrapping):
         if settings == self.settings:
             return
         self.settings = settings
-        self._pruner = self._loaded_target = None  # made again, with the masks as they are
+        self._pruner = self.loaded_target = None  # made again, with the masks as they are
         if self.built:
             with tf.init_scope():
                 self._flops.assign(0)
@@ -475,7 +475,7 @@ class PruningOptimizer(Wrapping):
         """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
         before = self.settings.flops_before if self._pruner is None else self._pruner.before
         new = PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
-        new._loaded_target = self._loaded_target if self._pruner is None else self._pruner.target
+        new.loaded_target = self.loaded_target if self._pruner is None else self._pruner.target
         return new
 
     def save_own_variables(self, store: Any) -> None:
@@ -483,7 +483,7 @@ class PruningOptimizer(Wrapping):
         self.prune_if_due()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
-        target = self._loaded_target if self._pruner is None else self._pruner.target
+        target = self.loaded_target if self._pruner is None else self._pruner.target
         if self.reached:
             target = max(target or 0, int(self._flops.numpy()))  # as few as possible
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
@@ -497,4 +497,4 @@ class PruningOptimizer(Wrapping):
             return
         restore(self.name, store, self.own_variables)
         self._history[:] = map(tuple, stored(self.name, store, "history").tolist())
-        self._loaded_target = target if (target := int(stored(self.name, store, "target"))) >= 0 else None
+        self.loaded_target = target if (target := int(stored(self.name, store, "target"))) >= 0 else None
