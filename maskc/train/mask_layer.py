@@ -155,12 +155,12 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
                 f"The mask {self.name!r} needs an input of known rank: give its shape with tf.ensure_shape."
             )
         mask = tf.cast(self.mask, inputs.dtype)
+        gathering = self._observe() if training else None
         if (progress := self._progress()) is not None:
-            progress.training = bool(training)
+            progress.training = gathering is not None
         if not training:
             self.seen_by = weakref.ref(forward_pass(self)[0])
             return inputs * _along(mask, inputs.shape.rank, self.axis)
-        gathering = self._observe()
         if gathering is not None and gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs, self.axis))
         copies = copies_of(tf.convert_to_tensor(self.probe), tf.shape(inputs)[0], gathering)

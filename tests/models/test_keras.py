@@ -9,6 +9,7 @@ from onnx import ModelProto, numpy_helper
 from tests.generators.check import assert_exact, assert_same_function, check, perturbed
 from tests.generators.form import assert_explained, assert_well_formed
 from tests.generators.running import Runner, random_feeds, with_sizes
+from tests.marks import often
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
@@ -18,9 +19,10 @@ from tests.models import networks
 
 MODES = (("activation", True), ("activation", False), ("layer", False))
 
-# One of each family.
+# One of each family. Those that take long are compiled with masks in other tests, too.
 FAMILIES = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "InceptionV3", "MobileNet")
 FAMILIES += ("MobileNetV2", "MobileNetV3Small", "NASNetMobile", "ResNet50", "ResNet50V2", "VGG16", "Xception")
+OFTEN = ("EfficientNetB0", "MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50")
 OTHERS = tuple(
     "ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtXLarge DenseNet169 DenseNet201 EfficientNetB1 EfficientNetB2 "
     "EfficientNetB3 EfficientNetB4 EfficientNetB5 EfficientNetB6 EfficientNetB7 EfficientNetV2B1 EfficientNetV2B2 "
@@ -130,7 +132,7 @@ def test_larger_member_of_a_family(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", often(FAMILIES, set(FAMILIES).difference(OFTEN)))
 def test_family(name: str) -> None:
     """Every kind of mask, and double precision, where a wrong formula cannot hide behind rounding."""
     gates = converted(name)

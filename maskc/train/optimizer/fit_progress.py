@@ -24,7 +24,7 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
     In validation and `evaluate` there is nothing to say, so the metric has no result.
 
     Attributes:
-        training: whether it is a training step that asks.
+        training: whether it is a step that prunes which asks.
     """
 
     def __init__(self, optimizer: Pruning) -> None:

@@ -1,7 +1,6 @@
 """Each way to build and train a Keras model works to the end, or ends in one sentence."""
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,25 @@ from maskc.errors import InputError
 from maskc.train import PruningOptimizer, computational_cost, fine_tune, shrink
 from maskc.train.keras_internals import all_layers
 from maskc.train.mask_layer import mask_layers
+from tests.marks import often
 from tests.maskc.train.ways_to_train import BATCH, STRUCTURES, WAYS, Trained
+
+# They take as long as all others together, and what they have the others have in other places.
+RARE = (
+    "accumulated gradients",
+    "a network at every step",
+    "an application with a head",
+    "an eager loop",
+    "brain floats",
+    "cells",
+    "loss scaling in a loop",
+    "losses that add up",
+    "moving averages swapped in",
+    "padded into a nested model",
+    "padded into attention",
+    "padded into every step",
+    "recurrent images",
+)
 
 
 def outputs(model: Any, x: Any) -> list[np.ndarray]:
@@ -37,16 +54,17 @@ def check(expected: list[np.ndarray], actual: list[Any], tolerance: float) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", often(WAYS, RARE))
 def test_life_of_what_is_trained_in_many_ways(name: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     live(WAYS[name](), tmp_path, compiled="precision" in name or "floats" in name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("make", "sentence"), STRUCTURES, ids=lambda value: getattr(value, "__name__", ""))
-def test_life(make: Callable[[], Trained], sentence: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", often(STRUCTURES, RARE))
+def test_life(name: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
+    make, sentence = STRUCTURES[name]
     with pytest.raises(InputError, match=sentence) if sentence else contextlib.nullcontext():
         live(make(), tmp_path)
 

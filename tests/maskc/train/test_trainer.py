@@ -55,6 +55,7 @@ def trainer(directory: Path, model: Any = None, optimizer: Any = None, **options
         "pruning_decay": 0.9,
         "checkpoint_every": 3,
         "summary_every": 4,
+        "compile_options": EAGER,
         **options,
     }
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -146,7 +147,7 @@ def test_it_goes_on_with_the_smaller_model(files: Path, tmp_path: Path) -> None:
 def test_it_saves_time(tmp_path: Path) -> None:
     pruning = {"latency_target": 0.6, "align_for": "avx2", "schedule": "linear", "ramp": 8}
     whole, options = wide(), {"pruning_flops_target": None, "pruning_iter": 1, "pruning_shrink_every": 6}
-    run = trainer(tmp_path, whole, pruning_burn_in=0, pruning=pruning, compile_options=EAGER, **options)
+    run = trainer(tmp_path, whole, pruning_burn_in=0, pruning=pruning, **options)
     run.loss, run.metrics = LOSS, []
     run.train(data(whole, 96), epochs=4)
     assert run.reached and run.flops is None and widths(run.model) < widths(whole)
@@ -159,7 +160,7 @@ def test_it_saves_time(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_model_that_is_shrunk_after_the_last_update_is_at_its_target(tmp_path: Path) -> None:
     options = {"pruning_iter": 1, "pruning_burn_in": 0, "pruning": {"schedule": "linear", "ramp": 6}}
-    run = trainer(tmp_path, wide(), pruning_shrink_every=6, compile_options=EAGER, **options)
+    run = trainer(tmp_path, wide(), pruning_shrink_every=6, **options)
     run.loss, run.metrics = LOSS, []
     run.train(data(run.model, 96), epochs=2)
     assert run.reached and run.optimizer.iterations == 6
@@ -175,8 +176,8 @@ def test_a_run_that_is_too_short_says_so_after_its_first_updates(of_known_length
     left = 5 if of_known_length else 2
     words = rf"Training goes on for {left} more updates, .* at least \d+ to reach pruning_flops_target: .*pruning_iter"
     with pytest.warns(match=words), pytest.warns(match="Training ended"):
-        trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER).train(data, epochs=2)
-    again = trainer(tmp_path, pruning_iter=2, pruning_burn_in=0, compile_options=EAGER)
+        trainer(tmp_path, pruning_iter=2, pruning_burn_in=0).train(data, epochs=2)
+    again = trainer(tmp_path, pruning_iter=2, pruning_burn_in=0)
     with pytest.warns(match="Training ended"):
         again.train(data, epochs=2)
     with warnings.catch_warnings():
@@ -286,7 +287,7 @@ def test_early_stop_waits_for_the_target_and_takes_the_best_weights(files: Path,
 
 
 def test_a_metric_that_is_not_there_is_named(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0, compile_options=EAGER)
+    run = trainer(tmp_path, monitor=Monitor("val_f1"), pruning_flops_target=1.0)
     with pytest.raises(InputError, match=r"no metric 'val_f1' to stop early by; there are: auc, loss, val_auc, val_l"):
         run.train(records(files), records(files), epochs=2)
     assert not (tmp_path / "training/checkpoints").exists()  # before anything was trained
@@ -330,7 +331,7 @@ def test_more_epochs_follow_on_what_was_trained_last(files: Path, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Training ended")
 def test_summaries_hold_loss_metric_flops_kept_channels_and_signals(files: Path, tmp_path: Path) -> None:
-    run = trainer(tmp_path, compile_options=EAGER)
+    run = trainer(tmp_path)
     run.train(records(files), records(files), epochs=2)
     (path,) = (tmp_path / "training/logs").iterdir()
     values: dict[str, dict[int, Any]] = {}
@@ -366,7 +367,7 @@ def test_training_that_diverges_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         MaskcError, match=r"^The importance score of the mask 'first' is not finite: training has diverged\.$"
     ):
-        run = trainer(tmp_path, pruning_burn_in=0, batch_size=8, compile_options=EAGER)
+        run = trainer(tmp_path, pruning_burn_in=0, batch_size=8)
         run.train((inputs, np.full((32, 1), np.nan, np.float32)))
 
 

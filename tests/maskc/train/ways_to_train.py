@@ -40,18 +40,18 @@ class Trained:
         return tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(BATCH)
 
 
-#: what makes each, and the sentence that it ends in, "" if it works to the end
-STRUCTURES: list[tuple[Callable[[], Trained], str]] = []
+#: by name what makes each, and the sentence that it ends in, "" if it works to the end
+STRUCTURES: dict[str, tuple[Callable[[], Trained], str]] = {}
 
 
 def structure(make: Callable[[], Trained]) -> Callable[[], Trained]:
-    STRUCTURES.append((make, ""))
+    STRUCTURES[make.__name__.replace("_", " ")] = make, ""
     return make
 
 
 def refused(sentence: str) -> Callable[[Callable[[], Trained]], Callable[[], Trained]]:
     def structure(make: Callable[[], Trained]) -> Callable[[], Trained]:
-        STRUCTURES.append((make, sentence))
+        STRUCTURES[make.__name__.replace("_", " ")] = make, sentence
         return make
 
     return structure

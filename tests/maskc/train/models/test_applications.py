@@ -12,6 +12,7 @@ import maskc
 from maskc.train import computational_cost, prunable, prune, update_pruning_signals
 from maskc.train.mask_layer import mask_layers
 from tests.generators.running import Runner
+from tests.marks import before_releases
 from tests.maskc.train.networks import LOSS
 from tests.models import networks
 
@@ -68,14 +69,14 @@ def check(model: Any, path: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "blocks"), [(0.1, 2), (0.5, 1)])
+@pytest.mark.parametrize(("share", "blocks"), [pytest.param(0.1, 2, marks=pytest.mark.release), (0.5, 1)])
 def test_gated_bottlenecks(share: float, blocks: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(0)
     check(pruned(bottlenecks(blocks=blocks), share), tmp_path / "exported")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.release) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", [0, *before_releases(1, 2)])
 def test_gated_bottlenecks_with_masks_at_random(seed: int, tmp_path: Any) -> None:
     keras.utils.set_random_seed(seed)
     check(at_random(bottlenecks("swish"), seed), tmp_path / "exported")
@@ -88,7 +89,7 @@ def application(name: str, size: int) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", pytest.param("MobileNetV3Small", marks=pytest.mark.release)])
+@pytest.mark.parametrize("name", ["MobileNetV2", *before_releases("MobileNetV3Small")])
 def test_an_application(name: str, tmp_path: Any) -> None:
     check(pruned(application(name, 32), 0.3), tmp_path / "exported")
 
@@ -98,7 +99,6 @@ def test_an_application(name: str, tmp_path: Any) -> None:
     ("name", "size"),
     [
         ("MobileNetV3Small", 32),
-        ("Xception", 71),
         *(
             pytest.param(name, size, marks=pytest.mark.release)
             for name, size in (
@@ -109,6 +109,7 @@ def test_an_application(name: str, tmp_path: Any) -> None:
                 ("MobileNet", 32),
                 ("ResNet50", 32),
                 ("NASNetMobile", 32),
+                ("Xception", 71),
             )
         ),
     ],

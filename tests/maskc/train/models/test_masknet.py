@@ -12,6 +12,7 @@ from maskc.errors import InputError
 from maskc.train import MaskLayer, PruningOptimizer
 from maskc.train.mask_layer import mask_layers
 from maskc.train.models.masknet import MaskBlock, MaskBlockConfig, MaskNet, MaskNetConfig, MlpConfig
+from tests.marks import before_releases
 
 BLOCK = {"output_size": 6, "aggregation_size": 7, "input_layer_norm": True}
 MLP = {"layer_sizes": [8, 5, 1]}
@@ -120,7 +121,7 @@ def test_it_computes_in_half_precision_where_asked() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", [False, pytest.param(True, marks=pytest.mark.release)])
+@pytest.mark.parametrize("parallel", [False, *before_releases(True)])
 def test_pruned_networks_compile_to_the_flops_the_optimizer_believes(parallel: bool, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((10,))

@@ -12,6 +12,7 @@ from maskc.train import PruningOptimizer, prunable
 from maskc.train.mask_layer import mask_layers
 from maskc.train.selection.pruner import Pruner
 from maskc.train.selection.ranking import ranked
+from tests.marks import before_releases
 from tests.maskc.train.models.test_applications import bottlenecks
 from tests.maskc.train.networks import flops_by_group
 from tests.maskc.train.shrinking.networks import u_net, vision_transformer
@@ -64,13 +65,11 @@ def two_ways() -> Any:
     return keras.Model(inputs, layers.Dense(5)(x))
 
 
-OFTEN = [residual, bottlenecks, u_net, vision_transformer]
-BEFORE_RELEASES = [residual_first, two_ways]
+OFTEN = [residual, bottlenecks]
+RARE = [u_net, vision_transformer, residual_first, two_ways]
 
 
-@pytest.mark.parametrize(
-    "network", [*OFTEN, *(pytest.param(function, marks=pytest.mark.release) for function in BEFORE_RELEASES)]
-)
+@pytest.mark.parametrize("network", [*OFTEN, *before_releases(*RARE)])
 def test_decisions(network: Callable[[], Any]) -> None:
     assert worse(network, "activation") == []
 
@@ -78,7 +77,7 @@ def test_decisions(network: Callable[[], Any]) -> None:
 @pytest.mark.release
 def test_decisions_of_masks_directly_after_layers() -> None:
     """A constant channel may stand for the others there, and which one is removed then matters a little."""
-    found = [worse(network, "layer") for network in OFTEN + BEFORE_RELEASES]
+    found = [worse(network, "layer") for network in OFTEN + RARE]
     assert sum(map(len, found)) <= len(found) * DECISIONS / 100, found
 
 

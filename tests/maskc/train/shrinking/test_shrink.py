@@ -17,6 +17,7 @@ from maskc.train.mask_layer import mask_layers
 from maskc.train.shrinking import check_outputs
 from maskc.train.shrinking.known_channels import known_channels
 from maskc.train.shrinking.shrink import rounded_up
+from tests.marks import before_releases, often
 from tests.maskc.train.shrinking.networks import NETWORKS, data, halve, kinds_of_convolutions, made, recommender, u_net
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.filterwarnings("ignore::maskc.errors.PruningWarning")]
@@ -53,10 +54,7 @@ def test_the_smaller_model_is_the_same_function(network: Callable[[], Any]) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
-    [
-        network if network in (recommender, kinds_of_convolutions) else pytest.param(network, marks=pytest.mark.release)
-        for network in NETWORKS
-    ],
+    often(NETWORKS, [network for network in NETWORKS if network not in (recommender, kinds_of_convolutions)]),
     ids=lambda network: network.__name__,
 )
 def test_masks_may_stay(network: Callable[[], Any]) -> None:
@@ -70,9 +68,7 @@ def test_masks_may_stay(network: Callable[[], Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["MobileNetV3Small", *(pytest.param(n, marks=pytest.mark.release) for n in ("DenseNet121", "ResNet50V2"))]
-)
+@pytest.mark.parametrize("name", ["MobileNetV3Small", *before_releases("DenseNet121", "ResNet50V2")])
 def test_published_architectures(name: str) -> None:
     make = getattr(keras.applications, name)
     model = prunable(make(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None))
