@@ -40,7 +40,6 @@ class Parser:
             if isinstance(feature, Ids) and feature.vocabulary is not None
         }
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def __call__(self, serialized: Any) -> tuple[Any, ...]:
         """Parses strings of shape `(batch,)`.
 

@@ -64,7 +64,8 @@ class Records:
         self.spec = spec
         self.files = _found([files] if isinstance(files, (str, Path)) else files)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self._parser = Parser(spec)
+        batch = [tf.TensorSpec((None,), tf.string)]
+        self._parser = tf.function(Parser(spec), batch, autograph=False)  # which is traced once, and not in each epoch
         if error := first_misfit(self.files, spec, LOOKED_AT):
             raise error
 
