@@ -150,6 +150,12 @@ class Graph:
         for node in self.nodes:
             moves = node.op_type in EXACT and node.op_type != "Shape" and not self.levels.isdisjoint(node.input[:1])
             self.levels.update(node.output[:1] if moves or node.op_type.startswith(QUANTIZING) else ())
+        #: tensors that add up to 1 along an axis, before opset 13 along all from that on
+        self.shares: dict[str, slice] = {}
+        for node in self.nodes:
+            if node.op_type == "Softmax" and not node.domain:
+                axis = next((each.i for each in node.attribute), -1 if self.version(node) >= 13 else 1)
+                self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if self.version(node) >= 13 else None)
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
         values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
@@ -685,15 +691,18 @@ class Checker:
         read = {held[name].source for name in reads if name in held}
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
-        if unread := needed - read - self.claims.keys():  # what follows from what is read is as the source computes it
-            more, leaves = self.source.closure(boundary.source, ends - unread)
-            twins, needed = (more, leaves) if leaves <= read | needed else (twins, needed)
+        for name in needed - read:  # what follows from what is read is as the source computes it
+            made, leaves = self.source.closure(name, (read | needed) - {name})
+            values = {n for i in made if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
+            if leaves & values <= read | needed:
+                ends = ends - {name} - (values - leaves)
+        twins, needed = self.source.closure(boundary.source, ends)
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
     def fresh(self, name: str, turn: int) -> Array:
-        """Random values of a tensor of the source, in which its claims hold."""
+        """Random values of a tensor of the source, in which its claims hold, or that a Softmax may have made."""
         if turn <= TABLES // 2:
             entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.source.tables[name]
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
@@ -704,7 +713,11 @@ class Checker:
             values = self._other_levels(name, values, turn)
         elif self.seen[name].values is not None:
             return values
-        for axis, claim in self.claims.get(name, {}).items():
+        claims, shares = self.claims.get(name, {}), self.source.shares.get(name, slice(0))
+        if (axes := tuple(range(values.ndim)[shares])) and claims.keys().isdisjoint(axes):
+            values = np.abs(values) + np.finfo(values.dtype).tiny
+            values = (values / values.sum(axes, keepdims=True)).astype(self.types[name])
+        for axis, claim in claims.items():
             values[(slice(None),) * axis + (claim.slices,)] = claim.held(values, axis, turn)
         return values
 

@@ -410,9 +410,21 @@ def test_constants_through_rows_that_add_up_to_1(seed: int) -> None:
     """Heads keep other channels, so that some stay of which nothing is needed: that shows where rows are Softmax's."""
     model = attention(seed)
     shrunk = passes.shrink(model)
-    assert api.verify(model, shrunk.model).passed
+    proof = proof_of(model, shrunk.model, seed, **shrunk.origins)
+    assert proof.complete and all(boundary.reads is None for boundary in proof.checker.boundaries.values())
     wrong = build.changed(shrunk.model, "wo", lambda w: w * np.float32(1.001))
     assert not api.verify(model, wrong).passed
+
+
+@pytest.mark.parametrize(("opset", "axes"), [(11, (1, 2)), (13, (1,))])
+def test_what_a_softmax_makes_adds_up_to_1(opset: int, axes: tuple[int, ...]) -> None:
+    body = "s = Softmax<axis=1>(x) y = MatMul(s, w)"
+    model = build.model("(float[n,3,4] x) => (float[n,3,2] y)", body, opset=opset, w=(4, 2))
+    checker = proof_of(model, model, 0).checker
+    for turn in range(-2, 4):
+        values = checker.fresh("s", turn)
+        assert values.min() >= 0
+        np.testing.assert_allclose(values.sum(axes), 1, rtol=1e-5)
 
 
 def test_integers_of_which_one_side_computes_in_single() -> None:
