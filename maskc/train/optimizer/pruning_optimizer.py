@@ -182,6 +182,12 @@ class PruningOptimizer(Wrapping):
             return self.built and self.loaded_target is not None and int(self._flops.numpy()) <= self.loaded_target
         return (flops := self._present()) is not None and self._pruner.ends_at(flops)
 
+    @property
+    def _target(self) -> int | None:
+        """What is to be left; at the target it may be more, where that is as few as possible. None if nobody knows."""
+        target = self.loaded_target if self._pruner is None else self._pruner.target
+        return max(target or 0, int(self._flops.numpy())) if self.reached else target
+
     def _present(self) -> int | None:
         """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
         if not self.built or self._pruner is None:
@@ -237,9 +243,10 @@ class PruningOptimizer(Wrapping):
         self.watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Lets the wrapped optimizer end a call of `fit`, and warns if there was no update in it."""
+        """Lets the wrapped optimizer end a call of `fit`, and warns if no update in it came nearer to the target."""
         super().finalize_variable_values(var_list)
-        self.watch.finish(self._pruner, int(self.iterations.numpy()))
+        if not self.reached:
+            self.watch.finish(self._pruner, int(self.iterations.numpy()))
 
     def note_saved(self) -> None:
         """Remembers that masks are being saved as they are, and warns once if no `fit` warns of what is left."""
@@ -249,11 +256,7 @@ class PruningOptimizer(Wrapping):
 
     @refusing
     def build(self, variables: Sequence[Any]) -> None:
-        """Creates the state of this optimizer and of the wrapped one, for a model's trainable variables.
-
-        Raises:
-            InputError: if no mask layer's score is among them.
-        """
+        """Creates the state for a model's trainable variables. Raises InputError if no mask's score is among them."""
         if self.built or not variables:  # Keras knows none yet where it reads an .h5 file
             return
         if not any(layer_of(variable) for variable in variables):
@@ -475,7 +478,7 @@ class PruningOptimizer(Wrapping):
         """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
         before = self.settings.flops_before if self._pruner is None else self._pruner.before
         new = PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
-        new.loaded_target = self.loaded_target if self._pruner is None else self._pruner.target
+        new.loaded_target = self._target
         return new
 
     def save_own_variables(self, store: Any) -> None:
@@ -483,11 +486,8 @@ class PruningOptimizer(Wrapping):
         self.prune_if_due()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
-        target = self.loaded_target if self._pruner is None else self._pruner.target
-        if self.reached:
-            target = max(target or 0, int(self._flops.numpy()))  # as few as possible
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
-        store["target"] = np.asarray(-1 if target is None else target)
+        store["target"] = np.asarray(-1 if self._target is None else self._target)
 
     @refusing
     def load_own_variables(self, store: Any) -> None:

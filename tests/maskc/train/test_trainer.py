@@ -158,9 +158,11 @@ def test_it_saves_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_that_is_shrunk_after_the_last_update_is_at_its_target(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("error::maskc.errors.PruningWarning")
+@pytest.mark.parametrize("target", [0.5, 0])
+def test_a_model_that_is_shrunk_after_the_last_update_is_at_its_target(target: float, tmp_path: Path) -> None:
     options = {"pruning_iter": 1, "pruning_burn_in": 0, "pruning": {"schedule": "linear", "ramp": 6}}
-    run = trainer(tmp_path, wide(), pruning_shrink_every=6, **options)
+    run = trainer(tmp_path, wide(), pruning_shrink_every=6, pruning_flops_target=target, **options)
     run.loss, run.metrics = LOSS, []
     run.train(data(run.model, 96), epochs=2)
     assert run.reached and run.optimizer.iterations == 6
