@@ -156,6 +156,8 @@ class Graph:
             if node.op_type == "Softmax" and not node.domain:
                 axis = next((each.i for each in node.attribute), -1 if self.version(node) >= 13 else 1)
                 self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if self.version(node) >= 13 else None)
+        #: how long lists of whole numbers are in all runs: ONNX Runtime takes sizes for none that it cannot count
+        self.lengths: dict[str, tuple[int, ...]] = {}
         #: entries of the tables that tensors are indices of
         self.tables: dict[str, int] = {}
         values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
@@ -210,7 +212,7 @@ class Graph:
             names[name] = f"{name}·moved"
 
         for leaf, dtype in leaves.items():
-            graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], None))
+            graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], self.lengths.get(leaf)))
             if leaf in moved:
                 move(leaf, f"{leaf}·")
         for name in sorted(moved.keys() & self.constants.keys()):
@@ -545,8 +547,15 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
     """
     last, stored = {name: i for i, names in enumerate(graph.reads) for name in names}, graph.constants
     live = {name: [feed[name] for feed in feeds] for name in feeds[0]}
-    for name, arrays in live.items():
+
+    def show(name: str, arrays: list[Array]) -> None:
+        lengths = {array.shape for array in arrays}
+        if arrays[0].dtype.kind == "i" and arrays[0].ndim < 2 and len(lengths) == 1 and name not in graph.tables:
+            (graph.lengths[name],) = lengths
         visit(name, arrays)
+
+    for name, arrays in live.items():
+        show(name, arrays)
     weights = [4 * sum(math.prod(stored[n].dims) for n in names if n in stored) for names in graph.reads]
     at, step = 0, _FIRST_NODES
     while at < len(graph.nodes):
@@ -562,7 +571,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
             step *= 2  # what cannot be handed on is read later
             continue
         for name, arrays in shown.items():
-            visit(name, arrays)
+            show(name, arrays)
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
         at, step = nodes.stop, max(1, min(2 * step, step * CHUNK // max(size, 1), _MOST_NODES))
@@ -683,6 +692,8 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed, self.packs = seen, seed, source.packs and compiled.packs
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
+        whole = {name: boundary.source for name, boundary in boundaries.items() if not boundary.slices}
+        compiled.lengths |= {name: source.lengths[of] for name, of in whole.items() if of in source.lengths}
 
     def region(self, target: str) -> Region:
         """The region of a boundary."""

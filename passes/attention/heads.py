@@ -27,7 +27,7 @@ from passes.ops.gather_scatter import GatherElements, GatherND, Scattering
 from passes.ops.movement import Movement
 from passes.ops.quantization import Dequantize, Quantization, Quantize, same_steps
 from passes.ops.reduction import Reduce, ReduceNorm, ReduceSum, reduced_axes
-from passes.ops.shape import Rearrangement, Regrouping
+from passes.ops.shape import Measuring, Rearrangement, Regrouping
 from passes.rewriting.channel_facts import Facts
 from passes.weights.quantized import is_dequantized
 
@@ -123,12 +123,15 @@ class Follower:
             counts = self.facts.counts(merge.tensor, merge.axis)
             merge.root.needed[merge.index[counts & ~merge.fixed[merge.index]]] = True
         for root in self.roots.values():
-            if len(root.starts) < len(root.tensor.outputs) or root.tensor.name in self.pinned:
+            readers = [node for node in root.tensor.outputs if not isinstance(rules(node), Measuring)]
+            if len(root.starts) < len(readers) or root.tensor.name in self.pinned:
                 root.needed[:] = True
                 root.pin(root.needed)
 
     def _visit(self, node: gs.Node) -> None:
         traced = [(i, t) for i, t in present(node.inputs) if t.name in self.traces]
+        if isinstance(rules(node), Measuring):
+            return
         if not traced:
             self._start(node)
         elif not self._pass(node, traced):

@@ -21,7 +21,7 @@ from passes.abstract_values.scale_shift import (
     keeps_shape,
     with_constant,
 )
-from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each, polynomials
 from passes.abstract_values.slices import ConstantSlices, merge
 from passes.graph.tensors import Array, dimensions, is_constant, shape_of, values_of
 from passes.ops.activations import _only
@@ -229,11 +229,28 @@ def _infinite_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices | 
     return functools.reduce(merge, infinite) if infinite else None
 
 
+@register("Equal")
+class Equal(ElementRule, Elementwise):
+    """Sizes and numbers below them differ."""
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        def alike(one: Polynomial, other: Polynomial) -> Polynomial | None:
+            apart = any((difference - Polynomial.of(1)).is_natural for difference in (one - other, other - one))
+            return Polynomial.of(int(one == other)) if apart or one == other else None
+
+        return each(alike, *map(vectors.of, node.inputs))
+
+
 @register("Where")
-class Where(Elementwise):
+class Where(ElementRule, Elementwise):
     """A known condition decides which of the two others counts; where they are the same, none does."""
 
     may_overflow = False
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        condition, *others = map(vectors.of, node.inputs)
+        truth = None if condition is None else polynomials(condition)
+        return each(lambda taken, one, other: one if taken.number else other, truth, *others)
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         return min(map(facts.lowest, node.inputs[1:]))

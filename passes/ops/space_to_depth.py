@@ -24,6 +24,8 @@ _AXES = 4
 class Tile(SizeRule, Repeating):
     """Constant repeats."""
 
+    only_picks = True
+
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Shape | None:
         before, repeats = shape_of(node.inputs[0]), vectors.of(node.inputs[1])
         if before is None or repeats is None or repeats.shape != (len(before),):

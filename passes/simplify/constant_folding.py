@@ -14,7 +14,7 @@ from passes.graph.construct import constant, snapshot
 from passes.graph.editor import GraphEditor, become, drop_erased, erase, replace_tensor
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import bodies, subgraphs, with_bodies
-from passes.graph.tensors import SMALL, Array, is_constant, is_standard, present, static_shape, values_of
+from passes.graph.tensors import SMALL, Array, is_constant, is_standard, numpy_dtype, present, static_shape, values_of
 from passes.ops import rules
 from passes.ops.concat_split import Concat
 from passes.ops.movement import Movement
@@ -113,7 +113,7 @@ def _from_sizes(node: gs.Node, opset: int) -> Array | None:
         if sizes is not None:
             vectors.put(tensor, sizes)
     found = op.elements(node, vectors)
-    known = None if found is None else settled(found, np.int64)
+    known = None if found is None else settled(found, numpy_dtype(node.outputs[0]))
     return None if known is None or known.dtype == object else known
 
 

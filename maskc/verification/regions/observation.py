@@ -63,14 +63,15 @@ def observe(
         observed.tensors[name] = Tensor(first.shape, first.dtype, whole=None if floats else first)
         slices = (held or {}).get(name, {})
         claimed = held is not None and name in graph.maker and bool(slices or not removed)
-        if not floats or not (prints or claimed):
+        claimed &= floats or name in graph.levels
+        if not ((prints and floats) or claimed):
             return
         with np.errstate(all="ignore"):
             each = _prints(filled)
             along = {axis: each[axis] for axis in slices if axis in each} if removed else each
-            if claimed and (claims := _claims(arrays, filled, along, slices)):
+            if claimed and (claims := _claims(arrays, filled, along, slices if floats else {})):
                 observed.claims[name] = claims
-        if prints:
+        if prints and floats:
             observed.tensors[name].prints = each
 
     stream(graph, feeds, visit)

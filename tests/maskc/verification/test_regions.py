@@ -22,6 +22,7 @@ from passes import shrink
 from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.maskc.verification.networks import EVERY_SECOND, compared, normed, pair
+from tests.passes.text import random
 
 # Rounding.
 
@@ -480,3 +481,17 @@ def test_random_operators_are_compared_as_nodes() -> None:
     other = copied(model)
     other.graph.node[0].attribute.append(onnx.helper.make_attribute("scale", 2.0))
     assert not compared(model, other).complete
+
+
+def test_sizes_of_which_the_runtime_knows_some() -> None:
+    """ONNX Runtime takes a Concat of sizes for empty where one comes from outside, as in a part of a model."""
+    body = """
+        s = Shape(x) h = Gather(s, two) w = Gather(s, three) a = Unsqueeze(h, none)
+        b = Unsqueeze(w, none) to = Concat<axis=0>(first, a, b) r = Resize<mode="linear">(table, , , to)
+        c = Conv(x, weight) d = Add(c, r) e = Mul(d, mask) y = Conv(e, last)
+    """
+    sizes = {"two": np.array(2), "three": np.array(3), "none": np.array([0]), "first": np.array([1, 4])}
+    weights = {"table": random(1, 4, 3, 3), "weight": random(4, 2, 1, 1), "last": random(3, 4, 1, 1)}
+    mask = np.array([1, 0, 1, 0], np.float32).reshape(1, 4, 1, 1)
+    model = build.model("(float[n,2,h,w] x) => (float[n,3,h,w] y)", body, mask=mask, **sizes, **weights)
+    assert api.compile(model).report.verified

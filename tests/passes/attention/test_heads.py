@@ -249,9 +249,19 @@ def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
         assert not {"Gather", "Pad"} & set(operators(result)[: operators(result).index("Softmax")])
 
 
+COPIES = {
+    "Expand": "{0}6 = Expand({0}5, times)",
+    "Tile": "{0}6 = Tile({0}5, times)",
+    "sizes of which none is -1": "{0}b = Shape<end=1>({0}4)  {0}t = Shape<start=2, end=3>({0}4)"
+    "  {0}w = Concat<axis=0>({0}b, keys, copies, {0}t, size)  {0}e = Equal({0}w, none)"
+    "  {0}s = Where({0}e, ones, {0}w)  {0}6 = Expand({0}5, {0}s)",
+}
+
+
+@pytest.mark.parametrize("copies", COPIES)
 @pytest.mark.parametrize("keys", [1, 2])
 @pytest.mark.parametrize("time", ["T", "6"])
-def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, time: str) -> None:
+def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, time: str, copies: str) -> None:
     """Keys and values are repeated for the heads of queries, as PyTorch writes grouped-query attention."""
     form = SEPARATE
     for name in "kv":
@@ -260,7 +270,7 @@ def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, tim
         form = form.replace(
             f"{name} = Transpose<perm=[{turned}]>({name}3)",
             f"{name}4 = Transpose<perm=[0,2,1,3]>({name}3)  {name}5 = Unsqueeze({name}4, two)"
-            f"  {name}6 = Expand({name}5, times)  {name}7 = Shape<end=1>(x)  {name}8 = Shape<start=1, end=2>(x)"
+            f"  {COPIES[copies].format(name)}  {name}7 = Shape<end=1>(x)  {name}8 = Shape<start=1, end=2>(x)"
             f"  {name}9 = Concat<axis=0>({name}7, four, {name}8, size)  {name}a = Reshape({name}6, {name}9)"
             f"  {name} = " + (f"Transpose<perm=[0,1,3,2]>({name}a)" if name == "k" else f"Identity({name}a)"),
         )
@@ -268,6 +278,10 @@ def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, tim
     more = of_fewer_keys(masks, keys) | {
         "two": np.asarray([2]),
         "times": np.asarray([1, 1, HEADS // keys, 1, 1]),
+        "keys": np.asarray([keys]),
+        "copies": np.asarray([HEADS // keys]),
+        "none": np.full(5, -1),
+        "ones": np.ones(5, np.int64),
         "four": np.asarray([HEADS]),
         "size": np.asarray([SIZE]),
     }

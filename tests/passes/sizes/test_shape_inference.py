@@ -89,6 +89,15 @@ KNOWN = {
         17,
         {"e": ["N", 6, 4], "r": ["N", 24]},
     ),
+    # as PyTorch writes an Expand of sizes that it computes
+    "a size is not -1, and leaves what it is compared with": (
+        "(float[N,1,4] x) => (float[N,a] y) <int64[2] rest = {3, 4}, int64[3] none = {-1, -1, -1},"
+        " int64[3] ones = {1, 1, 1}>",
+        "n = Shape <end = 1> (x)  s = Concat <axis = 0> (n, rest)  e = Equal (s, none)  w = Where (e, ones, s)"
+        " r = Expand (x, w)  y = Flatten (r)",
+        17,
+        {"r": ["N", 3, 4]},
+    ),
     # as those do that tf2onnx gives to the batch: it is carried as any other is
     "a name that begins as those that inference makes up": (
         "(float[unk__0,300,4] x) => (float[unk__1,24] y)"
