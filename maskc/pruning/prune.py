@@ -323,7 +323,7 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     files.check_places([("output", output)], read)
     layers = None
     if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
-        layers = KerasModel(source.tensorflow.owner)
+        layers = KerasModel(source.tensorflow)
     elif output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint(output, source, given, options)
@@ -332,8 +332,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
         raise InputError("--resume goes on with training: give the --epochs or --minutes of that run, or leave it out.")
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
-    if saved is not None and layers is not None:  # which is smaller by now
-        layers = KerasModel(load(output))
+    if saved is not None and layers is not None:
+        layers.take(load(output))  # which is smaller by now
     begun = False
 
     def keep(refitted: ModelProto, state: State) -> None:

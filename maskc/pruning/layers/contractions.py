@@ -35,6 +35,7 @@ Floats = NDArray[Any]  # float32 or float64
 Index = NDArray[np.int64]
 
 _PART = 2**20  # numbers of rows that come together
+_TOGETHER = 512  # rows that are multiplied together at least
 _OPSET = 17  # in which the taps of a convolution are found
 
 
@@ -162,6 +163,20 @@ class Contraction:
         places = places[:, _some(places.shape[1], most, rng)]
         padded = np.pad(value.reshape(self.channels, -1).astype(np.float32, copy=False), ((0, 0), (1, 0)))
         return padded[:, places].reshape(self.groups, -1, places.shape[1]).transpose(0, 2, 1)
+
+
+def joined(parts: Iterable[Floats]) -> Iterator[Floats]:
+    """Rows, [groups, n, width], in parts of some hundred at least: products of few are small beside their sum."""
+    waiting: list[Floats] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += part.shape[1]
+        if count >= _TOGETHER or count * len(part) * part.shape[2] >= _PART:
+            yield np.concatenate(waiting, axis=1)
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate(waiting, axis=1)
 
 
 @lru_cache(maxsize=8)
