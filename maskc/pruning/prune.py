@@ -52,7 +52,8 @@ from passes.targets import registry
 class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
-    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
+    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by, as of a
+    single batch.
     quality: of the source and of the result, where there is a measure. drop: where there is none and `max_drop` was
     asked for, the largest share that is lost, and in words of what. interrupted: whether training was, and this is what
     it came to.
@@ -225,7 +226,8 @@ def pruned(
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     lost = judge.drop(verdict) if quality is None and options.max_drop is not None else None
-    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, lost, interrupted)
+    alone = examples.hold_out_none_of(seen.batches)
+    return Pruned(model, report, source.files, verdict.agreement, alone, quality, lost, interrupted)
 
 
 def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
