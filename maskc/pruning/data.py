@@ -67,7 +67,11 @@ class Data:
 
     def held_out(self) -> Iterator[Batch]:
         """Those to measure quality on, of which there is an end."""
-        return first(map(self._of_inputs, self._part(held=True)), _MEASURED, _MEASURED_BYTES)
+        return map(self._of_inputs, self.held_out_with_labels())
+
+    def held_out_with_labels(self) -> Iterator[Batch]:
+        """The same with all that they hold besides inputs."""
+        return first(self._part(held=True), _MEASURED, _MEASURED_BYTES)
 
     def hold_out_none_of(self, used: Iterable[Batch]) -> bool:
         """Whether what is held out is among these, as where there is one batch, or a function goes round and round."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
 from maskc.compilation.options import SECONDS, VERIFY, Align, parse_align
-from maskc.errors import InputError, MaskcError, Terminated, telling
+from maskc.errors import InputError, MaskcError, Terminated, telling, warn
 from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
@@ -150,13 +151,16 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
-    loss = options.loss
-    if isinstance(loss, str):
+    loss, mean = options.loss, None
+    if loss is not None:
         import_tensorflow()
-        loss = function_of(*path_and_name(loss, "--loss"))
+        from maskc.pruning.training.loop import mean_loss
+
+        loss = function_of(*path_and_name(loss, "--loss")) if isinstance(loss, str) else loss
+        mean = partial(mean_loss, loss, options.loss_name)
     with telling_of(source.name):
         samples = counted(examples.used()) if options.trains and options.epochs else None
-        judge = Judge(target, examples, options)
+        judge = Judge(target, examples, options, mean)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
         seen = observed(target, examples, options, lambda layer: layers is None or layers.bias(layer) is not None)
@@ -302,7 +306,7 @@ def fine_tuned(
             count=samples,
             student=None if layers is None else layers.student(),
             loss=loss,
-            who=options.loss if isinstance(options.loss, str) else "the function for the loss",
+            who=options.loss_name,
             seed=options.seed,
             saved=saved,
             keep=keep,
@@ -332,6 +336,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     saved = checkpoint.read() if resume else None
     if resume and not options.trains:
         raise InputError("--resume goes on with training: give the --epochs or --minutes of that run, or leave it out.")
+    if resume and saved is None:
+        warn(f"There is no {checkpoint.path} to go on from, so the run begins anew.")
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
     if saved is not None and layers is not None:
