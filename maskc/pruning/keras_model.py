@@ -125,6 +125,7 @@ class KerasModel:
             layer = reader.contraction
             masked_first = layer.output in places
             self._assign(layer, network.layers.constants.values, stored, unread[layer.output], masked_first)
+        before = {layer.name: layer.count_params() for layer in self._model.layers}
         self._model = shrink(self._model, verify=False)
         graph = self._traced().to_onnx()
         for output in Comparison(masked, next(iter(batches)))(graph, batches):
@@ -135,10 +136,11 @@ class KerasModel:
                 )
         able, cost = network.flops(np.zeros_like(gone)) - network.flops(gone), passes.count(graph, at=network.at)
         if gone.any() and flops - cost.flops < _FEWEST * able:
-            raise InputError(
-                "Layers of the Keras model cannot leave out what is pruned, as the units in a Bidirectional: "
-                "write .onnx."
-            )
+            nodes = (reader.contraction.node for reader in network.readers if reader.lost(gone).any())
+            pruned = {name for node in nodes for name in node.split("/")}
+            whole = [x for x in self._model.layers if x.name in pruned and x.count_params() == before.get(x.name)]
+            which = f"The {type(whole[0]).__name__} {whole[0].name!r}" if whole else "Layers of the Keras model"
+            raise InputError(f"{which} cannot leave out what is pruned: write .onnx.")
         return graph, cost
 
     def student(self) -> KerasStudent:

@@ -330,6 +330,8 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     layers = None
     if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
         layers = KerasModel(source.tensorflow)
+        if options.size is not None:
+            raise InputError("--size is of an .onnx file. A .keras file holds more than weights: give --params.")
     elif output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint(output, source, given, options)

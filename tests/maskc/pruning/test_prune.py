@@ -495,7 +495,7 @@ def refused_model(why: str) -> Any:
         ("directions", "since a Bidirectional has both directions in one"),
         ("factor", "since a layer beside it, as a Rescaling or one of your own, is part of them"),
         ("constant", "as where a layer adds a constant before another"),
-        ("units", "cannot leave out what is pruned, as the units in a Bidirectional"),
+        ("units", "The Bidirectional 'bidirectional"),
     ],
 )
 def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
@@ -505,6 +505,13 @@ def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
     model = refused_model(why)
     refused(command(*saved(model, drawn(40, *model.input_shape[1:]), tmp_path)), 2, told, "write .onnx")
     assert files(tmp_path) == ["model.keras", "x.npy"]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_bytes_are_of_onnx_files(tmp_path: Path) -> None:
+    words = saved(keras_model("sequential"), drawn(40, 6), tmp_path)
+    refused(command(*words, "--size", "0.5"), 2, "A .keras file holds more than weights: give --params")
 
 
 @pytest.mark.slow
