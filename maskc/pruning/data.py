@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 import os
+import pickle
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from maskc.errors import InputError, RunError, Terminated, UnavailableError
+from maskc.errors import InputError, RunError, Terminated, UnavailableError, warn
 from maskc.frontend import npz_files, stand_ins
 from maskc.frontend.custom_rules import function_of
 from maskc.progress import stage
@@ -37,7 +41,9 @@ _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
 _COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more bytes; more are as good as endless
+_LONG = 20.0  # seconds of counting after which it is said what for
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
+_AGAIN = 8  # batches held out that are looked for among those that are used
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,16 @@ class Data:
 
     def held_out(self) -> Iterator[Batch]:
         """Those to measure quality on, of which there is an end."""
-        return first(map(self._of_inputs, self._part(held=True)), _MEASURED, _MEASURED_BYTES)
+        return map(self._of_inputs, self.held_out_with_labels())
+
+    def held_out_with_labels(self) -> Iterator[Batch]:
+        """The same with all that they hold besides inputs."""
+        return first(self._part(held=True), _MEASURED, _MEASURED_BYTES)
+
+    def hold_out_none_of(self, used: Iterable[Batch]) -> bool:
+        """Whether what is held out is among these, as where there is one batch, or a function goes round and round."""
+        known = set(map(_content, used))
+        return self.alone or all(_content(batch) in known for batch in itertools.islice(self.held_out(), _AGAIN))
 
     def _of_inputs(self, batch: Batch) -> Batch:
         return {name: array for name, array in batch.items() if name in self._inputs}
@@ -82,6 +97,10 @@ def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
             return
 
 
+def _content(batch: Batch) -> bytes:
+    return hashlib.sha256(pickle.dumps(sorted(batch.items()))).digest()
+
+
 def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
     """How many samples a batch has."""
     return max((len(array) for array in batch.values() if np.ndim(array)), default=1)
@@ -90,11 +109,16 @@ def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
 def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
     """How many samples there are. Raises InputError where there seems to be no end."""
     count = size = 0
+    due = time.monotonic() + _LONG
     with stage("Counting samples", slow=True) as counting:
         for batch in batches:
             count += samples_in(batch)
             counting.advance(note=f"{count:,}")
             size += sum(array.nbytes for array in batch.values())
+            if time.monotonic() > due:
+                text = f"Counting samples for --epochs, up to {_COUNTED:,}: for data without an end, give --minutes."
+                warn(text)
+                due = math.inf
             if count > _COUNTED or size > _COUNTED_BYTES:
                 seen = min(count, _COUNTED)
                 raise InputError(
@@ -168,11 +192,12 @@ def _of_function(function: Callable[[], Iterable[Mapping[str, Any]]], who: str) 
     def batches() -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             given = function()
-            for batch in [given] if isinstance(given, Mapping) or not isinstance(given, Iterable) else given:
+            one = isinstance(given, Mapping) or not isinstance(given, Iterable)
+            for number, batch in enumerate([given] if one else given, 1):
                 if not isinstance(batch, Mapping):
                     kind = type(batch).__name__
                     raise InputError(f"Data are dictionaries of arrays by input name, and {who} gives {kind}.")
-                yield f"a batch of {who}", batch
+                yield f"batch {number} of {who}", batch
         except (InputError, Terminated):
             raise
         except (Exception, SystemExit) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import operator
@@ -17,7 +18,8 @@ from onnx import ModelProto
 import passes
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import array_of
-from maskc.frontend.tensorflow.keras import from_model, to_onnx
+from maskc.frontend.tensorflow.convert import TensorFlowModel
+from maskc.frontend.tensorflow.keras import from_model
 from maskc.frontend.write_model_files import in_the_making
 from maskc.progress import stage
 from maskc.pruning.data import Batch
@@ -42,11 +44,12 @@ class KerasModel:
     Raises InputError for one that `shrink` does not take, or of two precisions.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._untrained: list[Array] = []
-        self._take(model)
+    def __init__(self, traced: TensorFlowModel) -> None:
+        self._outputs, self._untrained = traced.outputs, list[Array]()
+        self.take(traced.owner)
 
-    def _take(self, model: Any) -> None:
+    def take(self, model: Any) -> None:
+        """Go on with another model, as with what became of this one."""
         from maskc.train.keras_internals import all_layers, functional, nodes, producer
         from maskc.train.models.calls import is_functional
 
@@ -89,7 +92,7 @@ class KerasModel:
         gone[np.flatnonzero(~network.fixed)[::_TRIED]] = True
         with stage("Trying Keras layers", slow=True):
             if any(self._held(reader.contraction, values) is None for reader in network.readers):
-                self._take(shrink(self._model, verify=False))  # the graph lacks channels that are zero as it is
+                self.take(shrink(self._model, verify=False))  # the graph lacks channels that are zero as it is
             restore = self.saved()
             self.smaller(network, gone, network.masked(gone), batches[:1], flops)
         restore()
@@ -122,8 +125,9 @@ class KerasModel:
             layer = reader.contraction
             masked_first = layer.output in places
             self._assign(layer, network.layers.constants.values, stored, unread[layer.output], masked_first)
+        before = {layer.name: layer.count_params() for layer in self._model.layers}
         self._model = shrink(self._model, verify=False)
-        graph = to_onnx(self._model)
+        graph = self._traced().to_onnx()
         for output in Comparison(masked, next(iter(batches)))(graph, batches):
             if output.error is not None and output.error > _ALIKE:
                 raise InputError(
@@ -132,16 +136,17 @@ class KerasModel:
                 )
         able, cost = network.flops(np.zeros_like(gone)) - network.flops(gone), passes.count(graph, at=network.at)
         if gone.any() and flops - cost.flops < _FEWEST * able:
-            raise InputError(
-                "Layers of the Keras model cannot leave out what is pruned, as the units in a Bidirectional: "
-                "write .onnx."
-            )
+            nodes = (reader.contraction.node for reader in network.readers if reader.lost(gone).any())
+            pruned = {name for node in nodes for name in node.split("/")}
+            whole = [x for x in self._model.layers if x.name in pruned and x.count_params() == before.get(x.name)]
+            which = f"The {type(whole[0]).__name__} {whole[0].name!r}" if whole else "Layers of the Keras model"
+            raise InputError(f"{which} cannot leave out what is pruned: write .onnx.")
         return graph, cost
 
     def student(self) -> KerasStudent:
         """The model to train, which can be untrained again."""
         self._untrained = self._model.get_weights()
-        return KerasStudent(self._model)
+        return KerasStudent(self._model, self._traced)
 
     def undo(self) -> None:
         """Make it what it was before it was trained."""
@@ -159,6 +164,10 @@ class KerasModel:
         with stage("Writing"), in_the_making(path) as part:
             self._model.save(part)
         return path.stat().st_size
+
+    def _traced(self) -> TensorFlowModel:
+        """What it computes now: the smaller model of a Sequential is a functional one, which names its outputs."""
+        return dataclasses.replace(from_model(self._model), outputs=self._outputs)
 
     def _layer(self, node: str) -> Any:
         """The innermost layer that a node is named for, where names of models around it may be left out."""
@@ -213,8 +222,8 @@ class KerasModel:
 class KerasStudent:
     """A Keras model in inference mode, whose trainable variables are trained."""
 
-    def __init__(self, model: Any) -> None:
-        self._model, self._traced = model, from_model(model)
+    def __init__(self, model: Any, trace: Callable[[], TensorFlowModel]) -> None:
+        self._trace, self._traced = trace, trace()
         self.variables = {f"{i}/{v.path}": v.value for i, v in enumerate(model.trainable_variables)}
 
     def __call__(self, feeds: Mapping[str, Any], tensors: Sequence[str] = ()) -> dict[str, Any]:
@@ -224,7 +233,7 @@ class KerasStudent:
 
     def to_onnx(self) -> ModelProto:
         """The graph of the model at the present values."""
-        return to_onnx(self._model)  # traced anew: gradients add outputs to a function
+        return self._trace().to_onnx()  # anew: gradients add outputs to a function
 
 
 def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Iterator[tuple[Any, Array, Array, Array]]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import passes
 from maskc import frontend
 from maskc.compilation.compile import Compiled, compiled_source
 from maskc.compilation.options import SECONDS, VERIFY, Align, parse_align
-from maskc.errors import InputError, MaskcError, Terminated, telling
+from maskc.errors import InputError, MaskcError, Terminated, telling, warn
 from maskc.frontend import write_model_files
 from maskc.frontend.custom_rules import function_of
 from maskc.frontend.input_sizes import Shapes
@@ -52,7 +53,8 @@ from passes.targets import registry
 class Pruned(Compiled):
     """A pruned model, the report on how it was compiled, and how it compares with its source.
 
-    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by.
+    agreement: of each output, on data that were held out, or where `alone` on the data that it was pruned by, as of a
+    single batch.
     quality: of the source and of the result, where there is a measure. drop: where there is none and `max_drop` was
     asked for, the largest share that is lost, and in words of what. interrupted: whether training was, and this is what
     it came to.
@@ -149,13 +151,16 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
-    loss = options.loss
-    if isinstance(loss, str):
+    loss, mean = options.loss, None
+    if loss is not None:
         import_tensorflow()
-        loss = function_of(*path_and_name(loss, "--loss"))
+        from maskc.pruning.training.loop import mean_loss
+
+        loss = function_of(*path_and_name(loss, "--loss")) if isinstance(loss, str) else loss
+        mean = partial(mean_loss, loss, options.loss_name)
     with telling_of(source.name):
         samples = counted(examples.used()) if options.trains and options.epochs else None
-        judge = Judge(target, examples, options)
+        judge = Judge(target, examples, options, mean)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
         seen = observed(target, examples, options, lambda layer: layers is None or layers.bias(layer) is not None)
@@ -225,7 +230,8 @@ def pruned(
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
     lost = judge.drop(verdict) if quality is None and options.max_drop is not None else None
-    return Pruned(model, report, source.files, verdict.agreement, examples.alone, quality, lost, interrupted)
+    alone = examples.hold_out_none_of(seen.batches)
+    return Pruned(model, report, source.files, verdict.agreement, alone, quality, lost, interrupted)
 
 
 def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
@@ -300,7 +306,7 @@ def fine_tuned(
             count=samples,
             student=None if layers is None else layers.student(),
             loss=loss,
-            who=options.loss if isinstance(options.loss, str) else "the function for the loss",
+            who=options.loss_name,
             seed=options.seed,
             saved=saved,
             keep=keep,
@@ -323,17 +329,21 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     files.check_places([("output", output)], read)
     layers = None
     if output.suffix == ".keras" and source.tensorflow is not None and model.is_file():
-        layers = KerasModel(source.tensorflow.owner)
+        layers = KerasModel(source.tensorflow)
+        if options.size is not None:
+            raise InputError("--size is of an .onnx file. A .keras file holds more than weights: give --params.")
     elif output.suffix not in ("", ".onnx"):
         raise InputError(f"{output} must end with .onnx, or with .keras where that is a .keras file made smaller.")
     checkpoint = Checkpoint(output, source, given, options)
     saved = checkpoint.read() if resume else None
     if resume and not options.trains:
         raise InputError("--resume goes on with training: give the --epochs or --minutes of that run, or leave it out.")
+    if resume and saved is None:
+        warn(f"There is no {checkpoint.path} to go on from, so the run begins anew.")
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
-    if saved is not None and layers is not None:  # which is smaller by now
-        layers = KerasModel(load(output))
+    if saved is not None and layers is not None:
+        layers.take(load(output))  # which is smaller by now
     begun = False
 
     def keep(refitted: ModelProto, state: State) -> None:

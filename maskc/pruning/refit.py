@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from maskc.errors import PruningWarning, RunError
 from maskc.progress import stage
-from maskc.pruning.layers.contractions import Contraction
+from maskc.pruning.layers.contractions import Contraction, joined
 from maskc.pruning.layers.network import Mask, Network, Reader
 from maskc.pruning.walk import Feeds, Walk
 
@@ -86,7 +86,7 @@ def _refit(
     for place, (number, layer, was, now) in enumerate(read, kept):
         most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
         parts = ((layer.rows(x, most, np.random.default_rng([seed, number, 0])) for x in each) for each in (was, now))
-        for x0, x in zip(*map(chain.from_iterable, parts), strict=True):
+        for x0, x in zip(*(joined(chain.from_iterable(each)) for each in parts), strict=True):
             sound = np.isfinite(x0).all(axis=(0, 2)) & np.isfinite(x).all(axis=(0, 2))
             x0, x = x0[:, sound], np.take_along_axis(x[:, sound], rows[:, None, :], axis=2)
             x = np.concatenate([x, np.zeros((*x.shape[:2], len(read)), x.dtype)], axis=2)

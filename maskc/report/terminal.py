@@ -106,7 +106,7 @@ def show_pruning(
         same = "" if output.top is None else f"{output.top:.1%} of {output.positions:,}"
         rows.add_row(visible(output.output), error, same)
     out.print(rows)
-    data = "the data that it was pruned by, since there is one batch" if alone else "data that pruning did not use"
+    data = "the data that it was pruned by" if alone else "data that pruning did not use"
     out.print(f"Against the source, on {data}; the error is of the source's spread.", soft_wrap=True)
 
 

@@ -290,6 +290,8 @@ class _Spreading:
         if entries is None or not (entries >= 0).any():
             return
         label = self.label.setdefault(key, np.full(len(entries), -1))
+        if np.array_equal(label, entries):
+            return
         fresh = (label < 0) & (entries >= 0)
         if fresh.any():
             label[fresh] = entries[fresh]

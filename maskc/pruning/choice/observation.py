@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from maskc.progress import stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.data import Batch, Data, first
-from maskc.pruning.layers.contractions import Contraction
+from maskc.pruning.layers.contractions import Contraction, joined
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
@@ -147,9 +148,9 @@ def layers(network: Network, model: ModelProto, batches: Sequence[Feeds], seed: 
     walk = Walk(model, batches)
     with contextlib.suppress(RunError):  # where the model cannot be cut; what comes after is not observed
         for contraction in reading:
-            for values in walk.to(contraction.source):
-                for rows in contraction.rows(values, _ROWS, rng):
-                    found[contraction.weights].add(rows)
+            read = (contraction.rows(values, _ROWS, rng) for values in walk.to(contraction.source))
+            for rows in joined(chain.from_iterable(read)):
+                found[contraction.weights].add(rows)
     # one after the other, as the moments of all take much room
     return [Layer(moments) for name in list(found) if (moments := found.pop(name)).count]
 

@@ -29,14 +29,15 @@ _PROJECTIONS = 48  # of the outputs of these
 class Moments:
     """Second moments of a layer's rows, and of a constant one after them, as they come in.
 
-    A wide layer is a sum of its channels, each weighted with 1: its rows are what the channels contribute to random
-    projections of the outputs, which keep their products in the mean.
+    A wide layer is a sum of its channels, each weighted with 1: its rows are what the channels contribute to the
+    outputs. Where a channel has several taps, to random projections of these, which keep their products in the mean.
     """
 
     reader: Reader
     matrix: Doubles
     total: Doubles
     count: int = 0
+    wide: bool = False
     projection: Floats | None = None
 
     @classmethod
@@ -45,17 +46,19 @@ class Moments:
         groups, rows, outputs = matrix.shape
         if rows <= WIDE:
             return cls(reader, matrix, np.zeros((groups, rows + 1, rows + 1)))
-        rng = np.random.default_rng(seed)
-        signs = rng.choice([-1.0, 1.0], (outputs, min(outputs, _PROJECTIONS))).astype(np.float32)
-        width = reader.contraction.width
-        return cls(reader, matrix, np.zeros((groups, width, width)), projection=signs)
+        width, signs = reader.contraction.width, None
+        if width < rows:
+            rng = np.random.default_rng(seed)
+            signs = rng.choice([-1.0, 1.0], (outputs, min(outputs, _PROJECTIONS))).astype(np.float32)
+        return cls(reader, matrix, np.zeros((groups, width, width)), wide=True, projection=signs)
 
     def add(self, rows: Floats) -> None:
         """Rows as `Contraction.rows` gives them; those that are no numbers do not count."""
         rows = rows[:, np.isfinite(rows).all(axis=(0, 2))]
         self.count += rows.shape[1]
         if self.projection is None:
-            with_one = np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2)
+            ones = np.ones((*rows.shape[:2], 0 if self.wide else 1), rows.dtype)
+            with_one = np.concatenate([rows, ones], axis=2)
             self.total += with_one.transpose(0, 2, 1) @ with_one
             return
         contraction = self.reader.contraction
@@ -66,6 +69,13 @@ class Moments:
                 split = part.reshape(len(part), contraction.width, contraction.taps).transpose(1, 0, 2)
                 contributed = (split @ by_channel).reshape(contraction.width, -1)
                 self.total[group] += contributed @ contributed.T / self.projection.shape[1]
+
+    def mean(self) -> Doubles:
+        """The second moments: [groups, rows and one, rows and one], or of the channels of a wide layer."""
+        found = self.total / max(self.count, 1)
+        # channels of one tap contribute to an output what is read of them, times a weight
+        alone = self.wide and self.projection is None
+        return found * (self.matrix @ self.matrix.transpose(0, 2, 1)) if alone else found
 
 
 class Layer:
@@ -78,9 +88,9 @@ class Layer:
     def __init__(self, moments: Moments) -> None:
         self.reader = moments.reader
         contraction = self.reader.contraction
-        self._wide = moments.projection is not None
+        self._wide = moments.wide
         self._matrix = moments.matrix
-        second = moments.total / max(moments.count, 1)
+        second = moments.mean()
         groups, rows, _ = second.shape
         ridge = RIDGE * np.trace(second, axis1=1, axis2=2) / rows + 1e-12
         self.inverse: Doubles = np.linalg.inv(second + ridge[:, None, None] * np.eye(rows))

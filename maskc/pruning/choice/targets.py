@@ -116,13 +116,16 @@ class Search:
     def _filled(self, gone: Mask, most: float) -> Mask:
         """The same without small units, as many as there is room for where one that went saves much, as a head does."""
         units = self.seen.removal.smallest_units(gone)
-        fitting, low, high = gone, 0, len(units) + 1
-        while high - low > max(1, len(units) // _FINEST):
+        fitting, left, low, high = gone, self._flops(self._compiled(gone)), 0, len(units) + 1
+        while left <= (1 - _CLOSE) * most and high - low > max(1, len(units) // _FINEST):
             middle = (low + high) // 2
             tried = gone.copy()
             tried[[group for unit in units[:middle] for group in unit]] = False
             tried, compiled = self._useful(tried)
-            fitting, low, high = (tried, middle, high) if self._flops(compiled) <= most else (fitting, low, middle)
+            if (found := self._flops(compiled)) <= most:
+                fitting, left, low = tried, found, middle
+            else:
+                high = middle
         return fitting
 
     def smallest(self, drop: Callable[[Mask], tuple[float, str]]) -> Mask:

@@ -35,6 +35,7 @@ Floats = NDArray[Any]  # float32 or float64
 Index = NDArray[np.int64]
 
 _PART = 2**20  # numbers of rows that come together
+_TOGETHER = 512  # rows that are multiplied together at least
 _OPSET = 17  # in which the taps of a convolution are found
 
 
@@ -131,8 +132,7 @@ class Contraction:
         each = max(1, math.ceil(most / len(values)))
         together = max(1, _PART // (self.channels * self.taps * each))
         for begin in range(0, len(values), together):
-            parts = [self._of_one(value, each, rng) for value in values[begin : begin + together]]
-            yield np.concatenate(parts, axis=1)
+            yield self._seen(values[begin : begin + together], each, rng)
 
     @property
     def _letters(self) -> str:
@@ -156,12 +156,29 @@ class Contraction:
     def _product(self, letter: str) -> int:
         return math.prod(size for size, what in zip(self._split, self._letters, strict=True) if what == letter)
 
-    def _of_one(self, value: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
+    def _seen(self, values: NDArray[Any], most: int, rng: np.random.Generator) -> Floats:
+        """What a window sees at up to `most` of its places on each of some values."""
         kernel = (self.taps, 1, *self.shape[2:]) if self.along[0] == "o" else (1, self.taps, *self.shape[2:])
-        places = _places(self.window, kernel, value.shape[1:])
-        places = places[:, _some(places.shape[1], most, rng)]
-        padded = np.pad(value.reshape(self.channels, -1).astype(np.float32, copy=False), ((0, 0), (1, 0)))
-        return padded[:, places].reshape(self.groups, -1, places.shape[1]).transpose(0, 2, 1)
+        places = _places(self.window, kernel, values.shape[2:])
+        flat = values.reshape(len(values), self.channels, -1).astype(np.float32, copy=False)
+        padded = np.pad(flat, ((0, 0), (0, 0), (1, 0)))
+        seen = [value[:, places[:, _some(places.shape[1], most, rng)]] for value in padded]
+        together = np.concatenate(seen, axis=2)
+        return together.reshape(self.groups, -1, together.shape[2]).transpose(0, 2, 1)
+
+
+def joined(parts: Iterable[Floats]) -> Iterator[Floats]:
+    """Rows, [groups, n, width], in parts of some hundred at least: products of few are small beside their sum."""
+    waiting: list[Floats] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += part.shape[1]
+        if count >= _TOGETHER or count * len(part) * part.shape[2] >= _PART:
+            yield np.concatenate(waiting, axis=1)
+            waiting, count = [], 0
+    if waiting:
+        yield np.concatenate(waiting, axis=1)
 
 
 @lru_cache(maxsize=8)

@@ -57,8 +57,11 @@ def compared(pairs: Iterable[tuple[Outputs, Outputs]], choices: Container[str] =
     sums: dict[str, _Sums] = {}
     for expected, found in (map(_tabular, pair) for pair in pairs):
         for name in expected:
+            total = sums.setdefault(name, _Sums())
             if name in found:
-                sums.setdefault(name, _Sums()).add(expected[name], found[name], name in choices)
+                total.add(expected[name], found[name], name in choices)
+            else:
+                total.alike = False
     return tuple(total.agreement(name) for name, total in sums.items())
 
 

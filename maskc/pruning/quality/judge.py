@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
 from maskc.frontend import write_model_files
 from maskc.progress import stage
-from maskc.pruning.data import Data
+from maskc.pruning.data import Data, samples_in
 from maskc.pruning.measure import rate
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.comparison import Comparison, distance
 from maskc.results.measurements import Agreement
+from maskc.verification.random_operators import load_repeatable
 
 # Of a result that is of use: the share of predictions that are the source's, and the error of other outputs.
 _FEWEST, _LARGEST = 0.5, 0.7
@@ -23,27 +26,33 @@ _FEWEST, _LARGEST = 0.5, 0.7
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outputs beside the source's, and the user's measure, None where there is none."""
+    """Outputs beside the source's, the user's measure and the mean of the user's loss, None where there is none."""
 
     agreement: tuple[Agreement, ...]
     quality: float | None = None
+    loss: float | None = None
 
 
 class Judge:
     """A source that models are compared with.
 
-    quality: of the source, by the user's measure; None where there is none. Raises InputError where it fails.
+    quality: of the source, by the user's measure; None where there is none. loss: of the user, in the mean over a
+    batch, of outputs and that. Raises InputError where one of these fails.
     """
 
-    def __init__(self, source: ModelProto, examples: Data, options: PruneOptions) -> None:
+    def __init__(
+        self, source: ModelProto, examples: Data, options: PruneOptions, loss: Callable[..., Any] | None = None
+    ) -> None:
         self._comparison = Comparison(source, next(examples.held_out()))
-        self._examples, self._options = examples, options
+        self._examples, self._options, self._loss = examples, options, loss
         self.quality = self._rated(source)
+        self._lost(source)  # where it fails, that is told before the search
 
     def __call__(self, model: ModelProto) -> Verdict:
         """What is to be said of a model."""
         with stage("Measuring quality"):
-            return Verdict(self._comparison(model, self._examples.held_out()), self._rated(model))
+            agreement = self._comparison(model, self._examples.held_out())
+            return Verdict(agreement, self._rated(model), self._lost(model))
 
     def drop(self, verdict: Verdict) -> tuple[float, str]:
         """How much worse than the source by the user's measure, else the largest share that is lost; in words of what.
@@ -87,11 +96,23 @@ class Judge:
         ]
 
     def better(self, one: Verdict, other: Verdict) -> Verdict:
-        """The one that drops less by the user's measure, else the one of smaller divergence or, of numbers, error.
+        """The one that drops less by the user's measure, else of smaller loss, or divergence or, of numbers, error.
 
         They tell more than predictions do: of a few hundred, one or two change by chance.
         """
-        return min(one, other, key=self.drop if self.quality is not None else lambda seen: distance(seen.agreement))
+        if self.quality is not None:
+            return min(one, other, key=self.drop)
+        return min(one, other, key=lambda seen: distance(seen.agreement) if seen.loss is None else seen.loss)
+
+    def _lost(self, model: ModelProto) -> float | None:
+        """The mean of the user's loss on what is held out; infinite where it is no number."""
+        if self._loss is None:
+            return None
+        session, total, count = load_repeatable(model), 0.0, 0
+        for batch, whole in zip(self._examples.held_out(), self._examples.held_out_with_labels(), strict=True):
+            total += float(self._loss(session.run(batch), whole)) * samples_in(batch)
+            count += samples_in(batch)
+        return total / count if math.isfinite(total) else math.inf
 
     def _rated(self, model: ModelProto) -> float | None:
         if self._options.quality is None:

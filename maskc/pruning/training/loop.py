@@ -162,18 +162,23 @@ class _Training:
                 self._seconds = seconds = time.monotonic() - begin
                 share = max(self._samples / samples, seconds / (60 * minutes) if minutes is not None else 0.0)
                 if share >= 1:
+                    if math.isnan(self._average):  # of too few steps for patience
+                        raise self._diverged()
                     return
                 examples = max(examples, samples_in(batch))
                 loss = self._trained({name: _filled(x, examples) for name, x in batch.items()}, share)
                 failed = 0 if math.isfinite(loss) else failed + 1
                 if failed == _PATIENCE:
-                    raise InputError(
-                        "Training has diverged: its loss is not finite. Leave it out, without --epochs and --minutes"
-                        f"{'' if self._loss is None else ', or give a --loss of finite values'}."
-                    )
+                    raise self._diverged()
                 self._samples, self._done = self._samples + samples_in(batch), self._done + 1
                 yield seconds, share, self._average
             self._passes, self._done = self._passes + 1, 0
+
+    def _diverged(self) -> InputError:
+        other = "" if self._loss is None else ", or give a --loss of finite values"
+        return InputError(
+            f"Training has diverged: its loss is not finite. Leave it out, without --epochs and --minutes{other}."
+        )
 
     def state(self) -> dict[str, Array]:
         """What training goes on from."""
@@ -203,7 +208,7 @@ class _Training:
         except tf.errors.InvalidArgumentError as error:
             if self._loss is None:
                 raise
-            raise self._failed(error) from error
+            raise _failed(self._who, error) from error
         if math.isfinite(loss):
             steady = min(_STEADY, 1 - 1 / self._steps)
             self._average = loss if math.isnan(self._average) else steady * self._average + (1 - steady) * loss
@@ -219,7 +224,7 @@ class _Training:
                 tensors = self.imported(feeds, [target.compared for target in self._targets])
                 loss = self._distance.loss(tensors, taught)
             else:
-                loss = self._own(self._loss, self.imported(feeds), batch)
+                loss = mean_loss(self._loss, self._who, self.imported(feeds), batch)
         gradients = tape.gradient(loss, self._variables)
         if all(gradient is None for gradient in gradients):
             raise InputError(f"What {self._who} gives does not follow from the outputs by operations of TensorFlow.")
@@ -229,19 +234,6 @@ class _Training:
             # A batch that gives no numbers is as good as none.
             self._adam(i, tf.where(tf.math.is_finite(norm), gradient, tf.zeros_like(gradient)), rate, step)
         return loss
-
-    def _own(self, loss: Loss, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-        """The mean of a loss. Raises InputError where its function fails, or gives no numbers."""
-        try:
-            return tf.reduce_mean(loss(outputs, batch))
-        except (InputError, Terminated):
-            raise
-        except (Exception, SystemExit) as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: BaseException) -> InputError:
-        reason = ": ".join(filter(None, (type(error).__name__, in_brief(error, *_NOISE))))
-        return InputError(f"Training stopped, since {self._who} failed: {reason}.")
 
     def _adam(self, index: int, gradient: Any, rate: Any, step: Any) -> None:
         variable, (mean, square) = self._variables[index], self._moments[index]
@@ -257,6 +249,22 @@ class _Training:
             grad=gradient,
             **{name: tf.cast(number, gradient.dtype) for name, number in numbers.items()},
         )
+
+
+def mean_loss(loss: Loss, who: str, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+    """The mean of a loss over a batch. Raises InputError where its function fails, or gives no numbers."""
+    try:
+        tensors = ({name: tf.convert_to_tensor(x) for name, x in each.items()} for each in (outputs, batch))
+        return tf.reduce_mean(loss(*tensors))
+    except (InputError, Terminated):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failed(who, error) from error
+
+
+def _failed(who: str, error: BaseException) -> InputError:
+    reason = ": ".join(filter(None, (type(error).__name__, in_brief(error, *_NOISE))))
+    return InputError(f"There is no loss to train by, since {who} failed: {reason}.")
 
 
 def _filled(values: Array, examples: int) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import maskc
-from maskc.errors import InputError
+from maskc.errors import InputError, PruningWarning
 from maskc.pruning import data as pruning_data
 from maskc.pruning.choice import targets
 from maskc.pruning.data import data
@@ -112,6 +112,20 @@ def test_epochs_of_data_without_an_end_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(targets.Search, "found", lambda search: pytest.fail("searched"))
     with pytest.raises(InputError, match=r"Give --minutes in place of --epochs"):
         maskc.prune(gemm(), lambda: itertools.repeat(bad(drawn(80, 6))), epochs=1)
+
+
+def test_long_counting_says_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning_data, "_LONG", 0.0)
+    with pytest.warns(PruningWarning, match=r"for data without an end, give --minutes") as told:
+        pruning_data.counted(data(bad(drawn(80, 6)), gemm()).used())
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(("count", "alone"), [(7, True), (10, False)])
+def test_data_that_go_round_and_round_hold_out_nothing(count: int, alone: bool) -> None:
+    """Of seven batches each is used at some time; of ten the same two are held out each time."""
+    batches = [{"x": x} for x in drawn(count, 8, 6)]
+    assert maskc.prune(gemm(), lambda: itertools.cycle(batches), flops=0.6, verify=False).alone == alone
 
 
 def test_more_than_a_single_number_is_told() -> None:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import passes
 from maskc.frontend.graph_queries import showing
+from maskc.pruning.choice import surgeon
 from maskc.pruning.choice.surgeon import RIDGE, Layer, Moments
 from maskc.pruning.layers.contractions import layers
 from maskc.pruning.layers.network import Reader
@@ -105,6 +106,19 @@ def test_what_a_loss_costs_is_what_least_squares_leaves() -> None:
         taken = layer.copy()
         taken.without(gone)
         np.testing.assert_allclose(taken.weights[0], solved, atol=1e-5)  # products are in single precision
+
+
+def test_a_wide_layer_is_seen_by_what_channels_contribute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surgeon, "WIDE", 0)
+    found = layers(between_steps(NETWORKS["gemm"]()))
+    last = found.contractions[-1]
+    matrix, rows = last.matrix(found.constants.values[last.weights]), drawn(1, 40, 16)
+    moments = Moments.of(Reader(last, np.arange(16)[None, None]), matrix, seed=0)
+    moments.add(rows[:, :30])
+    moments.add(rows[:, 30:])
+    contributed = rows[0, :, :, None] * matrix  # to each output
+    expected = np.einsum("nio,njo->ij", contributed, contributed) / 40
+    np.testing.assert_allclose(moments.mean()[0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,11 @@ def keras_model(kind: str) -> Any:
         x = inputs = keras.Input((7, 4))
         x = layers.GRU(16, return_sequences=True)(x)
         x = layers.LSTM(16)(x)
+    elif kind == "sequential":
+        hidden = layers.Dense(64, activation="relu")
+        model = keras.Sequential([keras.Input((6,)), hidden, layers.Dense(3)])
+        twice(hidden, keras.Input((6,)))
+        return model
     else:
         x = inputs = keras.Input((8, 8))
         x = layers.Dense(16)(x)
@@ -420,7 +425,8 @@ def saved(model: Any, x: Any, directory: Path) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    ("kind", "share"), [("convolutions", 0.55), ("depthwise", 0.55), ("recurrent", 0.5), ("attention", 0.25)]
+    ("kind", "share"),
+    [("convolutions", 0.55), ("depthwise", 0.55), ("recurrent", 0.5), ("sequential", 0.5), ("attention", 0.25)],
 )
 def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
     import keras
@@ -433,8 +439,8 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     assert not any("missed" in warning for warning in report["warnings"])
     loaded = keras.models.load_model(small)
     assert loaded.count_params() < 0.7 * model.count_params()
-    names = [{layer.name for layer in each.layers if not layer.name.endswith("_channels")} for each in (loaded, model)]
-    assert names[0] == names[1]  # but for layers that pick channels
+    names = [{layer.name for layer in each.layers if layer.weights} for each in (loaded, model)]
+    assert names[0] == names[1]
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
     spread = np.sqrt(expected.var(axis=0).mean())
     error = np.sqrt(np.square(expected - found).mean()) / spread
@@ -489,7 +495,7 @@ def refused_model(why: str) -> Any:
         ("directions", "since a Bidirectional has both directions in one"),
         ("factor", "since a layer beside it, as a Rescaling or one of your own, is part of them"),
         ("constant", "as where a layer adds a constant before another"),
-        ("units", "cannot leave out what is pruned, as the units in a Bidirectional"),
+        ("units", "The Bidirectional 'bidirectional"),
     ],
 )
 def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
@@ -499,6 +505,13 @@ def test_what_a_keras_model_cannot_hold_is_told_before_the_search(
     model = refused_model(why)
     refused(command(*saved(model, drawn(40, *model.input_shape[1:]), tmp_path)), 2, told, "write .onnx")
     assert files(tmp_path) == ["model.keras", "x.npy"]
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_bytes_are_of_onnx_files(tmp_path: Path) -> None:
+    words = saved(keras_model("sequential"), drawn(40, 6), tmp_path)
+    refused(command(*words, "--size", "0.5"), 2, "A .keras file holds more than weights: give --params")
 
 
 @pytest.mark.slow

@@ -42,6 +42,10 @@ def test_entries_share_a_mean_where_lengths_differ() -> None:
     assert agreement(expected, found).error == pytest.approx(1)
 
 
+def test_an_output_that_is_not_there_is_infinitely_far() -> None:
+    assert [output.error for output in compared([({"y": np.ones((2, 3))}, {"z": np.ones((2, 3))})])] == [np.inf]
+
+
 LOGITS = {
     "bias": "m = MatMul(x, w) y = Add(b, m)",
     "half": "h = Cast<to = 10>(x) c = Cast<to = 10>(w) m = MatMul(h, c) y = Cast<to = 1>(m)",

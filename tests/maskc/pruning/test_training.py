@@ -9,11 +9,12 @@ import onnx
 import pytest
 from onnx import helper
 
+import maskc
 from maskc.errors import InputError
 from maskc.frontend.graph_queries import copied
 from maskc.progress import Stage, listening
 from tests.maskc import build
-from tests.maskc.pruning.networks import network
+from tests.maskc.pruning.networks import drawn, gemm, network
 
 pytestmark = pytest.mark.tensorflow
 
@@ -137,6 +138,22 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
     assert errors[0] < 0.3 * errors[1]
 
 
+def test_a_loss_of_ones_own_says_what_is_better() -> None:
+    """However far that is from the source."""
+    x = drawn(400, 6)
+    given = [{"x": part, "label": np.full((40, 3), 5, np.float32)} for part in np.split(x, 10)]
+
+    def loss(outputs: Any, batch: Any) -> Any:
+        return tf.reduce_mean(tf.square(outputs["y"] - batch["label"]), -1)
+
+    pruned = maskc.prune(gemm(), given, flops=0.5, epochs=20, loss=loss)
+    assert not any("untrained" in warning for warning in pruned.report.warnings)
+    y = OnnxRuntimeSession(pruned.model).run({"x": x})["y"]
+    assert np.square(y - 5).mean() < 0.8 * np.square(OnnxRuntimeSession(gemm()).run({"x": x})["y"] - 5).mean()
+    with pytest.raises(InputError, match="There is no loss to train by"):
+        maskc.prune(gemm(), given, flops=0.5, epochs=1, loss=lambda outputs, batch: batch["labels"])
+
+
 def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
     states: list[Any] = []
     with pytest.raises(InputError):
@@ -158,7 +175,7 @@ def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
     ],
 )
 def test_a_loss_that_fails_is_named(loss: Any, told: str) -> None:
-    with pytest.raises(InputError, match=rf"^Training stopped, since loss.py:f failed: {told}"):
+    with pytest.raises(InputError, match=rf"^There is no loss to train by, since loss.py:f failed: {told}"):
         finetune(TEACHER, batches, TEACHER, epochs=1, loss=loss, who="loss.py:f")
 
 
@@ -167,8 +184,9 @@ def test_what_cannot_be() -> None:
         finetune(TEACHER, batches, TEACHER, epochs=1, loss=lambda *_: np.zeros(3, np.float32))
     with pytest.raises(InputError, match="There are no batches"):
         finetune(TEACHER, lambda: iter(()), TEACHER, epochs=1)
-    with pytest.raises(InputError, match="diverged"):
-        finetune(TEACHER, batches, TEACHER, epochs=10, loss=lambda outputs, _: outputs["z"][:, 0] * np.nan)
+    for epochs in (1, 10):
+        with pytest.raises(InputError, match="diverged"):
+            finetune(TEACHER, batches, TEACHER, epochs=epochs, loss=lambda outputs, _: outputs["z"][:, 0] * np.nan)
 
 
 def test_kinds_of_outputs() -> None:
