@@ -272,8 +272,8 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     imported = Imported(between_steps(source))
     if not imported.variables:
         raise InputError(
-            "Nothing can be trained: no output follows from floating-point weights by operators that gradients pass, as "
-            "names and numbers of classes do not, nor from quantised ones. Leave out --epochs and --minutes."
+            "Nothing can be trained: no output follows from floating-point weights by operators that gradients pass, "
+            "as names and numbers of classes do not, nor from quantised ones. Leave out --epochs and --minutes."
         )
     imported(batch)
 
