@@ -272,8 +272,8 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     imported = Imported(between_steps(source))
     if not imported.variables:
         raise InputError(
-            "Nothing can be trained: no output follows from weights by operators that gradients pass, as names and "
-            "numbers of classes do not. Leave out --epochs and --minutes."
+            "Nothing can be trained: no output follows from floating-point weights by operators that gradients pass, "
+            "as names and numbers of classes do not, nor from quantised ones. Leave out --epochs and --minutes."
         )
     imported(batch)
 
@@ -339,7 +339,7 @@ def pruned_file(model: Path, given: str, output: Path, options: PruneOptions, re
     if resume and not options.trains:
         raise InputError("--resume goes on with training: give the --epochs or --minutes of that run, or leave it out.")
     if resume and saved is None:
-        warn(f"There is no {checkpoint.path} to go on from, so the run starts from scratch.")
+        warn(f"There is no {checkpoint.path} to go on from, so the run starts over.")
     if not resume and options.trains and checkpoint.path.exists():
         raise InputError(f"{checkpoint.path} is of a run that was interrupted. Go on with --resume, or remove it.")
     if saved is not None and layers is not None:

@@ -215,7 +215,9 @@ class _Training:
         return loss
 
     def _taught(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        return self._teacher.run({name: x for name, x in batch.items() if name in self._teacher_inputs})
+        made = self._teacher.run({name: x for name, x in batch.items() if name in self._teacher_inputs})
+        # other outputs, as the boxes that are kept, may have a new shape each time, for which a step would be traced
+        return {target.tensor: made[target.tensor] for target in self._targets}
 
     def _updated(self, batch: Mapping[str, Any], taught: Mapping[str, Any], rate: Any, step: Any) -> Any:
         feeds = {name: value for name, value in batch.items() if name in self._inputs}

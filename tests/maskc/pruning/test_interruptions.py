@@ -45,7 +45,7 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
     succeeded(*begun, "--resume")
     assert [None if given is None else int(given["position"][0]) for given in saved] == [None, 7, 7]
     assert files(tmp_path) == ["model.onnx", "small.onnx", "x.npy"]
-    assert "small.onnx.resume to go on from, so the run starts from scratch." in command(*begun, "--resume").stderr
+    assert "small.onnx.resume to go on from, so the run starts over." in command(*begun, "--resume").stderr
     Path("small.onnx.resume").write_bytes(b"PK")
     refused(command(*begun, "--resume"), 2, "small.onnx.resume cannot be read")
 

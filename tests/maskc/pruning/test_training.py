@@ -189,6 +189,18 @@ def test_what_cannot_be() -> None:
             finetune(TEACHER, batches, TEACHER, epochs=epochs, loss=lambda outputs, _: outputs["z"][:, 0] * np.nan)
 
 
+def test_outputs_of_no_use_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of places at which a unit is positive is another for each batch."""
+    model = copied(TEACHER)
+    model.graph.node.append(helper.make_node("Relu", ["a"], ["positive"]))
+    model.graph.node.append(helper.make_node("NonZero", ["positive"], ["places"]))
+    model.graph.output.append(helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [2, None]))
+    traced, clip = count(), tf.clip_by_global_norm
+    monkeypatch.setattr(tf, "clip_by_global_norm", lambda *given: (next(traced), clip(*given))[1])
+    finetune(model, batches, model, epochs=3)
+    assert next(traced) == 1
+
+
 def test_kinds_of_outputs() -> None:
     """Probabilities are compared as such and by their logits, where both sides have them."""
     number = Target("z", "z", "number", 0.5)
