@@ -547,15 +547,8 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
     """
     last, stored = {name: i for i, names in enumerate(graph.reads) for name in names}, graph.constants
     live = {name: [feed[name] for feed in feeds] for name in feeds[0]}
-
-    def show(name: str, arrays: list[Array]) -> None:
-        lengths = {array.shape for array in arrays}
-        if arrays[0].dtype.kind == "i" and arrays[0].ndim < 2 and len(lengths) == 1 and name not in graph.tables:
-            (graph.lengths[name],) = lengths
-        visit(name, arrays)
-
     for name, arrays in live.items():
-        show(name, arrays)
+        visit(name, arrays)
     weights = [4 * sum(math.prod(stored[n].dims) for n in names if n in stored) for names in graph.reads]
     at, step = 0, _FIRST_NODES
     while at < len(graph.nodes):
@@ -571,7 +564,9 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
             step *= 2  # what cannot be handed on is read later
             continue
         for name, arrays in shown.items():
-            show(name, arrays)
+            visit(name, arrays)
+            if arrays[0].dtype.kind == "i" and arrays[0].ndim < 2 and len({array.shape for array in arrays}) == 1:
+                graph.lengths |= {name: arrays[0].shape} if name not in graph.tables else {}
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
         size = sum(array.nbytes for arrays in shown.values() for array in arrays)
         at, step = nodes.stop, max(1, min(2 * step, step * CHUNK // max(size, 1), _MOST_NODES))
@@ -692,8 +687,8 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed, self.packs = seen, seed, source.packs and compiled.packs
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
-        whole = {name: boundary.source for name, boundary in boundaries.items() if not boundary.slices}
-        compiled.lengths |= {name: source.lengths[of] for name, of in whole.items() if of in source.lengths}
+        alike = {name: source.lengths.get(b.source) for name, b in boundaries.items() if not b.slices}
+        compiled.lengths |= {name: length for name, length in alike.items() if length is not None}
 
     def region(self, target: str) -> Region:
         """The region of a boundary."""

@@ -83,7 +83,7 @@ def _cut(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:
     if len(sizes) == 1:
         return [Block(1, tuple(atoms))]
     if not all(isinstance(d, int) for d in (*sizes, *(a.size for a in atoms))):
-        return [Block(len(sizes), tuple(atoms))]
+        return _cut_at_end(atoms, sizes) or [Block(len(sizes), tuple(atoms))]
     if product(atom.size for atom in atoms) != product(sizes):
         return None
     factors = common_factors([atom.size for atom in atoms], [*sizes]) if atoms else []
@@ -96,3 +96,19 @@ def _cut(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:
         left[a] //= size
         blocks[b].append(Atom(atoms[a].axis, atoms[a].stride * left[a], size))
     return [Block(1, tuple(own)) for own in blocks]
+
+
+def _cut_at_end(atoms: list[Atom], sizes: tuple[Dim, ...]) -> list[Block] | None:
+    """A first size of 1, or a last one that divides the last atom, in a block of its own, and blocks of the others."""
+    if sizes[0] == 1:
+        blocks = _cut(atoms, sizes[1:])
+        return None if blocks is None else [Block(1, ()), *blocks]
+    if not atoms:
+        return None
+    (*before, size), (*others, last) = sizes, atoms
+    if not isinstance(size, int) or not isinstance(last.size, int) or last.size % size:
+        return None
+    own = (Atom(last.axis, last.stride, size),) if size > 1 else ()
+    outer = [Atom(last.axis, last.stride * size, last.size // size)] if last.size > size else []
+    blocks = _cut([*others, *outer], tuple(before))
+    return None if blocks is None else [*blocks, Block(1, own)]

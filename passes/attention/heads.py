@@ -295,8 +295,10 @@ class Follower:
         out = {k.output_axis for k in self.facts.links(node) if k.input_axis in axes}
         # what is merged with them, as copies of keys for several queries are, is of a static size
         axes |= {k.input_axis for k in self.facts.links(node) if k.output_axis in out}
-        whole = int(np.prod(shape)) == trace.index.size and self._keeps(node, tuple(axes))
-        return [trace.index.reshape(shape)] if whole else None
+        index = trace.index[tuple(slice(None if a in axes else 1) for a in range(trace.index.ndim))]
+        sizes = [size if a in out else 1 for a, size in enumerate(shape)]
+        whole = int(np.prod(sizes)) == index.size and self._keeps(node, tuple(axes))
+        return [np.broadcast_to(index.reshape(sizes), shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
         """One axis that holds all channels by itself, once or for several heads, is the end."""

@@ -106,10 +106,11 @@ class _Hoist:
         return (axis, outputs, sizes) if int(np.prod(sizes)) == self.facts.size(data, axis) else None
 
     def _operand(self, outputs: list[int]) -> list[int] | None:
-        """The sizes that the reshape is given, None where they are not constant or copied after the split axis."""
-        sizes = int_list(operand(self.reshape, 1))
-        rank = len(shape_of(self.reshape.outputs[0]) or ())
-        return None if sizes is None or len(sizes) != rank or 0 in sizes[outputs[0] + 1 :] else sizes
+        """The sizes that the reshape is given; None where they are not static or copied ahead of the split axis."""
+        before, after = (shape_of(t) or () for t in (self.reshape.inputs[0], self.reshape.outputs[0]))
+        sizes = int_list(operand(self.reshape, 1)) or [d if isinstance(d, int) else 0 for d in after]
+        copied = all(size or before[a : a + 1] == after[a : a + 1] for a, size in enumerate(sizes))
+        return sizes if copied and len(sizes) == len(after) and 0 not in sizes[outputs[0] + 1 :] else None
 
     def _chain(self) -> list[gs.Node]:
         """What makes the split tensor, from the product on, if all of it can be made in parts."""

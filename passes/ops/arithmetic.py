@@ -231,7 +231,7 @@ def _infinite_by_one(operands: list[ConstantSlices | None]) -> ConstantSlices | 
 
 @register("Equal")
 class Equal(ElementRule, Elementwise):
-    """Sizes and numbers below them differ."""
+    """Sizes are told apart from negative numbers."""
 
     def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
         def alike(one: Polynomial, other: Polynomial) -> Polynomial | None:

@@ -1,6 +1,7 @@
 """A chain of reshapes and transposes that only reorders one axis becomes a Gather: channel shuffle, for one.
 
 One that only puts axes in another order becomes a Transpose: of keys, where heads are merged with the batch meanwhile.
+One that divides axes first becomes a Reshape and a Transpose: of heads that are merged with the batch and part from it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from passes.abstract_values.element_order import Arrangement, original
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, Index, shape_of
 from passes.ops import rules
-from passes.ops.shape import Rearrangement, Regrouping, Reshape
+from passes.ops.shape import Rearrangement, Regrouping, Reshape, Transpose
 
 _LONGEST = 12  # nodes of a chain
 
@@ -57,9 +58,21 @@ class _Permuted:
     perm: list[int]
 
 
-def _found(node: gs.Node, own: set[int]) -> _Reordered | _Permuted | None:
-    """The longest chain that ends with this node and reorders no more than one axis, or the axes."""
-    longest: _Reordered | _Permuted | None = None
+@dataclass(frozen=True)
+class _Divided:
+    """What the chain that ends here does: `root` reshaped to these sizes, and then its axes in this order."""
+
+    root: gs.Tensor
+    sizes: list[int]
+    perm: list[int]
+
+
+_Found = _Reordered | _Permuted | _Divided
+
+
+def _found(node: gs.Node, own: set[int]) -> _Found | None:
+    """The longest chain that ends with this node and reorders no more than one axis, or the axes or parts of them."""
+    longest: _Found | None = None
     for chain in _chains(node, own):
         if len(chain) < 2:
             continue
@@ -73,9 +86,12 @@ def _found(node: gs.Node, own: set[int]) -> _Reordered | _Permuted | None:
             continue
         after, order = shape_of(node.outputs[0]), _order(places, shape)
         if order is None:
-            reshapes = any(isinstance(rules(link), Regrouping) for link in chain)
+            reshapes = any(not isinstance(rules(link), Transpose) for link in chain)
             perm = _permutation(places, shape, after) if reshapes and after is not None else None
-            longest = longest if perm is None else _Permuted(root, perm)
+            if perm is not None:
+                longest = _Permuted(root, perm)
+            elif sum(isinstance(rules(link), Regrouping) for link in chain) > 1:
+                longest = _division(places, root) or longest
             continue
         same = after == shape and None not in shape
         moves, op = bool((np.diff(order[1]) != 1).any()), rules(node)
@@ -125,8 +141,28 @@ def _permutation(places: Arrangement, shape: tuple[Dim, ...], after: tuple[Dim, 
     return perm if None not in after and tuple(shape[axis] for axis in perm) == after else None
 
 
-def _replace(last: gs.Node, found: _Reordered | _Permuted, editor: GraphEditor) -> None:
-    """Let the last node of the chain alone do what the chain does, with a Gather before it or in its place."""
+def _division(places: Arrangement, root: gs.Tensor) -> _Divided | None:
+    """Axes of which each is an axis of the root or a part of one; None where that is not so, or cannot be written."""
+    atoms = [atom for block in places for atom in block.atoms]
+    if any((block.axes, len(block.atoms)) != (1, 1) for block in places):
+        return None
+    ordered = sorted(atoms, key=lambda atom: (atom.axis, -atom.stride))
+    # 0: the size of the root's axis there
+    sizes = [a.size if isinstance(a.size, int) else 0 if a.axis == i else -1 for i, a in enumerate(ordered)]
+    return None if sizes.count(-1) > 1 else _Divided(root, sizes, [ordered.index(atom) for atom in atoms])
+
+
+def _replace(last: gs.Node, found: _Found, editor: GraphEditor) -> None:
+    """Let the last node of the chain do what the chain does, with a Gather or a Reshape before it or in its place."""
+    if isinstance(found, _Divided):
+        after, output = shape_of(last.outputs[0]) or (), last.outputs[0]
+        shape = [after[found.perm.index(axis)] for axis in range(len(after))]
+        divided = editor.variable(f"{output.name}_divided", found.root.dtype, shape)
+        operands = [found.root, editor.ints("shape", found.sizes)]
+        editor.emit("Reshape", operands, divided, f"{output.name}_divide", before=last)
+        last.domain = None
+        become(last, "Transpose", [divided], {"perm": found.perm})
+        return
     if isinstance(found, _Permuted):
         last.domain = None
         become(last, "Transpose", [found.root], {"perm": found.perm})

@@ -50,6 +50,18 @@ CHUNKED = """
     p = Transpose<perm=[0,2,1,3]>(p3)
     q, kt, v = Split<axis=3>(p, sizes)  k = Transpose<perm=[0,1,3,2]>(kt)
 """
+# as PyTorch writes its MultiheadAttention: parts come first, and heads are merged with the batch and part from it
+IN_BATCH = """
+    xt = Transpose<perm=[1,0,2]>(x)  t = Shape<end=1>(xt)  n = Shape<start=1, end=2>(xt)  nh = Mul(n, many)
+    p0 = MatMul(xt, w)  p1 = Add(p0, b)  p2 = Mul(p1, m)  to = Concat<axis=0>(t, n, three, wide)  p3 = Reshape(p2, to)
+    p4 = Unsqueeze(p3, first)  p5 = Transpose<perm=[3,1,2,0,4]>(p4)  p = Squeeze(p5, three)
+    q2 = Gather<axis=0>(p, zero)  k2 = Gather<axis=0>(p, one)  v2 = Gather<axis=0>(p, minus)
+    rows = Concat<axis=0>(t, nh, size)  by = Concat<axis=0>(n, many, t, size)
+    q3 = Reshape(q2, rows)  q4 = Transpose<perm=[1,0,2]>(q3)  q = Reshape(q4, by)
+    k3 = Reshape(k2, rows)  k4 = Transpose<perm=[1,0,2]>(k3)  k5 = Reshape(k4, by)
+    v3 = Reshape(v2, rows)  v4 = Transpose<perm=[1,0,2]>(v3)  v = Reshape(v4, by)
+    k = Transpose<perm=[0,1,3,2]>(k5)
+"""
 FORMS = {
     "separate": SEPARATE,
     "interleaved": INTERLEAVED,
@@ -57,6 +69,7 @@ FORMS = {
     "fused": FUSED,
     "unbound": UNBOUND,
     "split": SPLIT,
+    "in the batch": IN_BATCH,
 }
 MERGED = "y1 = Transpose<perm=[0,2,1,3]>(y0)  y2 = Reshape(y1, together)  o = MatMul(y2, wo)"
 BEHIND = f"qs = Mul(q, scale)  s = MatMul(qs, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"
@@ -81,6 +94,10 @@ def attention(
         "widths": np.asarray([WIDTH] * 3),
         "thirds": np.asarray([1, 1, 1]),
         "first": np.asarray([0]),
+        "many": np.asarray([HEADS]),
+        "three": np.asarray([3]),
+        "wide": np.asarray([WIDTH]),
+        "size": np.asarray([SIZE]),
         "each": np.asarray([0, -1, HEADS, 3, SIZE]),
         "chunks": np.asarray([0, -1, HEADS, 3 * SIZE]),
         "sizes": np.asarray([SIZE] * 3),
@@ -283,7 +300,6 @@ def test_queries_that_share_keys_have_their_channels_in_one_order(keys: int, tim
         "none": np.full(5, -1),
         "ones": np.ones(5, np.int64),
         "four": np.asarray([HEADS]),
-        "size": np.asarray([SIZE]),
     }
     queries, (key, value) = masks[0].reshape(keys, -1, SIZE), masks[1:, : keys * SIZE].reshape(2, keys, SIZE)
     both, values = (queries.any(axis=1) & key).sum(axis=1).max(), value.sum(axis=1).max()

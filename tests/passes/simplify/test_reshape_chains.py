@@ -155,3 +155,25 @@ def test_heads_go_whose_keys_are_transposed_with_other_axes_merged() -> None:
     result = compiled(source)
     assert [weight(result, "MatMul", which=which).shape for which in range(3)] == [(16, 16)] * 3
     exact(source)
+
+
+@pytest.mark.parametrize("sizes", ["T,N", "5,N", "T,3", "5,3"])
+def test_heads_that_are_merged_with_the_batch_part_at_once(sizes: str) -> None:
+    time, batch = sizes.split(",")
+    source = model(
+        f"(float[{sizes},16] x) => (float[{batch},2,{time},8] y)",
+        """t = Shape<end=1>(x)  n = Shape<start=1, end=2>(x)  nh = Mul(n, heads)
+        rows = Concat<axis=0>(t, nh, size)  r = Reshape(x, rows)  p = Transpose<perm=[1,0,2]>(r)
+        to = Concat<axis=0>(n, heads, t, size)  y = Reshape(p, to)""",
+        constants={"heads": [2], "size": [8]},
+    )
+    assert kinds(source) == ["Reshape", "Transpose"]
+    exact(source, T=(5,), N=(1, 3))
+
+
+def test_an_axis_that_is_added_and_moves_away_again() -> None:
+    body = "a = Unsqueeze(x, first)  b = Transpose<perm=[3,1,2,0,4]>(a)  y = Squeeze(b, third)"
+    constants = {"first": [0], "third": [3]}
+    source = model("(float[T,N,3,4] x) => (float[3,T,N,4] y)", body, constants=constants)
+    assert kinds(source) == ["Transpose"]
+    exact(source, T=(5,), N=(1, 3))
