@@ -697,7 +697,8 @@ class Checker:
         read = {held[name].source for name in reads if name in held}
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
-        for name in needed - read:  # what follows from what is read is as the source computes it
+        # what follows from what is read is as the source computes it
+        for name in (name for name in needed - read if not self.is_claimed(name)):
             made, leaves = self.source.closure(name, (read | needed) - {name})
             values = {n for i in made if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
             if leaves & values <= read | needed:
@@ -706,6 +707,11 @@ class Checker:
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+
+    def is_claimed(self, name: str) -> bool:
+        """Whether claims are on all of a tensor of the source."""
+        claims = self.claims.get(name, {}).items()
+        return any(len(claim.slices) == self.seen[name].shapes[0][axis] for axis, claim in claims)
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold, or that a Softmax may have made."""
@@ -947,8 +953,7 @@ class Checker:
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
-        claims = self.claims.get(region.boundary.source, {}).items()
-        whole = any(len(claim.slices) == self.seen[region.boundary.source].shapes[0][axis] for axis, claim in claims)
+        whole = self.is_claimed(region.boundary.source)
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         # of a constant that is rounding alone nothing need be right
