@@ -59,7 +59,7 @@ class Data:
 
     def used(self) -> Iterator[Batch]:
         """Those to prune and train by."""
-        return map(self._of_inputs, self._part(held=False))
+        return map(self.of_inputs, self._part(held=False))
 
     def with_labels(self) -> Iterator[Batch]:
         """The same with all that they hold besides inputs."""
@@ -67,7 +67,7 @@ class Data:
 
     def held_out(self) -> Iterator[Batch]:
         """Those to measure quality on, of which there is an end."""
-        return map(self._of_inputs, self.held_out_with_labels())
+        return map(self.of_inputs, self.held_out_with_labels())
 
     def held_out_with_labels(self) -> Iterator[Batch]:
         """The same with all that they hold besides inputs."""
@@ -78,7 +78,8 @@ class Data:
         known = set(map(_content, used))
         return self.alone or all(_content(batch) in known for batch in itertools.islice(self.held_out(), _AGAIN))
 
-    def _of_inputs(self, batch: Batch) -> Batch:
+    def of_inputs(self, batch: Batch) -> Batch:
+        """What the model reads of a batch."""
         return {name: array for name, array in batch.items() if name in self._inputs}
 
     def _part(self, held: bool) -> Iterator[Batch]:

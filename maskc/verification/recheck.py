@@ -154,8 +154,8 @@ class Graph:
         self.shares: dict[str, slice] = {}
         for node in self.nodes:
             if node.op_type == "Softmax" and not node.domain:
-                axis = next((each.i for each in node.attribute), -1 if self.version(node) >= 13 else 1)
-                self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if self.version(node) >= 13 else None)
+                axis = next((a.i for a in node.attribute), -1 if (single := self.version(node) >= 13) else 1)
+                self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if single else None)
         #: how long lists of whole numbers are in all runs: ONNX Runtime takes sizes for none that it cannot count
         self.lengths: dict[str, tuple[int, ...]] = {}
         #: entries of the tables that tensors are indices of
@@ -697,13 +697,13 @@ class Checker:
         read = {held[name].source for name in reads if name in held}
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
-        # what follows from what is read is as the source computes it
-        for name in (name for name in needed - read if not self.is_claimed(name)):
+        unread = [name for name in needed - read if not self.is_claimed(name)]
+        for name in unread:  # what follows from what is read is as the source computes it
             made, leaves = self.source.closure(name, (read | needed) - {name})
             values = {n for i in made if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
             if leaves & values <= read | needed:
                 ends = ends - {name} - (values - leaves)
-        twins, needed = self.source.closure(boundary.source, ends)
+        twins, needed = self.source.closure(boundary.source, ends) if unread else (twins, needed)
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
         return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))

@@ -109,8 +109,9 @@ class Judge:
         if self._loss is None:
             return None
         session, total, count = load_repeatable(model), 0.0, 0
-        for batch, whole in zip(self._examples.held_out(), self._examples.held_out_with_labels(), strict=True):
-            total += float(self._loss(session.run(batch), whole)) * samples_in(batch)
+        for batch in self._examples.held_out_with_labels():
+            outputs = session.run(self._examples.of_inputs(batch))
+            total += float(self._loss(outputs, batch)) * samples_in(batch)
             count += samples_in(batch)
         return total / count if math.isfinite(total) else math.inf
 

@@ -487,7 +487,7 @@ class PruningOptimizer(Wrapping):
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)
-        store["target"] = np.asarray(-1 if self._target is None else self._target)
+        store["target"] = np.asarray(-1 if (target := self._target) is None else target)
 
     @refusing
     def load_own_variables(self, store: Any) -> None:
