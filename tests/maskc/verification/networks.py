@@ -133,3 +133,9 @@ def compared(
     """The two region by region, without a run of the whole."""
     feeds = [random_feeds(source, seed, {"n": 5}) for seed in range(2)]
     return compare_regions(source, compiled, feeds, origins, 0).proof
+
+
+def proof_of(source: onnx.ModelProto, other: onnx.ModelProto, seed: int, **origins: Origin | None) -> Proof:
+    """What is proved of two models with what a compiler would say, seen first on one example."""
+    feeds = [random_feeds(source, 3 * seed + rows, {"n": rows, "t": 2 + 3 * rows}) for rows in (1, 3, 2)]
+    return compare_regions(source, other, feeds, origins, seed).proof

@@ -1,0 +1,124 @@
+"""Quantised levels and other integers: any level is tried, and rounding excuses a step only where it may make one."""
+
+import numpy as np
+import pytest
+
+import maskc as api
+from maskc.verification.compare_regions import compare_regions
+from tests.maskc import build
+from tests.maskc.verification.networks import proof_of
+from tests.passes.text import random
+
+
+def test_integers_that_are_compared_have_no_rounding_that_leads_to_another_step() -> None:
+    """One-hot codes times a matrix are its rows: none of its elements may be off, be they few and little."""
+    signature, body = "(int64[n] i) => (float16[n,64] y)", "u = Unsqueeze(i, last) e = Equal(u, all) c = Cast<to=10>(e)"
+    table, operands = random(5, 64).astype(np.float16), {"last": np.array([1]), "all": np.arange(5)[None]}
+    source = build.model(signature, f"{body} y = MatMul(c, w)", w=table, **operands)
+    right = build.model(signature, "y = Gather(w, i)", w=table)
+    wrong = build.changed(right, "w", lambda w: w + np.float16(0.1) * (np.arange(w.size).reshape(w.shape) == 70))
+    for seed in range(4):
+        assert proof_of(source, right, seed).complete
+        assert not proof_of(source, wrong, seed).complete
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_a_level_that_no_run_reaches(kind: type) -> None:
+    """A zero point is off by one wherever it stands, which shows at the last of 256 levels alone."""
+    end, step = np.iinfo(kind), np.float32(0.1)
+    model = build.model(
+        "(float[n,4] x) => (float[n,4] y)",
+        """q = QuantizeLinear(x, step, zero) d = DequantizeLinear(q, step, zero) s = Add(d, b)
+        r = QuantizeLinear(s, step, point) y = DequantizeLinear(r, step, point)""",
+        19,
+        step=step,
+        zero=kind((int(end.min) + int(end.max) + 1) // 2),
+        point=kind((int(end.min) + int(end.max) + 1) // 2),
+        b=np.full(4, 0.03, np.float32),
+    )
+    wrong = build.changed(model, "point", lambda point: point + kind(1))
+    for seed in range(5):
+        assert proof_of(model, model, seed).complete
+        assert proof_of(model, wrong, seed).first() is not None, seed
+
+
+@pytest.mark.parametrize("weight", ["w", "v"])
+def test_a_step_of_one_weight_in_8_bits(weight: str) -> None:
+    """`w` moves few levels by one, as a rounding before them might; `v` reads what has the least level in all runs."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(-127, 128, (16, 8, 1, 1))
+    w[3] = 100
+    model = build.model(
+        "(float[n,8,12,12] x) => (float[n,4,12,12] y)",
+        """q = QuantizeLinear(x, step, zero) c = QLinearConv(q, step, zero, w, fine, none, half, zero, b)
+        d = DequantizeLinear(c, half, zero) e = DequantizeLinear(v, fine, none) y = Conv(d, e)""",
+        step=np.float32(0.03),
+        half=np.float32(0.02),
+        fine=np.float32(0.002),
+        zero=np.uint8(0),
+        none=np.int8(0),
+        w=w.astype(np.int8),
+        v=rng.integers(-100, 101, (4, 16, 1, 1)).astype(np.int8),
+        b=np.where(np.arange(16) == 3, -120_000, 0).astype(np.int32),  # no run has so large data
+    )
+    for seed, row in enumerate((4, 5, 6)):
+        place = 8 * row if weight == "w" else 3
+        wrong = build.changed(model, weight, lambda w, at=place: w + np.eye(1, w.size, at, np.int8).reshape(w.shape))
+        assert proof_of(model, model, seed).complete
+        assert proof_of(model, wrong, seed).first() is not None, seed
+
+
+def test_sizes_of_levels_are_those_of_a_run() -> None:
+    model = build.model(
+        "(float[n,t,8] x) => (float[?,?] y)",
+        """q = QuantizeLinear(x, step, point) t = Shape(q) r = Gather(t, first) g = Concat<axis=0>(r, rest)
+        v = Reshape(q, g) y = DequantizeLinear(v, step, point)""",
+        13,
+        step=np.float32(0.1),
+        point=np.uint8(128),
+        first=np.array([0]),
+        rest=np.array([-1]),
+    )
+    checker = proof_of(model, model, 0).checker
+    for turn in range(-3, 4):
+        assert checker.fresh("t", turn).tolist() == [*checker.fresh("q", turn).shape]
+
+
+def test_integers_of_which_one_side_computes_in_single() -> None:
+    """They may be a step apart at some, at all of a channel of one level even: of integers there are few."""
+    steps = {"s": np.array(0.037, np.float32), "t": np.array(0.021, np.float32), "u": np.array(0.05, np.float32)}
+    zeros = {"z": np.array(120, np.uint8)}
+    signature = "(uint8[n,128,17,1] a, uint8[n,128,17,1] b) => (uint8[n,128,17,1] y)"
+    fused = build.model(signature, "y = com.microsoft.QLinearAdd(a, s, z, b, t, z, u, z)", **steps, **zeros)
+    body = "d = DequantizeLinear(a, s, z) e = DequantizeLinear(b, t, z) f = Add(d, e) y = QuantizeLinear(f, u, z)"
+    single = build.model(signature, body, **steps, **zeros)
+    wrong = build.changed(single, "t", lambda t: t * np.float32(1.02))
+    rng = np.random.default_rng(0)
+    feeds = [{name: rng.integers(0, 256, (rows, 128, 17, 1), np.uint8) for name in "ab"} for rows in (1, 3, 2)]
+    assert compare_regions(fused, single, feeds, {}, 0).proof.complete
+    assert not compare_regions(fused, wrong, feeds, {}, 0).proof.complete
+
+
+def test_an_integer_beside_data_allows_no_more_steps() -> None:
+    """Of data there are many values, of which few lie between two steps."""
+    scale = np.random.default_rng(0).uniform(20, 40, 512).astype(np.float32)
+    body = "{0}c = Cast<to=1>(i) {0}a = Add(x, {0}c) {0}m = Mul({0}a, k) y = Floor({0}m)"
+    models = [build.model("(float[n,512] x, int64[n,1] i) => (float[n,512] y)", body.format(p), k=scale) for p in "pq"]
+    wrong = build.changed(models[1], "k", lambda k: np.where(np.arange(512) == 137, 1.01 * k, k))
+    assert proof_of(*models, 0).complete
+    assert not proof_of(models[0], wrong, 0).complete
+
+
+def test_a_masked_channel_behind_many_steps() -> None:
+    """Levels are claimed as other values are: no region has to reach back to the mask."""
+    body = "m0 = Mul(x, mask) "
+    for k in range(8):
+        body += f"q{k} = QuantizeLinear(m{k}, step, zero) d{k} = DequantizeLinear(q{k}, step, zero) "
+        body += f"m{k + 1} = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(d{k}) "
+    body += "q = QuantizeLinear(m8, step, zero) d = DequantizeLinear(q, step, zero) y = Conv(d, w)"
+    weights = {"mask": np.arange(4.0).reshape(1, 4, 1, 1) % 2, "w": random(3, 4, 1, 1)}
+    steps = {"step": np.float32(0.05), "zero": np.uint8(100)}
+    model = build.model("(float[n,4,6,6] x) => (float[n,3,6,6] y)", body, **weights, **steps)
+    compiled = api.compile(model, align="none")
+    assert compiled.report.verified and compiled.report.channels_removed
+    assert api.verify(model, compiled.model).passed  # nothing is known of the compiler there
