@@ -51,7 +51,7 @@ from maskc.verification.recheck import PRODUCTS
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origins
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Models:
     before: Figures
     after: Figures
     original: Source | None = None
-    origins: Mapping[str, Origin | None] | None = None
+    origins: Origins | None = None
 
 
 @dataclass

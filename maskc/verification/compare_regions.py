@@ -22,7 +22,7 @@ from maskc.verification.regions.checker import AS_SEEN, Checker, condition
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 from passes.model.local_functions import inlined
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origins
 
 # Of the operators that only move data, those that neither pick any nor change its order.
 _REGROUPING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -34,7 +34,7 @@ def compare_regions(
     reference: ModelProto,
     compiled: ModelProto,
     feeds: Sequence[Inputs],
-    origins: Mapping[str, Origin | None] | None,
+    origins: Origins | None,
     seed: int,
 ) -> Certificate:
     """Prove the outputs of the compiled model region by region, as far as that goes.

@@ -15,6 +15,7 @@ from passes.ops.base import register
 from passes.ops.elementwise import Elementwise
 from passes.ops.traits import ScaleShift
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
 class PerChannel(Elementwise):
@@ -35,7 +36,7 @@ class PerChannel(Elementwise):
 
 
 @register("BatchNormalization")
-class BatchNormalization(PerChannel, ScaleShift):
+class BatchNormalization(PerChannel, ScaleShift, AffineFolding):
     """Inference form: (x - mean) / sqrt(variance + epsilon) * scale + bias, along axis 1.
 
     Source: ONNX operator specification, BatchNormalization.
@@ -108,3 +109,7 @@ class BatchNormalization(PerChannel, ScaleShift):
         scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in operands)
         factor = scale / np.sqrt(variance + node.attrs.get("epsilon", np.float32(1e-5)))
         return Affine(node.inputs[0], factor, bias - mean * factor, rank - 1)
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        rank = len(shape_of(node.inputs[0]) or ())
+        return not self._trains(node) and rank > 1 and fuser.into_weights(node, affine, 0, rank - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,7 +30,18 @@ from passes.abstract_values.shape_rules import (
 from passes.abstract_values.shape_rules import Shape as Sizes
 from passes.abstract_values.slices import Constants, Demand, Demands, Link, Reads, Sets
 from passes.graph.editor import Change
-from passes.graph.tensors import MOST_SLICES, Array, Dim, Index, int_list, is_constant, operand, shape_of, static_shape
+from passes.graph.tensors import (
+    MOST_SLICES,
+    Array,
+    Dim,
+    Index,
+    int_list,
+    is_constant,
+    operand,
+    shape_of,
+    size_of,
+    static_shape,
+)
 from passes.ops.base import Op, integers, register
 from passes.ops.movement import Movement, Repeating, filled, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -38,8 +50,11 @@ from passes.rewriting.lower_ops import Rewriter
 from passes.rewriting.weight_scaling import AffineFolding, Fuser
 
 
-class Rearrangement(Movement):
-    """Puts the elements of input 0 into another shape or order, and does nothing else."""
+class Rearrangement(Movement, AffineFolding, Reordering):
+    """Puts the elements of input 0 into another shape or order, and does nothing else.
+
+    Scales, shifts and orders along an axis that it keeps go to the node before or behind it.
+    """
 
     only_picks = True
 
@@ -47,6 +62,23 @@ class Rearrangement(Movement):
         """Where the elements of output 0 come from, given that for input 0; None if it cannot be said."""
         before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
         return None if before is None or after is None else reshaped(places, before, after)
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        along = self.along(node, 0, 0, axis)
+        return None if along is None else orders.written(node.inputs[0], along, order)
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        output = node.outputs[0]
+        axes = (a for a in range(len(shape_of(output) or ())) if self.along(node, 0, 0, a) == axis)
+        after = next(axes, None) if index == 0 else None
+        return None if after is None else orders.read(output, after, order)
+
+    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
+        data, after = node.inputs[0], shape_of(node.outputs[0]) or ()
+        if affine.axis is None:
+            return fuser.fold(replace(affine, data=data))
+        along = self.along(node, 0, 0, len(after) - affine.axis)
+        return along is not None and fuser.fold(replace(affine, data=data, axis=len(shape_of(data) or ()) - along))
 
 
 class Regrouping(SizeRule, Repeating, Rearrangement):
@@ -84,6 +116,14 @@ class Regrouping(SizeRule, Repeating, Rearrangement):
             else:
                 found += _regrouped(before, left, after, right)
         return found
+
+    def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
+        before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+        if index != 0 or before is None or after is None:
+            return None
+        return next(
+            (left[0] for left, right in matched_groups(before, after) if len(left) == 1 and right == [axis]), None
+        )
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         """Only axes that are kept: part of a merged axis frees no slice of what it was merged from."""
@@ -142,6 +182,10 @@ class Reshape(AgreementRule, Regrouping):
         before, shape = shape_of(node.inputs[0]) or (), shape_of(source) or ()
         copied = [a for a, d in enumerate(int_list(node.inputs[1]) or ()) if d == 0]
         return all(a < len(shape) and shape[a] is not None and shape[a] == before[a] for a in copied)
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        same = size_of(node.outputs[0], axis) == order.size  # as another size would have to be told
+        return super().writes_in_order(node, output, axis, order, orders) if same else None
 
     def settled(self, node: gs.Node) -> Array | None:
         """What does the same as a computed shape now that sizes are known; None where that cannot be, or need not.
@@ -363,7 +407,7 @@ class Constant(Generated):
 
 
 @register("Transpose")
-class Transpose(SizeRule, Rearrangement, AffineFolding, Reordering):
+class Transpose(SizeRule, Rearrangement):
     """Axes in another order."""
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
@@ -385,28 +429,12 @@ class Transpose(SizeRule, Rearrangement, AffineFolding, Reordering):
             return []
         return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
 
-    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        rank = len(shape_of(node.inputs[0]) or ())
-        return orders.written(node.inputs[0], self._perm(node, rank)[axis], order) if rank else None
-
-    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
-        rank = len(shape_of(node.inputs[0]) or ())
-        return orders.read(node.outputs[0], self._perm(node, rank).index(axis), order) if rank else None
-
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
         return self._perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
 
     @staticmethod
     def _perm(node: gs.Node, rank: int) -> list[int]:
         return list(node.attrs.get("perm") or range(rank)[::-1])
-
-    def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
-        """What can be put into the node before it, along the axis as it is there."""
-        rank = len(shape_of(node.inputs[0]) or ())
-        if not rank:
-            return False
-        axis = None if affine.axis is None else rank - self._perm(node, rank)[rank - affine.axis]
-        return fuser.fold(Affine(node.inputs[0], affine.scale, affine.shift, axis))
 
 
 @register("Squeeze", "Unsqueeze")

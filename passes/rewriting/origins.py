@@ -22,11 +22,20 @@ class Origins(dict[str, Origin | None]):
     """By name; a tensor that is absent is that of the source, and one that is None holds other slices in each head.
 
     cleared: by name, which elements are zero now because nothing reads them; a mask that broadcasts to the tensor.
+    constant: by name and axis, which slices of tensors of the source are constant, whatever the data.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.cleared: dict[str, Mask] = {}
+        self.constant: dict[str, dict[int, set[int]]] = {}
+
+    def note_constant(self, name: str, axis: int, mask: Mask) -> None:
+        """Note which slices of a tensor are constant, before it is stored in parts."""
+        origin, index = self.get(name, Origin(name)), np.flatnonzero(mask)
+        if origin is not None:
+            slices = origin.slices[axis][index] if axis in origin.slices else index
+            self.constant.setdefault(origin.source, {}).setdefault(axis, set()).update(slices.tolist())
 
     def store(self, stored: Mapping[tuple[str, int], Mask]) -> None:
         """Note that tensors have come to hold these slices: none of the source if elements among them are cleared."""

@@ -143,7 +143,7 @@ class Fuser:
             name = "bias" if before is None else before.name
             held = before.holding(self._editor.names.fresh(name), bias) if isinstance(before, Quantized) else None
             constant = held or self._editor.constant(name, bias)
-            node.inputs = [*list(node.inputs)[:2], constant]
+            node.inputs = [*node.inputs[:2], constant, *node.inputs[3:]]
 
 
 def _may_change(weight: gs.Tensor, affine: Affine) -> TypeGuard[gs.Constant]:

@@ -18,7 +18,7 @@ from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.dependence import Place, depends, shows
 from maskc.verification.regions.observation import Observed, observe
 from passes.errors import in_brief
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origin, Origins
 
 # How often what a region reads is taken into it.
 _LEVELS = 12
@@ -95,7 +95,7 @@ def prove(
     source: Graph,
     compiled: Graph,
     feeds: Sequence[Mapping[str, Array]],
-    origins: Mapping[str, Origin | None] | None = None,
+    origins: Origins | None = None,
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
@@ -117,7 +117,7 @@ def prove(
     if origins is not None:  # what the compiler says mostly does
         before = observe(source, feeds, stored, removed=True, prints=False)
         named = by_name(source, compiled, before, origins)
-        first = search(before, named, _removed(before.claims, named.values()))
+        first = search(before, named, _removed(before.claims, named.values(), origins))
         if first.settles() and (proof := first.proof()).complete:
             return proof
         before = observe(source, feeds, stored, prints=False)
@@ -167,17 +167,16 @@ def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, 
     }
 
 
-def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary]) -> dict[str, Claims]:
-    """Claims on slices that no boundary stores, or that are multiples of others elsewhere: a norm makes zeros such."""
-    moved = [_of(claim, claim.factors != 0, axis) for axes in claims.values() for axis, claim in axes.items()]
-    multiples = {index for claim in moved for index in (*claim.slices.tolist(), *claim.of.tolist())}
+def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary], origins: Origins) -> dict[str, Claims]:
+    """Claims on slices that no boundary stores, or that the compiler has for constant: others may be dead in a run."""
     found: dict[str, Claims] = {}
     for name, axes in claims.items():
         holding = [boundary.slices for boundary in boundaries if boundary.source == name]
         left = {}
         for axis, claim in axes.items():
             stored = {index for slices in holding for index in slices.get(axis, claim.slices).tolist()}
-            keep = ~np.isin(claim.slices, [*(stored - multiples)])
+            constant = origins.constant.get(name, {}).get(axis, set())
+            keep = ~np.isin(claim.slices, [*(stored - constant)])
             if keep.any():
                 left[axis] = _of(claim, keep, axis)
         if left:
