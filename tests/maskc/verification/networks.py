@@ -1,6 +1,5 @@
 """Networks with masks whose compiled form is compared with them, and the comparison region by region."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -10,7 +9,7 @@ import onnx
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.regions.search import Proof
 from passes import Shrunk, shrink
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origin, Origins
 from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.passes.text import in_type
@@ -127,15 +126,17 @@ def pair(name: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return shrunk(name)[0], shrunk(name)[1].model
 
 
-def compared(
-    source: onnx.ModelProto, compiled: onnx.ModelProto, origins: Mapping[str, Origin | None] | None = None
-) -> Proof:
+def compared(source: onnx.ModelProto, compiled: onnx.ModelProto, origins: Origins | None = None) -> Proof:
     """The two region by region, without a run of the whole."""
     feeds = [random_feeds(source, seed, {"n": 5}) for seed in range(2)]
     return compare_regions(source, compiled, feeds, origins, 0).proof
 
 
-def proof_of(source: onnx.ModelProto, other: onnx.ModelProto, seed: int, **origins: Origin | None) -> Proof:
-    """What is proved of two models with what a compiler would say, seen first on one example."""
+def proof_of(
+    source: onnx.ModelProto, other: onnx.ModelProto, seed: int, origins: Origins | None = None, **said: Origin | None
+) -> Proof:
+    """What is proved of two models with what a compiler says, or would say, seen first on one example."""
+    origins = origins or Origins()
+    origins.update(said)
     feeds = [random_feeds(source, 3 * seed + rows, {"n": rows, "t": 2 + 3 * rows}) for rows in (1, 3, 2)]
     return compare_regions(source, other, feeds, origins, seed).proof

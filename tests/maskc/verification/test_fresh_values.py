@@ -331,7 +331,7 @@ def test_constants_through_rows_that_add_up_to_1(seed: int) -> None:
     model = attention(seed)
     shrunk = passes.shrink(model)
     assert api.verify(model, shrunk.model).passed
-    proof = proof_of(model, shrunk.model, seed, **shrunk.origins)
+    proof = proof_of(model, shrunk.model, seed, shrunk.origins)
     assert proof.complete and all(boundary.reads is None for boundary in proof.checker.boundaries.values())
     wrong = build.changed(shrunk.model, "wo", lambda w: w * np.float32(1.001))
     assert not api.verify(model, wrong).passed

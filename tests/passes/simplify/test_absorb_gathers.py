@@ -7,6 +7,7 @@ import pytest
 from tests.passes.text import compiled, model, operators
 
 WEIGHTS = {"w": (4, 3, 1, 1), "u": (4, 3, 1, 1), "g": (4, 4, 1, 1), "one": (1, 3, 1, 1), "v": (2, 4, 1, 1)}
+WEIGHTS |= {"flat": np.array([0, 4, 25]), "square": np.array([0, 4, 5, 5])}
 WEIGHTS |= {"each": (4, 1, 1), "order": np.asarray([2, 0, 3, 1])}
 
 
@@ -31,6 +32,7 @@ def ordered(body: str, more: str = "", given: str = "") -> onnx.ModelProto:
         "m = MaxPool<kernel_shape=[1,1]>(o)",
         "c = Conv(x, u) s = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(c) m = Add(o, s)",
         "s = Conv(x, u) t = Conv(x, u) m = Max(o, s, t)",
+        "r = Reshape(o, flat) l = Relu(r) m = Reshape(l, square)",
     ],
 )
 def test_the_order_is_taken_by_all_that_meet(body: str) -> None:

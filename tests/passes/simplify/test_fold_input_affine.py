@@ -45,6 +45,14 @@ CASES = {
         "c = Conv(x, w)\n r = Sigmoid(c)\n m = Mul(r, columns)\n y = Conv(m, v)",
         "Conv Sigmoid Mul Conv",
     ),
+    "a BatchNormalization before it takes both, through a Reshape": (
+        "(float[N,5,3] x) => (float[N,5,4] y)"
+        " <float[3,4] w, float[4] g, float[4] b, float[4] mean, float[4] variance = {1, 2, 3, 4}, float[4] k,"
+        " float[4] l, int64[3] sizes = {-1, 5, 4}>",
+        "h = MatMul(x, w)\n f = Flatten<axis=2>(h)\n n = BatchNormalization(f, g, b, mean, variance)\n"
+        "r = Reshape(n, sizes)\n m = Mul(r, k)\n a = Add(m, l)\n y = Sigmoid(a)",
+        "MatMul Flatten BatchNormalization Reshape Sigmoid",
+    ),
     "a shift that would drown the data": (
         "(float[N,4,8,8] x) => (float[N,2,8,8] y) <float far = {-1e6}, float[2,4,1,1] v>",
         "m = Add(x, far)\n y = Conv(m, v)",
