@@ -100,6 +100,8 @@ class _Writer:
         self.origins.update(dict.fromkeys(changed))
         self.origins.cleared.update((name, ~trace.root.kept[trace.index]) for name, trace in self.found.traces.items())
         for merge in self.found.merges:
+            constant = merge.root.zero | merge.fixed
+            self.origins.note_constant(merge.tensor.name, merge.axis, constant[merge.index])
             channels, back = merge.root.order[merge.index], np.arange(merge.index.size)
             aligned = bool((channels != merge.index).any())
             if aligned:
@@ -108,7 +110,7 @@ class _Writer:
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
             cleared = ~merge.root.kept[channels]
             self.origins.cleared[merge.tensor.name] = cleared.reshape(_along(merge.tensor, merge.axis))
-            zero = merge.root.zero[channels] | merge.fixed[channels]
+            zero = constant[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
                 new_here = (shift != 0) | ~self.facts.constant_slices(merge.tensor, merge.axis).mask

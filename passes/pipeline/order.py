@@ -256,9 +256,10 @@ def shrink_graph(
     found = plan_graph(graph, options, recorder, around)
     with recorder.step("rewrite", graph, traced=True):
         apply(graph, found.facts, found.plan, found.cuts, nested=around is not None)
-        for name, axes in found.facts.constant.items():
-            for axis, known in axes.items():
-                found.origins.note_constant(name, axis, known.mask)
+        for constant in (found.facts.constant, found.facts.constant_map):
+            for name, axes in constant.items():
+                for axis, known in axes.items():
+                    found.origins.note_constant(name, axis, known.mask)
         found.origins.store(found.plan.stored)
     if recorder.trace is not None:
         recorder.trace.stored = dict(found.plan.stored)

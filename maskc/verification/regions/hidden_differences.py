@@ -20,7 +20,7 @@ _TURNS = 3
 # A difference is made so many times as large, to see whether the result depends on it at all.
 _TIMES = (1e2, -1e2, 1e4, -1e4, 1e8, -1e8, 1e12, -1e12)
 # Nearest slices are looked for at so many of their places, twice as many at most, if there are few comparisons.
-_PLACES, _MOST_COMPARED = 256, 1 << 26
+_PLACES, _MOST_COMPARED = 64, 1 << 24
 # Elements that are no farther apart, relative to the largest, are the same.
 _SAME = 1e-2
 # Numbers beyond are as far: a border may be infinite.
