@@ -94,10 +94,12 @@ class _Writer:
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
             name
-            for name, trace in self.found.traces.items()
+            for name, trace in (*self.found.traces.items(), *self.found.beside.items())
             if trace.root.zero[trace.index].any() or (trace.root.order[trace.index] != trace.index).any()
         )
         self.origins.update(dict.fromkeys(changed))
+        beside = self.found.beside.items()
+        self.origins.update((name, None) for name, trace in beside if not trace.root.kept[trace.index].all())
         self.origins.cleared.update((name, ~trace.root.kept[trace.index]) for name, trace in self.found.traces.items())
         for merge in self.found.merges:
             channels, back = merge.root.order[merge.index], np.arange(merge.index.size)

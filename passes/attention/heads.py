@@ -107,6 +107,8 @@ class Follower:
         self.graph, self.facts = graph, facts
         self.roots: dict[tuple[str, int], Root] = {}
         self.traces: dict[str, Trace] = {}
+        #: of products over tokens, as of keys with values in linear attention, the channels of the other factor
+        self.beside: dict[str, Trace] = {}
         self.merges: list[Merge] = []
         #: channels [..., inner] that are multiplied with each other and summed over the last axis
         self.products: list[tuple[Trace, Trace]] = []
@@ -139,7 +141,12 @@ class Follower:
                 self._read_whole(tensor.name)
 
     def _read_whole(self, name: str) -> None:
-        trace = self.traces[name]
+        for traces in (self.traces, self.beside):
+            if name in traces:
+                self._need(traces[name])
+
+    @staticmethod
+    def _need(trace: Trace) -> None:
         read = among(trace)
         trace.root.needed[read] = True
         trace.root.pin(read)
@@ -188,30 +195,42 @@ class Follower:
         op = rules(node)
         if isinstance(op, Contraction):
             return self._multiply(node, op, dict(traced))
+        place, tensor = traced[0]
+        trace, beside = self.traces[tensor.name], [self.beside[t.name] for _, t in traced if t.name in self.beside]
+        reduces = isinstance(op, Reduce) and bool((reduced_axes(node) or set()) & {*varying(trace.index)})
+        special = reduces or isinstance(op, FusedAttention | Quantization) or len(traced) > 1
+        along = self._traces(node, traced, place, beside[0]) if beside and not special else None
+        for each in beside if along is None else ():
+            self._need(each)
         if isinstance(op, FusedAttention):
             return self._attend(node, op, dict(traced))
-        place, tensor = traced[0]
-        trace = self.traces[tensor.name]
         together = isinstance(op, Elementwise) and len(traced) == len(present(node.inputs))
         if len(traced) > 1 and not (together and all(_alike(self.traces[t.name], trace) for _, t in traced)):
             return False
-        if any(t.is_empty() for t in node.outputs):
-            return False
-        if isinstance(op, Reduce) and (reduced_axes(node) or set()) & {*varying(trace.index)}:
+        if reduces:
             trace.root.needed[among(trace)] = True
             self._hold(trace, reduced_axes(node) or ())  # in whatever order they are reduced
             return True
         if isinstance(op, Quantization):
             return self._round(node, trace)
+        found = self._traces(node, traced, place, trace) or []
+        for n, each in enumerate(found):
+            self._arrive(node.outputs[n], each, None if along is None else along[n])
+        return bool(found)
+
+    def _traces(
+        self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]], place: int, trace: Trace
+    ) -> list[Trace] | None:
+        """The channels in each output of a node that moves them, or lets each pass by itself; None of another one."""
+        if any(t.is_empty() for t in node.outputs):
+            return None
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
         if index is None:
             even, index = False, self._apart(node, traced, trace) or self._through(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
-            return False
-        for output, found in zip(node.outputs, index, strict=True):
-            self._arrive(output, Trace(trace.root, found, even))
-        return True
+            return None
+        return [Trace(trace.root, each, even) for each in index]
 
     def _round(self, node: gs.Node, trace: Trace) -> bool:
         """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
@@ -300,7 +319,7 @@ class Follower:
         whole = int(np.prod(sizes)) == index.size and self._keeps(node, tuple(axes))
         return [np.broadcast_to(index.reshape(sizes), shape)] if whole else None
 
-    def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
+    def _arrive(self, output: gs.Tensor, trace: Trace, beside: Trace | None = None) -> None:
         """One axis that holds all channels by itself, once or for several heads, is the end."""
         axes = varying(trace.index)
         if len(axes) == 1 and self.facts.size(output, axes[0]) is not None:
@@ -309,42 +328,65 @@ class Follower:
             if (counts == counts[0]).all():
                 even = trace.even and output.name not in self.pinned
                 self.merges.append(Merge(trace.root, output, axes[0], index, even))
+                if beside is not None:
+                    self._need(beside)
                 return
         self.traces[output.name] = trace
+        if beside is not None:
+            self.beside[output.name] = beside
 
     def _multiply(self, node: gs.Node, op: Contraction, traced: dict[int, gs.Tensor]) -> bool:
         terms = op.terms(node)
         if terms is None or operand(node, 2) is not None or len(terms.factors) != 2 or max(traced) > 1:
             return False
-        along = {i: [terms.factors[i][a] for a in varying(self.traces[t.name].index)] for i, t in traced.items()}
         if any(len({*letters}) < len(letters) or WHOLE in letters for letters in terms.factors):
             return False
-        shared = [k for k in terms.factors[0] if k in terms.factors[1]]
-        summed = [k for k in shared if k not in terms.output]
-        if len(traced) == 2 and len(summed) == 1:
-            batch = [k for k in terms.output if k in shared]
-            if all(summed[0] in letters and {*letters} <= {*batch, *summed} for letters in along.values()):
-                both = [self._of_letters(node, terms, i, [*batch, *summed]) for i in range(2)]
-                self._contract(*both)
-                return True
-        factor = max(traced)
-        kept, other = along[factor], 1 - factor
-        trace = self.traces[node.inputs[factor].name]
-        if is_constant(node.inputs[other]) or not {*kept} <= {*terms.output} or not {*kept} - {*shared}:
+        shared = {k for k in terms.factors[0] if k in terms.factors[1]}
+        summed, batch = shared.difference(terms.output), [k for k in terms.output if k in shared]
+        found = [(i, each) for i, t in sorted(traced.items()) for each in self._of(t)]
+        along = [{terms.factors[i][a] for a in varying(each.index)} for i, each in found]
+        ends = [n for n, letters in enumerate(along) if len(summed) == 1 and summed <= letters <= {*batch, *summed}]
+        if [found[n][0] for n in ends] == [0, 1]:
+            self._contract(*(self._of_letters(terms, *found[n], [*batch, *summed]) for n in ends))
+        else:
+            ends = []
+        passed = [(each, self._passed(node, terms, i, each)) for n, (i, each) in enumerate(found) if n not in ends]
+        if not passed:
+            return True
+        *others, (_, own) = passed
+        if own is None:
             return False
-        shape, index = _example(node.outputs[0]), self._of_letters(node, terms, factor, terms.output).index
-        if not fits(index, shape):
-            return False  # the output is not known to have these sizes
-        if len(traced) == 2:  # channels of keys that are rows, as in linear attention, are all there
-            self._read_whole(traced[other].name)
-        self._hold(trace, [a for a, letter in enumerate(terms.factors[factor]) if letter not in shared])
-        mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], terms.factors[other].index(summed[0]))
-        self._arrive(node.outputs[0], Trace(trace.root, np.broadcast_to(index, shape), trace.even and mean))
+        beside = next((each for _, each in others[::-1] if each is not None), None)
+        for trace, each in others:
+            if each is None or each is not beside:
+                self._need(trace)
+        self._arrive(node.outputs[0], own, beside)
         return True
 
-    def _of_letters(self, node: gs.Node, terms: Terms, factor: int, order: Sequence[str]) -> Trace:
+    def _passed(self, node: gs.Node, terms: Terms, factor: int, trace: Trace) -> Trace | None:
+        """The channels of a factor that are not summed over, in the product; None where they cannot be followed."""
+        other, letters, shape = 1 - factor, terms.factors[factor], _example(node.outputs[0])
+        kept = {letters[a] for a in varying(trace.index)}
+        if is_constant(node.inputs[other]) or not kept <= {*terms.output} or kept <= {*terms.factors[other]}:
+            return None
+        index = self._of_letters(terms, factor, trace, terms.output).index
+        if not fits(index, shape):
+            return None  # the output is not known to have these sizes
+        self._hold(trace, [a for a, letter in enumerate(letters) if letter not in terms.factors[other]])
+        summed = [
+            a for a, letter in enumerate(terms.factors[other]) if letter in letters and letter not in terms.output
+        ]
+        mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], summed[0])
+        return Trace(trace.root, np.broadcast_to(index, shape), trace.even and mean)
+
+    def _of(self, tensor: gs.Tensor) -> list[Trace]:
+        """The channels of a tensor: of the factor beside, if there is one, and its own."""
+        return [traces[tensor.name] for traces in (self.beside, self.traces) if tensor.name in traces]
+
+    @staticmethod
+    def _of_letters(terms: Terms, factor: int, trace: Trace, order: Sequence[str]) -> Trace:
         """The channels of a factor, which vary along these letters only, laid out along them."""
-        trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
+        letters = terms.factors[factor]
         axes = [letters.index(k) if k in letters else None for k in order]
         return Trace(trace.root, laid(trace.index, axes), trace.even)
 
@@ -378,9 +420,11 @@ class Follower:
         left.root.needed[first[alive]] = True
         right.root.needed[second[alive]] = True
         for trace in (left, right):
-            trace.root.paired[among(trace)] += 1
             self._hold(trace, (trace.index.ndim - 1,))
-        self.products.append((left, right))
+        if not any(_alike(left, one) and _alike(right, other) for one, other in self.products):
+            left.root.paired[among(left)] += 1
+            right.root.paired[among(right)] += 1
+            self.products.append((left, right))
 
 
 def among(trace: Trace) -> Mask:

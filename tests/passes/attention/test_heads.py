@@ -209,10 +209,41 @@ def test_a_head_of_length_zero_is_no_zero(least: float) -> None:
     compiled(attention("separate", masks, behind, more={"least": np.float32(least)}))
 
 
-def test_values_are_followed_where_keys_are_rows() -> None:
-    behind = f"qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)  {MERGED}"
-    masks = independent()
-    assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
+OVER_TOKENS = {
+    "product": "s = MatMul(kp, v)  y0 = MatMul(qr, s)",
+    "scaled and turned": """s = MatMul(kp, v)  t = Mul(s, scale)  u = Transpose<perm=[0,1,3,2]>(t)
+        w = Transpose<perm=[0,1,3,2]>(u)  y0 = MatMul(qr, w)""",
+    "quotient": """s = MatMul(kp, v)  a = MatMul(qr, s)  r = ReduceSum<keepdims=1>(kp, last)  z = MatMul(qr, r)
+        e = Add(z, scale)  y0 = Div(a, e)""",
+    "einsum": """kn = Transpose<perm=[0,1,3,2]>(kp)  s = Einsum<equation="bhnd,bhne->bhed">(kn, v)
+        y0 = Einsum<equation="bhed,bhnd->bhne">(s, qr)""",
+}
+
+
+@pytest.mark.parametrize("form", OVER_TOKENS)
+def test_channels_are_followed_through_products_over_tokens(form: str) -> None:
+    """Those of queries, keys and values in linear attention, where each head keeps its own."""
+    masks = independent().reshape(3, HEADS, SIZE)
+    masks[:2, :, 0] = True  # no head is zero
+    masks = masks.reshape(3, WIDTH)
+    behind = f"qr = Relu(q)  kp = Relu(k)  {OVER_TOKENS[form]}  {MERGED}"
+    assert columns("separate", attention("separate", masks, behind, more={"last": np.array([3])})) == widths(masks)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "r = ReduceSum<keepdims=1>(s, two)  y0 = Add(a, r)",
+        "r = ReduceSum<keepdims=1>(s, last)  t = Transpose<perm=[0,1,3,2]>(r)  z = MatMul(t, s)  y0 = Add(a, z)",
+        "i = QuantizeLinear(s, scale)  r = DequantizeLinear(i, scale)  z = MatMul(q, r)  y0 = Add(a, z)",
+        "f = Softmax<axis=2>(s)  z = MatMul(q, f)  y0 = Add(a, z)",
+    ],
+)
+def test_products_over_tokens_of_which_more_is_made(more: str) -> None:
+    """What is done to rows and columns counts for the channels of both factors."""
+    behind = f"kp = Relu(k)  s = MatMul(kp, v)  a = MatMul(q, s)  {more}  {MERGED}"
+    operands = {"two": np.array([2]), "last": np.array([3])}
+    compiled(attention("separate", independent(), behind, more=operands))
 
 
 @pytest.mark.parametrize("feature", ["Relu", "Exp", "Tanh"])
