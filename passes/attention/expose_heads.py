@@ -78,7 +78,7 @@ class _Writer:
     def run(self) -> None:
         for left, right in self.found.products:
             if _paired_once([left, right]):
-                dead = left.root.zero[left.index] | right.root.zero[right.index]
+                dead = left.zero | right.zero
                 shared = zip(left.index.shape, right.index.shape, strict=True)
                 axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
                 _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
@@ -110,7 +110,7 @@ class _Writer:
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
             cleared = ~merge.root.kept[channels]
             self.origins.cleared[merge.tensor.name] = cleared.reshape(_along(merge.tensor, merge.axis))
-            zero = merge.root.zero[channels] | merge.fixed[channels]
+            zero = merge.zero[channels] | merge.fixed[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
                 new_here = (shift != 0) | ~self.facts.constant_slices(merge.tensor, merge.axis).mask

@@ -19,6 +19,7 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, operand, present, shape_of, values_of
 from passes.ops import rules
+from passes.ops.arithmetic import Difference, Sum
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Terms
@@ -74,11 +75,18 @@ class Trace:
     """For each element (of one example) of a tensor, the channel of the root that it comes from.
 
     `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
+    `shifted`: channels of the root to which a number was added, None for none.
     """
 
     root: Root
     index: Index
     even: bool = True
+    shifted: Mask | None = None
+
+    @property
+    def zero(self) -> Mask:
+        """Which elements are known to be zero."""
+        return _zeros(self.root, self.shifted)[self.index]
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,12 @@ class Merge:
     axis: int
     index: Index
     even: bool
+    shifted: Mask | None = None
+
+    @property
+    def zero(self) -> Mask:
+        """Which channels of the root are zero here."""
+        return _zeros(self.root, self.shifted)
 
     @property
     def fixed(self) -> Mask:
@@ -225,12 +239,14 @@ class Follower:
         if any(t.is_empty() for t in node.outputs):
             return None
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
+        if index is None and (added := self._added(node, traced, trace)) is not None:
+            return [added]
         if index is None:
             even, index = False, self._apart(node, traced, trace) or self._through(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return None
-        return [Trace(trace.root, each, even) for each in index]
+        return [replace(trace, index=each, even=even) for each in index]
 
     def _round(self, node: gs.Node, trace: Trace) -> bool:
         """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
@@ -260,8 +276,25 @@ class Follower:
             self._scale(node, 1 - place, trace)
         return [np.broadcast_to(trace.index, shape)]
 
+    def _added(self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]], trace: Trace) -> Trace | None:
+        """The channels in a sum with a stored number for each, or the difference; None of another node."""
+        place, shape = 1 - traced[0][0], _example(node.outputs[0])
+        if not isinstance(rules(node), Sum | Difference) or not is_float(node.outputs[0]) or trace.index.shape != shape:
+            return None
+        other = node.inputs[place]
+        if not is_constant(other) or is_dequantized(other):
+            return None
+        values = values_of(other)
+        values = values[(None,) * (len(shape) - values.ndim)]
+        if not fits(values, shape):
+            return None
+        self._scale(node, place, trace)
+        shifted = np.zeros(trace.root.zero.size, bool) if trace.shifted is None else trace.shifted.copy()
+        shifted[trace.index[np.broadcast_to(values != 0, shape)]] = True
+        return replace(trace, even=False, shifted=shifted)
+
     def _scale(self, node: gs.Node, place: int, trace: Trace) -> None:
-        """Channels stay where others are multiplied by another number, but for constants, which go with them."""
+        """Channels stay where others are combined with another number, but for constants, which go with them."""
         other, axes = node.inputs[place], varying(trace.index)
         shape, rank = shape_of(other), trace.index.ndim
         free = [a for a in axes if shape is not None and (len(shape) < rank - a or shape[a - rank] == 1)]
@@ -327,7 +360,7 @@ class Follower:
             counts = np.bincount(index, minlength=trace.root.zero.size)
             if (counts == counts[0]).all():
                 even = trace.even and output.name not in self.pinned
-                self.merges.append(Merge(trace.root, output, axes[0], index, even))
+                self.merges.append(Merge(trace.root, output, axes[0], index, even, trace.shifted))
                 if beside is not None:
                     self._need(beside)
                 return
@@ -341,6 +374,8 @@ class Follower:
             return False
         if any(len({*letters}) < len(letters) or WHOLE in letters for letters in terms.factors):
             return False
+        if len(traced) == 1 and is_constant(node.inputs[1 - min(traced)]):
+            return self._weigh(node, terms, min(traced))
         shared = {k for k in terms.factors[0] if k in terms.factors[1]}
         summed, batch = shared.difference(terms.output), [k for k in terms.output if k in shared]
         found = [(i, each) for i, t in sorted(traced.items()) for each in self._of(t)]
@@ -363,6 +398,22 @@ class Follower:
         self._arrive(node.outputs[0], own, beside)
         return True
 
+    def _weigh(self, node: gs.Node, terms: Terms, factor: int) -> bool:
+        """Sum over the channels of each head, times a stored number for each; False of another product."""
+        (*beside, trace), constant, letters = self._of(node.inputs[factor]), node.inputs[1 - factor], terms.factors
+        along, own = {letters[factor][a] for a in varying(trace.index)}, letters[1 - factor]
+        summed = {*letters[factor]}.intersection(own).difference(terms.output)
+        if beside or len(summed) != 1 or not summed <= along <= {*own} or is_dequantized(constant):
+            return False
+        trace, values = self._of_letters(terms, factor, trace, own), values_of(constant)
+        if not fits(trace.index, values.shape) or once(trace.index).size != among(trace).sum():
+            return False
+        whole = replace(trace, index=np.broadcast_to(trace.index, values.shape))
+        trace.root.needed[whole.index[(values != 0) & ~whole.zero]] = True
+        self._hold(trace, [own.index(letter) for letter in summed])
+        self.scaled.append((node, 1 - factor, trace))
+        return True
+
     def _passed(self, node: gs.Node, terms: Terms, factor: int, trace: Trace) -> Trace | None:
         """The channels of a factor that are not summed over, in the product; None where they cannot be followed."""
         other, letters, shape = 1 - factor, terms.factors[factor], _example(node.outputs[0])
@@ -377,7 +428,7 @@ class Follower:
             a for a, letter in enumerate(terms.factors[other]) if letter in letters and letter not in terms.output
         ]
         mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], summed[0])
-        return Trace(trace.root, np.broadcast_to(index, shape), trace.even and mean)
+        return replace(trace, index=np.broadcast_to(index, shape), even=trace.even and mean)
 
     def _of(self, tensor: gs.Tensor) -> list[Trace]:
         """The channels of a tensor: of the factor beside, if there is one, and its own."""
@@ -388,7 +439,7 @@ class Follower:
         """The channels of a factor, which vary along these letters only, laid out along them."""
         letters = terms.factors[factor]
         axes = [letters.index(k) if k in letters else None for k in order]
-        return Trace(trace.root, laid(trace.index, axes), trace.even)
+        return replace(trace, index=laid(trace.index, axes))
 
     def _attend(self, node: gs.Node, op: FusedAttention, traced: dict[int, gs.Tensor]) -> bool:
         """Fused attention of queries, keys and values [batch, heads, tokens, channels], and nothing else."""
@@ -396,7 +447,7 @@ class Follower:
         alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
         if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(2 in varying(t.index) for t in found.values()):
             return False
-        grouped = {i: Trace(t.root, by_group(t.index, heads.keys), t.even) for i, t in found.items()}
+        grouped = {i: replace(t, index=by_group(t.index, heads.keys)) for i, t in found.items()}
         if 0 in found and 1 in found:
             self._contract(grouped[0], grouped[1])
         elif 0 in found or 1 in found:
@@ -407,7 +458,8 @@ class Follower:
             batch, *others = _example(node.outputs[0])
             shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
             index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
-            self._arrive(node.outputs[0], Trace(value.root, index, value.even and op.averages(node, self.facts)))
+            even = value.even and op.averages(node, self.facts)
+            self._arrive(node.outputs[0], replace(value, index=index, even=even))
         return True
 
     def _contract(self, left: Trace, right: Trace) -> None:
@@ -416,7 +468,7 @@ class Follower:
         if times > 1:
             left, right = (replace(t, index=in_groups(t.index, times)) for t in (left, right))
         first, second = np.broadcast_arrays(left.index, right.index)
-        alive = ~(left.root.zero[first] | right.root.zero[second])
+        alive = ~(left.zero | right.zero)
         left.root.needed[first[alive]] = True
         right.root.needed[second[alive]] = True
         for trace in (left, right):
@@ -425,6 +477,11 @@ class Follower:
             left.root.paired[among(left)] += 1
             right.root.paired[among(right)] += 1
             self.products.append((left, right))
+
+
+def _zeros(root: Root, shifted: Mask | None) -> Mask:
+    """The channels that are still zero after a number was added to some."""
+    return root.zero if shifted is None else root.zero & ~shifted
 
 
 def among(trace: Trace) -> Mask:
@@ -436,7 +493,8 @@ def among(trace: Trace) -> Mask:
 
 def _alike(one: Trace, other: Trace) -> bool:
     """Whether the same channels lie at the same places."""
-    return one is other or (one.root is other.root and np.array_equal(one.index, other.index))
+    same = one.root is other.root and one.shifted is other.shifted
+    return one is other or (same and np.array_equal(one.index, other.index))
 
 
 def _example(tensor: gs.Tensor) -> tuple[int, ...]:

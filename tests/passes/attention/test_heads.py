@@ -209,6 +209,35 @@ def test_a_head_of_length_zero_is_no_zero(least: float) -> None:
     compiled(attention("separate", masks, behind, more={"least": np.float32(least)}))
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_numbers_that_are_added_go_with_their_channels(masked: bool) -> None:
+    """As in Transformer-XL: what is added to masked channels counts where those of the keys are not masked as well."""
+    behind = f"""qu = Add(q, u)  qt = Sub(q, t)  s1 = MatMul(qu, k)  s2 = MatMul(qt, kc)  s = Sum(s1, s2)
+        a = Softmax<axis=-1>(s)  va = Add(r, v)  y0 = MatMul(a, va)  {MERGED}"""
+    masks = independent()
+    masks[1] = masks[0]
+    kept = masks[0].reshape(HEADS, 1, SIZE) if masked else np.ones((HEADS, 1, SIZE))
+    more: dict[str, Array] = {"u": random(HEADS, 1, SIZE) * kept, "t": random(HEADS, 1, SIZE, seed=1) * kept}
+    more |= {"kc": random(HEADS, SIZE, 6, seed=2) * masks[0].reshape(HEADS, SIZE, 1)}
+    more |= {"r": random(HEADS, 1, SIZE, seed=3) * masks[2].reshape(HEADS, 1, SIZE)}
+    source = attention("separate", masks, behind, "6", more)
+    assert columns("separate", source) == widths(masks)
+    compiled(attention("separate", independent(), behind, "6", more))
+    compiled(attention("separate", independent(), behind, "6", more | {"r": random(HEADS, 1, SIZE, seed=4)}))
+
+
+def test_keys_of_learned_queries() -> None:
+    """Numbers that keys are multiplied with go with their channels, and keys count where these are not zero."""
+    behind = f"s = MatMul(c, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"
+    masks = independent()
+    more: dict[str, Array] = {"c": random(1, HEADS, 6, SIZE) * masks[0].reshape(1, HEADS, 1, SIZE)}
+    result = compiled(attention("separate", masks, behind, "6", more))
+    found = [weight(result, "MatMul", which=i).shape[1] for i in range(2)]
+    assert found == widths(masks)[1:]
+    for shared in (random(1, 1, 6, SIZE), random(6, SIZE)):
+        compiled(attention("separate", masks, behind, "6", {"c": shared}))
+
+
 OVER_TOKENS = {
     "product": "s = MatMul(kp, v)  y0 = MatMul(qr, s)",
     "scaled and turned": """s = MatMul(kp, v)  t = Mul(s, scale)  u = Transpose<perm=[0,1,3,2]>(t)
