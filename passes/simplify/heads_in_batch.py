@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from string import ascii_letters
 
 import onnx_graphsurgeon as gs
 
@@ -16,6 +17,8 @@ from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, is_constant, present, shape_of
 from passes.ops import rules
 from passes.ops.base import axis_attribute
+from passes.ops.concat_split import Concat, Split
+from passes.ops.contractions.einsum import Einsum
 from passes.ops.contractions.matmul import MatMul
 from passes.ops.elementwise import Elementwise
 from passes.ops.shape import Measuring, Reshape, Transpose
@@ -38,7 +41,10 @@ class _Merged:
 
 
 def split(graph: gs.Graph) -> bool:
-    """Give heads axes of their own between Reshapes, wherever they can have them throughout; whether any can."""
+    """Give heads axes of their own between Reshapes, where these have products and no projections between them.
+
+    Whether any are given one.
+    """
     editor, seen, changed = GraphEditor(graph), set[str](), False
     for node in graph.nodes:
         merged = _merged(node)
@@ -60,15 +66,15 @@ def _merged(node: gs.Node) -> _Merged | None:
     before, after = shape_of(node.inputs[0]) or (), shape_of(node.outputs[0]) or ()
     if None in before or None in after:
         return None
-    for axis, (batch, inner) in enumerate(pairwise(before)):
-        heads, parted = inner, before
-        if len(before) == len(after) and isinstance(inner, int) and isinstance(channels := after[axis + 1], int):
-            heads = inner // max(channels, 1)
-            parted = (*before[: axis + 1], heads, channels, *before[axis + 2 :])
-        if isinstance(heads, int) and heads > 1 and batch != 1 and before[:axis] == after[:axis] != after:
-            merged = _Merged(axis, batch, heads)
-            if merged.split(after, axis) == parted and _size(after[axis]) == _size(batch) * _size(heads):
-                return merged
+    for axis, (batch, inner) in enumerate(pairwise(before[: len(after) + 1])):
+        if batch != 1 and isinstance(inner, int) and before[:axis] == after[:axis]:
+            channels = next(iter(after[axis + 1 :]), None)
+            counts = [inner]
+            if isinstance(channels, int) and channels > 0 and inner % channels == 0:
+                counts = [inner // channels, inner]
+            for heads in counts:
+                if heads > 1 and _size(after[axis]) == _size(batch) * _size(heads):
+                    return _Merged(axis, batch, heads)
     return None
 
 
@@ -115,6 +121,8 @@ class _Region:
                     self.nodes[id(node)] = node
                 todo += found
         reshapes = (node for node in self.nodes.values() if isinstance(rules(node), Reshape))
+        if not any(isinstance(rules(node), MatMul | Einsum) for node in self.nodes.values()):
+            return False
         return None not in [*map(self._sizes, reshapes), *map(self._back, self.measured.values())]
 
     def _has_both(self, tensor: gs.Tensor, axis: int) -> bool:
@@ -134,10 +142,14 @@ class _Region:
         if isinstance(op, Transpose):
             perm = self._perm(node)
             return [(node.inputs[0], perm[axis])] if made else [(node.outputs[0], perm.index(axis))]
-        if isinstance(op, Softmax):
-            along = self._along(node)
-            alike = along > axis or (along < axis and self.editor.opset >= _ONE_AXIS)
-            return [(node.inputs[0], axis), (node.outputs[0], axis)] if alike else None
+        if isinstance(op, Softmax | Split | Concat):
+            along, data = self._along(node), node.inputs if isinstance(op, Concat) else node.inputs[:1]
+            alike = along > axis or (along < axis and (not isinstance(op, Softmax) or self.editor.opset >= _ONE_AXIS))
+            return [(t, axis) for t in (*data, *node.outputs)] if alike else None
+        if isinstance(op, MatMul | Einsum) and any(map(is_constant, node.inputs)):
+            return None  # such as windows of an image, which projections treat as one batch
+        if isinstance(op, Einsum):
+            return self._of_letter(node, tensor, axis)
         rank = len(shape_of(node.outputs[0]) or ())
         single = isinstance(op, Elementwise) and op.broadcasts and len(node.outputs) == 1
         if len(shape) != rank or not (single or (isinstance(op, MatMul) and axis < rank - 2)):
@@ -159,7 +171,20 @@ class _Region:
         return [int(axis) for axis in node.attrs.get("perm", range(rank)[::-1])]
 
     def _along(self, node: gs.Node) -> int:
+        if not isinstance(rules(node), Softmax):
+            return axis_attribute(node)
         return axis_attribute(node, -1 if self.editor.opset >= _ONE_AXIS else 1)
+
+    @staticmethod
+    def _of_letter(node: gs.Node, tensor: gs.Tensor, axis: int) -> list[tuple[gs.Tensor, int]] | None:
+        """The tensors that an Einsum has along the letter of an axis of one; None where it sums over that, or more."""
+        terms = Einsum().terms(node)
+        if terms is None or "->" not in str(node.attrs["equation"]) or "..." in str(node.attrs["equation"]):
+            return None
+        along = [*zip(node.inputs, terms.factors, strict=True), (node.outputs[0], terms.output)]
+        letter = next(letters[axis] for t, letters in along if t is tensor)
+        once = letter in terms.output and all([*letters].count(letter) <= 1 for _, letters in along)
+        return [(t, [*letters].index(letter)) for t, letters in along if letter in letters] if once else None
 
     def _sizes(self, node: gs.Node) -> list[int] | None:
         """The sizes that a Reshape is given; None where they are not known."""
@@ -189,7 +214,13 @@ class _Region:
                 axis, perm = self.axes[read.name], self._perm(node)
                 wide = [[axis, axis + 1] if a == axis else [a + (a > axis)] for a in perm]
                 node.attrs["perm"] = [a for axes in wide for a in axes]
-            elif isinstance(op, Softmax):
+            elif isinstance(op, Einsum):
+                equation, terms = str(node.attrs["equation"]), op.terms(node)
+                assert terms is not None
+                letter = terms.output[self.axes[node.outputs[0].name]]
+                other = next(each for each in ascii_letters if each not in equation)
+                node.attrs["equation"] = equation.replace(letter, letter + other)
+            elif isinstance(op, Softmax | Split | Concat):
                 along = self._along(node)
                 node.attrs["axis"] = along + (along > self.axes[read.name])
             node.inputs = [new.get(t.name, t) for t in node.inputs]

@@ -50,9 +50,30 @@ def test_channels_of_heads_in_the_batch(between: str, whole: bool) -> None:
     assert widths == [WIDTH // 2] * 3
 
 
+def test_channels_of_heads_in_the_batch_of_an_image() -> None:
+    """As in the U-Nets of diffusion models: from a convolution, by Split and Einsum."""
+    rng = np.random.default_rng(0)
+    mask = np.concatenate([rng.permutation(SIZE) < SIZE // 2 for _ in range(3 * HEADS)])
+    source = model(
+        "(float[n,8,3,3] x) => (float[n,5,3,3] y)",
+        """p = Conv(x, w)  m = Mul(p, k)  r = Reshape(m, merged)  q, kt, v = Split<axis=1>(r, parts)
+        s = Einsum<equation="bct,bcs->bts">(q, kt)  a = Softmax<axis=2>(s)  j = Einsum<equation="bts,bcs->bct">(a, v)
+        c = Concat<axis=1>(j, q)  f = Reshape(c, image)  y = Conv(f, u)""",
+        w=random(3 * WIDTH, 8, 1, 1),
+        k=mask.astype(np.float32).reshape(-1, 1, 1),
+        merged=np.array([-1, 3 * SIZE, 9]),
+        parts=np.array([SIZE] * 3),
+        image=np.array([-1, 2 * WIDTH, 3, 3]),
+        u=random(5, 2 * WIDTH, 1, 1, seed=1),
+    )
+    assert any(list(t.shape or ())[1:] == [HEADS, 9, 9] for t in prepared(source).tensors().values())
+    compiled(source)
+
+
 @pytest.mark.parametrize(
     "between",
     [
+        f"{ATTEND.replace('y0', 'z')}  y0 = MatMul(z, square)",  # as in windows of an image
         ATTEND.replace("MatMul(a, v)", "CumSum(v, none)"),  # along the batch and heads
         ATTEND.replace("Mul(s, scale)", "Mul(s, rows)"),  # another number for each
         f"{ATTEND.replace('y0', 'z')}  y0 = Gather(z, order)",
@@ -62,7 +83,12 @@ def test_heads_stay_in_the_batch_where_something_tells_them_apart(between: str) 
     given = {name: random(16, WIDTH, seed=i) for i, name in enumerate(("wq", "wk", "wv"))}
     given |= {"k": np.ones(WIDTH), "l": np.ones(WIDTH), "wo": random(WIDTH, 5), "scale": np.array(0.4, np.float32)}
     given |= {"merged": np.array([5, -1, SIZE]), "flat": np.array([-1, WIDTH]), "back": np.array([5, -1, 5])}
-    given |= {"none": np.array(0), "rows": random(3 * HEADS, 1, 1), "order": np.array([3, 0, 1, 2] * 3)}
+    given |= {
+        "none": np.array(0),
+        "rows": random(3 * HEADS, 1, 1),
+        "order": np.array([3, 0, 1, 2] * 3),
+        "square": random(SIZE, SIZE),
+    }
     source = model("(float[5,3,16] x) => (float[5,3,5] y)", f"{PROJECTED}  {between}  {MERGED}", constants=given)
     assert all(len(t.shape) < 4 for t in prepared(source).tensors().values() if t.shape is not None)
     compiled(source)
