@@ -111,7 +111,7 @@ class _Region:
                     return False
                 continue
             self.axes[tensor.name] = axis
-            if not self._has_both(tensor, axis) or tensor.name in self.editor.seen_outside:
+            if not self._has_both(tensor, axis) or not tensor.inputs or tensor.name in self.editor.seen_outside:
                 return False
             for node in (*tensor.inputs, *tensor.outputs):
                 found = self._through(node, tensor, axis)

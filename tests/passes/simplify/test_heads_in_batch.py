@@ -77,6 +77,7 @@ def test_channels_of_heads_in_the_batch_of_an_image() -> None:
         ATTEND.replace("MatMul(a, v)", "CumSum(v, none)"),  # along the batch and heads
         ATTEND.replace("Mul(s, scale)", "Mul(s, rows)"),  # another number for each
         f"{ATTEND.replace('y0', 'z')}  y0 = Gather(z, order)",
+        f"{ATTEND.replace('y0', 'z')}  y0 = Add(z, given)",  # an input
     ],
 )
 def test_heads_stay_in_the_batch_where_something_tells_them_apart(between: str) -> None:
@@ -89,6 +90,7 @@ def test_heads_stay_in_the_batch_where_something_tells_them_apart(between: str) 
         "order": np.array([3, 0, 1, 2] * 3),
         "square": random(SIZE, SIZE),
     }
-    source = model("(float[5,3,16] x) => (float[5,3,5] y)", f"{PROJECTED}  {between}  {MERGED}", constants=given)
+    signature = "(float[5,3,16] x, float[12,5,6] given) => (float[5,3,5] y)"
+    source = model(signature, f"{PROJECTED}  {between}  {MERGED}", constants=given)
     assert all(len(t.shape) < 4 for t in prepared(source).tensors().values() if t.shape is not None)
     compiled(source)
