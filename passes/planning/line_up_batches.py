@@ -82,7 +82,8 @@ class _Group:
             if tensor.name in self.tensors:
                 continue
             self.tensors[tensor.name] = tensor
-            if None in self.sizes or self._sizes(tensor) != self.sizes or tensor.name in self.editor.seen_outside:
+            inside = bool(tensor.inputs) and tensor.name not in self.editor.seen_outside
+            if None in self.sizes or self._sizes(tensor) != self.sizes or not inside:
                 return False
             for node in (*tensor.inputs, *tensor.outputs):
                 if isinstance(rules(node), Elementwise):

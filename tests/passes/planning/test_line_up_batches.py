@@ -65,6 +65,7 @@ def test_each_expert_keeps_its_own_channels(form: str) -> None:
         "r = Softmax<axis = -1>(h) m = Mul(r, k)",  # of all channels
         "r = Add(h, shared) m = Mul(r, k)",  # the same numbers for all experts
         "r = Mul(h, k) m = Add(r, beside)",  # one input for all experts
+        "r = Mul(h, k) m = Add(r, own)",  # an input for each
         "r = Mul(h, k) t = CumSum(r, two) m = Add(r, t)",
         "m = Mul(h, k) t = MatMul(m, once) y0 = ReduceMax<axes = [0], keepdims = 0>(t)",  # the same for all experts
     ],
@@ -80,4 +81,4 @@ def test_channels_that_something_tells_apart_stay_where_they_are(between: str) -
         "shared": (WIDTH,),
         "once": (1, WIDTH, 4),
     }
-    compiled(model("(float[n,6] x) => (float[n,4] y)", text, constants=given | shapes))
+    compiled(model("(float[n,6] x, float[3,n,8] own) => (float[n,4] y)", text, constants=given | shapes))
