@@ -45,8 +45,6 @@ Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends
 VERSION = 4
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split())}
-#: types that ONNX Runtime has and numpy has not: it has none for them, either, or takes them for uint8
-FOREIGN = tuple(f"tensor({kind}" for kind in "float4 float8 int2 int4 uint2 uint4".split())
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 SUBNORMAL = 2.0**-24  # the least number of half precision
@@ -559,10 +557,9 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         made = [name for i in nodes for name in graph.nodes[i].output if name]
         leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
         runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder, graph.packs)
-        given = [each.name for each in runs.get_outputs() if not each.type.startswith(FOREIGN)]
-        results = [runs.run(given, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
-        pairs = [(name, list(arrays)) for name, arrays in zip(given, zip(*results, strict=True), strict=True)]
-        shown = {n: each for n, each in pairs if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in each)}
+        own = [t.name for t in runs.get_outputs() if not any(k in t.type for k in ("float4", "float8", "int2", "int4"))]
+        rows = zip(own, *(runs.run(own, {f"{n}·": live[n][k] for n in leaves}) for k in range(len(feeds))), strict=True)
+        shown = {n: each for n, *each in rows if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in each)}
         if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
             step *= 2  # what cannot be handed on is read later
             continue

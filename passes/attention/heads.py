@@ -155,9 +155,8 @@ class Follower:
                 self._read_whole(tensor.name)
 
     def _read_whole(self, name: str) -> None:
-        for traces in (self.traces, self.beside):
-            if name in traces:
-                self._need(traces[name])
+        for trace in self._of(name):
+            self._need(trace)
 
     @staticmethod
     def _need(trace: Trace) -> None:
@@ -378,13 +377,12 @@ class Follower:
             return self._weigh(node, terms, min(traced))
         shared = {k for k in terms.factors[0] if k in terms.factors[1]}
         summed, batch = shared.difference(terms.output), [k for k in terms.output if k in shared]
-        found = [(i, each) for i, t in sorted(traced.items()) for each in self._of(t)]
+        found = [(i, each) for i, t in sorted(traced.items()) for each in self._of(t.name)]
         along = [{terms.factors[i][a] for a in varying(each.index)} for i, each in found]
         ends = [n for n, letters in enumerate(along) if len(summed) == 1 and summed <= letters <= {*batch, *summed}]
-        if [found[n][0] for n in ends] == [0, 1]:
+        ends = ends if [found[n][0] for n in ends] == [0, 1] else []
+        if ends:
             self._contract(*(self._of_letters(terms, *found[n], [*batch, *summed]) for n in ends))
-        else:
-            ends = []
         passed = [(each, self._passed(node, terms, i, each)) for n, (i, each) in enumerate(found) if n not in ends]
         if not passed:
             return True
@@ -400,7 +398,7 @@ class Follower:
 
     def _weigh(self, node: gs.Node, terms: Terms, factor: int) -> bool:
         """Sum over the channels of each head, times a stored number for each; False of another product."""
-        (*beside, trace), constant, letters = self._of(node.inputs[factor]), node.inputs[1 - factor], terms.factors
+        (*beside, trace), constant, letters = self._of(node.inputs[factor].name), node.inputs[1 - factor], terms.factors
         along, own = {letters[factor][a] for a in varying(trace.index)}, letters[1 - factor]
         summed = {*letters[factor]}.intersection(own).difference(terms.output)
         if beside or len(summed) != 1 or not summed <= along <= {*own} or is_dequantized(constant):
@@ -430,9 +428,9 @@ class Follower:
         mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], summed[0])
         return replace(trace, index=np.broadcast_to(index, shape), even=trace.even and mean)
 
-    def _of(self, tensor: gs.Tensor) -> list[Trace]:
+    def _of(self, name: str) -> list[Trace]:
         """The channels of a tensor: of the factor beside, if there is one, and its own."""
-        return [traces[tensor.name] for traces in (self.beside, self.traces) if tensor.name in traces]
+        return [traces[name] for traces in (self.beside, self.traces) if name in traces]
 
     @staticmethod
     def _of_letters(terms: Terms, factor: int, trace: Trace, order: Sequence[str]) -> Trace:
