@@ -173,12 +173,12 @@ class Follower:
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
-        shape, example = _example(y), _example(x)
-        for axis in sorted({k.input_axis for k in self.facts.links(node) if k.split}):
-            size = self.facts.size(x, axis) or 0
-            if not self._keeps(node, (axis,)) or not 0 < int(np.prod(shape)) == int(np.prod(example)) <= _LARGEST:
+        shape, links = _example(y), self.facts.links(node)
+        for axis in sorted({k.input_axis for k in links if k.split}):
+            size, out = self.facts.size(x, axis) or 0, {k.output_axis for k in links if k.input_axis == axis}
+            sizes = [d if a in out else 1 for a, d in enumerate(shape)]
+            if not self._keeps(node, (axis,)) or int(np.prod(sizes)) != size or not 0 < int(np.prod(shape)) <= _LARGEST:
                 continue
-            channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(example))])
             key = x.name, axis
             if key not in self.roots:
                 known = self.facts.constant_slices(x, axis)
@@ -187,7 +187,7 @@ class Follower:
                 needed, order = np.zeros(size, bool), np.arange(size)
                 self.roots[key] = Root(x, axis, zero, known.mask, value, needed, order, none, none.copy())
             self.roots[key].starts.append(node)
-            index = np.broadcast_to(channels, example).reshape(shape)
+            index = np.broadcast_to(np.arange(size).reshape(sizes), shape)
             self.traces[y.name] = Trace(self.roots[key], index)
             return
 

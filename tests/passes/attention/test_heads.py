@@ -238,6 +238,21 @@ def test_keys_of_learned_queries() -> None:
         compiled(attention("separate", masks, behind, "6", {"c": shared}))
 
 
+def test_heads_that_are_split_as_frames_join_the_batch() -> None:
+    """One Reshape does both, where the number of frames is known."""
+    masks = independent()
+    text = """q2 = MatMul(x, wq)  q1 = Mul(q2, mq)  q3 = Reshape(q1, split)  q = Transpose<perm=[0,2,1,3]>(q3)
+        k2 = MatMul(x, wk)  k1 = Mul(k2, mk)  k3 = Reshape(k1, split)  k = Transpose<perm=[0,2,3,1]>(k3)
+        v2 = MatMul(x, wv)  v1 = Mul(v2, mv)  v3 = Reshape(v1, split)  v = Transpose<perm=[0,2,1,3]>(v3)
+        s = MatMul(q, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  y1 = Transpose<perm=[0,2,1,3]>(y0)
+        y2 = Reshape(y1, back)  o = MatMul(y2, wo)"""
+    given = {f"w{name}": random(16, WIDTH, seed=i) for i, name in enumerate("qkv")}
+    given |= {f"m{name}": mask.astype(np.float32) for name, mask in zip("qkv", masks, strict=True)}
+    given |= {"split": np.array([-1, 5, HEADS, SIZE]), "back": np.array([-1, 3, 5, WIDTH]), "wo": random(WIDTH, 4)}
+    source = model("(float[B,3,5,16] x) => (float[B,3,5,4] o)", text, constants=given)
+    assert columns("separate", source) == widths(masks)
+
+
 OVER_TOKENS = {
     "product": "s = MatMul(kp, v)  y0 = MatMul(qr, s)",
     "scaled and turned": """s = MatMul(kp, v)  t = Mul(s, scale)  u = Transpose<perm=[0,1,3,2]>(t)
