@@ -557,9 +557,9 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
         made = [name for i in nodes for name in graph.nodes[i].output if name]
         leaves = {name for i in nodes for name in graph.reads[i]} & live.keys() - set(made)
         runs = session(graph.part(nodes, {n: live[n][0].dtype for n in leaves}, made), graph.folder, graph.packs)
-        results = [runs.run(made, {f"{name}·": live[name][k] for name in leaves}) for k in range(len(feeds))]
-        pairs = [(name, list(arrays)) for name, arrays in zip(made, zip(*results, strict=True), strict=True)]
-        shown = {n: each for n, each in pairs if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in each)}
+        own = [t.name for t in runs.get_outputs() if not any(k in t.type for k in ("float4", "float8", "int2", "int4"))]
+        rows = zip(own, *(runs.run(own, {f"{n}·": live[n][k] for n in leaves}) for k in range(len(feeds))), strict=True)
+        shown = {n: each for n, *each in rows if all(isinstance(a, np.ndarray) and a.dtype in NUMPY for a in each)}
         if any(last.get(name, -1) >= nodes.stop for name in set(made) - shown.keys()):
             step *= 2  # what cannot be handed on is read later
             continue

@@ -78,7 +78,7 @@ class _Writer:
     def run(self) -> None:
         for left, right in self.found.products:
             if _paired_once([left, right]):
-                dead = left.root.zero[left.index] | right.root.zero[right.index]
+                dead = left.zero | right.zero
                 shared = zip(left.index.shape, right.index.shape, strict=True)
                 axes = tuple(axis for axis, (one, other) in enumerate(shared) if one != other)
                 _live_first([left, right], np.asarray(dead.all(axis=axes, keepdims=True)))
@@ -94,13 +94,15 @@ class _Writer:
             _replace_inputs(root.starts, root.tensor, new)
         changed = (
             name
-            for name, trace in self.found.traces.items()
+            for name, trace in (*self.found.traces.items(), *self.found.beside.items())
             if trace.root.zero[trace.index].any() or (trace.root.order[trace.index] != trace.index).any()
         )
         self.origins.update(dict.fromkeys(changed))
+        beside = self.found.beside.items()
+        self.origins.update((name, None) for name, trace in beside if not trace.root.kept[trace.index].all())
         self.origins.cleared.update((name, ~trace.root.kept[trace.index]) for name, trace in self.found.traces.items())
         for merge in self.found.merges:
-            constant = merge.root.zero | merge.fixed
+            constant = merge.zero | merge.fixed
             self.origins.note_constant(merge.tensor.name, merge.axis, constant[merge.index])
             channels, back = merge.root.order[merge.index], np.arange(merge.index.size)
             aligned = bool((channels != merge.index).any())

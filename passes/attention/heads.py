@@ -19,6 +19,7 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, operand, present, shape_of, values_of
 from passes.ops import rules
+from passes.ops.arithmetic import Difference, Sum
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Terms
@@ -74,11 +75,18 @@ class Trace:
     """For each element (of one example) of a tensor, the channel of the root that it comes from.
 
     `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
+    `shifted`: channels of the root to which a number was added, None for none.
     """
 
     root: Root
     index: Index
     even: bool = True
+    shifted: Mask | None = None
+
+    @property
+    def zero(self) -> Mask:
+        """Which elements are known to be zero."""
+        return _zeros(self.root, self.shifted)[self.index]
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,12 @@ class Merge:
     axis: int
     index: Index
     even: bool
+    shifted: Mask | None = None
+
+    @property
+    def zero(self) -> Mask:
+        """Which channels of the root are zero here."""
+        return _zeros(self.root, self.shifted)
 
     @property
     def fixed(self) -> Mask:
@@ -107,6 +121,8 @@ class Follower:
         self.graph, self.facts = graph, facts
         self.roots: dict[tuple[str, int], Root] = {}
         self.traces: dict[str, Trace] = {}
+        #: of products over tokens, as of keys with values in linear attention, the channels of the other factor
+        self.beside: dict[str, Trace] = {}
         self.merges: list[Merge] = []
         #: channels [..., inner] that are multiplied with each other and summed over the last axis
         self.products: list[tuple[Trace, Trace]] = []
@@ -139,7 +155,11 @@ class Follower:
                 self._read_whole(tensor.name)
 
     def _read_whole(self, name: str) -> None:
-        trace = self.traces[name]
+        for trace in self._of(name):
+            self._need(trace)
+
+    @staticmethod
+    def _need(trace: Trace) -> None:
         read = among(trace)
         trace.root.needed[read] = True
         trace.root.pin(read)
@@ -153,12 +173,12 @@ class Follower:
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
-        shape, example = _example(y), _example(x)
-        for axis in sorted({k.input_axis for k in self.facts.links(node) if k.split}):
-            size = self.facts.size(x, axis) or 0
-            if not self._keeps(node, (axis,)) or not 0 < int(np.prod(shape)) == int(np.prod(example)) <= _LARGEST:
+        shape, links = _example(y), self.facts.links(node)
+        for axis in sorted({k.input_axis for k in links if k.split}):
+            size, out = self.facts.size(x, axis) or 0, {k.output_axis for k in links if k.input_axis == axis}
+            sizes = [d if a in out else 1 for a, d in enumerate(shape)]
+            if not self._keeps(node, (axis,)) or int(np.prod(sizes)) != size or not 0 < int(np.prod(shape)) <= _LARGEST:
                 continue
-            channels = np.arange(size).reshape([-1 if a == axis else 1 for a in range(len(example))])
             key = x.name, axis
             if key not in self.roots:
                 known = self.facts.constant_slices(x, axis)
@@ -167,7 +187,7 @@ class Follower:
                 needed, order = np.zeros(size, bool), np.arange(size)
                 self.roots[key] = Root(x, axis, zero, known.mask, value, needed, order, none, none.copy())
             self.roots[key].starts.append(node)
-            index = np.broadcast_to(channels, example).reshape(shape)
+            index = np.broadcast_to(np.arange(size).reshape(sizes), shape)
             self.traces[y.name] = Trace(self.roots[key], index)
             return
 
@@ -188,30 +208,44 @@ class Follower:
         op = rules(node)
         if isinstance(op, Contraction):
             return self._multiply(node, op, dict(traced))
+        place, tensor = traced[0]
+        trace, beside = self.traces[tensor.name], [self.beside[t.name] for _, t in traced if t.name in self.beside]
+        reduces = isinstance(op, Reduce) and bool((reduced_axes(node) or set()) & {*varying(trace.index)})
+        special = reduces or isinstance(op, FusedAttention | Quantization) or len(traced) > 1
+        along = self._traces(node, traced, place, beside[0]) if beside and not special else None
+        for each in beside if along is None else ():
+            self._need(each)
         if isinstance(op, FusedAttention):
             return self._attend(node, op, dict(traced))
-        place, tensor = traced[0]
-        trace = self.traces[tensor.name]
         together = isinstance(op, Elementwise) and len(traced) == len(present(node.inputs))
         if len(traced) > 1 and not (together and all(_alike(self.traces[t.name], trace) for _, t in traced)):
             return False
-        if any(t.is_empty() for t in node.outputs):
-            return False
-        if isinstance(op, Reduce) and (reduced_axes(node) or set()) & {*varying(trace.index)}:
+        if reduces:
             trace.root.needed[among(trace)] = True
             self._hold(trace, reduced_axes(node) or ())  # in whatever order they are reduced
             return True
         if isinstance(op, Quantization):
             return self._round(node, trace)
+        found = self._traces(node, traced, place, trace) or []
+        for n, each in enumerate(found):
+            self._arrive(node.outputs[n], each, None if along is None else along[n])
+        return bool(found)
+
+    def _traces(
+        self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]], place: int, trace: Trace
+    ) -> list[Trace] | None:
+        """The channels in each output of a node that moves them, or lets each pass by itself; None of another one."""
+        if any(t.is_empty() for t in node.outputs):
+            return None
         even, index = trace.even, self._moved(node, trace) if place == 0 else None
+        if index is None and (added := self._added(node, traced, trace)) is not None:
+            return [added]
         if index is None:
             even, index = False, self._apart(node, traced, trace) or self._through(node, place, trace)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
-            return False
-        for output, found in zip(node.outputs, index, strict=True):
-            self._arrive(output, Trace(trace.root, found, even))
-        return True
+            return None
+        return [replace(trace, index=each, even=even) for each in index]
 
     def _round(self, node: gs.Node, trace: Trace) -> bool:
         """Follow a QuantizeLinear with one scale, if the steps of that are all that is read of it, and then these."""
@@ -241,8 +275,25 @@ class Follower:
             self._scale(node, 1 - place, trace)
         return [np.broadcast_to(trace.index, shape)]
 
+    def _added(self, node: gs.Node, traced: Sequence[tuple[int, gs.Tensor]], trace: Trace) -> Trace | None:
+        """The channels in a sum with a stored number for each, or the difference; None of another node."""
+        place, shape = 1 - traced[0][0], _example(node.outputs[0])
+        if not isinstance(rules(node), Sum | Difference) or not is_float(node.outputs[0]) or trace.index.shape != shape:
+            return None
+        other = node.inputs[place]
+        if not is_constant(other) or is_dequantized(other):
+            return None
+        values = values_of(other)
+        values = values[(None,) * (len(shape) - values.ndim)]
+        if not fits(values, shape):
+            return None
+        self._scale(node, place, trace)
+        shifted = np.zeros(trace.root.zero.size, bool) if trace.shifted is None else trace.shifted.copy()
+        shifted[trace.index[np.broadcast_to(values != 0, shape)]] = True
+        return replace(trace, even=False, shifted=shifted)
+
     def _scale(self, node: gs.Node, place: int, trace: Trace) -> None:
-        """Channels stay where others are multiplied by another number, but for constants, which go with them."""
+        """Channels stay where others are combined with another number, but for constants, which go with them."""
         other, axes = node.inputs[place], varying(trace.index)
         shape, rank = shape_of(other), trace.index.ndim
         free = [a for a in axes if shape is not None and (len(shape) < rank - a or shape[a - rank] == 1)]
@@ -300,7 +351,7 @@ class Follower:
         whole = int(np.prod(sizes)) == index.size and self._keeps(node, tuple(axes))
         return [np.broadcast_to(index.reshape(sizes), shape)] if whole else None
 
-    def _arrive(self, output: gs.Tensor, trace: Trace) -> None:
+    def _arrive(self, output: gs.Tensor, trace: Trace, beside: Trace | None = None) -> None:
         """One axis that holds all channels by itself, once or for several heads, is the end."""
         axes = varying(trace.index)
         if len(axes) == 1 and self.facts.size(output, axes[0]) is not None:
@@ -308,45 +359,85 @@ class Follower:
             counts = np.bincount(index, minlength=trace.root.zero.size)
             if (counts == counts[0]).all():
                 even = trace.even and output.name not in self.pinned
-                self.merges.append(Merge(trace.root, output, axes[0], index, even))
+                self.merges.append(Merge(trace.root, output, axes[0], index, even, trace.shifted))
+                if beside is not None:
+                    self._need(beside)
                 return
         self.traces[output.name] = trace
+        if beside is not None:
+            self.beside[output.name] = beside
 
     def _multiply(self, node: gs.Node, op: Contraction, traced: dict[int, gs.Tensor]) -> bool:
         terms = op.terms(node)
         if terms is None or operand(node, 2) is not None or len(terms.factors) != 2 or max(traced) > 1:
             return False
-        along = {i: [terms.factors[i][a] for a in varying(self.traces[t.name].index)] for i, t in traced.items()}
         if any(len({*letters}) < len(letters) or WHOLE in letters for letters in terms.factors):
             return False
-        shared = [k for k in terms.factors[0] if k in terms.factors[1]]
-        summed = [k for k in shared if k not in terms.output]
-        if len(traced) == 2 and len(summed) == 1:
-            batch = [k for k in terms.output if k in shared]
-            if all(summed[0] in letters and {*letters} <= {*batch, *summed} for letters in along.values()):
-                both = [self._of_letters(node, terms, i, [*batch, *summed]) for i in range(2)]
-                self._contract(*both)
-                return True
-        factor = max(traced)
-        kept, other = along[factor], 1 - factor
-        trace = self.traces[node.inputs[factor].name]
-        if is_constant(node.inputs[other]) or not {*kept} <= {*terms.output} or not {*kept} - {*shared}:
+        if len(traced) == 1 and is_constant(node.inputs[1 - min(traced)]):
+            return self._weigh(node, terms, min(traced))
+        shared = {k for k in terms.factors[0] if k in terms.factors[1]}
+        summed, batch = shared.difference(terms.output), [k for k in terms.output if k in shared]
+        found = [(i, each) for i, t in sorted(traced.items()) for each in self._of(t.name)]
+        along = [{terms.factors[i][a] for a in varying(each.index)} for i, each in found]
+        ends = [n for n, letters in enumerate(along) if len(summed) == 1 and summed <= letters <= {*batch, *summed}]
+        ends = ends if [found[n][0] for n in ends] == [0, 1] else []
+        if ends:
+            self._contract(*(self._of_letters(terms, *found[n], [*batch, *summed]) for n in ends))
+        passed = [(each, self._passed(node, terms, i, each)) for n, (i, each) in enumerate(found) if n not in ends]
+        if not passed:
+            return True
+        *others, (_, own) = passed
+        if own is None:
             return False
-        shape, index = _example(node.outputs[0]), self._of_letters(node, terms, factor, terms.output).index
-        if not fits(index, shape):
-            return False  # the output is not known to have these sizes
-        if len(traced) == 2:  # channels of keys that are rows, as in linear attention, are all there
-            self._read_whole(traced[other].name)
-        self._hold(trace, [a for a, letter in enumerate(terms.factors[factor]) if letter not in shared])
-        mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], terms.factors[other].index(summed[0]))
-        self._arrive(node.outputs[0], Trace(trace.root, np.broadcast_to(index, shape), trace.even and mean))
+        beside = next((each for _, each in others[::-1] if each is not None), None)
+        for trace, each in others:
+            if each is None or each is not beside:
+                self._need(trace)
+        self._arrive(node.outputs[0], own, beside)
         return True
 
-    def _of_letters(self, node: gs.Node, terms: Terms, factor: int, order: Sequence[str]) -> Trace:
+    def _weigh(self, node: gs.Node, terms: Terms, factor: int) -> bool:
+        """Sum over the channels of each head, times a stored number for each; False of another product."""
+        (*beside, trace), constant, letters = self._of(node.inputs[factor].name), node.inputs[1 - factor], terms.factors
+        along, own = {letters[factor][a] for a in varying(trace.index)}, letters[1 - factor]
+        summed = {*letters[factor]}.intersection(own).difference(terms.output)
+        if beside or len(summed) != 1 or not summed <= along <= {*own} or is_dequantized(constant):
+            return False
+        trace, values = self._of_letters(terms, factor, trace, own), values_of(constant)
+        if not fits(trace.index, values.shape) or once(trace.index).size != among(trace).sum():
+            return False
+        whole = replace(trace, index=np.broadcast_to(trace.index, values.shape))
+        trace.root.needed[whole.index[(values != 0) & ~whole.zero]] = True
+        self._hold(trace, [own.index(letter) for letter in summed])
+        self.scaled.append((node, 1 - factor, trace))
+        return True
+
+    def _passed(self, node: gs.Node, terms: Terms, factor: int, trace: Trace) -> Trace | None:
+        """The channels of a factor that are not summed over, in the product; None where they cannot be followed."""
+        other, letters, shape = 1 - factor, terms.factors[factor], _example(node.outputs[0])
+        kept = {letters[a] for a in varying(trace.index)}
+        if is_constant(node.inputs[other]) or not kept <= {*terms.output} or kept <= {*terms.factors[other]}:
+            return None
+        index = self._of_letters(terms, factor, trace, terms.output).index
+        if not fits(index, shape):
+            return None  # the output is not known to have these sizes
+        self._hold(trace, [a for a, letter in enumerate(letters) if letter not in terms.factors[other]])
+        summed = [
+            a for a, letter in enumerate(terms.factors[other]) if letter in letters and letter not in terms.output
+        ]
+        mean = len(summed) == 1 and self.facts.sums_to_one(node.inputs[other], summed[0])
+        return replace(trace, index=np.broadcast_to(index, shape), even=trace.even and mean)
+
+    def _of(self, name: str) -> list[Trace]:
+        """The channels of a tensor: of the factor beside, if there is one, and its own."""
+        return [traces[name] for traces in (self.beside, self.traces) if name in traces]
+
+    @staticmethod
+    def _of_letters(terms: Terms, factor: int, trace: Trace, order: Sequence[str]) -> Trace:
         """The channels of a factor, which vary along these letters only, laid out along them."""
-        trace, letters = self.traces[node.inputs[factor].name], terms.factors[factor]
+        letters = terms.factors[factor]
         axes = [letters.index(k) if k in letters else None for k in order]
-        return Trace(trace.root, laid(trace.index, axes), trace.even)
+        return replace(trace, index=laid(trace.index, axes))
 
     def _attend(self, node: gs.Node, op: FusedAttention, traced: dict[int, gs.Tensor]) -> bool:
         """Fused attention of queries, keys and values [batch, heads, tokens, channels], and nothing else."""
@@ -354,7 +445,7 @@ class Follower:
         alone = all(p.kind == "scores" or (p.index < 3 and len(p.axes) == 2) for p in heads.inputs)
         if not alone or len(heads.outputs) > 1 or max(found) > 2 or any(2 in varying(t.index) for t in found.values()):
             return False
-        grouped = {i: Trace(t.root, by_group(t.index, heads.keys), t.even) for i, t in found.items()}
+        grouped = {i: replace(t, index=by_group(t.index, heads.keys)) for i, t in found.items()}
         if 0 in found and 1 in found:
             self._contract(grouped[0], grouped[1])
         elif 0 in found or 1 in found:
@@ -365,7 +456,8 @@ class Follower:
             batch, *others = _example(node.outputs[0])
             shape = batch, heads.keys, heads.queries // heads.keys, *others[1:]
             index = np.broadcast_to(value.index[:, :, :, None], shape).reshape(batch, *others)
-            self._arrive(node.outputs[0], Trace(value.root, index, value.even and op.averages(node, self.facts)))
+            even = value.even and op.averages(node, self.facts)
+            self._arrive(node.outputs[0], replace(value, index=index, even=even))
         return True
 
     def _contract(self, left: Trace, right: Trace) -> None:
@@ -374,13 +466,20 @@ class Follower:
         if times > 1:
             left, right = (replace(t, index=in_groups(t.index, times)) for t in (left, right))
         first, second = np.broadcast_arrays(left.index, right.index)
-        alive = ~(left.root.zero[first] | right.root.zero[second])
+        alive = ~(left.zero | right.zero)
         left.root.needed[first[alive]] = True
         right.root.needed[second[alive]] = True
         for trace in (left, right):
-            trace.root.paired[among(trace)] += 1
             self._hold(trace, (trace.index.ndim - 1,))
-        self.products.append((left, right))
+        if not any(_alike(left, one) and _alike(right, other) for one, other in self.products):
+            left.root.paired[among(left)] += 1
+            right.root.paired[among(right)] += 1
+            self.products.append((left, right))
+
+
+def _zeros(root: Root, shifted: Mask | None) -> Mask:
+    """The channels that are still zero after a number was added to some."""
+    return root.zero if shifted is None else root.zero & ~shifted
 
 
 def among(trace: Trace) -> Mask:
@@ -392,7 +491,8 @@ def among(trace: Trace) -> Mask:
 
 def _alike(one: Trace, other: Trace) -> bool:
     """Whether the same channels lie at the same places."""
-    return one is other or (one.root is other.root and np.array_equal(one.index, other.index))
+    same = one.root is other.root and one.shifted is other.shifted
+    return one is other or (same and np.array_equal(one.index, other.index))
 
 
 def _example(tensor: gs.Tensor) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import OutputSizesRule, Shape
-from passes.abstract_values.slices import ConstantSlices, Demand, Demands, Link, Sets
+from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Sets
 from passes.graph.tensors import (
     Array,
     Dim,
@@ -18,6 +20,7 @@ from passes.graph.tensors import (
     element_of,
     initializer,
     is_constant,
+    is_floating,
     numpy_dtype,
     operand,
     present,
@@ -26,19 +29,21 @@ from passes.graph.tensors import (
     values_of,
     volume,
 )
-from passes.ops.base import UNKNOWN, Op, register
+from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.packed_blocks import PackedBlocks
-from passes.weights.quantized import Quantized, dequantized
+from passes.weights.quantized import Quantized, dequantized, numbers
 from passes.weights.steps import Steps
 
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
 _IN_BYTES = 4  # the level of accuracy at which it rounds its data to 8 bits
 _FEW = 0.75  # share of the channels: with more of them left an ordinary product is slower
+
+_finfo, _iinfo = functools.cache(ml_dtypes.finfo), functools.cache(ml_dtypes.iinfo)
 
 
 class Quantization(PerChannel):
@@ -95,14 +100,23 @@ class Quantize(Quantization):
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         x, scale, zero = [*operands, None][:3]
         dtype = numpy_dtype(node.outputs[0])
-        if x is None or scale is None or dtype.kind not in "iu" or x.dtype.kind not in "fi":
+        if x is None or scale is None or not node.attrs.get("saturate", 1):
             return None
-        limits = np.iinfo(dtype)
         with np.errstate(all="ignore"):
-            steps = np.rint(x.astype(np.float32) / scale.astype(np.float32)).astype(np.float64)
+            steps = (x.astype(np.float32) / scale.astype(np.float32)).astype(np.float64)
         if not np.isfinite(steps).all():
             return None
-        return np.clip(steps + (0.0 if zero is None else zero), limits.min, limits.max).astype(dtype)
+        rounded, limits = (steps, _finfo(dtype)) if is_floating(dtype) else (np.rint(steps), _iinfo(dtype))
+        shifted = rounded if zero is None else rounded + zero.astype(np.float64)
+        return np.clip(shifted, float(limits.min), float(limits.max)).astype(dtype)
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        """Zero is at the zero point, whatever the scale is."""
+        data, _, zero = [*operands, None][:3]
+        if data is None or facts.lowest(node.inputs[1]) <= 0:
+            return None
+        point = ConstantSlices(np.ones_like(data.mask), np.zeros(data.mask.shape, numpy_dtype(node.outputs[0])))
+        return ConstantSlices(data.only(0).mask & (zero or point).mask, (zero or point).value)
 
 
 @register("DequantizeLinear")
@@ -111,12 +125,25 @@ class Dequantize(Quantization):
 
     foldable = False
 
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """Also what was zero before it was quantised by its range."""
+        yield from super().constants(node, facts)
+        before = before_steps(node.inputs[0], operand(node, 2))
+        if before is not None:
+            for axis, _ in facts.axes(node.outputs[0]):
+                yield 0, axis, facts.constant_slices(before, axis).only(0)
+
     def fold(self, node: gs.Node, facts: Facts, operands: Sequence[Array | None]) -> Array | None:
         x, scale, zero = [*operands, None][:3]
-        if x is None or scale is None or x.dtype.kind not in "iu":
+        return None if x is None or scale is None else numbers(x, scale, zero)
+
+    def decided(self, node: gs.Node, facts: Facts, operands: list[ConstantSlices | None]) -> ConstantSlices | None:
+        """The zero point is zero, whatever the scale is."""
+        data, _, zero = [*operands, None][:3]
+        if data is None:
             return None
-        wide = x.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
-        return np.asarray((wide.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype))
+        at = data.only(0).mask if zero is None else data.mask & zero.mask & (data.value == zero.value)
+        return ConstantSlices(at, np.zeros(at.shape, numpy_dtype(node.outputs[0])))
 
     def quantized(self, node: gs.Node) -> Quantized | None:
         """The output as a weight that keeps its few bits; None if it is none."""
@@ -163,6 +190,14 @@ class DynamicQuantize(Op):
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         return [(0, axis)] if output == 0 else []
+
+
+def before_steps(data: gs.Tensor, zero: gs.Tensor | None) -> gs.Tensor | None:
+    """What a DynamicQuantizeLinear made both the data and its zero point of; None if none did."""
+    producer = data.inputs[0] if data.inputs else None
+    if producer is None or not isinstance(rules(producer), DynamicQuantize) or producer.outputs[2] is not zero:
+        return None
+    return producer.inputs[0]
 
 
 @register("MatMulNBits", domain="com.microsoft")

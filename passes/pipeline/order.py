@@ -31,6 +31,7 @@ from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
+from passes.planning.line_up_batches import line_up
 from passes.planning.masked_axes import Held, MaskedAxis
 from passes.planning.planner import Planner
 from passes.planning.separate_constants import separate
@@ -295,7 +296,8 @@ def plan_graph(
 ) -> GraphPlan:
     """Analyse a prepared graph, shrink its subgraphs in place and plan what it stores itself.
 
-    Afterwards heads are aligned and groups divided where that removes channels. around: where a subgraph stands.
+    Afterwards heads and batches are aligned and groups divided where that removes channels. around: where a subgraph
+    stands.
     """
 
     def analysed(inside: dict[int, Facts] | None = None) -> Facts:
@@ -309,7 +311,7 @@ def plan_graph(
         if around is None:
             facts, made, zeros, unread, origins = understood(graph)
             divided = divide(graph, facts, options.adapters) | separate(graph, facts)
-        if around is not None or divided:
+        if around is not None or line_up(graph, facts, origins) or divided:
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph, traced=True):

@@ -27,6 +27,7 @@ from passes.simplify import (
     constant_folding,
     dead_code,
     drop_expands,
+    heads_in_batch,
     move_masks_after_products,
     repeated_indices,
     reshape_chains,
@@ -166,6 +167,7 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     drop_expands.drop_expands(graph)
     if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
+    heads_in_batch.split(graph)
     constant_folding.fold_constants(graph, keep)
     dead_code.drop_unused(graph)
     move_masks_after_products.move_masks(graph, keep)

@@ -15,7 +15,7 @@ from passes.graph import construct
 from passes.graph.construct import Composed, constant, variable
 from passes.graph.editor import GraphEditor
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Dtype, dtype_of, element_of, stored
+from passes.graph.tensors import Array, Dtype, dtype_of, element_of, is_floating, stored
 from passes.weights.leaf import Leaf
 from passes.weights.steps import Steps
 from passes.weights.streaming import Picked, element_bits, moved
@@ -296,10 +296,12 @@ def _evaluated(expression: Expression) -> Array:
         results = evaluate(construct.node(expression.op, "", expression.attrs, (), [variable("")]), _ANY_OPSET, parts)
         assert results is not None, expression.op
         return results[0]
-    steps, scale, *zero = parts
-    if np.dtype(steps.dtype).name.startswith("float"):
-        wide = steps
-    else:
-        wide = steps.astype(np.int64) - (zero[0].astype(np.int64) if zero else 0)
-    # ONNX Runtime computes in single precision, whatever the scale is
+    return numbers(*parts)
+
+
+def numbers(steps: Array, scale: Array, zero: Array | None = None) -> Array:
+    """What a DequantizeLinear makes of steps: in single precision, whatever the scale is, as ONNX Runtime computes."""
+    wide = steps
+    if not is_floating(steps.dtype):
+        wide = steps.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
     return np.asarray((wide.astype(np.float32) * scale.astype(np.float32)).astype(scale.dtype))

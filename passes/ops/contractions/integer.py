@@ -22,10 +22,10 @@ from passes.graph.tensors import (
     size_of,
     values_of,
 )
-from passes.ops.base import Op, register, rules
+from passes.ops.base import Op, register
 from passes.ops.contractions.base import Contraction, Left
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, of_matrices
-from passes.ops.quantization import DynamicQuantize
+from passes.ops.quantization import before_steps
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
@@ -63,7 +63,7 @@ class IntegerSums(WeightedSums):
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         """Of what data that are quantised by their range were before, in one group; others lie around a zero point."""
         zero = operand(node, self.operands.data_zero)
-        data = node.inputs[0] if zero is None else _before_steps(node.inputs[0], zero)
+        data = node.inputs[0] if zero is None else before_steps(node.inputs[0], zero)
         if data is not None and self.operands.output_zero is None:
             sums = (each for each in super().weighted_sums(node) if each.groups == 1)
             yield from (replace(each, data=data, bias_shape=None) for each in sums)
@@ -88,7 +88,7 @@ class IntegerSums(WeightedSums):
         """Constant slices of computed data as steps (float64) from their zero point; of a computed one, those at it."""
         data, zero = node.inputs[index], operand(node, self.operands.weight_zero if index else self.operands.data_zero)
         if zero is not None and not is_constant(zero):
-            before = _before_steps(data, zero)  # channels that were zero then are at the zero point
+            before = before_steps(data, zero)  # channels that were zero then are at the zero point
             at = np.zeros(facts.size(data, axis) or 0, bool) if before is None else facts.zero(before, axis)
             return ConstantSlices(at, np.zeros(at.shape))
         known, point = facts.constant_slices(data, axis), 0 if zero is None else facts.uniform(zero)
@@ -198,11 +198,3 @@ class QLinearMatMul(MatMulInteger):
     operands = Operands(data_zero=2, weight_zero=5, output_zero=7, scales=(1, 4, 6))
     per_output = (4, 5, 6, 7)
     foldable = False
-
-
-def _before_steps(data: gs.Tensor, zero: gs.Tensor) -> gs.Tensor | None:
-    """What a DynamicQuantizeLinear made both the data and its zero point of; None if none did."""
-    producer = data.inputs[0] if data.inputs else None
-    if producer is None or not isinstance(rules(producer), DynamicQuantize) or producer.outputs[2] is not zero:
-        return None
-    return producer.inputs[0]

@@ -12,6 +12,7 @@ from passes.targets.onnxruntime import (
     integer_kernels,
     keep_nchwc_layout,
     pool_padding,
+    relu_before_float8,
     space_to_depth_convolutions,
     squeeze_reshapes,
 )
@@ -44,11 +45,12 @@ class OnnxRuntime:
             squeeze_reshapes.squeeze_reshapes(graph)
 
     def faults(self, graph: gs.Graph, given: Collection[str]) -> Collection[str]:
-        return pool_padding.merged(graph) | integer_kernels.merged(graph, given)
+        return pool_padding.merged(graph) | integer_kernels.merged(graph, given) | relu_before_float8.merged(graph)
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         pool_padding.keep_apart(graph, known)
         integer_kernels.keep_floats(graph, known)
+        relu_before_float8.keep_apart(graph, known)
         if not nested:
             half_precision_transpose.put_after(graph)
 

@@ -68,6 +68,25 @@ def test_a_step_of_one_weight_in_8_bits(weight: str) -> None:
         assert proof_of(model, wrong, seed).first() is not None, seed
 
 
+@pytest.mark.parametrize("kind", ["int4", "uint4", "float8_e4m3fn", "float8_e5m2"])
+def test_levels_of_types_that_numpy_has_not(kind: str) -> None:
+    """They are no ends of regions: those go through them."""
+    model = build.model(
+        "(float[n,8] x) => (float[n,4] y)",
+        """h = MatMul(x, w) q = QuantizeLinear(h, step, zero) d = DequantizeLinear(q, step, zero) r = Relu(d)
+        p = QuantizeLinear(r, step, zero) e = DequantizeLinear(p, step, zero) y = MatMul(e, v)""",
+        21,
+        w=random(8, 6),
+        v=random(6, 4, seed=1),
+        step=np.float32(0.4),
+        zero=np.zeros((), kind),
+    )
+    assert proof_of(model, model, 0).complete
+    for name in ("w", "v", "step"):
+        wrong = build.changed(model, name, lambda w: w * np.float32(1.1))
+        assert proof_of(model, wrong, 0).first() is not None, name
+
+
 def test_sizes_of_levels_are_those_of_a_run() -> None:
     model = build.model(
         "(float[n,t,8] x) => (float[?,?] y)",

@@ -209,10 +209,85 @@ def test_a_head_of_length_zero_is_no_zero(least: float) -> None:
     compiled(attention("separate", masks, behind, more={"least": np.float32(least)}))
 
 
-def test_values_are_followed_where_keys_are_rows() -> None:
-    behind = f"qr = Relu(q)  kp = Relu(k)  s = MatMul(kp, v)  y0 = MatMul(qr, s)  {MERGED}"
+@pytest.mark.parametrize("masked", [True, False])
+def test_numbers_that_are_added_go_with_their_channels(masked: bool) -> None:
+    """As in Transformer-XL: what is added to masked channels counts where those of the keys are not masked as well."""
+    behind = f"""qu = Add(q, u)  qt = Sub(q, t)  s1 = MatMul(qu, k)  s2 = MatMul(qt, kc)  s = Sum(s1, s2)
+        a = Softmax<axis=-1>(s)  va = Add(r, v)  y0 = MatMul(a, va)  {MERGED}"""
     masks = independent()
-    assert columns("separate", attention("separate", masks, behind))[2] == widths(masks)[2]
+    masks[1] = masks[0]
+    kept = masks[0].reshape(HEADS, 1, SIZE) if masked else np.ones((HEADS, 1, SIZE))
+    more: dict[str, Array] = {"u": random(HEADS, 1, SIZE) * kept, "t": random(HEADS, 1, SIZE, seed=1) * kept}
+    more |= {"kc": random(HEADS, SIZE, 6, seed=2) * masks[0].reshape(HEADS, SIZE, 1)}
+    more |= {"r": random(HEADS, 1, SIZE, seed=3) * masks[2].reshape(HEADS, 1, SIZE)}
+    source = attention("separate", masks, behind, "6", more)
+    assert columns("separate", source) == widths(masks)
+    compiled(attention("separate", independent(), behind, "6", more))
+    compiled(attention("separate", independent(), behind, "6", more | {"r": random(HEADS, 1, SIZE, seed=4)}))
+
+
+def test_keys_of_learned_queries() -> None:
+    """Numbers that keys are multiplied with go with their channels, and keys count where these are not zero."""
+    behind = f"s = MatMul(c, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"
+    masks = independent()
+    more: dict[str, Array] = {"c": random(1, HEADS, 6, SIZE) * masks[0].reshape(1, HEADS, 1, SIZE)}
+    result = compiled(attention("separate", masks, behind, "6", more))
+    found = [weight(result, "MatMul", which=i).shape[1] for i in range(2)]
+    assert found == widths(masks)[1:]
+    for shared in (random(1, 1, 6, SIZE), random(6, SIZE)):
+        compiled(attention("separate", masks, behind, "6", {"c": shared}))
+
+
+def test_heads_that_are_split_as_frames_join_the_batch() -> None:
+    """One Reshape does both, where the number of frames is known."""
+    masks = independent()
+    text = """q2 = MatMul(x, wq)  q1 = Mul(q2, mq)  q3 = Reshape(q1, split)  q = Transpose<perm=[0,2,1,3]>(q3)
+        k2 = MatMul(x, wk)  k1 = Mul(k2, mk)  k3 = Reshape(k1, split)  k = Transpose<perm=[0,2,3,1]>(k3)
+        v2 = MatMul(x, wv)  v1 = Mul(v2, mv)  v3 = Reshape(v1, split)  v = Transpose<perm=[0,2,1,3]>(v3)
+        s = MatMul(q, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  y1 = Transpose<perm=[0,2,1,3]>(y0)
+        y2 = Reshape(y1, back)  o = MatMul(y2, wo)"""
+    given = {f"w{name}": random(16, WIDTH, seed=i) for i, name in enumerate("qkv")}
+    given |= {f"m{name}": mask.astype(np.float32) for name, mask in zip("qkv", masks, strict=True)}
+    given |= {"split": np.array([-1, 5, HEADS, SIZE]), "back": np.array([-1, 3, 5, WIDTH]), "wo": random(WIDTH, 4)}
+    source = model("(float[B,3,5,16] x) => (float[B,3,5,4] o)", text, constants=given)
+    assert columns("separate", source) == widths(masks)
+
+
+OVER_TOKENS = {
+    "product": "s = MatMul(kp, v)  y0 = MatMul(qr, s)",
+    "scaled and turned": """s = MatMul(kp, v)  t = Mul(s, scale)  u = Transpose<perm=[0,1,3,2]>(t)
+        w = Transpose<perm=[0,1,3,2]>(u)  y0 = MatMul(qr, w)""",
+    "quotient": """s = MatMul(kp, v)  a = MatMul(qr, s)  r = ReduceSum<keepdims=1>(kp, last)  z = MatMul(qr, r)
+        e = Add(z, scale)  y0 = Div(a, e)""",
+    "einsum": """kn = Transpose<perm=[0,1,3,2]>(kp)  s = Einsum<equation="bhnd,bhne->bhed">(kn, v)
+        y0 = Einsum<equation="bhed,bhnd->bhne">(s, qr)""",
+}
+
+
+@pytest.mark.parametrize("form", OVER_TOKENS)
+def test_channels_are_followed_through_products_over_tokens(form: str) -> None:
+    """Those of queries, keys and values in linear attention, where each head keeps its own."""
+    masks = independent().reshape(3, HEADS, SIZE)
+    masks[:2, :, 0] = True  # no head is zero
+    masks = masks.reshape(3, WIDTH)
+    behind = f"qr = Relu(q)  kp = Relu(k)  {OVER_TOKENS[form]}  {MERGED}"
+    assert columns("separate", attention("separate", masks, behind, more={"last": np.array([3])})) == widths(masks)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "r = ReduceSum<keepdims=1>(s, two)  y0 = Add(a, r)",
+        "r = ReduceSum<keepdims=1>(s, last)  t = Transpose<perm=[0,1,3,2]>(r)  z = MatMul(t, s)  y0 = Add(a, z)",
+        "i = QuantizeLinear(s, scale)  r = DequantizeLinear(i, scale)  z = MatMul(q, r)  y0 = Add(a, z)",
+        "f = Softmax<axis=2>(s)  z = MatMul(q, f)  y0 = Add(a, z)",
+    ],
+)
+def test_products_over_tokens_of_which_more_is_made(more: str) -> None:
+    """What is done to rows and columns counts for the channels of both factors."""
+    behind = f"kp = Relu(k)  s = MatMul(kp, v)  a = MatMul(q, s)  {more}  {MERGED}"
+    operands = {"two": np.array([2]), "last": np.array([3])}
+    compiled(attention("separate", independent(), behind, more=operands))
 
 
 @pytest.mark.parametrize("feature", ["Relu", "Exp", "Tanh"])

@@ -358,6 +358,35 @@ def test_channels_that_are_not_zero_after_quantisation() -> None:
         assert weight(compiled(source), "MatMul").shape == (5, 4)
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int4", "uint4", "int16"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 900.0])
+def test_constants_in_steps_of_any_type(dtype: str, value: float) -> None:
+    """They are the nearest number that the type has."""
+    body = "m = Mul(x, k) a = Add(m, c) p = QuantizeLinear(a, s, z) d = DequantizeLinear(p, s, z) y = MatMul(d, w)"
+    signature = "(float[N,8] x) => (float[N,4] y) <float[8,4] w>"
+    scales = {"s": np.float32(0.5), "z": np.zeros((), dtype)}
+    assert weight(compiled(quantised(signature, body, 21, c=(1 - KEEP) * value, **scales)), "MatMul").shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        """r = Abs(m) u = ReduceMax<axes = [-1]>(r) e = Add(u, one) f = Squeeze(e, first)
+        p = QuantizeLinear<axis = 0>(m, f, zeros) d = DequantizeLinear<axis = 0>(p, f, zeros)""",
+        "p, f, o = DynamicQuantizeLinear(m) d = DequantizeLinear(p, f, o)",
+    ],
+)
+def test_zeros_stay_zero_in_steps_of_a_computed_scale(body: str) -> None:
+    source = quantised(
+        "(float[3,8] x) => (float[3,4] y) <float[8,4] w>",
+        f"m = Mul(x, k) {body} y = MatMul(d, w)",
+        one=np.ones(1, np.float32),
+        first=np.array([1]),
+        zeros=np.zeros(3, np.int8),
+    )
+    assert weight(compiled(source), "MatMul").shape == (5, 4)
+
+
 def test_mask_helper_is_per_channel() -> None:
     source = quantised(
         "(float[N,8,4,4] x) => (float[N,4,4,4] y) <float[4,8,1,1] w>",
