@@ -72,12 +72,15 @@ class KerasModel:
         biases = [self._bias(*part) for part in self._parts(layer)]
         return None if any(bias is None for bias in biases) else tuple(map(id, biases))
 
+    def leaves_unread(self, layer: Contraction) -> bool:
+        """Heads of attention alone: what is given to other layers has all of its channels."""
+        return self._of_heads(layer.node)
+
     def division(self, node: str, classes: Sequence[Index]) -> int | None:
         """By the last axis, as a Keras tensor has channels along that one; by heads where a layer removes these."""
-        chain = self._chain(node)
-        if any(hasattr(each, "num_query_heads") for each in chain):
+        if any(hasattr(each, "num_query_heads") for each in self._chain(node)):
             return None
-        by_heads = any(hasattr(each, "num_heads") for each in chain)
+        by_heads = self._of_heads(node)
         return next((n for n, each in enumerate(classes) if bool((each[:1] == each[1:2]).all()) == by_heads), None)
 
     def together(self, network: Network) -> Iterator[Index]:
@@ -204,6 +207,9 @@ class KerasModel:
                 inside = {each.path: each for each in all_layers(layer)[1:]}
         return found
 
+    def _of_heads(self, node: str) -> bool:
+        return any(hasattr(each, "num_heads") or hasattr(each, "num_query_heads") for each in self._chain(node))
+
     def _parts(self, layer: Contraction) -> list[tuple[Contraction, Any]]:
         """A contraction and the Keras layer that it is of, or that of each direction of a recurrence in both."""
         chain = self._chain(layer.node)
@@ -254,7 +260,7 @@ class KerasModel:
     def _shift(self, held: _Held, added: Array, unread: Mask, masked_first: bool) -> None:
         bias, norm = self._bias(held.layer, held.owner), self._norms.get(id(held.owner))
         changed = np.array(bias)
-        changed.ravel()[held.outputs] += added / held.scale.ravel() if norm is None else added
+        changed.ravel()[held.outputs] += added / held.of_outputs if norm is None else added
         if not masked_first:  # else what the graph adds elsewhere, as behind a Reshape, is left of it
             changed.reshape(-1, unread.size)[:, held.outputs[unread]] = 0
         bias.assign(changed)
@@ -290,10 +296,10 @@ class KerasStudent:
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """Where a Keras layer holds the weights of a contraction, but for a factor of each output.
+    """Where a Keras layer holds the weights of a contraction, but for a factor of each output or input.
 
-    order: the place in the variable of each weight. outputs: that in a bias of each output. scale: float64 [groups,
-    outputs].
+    order: the place in the variable of each weight. outputs: that in a bias of each output. scale: float64 [groups, 1,
+    outputs], or of each input instead, [groups, inputs, 1].
     """
 
     layer: Contraction
@@ -303,11 +309,16 @@ class _Held:
     outputs: Index
     scale: NDArray[np.float64]
 
+    @property
+    def of_outputs(self) -> NDArray[np.float64]:
+        """The factor of each output."""
+        return self.scale.ravel() if self.scale.shape[1] == 1 else np.ones(self.outputs.size)
+
     def put(self, weights: Array, unread: Mask) -> None:
         """Give the variable these weights, and zeros where nothing reads an output."""
-        matrix = self.layer.matrix(weights) / self.scale[:, None]
-        changed = np.array(self.variable)
-        changed.ravel()[self.order] = self.layer.stored(np.where(unread.reshape(self.scale.shape)[:, None], 0, matrix))
+        matrix = self.layer.matrix(weights) / self.scale
+        changed, none = np.array(self.variable), unread.reshape(len(matrix), 1, -1)
+        changed.ravel()[self.order] = self.layer.stored(np.where(none, 0, matrix))
         self.variable.assign(changed)
 
 
@@ -328,9 +339,11 @@ def _places(layer: Contraction, owner: Any, weights: Array) -> Iterator[_Held]:
                 columns = np.arange(outputs).reshape(len(gates), -1)[list(gates)].ravel()
                 order = np.rint(layer.stored(matrix[..., columns] if len(gates) > 1 else matrix)).astype(np.int64)
                 own = layer.matrix(np.asarray(variable).ravel()[order])
-                scale = (own * trained).sum(axis=1) / np.maximum(np.square(own).sum(axis=1), 1e-30)
-                if np.abs(trained - own * scale[:, None]).max() <= _CLOSE * np.abs(trained).max():
-                    yield _Held(layer, owner, variable, order, columns, np.where(scale == 0, 1, scale))
+                for axis in (1, 2) if trained.shape[2] > 1 else (1,):  # a normalisation after the layer, or before it
+                    scale = (own * trained).sum(axis, keepdims=True)
+                    scale /= np.maximum(np.square(own).sum(axis, keepdims=True), 1e-30)
+                    if np.abs(trained - own * scale).max() <= _CLOSE * np.abs(trained).max():
+                        yield _Held(layer, owner, variable, order, columns, np.where(scale == 0, 1, scale))
 
 
 def _merges(shape: Sequence[int], into: Sequence[int]) -> bool:

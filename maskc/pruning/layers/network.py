@@ -112,6 +112,9 @@ class Holder(Protocol):
     def bias_of(self, layer: Contraction) -> Hashable | None:
         """What a layer's bias is held in, the same of layers that must have one in common; None if it may have none."""
 
+    def leaves_unread(self, layer: Contraction) -> bool:
+        """Whether a layer can do without channels that no layer makes, as those of an input of the model."""
+
     def division(self, node: str, classes: Sequence[Index]) -> int | None:
         """How it divides the channels that a node of this name divides, as for `coupling`."""
 

@@ -45,7 +45,9 @@ def network(
     unknown = [
         reader
         for reader, tried in zip(known.readers, found.readers, strict=True)
-        if (reader.group_of < 0).all() and not np.isin(tried.group_of, units).any()
+        if (reader.group_of < 0).all()
+        and not np.isin(tried.group_of, units).any()
+        and (holder is None or holder.leaves_unread(reader.contraction))
     ]
     own = list(_own_places(model, unknown))
     made = sharing(reached(with_places(model, read, [*places, *own], at, holder), batch, seed) if own else found)

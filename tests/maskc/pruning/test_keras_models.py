@@ -125,6 +125,12 @@ def model_of_parts(kind: str) -> Any:
         x = inputs = keras.Input((4, 3))
         x = layers.Bidirectional(layers.LSTM(16, return_sequences=True, **biased), name="first")(x)
         x = layers.Bidirectional(layers.GRU(16, **biased), merge_mode="sum", name="second")(x)
+    elif kind == "inputs":
+        x = inputs = keras.Input((5, 6))
+        x = layers.Normalization(mean=range(6), variance=range(1, 7))(x)
+        x = layers.Dense(16, name="first", **relu)(x)
+        q, k, v = (layers.Dense(16, name=n, **biased)(x) for n in "qkv")
+        x = layers.GlobalAveragePooling1D()(layers.Attention()([q, v, k]))
     elif kind == "heads":
         inputs = keras.Input((5, 8))
         x = layers.Dense(8, **biased)(inputs)
@@ -156,6 +162,7 @@ def model_of_parts(kind: str) -> Any:
     ("kind", "smaller"),
     [
         ("directions", ("first", "second")),
+        ("inputs", ("first", "q", "v")),
         ("heads", "qkvo"),
         ("calls", ("inside", "within", "shared")),
         ("steps", ("first", "second")),
@@ -224,7 +231,9 @@ def refused_model(why: str) -> Any:
         if why == "calls":
             x = layers.BatchNormalization(gamma_initializer="random_normal")(shared(x))
             x = layers.BatchNormalization(gamma_initializer="random_normal")(shared(x))
-        between = {"constant": [layers.Rescaling(2.0, -0.5)], "factor": [layers.Rescaling(list(range(1, 17)))]}
+        norm = layers.BatchNormalization(gamma_initializer="random_normal")
+        factors = [layers.Rescaling(list(range(1, 17))), layers.Conv2D(16, 1, use_bias=False), norm]
+        between = {"constant": [layers.Rescaling(2.0, -0.5)], "factor": factors}
         x = convolved(x, *between.get(why, ()))
     return keras.Model(inputs, layers.Dense(3)(x))
 

@@ -155,8 +155,15 @@ def _product(place: Place, equation: str) -> Narrowed:
     return Narrowed([at_least_one(found[each[-1]]) for each in terms], [given])
 
 
+def _attention(layer: Any, place: Place) -> Narrowed | None:
+    """Queries, values and keys, whose products are scores."""
+    alone = len(place.call.inputs) == 3 and len(place.call.outputs) == 1  # no masks, and no scores
+    return _product(place, "qa,kb,ka->qb") if layer.score_mode == "dot" and alone else None
+
+
 RULES: dict[type, Rule] = {
     layers.Dense: _dense,
+    layers.Attention: _attention,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
