@@ -89,9 +89,10 @@ def observed(
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)
     notes = _left_out(net, cost)
+    more = () if holder is None else ("A Keras model can lose less than an ONNX file: write .onnx.",)
     if all(net.fixed[layer.labels].all() for layer in found):
         why = "outputs show them, or no layer with constant weights reads them, apart from such as change nothing."
-        raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
+        raise InputError(" ".join([f"No channels can be pruned: {why}", *notes, *more]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
         known = rates if rates is not None and rates.predicts else None
