@@ -41,7 +41,7 @@ _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
 _COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more bytes; more are as good as endless
-_LONG = 20.0  # seconds of counting after which it is said what for
+_LONG, _LONGEST = 20.0, 120.0  # seconds of counting after which it is said what for, and until which it goes on
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 _AGAIN = 8  # batches held out that are looked for among those that are used
 
@@ -108,22 +108,24 @@ def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
 
 
 def counted(batches: Iterable[Mapping[str, NDArray[Any]]]) -> int:
-    """How many samples there are. Raises InputError where there seems to be no end."""
+    """How many samples there are. Raises InputError where there seems to be no end, or a late one."""
     count = size = 0
-    due = time.monotonic() + _LONG
+    begin = time.monotonic()
+    due = begin + _LONG
     with stage("Counting samples", slow=True) as counting:
         for batch in batches:
             count += samples_in(batch)
             counting.advance(note=f"{count:,}")
             size += sum(array.nbytes for array in batch.values())
             if time.monotonic() > due:
-                text = f"Counting samples for --epochs, up to {_COUNTED:,}: for data without an end, give --minutes."
-                warn(text)
+                most = f"{_COUNTED:,} or {_LONGEST:g} seconds"
+                warn(f"Counting samples for --epochs, up to {most}: for data without an end, give --minutes.")
                 due = math.inf
-            if count > _COUNTED or size > _COUNTED_BYTES:
-                seen = min(count, _COUNTED)
+            seconds = time.monotonic() - begin
+            if count > _COUNTED or size > _COUNTED_BYTES or seconds > _LONGEST:
+                seen = f"{min(count, _COUNTED):,} samples" + f" and {seconds:.0f} seconds" * (seconds > _LONGEST)
                 raise InputError(
-                    f"Epochs cannot be counted: data go on after {seen:,} samples. Give --minutes in place of --epochs."
+                    f"Epochs cannot be counted: data go on after {seen}. Give --minutes in place of --epochs."
                 )
     return count
 

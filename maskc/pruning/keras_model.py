@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import math
 import operator
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from maskc.frontend.tensorflow.keras import from_model
 from maskc.frontend.write_model_files import in_the_making
 from maskc.progress import stage
 from maskc.pruning.data import Batch
-from maskc.pruning.layers.contractions import Contraction
+from maskc.pruning.layers.contractions import Contraction, Index
 from maskc.pruning.layers.network import Mask, Network
 from maskc.pruning.quality.comparison import Comparison
 from passes.analysis import dataflow
@@ -64,21 +64,52 @@ class KerasModel:
             )
         calls = [node for layer in layers if is_functional(layer) for node in nodes(functional(layer))]
         self._layers = {layer.path: layer for layer in layers}
-        called = Counter(node.operation for node in calls)
-        self._repeated = {each.name: each.name for each, count in called.items() if count > 1}
-        self._repeated |= {each.name: each.layer.name for each in layers if type(each).__name__ == "TimeDistributed"}
         norms = [node for node in calls if type(node.operation).__name__ == "BatchNormalization"]
         self._norms = {id(producer(n.input_tensors[0])): n.operation for n in norms if n.operation.center}
 
-    def bias(self, layer: Contraction) -> Any:
+    def bias_of(self, layer: Contraction) -> Hashable | None:
+        """The biases of the Keras layers that hold it; None if these add none."""
+        biases = [self._bias(*part) for part in self._parts(layer)]
+        return None if any(bias is None for bias in biases) else tuple(map(id, biases))
+
+    def leaves_unread(self, layer: Contraction) -> bool:
+        """Heads of attention alone: what is given to other layers has all of its channels."""
+        return self._of_heads(layer.node)
+
+    def division(self, node: str, classes: Sequence[Index]) -> int | None:
+        """By the last axis, as a Keras tensor has channels along that one; by heads where a layer removes these."""
+        if any(hasattr(each, "num_query_heads") for each in self._chain(node)):
+            return None
+        by_heads = self._of_heads(node)
+        return next((n for n, each in enumerate(classes) if bool((each[:1] == each[1:2]).all()) == by_heads), None)
+
+    def together(self, network: Network) -> Iterator[Index]:
+        """Units of both directions of a recurrence, heads, and what one layer makes in several calls."""
+        from maskc.train.shrinking.rules.recurrent import loses_units
+
+        units = {place.tensor: network.groups[name] for name, place in network.units.items()}
+        whole: dict[Hashable, list[Index]] = {}  # by layers around, or weights
+        for reader in network.readers:
+            layer, chain = reader.contraction, self._chain(reader.contraction.node)
+            whole.setdefault(layer.weights, []).append(network.made_by(layer)[None])
+            both = next((each for each in chain if hasattr(each, "backward_layer")), None)
+            attention = next((each for each in chain if type(each).__name__ == "MultiHeadAttention"), None)
+            if both is not None and layer.output in units:
+                labels = units[layer.output][None]
+                whole.setdefault(id(both), []).append(labels if loses_units(both) else np.full_like(labels, -1))
+            elif attention is not None:
+                labels = reader.group_of if chain[-1].name == "attention_output" else network.made_by(layer)
+                whole.setdefault(id(attention), []).append(labels.reshape(attention.num_heads, -1).T)
+        yield from (np.concatenate(those) for those in whole.values())
+
+    def _bias(self, layer: Contraction, owner: Any) -> Any:
         """What the Keras layer, or a normalisation after it, adds to each output; None if it adds nothing."""
-        owner = self._layer(layer.node)
         if hasattr(owner, "depthwise_kernel") and layer.node.endswith("/depthwise"):
             return None  # a separable convolution adds its bias to the second product
         if id(owner) in self._norms:
             return self._norms[id(owner)].beta
         biases = (v for v in getattr(owner, "weights", ()) if v.path.rpartition("/")[2] == "bias")
-        return next((bias for bias in biases if math.prod(bias.shape) >= _outputs(layer)), None)
+        return next((bias for bias in biases if math.prod(bias.shape) >= layer.outputs), None)
 
     def check(self, network: Network, batches: Sequence[Batch], flops: float) -> None:
         """Raise InputError, before channels are chosen, where the model cannot hold what pruning makes of it.
@@ -118,13 +149,8 @@ class KerasModel:
         """
         from maskc.train.shrinking.shrink import shrink
 
-        stored = {tensor.name: array_of(tensor) for tensor in masked.graph.initializer}
-        unread = _unread(network, gone, masked) if gone.any() else {}
-        places = {place.tensor for place in network.places.values()}
-        for reader in network.readers if unread else ():
-            layer = reader.contraction
-            masked_first = layer.output in places
-            self._assign(layer, network.layers.constants.values, stored, unread[layer.output], masked_first)
+        if gone.any():
+            self._assign(network, gone, masked)
         before = {layer.name: layer.count_params() for layer in self._model.layers}
         self._model = shrink(self._model, verify=False)
         graph = self._traced().to_onnx()
@@ -169,54 +195,86 @@ class KerasModel:
         """What it computes now: the smaller model of a Sequential is a functional one, which names its outputs."""
         return dataclasses.replace(from_model(self._model), outputs=self._outputs)
 
-    def _layer(self, node: str) -> Any:
-        """The innermost layer that a node is named for, where names of models around it may be left out."""
+    def _chain(self, node: str) -> list[Any]:
+        """The layers that a node is named for, each in the one before, where names of models around may be left out."""
         from maskc.train.keras_internals import all_layers
 
-        parts, found, inside = node.split("/"), None, self._layers
+        parts, found, inside = node.split("/"), list[Any](), self._layers
         for begin, end in itertools.combinations(range(len(parts) + 1), 2):
             layer = inside.get("/".join(parts[begin:end]))
             if layer is not None:
-                found, inside = layer, {each.path: each for each in all_layers(layer)[1:]}
+                found.append(layer)
+                inside = {each.path: each for each in all_layers(layer)[1:]}
         return found
 
-    def _held(self, layer: Contraction, values: Stored) -> tuple[Any, Array, Array, Array] | None:
-        """Where the Keras layer holds these weights, as `_places` says; None if it does not."""
-        trained = layer.matrix(values[layer.weights])
-        return next(_places(layer, self._layer(layer.node), trained, _outputs(layer)), None)
+    def _of_heads(self, node: str) -> bool:
+        return any(hasattr(each, "num_heads") or hasattr(each, "num_query_heads") for each in self._chain(node))
 
-    def _assign(self, layer: Contraction, before: Stored, after: Stored, unread: Mask, masked_first: bool) -> None:
-        owner, found = self._layer(layer.node), self._held(layer, before)
-        if found is None:
-            names = layer.node.split("/")
-            again = [self._repeated[name] for name in names if name in self._repeated]
-            why = "a layer beside it, as a Rescaling or one of your own, is part of them"
-            if again:
-                why = f"{again[0]!r} is called more than once"
-            elif any(type(self._layers.get(name)).__name__ == "Bidirectional" for name in names):
-                why = "a Bidirectional has both directions in one"
-            raise InputError(
-                f"The weights of {layer.node!r} are not those of a layer in the Keras model, since {why}: write .onnx."
-            )
-        variable, order, outputs, scale = found
-        scale[scale == 0] = 1
-        matrix = np.where(unread.reshape(scale.shape)[:, None], 0, layer.matrix(after[layer.weights]) / scale[:, None])
-        changed = np.array(variable)
-        changed.ravel()[order] = layer.stored(matrix)
-        variable.assign(changed)
-        if layer.bias:
-            bias = self.bias(layer)
-            was, now = (values[layer.bias].ravel()[: unread.size] for values in (before, after))
-            added = np.where(unread, 0, now) - was
-            changed, norm = np.array(bias), self._norms.get(id(owner))
-            changed.ravel()[outputs] += added / scale.ravel() if norm is None else added
-            if not masked_first:  # else what the graph adds elsewhere, as behind a Reshape, is left of it
-                changed.reshape(-1, unread.size)[:, outputs[unread]] = 0
-            bias.assign(changed)
-            if norm is not None:  # where nothing is normalised, the mean of a batch is as good as that of all
-                norm.beta.assign(np.where(unread, 0, norm.beta))
-                if norm.scale:
-                    norm.gamma.assign(np.where(unread, 0, norm.gamma))
+    def _parts(self, layer: Contraction) -> list[tuple[Contraction, Any]]:
+        """A contraction and the Keras layer that it is of, or that of each direction of a recurrence in both."""
+        chain = self._chain(layer.node)
+        both = next((each for each in chain if hasattr(each, "backward_layer")), None)
+        if both is None or layer.shape[0] == 1:
+            return [(layer, chain[-1] if chain else None)]
+        one = dataclasses.replace(layer, shape=(1, *layer.shape[1:]), along="ooc", groups=1)
+        return [(one, both.forward_layer), (one, both.backward_layer)]
+
+    def _held(self, layer: Contraction, values: Stored) -> list[_Held] | None:
+        """Where Keras layers hold these weights, each an equal part of them; None if they do not."""
+        parts = self._parts(layer)
+        split = np.split(values[layer.weights], len(parts))
+        held = [next(_places(one, each, w), None) for (one, each), w in zip(parts, split, strict=True)]
+        return None if None in held else [each for each in held if each is not None]
+
+    def _assign(self, network: Network, gone: Mask, masked: ModelProto) -> None:
+        """Give the layers the weights of the masked network, and zeros for what nothing reads."""
+        before, after = network.layers.constants.values, {t.name: array_of(t) for t in masked.graph.initializer}
+        unread, places = _unread(network, gone, masked), {place.tensor for place in network.places.values()}
+        sharing: dict[str, list[Contraction]] = {}
+        for reader in network.readers:
+            sharing.setdefault(reader.contraction.weights, []).append(reader.contraction)
+        found, owned = dict[str, list[_Held]](), dict[int, Contraction]()
+        for name, (layer, *_) in sharing.items():  # before any changes
+            held = self._held(layer, before)
+            if held is None:
+                raise InputError(
+                    f"The weights of {layer.node!r} are not those of a layer in the Keras model, since a layer beside "
+                    "it, as a Rescaling or one of your own, is part of them: write .onnx."
+                )
+            for part in held:
+                if (other := owned.setdefault(id(part.variable), layer)) is not layer:
+                    raise InputError(self._in_two_ways(part.variable, other, layer))
+            found[name] = held
+        for name, layers in sharing.items():
+            bias = next((layer.bias for layer in layers if layer.bias), "")
+            idle = np.logical_and.reduce([unread[each.output] for each in layers])
+            masked_first = all(each.output in places for each in layers)
+            parts = len(found[name])
+            given = zip(*(np.split(each, parts) for each in (after[name], idle)), strict=True)
+            for n, (part, (weights, none)) in enumerate(zip(found[name], given, strict=True)):
+                part.put(weights, none)
+                if bias:
+                    was, now = (np.split(each[bias], parts)[n].ravel()[: none.size] for each in (before, after))
+                    self._shift(part, np.where(none, 0, now) - was, none, masked_first)
+
+    def _shift(self, held: _Held, added: Array, unread: Mask, masked_first: bool) -> None:
+        bias, norm = self._bias(held.layer, held.owner), self._norms.get(id(held.owner))
+        changed = np.array(bias)
+        changed.ravel()[held.outputs] += added / held.of_outputs if norm is None else added
+        if not masked_first:  # else what the graph adds elsewhere, as behind a Reshape, is left of it
+            changed.reshape(-1, unread.size)[:, held.outputs[unread]] = 0
+        bias.assign(changed)
+        if norm is not None:  # where nothing is normalised, the mean of a batch is as good as that of all
+            norm.beta.assign(np.where(unread, 0, norm.beta))
+            if norm.scale:
+                norm.gamma.assign(np.where(unread, 0, norm.gamma))
+
+    def _in_two_ways(self, variable: Any, *layers: Contraction) -> str:
+        names = [self._chain(layer.node)[-1].name for layer in layers]
+        which = f"The layers {names[0]!r} and {names[1]!r} share the weight {variable.path!r}, each in another way,"
+        if names[0] == names[1]:
+            which = f"The layer {names[0]!r} is called more than once, before different normalisations,"
+        return f"{which} and cannot lose different channels: write .onnx, in which each has weights of its own."
 
 
 class KerasStudent:
@@ -236,11 +294,37 @@ class KerasStudent:
         return self._trace().to_onnx()  # anew: gradients add outputs to a function
 
 
-def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Iterator[tuple[Any, Array, Array, Array]]:
-    """Variables of a Keras layer that hold the trained weights, but for a factor of each output, which comes last.
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Where a Keras layer holds the weights of a contraction, but for a factor of each output or input.
 
-    Before it come the places in the variable of all weights, and in a bias of all outputs.
+    order: the place in the variable of each weight. outputs: that in a bias of each output. scale: float64 [groups, 1,
+    outputs], or of each input instead, [groups, inputs, 1].
     """
+
+    layer: Contraction
+    owner: Any
+    variable: Any
+    order: NDArray[np.int64]
+    outputs: Index
+    scale: NDArray[np.float64]
+
+    @property
+    def of_outputs(self) -> NDArray[np.float64]:
+        """The factor of each output."""
+        return self.scale.ravel() if self.scale.shape[1] == 1 else np.ones(self.outputs.size)
+
+    def put(self, weights: Array, unread: Mask) -> None:
+        """Give the variable these weights, and zeros where nothing reads an output."""
+        matrix = self.layer.matrix(weights) / self.scale
+        changed, none = np.array(self.variable), unread.reshape(len(matrix), 1, -1)
+        changed.ravel()[self.order] = self.layer.stored(np.where(none, 0, matrix))
+        self.variable.assign(changed)
+
+
+def _places(layer: Contraction, owner: Any, weights: Array) -> Iterator[_Held]:
+    """Variables of a Keras layer that hold the trained weights."""
+    trained, outputs = layer.matrix(weights), layer.outputs
     units = getattr(owner, "units", outputs) if len(layer.along) == 3 and "oo" in layer.along else outputs
     for variable in getattr(owner, "weights", ()):
         if math.prod(variable.shape) != math.prod(layer.shape):
@@ -255,18 +339,16 @@ def _places(layer: Contraction, owner: Any, trained: Array, outputs: int) -> Ite
                 columns = np.arange(outputs).reshape(len(gates), -1)[list(gates)].ravel()
                 order = np.rint(layer.stored(matrix[..., columns] if len(gates) > 1 else matrix)).astype(np.int64)
                 own = layer.matrix(np.asarray(variable).ravel()[order])
-                scale = (own * trained).sum(axis=1) / np.maximum(np.square(own).sum(axis=1), 1e-30)
-                if np.abs(trained - own * scale[:, None]).max() <= _CLOSE * np.abs(trained).max():
-                    yield variable, order, columns, scale
+                for axis in (1, 2) if trained.shape[2] > 1 else (1,):  # a normalisation after the layer, or before it
+                    scale = (own * trained).sum(axis, keepdims=True)
+                    scale /= np.maximum(np.square(own).sum(axis, keepdims=True), 1e-30)
+                    if np.abs(trained - own * scale).max() <= _CLOSE * np.abs(trained).max():
+                        yield _Held(layer, owner, variable, order, columns, np.where(scale == 0, 1, scale))
 
 
 def _merges(shape: Sequence[int], into: Sequence[int]) -> bool:
     """Whether axes that lie side by side make up those of another shape, as the two of depthwise channels one."""
     return set(itertools.accumulate(into, operator.mul)) <= {1, *itertools.accumulate(shape, operator.mul)}
-
-
-def _outputs(layer: Contraction) -> int:
-    return math.prod(layer.shape) // (layer.width * layer.taps)
 
 
 def _unread(network: Network, gone: Mask, masked: ModelProto) -> dict[str, Mask]:
@@ -276,7 +358,7 @@ def _unread(network: Network, gone: Mask, masked: ModelProto) -> dict[str, Mask]
     facts, found = dataflow.analyse(checked(network.layers.constants.as_inputs(masked, biases))), {}
     units = {units.tensor: gone[network.groups[name]] for name, units in network.units.items()}
     for layer in (reader.contraction for reader in network.readers):
-        outputs = _outputs(layer)
+        outputs = layer.outputs
         read = facts.read.get(layer.output, {})
         wanted = read.get(1 if layer.window else max(read, default=0), np.ones(outputs, bool))
         unit = units.get(layer.output)

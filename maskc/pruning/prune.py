@@ -163,7 +163,7 @@ def pruned(
         judge = Judge(target, examples, options, mean)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
-        seen = observed(target, examples, options, lambda layer: layers is None or layers.bias(layer) is not None)
+        seen = observed(target, examples, options, layers)
         net, cost = seen.network, seen.cost
         options = dataclasses.replace(options, at=net.at)
         before = {"flops": cost.flops, "params": cost.params, "size": source.bytes}

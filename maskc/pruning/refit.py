@@ -73,7 +73,7 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
 def _refit(
     reader: Reader, gone: Mask, read: Sequence[_Read], values: Mapping[str, NDArray[Any]], seed: int
 ) -> dict[str, NDArray[Any]]:
-    """New weights by name, and a new bias of each of the layers that have these weights."""
+    """New weights by name, and new biases of the layers that have these weights."""
     weights, lost = reader.contraction.weights, reader.lost(gone)
     trained = reader.contraction.matrix(values[weights])
     groups, width, outputs = trained.shape
@@ -81,16 +81,17 @@ def _refit(
     kept = max(map(len, own))
     # layers of several groups keep equally many rows in each when they are solved; those that are gone are zero
     rows = np.stack([np.concatenate([o, np.setdiff1d(np.arange(width), o)[: kept - len(o)]]) for o in own])
-    size = kept + len(read)
+    biases = list(dict.fromkeys(layer.bias for _, layer, *_ in read if layer.bias))
+    size = kept + len(biases)
     second, mixed, count = np.zeros((groups, size, size)), np.zeros((groups, size, outputs)), 0
-    for place, (number, layer, was, now) in enumerate(read, kept):
+    for number, layer, was, now in read:
         most = max(_LEAST_ROWS, _ROWS_PER_WEIGHT * width) // len(was) + 1
         parts = ((layer.rows(x, most, np.random.default_rng([seed, number, 0])) for x in each) for each in (was, now))
         for x0, x in zip(*(joined(chain.from_iterable(each)) for each in parts), strict=True):
             sound = np.isfinite(x0).all(axis=(0, 2)) & np.isfinite(x).all(axis=(0, 2))
             x0, x = x0[:, sound], np.take_along_axis(x[:, sound], rows[:, None, :], axis=2)
-            x = np.concatenate([x, np.zeros((*x.shape[:2], len(read)), x.dtype)], axis=2)
-            x[..., place] = bool(layer.bias)
+            added = np.array([name == layer.bias for name in biases], x.dtype)
+            x = np.concatenate([x, np.broadcast_to(added, (*x.shape[:2], len(biases)))], axis=2)
             second += x.transpose(0, 2, 1) @ x
             mixed += x.transpose(0, 2, 1) @ (x0 @ trained.astype(np.float32))
             count += x.shape[1]
@@ -106,7 +107,8 @@ def _refit(
     np.put_along_axis(matrix, rows[:, :, None], solution[:, :kept], axis=1)
     matrix[lost] = 0
     found: dict[str, NDArray[Any]] = {weights: reader.contraction.stored(matrix)}
-    for place, (_, layer, *_) in enumerate(read, kept):
+    for _, layer, *_ in read:
         if layer.bias:
-            found[layer.bias] = layer.shifted(values[layer.bias], solution[:, place].reshape(-1))
+            shift = solution[:, kept + biases.index(layer.bias)]
+            found[layer.bias] = layer.shifted(values[layer.bias], shift.reshape(-1))
     return found

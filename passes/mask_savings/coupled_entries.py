@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from passes.sizes.prepare import prepared
 
 Groups = dict[str, Index]
 _Kind = tuple[Hashable, ...]
+Division = Callable[[str, Sequence[Index]], int | None]
 
 _NONE = np.zeros(0, np.int64)
 
@@ -81,8 +82,14 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
 
 
 @typed
-def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
-    """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same."""
+def coupling(
+    model: onnx.ModelProto, masks: Mapping[str, int], division: Division = lambda name, classes: None
+) -> Coupling:
+    """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same.
+
+    division: by which of the axes that an axis is of, or becomes, a node of this name is to divide its slices; of each
+    there is the place of the slice, int64 [slices]. None: by the one that saves most.
+    """
     spreading = _Spreading(prepared(model), masks)
     spreading.run()
     cost = _Cost(model, masks)
@@ -91,10 +98,12 @@ def coupling(model: onnx.ModelProto, masks: Mapping[str, int]) -> Coupling:
         entries = spreading.entries_by_slice(part)
         if entries is None:
             continue
-        kind = spreading.kind(part, entries)
-        if kind not in best:
-            best[kind] = _best(cost, spreading.root, part, entries)
-        chosen = best[kind]
+        chosen = None if None in part.shorts else division(part.node.name, part.classes)
+        if chosen is None:
+            kind = spreading.kind(part, entries)
+            if kind not in best:
+                best[kind] = _best(cost, spreading.root, part, entries)
+            chosen = best[kind]
         if chosen is not None:
             part.chosen = chosen
             spreading.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -18,8 +18,8 @@ from maskc.progress import stage
 from maskc.pruning.choice.removal import Removal
 from maskc.pruning.choice.surgeon import Layer, Moments
 from maskc.pruning.data import Batch, Data, first
-from maskc.pruning.layers.contractions import Contraction, joined
-from maskc.pruning.layers.network import Mask, Network
+from maskc.pruning.layers.contractions import joined
+from maskc.pruning.layers.network import Holder, Mask, Network
 from maskc.pruning.layers.places import network
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.quality.comparison import compared, distance
@@ -66,9 +66,9 @@ def observed(
     source: ModelProto,
     examples: Data,
     options: PruneOptions,
-    takes_bias: Callable[[Contraction], bool] = lambda layer: True,
+    holder: Holder | None = None,
 ) -> Observed:
-    """Observe a model on data, at the sizes of the options or else of the data; `takes_bias` as for `network`.
+    """Observe a model on data, at the sizes of the options or else of the data.
 
     Raises GraphError and SizeError as `passes.shrink` does, and InputError where nothing can be pruned.
     """
@@ -84,14 +84,15 @@ def observed(
             at = None  # branches for other inputs may not take these sizes
             shrunk = passes.shrink(pruned)
         cost = shrunk.report.before if pruned is source else passes.count(source, at=at)
-        net = network(shrunk.model, batches[0], at, options.seed, takes_bias)
+        net = network(shrunk.model, batches[0], at, options.seed, holder)
     whole = net.masked(np.zeros(len(net.fixed), bool))
     with stage("Observing layers", slow=True):
         found = layers(net, whole, batches, options.seed)
     notes = _left_out(net, cost)
+    more = () if holder is None else ("A Keras model can lose less than an ONNX file: write .onnx.",)
     if all(net.fixed[layer.labels].all() for layer in found):
         why = "outputs show them, or no layer with constant weights reads them, apart from such as change nothing."
-        raise InputError(" ".join([f"No channels can be pruned: {why}", *notes]))
+        raise InputError(" ".join([f"No channels can be pruned: {why}", *notes, *more]))
     with stage("Measuring sensitivity", slow=True):
         rates = table(options) if options.timed else None
         known = rates if rates is not None and rates.predicts else None
@@ -104,9 +105,12 @@ def _left_out(net: Network, cost: Cost) -> tuple[str, ...]:
     """A sentence on layers that are not read as least squares, if there are any."""
     parts = [f"{net.layers.outside} with weights of another form"] * bool(net.layers.outside)
     if net.layers.inside:
-        bodied = {node.op_type for node in net.model.graph.node if any(a.HasField("g") for a in node.attribute)}
+        with_bodies = [node for node in net.model.graph.node if any(a.HasField("g") for a in node.attribute)]
+        bodied = {node.op_type for node in with_bodies}
         share = sum(node.flops for node in cost.nodes if node.op in bodied) / max(cost.flops, 1)
-        parts.append(f"{net.layers.inside} in branches or loops, which have {share:.0%} of the FLOPs")
+        names = ", ".join([repr(node.name) for node in with_bodies if node.name][:3])
+        which = f" ({names})" if names else ""
+        parts.append(f"{net.layers.inside} in branches or loops{which}, which have {share:.0%} of the FLOPs")
     return (f"Layers whose input channels are not pruned: {' and '.join(parts)}.",) if parts else ()
 
 

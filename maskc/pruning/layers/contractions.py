@@ -89,6 +89,11 @@ class Contraction:
         """Channels of the input."""
         return self.groups * self.width
 
+    @property
+    def outputs(self) -> int:
+        """What it makes at each place, of all groups."""
+        return math.prod(self.shape) // (self.width * self.taps)
+
     def row_labels(self, labels: Sequence[int] | Index, axis: int) -> Index | None:
         """Labels of slices along one of `axes` as those of the rows that read them, [groups, rows]; None if too few."""
         order = [n for n in self._order if self._letters[n] != "o"]

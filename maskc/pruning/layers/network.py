@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,18 +88,49 @@ class Network:
         """FLOPs of the masked model when it is compiled, with as few channels as can be."""
         return compiled_cost(self.masked(gone), at=self.at).flops
 
+    def made_by(self, layer: Contraction) -> Index:
+        """The groups of what a layer makes, int64 [outputs of all groups], -1 where there is none."""
+        places = (self.groups[name] for name, place in self.places.items() if place.tensor == layer.output)
+        labels = (*places, *self.of_tensor(layer.output))
+        return next((each for each in labels if each.size == layer.outputs), np.full(layer.outputs, -1))
+
+    def of_tensor(self, tensor: str) -> Iterator[Index]:
+        """The groups of a tensor's slices along each axis that any reach, -1 where none does."""
+        number = np.append(np.concatenate([*self.groups.values()]), -1)
+        for (name, _), entries in self.coupling.entries.items():
+            if name == tensor:
+                yield number[entries]
+
     def cost_model(self, gone: Mask, rates: Rates | None = None) -> CostModel:
         """What each group saves beside those that are gone: FLOPs, or nanoseconds by these rates."""
         return cost_model(self.model, self.masks(gone), self.groups, self.coupling, self.at, rates)
 
 
-def with_places(model: ModelProto, layers: Layers, found: Sequence[Filters], at: Sizes | None) -> Network:
+class Holder(Protocol):
+    """What is to hold the weights of a network, where it holds less than a file: a Keras model, say."""
+
+    def bias_of(self, layer: Contraction) -> Hashable | None:
+        """What a layer's bias is held in, the same of layers that must have one in common; None if it may have none."""
+
+    def leaves_unread(self, layer: Contraction) -> bool:
+        """Whether a layer can do without channels that no layer makes, as those of an input of the model."""
+
+    def division(self, node: str, classes: Sequence[Index]) -> int | None:
+        """How it divides the channels that a node of this name divides, as for `coupling`."""
+
+    def together(self, network: Network) -> Iterable[Index]:
+        """Groups that can only go together, as `together` takes them."""
+
+
+def with_places(
+    model: ModelProto, layers: Layers, found: Sequence[Filters], at: Sizes | None, holder: Holder | None = None
+) -> Network:
     """The network of a model with these layers that is masked at these places."""
     places = {f"{PLACE}{i}": place for i, place in enumerate(found)}
     masked = gated(model, places)
     units = gated_units(masked, layers)
     sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}
-    coupled = coupling(masked, sizes)
+    coupled = coupling(masked, sizes) if holder is None else coupling(masked, sizes, holder.division)
     roots = np.concatenate([np.zeros(0, np.int64), *(coupled.groups[name] for name in sizes)])
     number, index = np.unique(roots, return_inverse=True)
     entries, groups = np.append(index, -1), split(index, sizes)
@@ -125,19 +157,28 @@ def sharing(network: Network) -> Network:
     for reader in network.readers:
         of.setdefault(reader.contraction.weights, []).append(reader.group_of)
     shared = {name: np.stack(labels) for name, labels in of.items() if len(labels) > 1}
+    readers = []
+    for reader in network.readers:
+        known = (shared.get(reader.contraction.weights, reader.group_of[None]) >= 0).all(axis=0)
+        readers.append(Reader(reader.contraction, np.where(known, reader.group_of, -1)))
+    return together(dataclasses.replace(network, readers=tuple(readers)), shared.values())
+
+
+def together(network: Network, labels: Iterable[Index]) -> Network:
+    """The network in which those groups are one that stand in one column of these, int64 [n, ...].
+
+    Such as stand in a column with -1 stay.
+    """
     root, fixed = np.arange(len(network.fixed)), network.fixed.copy()
-    for labels in shared.values():
-        known = (labels >= 0).all(axis=0)
-        fixed[np.setdiff1d(labels[:, ~known], -1)] = True
-        for other in labels[1:]:
-            unite(root, labels[0, known], other[known])
-        labels[:, ~known] = -1
+    for those in labels:
+        known = (those >= 0).all(axis=0)
+        fixed[np.setdiff1d(those[:, ~known], -1)] = True
+        for other in those[1:]:
+            unite(root, those[0, known], other[known])
     number, new = np.unique(root, return_inverse=True)
-    labels_of = [shared.get(r.contraction.weights, r.group_of[None])[0] for r in network.readers]
-    readers = map(Reader, (r.contraction for r in network.readers), (np.append(new, -1)[each] for each in labels_of))
+    readers = (Reader(reader.contraction, np.append(new, -1)[reader.group_of]) for reader in network.readers)
     groups = {name: new[index] for name, index in network.groups.items()}
-    together = np.isin(number, root[fixed])
-    return dataclasses.replace(network, groups=groups, fixed=together, readers=tuple(readers))
+    return dataclasses.replace(network, groups=groups, fixed=np.isin(number, root[fixed]), readers=tuple(readers))
 
 
 def gated_units(model: ModelProto, layers: Layers) -> dict[str, Filters]:

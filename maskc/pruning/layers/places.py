@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import array_of, copied, tensor_types
 from maskc.pruning.layers.channel_tracing import reached
-from maskc.pruning.layers.contractions import Contraction, Layers, layers, readers
-from maskc.pruning.layers.network import Network, Reader, sharing, with_places
+from maskc.pruning.layers.contractions import Layers, layers, readers
+from maskc.pruning.layers.network import Holder, Network, Reader, sharing, together, with_places
 from passes.graph.name_scopes import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.set_nodes import set_nodes
@@ -25,31 +25,33 @@ def network(
     batch: Mapping[str, NDArray[Any]],
     at: Sizes | None = None,
     seed: int = 0,
-    takes_bias: Callable[[Contraction], bool] = lambda layer: True,
+    holder: Holder | None = None,
 ) -> Network:
     """The network of a model whose constants are folded, which runs on a batch.
 
-    takes_bias: whether a layer may get a bias.
     A layer whose input no mask of another layer reaches, as behind attention, gets a mask at its input.
 
     Raises GraphError when the graph is not valid.
     """
+    model = with_biases_first(model)
     places = filters(model)
-    model = copied(model)
     for number, node in enumerate(model.graph.node):
         if node.output and not node.output[0]:  # what recurrent layers write at each step, which they read themselves
             node.output[0] = f"maskc_output_{number}"
-    read = biased(model, layers(model), takes_bias)
-    known = with_places(model, read, places, at)
+    read = biased(model, layers(model), holder)
+    known = with_places(model, read, places, at, holder)
     found = reached(known, batch, seed)
     units = np.concatenate([np.zeros(0, np.int64), *(found.groups[name] for name in found.units)])
     unknown = [
         reader
         for reader, tried in zip(known.readers, found.readers, strict=True)
-        if (reader.group_of < 0).all() and not np.isin(tried.group_of, units).any()
+        if (reader.group_of < 0).all()
+        and not np.isin(tried.group_of, units).any()
+        and (holder is None or holder.leaves_unread(reader.contraction))
     ]
     own = list(_own_places(model, unknown))
-    return sharing(reached(with_places(model, read, [*places, *own], at), batch, seed) if own else found)
+    made = sharing(reached(with_places(model, read, [*places, *own], at, holder), batch, seed) if own else found)
+    return made if holder is None else together(made, holder.together(made))
 
 
 def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filters]:
@@ -69,50 +71,86 @@ def _own_places(model: ModelProto, readers: Iterable[Reader]) -> Iterator[Filter
             yield Filters(layer.source, axis, len(shape), dtype, np.ones(size), fixed=False)
 
 
-def biased(model: ModelProto, layers: Layers, may: Callable[[Contraction], bool]) -> Layers:
+def with_biases_first(model: ModelProto) -> ModelProto:
+    """A copy of the model, in which a product gets its bias before its channels are divided into heads, say.
+
+    Keras adds that of an EinsumDense after.
+    """
+    model = copied(model)
+    types, uses = tensor_types(model), readers(model)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    made = {node.output[0]: node for node in model.graph.node if node.output}
+    for add in [node for node in model.graph.node if node.op_type == "Add"]:
+        for name, divided in (tuple(add.input), tuple(add.input)[::-1]):
+            reshape = made.get(divided)
+            product = None if reshape is None or reshape.op_type != "Reshape" else made.get(reshape.input[0])
+            if reshape is None or product is None or product.op_type != "MatMul" or name not in stored:
+                continue
+            value, alone = array_of(stored[name]), uses[divided] == uses[reshape.input[0]] == 1
+            whole, parts = (types[each].shape or () if each in types else () for each in (reshape.input[0], divided))
+            if alone and whole[-1:] == (value.size,) and parts[-value.ndim :] == value.shape:
+                bias, summed = f"{add.output[0]}/maskc_flat", f"{add.output[0]}/maskc_sum"
+                model.graph.initializer.append(numpy_helper.from_array(value.reshape(-1), bias))
+                for node in (reshape, add):  # each takes the place of the other
+                    del made[node.output[0]]
+                first = NodeProto(op_type="Add", name=add.name, input=[product.output[0], bias], output=[summed])
+                last = NodeProto(op_type="Reshape", name=reshape.name, input=[summed, reshape.input[1]])
+                last.output.append(add.output[0])
+                last.attribute.extend(reshape.attribute)
+                reshape.CopyFrom(first)
+                add.CopyFrom(last)
+                break
+    return model
+
+
+def biased(model: ModelProto, layers: Layers, holder: Holder | None = None) -> Layers:
     """The layers with biases, where they can and may have any, which the model gets in place.
 
-    Biases that were not there are zero, and such as were shared are copied. Where the operator adds none, an Add that
-    follows has it.
+    Biases that were not there are zero, and such as were shared are copied, but for those that the holder has in
+    common. Where the operator adds none, an Add that follows has it.
     """
     uses = readers(model)
     adds = {name: node for node in model.graph.node if node.op_type == "Add" for name in node.input}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     constants, biases, nodes = layers.constants, dict[str, str](), list[NodeProto]()
-    able = (layer for layer in reversed(layers.contractions) if layer.bias_shape is not None and may(layer))
+    held_in = {id(each): each.output if holder is None else holder.bias_of(each) for each in layers.contractions}
+    names: dict[Hashable, str] = {}  # of what is held in one place
+    able = (x for x in reversed(layers.contractions) if x.bias_shape is not None and held_in[id(x)] is not None)
     first = {layer.output: layer for layer in able}
     for node in model.graph.node:
         nodes.append(node)
         layer = first.get(next(iter(node.output), ""))
         if layer is None or layer.bias_shape is None:
             continue
-        output, name = layer.output, f"{layer.output}/maskc_bias"
-        held = np.zeros(layer.bias_shape, constants.values[layer.weights].dtype)
-        if layer.addend is None:
-            following = adds.get(output) if uses[output] == 1 else None
-            place = 0 if following is None else 1 - list(following.input).index(output)
-            added = None if following is None else stored.get(following.input[place])
+        held, own = np.zeros(layer.bias_shape, constants.values[layer.weights].dtype), ""
+        adding, place = node, layer.addend
+        if place is None:
+            following = adds.get(layer.output) if uses[layer.output] == 1 else None
+            at = 0 if following is None else 1 - list(following.input).index(layer.output)
+            added = None if following is None else stored.get(following.input[at])
             if following is not None and added is not None and tuple(added.dims) == held.shape:
-                held = array_of(added)
-                following.input[place] = name
-            else:
-                output = f"{layer.output}/maskc_product"
-                node.output[0] = output
-                nodes.append(helper.make_node("Add", [output, name], [layer.output], f"{layer.output}/maskc_add"))
+                held, adding, place = array_of(added), following, at
         else:
-            node.input.extend([""] * (layer.addend + 1 - len(node.input)))
-            own = node.input[layer.addend]
+            node.input.extend([""] * (place + 1 - len(node.input)))
+            own = node.input[place]
             held = constants.values.get(own, np.zeros(0)) if own else held
             if held.shape != layer.bias_shape:
                 continue
             tensor = constants.steps[own].tensor if own in constants.steps else own
-            if tensor in stored and uses[own] == uses[tensor] == 1:
-                biases[layer.output] = own
-                continue
-            node.input[layer.addend] = name
+            own = own if tensor in stored and uses[own] == uses[tensor] == 1 else ""
+        name = names.setdefault((held_in[id(layer)], layer.weights), own or f"{layer.output}/maskc_bias")
+        if not np.array_equal(constants.values.setdefault(name, held), held):
+            name = own or f"{layer.output}/maskc_bias"
+            constants.values[name] = held
+        if place is not None:
+            adding.input[place] = name
+        else:
+            product = f"{layer.output}/maskc_product"
+            node.output[0] = product
+            nodes.append(helper.make_node("Add", [product, name], [layer.output], f"{layer.output}/maskc_add"))
+        if name not in {own, *biases.values()}:
+            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(held), name))
         biases[layer.output] = name
-        constants.values[name] = held
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(held), name))
     set_nodes(model.graph, nodes)
     given = {id(layer): biases.get(layer.output, "") for layer in first.values()}
     made = [dataclasses.replace(layer, bias=given.get(id(layer), "")) for layer in layers.contractions]

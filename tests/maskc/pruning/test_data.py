@@ -121,6 +121,14 @@ def test_long_counting_says_what_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told) == 1
 
 
+def test_counting_takes_two_minutes_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large samples without an end, two million take hours."""
+    monkeypatch.setattr(pruning_data, "_LONGEST", 0.05)
+    endless = data(lambda: ({"x": x[None]} for x in itertools.cycle(drawn(80, 6))), gemm())
+    with pytest.raises(InputError, match=r"go on after [\d,]+ samples and 0 seconds\. Give --minutes in place of"):
+        pruning_data.counted(endless.used())
+
+
 @pytest.mark.parametrize(("count", "alone"), [(7, True), (10, False)])
 def test_data_that_go_round_and_round_hold_out_nothing(count: int, alone: bool) -> None:
     """Of seven batches each is used at some time; of ten the same two are held out each time."""

@@ -1,6 +1,7 @@
 """`.keras` files that `maskc prune` makes smaller: they stay what they are, or it says before the search why not."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from maskc.pruning.choice import targets
+from maskc.pruning.options import PruneOptions
+from maskc.pruning.prune import pruned_file
+from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from tests.maskc.command import files, refused, reported, succeeded
 from tests.maskc.command import maskc as command
 from tests.maskc.pruning.networks import drawn
@@ -109,6 +113,85 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     assert closer == pytest.approx(error) if kept else closer < error
 
 
+def model_of_parts(kind: str) -> Any:
+    """One whose layers lie in others, are called more than once, or have channels along several axes."""
+    import keras
+    from keras import layers, ops
+
+    keras.utils.set_random_seed(0)
+    biased: dict[str, Any] = {"bias_initializer": "random_normal"}
+    relu: dict[str, Any] = {"activation": "relu", **biased}
+    if kind == "directions":
+        x = inputs = keras.Input((4, 3))
+        x = layers.Bidirectional(layers.LSTM(16, return_sequences=True, **biased), name="first")(x)
+        x = layers.Bidirectional(layers.GRU(16, **biased), merge_mode="sum", name="second")(x)
+    elif kind == "inputs":
+        x = inputs = keras.Input((5, 6))
+        x = layers.Normalization(mean=range(6), variance=range(1, 7))(x)
+        x = layers.Dense(16, name="first", **relu)(x)
+        q, k, v = (layers.Dense(16, name=n, **biased)(x) for n in "qkv")
+        x = layers.GlobalAveragePooling1D()(layers.Attention()([q, v, k]))
+    elif kind == "heads":
+        inputs = keras.Input((5, 8))
+        x = layers.Dense(8, **biased)(inputs)
+        q, k, v = (
+            layers.EinsumDense("abc,cde->abde", (None, 2, 8), bias_axes="de", name=n, **biased)(x) for n in "qkv"
+        )
+        mixed = ops.einsum("ahqk,akhd->aqhd", ops.softmax(ops.einsum("aqhd,akhd->ahqk", q, k)), v)
+        x = layers.EinsumDense("abde,dec->abc", (None, 8), bias_axes="c", name="o", **biased)(mixed)
+        x = layers.GlobalAveragePooling1D()(x)
+    elif kind == "calls":
+        block = keras.Input((6, 6, 2))
+        x = layers.Conv2D(8, 3, name="inside", **relu)(block)
+        x = layers.BatchNormalization()(layers.Conv2D(16, 3, use_bias=False, name="within")(x))
+        tower = keras.Model(block, layers.GlobalAveragePooling2D()(layers.ReLU()(x)))
+        inputs = [keras.Input((6, 6, 2), name=name) for name in ("left", "right")]
+        shared = layers.Dense(16, "tanh", name="shared")
+        x = ops.abs(shared(tower(inputs[0])) - shared(tower(inputs[1])))
+    else:
+        x = inputs = keras.Input((3, 6, 6, 2))
+        for name in ("first", "second"):
+            x = layers.TimeDistributed(layers.Conv2D(16, 3, **relu), name=name)(x)
+        x = layers.GlobalAveragePooling3D()(x)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("kind", "smaller"),
+    [
+        ("directions", ("first", "second")),
+        ("inputs", ("first", "q", "v")),
+        ("heads", "qkvo"),
+        ("calls", ("inside", "within", "shared")),
+        ("steps", ("first", "second")),
+    ],
+)
+def test_layers_of_layers_and_layers_that_are_called_twice_lose_channels(
+    kind: str, smaller: Sequence[str], tmp_path: Path
+) -> None:
+    import keras
+
+    from maskc.train.keras_internals import all_layers
+
+    model = model_of_parts(kind)
+    path, small = tmp_path / "model.keras", tmp_path / "small.keras"
+    model.save(path)
+    names = [tensor.name for tensor in PruneOptions().read(path).model.graph.input]
+    shapes = zip(names, (value.shape[1:] for value in model.inputs), strict=True)
+    given: dict[str, Any] = {name: drawn(60 + n, *shape)[n:] for n, (name, shape) in enumerate(shapes)}
+    np.savez(tmp_path / "x.npz", **given)
+    pruned = pruned_file(path, str(tmp_path / "x.npz"), small, PruneOptions(flops=0.5))
+    assert not any("missed" in warning for warning in pruned.report.warnings)
+    loaded = keras.models.load_model(small)
+    before, after = ({layer.name: layer.count_params() for layer in all_layers(each)} for each in (model, loaded))
+    assert all(after[name] < 0.8 * before[name] for name in smaller), (before, after)
+    found = np.asarray(loaded([given[name] for name in names]))
+    expected = next(iter(OnnxRuntimeSession(pruned.model).run(given).values()))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def refused_model(why: str) -> Any:
     import keras
     from keras import layers
@@ -118,24 +201,40 @@ def refused_model(why: str) -> Any:
         steps = (first, *between, layers.Conv2D(16, 3, activation="relu"), layers.GlobalAveragePooling2D())
         return functools.reduce(lambda y, step: step(y), steps, x)
 
-    if why in ("units", "directions"):
+    if why == "units":
         x = inputs = keras.Input((5, 4))
-        x = layers.Bidirectional(layers.GRU(16) if why == "units" else layers.LSTM(16, return_sequences=True))(x)
-        x = x if why == "units" else layers.GlobalMaxPooling1D()(layers.Dense(16, activation="relu")(x))
-    elif why == "steps":
-        x = inputs = keras.Input((3, 7, 7, 2))
-        for filters in (8, 8):
-            x = layers.TimeDistributed(layers.Conv2D(filters, 3, activation="relu", name=f"inner_{filters}"))(x)
-        x = layers.Flatten()(x)
+        x = layers.Bidirectional(layers.GRU(16), merge_mode="mul")(x)
+    elif why == "weights":
+
+        class Transposed(layers.Layer):  # type: ignore[misc]
+            def __init__(self, of: Any, **arguments: Any) -> None:
+                super().__init__(**arguments)
+                self.of = of
+
+            def call(self, x: Any) -> Any:
+                return keras.ops.matmul(x, keras.ops.transpose(self.of.kernel))
+
+            def get_config(self) -> Any:
+                return super().get_config() | {"of": keras.saving.serialize_keras_object(self.of)}
+
+            @classmethod
+            def from_config(cls, config: Any) -> Any:
+                return cls(keras.saving.deserialize_keras_object(config.pop("of")), **config)
+
+        keras.saving.register_keras_serializable("maskc_tests")(Transposed)
+        inputs = keras.Input((6,))
+        encoder = layers.Dense(16, activation="relu", name="encoder")
+        x = Transposed(encoder, name="decoder")(layers.Dense(16, activation="relu")(encoder(inputs)))
     else:
         x = inputs = keras.Input((7, 7, 2))
+        shared = layers.Conv2D(2, 1, name="shared", use_bias=False)
         if why == "calls":
-            block = keras.Input((7, 7, 2))
-            inner = keras.Model(block, convolved(block), name="inner")
-            x = inner(x) + inner(layers.Rescaling(-1.0)(x))
-        else:
-            between = {"constant": [layers.Rescaling(2.0, -0.5)], "factor": [layers.Rescaling(list(range(1, 17)))]}
-            x = convolved(x, *between.get(why, ()))
+            x = layers.BatchNormalization(gamma_initializer="random_normal")(shared(x))
+            x = layers.BatchNormalization(gamma_initializer="random_normal")(shared(x))
+        norm = layers.BatchNormalization(gamma_initializer="random_normal")
+        factors = [layers.Rescaling(list(range(1, 17))), layers.Conv2D(16, 1, use_bias=False), norm]
+        between = {"constant": [layers.Rescaling(2.0, -0.5)], "factor": factors}
+        x = convolved(x, *between.get(why, ()))
     return keras.Model(inputs, layers.Dense(3)(x))
 
 
@@ -145,9 +244,8 @@ def refused_model(why: str) -> Any:
     ("why", "told"),
     [
         ("precision", "computes in float16 with weights in float32"),
-        ("calls", "since 'inner' is called more than once"),
-        ("steps", "since 'inner_8' is called more than once"),
-        ("directions", "since a Bidirectional has both directions in one"),
+        ("calls", "The layer 'shared' is called more than once, before different normalisations"),
+        ("weights", "The layers 'encoder' and 'decoder' share the weight 'encoder/kernel', each in another way"),
         ("factor", "since a layer beside it, as a Rescaling or one of your own, is part of them"),
         ("constant", "as where a layer adds a constant before another"),
         ("units", "The Bidirectional 'bidirectional"),

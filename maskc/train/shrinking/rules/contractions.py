@@ -53,19 +53,26 @@ def _dense(layer: Any, place: Place) -> Narrowed:
 
 
 def _einsum_dense(layer: Any, place: Place) -> Narrowed | None:
-    """Where one letter is that of the channels on each side, and the last in the weights' term or the one before it."""
+    """Where the last letter on each side is of the weights, and not of the other side."""
     term, _, output = layer.equation.partition("->")
     data, _, weights = term.partition(",")
-    if weights != data[-1] + output[-1] or data[-1] in output or output[-1] in data:
+    before, after = data[-1], output[-1]
+    several = len(weights) > 2
+    if not {before, after} <= set(weights) or before in output or after in data or (several and layer.lora_enabled):
         return None
     given, taken = _given(layer, place), stored(place)
     shape = (*layer.get_config()["output_shape"][:-1], int(given.sum()))
     bias = layer.bias_axes
-    if bias not in (None, output[-1]):
-        return None
-    result = _contraction(place, given, taken, np.asarray(layer.kernel), {"output_shape": shape}, bias is not None)
+    if several or bias not in (None, after):  # a channel is there several times, or adds to several biases
+        taken = taken | known(place.call.inputs[0]).nonzero
+    sums = np.einsum(f"{weights}->{before}{after}", np.asarray(layer.kernel))
+    result = _contraction(place, given, taken, sums, {"output_shape": shape}, bias is not None)
+    kept = {before: taken, after: given}
+    result.weights["kernel"] = slices(*map(kept.get, weights))
+    if after not in (bias or after):
+        del result.weights["bias"]
     if result.config.pop("use_bias", False):
-        result.config["bias_axes"] = output[-1]
+        result.config["bias_axes"] = after
     return result
 
 
@@ -132,12 +139,41 @@ def _embedding(layer: Any, place: Place) -> Narrowed:
     return Narrowed(taken, [given], {"output_dim": int(given.sum())}, _sliced("embeddings", None, given))
 
 
+def _product(place: Place, equation: str) -> Narrowed:
+    """Of tensors: channels of a letter that is last wherever it is go, from all of them."""
+    term, _, output = equation.replace(" ", "").partition("->")
+    terms, found = term.split(","), dict[str, Mask]()
+    for index, each in enumerate(terms):
+        channels, letter = known(place.call.inputs[index]), each[-1]
+        if any(letter in other[:-1] for other in (*terms, output)):
+            found[letter] = np.ones(channels.size, bool)
+        elif letter == output[-1]:
+            found[letter] = place.wanted
+        else:  # summed over: a factor of zero is as good as none
+            found[letter] = found.get(letter, np.ones(channels.size, bool)) & (stored(place, index) | channels.nonzero)
+    given = found.get(output[-1], np.ones(place.wanted.size, bool))
+    return Narrowed([at_least_one(found[each[-1]]) for each in terms], [given])
+
+
+def _attention(layer: Any, place: Place) -> Narrowed | None:
+    """Queries, values and keys, whose products are scores."""
+    alone = len(place.call.inputs) == 3 and len(place.call.outputs) == 1  # no masks, and no scores
+    return _product(place, "qa,kb,ka->qb") if layer.score_mode == "dot" and alone else None
+
+
 RULES: dict[type, Rule] = {
     layers.Dense: _dense,
+    layers.Attention: _attention,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
     **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed_convolution),
     **dict.fromkeys((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _depthwise_convolution),
     **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable_convolution),
+}
+
+#: operations of `keras.ops`, by the names of their classes
+BY_NAME: dict[str, Rule] = {
+    "Einsum": lambda operation, place: _product(place, operation.subscripts),
+    "Matmul": lambda operation, place: _product(place, "...ab,...bc->...ac"),
 }

@@ -14,7 +14,7 @@ from maskc.train.shrinking.rules import attention, by_channel, contractions, rea
 from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, everything
 
 _RULES = contractions.RULES | by_channel.RULES | rearranging.RULES | attention.RULES | recurrent.RULES
-_BY_NAME = by_channel.BY_NAME | rearranging.BY_NAME
+_BY_NAME = contractions.BY_NAME | by_channel.BY_NAME | rearranging.BY_NAME
 
 
 def narrowed(operation: Any, place: Place) -> Narrowed:

@@ -366,3 +366,37 @@ def test_what_an_encoder_gives_beside_what_is_read_need_not_be_converted() -> No
     small = shrink(model)
     assert next(layer for layer in small.layers if isinstance(layer, keras.Model)).get_layer("wide").units == 8
     np.testing.assert_allclose(small(np.ones((2, 8))), model(np.ones((2, 8))), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "units"), [("concat", 6), ("sum", 6), ("mul", 8), (None, 6)])
+def test_directions_keep_equally_many_units(mode: str | None, units: int) -> None:
+    """Units that are zero in one direction are padding in the other, which multiplied they hide."""
+    inputs = keras.Input((5, 3))
+    both = layers.Bidirectional(layers.GRU(8, return_sequences=True, return_state=True), merge_mode=mode, name="both")
+    means = [x if len(x.shape) == 2 else layers.GlobalAveragePooling1D()(x) for x in both(inputs)]
+    model = keras.Model(inputs, layers.Dense(2)(layers.Concatenate()(means)))
+    for layer, kept in ((both.forward_layer, 4), (both.backward_layer, 6)):
+        for variable in layer.weights:
+            variable.assign(np.where(np.arange(24) % 8 < kept, variable, 0))
+    small = shrink(model)
+    smaller = small.get_layer("both")
+    assert smaller.forward_layer.units == smaller.backward_layer.units == units
+    assert error(model, small) < 1e-5
+
+
+def test_heads_written_by_hand_lose_sizes() -> None:
+    """Channels that an EinsumDense has for each head, through products of tensors."""
+    ops, inputs = keras.ops, keras.Input((5, 6))
+    parts = [layers.EinsumDense("abc,cde->abde", (None, 2, 8), bias_axes="de", name=name) for name in ("q", "k", "v")]
+    q, k, v = (part(inputs) for part in parts)
+    mixed = ops.einsum("aqhd,akhd->ahqk", q, k)
+    again = ops.matmul(ops.softmax(mixed), ops.transpose(v, (0, 2, 1, 3)))
+    x = layers.EinsumDense("adbe,dec->abc", (None, 4), bias_axes="c", name="o")(again)
+    model = keras.Model(inputs, x)
+    for part, kept in zip(parts, (4, 4, 3), strict=True):
+        for variable in part.weights:
+            variable.assign(np.where(np.arange(8) < kept, variable + 0.1, 0))
+    small = shrink(model)
+    shapes = {name: small.get_layer(name).kernel.shape for name in ("q", "k", "v", "o")}
+    assert shapes == {"q": (6, 2, 4), "k": (6, 2, 4), "v": (6, 2, 3), "o": (2, 3, 4)}
+    assert error(model, small) < 1e-5
