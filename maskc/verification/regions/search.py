@@ -99,7 +99,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    stored = _stored(compiled, origins or {})
+    stored = _stored(compiled, origins or Origins())
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
 
@@ -118,7 +118,7 @@ def prove(
         before = observe(source, feeds, stored, removed=True, prints=False)
         named = by_name(source, compiled, before, origins)
         first = search(before, named, _removed(before.claims, named.values(), origins))
-        if first.settles() and (proof := first.proof()).complete:
+        if (proof := first.found()).complete:
             return proof
         before = observe(source, feeds, stored, prints=False)
         first = search(before, named)  # units may be dead in a run alone
@@ -151,12 +151,16 @@ def prove(
     return min(proofs, key=lambda proof: len(proof.failing))
 
 
-def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, dict[int, Array]]:
-    """The slices of tensors of the source that the compiler says are stored, along axes where some are not."""
+def _stored(compiled: Graph, origins: Origins) -> dict[str, dict[int, Array]]:
+    """The slices of tensors of the source that the compiler says are stored, along axes where some are not.
+
+    And none along those where it knows of constants, but stores all.
+    """
     holding: dict[str, list[Slices]] = defaultdict(list)
     for origin in (origins.get(name) or Origin(name) for name in compiled.maker):
         holding[origin.source].append(origin.slices)
-    return {
+    whole = {name: {axis: np.empty(0, np.int64) for axis in axes} for name, axes in origins.constant.items()}
+    parts = {
         source: {
             axis: np.unique(np.concatenate([slices[axis] for slices in each if axis in slices]))
             for axis in {axis for slices in each for axis in slices}
@@ -165,6 +169,7 @@ def _stored(compiled: Graph, origins: Mapping[str, Origin | None]) -> dict[str, 
         for source, each in holding.items()
         if any(each)
     }
+    return {name: {**whole.get(name, {}), **parts.get(name, {})} for name in {**whole, **parts}}
 
 
 def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary], origins: Origins) -> dict[str, Claims]:
