@@ -41,7 +41,7 @@ _BATCH = 8  # samples, where the model leaves it open
 _BYTES = 2**20  # of such a batch
 _EVERY = 5  # batch is held out
 _COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more bytes; more are as good as endless
-_LONG, _LONGEST = 20.0, 120.0  # seconds of counting after which it is said what for, and until which it goes on
+_LONG, _LONGEST = 20.0, 1800.0  # seconds of counting after which it is said what for, and until which it goes on
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 _AGAIN = 8  # batches held out that are looked for among those that are used
 
