@@ -66,7 +66,7 @@ def test_it_trains_prunes_and_compiles_and_goes_on_where_it_was(work: Path) -> N
     refused(other, 2, "run holds a run with another --validation, --seed:", "--no-resume")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_devices_train_and_prune_as_one(work: Path) -> None:
     two = (
         "import tensorflow as tf\n(cpu,) = tf.config.list_physical_devices('CPU')\n"

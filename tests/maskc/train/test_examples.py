@@ -55,7 +55,7 @@ def test_movielens(tmp_path: Path) -> None:
     assert 0.5 < compiled["AUC, held out"] < 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_mnist(tmp_path: Path) -> None:
     with example("mnist") as mnist:
         result = mnist.run(tmp_path, target=0.4, examples=600, epochs=6)
