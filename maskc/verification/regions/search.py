@@ -391,7 +391,8 @@ class _Search:
         go those that follow from it and do not hold what the source's tensor of their name does, either: a mask behind
         them may leave nothing of what differs.
         """
-        kept, target, small = dict(self.checker.boundaries), wrong.target, judgement.error < MOST
+        kept, lengths = dict(self.checker.boundaries), dict(self.checker.compiled.lengths)
+        target, small = wrong.target, judgement.error < MOST
         self._discard(target)
         todo, dropped = {reader.target for reader in readers[target]}, 0
         if any(name in failing for name in todo) and not small:
@@ -407,7 +408,7 @@ class _Search:
                         continue
                     dropped += 1
                     if small or name in self.outputs or dropped > _LEVELS:
-                        self.checker.boundaries = kept
+                        self.checker.boundaries, self.checker.compiled.lengths = kept, lengths
                         self.wrong |= {target} if alike else set()
                         return False
                 self._discard(name)
@@ -418,6 +419,7 @@ class _Search:
         """Let a tensor be no boundary, and none that a region ends at."""
         boundaries = self.checker.boundaries
         del boundaries[name]
+        self.checker.compiled.lengths.pop(name, None)  # that of a tensor of the source which it is not
         for other, boundary in boundaries.items():
             if boundary.reads is not None and name in boundary.reads:
                 boundaries[other] = replace(boundary, reads=None)

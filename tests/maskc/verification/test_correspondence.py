@@ -160,3 +160,9 @@ def test_a_node_that_picks_other_channels_is_among_the_suspects() -> None:
     assert api.verify(source, right).passed
     found = api.verify(source, wrong).parting
     assert found is not None and {"few", "y"} == {*found.suspects}
+
+
+def test_a_name_that_another_tensor_has_in_the_source() -> None:
+    """Of a vector of another length: nothing behind it could be run."""
+    verification = api.compile(network(20_831).model).report.verification
+    assert verification is not None and verification.verdict == "verified"
