@@ -461,7 +461,7 @@ class Seen:
             return self.values[turn % len(self.values)]
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn % 65_536, seed])
         shape = self.shapes[turn % len(self.shapes)]
-        values = _drawn(_NORMAL, rng, math.prod(shape))
+        values = _drawn(_NORMAL, rng, math.prod(shape)).astype(np.result_type(np.float32, self.dtype), copy=False)
         values *= self.spread * (WIDE if turn < 0 else 3 if turn % 2 else 1)
         if turn % 2:
             values[_drawn(_ABSENT, rng, values.size)] = 0

@@ -162,7 +162,8 @@ def test_a_node_that_picks_other_channels_is_among_the_suspects() -> None:
     assert found is not None and {"few", "y"} == {*found.suspects}
 
 
-def test_a_name_that_another_tensor_has_in_the_source() -> None:
-    """Of a vector of another length: nothing behind it could be run."""
-    verification = api.compile(network(20_831).model).report.verification
+@pytest.mark.parametrize("seed", [20_831, 40_959])
+def test_what_else_random_networks_met(seed: int) -> None:
+    """A vector of sizes that has another's name; and double precision, of which fresh values had but single."""
+    verification = api.compile(network(seed).model).report.verification
     assert verification is not None and verification.verdict == "verified"
