@@ -92,7 +92,7 @@ class KerasModel:
         for reader in network.readers:
             layer, chain = reader.contraction, self._chain(reader.contraction.node)
             whole.setdefault(layer.weights, []).append(network.made_by(layer)[None])
-            both = next((each for each in chain if hasattr(each, "backward_layer")), None)
+            both = _both_directions(chain)
             attention = next((each for each in chain if type(each).__name__ == "MultiHeadAttention"), None)
             if both is not None and layer.output in units:
                 labels = units[layer.output][None]
@@ -213,7 +213,7 @@ class KerasModel:
     def _parts(self, layer: Contraction) -> list[tuple[Contraction, Any]]:
         """A contraction and the Keras layer that it is of, or that of each direction of a recurrence in both."""
         chain = self._chain(layer.node)
-        both = next((each for each in chain if hasattr(each, "backward_layer")), None)
+        both = _both_directions(chain)
         if both is None or layer.shape[0] == 1:
             return [(layer, chain[-1] if chain else None)]
         one = dataclasses.replace(layer, shape=(1, *layer.shape[1:]), along="ooc", groups=1)
@@ -320,6 +320,11 @@ class _Held:
         changed, none = np.array(self.variable), unread.reshape(len(matrix), 1, -1)
         changed.ravel()[self.order] = self.layer.stored(np.where(none, 0, matrix))
         self.variable.assign(changed)
+
+
+def _both_directions(chain: Iterable[Any]) -> Any:
+    """The Bidirectional among layers; None if there is none."""
+    return next((each for each in chain if hasattr(each, "backward_layer")), None)
 
 
 def _places(layer: Contraction, owner: Any, weights: Array) -> Iterator[_Held]:

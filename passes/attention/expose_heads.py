@@ -19,6 +19,7 @@ from passes.attention.heads import Follower, Root, Trace
 from passes.graph.editor import GraphEditor, drop_erased, erase_keeping_input
 from passes.graph.tensors import Array, Index, Mask, numpy_dtype, shape_of, values_of
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import live_first
 from passes.rewriting.origins import Origins
 from passes.simplify import dead_code
 
@@ -196,10 +197,9 @@ def _align(root: Root) -> None:
 
 def _live_first(traces: list[Trace], dead: Mask) -> None:
     """Reorder these channels so that along the last axis those that are not dead come first, unless nothing is won."""
-    alive = ~dead
-    if int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum()) == int(alive.sum(axis=-1).max()):
+    places = live_first(dead)
+    if places is None:
         return
-    places = np.argsort(dead, axis=-1, kind="stable")
     for trace in traces:
         everywhere = np.broadcast_to(places, trace.index.shape)
         trace.root.order[trace.index] = np.take_along_axis(trace.index, everywhere, axis=-1)

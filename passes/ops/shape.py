@@ -216,6 +216,13 @@ class Reshape(AgreementRule, Regrouping):
         rewriter.set_shape_operand(node, 1, one_is_inferred=True)
 
 
+def sizes_told(before: Sequence[Dim], after: Sequence[Dim]) -> list[int] | None:
+    """What a Reshape is told: 0 for an open size that stays in its place, -1 for another; None where there are more."""
+    kept = [isinstance(dim, str) and axis < len(before) and before[axis] == dim for axis, dim in enumerate(after)]
+    sizes = [dim if isinstance(dim, int) else 0 if stays else -1 for dim, stays in zip(after, kept, strict=True)]
+    return sizes if sizes.count(-1) <= 1 else None
+
+
 def flattened(shape: Sizes, axis: int) -> list[Dim]:
     """The shape of a matrix of these axes, the first `axis` of which are its rows."""
     axis = axis + len(shape) if axis < 0 else axis
@@ -412,7 +419,7 @@ class Transpose(SizeRule, Rearrangement):
 
     def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
         shape = shape_of(node.inputs[0])
-        return None if shape is None or self.contradiction(node) else [shape[a] for a in self._perm(node, len(shape))]
+        return None if shape is None or self.contradiction(node) else [shape[a] for a in self.perm(node, len(shape))]
 
     def contradiction(self, node: gs.Node) -> str:
         shape, perm = shape_of(node.inputs[0]), node.attrs.get("perm")
@@ -421,19 +428,20 @@ class Transpose(SizeRule, Rearrangement):
         return f"its perm {list(perm)} is no order of the {len(shape)} axes of its input"
 
     def arranged(self, node: gs.Node, places: Arrangement) -> Arrangement | None:
-        return transposed(places, self._perm(node, sum(block.axes for block in places)))
+        return transposed(places, self.perm(node, sum(block.axes for block in places)))
 
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         shape = shape_of(node.inputs[0])
         if shape is None:
             return []
-        return same_axis(node, facts, [(a, b) for b, a in enumerate(self._perm(node, len(shape)))])
+        return same_axis(node, facts, [(a, b) for b, a in enumerate(self.perm(node, len(shape)))])
 
     def along(self, node: gs.Node, index: int, output: int, axis: int) -> int | None:
-        return self._perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
+        return self.perm(node, len(node.inputs[0].shape))[axis] if node.inputs[0].shape is not None else None
 
     @staticmethod
-    def _perm(node: gs.Node, rank: int) -> list[int]:
+    def perm(node: gs.Node, rank: int) -> list[int]:
+        """Of each axis of the output, that of the input, which has so many."""
         return list(node.attrs.get("perm") or range(rank)[::-1])
 
 

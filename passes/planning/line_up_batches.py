@@ -20,6 +20,7 @@ from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import Terms, axes_of
 from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import live_first
 from passes.rewriting.origins import Origins
 from passes.weights.quantized import Quantized
 from passes.weights.streaming import moved
@@ -147,9 +148,9 @@ class _Group:
         """Let the channels that are kept come first in each batch; False where that makes no fewer of them in all."""
         places = [(node.inputs[index], axes) for node, index, axes, zeros in self.constants.values() if zeros]
         dead = np.logical_or.reduce([~self.facts.nonzero(constant, axes).matrix for constant, axes in places])
-        if (~dead).any(axis=0).sum() == (~dead).sum(axis=1).max():
+        order = live_first(dead)
+        if order is None:
             return False
-        order = np.argsort(dead, axis=1, kind="stable")
         made = [self._moved(node.inputs[index], order, axes) for node, index, axes, _ in self.constants.values()]
         new = [constant for constant in made if constant is not None]
         if len(new) == len(made):

@@ -9,10 +9,18 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Change, GraphEditor, sequence
 from passes.graph.subgraphs import is_read_by_others
-from passes.graph.tensors import SMALL, Index, initializer, is_constant, output_index
+from passes.graph.tensors import SMALL, Index, Mask, initializer, is_constant, output_index
 from passes.rewriting.origins import Origins
 from passes.weights import quantized
 from passes.weights.streaming import Picked
+
+
+def live_first(dead: Mask) -> Index | None:
+    """The places along the last axis, those first that are not dead; None where no more of them can be left out."""
+    alive = ~dead
+    if int(alive.reshape(-1, alive.shape[-1]).any(axis=0).sum()) == int(alive.sum(axis=-1).max()):
+        return None
+    return np.argsort(dead, axis=-1, kind="stable")
 
 
 class Reordering:

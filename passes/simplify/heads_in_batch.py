@@ -21,7 +21,7 @@ from passes.ops.concat_split import Concat, Split
 from passes.ops.contractions.einsum import Einsum
 from passes.ops.contractions.matmul import MatMul
 from passes.ops.elementwise import Elementwise
-from passes.ops.shape import Measuring, Reshape, Transpose
+from passes.ops.shape import Measuring, Reshape, Transpose, sizes_told
 from passes.ops.softmax_like import Softmax
 
 _ONE_AXIS = 13  # the opset from which on Softmax works along one
@@ -83,13 +83,6 @@ def _size(dim: Dim) -> Polynomial:
     return Polynomial.of(dim)
 
 
-def _target(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> list[int] | None:
-    """What a Reshape is given for this; None where more than one size is neither known nor copied."""
-    copied = [0 if before[axis : axis + 1] == (size,) else -1 for axis, size in enumerate(after)]
-    sizes = [size if isinstance(size, int) else other for size, other in zip(after, copied, strict=True)]
-    return sizes if sizes.count(-1) <= 1 and None not in after else None
-
-
 @dataclass
 class _Region:
     """Tensors with heads in the same batch, each with the axis of both, and the nodes that read or write them."""
@@ -140,7 +133,7 @@ class _Region:
             self.measured[tensor.name] = tensor
             return []
         if isinstance(op, Transpose):
-            perm = self._perm(node)
+            perm = op.perm(node, len(shape))
             return [(node.inputs[0], perm[axis])] if made else [(node.outputs[0], perm.index(axis))]
         if isinstance(op, Softmax | Split | Concat):
             along, data = self._along(node), node.inputs if isinstance(op, Concat) else node.inputs[:1]
@@ -165,11 +158,6 @@ class _Region:
                 return None
         return found
 
-    @staticmethod
-    def _perm(node: gs.Node) -> list[int]:
-        rank = len(shape_of(node.inputs[0]) or ())
-        return [int(axis) for axis in node.attrs.get("perm", range(rank)[::-1])]
-
     def _along(self, node: gs.Node) -> int:
         if not isinstance(rules(node), Softmax):
             return axis_attribute(node)
@@ -188,11 +176,13 @@ class _Region:
 
     def _sizes(self, node: gs.Node) -> list[int] | None:
         """The sizes that a Reshape is given; None where they are not known."""
-        return _target(self._shape(node.inputs[0]), self._shape(node.outputs[0]))
+        after = self._shape(node.outputs[0])
+        return None if None in after else sizes_told(self._shape(node.inputs[0]), after)
 
     def _back(self, tensor: gs.Tensor) -> list[int] | None:
         """The sizes for a Reshape that merges the axes again."""
-        return _target(self._shape(tensor), shape_of(tensor) or (None,))
+        after = shape_of(tensor) or (None,)
+        return None if None in after else sizes_told(self._shape(tensor), after)
 
     def _shape(self, tensor: gs.Tensor) -> tuple[Dim, ...]:
         """With both axes where it is to have them."""
@@ -211,7 +201,7 @@ class _Region:
             if isinstance(op, Reshape):
                 become(node, "Reshape", [read, self.editor.ints("shape", self._sizes(node) or ())])
             elif isinstance(op, Transpose):
-                axis, perm = self.axes[read.name], self._perm(node)
+                axis, perm = self.axes[read.name], op.perm(node, len(shape_of(read) or ()))
                 wide = [[axis, axis + 1] if a == axis else [a + (a > axis)] for a in perm]
                 node.attrs["perm"] = [a for axes in wide for a in axes]
             elif isinstance(op, Einsum):

@@ -99,7 +99,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    stored = _stored(compiled, origins or Origins())
+    stored = _stored(compiled, Origins() if origins is None else origins)
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
 

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, become
 from passes.graph.tensors import Dim, is_constant, shape_of
 from passes.ops import rules
-from passes.ops.shape import Regrouping, Squeeze, Transpose
+from passes.ops.shape import Regrouping, Squeeze, Transpose, sizes_told
 from passes.simplify import dead_code
 
 
@@ -55,7 +55,7 @@ def _write(node: gs.Node, source: gs.Tensor, after: Sequence[Dim], editor: Graph
             continue
         become(node, op, *editor.form(op, [source], {name: axes}))
         return True
-    sizes = _sizes(before, after)
+    sizes = sizes_told(before, after)
     if not isinstance(rules(node), Regrouping) or node.inputs[0] is source or sizes is None:
         return False
     become(node, "Reshape", [source, editor.ints("sizes", sizes)])
@@ -96,10 +96,3 @@ def _moved(before: Sequence[Dim], after: Sequence[Dim]) -> list[int] | None:
 def _ones_last(shape: Sequence[Dim]) -> list[int]:
     """The axes in order, but those of size 1 after all others."""
     return [axis for one in (False, True) for axis, dim in enumerate(shape) if (dim == 1) is one]
-
-
-def _sizes(before: Sequence[Dim], after: Sequence[Dim]) -> list[int] | None:
-    """What a Reshape is told: 0 for an open size that stays in its place, -1 for another; None where there are more."""
-    kept = [isinstance(dim, str) and axis < len(before) and before[axis] == dim for axis, dim in enumerate(after)]
-    sizes = [dim if isinstance(dim, int) else 0 if stays else -1 for dim, stays in zip(after, kept, strict=True)]
-    return sizes if sizes.count(-1) <= 1 else None

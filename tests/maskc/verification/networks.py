@@ -136,7 +136,7 @@ def proof_of(
     source: onnx.ModelProto, other: onnx.ModelProto, seed: int, origins: Origins | None = None, **said: Origin | None
 ) -> Proof:
     """What is proved of two models with what a compiler says, or would say, seen first on one example."""
-    origins = origins or Origins()
+    origins = Origins() if origins is None else origins
     origins.update(said)
     feeds = [random_feeds(source, 3 * seed + rows, {"n": rows, "t": 2 + 3 * rows}) for rows in (1, 3, 2)]
     return compare_regions(source, other, feeds, origins, seed).proof

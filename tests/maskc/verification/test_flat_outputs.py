@@ -14,6 +14,7 @@ from maskc.verification.inputs import Sample
 from maskc.verification.output_rounding import RoundedWeights
 from maskc.verification.regions.checker import Checker
 from passes import shrink
+from passes.rewriting.origins import Origins
 from tests.generators.flat_networks import flat_network, mutants
 from tests.maskc import build
 
@@ -60,7 +61,7 @@ def test_a_fault_on_some_data_behind_one_that_rounding_may_make(second: float) -
     source = build.model("(float[n,8] x) => (float[n,16] y)", body, one=np.array(1.0), two=np.array(1.0))
     other = build.model("(float[n,8] x) => (float[n,16] y)", body, one=np.array(1.005), two=np.array(second))
     inputs = {"x": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
-    proof = compare_regions(source, source, [inputs], {}, 0).proof
+    proof = compare_regions(source, source, [inputs], Origins(), 0).proof
     known = proof.checker
     checker = Checker(known.source, graph_of(other), known.boundaries, known.claims, known.seen)
     failure = differs_on(replace(proof, checker=checker), source, inputs)

@@ -12,7 +12,7 @@ import passes
 from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origin, Origins
 from tests.generators.networks import network
 from tests.maskc import build
 from tests.maskc.verification.networks import proof_of
@@ -172,7 +172,7 @@ def test_a_table_of_one_row_that_became_a_constant(wrong: bool) -> None:
     source = build.model("(int64[5] i) => (float[5,3] y)", "y = Gather(table, i)", table=table)
     other = build.model("(int64[5] i) => (float[5,3] y)", "y = Identity(zeros)", zeros=np.zeros((5, 3)))
     feeds = [{"i": np.arange(5) + k} for k in range(3)]
-    assert compare_regions(source, other, feeds, {}, 0).proof.complete != wrong
+    assert compare_regions(source, other, feeds, Origins(), 0).proof.complete != wrong
 
 
 def test_a_new_tensor_that_has_the_name_of_a_constant() -> None:
@@ -254,8 +254,8 @@ def test_weights_of_units_that_are_dead_by_chance(behind: bool) -> None:
     wrong = build.changed(model, "w", lambda w: np.where(np.arange(64).reshape(8, 8) == 8 * one[0] + one[1], -w, w))
     alive = [{"x": rng.normal(-3 * (rows == 2), 1, (rows, 6, 64, 64)).astype(np.float32)} for rows in (1, 2, 3)]
     for seed in range(3):
-        assert compare_regions(model, model, alive, {}, seed).proof.complete
-        assert first_failure(compare_regions(model, wrong, alive, {}, seed).proof) is not None
+        assert compare_regions(model, model, alive, Origins(), seed).proof.complete
+        assert first_failure(compare_regions(model, wrong, alive, Origins(), seed).proof) is not None
 
 
 def test_weights_of_units_that_are_dead_by_chance_behind_a_mask() -> None:
@@ -288,8 +288,8 @@ def test_a_row_of_a_table_that_no_run_looks_up(dtype: type, node: bool) -> None:
     if node:
         constant = onnx.helper.make_node("Constant", [], ["t"], value=model.graph.initializer.pop())
         model.graph.node.insert(0, constant)
-    assert compare_regions(model, model, few, {}, 0).proof.complete
-    assert first_failure(compare_regions(model, wrong, few, {}, 0).proof) is not None
+    assert compare_regions(model, model, few, Origins(), 0).proof.complete
+    assert first_failure(compare_regions(model, wrong, few, Origins(), 0).proof) is not None
 
 
 def test_a_weight_of_a_recurrent_layer_of_many_steps() -> None:

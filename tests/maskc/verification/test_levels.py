@@ -5,6 +5,7 @@ import pytest
 
 import maskc as api
 from maskc.verification.compare_regions import compare_regions
+from passes.rewriting.origins import Origins
 from tests.maskc import build
 from tests.maskc.verification.networks import proof_of
 from tests.passes.text import random
@@ -114,8 +115,8 @@ def test_integers_of_which_one_side_computes_in_single() -> None:
     wrong = build.changed(single, "t", lambda t: t * np.float32(1.02))
     rng = np.random.default_rng(0)
     feeds = [{name: rng.integers(0, 256, (rows, 128, 17, 1), np.uint8) for name in "ab"} for rows in (1, 3, 2)]
-    assert compare_regions(fused, single, feeds, {}, 0).proof.complete
-    assert not compare_regions(fused, wrong, feeds, {}, 0).proof.complete
+    assert compare_regions(fused, single, feeds, Origins(), 0).proof.complete
+    assert not compare_regions(fused, wrong, feeds, Origins(), 0).proof.complete
 
 
 def test_an_integer_beside_data_allows_no_more_steps() -> None:
