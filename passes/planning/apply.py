@@ -179,16 +179,24 @@ def _gather_from_shared(graph: gs.Graph, cuts: Cuts) -> None:
     sizes: dict[object, int] = defaultdict(int)
     for (origin_id, _), (_, cut) in cuts.items():
         sizes[origin_id] += prod(cut.shape) if cut.outputs else 0
-    # what still reads all of the initializer keeps it in the file, and of a vector the indices take more than a cut
-    shared = [
+    # what still reads all of the initializer keeps it in the file
+    larger = [
         (along, origin, cut)
         for (origin_id, along), (origin, cut) in cuts.items()
         if sizes[origin_id] > max(0 if origin.outputs else prod(origin.shape), SMALL)
-        and prod(cut.shape) > 2 * sum(cut.shape[axis] for axis, _ in along)
     ]
+    # of a vector the indices take more than a cut, unless a weight is gathered by the same
+    stored = {
+        packed
+        for along, _, cut in larger
+        for _, packed in along
+        if prod(cut.shape) > 2 * sum(cut.shape[axis] for axis, _ in along)
+    }
+    shared = [each for each in larger if stored.issuperset(packed for _, packed in each[0])]
     names, indices = Names(graph), {}
     for packed in dict.fromkeys(packed for along, _, _ in shared for _, packed in along):
-        indices[packed] = constant(names.fresh("channels"), np.flatnonzero(np.frombuffer(packed, bool)))
+        slices = np.flatnonzero(np.frombuffer(packed, bool))
+        indices[packed] = constant(names.fresh("channels"), slices.astype(np.int32))
     for scope in with_bodies(graph) if shared else ():
         editor, read = GraphEditor(scope, names), {id(t) for node in scope.nodes for t in node.inputs}
         for along, origin, cut in shared:

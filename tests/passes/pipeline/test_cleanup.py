@@ -112,6 +112,28 @@ def test_shared_weights_are_cut_for_each_of_their_readers() -> None:
     assert shapes == [(2, 4), (4, 2), (4, 4)]
 
 
+def test_shared_layers_that_keep_other_channels_take_no_more_parameters() -> None:
+    """The vectors of such a layer are gathered by the indices that its matrix is gathered by."""
+    rng, layers = np.random.default_rng(0), 6
+    keeps = {f"k{i}": rng.permutation(np.repeat((0, 1), 96)).astype(np.float32) for i in range(layers)}
+    lines = [
+        f"a{i} = MatMul(x{i}, w) b{i} = Add(a{i}, bias) m{i} = Mul(b{i}, k{i})"
+        f" r{i} = Relu(m{i}) x{i + 1} = MatMul(r{i}, v)"
+        for i in range(layers)
+    ]
+    weights = {"w": (16, 192), "bias": (192,), "v": (192, 16)}
+    result = compiled(
+        model(
+            f"(float[N,16] x0) => (float[N,16] x{layers})",
+            "\n".join(lines),
+            **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in weights.items()},
+            **keeps,
+        )
+    )
+    assert result.report.after.flops <= 0.51 * result.report.before.flops
+    assert result.report.after.params == 2 * 16 * 192 + 192
+
+
 def test_int8_weights_behind_dequantisation_stay_int8() -> None:
     source = model(
         "(float[N,4] x) => (float[N,3] y) <float scale = {0.1}, int8 zero = {0}, float[4] k = {1, 1, 0, 1}>",
