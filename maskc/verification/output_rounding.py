@@ -75,9 +75,10 @@ class Rounding:
             return False
         if (name, sample) not in self._explained:
             what, off, apart = self._wrong(sample)
-            steps = any(judgement.steps for judgement in self._proof.judged.values())
+            source, checker = self._proof.checker.source, self._proof.checker
+            steps = any(checker.may_step(node, source.inputs) for node in source.nodes)  # all else may be rounded
             # optimizations compute some of half precision in single, and so round the compiled model otherwise
-            coarse = self._proof.checker.source.coarse > 0
+            coarse = source.coarse > 0
             few = off < (MOST if coarse else 0)
             # half precision may make anything of an output, which single precision then shows
             near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))

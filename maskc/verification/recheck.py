@@ -788,11 +788,11 @@ class Checker:
 
     def unjudged(self, region: Region) -> Judgement:
         """What is allowed of a region that was not run yet."""
-        steps = any(self._may_step(node, region.source_reads | region.compiled_reads) for node in self.nodes(region))
+        steps = any(self.may_step(node, region.source_reads | region.compiled_reads) for node in self.nodes(region))
         levels = {self.types[name].kind for name in region.source_reads} in ({"i"}, {"u"}, {"i", "u"})
         return Judgement(self.allowed(region), sparse=self.allowed(region, sparse=True), steps=steps, levels=levels)
 
-    def _may_step(self, node: NodeProto, reads: Collection[str]) -> bool:
+    def may_step(self, node: NodeProto, reads: Collection[str]) -> bool:
         """Whether a rounding may lead to another step: what both sides read, or have stored, is the same for both."""
         casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
         steps = any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))

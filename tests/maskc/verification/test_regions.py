@@ -66,6 +66,21 @@ def test_steps_that_magnify_rounding_are_accepted(name: str) -> None:
     assert not api.verify(model, wrong).passed
 
 
+def test_an_order_that_rounding_decides_is_accepted() -> None:
+    """As of boxes whose scores are almost the same: the region of the TopK alone reads numbers that are as they are."""
+    rng = np.random.default_rng(0)
+    ending = "best, at = TopK(smooth, k) b = Gather(boxes, at) y = Reshape(b, all)"
+    sizes = {"k": np.array([64]), "all": np.array([0, 256])}
+    model = steps(ending, "float[n,256]", boxes=rng.standard_normal((512, 4)), **sizes)
+    twice = build.changed(
+        model, "w2", lambda w: (np.tile(w[:, :256], 2) * (1 + 1e-7 * rng.choice((-1, 1), w.shape))).astype(w.dtype)
+    )
+    found = api.verify(twice, summed_otherwise(twice))
+    assert found.verdict == "verified" and found.outputs[0].explained, found.reasons
+    for name in ("w2", "boxes"):
+        assert not api.verify(twice, build.changed(twice, name, lambda a: a[:, ::-1])).passed
+
+
 def test_what_no_region_shows_is_no_rounding_where_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that gets one of the models wrong with optimizations and without."""
     source = build.model("(float[n,8] x) => (float[n,5] y)", "[first] a = MatMul(x, w) y = Tanh(a)", w=(8, 5))
