@@ -131,7 +131,7 @@ class _Hoist:
         shape = self.editor.ints("shape", [*sizes[:first], part.index.size, *sizes[first + 1 :]])
         dims = list(shape_of(self.reshape.outputs[0]) or ())
         dims[first] = part.index.size
-        current = self._emit("Reshape", [current, shape], self.reshape.attrs, dims)
+        current = self._emit("Reshape", [current, shape], {}, dims)  # a 0 in the shape is a copied size
         if perm is not None:
             dims = [dims[a] for a in perm]
             current = self._emit("Transpose", [current], {"perm": perm}, dims)

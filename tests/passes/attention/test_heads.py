@@ -158,6 +158,13 @@ def test_each_head_keeps_its_own_channels_as_many_as_the_fullest_one(form: str, 
     assert columns(form, attention(form, masks, time=time)) == widths(masks)
 
 
+def test_parts_of_open_sizes_where_a_zero_would_be_a_size() -> None:
+    """The sizes are computed, and a Reshape for each part copies those that are open."""
+    sizes = "open = Shape<end=2>(x)  to = Concat<axis=0>(open, apart)  p3 = Reshape<allowzero=1>(p2, to)"
+    masks, form = independent(), INTERLEAVED.replace("p3 = Reshape(p2, each)", sizes)
+    assert columns(form, attention(form, masks, more={"apart": np.asarray([HEADS, 3, SIZE])})) == widths(masks)
+
+
 @pytest.mark.parametrize("form", ["separate", "fused"])
 def test_channels_are_followed_through_what_computes_each_by_itself(form: str) -> None:
     each = """qe = Relu(q)  ke = Tanh(k)  g = ReduceMean<axes=[2]>(x)  gate = Unsqueeze(g, axis)  ve = Mul(v, gate)"""
