@@ -14,6 +14,7 @@ from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
 from passes.rewriting.origins import Origin, Origins
 from tests.generators.networks import network
+from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.maskc.verification.networks import proof_of
 
@@ -393,6 +394,16 @@ def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
     source, wrong = pair()
     assert api.verify(source, source).verdict == "verified"
     assert api.verify(source, wrong).verdict == "failed"
+
+
+def test_an_epsilon_beside_few_small_variances() -> None:
+    """What rounds each element for itself is judged so: beside the largest variance it is no more than rounding."""
+    body = "s = Mul(x, x) m = ReduceMean<axes=[-1]>(s) a = Add(m, epsilon) r = Sqrt(a) n = Div(x, r) y = MatMul(n, w)"
+    model = build.model("(float[n,32,2] x) => (float[n,32,4] y)", body, epsilon=np.float32(1e-6), w=(2, 4))
+    feeds = [random_feeds(model, seed, {"n": 5}) for seed in range(2)]
+    for other, name in ((model, None), (build.changed(model, "epsilon", lambda e: 0 * e), "a")):
+        failure = first_failure(compare_regions(model, other, feeds, None, 0).proof)
+        assert (failure and failure.region.target) == name
 
 
 def test_a_constant_that_is_masked_in_the_end_may_be_another_behind_a_relu_that_it_closes() -> None:
