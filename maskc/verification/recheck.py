@@ -841,13 +841,14 @@ class Checker:
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
-    def allowed(self, region: Region, sparse: bool = False, stored: bool = True) -> float:
+    def allowed(self, region: Region, sparse: bool = False, stored: bool = True, approximate: bool = True) -> float:
         """Roundings of a region in units of its coarsest type, relative to the scale of a slice.
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed counts more, its sums too. Half precision rounds what is `stored`.
+        Two implementations of a function `approximate` it.
         """
         claimed = [self.source.nodes[index] for index in self._claimed(region)]
         chain = math.sqrt(1 + len(claimed))
@@ -862,7 +863,7 @@ class Checker:
         alone = {*before} ^ {*here}  # what is on both sides is off as far there
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         unit = unit or UNIT[np.dtype(np.float32)] * bool(alone)  # of integers that one side computes in single
-        sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0)
+        sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0) * approximate
         folded = len(before) - len(_rounding(nodes))
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
         steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)

@@ -266,6 +266,7 @@ def _beyond_rounding(
     return off, np.abs(off) / (np.abs(one).max(initial=0) or 1.0)
 
 
+@np.errstate(invalid="ignore")  # of infinities nothing is known
 def _apart(one: Array, other: Array, allowed: float) -> float:
     """How far two results are apart, in units of what rounding may do."""
     if not one.size:

@@ -13,6 +13,8 @@ from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
 from passes.rewriting.origins import Origin, Origins
+from tests.generators import architectures
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.generators.running import random_feeds
 from tests.maskc import build
@@ -378,6 +380,16 @@ def weight_of_units_that_are_mostly_dead() -> tuple[onnx.ModelProto, onnx.ModelP
     return model, build.changed(model, "u", lambda u: np.where(np.arange(12).reshape(4, 3) == 4, 1.001 * u, u))
 
 
+def weight_of_the_only_unit_of_a_squeeze() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Weights of one unit are constants in a sum, though of one axis: what is before may leave it dead."""
+    model = architectures.build(architectures.mobilenet3, Masks(consistent=False, seed=2979), seed=29).model()
+    compiled = passes.shrink(model).model
+    changed = build.changed(
+        compiled, "const_55", lambda w: np.where(np.arange(13)[:, None, None, None] == 1, 1.01 * w, w)
+    )
+    return model, changed
+
+
 def weight_of_an_average() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Of many elements, whose average is nearly 0, while as many roundings are allowed of it."""
     rng = np.random.default_rng(13)
@@ -387,13 +399,34 @@ def weight_of_an_average() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return model, build.changed(model, "w", lambda w: np.where(np.arange(48).reshape(12, 4) == 19, 1.0001 * w, w))
 
 
-@pytest.mark.parametrize("pair", [weight_of_units_that_are_mostly_dead, weight_of_an_average])
+@pytest.mark.parametrize(
+    "pair", [weight_of_units_that_are_mostly_dead, weight_of_the_only_unit_of_a_squeeze, weight_of_an_average]
+)
 def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
     pair: Callable[[], tuple[onnx.ModelProto, onnx.ModelProto]],
 ) -> None:
     source, wrong = pair()
     assert api.verify(source, source).verdict == "verified"
     assert api.verify(source, wrong).verdict == "failed"
+
+
+def test_another_axis_of_a_softmax_whose_region_takes_in_an_approximation() -> None:
+    """How well a QuickGelu is approximated explains nothing behind it."""
+    net = network(50_023)
+    compiled = passes.shrink(net.model).model
+    assert api.verify(net.model, compiled).passed
+    softmax = next(node for node in compiled.graph.node if node.op_type == "Softmax")
+    del softmax.attribute[:]
+    softmax.attribute.append(onnx.helper.make_attribute("axis", -2))
+    assert not api.verify(net.model, compiled).passed
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weight_that_is_infinite_is_found_without_a_warning_of_numpy() -> None:
+    net = network(50_016)
+    compiled = passes.shrink(net.model).model
+    wrong = build.changed(compiled, "scale_1", lambda scale: np.where(scale == scale.max(), np.inf, scale))
+    assert not api.verify(net.model, wrong).passed
 
 
 def test_an_epsilon_beside_few_small_variances() -> None:
