@@ -18,8 +18,6 @@ from maskc.verification.regions.correspondence import by_name, by_value
 from maskc.verification.regions.dependence import Place, depends, shows
 from maskc.verification.regions.observation import Observed, observe
 from passes.errors import in_brief
-from passes.ops.base import rules_of
-from passes.ops.traits import WeightedSums
 from passes.rewriting.origins import Origin, Origins
 
 # How often what a region reads is taken into it.
@@ -360,16 +358,10 @@ class _Search:
         return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
 
     def _is_free(self, target: str) -> bool:
-        """Whether a boundary holds levels, or is made with weights: constants in sums, or of more than one axis.
-
-        In bodies, too.
-        """
+        """Whether a boundary holds levels, or is made with weights: constants of more than one axis, in bodies, too."""
         if self.checker.boundaries[target].source in self.checker.source.levels:
             return True
         compiled, made = self.checker.compiled, self.checker.region(target).compiled
-        summing = (i for i in made if isinstance(rules_of((n := compiled.nodes[i]).domain, n.op_type), WeightedSums))
-        if any(not compiled.constants.keys().isdisjoint(compiled.reads[i]) for i in summing):
-            return True
         read = {name for index in made for name in compiled.reads[index]}
         dims = [compiled.constants[name].dims for name in read & compiled.constants.keys()]
         inside = (body for i in made for body in recheck.bodies(compiled.nodes[i]))
