@@ -145,9 +145,9 @@ class _OnValues(Checker):
         super().__init__(proven.source, proven.compiled, proven.boundaries, proven.claims, seen, proven.seed)
         self._values, self._least = values, least
 
-    def allowed(self, region: Region, sparse: bool = False, stored: bool = True) -> float:
+    def allowed(self, region: Region, sparse: bool = False, stored: bool = True, approximate: bool = True) -> float:
         """As there, or the least."""
-        return max(self._least, super().allowed(region, sparse, stored))
+        return max(self._least, super().allowed(region, sparse, stored, approximate))
 
     def sizes(self, region: Region) -> int:
         """As they are."""

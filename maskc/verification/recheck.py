@@ -42,7 +42,7 @@ Slices = Mapping[int, Array]  # by axis, those that are held
 Read = tuple["Graph", Sequence[Path]]  # a model and its files
 Pairs = Sequence[tuple[int, int]]  # slices, and that which each of them depends on
 
-VERSION = 4
+VERSION = 5
 UNIT = {np.dtype(np.float16): 2.0**-11, np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? O".split())}
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
@@ -87,6 +87,10 @@ STEPPING = frozenset(
 # Operators that ONNX Runtime computes by approximations, and by how many roundings these are off.
 APPROXIMATION = dict.fromkeys("BiasGelu FastGelu GRU LSTM QuickGelu".split(), 1024.0)
 APPROXIMATION |= dict.fromkeys("Erf Sigmoid Tanh".split(), 4.0)
+# Operators that round each element for itself, by no more than the processor does.
+ARITHMETIC = EXACT | frozenset("Abs Add Div Max Min Mul Neg Relu Sub".split())
+EPSILON = float(np.float32(1e-5))  # of normalisations that do not say another
+
 
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 LONGEST = 255  # nodes from which slices come that are claimed and not 0; the root of their number is allowed
@@ -106,7 +110,9 @@ WIDE = 100.0  # spread of values in every third turn where boundaries were taken
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
+HALVES = 3.0  # roundings to half precision of what a computed weight is made of, in the condition of an element
 _MOVES = 3  # by random signs: by fewer, two terms that cancel may always move alike
+_MANY_MOVES = 24  # of a single element: by few it may seem to move less than it does
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -835,13 +841,14 @@ class Checker:
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
-    def allowed(self, region: Region, sparse: bool = False, stored: bool = True) -> float:
+    def allowed(self, region: Region, sparse: bool = False, stored: bool = True, approximate: bool = True) -> float:
         """Roundings of a region in units of its coarsest type, relative to the scale of a slice.
 
         Each node rounds a few times, and a sum of n terms √n times as often: errors of rounding add up like the steps
         of a random walk (Higham and Mary, SIAM J. Sci. Comput. 41, 2019). With two operands of a and b elements and a
         result of c a sum has at most √(ab/c) terms, or a/c; of sparse values most are 0. Recurrent layers sum at each
         step; what was rounded when it was claimed counts more, its sums too. Half precision rounds what is `stored`.
+        Two implementations of a function `approximate` it.
         """
         claimed = [self.source.nodes[index] for index in self._claimed(region)]
         chain = math.sqrt(1 + len(claimed))
@@ -856,7 +863,7 @@ class Checker:
         alone = {*before} ^ {*here}  # what is on both sides is off as far there
         unit = max(UNIT.get(self.types[name], 0.0) for name in names if name in self.types)
         unit = unit or UNIT[np.dtype(np.float32)] * bool(alone)  # of integers that one side computes in single
-        sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0)
+        sums += max((APPROXIMATION[op] for op in alone & APPROXIMATION.keys()), default=0.0) * approximate
         folded = len(before) - len(_rounding(nodes))
         steps = max(1, len(before) - folded + len(here) - 1) * unit * chain
         steps += sums * min(unit, UNIT[np.dtype(np.float32)]) * math.sqrt(chain)
@@ -864,6 +871,8 @@ class Checker:
         merged = max(folded, len(before) - len(here), chain**2 - 1)
         halves = (2 + math.sqrt(merged)) * self.source.coarse  # in computed weights
         stored &= bool(chain > 1 or read - self.source.fixed or before != here or len(before) > 1)
+        given, kept = _epsilons(made), _epsilons(self.compiled.nodes[i] for i in region.compiled)
+        stored &= not given or kept <= given | {0.0}  # no attribute is stored in half precision
         return ROUNDINGS * steps + halves * stored
 
     def chain(self, region: Region) -> float:
@@ -956,15 +965,49 @@ class Checker:
         whole = self.is_claimed(region.boundary.source)
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
-        # of a constant that is rounding alone nothing need be right
-        if not share and allowed < relative.max() < (math.inf if whole else max(MOST, WORST * allowed)):
+        if not share:
             largest = scale.max(axis=others(scale, axis), keepdims=True)
             most = largest * CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
-            for condition in self.conditions(region, turn, axis):
-                relative = np.minimum(relative, error / np.maximum(scale, np.minimum(condition, most)))
-                if relative.max() <= allowed:
-                    break
+            # of a constant that is rounding alone nothing need be right
+            measured = whole or relative.max() < max(MOST, WORST * allowed)
+            relative = self.relative(region, turn, axis, np.abs(one), error, scale, allowed, most if measured else None)
         return result.take(relative * as_all, axis)
+
+    def relative(
+        self,
+        region: Region,
+        turn: int,
+        axis: int | None,
+        size: Array,
+        error: Array,
+        scale: Array,
+        allowed: float,
+        most: Array | float | None,
+    ) -> Array:
+        """Errors of elements, at most what is allowed where they may be of rounding.
+
+        Where nodes round each element for itself, or what was stored in half precision, this is relative to the size of
+        the element, else to the scale of its slice, or to conditions. most: up to which these are believed; None where
+        they are not measured.
+        """
+        halves = self.allowed(region) - self.allowed(region, stored=False)
+        sides = (self.source, region.source), (self.compiled, region.compiled)
+        alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in sides for i in nodes)
+        least = np.maximum(size, LEAST * scale)
+
+        def within(slices: Array, each: Array) -> Array:
+            rounded = (allowed - halves) * (np.maximum(each, least) if alone else slices)
+            stored = np.maximum(halves * least, HALVES * self.source.coarse * each) if halves else 0.0
+            return np.asarray(error * allowed / (rounded + stored))
+
+        found = within(scale, least)
+        if most is None or found.max() <= allowed:
+            return found
+        for slices, each in self.conditions(region, turn, axis, 1 + (alone or halves > 0)):
+            found = np.minimum(found, within(np.maximum(scale, np.minimum(slices, most)), np.minimum(each, most)))
+            if found.max() <= allowed:
+                break
+        return found
 
     @np.errstate(invalid="ignore")  # where the source has no number, any will do
     def judge_claims(self, region: Region, want: Array, turn: int, result: Judgement) -> None:
@@ -983,20 +1026,21 @@ class Checker:
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
-    def conditions(self, region: Region, turn: int, axis: int | None) -> Iterator[Array]:
+    def conditions(self, region: Region, turn: int, axis: int | None, kinds: int = 1) -> Iterator[tuple[Array, Array]]:
         """How far slices of a result move with what its nodes read and make; then with all that claims follow from.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
         Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
         """
-        yield self._moved(region.boundary, region.source, region.source_reads, turn, axis)
-        if not region.source_reads.isdisjoint(self.claims):
-            whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())
-            yield self._moved(region.boundary, *whole, turn, axis)
+        for times in (_MOVES, _MANY_MOVES)[:kinds]:
+            yield self._moved(region.boundary, region.source, region.source_reads, turn, axis, times)
+            if not region.source_reads.isdisjoint(self.claims):
+                whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())
+                yield self._moved(region.boundary, *whole, turn, axis, times)
 
     def _moved(
-        self, boundary: Boundary, made: Sequence[int], read: Collection[str], turn: int, axis: int | None
-    ) -> Array:
+        self, boundary: Boundary, made: Sequence[int], read: Collection[str], turn: int, axis: int | None, times: int
+    ) -> tuple[Array, Array]:
         """How far each slice of a boundary moves with what these nodes read and make."""
         name = boundary.source
         nodes = [self.source.nodes[index] for index in made if self.source.nodes[index].op_type != "Constant"]
@@ -1006,13 +1050,13 @@ class Checker:
         weights = {n: self.source.constants[n] for n in sorted(stored) if self.source.constants[n].data_type in FLOATS}
         double = {n for n, tensor in weights.items() if tensor.data_type == TensorProto.DOUBLE}
         floats |= {n: np.dtype(np.float64 if n in double else np.float32) for n in weights}
-        moved, types = np.zeros(1), {n: self.types[n] for n in read}
+        moved, each, types = np.zeros(1), np.zeros(1), {n: self.types[n] for n in read}
         if not made or not floats:
-            return moved
+            return moved, each
         runs = session(self.source.part(made, types, [name], floats), self.source.folder, self.packs)
         feeds = {f"{n}·": self.fresh(n, turn) for n in types}
         want = np.zeros(0)
-        for pattern in range(1 + _MOVES):  # the first of none
+        for pattern in range(1 + times):  # the first of none
             rng = np.random.default_rng([pattern, self.seed])
             for n, dtype in floats.items():
                 shapes = self.seen[n].shapes if n in self.seen else [tuple(weights[n].dims)]
@@ -1024,8 +1068,10 @@ class Checker:
             want = want if pattern else array
             with np.errstate(invalid="ignore"):
                 step = np.nan_to_num(np.abs(array - want), posinf=0.0)
-            moved = moved + step.max(axis=others(step, axis), initial=0, keepdims=True) ** 2 / _MOVES
-        return np.sqrt(moved) / (MOVE * max(UNIT[dtype] for dtype in floats.values()))
+            moved = moved + step.max(axis=others(step, axis), initial=0, keepdims=True) ** 2 / times
+            each = each + step**2 / times
+        unit = MOVE * max(UNIT[dtype] for dtype in floats.values())
+        return np.sqrt(moved) / unit, np.sqrt(each) / unit
 
     def nodes(self, region: Region) -> Iterator[NodeProto]:
         """Those of both sides, but for those that compute with constants alone."""
@@ -1077,6 +1123,12 @@ class Checker:
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:
     return [node.op_type for node in _nested(nodes) if node.op_type not in EXACT]
+
+
+def _epsilons(nodes: Iterable[NodeProto]) -> set[float]:
+    """What normalisations of the standard add to a variance."""
+    normal = (n for n in _nested(nodes) if n.op_type.endswith("Normalization") and n.domain in ("", "ai.onnx"))
+    return {next((a.f for a in node.attribute if a.name == "epsilon"), EPSILON) for node in normal}
 
 
 class RefusedError(Exception):

@@ -155,7 +155,7 @@ class Checker(recheck.Checker):
 
 def condition(checker: recheck.Checker, region: Region, turn: int, axis: int | None) -> Array:
     """The larger of a region's conditions."""
-    return np.asarray(reduce(np.maximum, checker.conditions(region, turn, axis)))
+    return np.asarray(reduce(np.maximum, (slices for slices, _ in checker.conditions(region, turn, axis))))
 
 
 def _at_sizes(seen: Seen, sizes: int) -> Seen:

@@ -49,6 +49,7 @@ def depends(checker: Checker, region: Region, places: Collection[Place], *, comp
     return False
 
 
+@np.errstate(invalid="ignore")  # of infinities nothing is known
 def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     """Whether the boundary of a region shows what is wrong with a tensor on its way, for any values of that.
 
@@ -70,6 +71,7 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
         return False
     steps, twin = checker.unjudged(wrong).steps, wrong.boundary
+    allowed = _ROUNDING * checker.allowed(region, stored=False, approximate=False)  # both results are of one side
 
     def fed(names: Collection[str], turn: int) -> dict[str, Array]:
         return {f"{n}·": np.array(held[n].cut(checker.fresh(held[n].source, turn))) for n in names}
@@ -90,7 +92,7 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
             for random in (False, True)[: 1 + floats]:
                 base = twin.cut(checker.fresh(twin.source, run)) if random else got
                 one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
-                if _apart(one, two, _ROUNDING * checker.allowed(region)):
+                if _apart(one, two, allowed):
                     return True
     return False
 

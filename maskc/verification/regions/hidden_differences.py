@@ -12,7 +12,7 @@ import numpy as np
 
 from maskc.verification import recheck
 from maskc.verification.recheck import CONDITION, MOST, UNIT, Array, Boundary, Judgement, Region, Slices, session
-from maskc.verification.regions.checker import Checker, condition
+from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Failure, Proof
 
 # Turns in which values are random, sparse and tiny.
@@ -108,24 +108,26 @@ def _pairs(checker: Checker, region: Region, read: Collection[str] = ()) -> Iter
             break
     for k, name in enumerate(names):
         nodes, leaves = after[name]
-        allowed = checker.allowed(region), checker.allowed(_region(checker, region, name, {}))
+        allowed = checker.allowed(region)
         reader: Any | None = None
         for turn, before, results, fed in runs:
-            found: list[tuple[int, Array, Array, Slices]] = []
+            found: list[tuple[int, Array, Array, Array, Slices]] = []
             for want, slices in _aligned(checker, before[k], got := results[name]):
-                off = _beyond_rounding(want, got, allowed[1], partial(_condition, drawing, region, name, slices, turn))
-                found.append((int(np.count_nonzero(off)), off, want, slices))
+                off, relative = _beyond_rounding(want, got, drawing, _region(checker, region, name, slices), turn)
+                found.append((int(np.count_nonzero(off)), off, relative, want, slices))
                 if not off.any():
                     break
             if not found:
                 break
-            count, off, want, slices = min(found, key=lambda item: item[0])
+            count, off, relative, want, slices = min(found, key=lambda item: item[0])
             if count:
                 rest = {n: types.get(n, checker.types[name]) for n in leaves}
                 reader = reader or session(compiled.part(nodes, rest, [region.target]), compiled.folder, checker.packs)
                 given = {key: array for key, array in fed.items() if key[:-1] in leaves}
                 right = region.boundary.cut(before[-1])
-                yield _Pair(checker, region, name, slices, want, got, off, allowed[0], reader, given, right, drawing)
+                yield _Pair(
+                    checker, region, name, slices, want, got, off, relative, allowed, reader, given, right, drawing
+                )
 
 
 def _read_by(checker: recheck.Checker, region: Region) -> tuple[dict[str, Boundary], dict[str, np.dtype[Any]]]:
@@ -143,7 +145,8 @@ def _fed(held: Mapping[str, Boundary], values: Callable[[str], Array]) -> dict[s
 class _Pair:
     """A tensor inside a region as the source has it and as it is, what of that is no rounding, and what reads it.
 
-    right: the source's result of the region. drawing: the checker whose random values these are.
+    relative: the difference as a region is judged by it. right: the source's result of the region. drawing: the checker
+    whose random values these are.
     """
 
     checker: Checker
@@ -153,6 +156,7 @@ class _Pair:
     want: Array
     got: Array
     off: Array
+    relative: Array
     allowed: float
     after: Any
     fed: Mapping[str, Array]
@@ -223,8 +227,7 @@ class _Pair:
 
     def failure(self) -> Failure:
         """The tensor and its worst channel."""
-        size = np.abs(self.off)
-        error = float(size.max() / (np.abs(self.want.astype(np.float64)).max() or 1.0))
+        size, error = self.relative, float(self.relative.max())
         axis = next(iter(self.slices), min(1, size.ndim - 1))
         others = tuple(a for a in range(size.ndim) if a != axis)
         at = (axis, int(size.max(axis=others).argmax())) if size.ndim else None
@@ -240,27 +243,30 @@ def _region(checker: recheck.Checker, region: Region, name: str, slices: Slices)
     return Region(name, Boundary(name, slices), tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
 
-def _condition(checker: recheck.Checker, region: Region, name: str, slices: Slices, turn: int) -> Array:
-    """How far a tensor inside a region moves with what it is made of."""
-    return condition(checker, _region(checker, region, name, slices), turn, next(iter(slices), None))
-
-
-def _beyond_rounding(want: Array, got: Array, allowed: float, condition: Callable[[], Array]) -> Array:
-    """The difference, where it is more than rounding. condition: asked where it may matter."""
+def _beyond_rounding(
+    want: Array, got: Array, checker: recheck.Checker, region: Region, turn: int
+) -> tuple[Array, Array]:
+    """The difference of what a region makes, where it is more than rounding, and how large a region judges it."""
     one, two = want.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):
         off = np.where(np.isfinite(one) & np.isfinite(two), two - one, 0)
     if want.dtype.kind == "f":
-        largest = max(float(np.abs(one[np.isfinite(one)]).max(initial=0)), 1e-30)
-        off[np.abs(off) <= 2 * allowed * largest] = 0
+        size, allowed = np.where(np.isfinite(one), np.abs(one), 0), checker.allowed(region)
+        largest, error = max(float(size.max(initial=0)), 1e-30), np.abs(off)
+        at = turn, next(iter(region.boundary.slices), None), size, error, np.asarray(largest), allowed
+        relative = checker.relative(region, *at, None)
+        off[relative <= 2 * allowed] = 0
         if 0 < np.abs(off).max(initial=0) <= MOST * largest:  # as of a sine of large numbers
             with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
-                off[np.abs(off) <= 2 * allowed * np.minimum(condition(), CONDITION * largest)] = 0
-    elif np.abs(off).max(initial=0) <= 1 and (off != 0).mean() <= 0.02:
+                relative = checker.relative(region, *at, CONDITION * largest)
+                off[relative <= 2 * allowed] = 0
+        return off, np.where(off == 0, 0, relative)
+    if np.abs(off).max(initial=0) <= 1 and (off != 0).mean() <= 0.02:
         off[...] = 0
-    return off
+    return off, np.abs(off) / (np.abs(one).max(initial=0) or 1.0)
 
 
+@np.errstate(invalid="ignore")  # of infinities nothing is known
 def _apart(one: Array, other: Array, allowed: float) -> float:
     """How far two results are apart, in units of what rounding may do."""
     if not one.size:

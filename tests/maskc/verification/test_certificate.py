@@ -24,7 +24,7 @@ from tests.maskc.verification.networks import normed
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 NAMES = ("cnn", "masknet", "mlp", "mobilenet", "norm", "resnet", "transformer", "unet")
-SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-4.json").read_text())
+SCHEMA = json.loads((Path(maskc.__file__).parent / "report" / "schema" / "certificate-5.json").read_text())
 
 Document = dict[str, Any]
 

@@ -14,6 +14,7 @@ from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
 from passes.rewriting.origins import Origin, Origins
 from tests.generators.networks import network
+from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.maskc.verification.networks import proof_of
 
@@ -358,6 +359,11 @@ def test_two_terms_that_cancel_in_half_precision() -> None:
     assert api.compile(network(20521).model).report.verified
 
 
+def test_what_is_made_with_the_weights_of_one_unit_may_be_taken_in() -> None:
+    """A region of a convolution needs what is before one."""
+    assert api.compile(network(55_077).model).report.verified
+
+
 def weight_of_units_that_are_mostly_dead() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """In one branch by weights that are in its body, and in the other always."""
     rng = np.random.default_rng(0)
@@ -393,6 +399,35 @@ def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
     source, wrong = pair()
     assert api.verify(source, source).verdict == "verified"
     assert api.verify(source, wrong).verdict == "failed"
+
+
+def test_another_axis_of_a_softmax_whose_region_takes_in_an_approximation() -> None:
+    """How well a QuickGelu is approximated explains nothing behind it."""
+    net = network(50_023)
+    compiled = passes.shrink(net.model).model
+    assert api.verify(net.model, compiled).passed
+    softmax = next(node for node in compiled.graph.node if node.op_type == "Softmax")
+    del softmax.attribute[:]
+    softmax.attribute.append(onnx.helper.make_attribute("axis", -2))
+    assert not api.verify(net.model, compiled).passed
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weight_that_is_infinite_is_found_without_a_warning_of_numpy() -> None:
+    net = network(50_016)
+    compiled = passes.shrink(net.model).model
+    wrong = build.changed(compiled, "scale_1", lambda scale: np.where(scale == scale.max(), np.inf, scale))
+    assert not api.verify(net.model, wrong).passed
+
+
+def test_an_epsilon_beside_few_small_variances() -> None:
+    """What rounds each element for itself is judged so: beside the largest variance it is no more than rounding."""
+    body = "s = Mul(x, x) m = ReduceMean<axes=[-1]>(s) a = Add(m, epsilon) r = Sqrt(a) n = Div(x, r) y = MatMul(n, w)"
+    model = build.model("(float[n,32,2] x) => (float[n,32,4] y)", body, epsilon=np.float32(1e-6), w=(2, 4))
+    feeds = [random_feeds(model, seed, {"n": 5}) for seed in range(2)]
+    for other, name in ((model, None), (build.changed(model, "epsilon", lambda e: 0 * e), "a")):
+        failure = first_failure(compare_regions(model, other, feeds, None, 0).proof)
+        assert (failure and failure.region.target) == name
 
 
 def test_a_constant_that_is_masked_in_the_end_may_be_another_behind_a_relu_that_it_closes() -> None:

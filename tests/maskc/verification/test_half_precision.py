@@ -5,6 +5,7 @@ import pytest
 
 import maskc as api
 from passes import shrink
+from tests.generators.builder import Array
 from tests.maskc import build
 from tests.maskc.verification.networks import EVERY_SECOND, compared
 
@@ -51,6 +52,37 @@ def test_the_last_place_of_a_half_beside_channels_that_are_zero(name: str) -> No
     stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
     off = build.changed(compiled, stored, lambda w: np.where(w == w.max(), np.nextafter(w, np.float16(9)), w))
     assert not api.verify(source, off).passed
+
+
+def test_a_small_weight_beside_large_ones_in_halves() -> None:
+    """What its rounding may be is asked of each element, where the others may be zero."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(16, 4)), "s": rng.uniform(0.5, 2, 4), "b": rng.normal(size=4)}
+    halves = {name: values.astype(np.float16) for name, values in weights.items()}
+    body = "a = MatMul(x, w) m = Mul(a, s) y = Add(m, b)"
+    source = build.model("(float16[n,16] x) => (float16[n,4] y)", body, **halves)
+    compiled = shrink(source).model
+    assert len(compiled.graph.node) == 2 and compared(source, compiled).complete
+    small = np.quantile(np.abs(halves["w"] * halves["s"]), 0.1)
+
+    def off(w: Array) -> Array:
+        return np.where(np.abs(np.abs(w) - small) == np.abs(np.abs(w) - small).min(), w * np.float16(1.01), w)
+
+    assert not compared(source, build.changed(compiled, "w", off)).complete
+
+
+def test_an_epsilon_beside_computed_weights_in_halves() -> None:
+    """It is written in single precision, so that no rounding of weights explains another."""
+    rng = np.random.default_rng(0)
+    signature, vectors = "(float16[n,7] x) => (float16[n,7] y)", ("f", "scale", "shift", "mean", "var")
+    halves = {name: rng.uniform(0.5, 2, 7).astype(np.float16) for name in vectors}
+    normal = "y = BatchNormalization<epsilon={}>({}, scale, shift, mean, var)"
+    source = build.model(signature, f"m = Mul(x, f) {normal.format(0.001, 'm')}", **halves)
+    merged = halves | {"scale": halves["scale"] * halves["f"], "mean": halves["mean"] / halves["f"]}
+    del merged["f"]
+    for epsilon in (0.001, 0.0012):
+        other = build.model(signature, normal.format(epsilon, "x"), **merged)
+        assert compared(source, other).complete == (epsilon == 0.001)
 
 
 def test_many_operators_of_constants_in_halves() -> None:
