@@ -136,9 +136,8 @@ def compile(
     checks = from_arguments(VerifyOptions, locals())
     options = from_arguments(CompileOptions, locals(), verify=checks if verify else None)
     with nullcontext() if progress is None else listening(progress):
-        compiled = compiled_source(options.read(model), options, compares=verify)
-    frontend.warn_of_ones(model)
-    return compiled
+        frontend.warn_of_rest(model)
+        return compiled_source(options.read(model), options, compares=verify)
 
 
 @public

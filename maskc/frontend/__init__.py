@@ -129,11 +129,11 @@ def _converted(model: object) -> Source:
         return Source(original.to_onnx(), notes=original.notes, tensorflow=original)
 
 
-def warn_of_ones(model: object) -> None:
-    """Warn where a `keras.Model` in memory has masks, and no channel is masked."""
+def warn_of_rest(model: object) -> None:
+    """Warn where a `keras.Model` in memory has masks, and training has not come to prune all that it was to."""
     training, keras = (sys.modules.get(name) for name in ("maskc.train.mask_layer", "keras"))
     if training is not None and keras is not None and isinstance(model, keras.Model):
-        training.warn_of_ones(model)
+        training.warn_of_rest(model)
 
 
 def _read(path: Path, stay: bool, signature: str | None) -> Source:

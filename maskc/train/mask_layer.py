@@ -180,10 +180,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         """Saves the weights, with the decisions about them taken that are due."""
         if not self.built:
             return
-        if (optimizer := self._optimizer()) is not None:
-            optimizer.prune_if_due()
-            optimizer.note_saved()
-        else:
+        if not self.note_saved():
             warn_of_ones(self._trained_in())
         for number, variable in enumerate((self.signal, self.mask)):
             store[str(number)] = variable.numpy()
@@ -199,6 +196,17 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
     def deliver_to(self, optimizer: Pruning) -> None:
         """Makes training calls outside of a compiled model's `fit` estimate importance for an optimizer."""
         self._optimizer = weakref.ref(optimizer)
+
+    def note_saved(self) -> bool:
+        """Lets the optimizer that prunes this mask decide what is due, and warn of what is left; whether there is one.
+
+        For a mask that is saved, or goes into a smaller model.
+        """
+        optimizer = self._optimizer()
+        if optimizer is not None:
+            optimizer.prune_if_due()
+            optimizer.note_saved()
+        return optimizer is not None
 
     def show(self, progress: Any) -> None:
         """Adds a metric to those of the models that this layer is in; its `training` says what it is a call of."""
@@ -251,6 +259,13 @@ def mask_layers(model: Any) -> list[MaskLayer]:
 
 def _nothing() -> None:
     """Where there is no weak reference."""
+
+
+def warn_of_rest(model: Any) -> None:
+    """Warns of what is left to prune in a model that is compiled or made smaller, as where it is saved."""
+    for layer in mask_layers(model):
+        layer.note_saved()
+    warn_of_ones(model)
 
 
 def warn_of_ones(model: Any) -> None:

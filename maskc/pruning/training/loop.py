@@ -58,6 +58,7 @@ _SAVED = 60.0  # seconds between two states that are handed out
 _PATIENCE = 20  # steps in a row that are no numbers
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of Adam
 _SMALL = 1e-3  # root mean square of weights: smaller ones are trained as these
+_FAR = 10.0  # times as large as the weights of a slice are others, of which it does not take the steps
 _TICKS = 1000  # of the progress
 _POOL = 2**26  # bytes that are shuffled together
 _EXAMPLES, _BYTES = 64, 2**20  # of a batch
@@ -127,6 +128,7 @@ class _Training:
     ) -> None:
         self.imported: Student = Imported(network) if student is None else student
         self._variables = list(self.imported.variables.values())
+        self._shares = [_shares(variable.numpy()) for variable in self._variables]
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
         self._batches, self._loss, self._who, self._rate, self._seed = batches, loss, who, learning_rate, seed
@@ -238,7 +240,8 @@ class _Training:
         return loss
 
     def _adam(self, index: int, gradient: Any, rate: Any, step: Any) -> None:
-        variable, (mean, square) = self._variables[index], self._moments[index]
+        variable, (mean, square), shares = self._variables[index], self._moments[index], self._shares[index]
+        before = None if shares is None else variable.read_value()
         # Relative to the size of the weights, which differs by file and by layer (Shazeer & Stern 2018, 1804.04235).
         size = tf.sqrt(tf.reduce_mean(tf.square(variable)))
         rate = tf.cast(rate, variable.dtype) * tf.maximum(size, tf.cast(_SMALL, variable.dtype))
@@ -251,6 +254,21 @@ class _Training:
             grad=gradient,
             **{name: tf.cast(number, gradient.dtype) for name, number in numbers.items()},
         )
+        if before is not None:
+            variable.assign(before + shares * (variable - before))
+
+
+def _shares(weights: Array) -> Array | None:
+    """Which share of a step of all weights is one of each: less in slices of far smaller ones; None if there are none.
+
+    So small are those of an input in large units, where its normalisation is part of them.
+    """
+    square, result = np.square(weights.astype(np.float64)), np.ones([1] * weights.ndim)
+    for axis in range(weights.ndim if weights.ndim > 1 else 0):
+        own = square.mean(tuple(np.delete(range(weights.ndim), axis)), keepdims=True)
+        relative = _FAR * np.sqrt(own / max(square.mean(), _SMALL**2))
+        result = np.minimum(result, np.where(own > 0, relative, 1))
+    return None if (result == 1).all() else result.astype(weights.dtype)
 
 
 def mean_loss(loss: Loss, who: str, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:

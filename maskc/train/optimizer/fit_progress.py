@@ -114,9 +114,9 @@ class Watch:
             _warn_of_rest(pruner, step, flops, "fit ended before pruning was done", early)
         if flops <= pruner.target < self._saved:
             warn(
-                f"The model was last saved before it came to the target, with {pruner.currency.said(self._saved)}, as "
-                "ModelCheckpoint(save_best_only=True) does: save it, or let the callback see only epochs at the target "
-                f"by {_AT_TARGET}."
+                "The model was last saved or compiled before it came to the target, with "
+                f"{pruner.currency.said(self._saved)}, as ModelCheckpoint(save_best_only=True) does: save it, or let "
+                f"the callback see only epochs at the target by {_AT_TARGET}."
             )
 
     def finish(self, pruner: Pruner | None, updates: int) -> None:
@@ -145,7 +145,9 @@ class Watch:
         if pruner is not None and (broken_off or not self.watched):
             self._data = None
             self.watched = True
-            _warn_of_rest(pruner, int(step.numpy()), flops, "Masks are saved before pruning was done")
+            _warn_of_rest(
+                pruner, int(step.numpy()), flops, "Masks are saved, compiled or shrunk before pruning was done"
+            )
 
 
 def _number(step: Any) -> int:

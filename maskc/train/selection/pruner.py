@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -46,6 +46,22 @@ class Pruned:
 def diverged(mask: str) -> MaskcError:
     """Returns what to say where the importance of a mask's entries is no number."""
     return MaskcError(f"The importance score of the mask {mask!r} is not finite: training has diverged.")
+
+
+def _failed(model: Any, names: Iterable[str], scores: Iterable[NDArray[np.floating]]) -> MaskcError | None:
+    """What to say where a mask's score or a weight is no number; None if all are.
+
+    A weight may be so alone, as behind it TensorFlow's relu makes 0 of NaN.
+    """
+    for name, score in zip(names, scores, strict=True):
+        if not np.all(np.isfinite(score)):
+            return diverged(name)
+    for weight in () if model is None else model.trainable_variables:
+        if has_value(weight) and not np.all(np.isfinite(weight.numpy())):
+            return MaskcError(
+                f"The weight {weight.path!r} is not finite: training has diverged, or the data hold infinity or NaN."
+            )
+    return None
 
 
 def _target(model: Any, settings: Settings) -> float:
@@ -223,12 +239,12 @@ class Pruner:
             MaskcError: if a score is not a number.
         """
         given, scores = arrays[: len(self._where)], arrays[len(self._where) :]
-        for name, score in zip(self.names, scores, strict=True):
-            if not np.all(np.isfinite(score)):
-                self.failure = diverged(name)
-                if self.raises:
-                    raise self.failure
-                return [np.asarray(self.flops, np.int64), *given]
+        failure = _failed(self._model(), self.names, scores)
+        if failure is not None:
+            self.failure = failure
+            if self.raises:
+                raise failure
+            return [np.asarray(self.flops, np.int64), *given]
         if step <= self.settings.burn_in:
             return [np.asarray(self.flops, np.int64), *given]
         masks = self._all(given)

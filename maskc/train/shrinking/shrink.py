@@ -63,6 +63,9 @@ def shrink(model: Any, keep_masks: bool = False, verify: bool = True, round_to: 
         check_count('round_to, unless it is "auto",', round_to, 1)
     instead = "`maskc compile` takes what model.export(...) makes of any model, and writes ONNX."
     check_functional("shrink", model, instead)
+    if not keep_masks:
+        for layer in mask_layers(model):
+            layer.note_saved()
     rebuilt = rebuild(model, keep_masks, verify, round_to)
     with model.distribute_strategy.scope():
         compile_alike(model, rebuilt.model, rebuilt.successors)

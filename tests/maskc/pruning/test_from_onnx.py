@@ -135,6 +135,23 @@ def test_the_last_block_of_steps_may_be_shorter() -> None:
     check_outputs(model, {"x": np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10)})
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Scaler<offset = [1.0, 2.0, 3.0], scale = [0.5, 2.0, 4.0]>",
+        "Scaler<offset = [1.0], scale = [0.5]>",
+        "Imputer<imputed_value_floats = [1.0, 2.0, 3.0], replaced_value_float = 0.5>",
+        "Imputer<imputed_value_floats = [1.0]>",
+    ],
+)
+def test_features_of_tables_are_scaled(node: str) -> None:
+    words = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> g (float[4,3] x) => (float[4,3] y)'
+    model = onnx.parser.parse_model(f"{words} {{ y = ai.onnx.ml.{node}(x) }}")
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    x[[0, 1, 2], [0, 1, 2]] = 0, 0.5, 0
+    check_outputs(model, {"x": x})
+
+
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_dilated_convolutions_have_gradients(axes: int, stride: int) -> None:

@@ -112,6 +112,15 @@ def test_training_can_be_repeated_and_goes_on_from_a_state() -> None:
     assert finetune(PRUNED, batches, TEACHER, epochs=3, saved=states[-1]) == runs[0]
 
 
+def test_inputs_in_units_of_their_own_are_trained_on() -> None:
+    """The weights of an input that is large are small, where a normalisation went into them."""
+    units = (10.0 ** np.arange(-2, 4)).astype(np.float32)
+    teacher, pruned = (build.changed(model, "first", lambda w: w / units[:, None]) for model in (TEACHER, PRUNED))
+    tuned, _ = finetune(pruned, lambda: ({"x": b["x"] * units} for b in batches()), teacher, epochs=100)
+    found = build.changed(tuned, "first", lambda weights: weights * units[:, None])
+    assert distance(found) < 0.5 * distance(PRUNED)
+
+
 def test_examples_are_drawn_anew_and_joined() -> None:
     """Each is seen once in a pass, in batches of up to 64, or as many as before where a model fixes their number."""
     rng = np.random.default_rng(0)

@@ -162,6 +162,18 @@ def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
         model.fit(x, np.full((len(x), 3), np.nan), batch_size=batch, verbose=0)
 
 
+def test_weights_that_are_not_finite_where_scores_are() -> None:
+    """Behind the weights a relu makes 0 of NaN, and the loss stays a number."""
+    inputs = keras.Input((4,))
+    hidden = MaskLayer()(keras.layers.Dense(6, "relu", name="hidden")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    model.compile(PruningOptimizer("sgd", prune_every=1, flops_target=0.5), "mse")
+    x, y = vectors()
+    x[5] = np.nan
+    with pytest.raises(MaskcError, match=r"^The weight 'hidden/kernel' is not finite: .* data hold infinity or NaN"):
+        model.fit(x, y, batch_size=4, verbose=0)
+
+
 # Arguments of wrong types
 
 

@@ -71,6 +71,20 @@ def _dropout(call: Call, x: Value, ratio: Value = None, training: Value = None) 
     return [tf.identity(x), tf.ones(tf.shape(x), tf.bool)]
 
 
+def _scaler(call: Call, x: Value) -> Value:
+    """Of each feature of a table, as a StandardScaler of scikit-learn has it."""
+    return (tf.cast(x, tf.float32) - np.float32(call("offset", 0))) * np.float32(call("scale", 1))
+
+
+def _imputer(call: Call, x: Value) -> Value:
+    names = ("imputed_value_floats", "replaced_value_float")
+    if dtype_of(x).is_integer:
+        names = ("imputed_value_int64s", "replaced_value_int64")
+    values, replaced = call(names[0]), call(names[1], 0)
+    missing = tf.math.is_nan(x) if np.isnan(replaced) else tf.equal(x, tf.cast(replaced, dtype_of(x)))
+    return tf.where(missing, tf.cast(values, dtype_of(x)), x)
+
+
 # Those that TensorFlow calls as the standard does.
 _SMOOTH_ALIKE = (
     "Abs Acos Acosh Add Asin Asinh Atan Atanh Cos Cosh Erf Exp Log Reciprocal Sigmoid Sin Sinh Softplus Softsign Sqrt "
@@ -117,6 +131,8 @@ RULES = {
     "LeakyRelu": Rule(lambda call, x: tf.nn.leaky_relu(x, call("alpha", 0.01))),
     "Mod": Rule(_modulo, scalars=True),
     "Pow": elements(_power, fixed=[1], scalars=True),
+    "ai.onnx.ml.Imputer": Rule(_imputer),
+    "ai.onnx.ml.Scaler": Rule(_scaler),
     # These are functions of the standard in newer opsets alone.
     "Selu": Rule(lambda call, x: call("gamma", _SELU_GAMMA) * _elu(call, x, _SELU_ALPHA)),
     "Shrink": Rule(_shrink),

@@ -201,8 +201,22 @@ def test_a_fit_that_an_error_ends_is_told_of_when_its_model_is_saved(tmp_path: P
         model.fit(*data(model, 32), batch_size=4, verbose=0, callbacks=[callback])
     assert inside == [[], [], []]
     (words,) = said()
-    assert "Masks are saved before pruning was done" in words
+    assert "Masks are saved, compiled or shrunk before pruning was done" in words
     assert said() == []
+
+
+@pytest.mark.parametrize("last", [maskc.compile, shrink])
+def test_a_loop_that_ended_before_is_told_of_when_a_smaller_model_is_made(last: Any) -> None:
+    model = mlp()
+    optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean", prune_every=1, flops_target=0.2)
+    x, y = data(model, 8)
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(LOSS(y, model(x, training=True)))
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+    with pytest.warns(PruningWarning, match="before pruning was done: .* It takes at least [0-9]+ more"):
+        last(model)
 
 
 def test_finalizing_again_is_no_fit_without_an_update() -> None:
@@ -292,7 +306,9 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
     model = mlp()
     compiled(model, prune_every=1, flops_target=0.5)
     best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "channels", mode="max", save_best_only=True)
-    with pytest.warns(PruningWarning, match="last saved before it came to the target, with 1[0-9]{2} FLOPs.*at_target"):
+    with pytest.warns(
+        PruningWarning, match="last saved or compiled before it came to the target, with 1[0-9]{2} FLOPs.*at_target"
+    ):
         model.fit(x, y, batch_size=32, epochs=10, callbacks=[best], verbose=0)
 
 
@@ -364,8 +380,8 @@ def trained_when_it_was_smaller() -> Any:
             trained_by_adam,
             r"^No channel of the model .* is masked: updates by a maskc\.train\.PruningOptimizer",
         ),
-        (trained_on_few_batches, r"saved before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
-        (trained_until_interrupted, r"saved before pruning was done"),
+        (trained_on_few_batches, r"shrunk before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
+        (trained_until_interrupted, r"shrunk before pruning was done"),
         (trained_by_a_step_without_updates, "^No channel of the model .* and there was none"),
         (trained_and_pruned, None),
         (trained_when_it_was_smaller, None),
