@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -136,7 +135,7 @@ class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
     def fold_output_affine(self, node: gs.Node, affine: Affine, fuser: Fuser) -> bool:
         bias, axis = operand(node, 2), 0 if node.attrs.get("transB", 0) else 1
         columns = size_of(node.inputs[1], axis)
-        wide = bias is None or (is_constant(bias) and prod(bias.shape) == columns)
+        wide = bias is None or (is_constant(bias) and tuple(bias.shape) in ((columns,), (1, columns)))
         plain = self.scale(node) == self._beta(node) == 1.0
         return plain and wide and fuser.into_weights(node, affine, axis, 1)
 

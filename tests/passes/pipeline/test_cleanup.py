@@ -47,6 +47,16 @@ CASES = {
         "h = MatMul(x, w)\n y = Mul(h, rows)",
         "MatMul Mul",
     ),
+    "behind an addend of rows, as many as columns": (
+        "(float[4,3] x) => (float[4,4] y) <float[3,4] w, float[4,1] rows, float[4] scale>",
+        "h = Gemm(x, w, rows)\n y = Mul(h, scale)",
+        "Gemm Mul",
+    ),
+    "behind an addend of columns, in a matrix": (
+        "(float[4,3] x) => (float[4,4] y) <float[3,4] w, float[1,4] bias, float[4] scale>",
+        "h = Gemm(x, w, bias)\n y = Mul(h, scale)",
+        "Gemm",
+    ),
     "behind a constant of all positions": (
         "(float[N,3,4,4] x) => (float[N,2,4,4] y)"
         " <float[4,3,1,1] w, float[1,4,4,4] map, float[2,4,1,1] v, float[1,4,1,1] k = {1, 0, 1, 1}>",
