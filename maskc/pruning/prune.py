@@ -48,6 +48,9 @@ from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
 
+# How much nearer to its target more pruning has to bring a Keras model: this share of the way, in logarithms.
+_OF_THE_WAY = 0.25
+
 
 @dataclass(frozen=True)
 class Pruned(Compiled):
@@ -217,7 +220,10 @@ def pruned(
         warnings += search.missed({"speedup": latency.speedup, "ms": latency.after[1]})
     count = passes.count(model if layers is None else masked, at=net.at)
     if layers is not None:
-        warnings += search.missed(shares(count, cost))
+        missed = search.missed(shares(count, cost))
+        warnings += [
+            f"{told} Layers of a Keras model may keep what an ONNX file loses: write .onnx." for told in missed
+        ]
     report = dataclasses.replace(
         compiled.report,
         after=Figures.from_cost(count, compiled.report.after.bytes),
@@ -238,16 +244,22 @@ def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:
     """The graph of a Keras model without these groups, which becomes smaller.
 
     What a file leaves out beyond these, such as channels that are constant, stays in layers, so more groups go where
-    that takes the model above its target.
+    that takes the model above its target, unless that hardly brings it nearer.
     """
     seen, (name, value) = search.seen, search.options.target_of
     asked, restore = value, layers.saved()
+    last: tuple[ModelProto, float, Callable[[], None]] | None = None
     while True:
         graph, cost = layers.smaller(seen.network, gone, seen.without(gone), seen.batches, seen.cost.flops)
         left = shares(cost, seen.cost).get(name, value)
+        if last is not None:
+            before, more_left, undo = last
+            if left > more_left * (value / more_left) ** _OF_THE_WAY:  # what went since stays in layers
+                undo()
+                return before
         if not search.missed({name: left}):
             return graph
-        more = gone
+        last, more = (graph, left, layers.saved()), gone
         while (more == gone).all():
             asked *= value / left
             lower: dict[str, Any] = {name: asked}

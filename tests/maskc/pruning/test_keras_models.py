@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maskc.pruning.choice import targets
+from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.options import PruneOptions
 from maskc.pruning.prune import pruned_file
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -323,3 +324,30 @@ def test_a_keras_model_that_needs_no_pruning_is_shrunk(tmp_path: Path) -> None:
     hidden.kernel.assign(np.where(np.arange(64) < 8, hidden.kernel, 0))
     assert "so nothing was pruned" in succeeded(*saved(model, drawn(80, 6), tmp_path), "--flops", "0.5").stderr
     assert keras.models.load_model(tmp_path / "small.keras").get_layer("hidden").units == 8
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_what_layers_of_ones_own_keep_is_not_pruned_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pruning hardly brings them nearer to a target, and ended only where there was no channel left."""
+    import keras
+    from keras import layers
+
+    @keras.saving.register_keras_serializable("maskc_tests")
+    class Linear(layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.matrix = self.add_weight(shape=(shape[-1], 256), name="matrix")
+
+        def call(self, x: Any) -> Any:
+            return x @ self.matrix
+
+    rounds, smaller = [], KerasModel.smaller
+    monkeypatch.setattr(KerasModel, "smaller", lambda *given: rounds.append(1) or smaller(*given))
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    for filters in (16, 8):
+        x = layers.Conv2D(filters, 3, activation="relu")(x)
+    model = keras.Model(inputs, layers.Dense(8)(Linear()(layers.Flatten()(x))))
+    report = reported(*saved(model, drawn(160, 8, 8, 3), tmp_path), "--flops", "0.5")
+    assert any("was missed" in told and told.endswith("write .onnx.") for told in report["warnings"])
+    assert len(rounds) < 8
