@@ -112,7 +112,7 @@ ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
 HALVES = 3.0  # roundings to half precision of what a computed weight is made of, in the condition of an element
 _MOVES = 3  # by random signs: by fewer, two terms that cancel may always move alike
-_MANY_MOVES = 24  # of a single element: by few it may seem to move less than it does
+_MANY_MOVES = 24  # else: by few a slice of few elements may seem to move less than it does
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -1003,7 +1003,7 @@ class Checker:
         found = within(scale, least)
         if most is None or found.max() <= allowed:
             return found
-        for slices, each in self.conditions(region, turn, axis, 1 + (alone or halves > 0)):
+        for slices, each in self.conditions(region, turn, axis):
             found = np.minimum(found, within(np.maximum(scale, np.minimum(slices, most)), np.minimum(each, most)))
             if found.max() <= allowed:
                 break
@@ -1026,13 +1026,13 @@ class Checker:
             if len(wrong):
                 result.refuted[axis] = np.union1d(result.refuted.get(axis, wrong), wrong)
 
-    def conditions(self, region: Region, turn: int, axis: int | None, kinds: int = 1) -> Iterator[tuple[Array, Array]]:
+    def conditions(self, region: Region, turn: int, axis: int | None) -> Iterator[tuple[Array, Array]]:
         """How far slices of a result move with what its nodes read and make; then with all that claims follow from.
 
         To first order a rounding of a tensor moves the result so far, in units of that rounding (Higham, Accuracy and
         Stability of Numerical Algorithms, 2002, chapter 3): farther than its size where terms cancel.
         """
-        for times in (_MOVES, _MANY_MOVES)[:kinds]:
+        for times in (_MOVES, _MANY_MOVES):
             yield self._moved(region.boundary, region.source, region.source_reads, turn, axis, times)
             if not region.source_reads.isdisjoint(self.claims):
                 whole = self.source.closure(region.boundary.source, self.seen.keys() - self.claims.keys())

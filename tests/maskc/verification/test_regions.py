@@ -66,6 +66,16 @@ def test_steps_that_magnify_rounding_are_accepted(name: str) -> None:
     assert not api.verify(model, wrong).passed
 
 
+@pytest.mark.parametrize("seed", [24, 27])
+def test_terms_that_cancel_in_single_elements(seed: int) -> None:
+    """How far these move with random signs is seen by many of them alone."""
+    weights = np.random.default_rng(seed).standard_normal((9, 42)).astype(np.float32)
+    head, factor = "(float[1,9] x) => (float[1,42] y)", np.float32(0.3)
+    source = build.model(head, "y = com.microsoft.FusedMatMul<alpha=0.3>(x, w)", w=weights)
+    assert api.verify(source, build.model(head, "y = MatMul(x, w)", w=weights * factor)).passed
+    assert not api.verify(source, build.model(head, "y = MatMul(x, w)", w=weights * factor * np.float32(1.0001))).passed
+
+
 def test_an_order_that_rounding_decides_is_accepted() -> None:
     """As of boxes whose scores are almost the same: the region of the TopK alone reads numbers that are as they are."""
     rng = np.random.default_rng(0)
