@@ -190,9 +190,9 @@ def value_of(variable: Any) -> NDArray[Any]:
 
     A Sequential model without an input is built in the middle of tracing that step, and has no values before it ran.
     """
-    if not has_value(variable):
-        return np.ones(variable.shape, tf.as_dtype(variable.dtype).as_numpy_dtype)
     value: NDArray[Any] = variable.numpy()
+    if tuple(value.shape) != tuple(variable.shape):
+        return np.ones(variable.shape, tf.as_dtype(variable.dtype).as_numpy_dtype)
     return value
 
 

@@ -18,7 +18,7 @@ from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
 from maskc.verification.recheck import EXACT, UNIT, Array, Boundary, Graph, Judgement, Region, Seen, session, stream
-from maskc.verification.regions.checker import AS_SEEN, Checker, condition
+from maskc.verification.regions.checker import AS_SEEN, Checker
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 from passes.model.local_functions import inlined
@@ -130,7 +130,7 @@ def rounding_of_terms(model: ModelProto, inputs: Inputs, output: str) -> float:
     boundaries = {name: Boundary(name) for name in (*reads, output)}
     region = Region(output, boundaries[output], tuple(made), frozenset(reads), tuple(made), frozenset(reads))
     checker = _OnValues(Checker(graph, graph, boundaries, {}, seen), seen, values)
-    return checker.allowed(region) * float(condition(checker, region, 0, None).max())
+    return checker.allowed(region) * max(float(slices.max()) for slices, _ in checker.conditions(region, 0, None))
 
 
 class _OnValues(Checker):

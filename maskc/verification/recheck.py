@@ -91,7 +91,6 @@ APPROXIMATION |= dict.fromkeys("Erf Sigmoid Tanh".split(), 4.0)
 ARITHMETIC = EXACT | frozenset("Abs Add Div Max Min Mul Neg Relu Sub".split())
 EPSILON = float(np.float32(1e-5))  # of normalisations that do not say another
 
-
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 LONGEST = 255  # nodes from which slices come that are claimed and not 0; the root of their number is allowed
 ALIKE = 1e-5  # what rounding may do to a constant, relative to it
@@ -990,7 +989,7 @@ class Checker:
         the element, else to the scale of its slice, or to conditions. most: up to which these are believed; None where
         they are not measured.
         """
-        halves = self.allowed(region) - self.allowed(region, stored=False)
+        halves = self.allowed(region) - self.allowed(region, stored=False) if self.source.coarse else 0.0
         sides = (self.source, region.source), (self.compiled, region.compiled)
         alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in sides for i in nodes)
         least = np.maximum(size, LEAST * scale)

@@ -18,7 +18,7 @@ from maskc.errors import InputError, MaskcError, warn
 from maskc.runtime.detect_cpu import table_name
 from maskc.train.cost import ComputationalCost, compiled_flops
 from maskc.train.mask_layer import MaskLayer
-from maskc.train.masked_graph import has_value, sizes_left_open
+from maskc.train.masked_graph import has_value, sizes_left_open, value_of
 from maskc.train.selection.ranking import grouped, kinds_of, live, ranked, ranked_in_multiples, uncoupled
 from maskc.train.selection.savings import Analyses, Rows, Savings, without
 from maskc.train.selection.settings import FlopsWeight, Settings, goal
@@ -57,7 +57,7 @@ def _failed(model: Any, names: Iterable[str], scores: Iterable[NDArray[np.floati
         if not np.all(np.isfinite(score)):
             return diverged(name)
     for weight in () if model is None else model.trainable_variables:
-        if has_value(weight) and not np.all(np.isfinite(weight.numpy())):
+        if not np.all(np.isfinite(value_of(weight))):
             return MaskcError(
                 f"The weight {weight.path!r} is not finite: training has diverged, or the data hold infinity or NaN."
             )

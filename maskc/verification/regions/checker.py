@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +151,6 @@ class Checker(recheck.Checker):
         return list(before.output).index(region.boundary.source) == list(after.output).index(region.target) and all(
             same
         )
-
-
-def condition(checker: recheck.Checker, region: Region, turn: int, axis: int | None) -> Array:
-    """The larger of a region's conditions."""
-    return np.asarray(reduce(np.maximum, (slices for slices, _ in checker.conditions(region, turn, axis))))
 
 
 def _at_sizes(seen: Seen, sizes: int) -> Seen:
