@@ -5,7 +5,8 @@ DequantizeLinear nodes before it and the QuantizeLinear after it. Its integer ke
 between two steps otherwise than the nodes do as they are written, and weights and biases that are floats it rounds to
 integers first (`WeightBiasQuantization`). Of a DequantizeLinear and a QuantizeLinear with another scale it makes one
 rounding instead of two (`DoubleQDQPairsRemover`). Where a mask that stood between is gone, values would be a step off
-that the source computes in floats.
+that the source computes in floats. Of a MatMul alone it makes a MatMulIntegerToFloat, too, which does not run if its
+first operand has a step for each index along an axis.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ _DROPPED = frozenset({"Add", "Div", "Dropout", "Mul", "Sub"})
 def merged(graph: gs.Graph, given: Collection[str]) -> frozenset[str]:
     """The QuantizeLinear nodes that become a part of what is before them: their outputs, and whether that is a pair.
 
-    As in the file, without the masks that were given: nodes of these names.
+    And the MatMul nodes that would not run. As in the file, without the masks that were given: nodes of these names.
     """
     return frozenset(name for _, name in _merged(GraphEditor(graph), given))
 
 
 def keep_floats(graph: gs.Graph, before: Collection[str]) -> None:
-    """Let ONNX Runtime merge no QuantizeLinear but those that are named in `before`, as in the source.
+    """Let ONNX Runtime merge no node but those that are named in `before`, as in the source.
 
     It leaves alone what a Concat stands between, also one of a single tensor, which copies it.
     """
@@ -60,6 +61,8 @@ def _merged(editor: GraphEditor, given: Collection[str] = ()) -> Iterator[tuple[
             maker = _before(node.inputs[0], editor, node, given)
             if maker is not None and (_reads_steps(maker, editor, given) or _is_pair(maker, node)):
                 yield node, node.outputs[0].name + " of a pair" * (maker.op == "DequantizeLinear")
+        elif node.op == "MatMul" and _reads_steps(node, editor, given) and _steps_vary(node.inputs[0], given):
+            yield node, node.outputs[0].name
 
 
 def _before(tensor: gs.Tensor, editor: GraphEditor, quantize: gs.Node, given: Collection[str]) -> gs.Node | None:
@@ -122,7 +125,23 @@ def _reads_steps(node: gs.Node, editor: GraphEditor, given: Collection[str]) -> 
 
 
 def _is_dequantized(tensor: gs.Tensor, given: Collection[str]) -> bool:
+    return _dequantized(tensor, given) is not None
+
+
+def _steps_vary(tensor: gs.Tensor, given: Collection[str]) -> bool:
+    """Whether what is dequantised has more than one step."""
+    source = _dequantized(tensor, given)
+    if isinstance(source, Quantized):
+        steps = source.steps()
+        return steps is not None and steps.scale.size != 1
+    return source is not None and volume(source.inputs[0].inputs[1]) != 1
+
+
+def _dequantized(tensor: gs.Tensor, given: Collection[str]) -> gs.Tensor | None:
+    """The output of a DequantizeLinear, or a quantised weight, that this is when it is not moved."""
     if not tensor.inputs:
-        return isinstance(tensor, Quantized)
+        return tensor if isinstance(tensor, Quantized) else None
+    if tensor.inputs[0].op == "DequantizeLinear":
+        return tensor
     moved = _moved(tensor.inputs[0], given)
-    return tensor.inputs[0].op == "DequantizeLinear" or (moved is not None and _is_dequantized(moved, given))
+    return None if moved is None else _dequantized(moved, given)

@@ -164,3 +164,28 @@ def test_masks_beside_a_file_leave_its_integer_kernels(name: str, tmp_path: Path
     results = [shrink(masked, given=names).model for names in (frozenset({"given"}), frozenset[str]())]
     kernels = [[op for op in loaded(model, tmp_path) if op.startswith("Q")] for model in (plain, *results)]
     assert kernels[0] == kernels[1] != kernels[2]
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("moved", ["", "t = Unsqueeze(d, first) d2 = Squeeze(t, first)"])
+def test_a_step_for_each_channel_is_not_multiplied_in_integers(axis: int, moved: str) -> None:
+    """MatMulIntegerToFloat does not run with them, and a mask behind them kept the source from becoming one."""
+    rng = np.random.default_rng(5)
+    weights: dict[str, Array] = {
+        "s": np.linspace(0.05, 0.06, (4, 8)[axis], dtype=np.float32),
+        "z": np.full((4, 8)[axis], 128, np.uint8),
+        "i": rng.integers(-90, 90, (8, 6)).astype(np.int8),
+        "si": np.float32(0.01),
+        "zi": np.array(0, np.int8),
+        "keep": KEPT,
+        "first": np.array([0]),
+    }
+    steps = f"<axis={axis}>"
+    body = (
+        f"q = QuantizeLinear{steps}(x, s, z) d = DequantizeLinear{steps}(q, s, z) {moved} "
+        f"m = Mul({'d2' if moved else 'd'}, keep) w = DequantizeLinear(i, si, zi) y = MatMul(m, w)"
+    )
+    source = model("(float[4, 8] x) => (float[4, 6] y)", body, constants=weights)
+    result = shrink(source).model
+    assert "Mul" not in [node.op_type for node in result.graph.node]
+    assert_same_by_default(source, result)
