@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
+from onnx.version_converter import convert_version
 
 from maskc.errors import InputError
 from maskc.frontend import external_data, graph_checks, runtime_shapes, stand_ins
@@ -37,6 +38,8 @@ _OTHERS = {
 
 # What is put in place of masks is written in operators that were all there then.
 OLDEST_OPSET = 9
+# Before it, ONNX Runtime promises nothing.
+_OLDEST_CONVERTED = 7
 
 
 def read(path: Path, *, stay: bool = False) -> tuple[ModelProto, tuple[Path, ...], tuple[str, ...]]:
@@ -145,6 +148,10 @@ def _checked(model: ModelProto, path: Path | None, what: str) -> tuple[ModelProt
         dense = copied(dense)
         graph_checks.name_nodes(dense, unnamed=False)
         notes += (f"Several nodes have the same name and were given others: {', '.join(shared[:5])}.",)
+    made = opset_of(dense) or OLDEST_OPSET
+    if made < OLDEST_OPSET:
+        dense = _of_oldest_opset(dense, what)
+        notes += (f"Opset {made} is read as opset {OLDEST_OPSET}, which the compiled model has, too.",)
     return dense, notes
 
 
@@ -164,11 +171,29 @@ def _check_opset(model: ModelProto, what: str) -> None:
                 f"{what} uses opset {opset.version}, {knows} {newest}. "
                 "Upgrade onnx, or export the model with an older opset."
             )
-        if 0 < opset.version < OLDEST_OPSET:
+        if 0 < opset.version < _OLDEST_CONVERTED:
             raise InputError(
-                f"{what} uses opset {opset.version}, and maskc reads {OLDEST_OPSET} and newer. "
+                f"{what} uses opset {opset.version}, and maskc reads {_OLDEST_CONVERTED} and newer. "
                 "Convert it with onnx.version_converter."
             )
+
+
+def _of_oldest_opset(model: ModelProto, what: str) -> ModelProto:
+    """A valid model of an opset before `OLDEST_OPSET` as one of that, with what the converter leaves out."""
+    try:
+        converted = convert_version(model, OLDEST_OPSET)
+        check(converted)
+    except Exception as error:
+        raise InputError(
+            f"{what} uses opset {opset_of(model)}, and cannot be read as opset {OLDEST_OPSET}: {in_brief(error)}. "
+            "Export it with a newer opset."
+        ) from error
+    made = copied(model)
+    del made.graph.node[:], made.graph.initializer[:], made.opset_import[:]
+    made.graph.node.extend(converted.graph.node)
+    made.graph.initializer.extend(converted.graph.initializer)
+    made.opset_import.extend(converted.opset_import)
+    return made
 
 
 def _in_own_domain(model: ModelProto) -> ModelProto:

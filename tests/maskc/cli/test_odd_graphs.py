@@ -120,6 +120,25 @@ def test_a_format_that_onnx_runtime_does_not_read_yet(tmp_path: Path) -> None:
         assert told["warnings"] == []
 
 
+@pytest.mark.parametrize("opset", [7, 8])
+def test_opsets_of_old_files(tmp_path: Path, opset: int) -> None:
+    """Where sizes of an Upsample were an attribute, and initializers are inputs, too."""
+    body = """
+        [first] a = Conv(x, k)  b = BatchNormalization<spatial=1>(a, scale, shift, mean, var)  c = Mul(b, mask)
+        d = Upsample<scales=[1.0, 1.0, 2.0, 2.0]>(c)  e = GlobalAveragePool(d)  f = Flatten(e)  y = Gemm(f, w, bias)
+    """
+    shapes = {"k": (4, 3, 1, 1), "scale": (4,), "shift": (4,), "mean": (4,), "w": (4, 5), "bias": (5,)}
+    weights = {"var": np.ones(4), "mask": np.array([1.0, 0, 1, 0]).reshape(4, 1, 1)}
+    signature = "(float[n,3,6,6] x) => (float[n,5] y)"
+    built = build.model(signature, body, opset=opset, ir=3, checked=False, **shapes, **weights)
+    for stored in built.graph.initializer:
+        built.graph.input.add().CopyFrom(onnx.helper.make_tensor_value_info(stored.name, 1, stored.dims))
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"] and told["channels"]["removed"] == 2
+    assert told["warnings"] == [f"Opset {opset} is read as opset 9, which the compiled model has, too."]
+    assert onnx.load(told["output"]).opset_import[0].version == 9
+
+
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(8, 0, 4), (8, 16, 0), (0, 16, 4)])
 def test_axes_of_size_zero(tmp_path: Path, rows: int, inner: int, columns: int) -> None:
     signature = f"(float[n,{rows}] x) => (float[n,{columns}] y)"
