@@ -51,4 +51,3 @@ def test_whole_demo(tmp_path: Path) -> None:
     assert demo.compiled.accuracy >= demo.trained.accuracy - 3 * math.sqrt(sum(errors))
     assert 5 * demo.compiled.flops <= demo.trained.flops
     assert demo.compiled.params < demo.trained.params / 5
-    assert demo.compiled.latency < demo.trained.latency

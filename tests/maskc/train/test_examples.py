@@ -44,7 +44,7 @@ def test_movielens_holds_out_the_last_ratings_of_each_user() -> None:
     assert 0.4 < np.mean([row["liked"] for row in train]) < 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_movielens(tmp_path: Path) -> None:
     with example("movielens") as movielens:
         result = movielens.run(tmp_path, target=0.5, ratings=3000, epochs=1)

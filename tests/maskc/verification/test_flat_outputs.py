@@ -111,7 +111,7 @@ def test_nothing_but_rounding_is_left_of_a_mean_behind_a_normalisation_over_the_
 
 @pytest.mark.slow
 def test_flat_networks_and_their_mutants() -> None:
-    judged(range(100, 140), 40)
+    judged(range(100, 120), 20)
 
 
 @pytest.mark.release
