@@ -7,6 +7,9 @@ integers first (`WeightBiasQuantization`). Of a DequantizeLinear and a QuantizeL
 rounding instead of two (`DoubleQDQPairsRemover`). Where a mask that stood between is gone, values would be a step off
 that the source computes in floats. Of a MatMul alone it makes a MatMulIntegerToFloat, too, which does not run if its
 first operand has a step for each index along an axis.
+
+On x86, kernels ask for data and result of one type. Of int8 a DequantizeLinear and the QuantizeLinear before it become
+uint8 where nothing else reads either (`QDQS8ToU8Transformer`); others stay, and Conv and MatMul do not take those.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ _ROUNDED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 _INTEGER = _ROUNDED_WEIGHTS | frozenset(
     "Add AveragePool Concat GlobalAveragePool LeakyRelu MatMul Mul Sigmoid Softmax Where".split()
 )
+# Those with weights, which may be of another type than the data.
+_WEIGHTED = _ROUNDED_WEIGHTS | {"MatMul"}
 # What quantisation is moved across (`QDQPropagationTransformer`).
 _TRANSPARENT = frozenset({"Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 # What is taken away where it changes nothing.
@@ -59,9 +64,9 @@ def _merged(editor: GraphEditor, given: Collection[str] = ()) -> Iterator[tuple[
     for node in editor.graph.nodes:
         if node.op == "QuantizeLinear" and node.inputs:  # which nobody has checked in another domain
             maker = _before(node.inputs[0], editor, node, given)
-            if maker is not None and (_reads_steps(maker, editor, given) or _is_pair(maker, node)):
+            if maker is not None and (_becomes_integer(maker, node, editor, given) or _is_pair(maker, node)):
                 yield node, node.outputs[0].name + " of a pair" * (maker.op == "DequantizeLinear")
-        elif node.op == "MatMul" and _reads_steps(node, editor, given) and _steps_vary(node.inputs[0], given):
+        elif node.op == "MatMul" and _read(node, editor, given) and _steps_vary(node.inputs[0], given):
             yield node, node.outputs[0].name
 
 
@@ -109,19 +114,68 @@ def _is_redundant(node: gs.Node, quantize: gs.Node) -> bool:
     return bool((low is None or (least >= low).all()) and (high is None or (most <= high).all()))
 
 
-def _reads_steps(node: gs.Node, editor: GraphEditor, given: Collection[str]) -> bool:
-    """Whether the operator has an integer kernel, and reads numbers that quantised ones stand for."""
+def _read(node: gs.Node, editor: GraphEditor, given: Collection[str]) -> list[gs.Tensor]:
+    """What an operator reads that has an integer kernel, of numbers that quantised ones stand for; else nothing."""
     rounded, inputs = node.op in _ROUNDED_WEIGHTS, list(node.inputs)
     if node.op == "Add" and any(is_constant(t) for t in inputs):  # a product with its bias is one Gemm
         product = next((p for t in inputs if (p := editor.sole_producer(t)) is not None and p.op == "MatMul"), None)
         rounded, inputs = product is not None, list(product.inputs) if product is not None else inputs
-    read = [t for t in inputs if t.name]
-    return (
+    read = [t for t in inputs[node.op == "Where" :] if t.name]
+    reads_steps = (
         node.op in _INTEGER
         and bool(read)
         and _is_dequantized(read[0], given)
         and all(_is_dequantized(t, given) or (rounded and is_constant(t)) for t in read[1:])
     )
+    return read if reads_steps else []
+
+
+def _becomes_integer(node: gs.Node, quantize: gs.Node, editor: GraphEditor, given: Collection[str]) -> bool:
+    """Whether it becomes an integer operator, or its weights become integers."""
+    read = _read(node, editor, given)
+    if not read or not all(_is_dequantized(t, given) for t in read):
+        return bool(read)
+    weighted = node.op in _WEIGHTED or read[0] not in node.inputs  # a product before it
+    data = read[:1] if weighted else read
+    types = {_type_of_data(t, editor, given) for t in data} | {_type_of_result(node, quantize, editor, given)}
+    return len(types) == 1 and (node.op not in ("Conv", "MatMul") or types != {"int8"})
+
+
+def _type_of_data(tensor: gs.Tensor, editor: GraphEditor, given: Collection[str]) -> str:
+    source, made = _dequantized(tensor, given), _unmasked(tensor, given)
+    assert source is not None
+    if isinstance(source, Quantized):
+        stored = source.steps()
+        return "" if stored is None else stored.numbers.dtype.name
+    steps = source.inputs[0].inputs[0]
+    rounds = [node.op for node in steps.inputs] == ["QuantizeLinear"]
+    alone = _readers(made, editor, given) == 1 and (made is not source or (rounds and len(steps.outputs) == 1))
+    return _eight_bits(source.inputs[0], alone)
+
+
+def _type_of_result(node: gs.Node, quantize: gs.Node, editor: GraphEditor, given: Collection[str]) -> str:
+    steps, made = quantize.outputs[0], _unmasked(quantize.inputs[0], given)
+    moved = node not in made.inputs and made.inputs[0].op in _TRANSPARENT
+    read = [reader.op for reader in steps.outputs] == ["DequantizeLinear"] and steps.name not in editor.seen_outside
+    return _eight_bits(quantize, moved or (read and _readers(steps.outputs[0].outputs[0], editor, given) == 1))
+
+
+def _eight_bits(node: gs.Node, alone: bool) -> str:
+    """The type of the steps of a node, where those of int8 that stand alone become uint8."""
+    zero = operand(node, 2)
+    name = "uint8" if zero is None else str(zero.dtype)
+    return "uint8" if name == "int8" and alone else name
+
+
+def _readers(tensor: gs.Tensor, editor: GraphEditor, given: Collection[str]) -> int:
+    """How many read it in the file, without the masks that were given."""
+    read = (_readers(node.outputs[0], editor, given) if node.name in given else 1 for node in tensor.outputs)
+    return sum(read) + (tensor.name in editor.seen_outside)
+
+
+def _unmasked(tensor: gs.Tensor, given: Collection[str]) -> gs.Tensor:
+    masked = tensor.inputs and tensor.inputs[0].name in given
+    return _unmasked(tensor.inputs[0].inputs[0], given) if masked else tensor
 
 
 def _is_dequantized(tensor: gs.Tensor, given: Collection[str]) -> bool:

@@ -1,5 +1,6 @@
 """Operators between quantised tensors that a mask kept ONNX Runtime from computing in integers."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import onnxruntime as ort
 import pytest
 
 from passes import shrink
+from passes.model.onnx_to_graph import imported
+from passes.targets.onnxruntime.integer_kernels import merged
 from tests.generators.form import assert_well_formed
 from tests.passes.text import Array, loaded, model
 
@@ -189,3 +192,35 @@ def test_a_step_for_each_channel_is_not_multiplied_in_integers(axis: int, moved:
     result = shrink(source).model
     assert "Mul" not in [node.op_type for node in result.graph.node]
     assert_same_by_default(source, result)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have kernels for int8")
+@pytest.mark.parametrize("few", [np.int8, np.uint8])
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *("Conv(d, w4)", "MatMul(d, w)", "Add(d, w)", "Mul(d, e)", "Concat<axis=1>(d, e)", "Where(c, d, e)"),
+        *("AveragePool<kernel_shape=[2,2]>(d)", "Sigmoid(d)", "Softmax<axis=1>(d)", "GlobalAveragePool(d)"),
+    ],
+)
+def test_what_becomes_an_integer_operator(operator: str, few: type, tmp_path: Path) -> None:
+    """Of int8 where nothing else reads data and result, or for some where both are read twice."""
+    weights = {"s": np.float32(1 / 127), "z": np.array(0, few), "zw": np.array(0, np.int8), "c": np.ones(8, bool)}
+    weights |= {"i": np.eye(8, dtype=np.int8), "i4": np.ones((8, 8, 1, 1), np.int8)}
+    body = f"""
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) qe = QuantizeLinear(v, s, z)
+        e = DequantizeLinear(qe, s, z) w = DequantizeLinear(i, s, zw) w4 = DequantizeLinear(i4, s, zw)
+        p = {operator} qp = QuantizeLinear(p, s, z) dp = DequantizeLinear(qp, s, z) y = Tanh(dp)
+    """
+    more = {
+        "data": ("a = Tanh(d)", "a"),
+        "result": ("b = Tanh(dp)", "b"),
+        "steps": ("f = DequantizeLinear(qp, s, z)", "f"),
+    }
+    more |= {"operand": ("g = Tanh(e)", "g"), "seen": ("", "dp")}
+    for read in ((), ("data",), ("result",), ("data", "result"), ("steps",), ("data", "result", "operand"), ("seen",)):
+        outputs = ", ".join(f"float[N,C,H,W] {name}" for name in ("y", *(more[each][1] for each in read)))
+        text = body + " ".join(more[each][0] for each in read)
+        source = model(f"(float[1,8,8,8] x, float[1,8,8,8] v) => ({outputs})", text, checked=False, constants=weights)
+        kernels = [op for op in loaded(source, tmp_path) if op.startswith("QLinear")]
+        assert bool(merged(imported(source), ())) == bool(kernels), read
