@@ -106,11 +106,6 @@ class PruneOptions(CompileOptions):
         return next(iter(self.targets.items()), ("flops", 0.5))
 
     @property
-    def loss_name(self) -> str:
-        """What messages call the loss."""
-        return self.loss if isinstance(self.loss, str) else "the function for the loss"
-
-    @property
     def timed(self) -> bool:
         """Whether the target is a time."""
         return self.target_of[0] in ("speedup", "ms")

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
@@ -31,7 +30,7 @@ from maskc.progress import Listener, listening, take_time
 from maskc.pruning.checkpoint import Checkpoint, State
 from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
-from maskc.pruning.data import Batch, Data, Given, counted, path_and_name
+from maskc.pruning.data import Batch, Given, counted, path_and_name
 from maskc.pruning.data import data as read_data
 from maskc.pruning.keras_model import KerasModel
 from maskc.pruning.layers.network import Mask
@@ -47,6 +46,9 @@ from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry
+
+if TYPE_CHECKING:
+    from maskc.pruning.training.loop import Batches, Loss
 
 # How much nearer to its target more pruning has to bring a Keras model: this share of the way, in logarithms.
 _OF_THE_WAY = 0.25
@@ -154,16 +156,10 @@ def pruned(
     """
     target = source.model if options.masks is None else apply_masks(source.model, options.masks)
     examples = read_data(given, target)
-    loss, mean = options.loss, None
-    if loss is not None:
-        import_tensorflow()
-        from maskc.pruning.training.loop import mean_loss
-
-        loss = function_of(*path_and_name(loss, "--loss")) if isinstance(loss, str) else loss
-        mean = partial(mean_loss, loss, options.loss_name)
+    loss = None if options.loss is None else loss_of(options.loss)
     with telling_of(source.name):
         samples = counted(examples.used()) if options.trains and options.epochs else None
-        judge = Judge(target, examples, options, mean)
+        judge = Judge(target, examples, options, loss)
         if options.trains and layers is None:
             check_training(target, next(examples.used()))
         seen = observed(target, examples, options, layers)
@@ -197,13 +193,13 @@ def pruned(
         trained, interrupted = fine_tuned(
             model if layers is None else masked,
             target,
-            examples,
+            examples.used if loss is None else examples.with_labels,
             options,
-            loss,
-            samples,
-            saved,
-            lambda state: keep(compiled.model, {**chosen, **state}),
             layers,
+            count=samples,
+            loss=loss,
+            saved=saved,
+            keep=lambda state: keep(compiled.model, {**chosen, **state}),
         )
         after = judge(trained)
         if judge.better(verdict, after) is after:
@@ -290,16 +286,21 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     imported(batch)
 
 
+def loss_of(given: str | Callable[..., Any]) -> Loss:
+    """The loss of a user, which is a function or says where that is. Raises UnavailableError without TensorFlow."""
+    import_tensorflow()
+    from maskc.pruning.training.loop import Loss
+
+    return Loss(function_of(*path_and_name(given, "--loss")), given) if isinstance(given, str) else Loss(given)
+
+
 def fine_tuned(
     model: ModelProto,
     source: ModelProto,
-    examples: Data,
+    batches: Batches,
     options: PruneOptions,
-    loss: Callable[..., Any] | None,
-    samples: int | None,
-    saved: State | None,
-    keep: Callable[[State], object],
     layers: KerasModel | None,
+    **more: Any,
 ) -> tuple[ModelProto, bool]:
     """The model after so many epochs or minutes as the options say; whether it was interrupted, and so after fewer.
 
@@ -309,20 +310,8 @@ def fine_tuned(
         import_tensorflow()
         from maskc.pruning.training.loop import finetune
 
-        return finetune(
-            model,
-            examples.with_labels if loss is not None else examples.used,
-            source,
-            minutes=options.minutes,
-            epochs=options.epochs,
-            count=samples,
-            student=None if layers is None else layers.student(),
-            loss=loss,
-            who=options.loss_name,
-            seed=options.seed,
-            saved=saved,
-            keep=keep,
-        )
+        how: dict[str, Any] = {name: getattr(options, name) for name in ("minutes", "epochs", "seed")}
+        return finetune(model, batches, source, student=None if layers is None else layers.student(), **how, **more)
     except (KeyboardInterrupt, Terminated):  # before the first step
         return model, True
 

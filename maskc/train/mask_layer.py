@@ -42,15 +42,6 @@ class Pruning(Protocol):
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
 
-    def follow_fit(self) -> None:
-        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-
-    def note_saved(self) -> None:
-        """Remembers that masks are being saved as they are."""
-
-    def end_fit(self, model: Any) -> None:
-        """Warns of what a call of `fit` left to prune."""
-
 
 @dataclass
 class Observation:
@@ -205,7 +196,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         optimizer = self._optimizer()
         if optimizer is not None:
             optimizer.prune_if_due()
-            optimizer.note_saved()
+            optimizer.watch.save()
         return optimizer is not None
 
     def show(self, progress: Any) -> None:

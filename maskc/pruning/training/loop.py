@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -35,8 +36,6 @@ Batch = Mapping[str, Array]
 #: begins a pass over the data: batches by input name, of few shapes, since each shape is compiled; what is no input of
 #: the model, as labels are, goes to the loss
 Batches = Callable[[], Iterator[Batch]]
-#: of the outputs by name and the batch by name: what is to become small, for each example, float32 `(batch,)`
-Loss = Callable[[Mapping[str, Any], Batch], Any]
 
 
 class Student(Protocol):
@@ -66,6 +65,32 @@ _EXAMPLES, _BYTES = 64, 2**20  # of a batch
 _NOISE = (r"(?s)\A.*\n\n(?=.)", r"(?s)\n\s*\[\[.*")
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What is to become small: the mean over a batch of what a user's function gives for each example, `(batch,)`.
+
+    The function is given the outputs and the batch, by name; `who` it is in messages.
+    """
+
+    function: Callable[[Mapping[str, Any], Batch], Any]
+    who: str = "the function for the loss"
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
+        """The mean, a scalar. Raises InputError where the function fails, or gives no numbers."""
+        try:
+            tensors = ({name: tf.convert_to_tensor(x) for name, x in each.items()} for each in (outputs, batch))
+            return tf.reduce_mean(self.function(*tensors))
+        except (InputError, Terminated):
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.failed(error) from error
+
+    def failed(self, error: BaseException) -> InputError:
+        """What to say where the function fails, which it may do when a step runs."""
+        reason = ": ".join(filter(None, (type(error).__name__, in_brief(error, *_NOISE))))
+        return InputError(f"There is no loss to train by, since {self.who} failed: {reason}.")
+
+
 def finetune(
     model: onnx.ModelProto,
     batches: Batches,
@@ -76,7 +101,6 @@ def finetune(
     count: int | None = None,
     student: Student | None = None,
     loss: Loss | None = None,
-    who: str = "the function for the loss",
     learning_rate: float = 3e-3,
     seed: int = 0,
     saved: Mapping[str, Array] | None = None,
@@ -88,13 +112,12 @@ def finetune(
 
     minutes, epochs: how long; whichever is over first. count: of the samples in an epoch, if it is known. student: what
     computes the model, of which it gives no more than the outputs, and is trained in its place. loss: what is to become
-    small in place of the difference from the teacher's outputs; who: what messages call it. learning_rate: relative to
-    the size of the weights. keep: called before the first step, each minute and at the end, with what goes on from
-    there as `saved`.
+    small in place of the difference from the teacher's outputs. learning_rate: relative to the size of the weights.
+    keep: called before the first step, each minute and at the end, with what goes on from there as `saved`.
 
     Raises InputError where an operator of the model has no rule, and where the loss fails or is no number.
     """
-    training = _Training(model, batches, teacher, student, loss, who, learning_rate, seed)
+    training = _Training(model, batches, teacher, student, loss, learning_rate, seed)
     if saved is not None:
         training.restore(saved)
     keep(training.state())
@@ -122,7 +145,6 @@ class _Training:
         teacher: onnx.ModelProto,
         student: Student | None,
         loss: Loss | None,
-        who: str,
         learning_rate: float,
         seed: int,
     ) -> None:
@@ -131,7 +153,7 @@ class _Training:
         self._shares = [_shares(variable.numpy()) for variable in self._variables]
         self._moments = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in self._variables]
         self._network, self._inputs = network, {value.name for value in network.graph.input}
-        self._batches, self._loss, self._who, self._rate, self._seed = batches, loss, who, learning_rate, seed
+        self._batches, self._loss, self._rate, self._seed = batches, loss, learning_rate, seed
         self._targets = targets(network, teacher)
         if student is not None:
             made = {output.name for output in network.graph.output}
@@ -210,7 +232,7 @@ class _Training:
         except tf.errors.InvalidArgumentError as error:
             if self._loss is None:
                 raise
-            raise _failed(self._who, error) from error
+            raise self._loss.failed(error) from error
         if math.isfinite(loss):
             steady = min(_STEADY, 1 - 1 / self._steps)
             self._average = loss if math.isnan(self._average) else steady * self._average + (1 - steady) * loss
@@ -228,10 +250,11 @@ class _Training:
                 tensors = self.imported(feeds, [target.compared for target in self._targets])
                 loss = self._distance.loss(tensors, taught)
             else:
-                loss = mean_loss(self._loss, self._who, self.imported(feeds), batch)
+                loss = self._loss(self.imported(feeds), batch)
         gradients = tape.gradient(loss, self._variables)
         if all(gradient is None for gradient in gradients):
-            raise InputError(f"What {self._who} gives does not follow from the outputs by operations of TensorFlow.")
+            who = "the comparison with the source" if self._loss is None else self._loss.who
+            raise InputError(f"What {who} gives does not follow from the outputs by operations of TensorFlow.")
         pairs = [(i, tf.convert_to_tensor(g)) for i, g in enumerate(gradients) if g is not None]
         clipped, norm = tf.clip_by_global_norm([gradient for _, gradient in pairs], 1.0)
         for (i, _), gradient in zip(pairs, clipped, strict=True):
@@ -269,22 +292,6 @@ def _shares(weights: Array) -> Array | None:
         relative = _FAR * np.sqrt(own / max(square.mean(), _SMALL**2))
         result = np.minimum(result, np.where(own > 0, relative, 1))
     return None if (result == 1).all() else result.astype(weights.dtype)
-
-
-def mean_loss(loss: Loss, who: str, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Any:
-    """The mean of a loss over a batch. Raises InputError where its function fails, or gives no numbers."""
-    try:
-        tensors = ({name: tf.convert_to_tensor(x) for name, x in each.items()} for each in (outputs, batch))
-        return tf.reduce_mean(loss(*tensors))
-    except (InputError, Terminated):
-        raise
-    except (Exception, SystemExit) as error:
-        raise _failed(who, error) from error
-
-
-def _failed(who: str, error: BaseException) -> InputError:
-    reason = ": ".join(filter(None, (type(error).__name__, in_brief(error, *_NOISE))))
-    return InputError(f"There is no loss to train by, since {who} failed: {reason}.")
 
 
 def _filled(values: Array, examples: int) -> Array:

@@ -47,70 +47,84 @@ class PruningProgress(keras.metrics.Metric):  # type: ignore[misc]
 
 
 class Watch:
-    """What there is to know of calls of `fit`, and of saving, to warn where these leave something to prune.
+    """What there is to know of an optimizer's `fit`, and of saving, to warn where these leave something to prune.
 
     Attributes:
         watched: whether something warns when training ends before pruning does, or that was said.
         gave_ramp: whether the ramp is one that the present call of `fit` gave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: Any) -> None:
         self.watched = self.gave_ramp = False
+        self._reference = weakref.ref(optimizer)
         self._fit: weakref.ref[Any] | None = None  # the history of the last call of `fit`
         self._saved = 0  # FLOPs of what was last saved in it
-        self._updates = 0  # made when it ended
+        self._before = 0  # updates made when it ended
         self._first: int | None = None  # made when it began, until it is known how many it makes
         self._data: weakref.ref[Any] | None = None  # that the last execution of steps read: they live as long as `fit`
         self._finished: weakref.ref[Any] | None = None  # the history of the call of `fit` that Keras ended last
 
-    def begin(self, pruner: Pruner, step: Any, owner: Pruning) -> None:
+    @property
+    def _optimizer(self) -> Any:
+        return self._reference()  # which owns this, and so lives
+
+    def _updates(self) -> int:
+        """How many the optimizer has made, in a function that is traced as well."""
+        with tf.init_scope():
+            return int(self._optimizer.updates.numpy())
+
+    def begin(self) -> None:
         """Warns of what a call of `fit` does not prune, as soon as it is known how many updates it makes.
 
         That is when it begins, or after an epoch where the data do not say how many batches they are, or the first one
         was another than 0.
         """
+        pruner = self._optimizer.prepare()
         history: Any = getattr(pruner.model(), "history", None)
         if history is None:
             return
         same = self._fit is not None and self._fit() is history
         if history.epoch:
             if same and self._first is not None:
-                epochs, number = history.epoch, _number(step)
+                epochs, number = history.epoch, self._updates()
                 left = (number - self._first) // len(epochs) * (history.params["epochs"] - epochs[-1] - 1)
                 if epochs[0] or not history.params.get("steps"):
                     if self.gave_ramp:
-                        owner.settings = pruner.settings = pruner.settings.ending(number + left)
+                        self._optimizer.settings = pruner.settings = pruner.settings.ending(number + left)
                     more = "" if history.params.get("steps") else " With steps_per_epoch it goes by the length of fit."
                     warn_of_begin(pruner, number, left, more=more)
                 self._first = None
         elif not same:
             self._fit, self._data, self._saved, self.watched = weakref.ref(history), None, 0, True
-            updates, number = updates_of(history), _number(step)
+            updates, number = updates_of(history), self._updates()
             if updates:
                 warn_of_begin(pruner, number, updates)
             self._first = number
-            at_end(history, owner)
+            at_end(history, self)
 
     def reads(self, data: Any) -> None:
         """Notes the data of an execution of steps in `fit`, which are gone when an error or Ctrl-C has ended it."""
         with contextlib.suppress(TypeError):  # of other loops, which give tuples
             self._data = weakref.ref(data)
 
-    def leave(self) -> None:
-        """Notes that another loop has begun, which warns by itself."""
-        self.watched, self._data = True, None
+    def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
+        """Warns if so many more updates, of another loop, do not come to the target; see `warn_of_begin`.
 
-    def end(self, pruner: Pruner, step: int, flops: int, restored: bool, stopped: bool) -> None:
-        """Warns if a call of `fit` ended above the target after update number `step`, or what was last saved in it is.
-
-        `restored`: entries of masks that had been pruned are ones again. `stopped`: before all epochs were done.
+        With 0 that loop has said so.
         """
+        self.watched, self._data = True, None
+        if updates:
+            warn_of_begin(self._optimizer.prepare(), self._updates(), updates, who, words)
+
+    def end(self, model: Any) -> None:
+        """Warns if a call of `fit` ended above the target, or what was last saved in it is."""
+        pruner, step, flops = self._optimizer.prepare(), self._updates(), self._optimizer.present() or 0
         self.gave_ramp, self._data = False, None
-        if restored:
+        if self._optimizer.was_restored():
             what = "Masks were set back to what they were before, as EarlyStopping(restore_best_weights=True) does"
             _warn_of_rest(pruner, step, flops, what, f" {_AT_TARGET} lets a callback see only epochs at the target.")
         else:
-            early = f" {_AT_TARGET} keeps a callback from stopping before." if stopped else ""
+            early = f" {_AT_TARGET} keeps a callback from stopping before." if model.stop_training else ""
             _warn_of_rest(pruner, step, flops, "fit ended before pruning was done", early)
         if flops <= pruner.target < self._saved:
             warn(
@@ -119,25 +133,27 @@ class Watch:
                 f"the callback see only epochs at the target by {_AT_TARGET}."
             )
 
-    def finish(self, pruner: Pruner | None, updates: int) -> None:
-        """Warns of a call of `fit` that ended without an update, so many having been made before."""
+    def finish(self) -> None:
+        """Warns of a call of `fit` that ended without an update."""
+        pruner, updates = self._optimizer.pruner, int(self._optimizer.iterations.numpy())
         history = None if pruner is None else getattr(pruner.model(), "history", None)
         again = history is not None and self._finished is not None and self._finished() is history
         self._finished = None if history is None else weakref.ref(history)
-        if not again and (pruner is None or updates == self._updates):
+        if not again and (pruner is None or updates == self._before):
             warn(
                 "fit ended without an update by its PruningOptimizer, so it pruned nothing: no epoch was left, nothing "
                 "can be trained, no gradient was finite under loss scaling, or a train_step of one's own does not call "
                 "self.optimizer.apply."
             )
-        self._updates = updates
+        self._before = updates
 
-    def save(self, pruner: Pruner | None, flops: int, step: Any) -> None:
-        """Notes that masks are saved with these FLOPs, and warns, once, of those above the target if nobody else does.
+    def save(self) -> None:
+        """Notes that masks are saved as they are, and warns, once, of what is left to prune if nobody else does.
 
         In a call of `fit` there are more updates to come, and its end tells.
         """
-        self._saved = flops
+        pruner = self._optimizer.pruner
+        self._saved = flops = self._optimizer.counted or 0
         broken_off = False
         if self._data is not None and pruner is not None and flops > pruner.target:
             gc.collect()  # Keras's iterators refer to themselves
@@ -145,15 +161,7 @@ class Watch:
         if pruner is not None and (broken_off or not self.watched):
             self._data = None
             self.watched = True
-            _warn_of_rest(
-                pruner, int(step.numpy()), flops, "Masks are saved, compiled or shrunk before pruning was done"
-            )
-
-
-def _number(step: Any) -> int:
-    """The value of a counter, in a function that is traced as well."""
-    with tf.init_scope():
-        return int(step.numpy())
+            _warn_of_rest(pruner, self._updates(), flops, "Masks are saved, compiled or shrunk before pruning was done")
 
 
 def updates_of(history: keras.callbacks.History | None) -> int:
@@ -193,15 +201,15 @@ def warn_of_begin(
     warn(f"{who} {updates:,} {'more ' * bool(step)}updates, {what}. Train longer, or lower {names}{faster}.{more}")
 
 
-def at_end(history: Any, owner: Pruning) -> None:
-    """Lets a call of `fit` end with `owner.end_fit(model)`, after all that callbacks do."""
-    original, reference = history.on_train_end, weakref.ref(owner)
+def at_end(history: Any, watch: Watch) -> None:
+    """Lets a call of `fit` end with `watch.end(model)`, after all that callbacks do."""
+    original, reference = history.on_train_end, weakref.ref(watch)
 
     def end(logs: Any = None) -> None:
         del history.on_train_end  # the class's own again
         original(logs)
         if (alive := reference()) is not None:
-            alive.end_fit(history.model)
+            alive.end(history.model)
 
     history.on_train_end = end
 

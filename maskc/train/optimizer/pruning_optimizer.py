@@ -134,13 +134,13 @@ class PruningOptimizer(Wrapping):
             )
         self.settings = from_arguments(Settings, locals())
         self._model: Callable[[], Any] = lambda: model  # by a function, as Keras would track a model as part of this
-        self._pruner: Pruner | None = None
+        self.pruner: Pruner | None = None
         self._history: Rows = []
         self._counter: Any = None
         self._settled: int | None = None
         self.loaded_target: int | None = None  # of a model that was not trained since
         self._compiled_at: int | None = None  # the step of the last count with the weights of its moment
-        self.watch = fit_progress.Watch()
+        self.watch = fit_progress.Watch(self)
         for layer in [] if model is None else mask_layers(model):
             layer.deliver_to(self)
 
@@ -161,13 +161,13 @@ class PruningOptimizer(Wrapping):
 
     def left_now(self) -> int | None:
         """Returns what is left at the present masks, FLOPs or nanoseconds; None before the first update."""
-        if not self.built or self._pruner is None:
+        if not self.built or self.pruner is None:
             return self.counted
-        step = int(self._step.numpy())
+        step = int(self.updates.numpy())
         if self.reached and self._compiled_at != step:
-            self._pruner.correct()
+            self.pruner.correct()
             self._compiled_at = step
-        return self._present()
+        return self.present()
 
     @property
     def counted(self) -> int | None:
@@ -178,38 +178,43 @@ class PruningOptimizer(Wrapping):
     @property
     def reached(self) -> bool:
         """Whether the model is at the target, so that no more entries are pruned."""
-        if self._pruner is None:  # a loaded model is found again when it is trained
+        if self.pruner is None:  # a loaded model is found again when it is trained
             return self.built and self.loaded_target is not None and int(self._flops.numpy()) <= self.loaded_target
-        return (flops := self._present()) is not None and self._pruner.ends_at(flops)
+        return (flops := self.present()) is not None and self.pruner.ends_at(flops)
 
     @property
     def _target(self) -> int | None:
         """What is to be left; at the target it may be more, where that is as few as possible. None if nobody knows."""
-        target = self.loaded_target if self._pruner is None else self._pruner.target
+        target = self.loaded_target if self.pruner is None else self.pruner.target
         return max(target or 0, int(self._flops.numpy())) if self.reached else target
 
-    def _present(self) -> int | None:
-        """FLOPs at the present masks, by the analysis; None where no model is known as yet."""
-        if not self.built or self._pruner is None:
+    def present(self) -> int | None:
+        """Returns FLOPs at the present masks, by the analysis; None where no model is known as yet."""
+        if not self.built or self.pruner is None:
             return None
         self.prune_if_due()
-        return self._pruner.at([layer.mask.numpy() for layer in self.masked_layers()])
+        return self.pruner.at([layer.mask.numpy() for layer in self.masked_layers()])
 
     @property
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
         self.prune_if_due()
-        names = self._pruner.names if self._pruner else [layer.name for layer in self.masked_layers()]
+        names = self.pruner.names if self.pruner else [layer.name for layer in self.masked_layers()]
         figures = self.settings.currency.figures
         return tuple(Pruned(step, names[mask], channel, **figures(left)) for step, mask, channel, left in self._history)
 
     def left(self) -> dict[str, Any]:
         """Returns `flops`, or `ms`, as of the last decision, the target, and `channels` that masks keep: scalars."""
         masks = [tf.cast(tf.convert_to_tensor(layer.mask), tf.float32) for layer in self.masked_layers()]
-        target, currency = tf.constant(self._prepare().target, tf.float64), self.settings.currency
+        target, currency = tf.constant(self.prepare().target, tf.float64), self.settings.currency
         left = tf.cast(tf.convert_to_tensor(self._flops), tf.float64)
         figures = {currency.name: left / currency.scale, currency.target: target / currency.scale}
         return {**figures, "channels": tf.reduce_sum(tf.concat(masks, axis=0))}
+
+    def was_restored(self) -> bool:
+        """Returns whether entries of masks that had been pruned are ones again."""
+        masks = [layer.mask.numpy() for layer in self.masked_layers()]
+        return any(masks[mask][channel] for _, mask, channel, _ in self._history)
 
     def count_pruned(self) -> int:
         """Returns how many entries were pruned so far."""
@@ -217,40 +222,18 @@ class PruningOptimizer(Wrapping):
 
     def explain(self, error: Exception) -> MaskcError | None:
         """Returns what a decision failed at, which TensorFlow passes on as an error of its own; None if none did."""
-        return None if self._pruner is None else self._pruner.failure
+        return None if self.pruner is None else self.pruner.failure
 
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
-        if self._pruner is not None and self._pruner.failure is not None:
-            raise self._pruner.failure
-
-    # Calls of `fit`
-
-    def follow_fit(self) -> None:
-        """Warns of what a call of `fit` that has just begun does not prune; does nothing later in it."""
-        self.watch.begin(self._prepare(), self._step, self)
-
-    def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
-        """Warns if so many more updates do not come to the target; see `warn_of_begin`. With 0 others have said so."""
-        self.watch.leave()
-        if updates:
-            fit_progress.warn_of_begin(self._prepare(), int(self._step.numpy()), updates, who, words)
-
-    def end_fit(self, model: Any) -> None:
-        """Warns of what a call of `fit` left to prune."""
-        masks = [layer.mask.numpy() for layer in self.masked_layers()]
-        restored = any(masks[mask][channel] for _, mask, channel, _ in self._history)
-        self.watch.end(self._prepare(), int(self._step.numpy()), self._present() or 0, restored, model.stop_training)
+        if self.pruner is not None and self.pruner.failure is not None:
+            raise self.pruner.failure
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Lets the wrapped optimizer end a call of `fit`, and warns if no update in it came nearer to the target."""
         super().finalize_variable_values(var_list)
         if not self.reached:
-            self.watch.finish(self._pruner, int(self.iterations.numpy()))
-
-    def note_saved(self) -> None:
-        """Remembers that masks are being saved as they are, and warns once if no `fit` warns of what is left."""
-        self.watch.save(self._pruner, self.counted or 0, self._step)
+            self.watch.finish()
 
     # One update
 
@@ -289,7 +272,7 @@ class PruningOptimizer(Wrapping):
             with keras.name_scope(self.name, caller=self):
                 self.build(variables)
         check_trained(self, variables)
-        settle_around_executions(self._prepare(), self)
+        settle_around_executions(self.prepare(), self)
         pairs = list(zip(gradients, variables, strict=True))
         plain = [pair for pair in pairs if layer_of(pair[1]) is None]
         if self.settings.update_params and any(gradient is not None for gradient, _ in plain):
@@ -304,10 +287,10 @@ class PruningOptimizer(Wrapping):
         if in_xla():
             if self._settled is None:
                 with tf.init_scope():
-                    self._settled = int(self._step.numpy())
+                    self._settled = int(self.updates.numpy())
             return
         # Copies of a variable can be set from inside of a condition only together, not by each replica.
-        on_all_replicas(lambda: act_when_due(self._prepare(), self.masked_layers(), self._step, self._flops))
+        on_all_replicas(lambda: act_when_due(self.prepare(), self.masked_layers(), self.updates, self._flops))
 
     @refusing
     def minimize(
@@ -377,19 +360,19 @@ class PruningOptimizer(Wrapping):
         `fit` does so between executions. Where one execution holds several steps, what XLA left open is decided at its
         end, by the scores of its end.
         """
-        if self._pruner is None or tf.inside_function():
+        if self.pruner is None or tf.inside_function():
             return
         if self._settled is not None:
-            step, settings = int(self._step.numpy()), self.settings
+            step, settings = int(self.updates.numpy()), self.settings
             settled, self._settled = self._settled, step
             dues = [max(0, n - settings.burn_in) // settings.every for n in (settled, step)]
             for _ in range(dues[1] - dues[0]):
-                prune(self._pruner, self.masked_layers(), self._step, self._flops)
+                prune(self.pruner, self.masked_layers(), self.updates, self._flops)
                 self.raise_failure()
-        if self._pruner.uncounted:
-            self._pruner.recount()
-            self._flops.assign(self._pruner.flops)
-            self._compiled_at = int(self._step.numpy())
+        if self.pruner.uncounted:
+            self.pruner.recount()
+            self._flops.assign(self.pruner.flops)
+            self._compiled_at = int(self.updates.numpy())
 
     def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
         """Lets the importance scores of mask layers follow what the method reads of this batch."""
@@ -404,9 +387,9 @@ class PruningOptimizer(Wrapping):
             activations=lambda: [layer.take_activity() for _, layer in present],
         )
 
-    def _prepare(self) -> Pruner:
+    def prepare(self) -> Pruner:
         """Finds the model and counts its FLOPs, before the first update."""
-        if self._pruner is None:
+        if self.pruner is None:
             layers = self.masked_layers()
             model = find_model(layers, self._model())
             if any(layer.observation and layer.observation.reduction is None for layer in layers):
@@ -421,22 +404,22 @@ class PruningOptimizer(Wrapping):
                 pruner = Pruner(model, layers, self.settings, self._history)
                 if not int(self._flops.numpy()):
                     self._flops.assign(pruner.flops)
-            self._pruner = pruner
+            self.pruner = pruner
             layers[0].show(fit_progress.PruningProgress(self))  # not before the conversion, which calls the model
-        return self._pruner
+        return self.pruner
 
     def _configure(self, changes: dict[str, Any]) -> None:
         settings = dataclasses.replace(self.settings, **changes)
         if settings == self.settings:
             return
         self.settings = settings
-        self._pruner = self.loaded_target = None  # made again, with the masks as they are
+        self.pruner = self.loaded_target = None  # made again, with the masks as they are
         if self.built:
             with tf.init_scope():
                 self._flops.assign(0)
 
     @property
-    def _step(self) -> Any:
+    def updates(self) -> Any:
         """The variable that counts updates."""
         return self.iterations if self._counter is None else self._counter
 
@@ -476,7 +459,7 @@ class PruningOptimizer(Wrapping):
 
     def for_shrunk_model(self) -> PruningOptimizer:
         """Returns an optimizer that prunes what is left of the model towards the same FLOPs; it has no state as yet."""
-        before = self.settings.flops_before if self._pruner is None else self._pruner.before
+        before = self.settings.flops_before if self.pruner is None else self.pruner.before
         new = PruningOptimizer.from_config({**self.get_config(), "flops_before": before})
         new.loaded_target = self._target
         return new

@@ -107,14 +107,14 @@ def settle_around_executions(pruner: Pruner, optimizer: Pruning) -> None:
     """
     pruner.raises = not around_executions(pruner.model(), optimizer, _settle, _interrupted)
     if not pruner.raises:
-        optimizer.follow_fit()
+        optimizer.watch.begin()
 
 
 def _settle(optimizer: Pruning, data: Any) -> None:
     optimizer.watch.reads(data)
     optimizer.raise_failure()
     optimizer.prune_if_due()
-    optimizer.follow_fit()
+    optimizer.watch.begin()
 
 
 def _interrupted(optimizer: Pruning, data: Any) -> None:

@@ -22,10 +22,9 @@ def test_an_interrupted_run_leaves_its_best_and_goes_on(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     saved: list[Any] = []
 
-    def trained(ends: str, model: onnx.ModelProto, *others: Any) -> tuple[onnx.ModelProto, bool]:
-        *_, given, keep, _ = others
-        saved.append(given)
-        keep({"position": np.array([7])})
+    def trained(ends: str, model: onnx.ModelProto, *_: Any, **given: Any) -> tuple[onnx.ModelProto, bool]:
+        saved.append(given["saved"])
+        given["keep"]({"position": np.array([7])})
         if ends == "fails":
             raise InputError("The disk is gone.")
         return model, ends == "is interrupted"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.tensorflow
 tf = pytest.importorskip("tensorflow")
 
 from maskc.pruning.training.distance import Target, targets  # noqa: E402
-from maskc.pruning.training.loop import finetune, shuffled  # noqa: E402
+from maskc.pruning.training.loop import Loss, finetune, shuffled  # noqa: E402
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -141,7 +141,7 @@ def test_a_loss_of_ones_own_reads_labels() -> None:
         assert outputs.keys() == {"y", "z"}
         return tf.reduce_mean(tf.square(outputs["z"] - batch["label"]), -1)
 
-    tuned, _ = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=loss)
+    tuned, _ = finetune(TEACHER, labelled, TEACHER, epochs=100, learning_rate=2e-2, loss=Loss(loss))
     x = next(batches())["x"]
     errors = [np.square(OnnxRuntimeSession(m).run({"x": x})["z"] - x[:, :2]).mean() for m in (tuned, TEACHER)]
     assert errors[0] < 0.3 * errors[1]
@@ -166,7 +166,7 @@ def test_a_loss_of_ones_own_says_what_is_better() -> None:
 def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
     states: list[Any] = []
     with pytest.raises(InputError):
-        finetune(PRUNED, batches, TEACHER, epochs=3, loss=lambda outputs, _: None, keep=states.append)
+        finetune(PRUNED, batches, TEACHER, epochs=3, loss=Loss(lambda outputs, _: None), keep=states.append)
     assert len(states) == 1
 
 
@@ -185,17 +185,18 @@ def test_a_state_is_handed_out_before_a_step_may_fail() -> None:
 )
 def test_a_loss_that_fails_is_named(loss: Any, told: str) -> None:
     with pytest.raises(InputError, match=rf"^There is no loss to train by, since loss.py:f failed: {told}"):
-        finetune(TEACHER, batches, TEACHER, epochs=1, loss=loss, who="loss.py:f")
+        finetune(TEACHER, batches, TEACHER, epochs=1, loss=Loss(loss, "loss.py:f"))
 
 
 def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="does not follow from the outputs"):
-        finetune(TEACHER, batches, TEACHER, epochs=1, loss=lambda *_: np.zeros(3, np.float32))
+        finetune(TEACHER, batches, TEACHER, epochs=1, loss=Loss(lambda *_: np.zeros(3, np.float32)))
     with pytest.raises(InputError, match="There are no batches"):
         finetune(TEACHER, lambda: iter(()), TEACHER, epochs=1)
+    nothing = Loss(lambda outputs, _: outputs["z"][:, 0] * np.nan)
     for epochs in (1, 10):
         with pytest.raises(InputError, match="diverged"):
-            finetune(TEACHER, batches, TEACHER, epochs=epochs, loss=lambda outputs, _: outputs["z"][:, 0] * np.nan)
+            finetune(TEACHER, batches, TEACHER, epochs=epochs, loss=nothing)
 
 
 def test_outputs_of_no_use_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:

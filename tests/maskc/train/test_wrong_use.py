@@ -53,6 +53,11 @@ from maskc.train import (
 from tests.maskc.train.networks import data, mlp
 
 
+def pruning(**settings: Any) -> PruningOptimizer:
+    """An optimizer that prunes beside SGD, by default all that it can."""
+    return PruningOptimizer("sgd", **(settings or {"flops_target": 0}))
+
+
 def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None:
     x, _ = data(model)
     model.compile(optimizer, loss, **arguments)
@@ -91,7 +96,7 @@ def fit(model: Any, optimizer: Any, loss: Any = "mse", **arguments: Any) -> None
 def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
     (name,) = arguments
     with pytest.raises(InputError, match=name):
-        PruningOptimizer("sgd", **{"flops_target": 0, **arguments})
+        pruning(**{"flops_target": 0, **arguments})
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -100,12 +105,12 @@ def test_no_mask_to_prune(frozen: bool) -> None:
     for layer in model.layers:
         layer.trainable = not isinstance(layer, MaskLayer)
     with pytest.raises(InputError, match="MaskLayer"):
-        fit(model, PruningOptimizer("sgd", flops_target=0))
+        fit(model, pruning())
 
 
 def test_masks_that_are_frozen_under_an_optimizer_that_knows_them() -> None:
     model = mlp()
-    optimizer = PruningOptimizer("sgd", flops_target=0, prune_every=1)
+    optimizer = pruning(flops_target=0, prune_every=1)
     fit(model, optimizer)
     next(layer for layer in model.layers if isinstance(layer, MaskLayer)).trainable = False
     with pytest.raises(InputError, match=r"frozen after .* a new PruningOptimizer"):
@@ -118,7 +123,7 @@ def test_a_mask_layer_called_twice() -> None:
     x = mask(keras.layers.Dense(4)(inputs))
     x = mask(keras.layers.Dense(4)(x))
     with pytest.raises(InputError, match="2 times"):
-        fit(keras.Model(inputs, x), PruningOptimizer("sgd", flops_target=0))
+        fit(keras.Model(inputs, x), pruning())
 
 
 @pytest.mark.slow
@@ -127,10 +132,10 @@ def test_losses_with_different_reductions() -> None:
     x = MaskLayer()(keras.layers.Dense(4)(inputs))
     model = keras.Model(inputs, [keras.layers.Dense(1)(x), keras.layers.Dense(1)(x)])
     x, y = np.zeros((8, 4)), [np.zeros((8, 1))] * 2
-    model.compile(PruningOptimizer("sgd", flops_target=0), ["mse", keras.losses.MeanSquaredError(reduction="sum")])
+    model.compile(pruning(), ["mse", keras.losses.MeanSquaredError(reduction="sum")])
     with pytest.raises(InputError, match="loss_reduction"):
         model.fit(x, y, verbose=0)
-    model.compile(PruningOptimizer("sgd", flops_target=0), ["mse", keras.losses.mean_absolute_error])
+    model.compile(pruning(), ["mse", keras.losses.mean_absolute_error])
     model.fit(x, y, verbose=0)
 
 
@@ -138,7 +143,7 @@ def step(model: Any, of: Any, training: bool = True, graph: bool = False, **sett
     """One step of a custom loop with an optimizer `of` the same model, another one or none."""
     x, _ = data(model)
     variables = model.trainable_variables
-    optimizer = PruningOptimizer("sgd", flops_target=0, model=of, **settings)
+    optimizer = pruning(flops_target=0, model=of, **settings)
     if of not in (None, model):
         optimizer.build(variables)
 
@@ -154,7 +159,7 @@ def step(model: Any, of: Any, training: bool = True, graph: bool = False, **sett
 def test_signals_that_are_not_finite(burn_in: int, batch: int) -> None:
     """In the only step, in a later one, and before pruning begins: one sentence, and not TensorFlow's page."""
     model = mlp()
-    model.compile(PruningOptimizer("sgd", prune_every=1, burn_in=burn_in, flops_target=0), "mse")
+    model.compile(pruning(prune_every=1, burn_in=burn_in, flops_target=0), "mse")
     x, _ = data(model)
     with pytest.raises(
         MaskcError, match=r"^The importance score of the mask '.*' is not finite: training has diverged\.$"
@@ -167,7 +172,7 @@ def test_weights_that_are_not_finite_where_scores_are() -> None:
     inputs = keras.Input((4,))
     hidden = MaskLayer()(keras.layers.Dense(6, "relu", name="hidden")(inputs))
     model = keras.Model(inputs, keras.layers.Dense(3)(hidden))
-    model.compile(PruningOptimizer("sgd", prune_every=1, flops_target=0.5), "mse")
+    model.compile(pruning(prune_every=1, flops_target=0.5), "mse")
     x, y = vectors()
     x[5] = np.nan
     with pytest.raises(MaskcError, match=r"^The weight 'hidden/kernel' is not finite: .* data hold infinity or NaN"):
@@ -271,14 +276,14 @@ def trained(**arguments: Any) -> Any:
 
 def minimized(loss: Any = None, **arguments: Any) -> Any:
     model, (x, y) = mlp(), vectors()
-    optimizer = PruningOptimizer("sgd", model=model, flops_target=0.5, loss_reduction="mean", prune_every=5)
+    optimizer = pruning(model=model, flops_target=0.5, loss_reduction="mean", prune_every=5)
     computed = lambda: tf.reduce_mean((model(x, training=True) - y) ** 2)  # noqa: E731
     return optimizer.minimize(computed if loss is None else loss, **arguments)
 
 
 def applied(grads: Any, trainable_variables: Any) -> Any:
     model = mlp()
-    optimizer = PruningOptimizer("sgd", model=model, flops_target=0.5, loss_reduction="mean")
+    optimizer = pruning(model=model, flops_target=0.5, loss_reduction="mean")
     optimizer.build(model.trainable_variables)
     return optimizer.apply([] if grads is None else grads, trainable_variables)
 
@@ -372,7 +377,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: apply_mask(tf.ones((2, 3)), "name"), "`mask` must be a MaskLayer or None, and not 'name'"),
         (lambda: MaskLayer(name=3), "MaskLayer cannot be made of these arguments: Argument `name` must be a string"),
         (lambda: prunable(plain(), keras.metrics.Mean()), "prunable does not take these arguments: .*Dense"),
-        (lambda: PruningOptimizer("sgd", flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
+        (lambda: pruning(flops_target=1).build([keras.Variable(1.0)]), "give all of model.trainable_"),
         (
             lambda: PruningOptimizer(used(), flops_target=1).build(mlp().trainable_variables),
             "was built for other variables: make a new one",
@@ -383,20 +388,14 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: PruningTrainer(mlp(), "mse", "run", pruning=3), "`pruning` must be a mapping of names or None, and"),
         (lambda: at_target("early"), "`callback` must be a Callback, and not 'early'"),
         (lambda: PruningOptimizer(0.001), r"The optimizer must be a Keras optimizer .*Adam\(1e-3\).*, not 0.001"),
-        (lambda: PruningOptimizer(PruningOptimizer("sgd", flops_target=0), flops_target=0), "cannot wrap"),
-        (
-            lambda: PruningOptimizer("sgd", flops_target=0.5, latency_target=0.5),
-            "Give flops_target or latency_target, and",
-        ),
-        (lambda: PruningOptimizer("sgd", target="openvino"), "target and align_for say where latency_target holds"),
-        (lambda: PruningOptimizer("sgd", align_for="avx2"), "target and align_for say where latency_target holds"),
-        (lambda: PruningOptimizer("sgd", latency_target=-1), "latency_target must be a number of milliseconds"),
-        (lambda: PruningOptimizer("sgd", latency_target=1, target="onnx"), "one of any, .*, and not 'onnx'"),
-        (lambda: PruningOptimizer("sgd", latency_target=1, align_for="z80"), "no table of widths for 'z80'; there are"),
-        (
-            lambda: PruningOptimizer("sgd", latency_target=1, target="cuda"),
-            "How long layers take in 'cuda' .* is not known",
-        ),
+        (lambda: PruningOptimizer(pruning(), flops_target=0), "cannot wrap"),
+        (lambda: pruning(flops_target=0.5, latency_target=0.5), "Give flops_target or latency_target, and"),
+        (lambda: pruning(target="openvino"), "target and align_for say where latency_target holds"),
+        (lambda: pruning(align_for="avx2"), "target and align_for say where latency_target holds"),
+        (lambda: pruning(latency_target=-1), "latency_target must be a number of milliseconds"),
+        (lambda: pruning(latency_target=1, target="onnx"), "one of any, .*, and not 'onnx'"),
+        (lambda: pruning(latency_target=1, align_for="z80"), "no table of widths for 'z80'; there are"),
+        (lambda: pruning(latency_target=1, target="cuda"), "How long layers take in 'cuda' .* is not known"),
         (
             lambda: PruningOptimizer(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), flops_target=0),
             "cannot wrap",
@@ -407,13 +406,13 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: step(mlp(), None, loss_reduction="mean"), "model="),
         (lambda: step(model := mlp(), model, training=False, loss_reduction="mean"), "training=True"),
         (lambda: step(mlp(), mlp(), loss_reduction="mean"), "does not contain"),
-        (lambda: PruningOptimizer("sgd", flops_target=0).minimize(lambda: 1.0), "does not know what to train"),
+        (lambda: pruning().minimize(lambda: 1.0), "does not know what to train"),
         (lambda: minimized(variables=10), "variables"),
         (lambda: minimized(decay=2.0), "decay"),
         (lambda: minimized(method="guess"), "method"),
         (lambda: minimized(loss=tf.constant(1.0)), "tf.GradientTape that the loss is on"),
         (lambda: minimized(loss=keras.losses.MeanSquaredError()), "loss must be a function of no arguments"),
-        (lambda: PruningOptimizer("sgd", flops_target=0.5, model="x"), r"keras\.Model"),
+        (lambda: pruning(flops_target=0.5, model="x"), r"keras\.Model"),
         (lambda: compiled().fit(*vectors(), verbose=0, callbacks=[PruningCallback()]), "with a PruningOptimizer"),
         # costs and analyses
         (lambda: computational_cost(None), r"keras\.Model"),
@@ -444,20 +443,17 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: MaskLayer.from_config(None), "MaskLayer cannot be made of this configuration: .*NoneType"),
         (lambda: MaskLayer.from_config({"groups": 3}), "^groups must be a name"),
         (lambda: SelectChannels([0]).compute_output_shape(None), "does not take these|must be"),
-        (lambda: PruningOptimizer("sgd", flops_target=0).apply_gradients(None), "apply_gradients does not take these"),
-        (lambda: setattr(PruningOptimizer("sgd", flops_target=0), "learning_rate", "x"), "learning_rate does not take"),
+        (lambda: pruning().apply_gradients(None), "apply_gradients does not take these"),
+        (lambda: setattr(pruning(), "learning_rate", "x"), "learning_rate does not take"),
         (lambda: Monitor(patience=0), "patience must be a whole number of at least 1"),
         (lambda: Monitor(mode="least"), 'mode must be "auto", "min" or "max"'),
         (lambda: Monitor().better("x", 1.0), "`value` must be a number, and not 'x'"),
         (lambda: Monitor().better(1.0, "x"), "`best` must be a number or None, and not 'x'"),
         (lambda: applied_mask().load_own_variables({}), "What was saved is not the state of 'mask_layer.*': '0'"),
         (lambda: applied_mask().load_own_variables({"0": "x", "1": 1}), "load_own_variables does not take these"),
-        (
-            lambda: loaded_from(PruningOptimizer("sgd", flops_target=0)),
-            "What was saved is not the state of .pruning_",
-        ),
+        (lambda: loaded_from(pruning()), "What was saved is not the state of .pruning_"),
         # training what is left
-        (lambda: fine_tune(mlp(), vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)), "leaves the masks as"),
+        (lambda: fine_tune(mlp(), vectors(), optimizer=pruning()), "leaves the masks as"),
         (lambda: fine_tune(mlp(), vectors()), "no loss to train the model 'mlp' with"),
         (lambda: fine_tune(compiled(), (np.ones((3, 4)), np.ones((2, 3)))), "do not make examples, equally many in"),
         (
@@ -473,10 +469,7 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
         (lambda: pruning_trainer(distillation={"teacher": 1}), "distillation must not have 'teacher'"),
         (lambda: pruning_trainer(compile_options={"metrics": []}), "compile_options must not have 'metrics'"),
         (lambda: pruning_trainer().check_export(""), "directory must be a path"),
-        (
-            lambda: pruning_trainer().fine_tune(vectors(), optimizer=PruningOptimizer("sgd", flops_target=0)),
-            "leaves the masks as",
-        ),
+        (lambda: pruning_trainer().fine_tune(vectors(), optimizer=pruning()), "leaves the masks as"),
         (
             lambda: distill(compiled(), chain(4, 5), vectors()),
             r"teacher's outputs have shape \(.*5\), and the student's \(.*3\)",
@@ -581,7 +574,7 @@ class Columns:
 @pytest.mark.parametrize(
     ("call", "error"),
     [
-        (lambda: PruningOptimizer("sgd", model=mlp(), flops_target=1).minimize(product), tf.errors.OpError),
+        (lambda: pruning(model=mlp(), flops_target=1).minimize(product), tf.errors.OpError),
         (lambda: prunable(plain(), lambda layer: json.loads("{")), json.JSONDecodeError),
         (lambda: fine_tune(compiled(), lambda epoch: tf.data.Dataset.range("x"), epochs=1), TypeError),
         (lambda: write_records("x", lines()), json.JSONDecodeError),

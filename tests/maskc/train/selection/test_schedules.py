@@ -45,7 +45,7 @@ def test_flops_follow_the_schedule(schedule: Any, ramp: int) -> None:
     left = {entry.step: entry.flops for entry in optimizer.history}
     assert set(left) <= {6, 9, 12} and (schedule != "one-shot" or list(left) == [6])
     for step in (6, 9, 12):
-        asked = goal(schedule, step, 3, ramp, full, optimizer._pruner.target)
+        asked = goal(schedule, step, 3, ramp, full, optimizer.pruner.target)
         assert [flops for then, flops in left.items() if then <= step][-1] <= asked
         assert step not in left or asked - largest < left[step]
     assert optimizer.reached
@@ -102,7 +102,7 @@ def test_channels_are_left_in_multiples(schedule: Any, flops_weight: Any) -> Non
         assert all(number % 4 == 0 or number == whole[name] or name == "few" for name, number in left.items())
     optimizer = model.optimizer
     assert optimizer.reached
-    assert optimizer.flops == computational_cost(model).flops() <= 0.2 * optimizer._pruner.before
+    assert optimizer.flops == computational_cost(model).flops() <= 0.2 * optimizer.pruner.before
     assert left["last"] in (4, 8), "nothing went beyond a multiple of 4"
 
 

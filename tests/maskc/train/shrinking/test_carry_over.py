@@ -138,7 +138,7 @@ def test_pruning_goes_on_towards_the_same_flops() -> None:
     assert not model.optimizer.reached
     small = shrink(model, keep_masks=True)
     small.fit(X, Y, batch_size=16, epochs=6, verbose=0)
-    first, second = model.optimizer._pruner, small.optimizer._pruner
+    first, second = model.optimizer.pruner, small.optimizer.pruner
     assert second.target == first.target and small.optimizer.reached and small.optimizer.flops <= first.target
     scores = [np.asarray(layer.signal) for layer in mask_layers(shrink(model, keep_masks=True))]
     np.testing.assert_equal(scores, [layer.signal.numpy()[layer.mask.numpy() != 0] for layer in mask_layers(model)])
