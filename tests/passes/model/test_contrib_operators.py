@@ -96,7 +96,7 @@ UNCOVERED = {
         "Attention",
         Form([ones(2, 3, 8), ones(8, 24), ones(24)], {"num_heads": 2, "do_rotary": 1}),
     ),
-    "steps of 16 bits, in opset 17": ("QuantizeLinear", Form([ones(2, 3), ones(), np.array(7, np.uint16)])),
+    "steps of 16 bits, in opset 10": ("QuantizeLinear", Form([ones(2, 3), ones(), np.array(7, np.uint16)])),
     "a scale for each column, in opset 12": (
         "QGemm",
         Form([np.ones((2, 5), np.int8), ones(), np.int8(0), np.ones((5, 5), np.int8), ones(5), np.zeros(5, np.int8)]),
@@ -106,7 +106,7 @@ UNCOVERED = {
 
 @pytest.mark.parametrize(("op", "form"), UNCOVERED.values(), ids=list(UNCOVERED))
 def test_what_is_not_covered_stays(op: str, form: Form) -> None:
-    model, _ = model_of(op, form, 12 if op == "QGemm" else 17)
+    model, _ = model_of(op, form, {"QGemm": 12, "QuantizeLinear": 10}.get(op, 17))
     assert decomposed(model).graph.node == model.graph.node
 
 
@@ -171,15 +171,16 @@ def widths(result: Shrunk) -> set[tuple[int, ...]]:
     return {tuple(t.dims) for t in result.model.graph.initializer}
 
 
-def test_channels_between_steps_of_16_bits_go() -> None:
-    """As ONNX Runtime quantises with `UseQDQContribOps`."""
+@pytest.mark.parametrize("opset", [17, 21])
+def test_channels_between_steps_of_16_bits_go(opset: int) -> None:
+    """As ONNX Runtime quantises with `UseQDQContribOps`, and by itself where the standard has them in later opsets."""
     weight = np.random.default_rng(0).integers(-99, 99, (6, 8)).astype(np.int8)
     weight[:, ::2] = 0
     source = text.model(
         "(float[N,6] x) => (float[N,3] y) <float[8,3] w2>",
         "w = com.microsoft.DequantizeLinear(b, s, z) h = MatMul(x, w) q = com.microsoft.QuantizeLinear(h, s, z16)\n"
         "f = com.microsoft.DequantizeLinear(q, s, z16) y = MatMul(f, w2)",
-        21,
+        opset,
         ir=10,
         b=weight,
         s=np.asarray(0.02, np.float32),
