@@ -41,7 +41,8 @@ from passes.weights.steps import Steps
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
 _IN_BYTES = 4  # the level of accuracy at which it rounds its data to 8 bits
-_FEW = 0.75  # share of the channels: with more of them left an ordinary product is slower
+# Share of the channels: with more of them left an ordinary product is slower, or larger where numbers take more bits.
+_FEW = 0.75
 
 _finfo, _iinfo = functools.cache(ml_dtypes.finfo), functools.cache(ml_dtypes.iinfo)
 
@@ -252,7 +253,9 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
         need = ~facts.zero(data, last)
         if not self._is_stored(node) or operand(node, 4) is not None or need.size != node.attrs["K"] or not need.any():
             return {}
-        if node.attrs.get("accuracy_level", 0) < _IN_BYTES and need.mean() <= _FEW:
+        bits = int(node.attrs.get("bits", 4))
+        few = _FEW * min(1, 2 * bits / PackedBlocks.bits_in_tensors(bits, facts.opset))
+        if node.attrs.get("accuracy_level", 0) < _IN_BYTES and need.mean() <= few:
             return {(0, last): Demand(need, flexible=True, reason=self.reason)}
         blocks = np.arange(need.size) // size
         reason = f"reads its data in blocks of {size} channels, of which all go or none"

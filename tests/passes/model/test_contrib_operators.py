@@ -240,6 +240,25 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
     assert {held.reason for held in result.report.held} == (set() if masked in ("block", "half") else {reason})
 
 
+@pytest.mark.parametrize(("bits", "apart"), [(2, False), (4, True), (8, True)])
+def test_columns_across_blocks_stay_where_tensors_have_no_such_numbers(bits: int, apart: bool) -> None:
+    """Two bits would become eight. The rows of the layer go, whatever becomes of its columns."""
+    rng = np.random.default_rng(0)
+    source = text.model(
+        "(float[N,5,6] x) => (float[N,5,3] y) <float[6,64] w, float[6,3] w2, float[6] m = {0, 1, 0, 1, 0, 1}>",
+        f"""g = MatMul(x, w) a = Mul(g, k) h = com.microsoft.MatMulNBits<K=64, N=6, bits={bits}, block_size=16>(a, b, s)
+        n = Mul(h, m) y = MatMul(n, w2)""",
+        17,
+        b=rng.integers(0, 255, (6, 4, 2 * bits)).astype(np.uint8),
+        s=floats(rng, 24),
+        k=(np.arange(64) % 2).astype(np.float32),
+    )
+    result = compiled(source)
+    assert ("MatMulNBits" not in text.operators(result)) == apart
+    assert result.report.after.macs < result.report.before.macs
+    assert result.model.ByteSize() < source.ByteSize()
+
+
 BLOCKS: dict[str, Any] = {"attributes": "K=32, N=6, bits=4, block_size=16", "b": (6, 2, 8), "s": (12,), "z": (6, 1)}
 
 
