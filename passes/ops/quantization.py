@@ -224,6 +224,14 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
         shape, columns = shape_of(node.inputs[0]) if node.inputs else None, node.attrs.get("N")
         return [[*shape[:-1], columns]] if shape is not None and isinstance(columns, int) else []
 
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """What sums up with zeros alone is the bias."""
+        if not self._is_stored(node):
+            return
+        zero, bias = PackedBlocks.zero_rows(node.attrs, *self._stored(node)), operand(node, 5)
+        values = np.zeros(zero.size, numpy_dtype(node.outputs[0])) if bias is None else values_of(bias)
+        yield 0, len(shape_of(node.outputs[0]) or ()) - 1, ConstantSlices(zero, values)
+
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         rank = len(shape_of(node.inputs[0]) or ())
         if rank and self._is_stored(node) and operand(node, 4) is None:
@@ -233,9 +241,13 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
         return self._weight(node).in_steps(weights.name) if weights is node.inputs[1] else None
 
+    @classmethod
+    def _weight(cls, node: gs.Node) -> PackedBlocks:
+        return PackedBlocks.of(node.attrs, *cls._stored(node))
+
     @staticmethod
-    def _weight(node: gs.Node) -> PackedBlocks:
-        return PackedBlocks.of(node.attrs, *(values_of(t) for i in (1, 2, 3) if (t := operand(node, i)) is not None))
+    def _stored(node: gs.Node) -> list[Array]:
+        return [values_of(t) for index in (1, 2, 3) if (t := operand(node, index)) is not None]
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1

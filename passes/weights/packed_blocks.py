@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from passes.graph.construct import constant
-from passes.graph.tensors import Array, Index, element_of
+from passes.graph.tensors import Array, Index, Mask, element_of
 from passes.weights.leaf import Leaf
 from passes.weights.quantized import Applied, Expression, Quantized
 from passes.weights.steps import Steps
@@ -53,6 +53,17 @@ class PackedBlocks:
         elif zeros.dtype == np.uint8:
             zeros = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
         return PackedBlocks(steps, scales.reshape(rows, blocks), zeros.reshape(rows, blocks), block, bits)
+
+    @staticmethod
+    def zero_rows(attrs: Mapping[str, Any], packed: Array, scales: Array, zeros: Array | None = None) -> Mask:
+        """Rows that are seen to be zeros alone as they are packed; arguments as of `of`."""
+        bits, (rows, blocks) = int(attrs.get("bits", 4)), packed.shape[:2]
+        zero = scales.reshape(rows, blocks) == 0
+        if zeros is None or zeros.dtype == np.uint8:
+            each = 1 << bits - 1 if zeros is None else _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
+            whole = np.broadcast_to(each * sum(1 << shift for shift in range(0, 8, bits)), zero.shape)
+            zero = zero | (packed == whole[..., None]).all(axis=-1)
+        return np.asarray(zero.all(axis=-1))
 
     @staticmethod
     def bits_in_tensors(bits: int, opset: int) -> int:

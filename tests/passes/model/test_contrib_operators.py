@@ -240,6 +240,36 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
     assert {held.reason for held in result.report.held} == (set() if masked in ("block", "half") else {reason})
 
 
+@pytest.mark.parametrize(
+    ("bits", "zeros"), [(2, "packed"), (2, ""), (4, "packed"), (4, "floats"), (4, ""), (8, "packed"), (8, "")]
+)
+def test_rows_of_zeros_in_blocks_go(bits: int, zeros: str) -> None:
+    """As a quantiser packs what training drove to zero: a scale of zero, or zero points alone."""
+    rng = np.random.default_rng(0)
+    points, steps = rng.integers(0, 1 << bits, (6, 2)), rng.integers(0, 1 << bits, (6, 2, 16))
+    scales = floats(rng, 6, 2)
+    steps[::2] = points[::2, :, None] if zeros == "packed" else 1 << bits - 1
+    scales[2] = 0
+    if zeros == "floats":
+        scales[::2] = 0
+
+    def packed(numbers: Array) -> Array:
+        filled = np.pad(numbers, (*[(0, 0)] * (numbers.ndim - 1), (0, -numbers.shape[-1] % (8 // bits))))
+        parts = filled.reshape(*numbers.shape[:-1], -1, 8 // bits)
+        return (parts << np.arange(0, 8, bits)).sum(axis=-1).astype(np.uint8)
+
+    source = text.model(
+        "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w, float[6] c>",
+        f"""h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, {"z" if zeros else ""}, , c)
+        g = Relu(h) y = MatMul(g, w)""",
+        b=packed(steps),
+        s=scales,
+        constants={"z": packed(points) if zeros == "packed" else floats(rng, 6, 2)},
+    )
+    result = compiled(source)
+    assert (3, 2, 2 * bits) in widths(result) and (3, 3) in widths(result)
+
+
 @pytest.mark.parametrize(("bits", "apart"), [(2, False), (4, True), (8, True)])
 def test_columns_across_blocks_stay_where_tensors_have_no_such_numbers(bits: int, apart: bool) -> None:
     """Two bits would become eight. The rows of the layer go, whatever becomes of its columns."""
