@@ -695,28 +695,28 @@ class Checker:
         alike = {name: source.lengths.get(b.source) for name, b in boundaries.items() if not b.slices}
         compiled.lengths |= {name: length for name, length in alike.items() if length is not None}
 
-    def region(self, target: str) -> Region:
-        """The region of a boundary."""
-        boundary, held = self.boundaries[target], self.boundaries
+    def region(self, target: str, held: Mapping[str, Boundary] | None = None) -> Region:
+        """The region of a boundary, which reads no output of a node that is run in it, as a sum beside its norm."""
+        boundary, held = self.boundaries[target], self.boundaries if held is None else held
         nodes, reads = self.compiled.closure(target, held if boundary.reads is None else boundary.reads)
         read = {held[name].source for name in reads if name in held}
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
-        unread = [name for name in needed - read if not self.is_claimed(name)]
-        for name in unread:  # what follows from what is read is as the source computes it
+        for name in [each for each in needed - read if not self.is_claimed(each)]:
             made, leaves = self.source.closure(name, (read | needed) - {name})
             values = {n for i in made if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
-            if leaves & values <= read | needed:
+            if leaves & values <= read | needed:  # what follows from what is read is as the source computes it
                 ends = ends - {name} - (values - leaves)
-        twins, needed = self.source.closure(boundary.source, ends) if unread else (twins, needed)
+        twins, needed = self.source.closure(boundary.source, ends)
         if any(held[name].source == boundary.source for name in reads if name in held):
             twins, needed = [], {boundary.source}  # slices of what is read
-        return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+        rest = {n: b for n, b in held.items() if n not in reads or self.source.maker.get(b.source) not in twins}
+        region = Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
+        return region if len(rest) == len(held) or boundary.reads is not None else self.region(target, rest)
 
     def is_claimed(self, name: str) -> bool:
         """Whether claims are on all of a tensor of the source."""
-        claims = self.claims.get(name, {}).items()
-        return any(len(claim.slices) == self.seen[name].shapes[0][axis] for axis, claim in claims)
+        return any(len(c.slices) == self.seen[name].shapes[0][axis] for axis, c in self.claims.get(name, {}).items())
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold, or that a Softmax may have made."""

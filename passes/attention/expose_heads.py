@@ -101,7 +101,8 @@ class _Writer:
         self.origins.update(dict.fromkeys(changed))
         beside = self.found.beside.items()
         self.origins.update((name, None) for name, trace in beside if not trace.root.kept[trace.index].all())
-        self.origins.cleared.update((name, ~trace.root.kept[trace.index]) for name, trace in self.found.traces.items())
+        for name, trace in self.found.traces.items():
+            self.origins.cleared[name] = ~(trace.root.needed | trace.zeros)[trace.index]
         for merge in self.found.merges:
             constant = merge.zero | merge.fixed
             self.origins.note_constant(merge.tensor.name, merge.axis, constant[merge.index])
@@ -111,7 +112,7 @@ class _Writer:
                 # what several heads share is there once in each, before and after
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
-            cleared = ~merge.root.kept[channels]
+            cleared = ~(merge.root.needed | merge.zero)[channels]
             self.origins.cleared[merge.tensor.name] = cleared.reshape(_along(merge.tensor, merge.axis))
             zero = constant[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
@@ -149,17 +150,20 @@ class _Writer:
         return product, current
 
     def _rearrange(self, node: gs.Node, place: int, trace: Trace) -> None:
-        """Let the elements of a constant go with the channels that they are multiplied with."""
+        """Let the elements of a constant go with their channels, and be zero for those that nothing reads."""
         index, constant = once(trace.index), values_of(node.inputs[place])
         moved = trace.root.order[index]
-        if (moved != index).any():
+        read = trace.root.needed[moved]
+        if (moved != index).any() or not read.all():
             shape = np.broadcast_shapes(index.shape, constant.shape)
             axes = [a - index.ndim for a in varying(index)]
             rows = np.moveaxis(np.broadcast_to(constant, shape), axes, range(-len(axes), 0))
             places = np.empty(trace.root.zero.size, np.int64)
             places[index.reshape(-1)] = np.arange(index.size)
             picked = rows.reshape(*rows.shape[: -len(axes)], -1)[..., places[moved].reshape(-1)].reshape(rows.shape)
-            values = np.moveaxis(picked, range(-len(axes), 0), axes)
+            values = np.moveaxis(
+                np.where(read.reshape(rows.shape[-len(axes) :]), picked, 0), range(-len(axes), 0), axes
+            )
             node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
 
 
@@ -192,7 +196,7 @@ def _align(root: Root) -> None:
     if several.size and np.unique(counts[counts > 1]).size == 1:
         lines = [np.flatnonzero((root.groups == number) & (root.paired == 0)) for number in several]
         index = np.stack(lines)
-        _live_first([Trace(root, index)], root.zero[index] | ~root.needed[index])
+        _live_first([Trace(root, index, root.zero)], root.zero[index] | ~root.needed[index])
 
 
 def _live_first(traces: list[Trace], dead: Mask) -> None:

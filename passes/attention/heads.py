@@ -19,7 +19,7 @@ from passes.graph.evaluate import evaluate
 from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import Array, Index, Mask, is_constant, is_float, operand, present, shape_of, values_of
 from passes.ops import rules
-from passes.ops.arithmetic import Difference, Sum
+from passes.ops.arithmetic import Difference, Product, Sum
 from passes.ops.attention.fused import FusedAttention
 from passes.ops.contractions.base import Contraction
 from passes.ops.contractions.labels import WHOLE, Terms
@@ -74,39 +74,35 @@ class Root:
 class Trace:
     """For each element (of one example) of a tensor, the channel of the root that it comes from.
 
-    `even`: nothing has been done to it but means of its elements taken, so a constant is still there as it was.
-    `shifted`: channels of the root to which a number was added, None for none.
+    `zeros`: which channels of the root are known to be zero here. `even`: nothing has been done to it but means of its
+    elements taken, so a constant is still there as it was.
     """
 
     root: Root
     index: Index
+    zeros: Mask
     even: bool = True
-    shifted: Mask | None = None
 
     @property
     def zero(self) -> Mask:
         """Which elements are known to be zero."""
-        return _zeros(self.root, self.shifted)[self.index]
+        return np.asarray(self.zeros[self.index])
 
 
 @dataclass(frozen=True)
 class Merge:
     """A tensor whose `axis` holds channels of a root again, in the order of `index`.
 
-    `even`: constants are still there as they were, and an adapter can restore them at their consumers.
+    `zero`: which channels of the root are zero here. `even`: constants are still there as they were, and an adapter can
+    restore them at their consumers.
     """
 
     root: Root
     tensor: gs.Tensor
     axis: int
     index: Index
+    zero: Mask
     even: bool
-    shifted: Mask | None = None
-
-    @property
-    def zero(self) -> Mask:
-        """Which channels of the root are zero here."""
-        return _zeros(self.root, self.shifted)
 
     @property
     def fixed(self) -> Mask:
@@ -137,7 +133,7 @@ class Follower:
             self._read_whole(name)
         for merge in self.merges:
             counts = self.facts.counts(merge.tensor, merge.axis)
-            merge.root.needed[merge.index[counts & ~merge.fixed[merge.index]]] = True
+            merge.root.needed[merge.index[counts & ~(merge.fixed | merge.zero)[merge.index]]] = True
         for root in self.roots.values():
             readers = [node for node in root.tensor.outputs if not isinstance(rules(node), Measuring)]
             if len(root.starts) < len(readers) or root.tensor.name in self.pinned:
@@ -188,7 +184,7 @@ class Follower:
                 self.roots[key] = Root(x, axis, zero, known.mask, value, needed, order, none, none.copy())
             self.roots[key].starts.append(node)
             index = np.broadcast_to(np.arange(size).reshape(sizes), shape)
-            self.traces[y.name] = Trace(self.roots[key], index)
+            self.traces[y.name] = Trace(self.roots[key], index, self.roots[key].zero)
             return
 
     def _keeps(self, node: gs.Node, axes: tuple[int, ...]) -> bool:
@@ -242,6 +238,8 @@ class Follower:
             return [added]
         if index is None:
             even, index = False, self._apart(node, traced, trace) or self._through(node, place, trace)
+            scaled = _with_numbers(node.inputs[1 - place], trace) if isinstance(rules(node), Product) else None
+            trace = trace if scaled is None else replace(trace, zeros=trace.zeros | among(trace) & ~scaled)
         shapes = [_example(t) for t in node.outputs]
         if index is None or [i.shape for i in index] != shapes or any(i.size == 0 for i in index):
             return None
@@ -280,17 +278,11 @@ class Follower:
         place, shape = 1 - traced[0][0], _example(node.outputs[0])
         if not isinstance(rules(node), Sum | Difference) or not is_float(node.outputs[0]) or trace.index.shape != shape:
             return None
-        other = node.inputs[place]
-        if not is_constant(other) or is_dequantized(other):
-            return None
-        values = values_of(other)
-        values = values[(None,) * (len(shape) - values.ndim)]
-        if not fits(values, shape):
+        shifted = _with_numbers(node.inputs[place], trace)
+        if shifted is None:
             return None
         self._scale(node, place, trace)
-        shifted = np.zeros(trace.root.zero.size, bool) if trace.shifted is None else trace.shifted.copy()
-        shifted[trace.index[np.broadcast_to(values != 0, shape)]] = True
-        return replace(trace, even=False, shifted=shifted)
+        return replace(trace, even=False, zeros=trace.zeros & ~shifted)
 
     def _scale(self, node: gs.Node, place: int, trace: Trace) -> None:
         """Channels stay where others are combined with another number, but for constants, which go with them."""
@@ -359,7 +351,7 @@ class Follower:
             counts = np.bincount(index, minlength=trace.root.zero.size)
             if (counts == counts[0]).all():
                 even = trace.even and output.name not in self.pinned
-                self.merges.append(Merge(trace.root, output, axes[0], index, even, trace.shifted))
+                self.merges.append(Merge(trace.root, output, axes[0], index, trace.zeros, even))
                 if beside is not None:
                     self._need(beside)
                 return
@@ -477,11 +469,6 @@ class Follower:
             self.products.append((left, right))
 
 
-def _zeros(root: Root, shifted: Mask | None) -> Mask:
-    """The channels that are still zero after a number was added to some."""
-    return root.zero if shifted is None else root.zero & ~shifted
-
-
 def among(trace: Trace) -> Mask:
     """The channels of the root that occur: bool [channels]."""
     found = np.zeros(trace.root.zero.size, bool)
@@ -489,9 +476,19 @@ def among(trace: Trace) -> Mask:
     return found
 
 
+def _with_numbers(tensor: gs.Tensor, trace: Trace) -> Mask | None:
+    """The channels that a stored operand has other numbers for than zero; None where these are not known."""
+    if not is_constant(tensor) or is_dequantized(tensor):
+        return None
+    values, shape = values_of(tensor), trace.index.shape
+    values = values[(None,) * (len(shape) - values.ndim)]
+    read = np.broadcast_to(values != 0, shape) if fits(values, shape) else None
+    return None if read is None else among(replace(trace, index=trace.index[read]))
+
+
 def _alike(one: Trace, other: Trace) -> bool:
     """Whether the same channels lie at the same places."""
-    same = one.root is other.root and one.shifted is other.shifted
+    same = one.root is other.root and np.array_equal(one.zeros, other.zeros)
     return one is other or (same and np.array_equal(one.index, other.index))
 
 

@@ -41,7 +41,8 @@ from passes.weights.steps import Steps
 # Operands of MatMulNBits that have a row, or as many elements as a row has blocks, for each column of the output.
 _BY_ROW = (1, 2, 3, 5)
 _IN_BYTES = 4  # the level of accuracy at which it rounds its data to 8 bits
-_FEW = 0.75  # share of the channels: with more of them left an ordinary product is slower
+# Share of the channels: with more of them left an ordinary product is slower, or larger where numbers take more bits.
+_FEW = 0.75
 
 _finfo, _iinfo = functools.cache(ml_dtypes.finfo), functools.cache(ml_dtypes.iinfo)
 
@@ -223,6 +224,14 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
         shape, columns = shape_of(node.inputs[0]) if node.inputs else None, node.attrs.get("N")
         return [[*shape[:-1], columns]] if shape is not None and isinstance(columns, int) else []
 
+    def constants(self, node: gs.Node, facts: Facts) -> Constants:
+        """What sums up with zeros alone is the bias."""
+        if not self._is_stored(node):
+            return
+        zero, bias = PackedBlocks.zero_rows(node.attrs, *self._stored(node)), operand(node, 5)
+        values = np.zeros(zero.size, numpy_dtype(node.outputs[0])) if bias is None else values_of(bias)
+        yield 0, len(shape_of(node.outputs[0]) or ()) - 1, ConstantSlices(zero, values)
+
     def weighted_sums(self, node: gs.Node) -> Iterator[WeightedSum]:
         rank = len(shape_of(node.inputs[0]) or ())
         if rank and self._is_stored(node) and operand(node, 4) is None:
@@ -232,9 +241,13 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps | None:
         return self._weight(node).in_steps(weights.name) if weights is node.inputs[1] else None
 
+    @classmethod
+    def _weight(cls, node: gs.Node) -> PackedBlocks:
+        return PackedBlocks.of(node.attrs, *cls._stored(node))
+
     @staticmethod
-    def _weight(node: gs.Node) -> PackedBlocks:
-        return PackedBlocks.of(node.attrs, *(values_of(t) for i in (1, 2, 3) if (t := operand(node, i)) is not None))
+    def _stored(node: gs.Node) -> list[Array]:
+        return [values_of(t) for index in (1, 2, 3) if (t := operand(node, index)) is not None]
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         last = len(shape_of(node.outputs[0]) or ()) - 1
@@ -252,7 +265,9 @@ class MatMulNBits(OutputSizesRule, Op, WeightedSums):
         need = ~facts.zero(data, last)
         if not self._is_stored(node) or operand(node, 4) is not None or need.size != node.attrs["K"] or not need.any():
             return {}
-        if node.attrs.get("accuracy_level", 0) < _IN_BYTES and need.mean() <= _FEW:
+        bits = int(node.attrs.get("bits", 4))
+        few = _FEW * min(1, 2 * bits / PackedBlocks.bits_in_tensors(bits, facts.opset))
+        if node.attrs.get("accuracy_level", 0) < _IN_BYTES and need.mean() <= few:
             return {(0, last): Demand(need, flexible=True, reason=self.reason)}
         blocks = np.arange(need.size) // size
         reason = f"reads its data in blocks of {size} channels, of which all go or none"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.constant_maps import ConstantMap, averaged, extreme
+from passes.abstract_values.polynomial import Polynomial, maximum, minimum
+from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
 from passes.graph.tensors import Array, Mask, is_constant, is_float, numpy_dtype, operand, product, shape_of, volume
@@ -41,7 +46,16 @@ def _kept(node: gs.Node, facts: Facts, axes: set[int]) -> list[Link]:
     return same_axis(node, facts, [(a, a if keepdims else i) for i, a in enumerate(others)])
 
 
-class Reduce(Linked):
+#: what the operators make of two sizes
+_OF_SIZES: dict[str, Callable[[Polynomial, Polynomial], Polynomial | None]] = {
+    "ReduceMax": maximum,
+    "ReduceMin": minimum,
+    "ReduceProd": operator.mul,
+    "ReduceSum": operator.add,
+}
+
+
+class Reduce(ElementRule, Linked):
     """Each slice of an axis that stays is reduced by itself; along the others constants need not be stored."""
 
     foldable = True
@@ -53,6 +67,14 @@ class Reduce(Linked):
     def links(self, node: gs.Node, facts: Facts) -> list[Link]:
         axes = reduced_axes(node)
         return [] if axes is None else _kept(node, facts, axes)
+
+    def elements(self, node: gs.Node, vectors: ShapeVectors) -> Elements | None:
+        sizes, of_sizes = vectors.of(node.inputs[0]), _OF_SIZES.get(node.op)
+        if of_sizes is None or sizes is None or sizes.ndim != 1 or not sizes.size or reduced_axes(node) != {0}:
+            return None
+        parts: list[Elements | None] = [sizes[place : place + 1] for place in range(sizes.size)]
+        found = functools.reduce(functools.partial(each, of_sizes), parts)
+        return found if found is None or node.attrs.get("keepdims", 1) else found.reshape(())
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         value = self._of_constants(node, facts)

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.opset_versions import opset_of
 from passes.model import inputs_with_defaults
+from passes.model.contrib_operators.quantized import SINCE_STEPS
 from passes.model.declarations import misdeclared, redeclared
 from passes.ops import UNKNOWN, rules
 from passes.planning.planner import constant_operands
@@ -27,7 +28,8 @@ def on_the_model(model: onnx.ModelProto, graph: gs.Graph) -> list[str]:
     notes = [f"Inputs with default values are fixed to them now: {', '.join(fixed)}."] if fixed else []
     opset = opset_of(model)
     if opset is not None and graph.opset > opset:
-        notes.append(f"The opset is raised from {opset} to {graph.opset}, for the operator HardSwish.")
+        brought = "HardSwish" if graph.opset < SINCE_STEPS else "QuantizeLinear in 4 or 16 bits"
+        notes.append(f"The opset is raised from {opset} to {graph.opset}, for the operator {brought}.")
     if model.training_info:
         notes.append("The training information was dropped, because it refers to the original weights.")
     wrong = redeclared(model, {t.name: t.shape for t in graph.outputs})

@@ -15,6 +15,7 @@ from passes.graph.editor import GraphEditor, Names, erase
 from passes.graph.subgraphs import captured, replace_captured, with_bodies
 from passes.graph.tensors import MOST_SLICES, SMALL, Array, Dim, Mask, is_constant, numpy_dtype, present, size_of
 from passes.ops import rules
+from passes.ops.contractions.matmul import Gemm
 from passes.ops.elementwise import Elementwise
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Cuts, Rewriter
@@ -66,8 +67,10 @@ def _fit_inputs(rewriter: Rewriter, node: gs.Node) -> None:
 
 
 def _may_broadcast(rewriter: Rewriter, node: gs.Node, index: int) -> bool:
-    """Whether another operand, computed, has the shape of the output: a constant operand need not be expanded."""
+    """Whether other operands, computed, make the shape of the output: a constant operand need not be expanded."""
     op = rules(node)
+    if isinstance(op, Gemm) and index == 2:
+        return True
     if not isinstance(op, Elementwise) or not op.broadcasts or rewriter.before.outputs[0].shape is None:
         return False
     shape = rewriter.shape(node.outputs[0])

@@ -6,8 +6,9 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
 from passes.graph.subgraphs import Body, replace_inside, subgraphs, with_bodies
+from passes.graph.tensors import is_constant
 from passes.ops import rules
-from passes.ops.control_flow import ControlFlow, Rounds
+from passes.ops.control_flow import ControlFlow, Rounds, Scan
 
 
 def inline_taken_branches(graph: gs.Graph) -> bool:
@@ -69,6 +70,8 @@ def _capture(node: gs.Node, op: Rounds, editor: GraphEditor) -> bool:
             last = last.inputs[0].inputs[0]
         if last is not state or first.is_empty() or first.name in defined:
             continue
+        if isinstance(op, Scan) and not is_constant(first):
+            continue  # OpenVINO reads no Scan whose body reads what is computed around it
         found = True
         del node.inputs[outer], body.inputs[entering], body.outputs[leaving], body.declared[leaving]
         replace_inside(body, state, first)

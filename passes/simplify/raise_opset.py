@@ -11,6 +11,8 @@ from passes.graph.opset_versions import OLDEST, Form, means_the_same
 from passes.graph.subgraphs import with_bodies
 from passes.graph.tensors import is_standard, shape_of
 
+_PARTS = 18
+
 # Values of attributes that a later opset does not know any more.
 _DROPPED = {("Resize", "coordinate_transformation_mode"): "tf_half_pixel_for_nn"}
 
@@ -58,6 +60,17 @@ def _as_operands(node: gs.Node, editor: GraphEditor) -> Change | None:
     return change
 
 
+def _in_parts(node: gs.Node, editor: GraphEditor) -> Change | None:
+    """From opset 18 on a Split into equal parts says into how many."""
+
+    def change() -> None:
+        node.inputs, node.attrs = editor.form(node.op, node.inputs, node.attrs)
+        if editor.opset >= _PARTS and len(node.inputs) == 1:
+            node.attrs["num_outputs"] = len(node.outputs)
+
+    return change
+
+
 def _over_last_axis(node: gs.Node, editor: GraphEditor) -> Change | None:
     """Before opset 13 all axes from the given one on were normalised together: the same where that is the last."""
     rank, axis = len(shape_of(node.inputs[0]) or ()), node.attrs.get("axis", 1)
@@ -67,6 +80,9 @@ def _over_last_axis(node: gs.Node, editor: GraphEditor) -> Change | None:
 
 
 _REWRITES: dict[str, Callable[[gs.Node, GraphEditor], Change | None]] = {
-    **dict.fromkeys(("ReduceSum", "Split", "Squeeze", "Unsqueeze"), _as_operands),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax"), _as_operands),
+    **dict.fromkeys(("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"), _as_operands),
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _as_operands),
+    "Split": _in_parts,
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _over_last_axis),
 }

@@ -15,6 +15,7 @@ from passes.errors import GraphError
 from passes.graph.subgraphs import subgraphs, with_bodies
 from passes.graph.tensors import MOST_ELEMENTS, describe, volume
 from passes.model import inputs_with_defaults
+from passes.model.contrib_operators import quantized
 from passes.model.contrib_operators.decompose import BETWEEN_STEPS, decompose
 from passes.model.declarations import check_noted, written
 from passes.model.graph_to_onnx import exported
@@ -93,6 +94,7 @@ def shaped(
     """
     model = inlined(inputs_with_defaults.opened(model))
     graph = imported(model) if graph is None else graph
+    raise_opset(graph, quantized.opset_of_steps(graph))
     decompose(graph, annotate_node)
     name_inputs(graph)
     sweep, states = Sweep(graph, model, seeded=not known, gives_up=gives_up), Suppositions()

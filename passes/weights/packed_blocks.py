@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from passes.graph.construct import constant
-from passes.graph.tensors import Array, Index, element_of
+from passes.graph.tensors import Array, Index, Mask, element_of
 from passes.weights.leaf import Leaf
 from passes.weights.quantized import Applied, Expression, Quantized
 from passes.weights.steps import Steps
@@ -54,6 +54,22 @@ class PackedBlocks:
             zeros = _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
         return PackedBlocks(steps, scales.reshape(rows, blocks), zeros.reshape(rows, blocks), block, bits)
 
+    @staticmethod
+    def zero_rows(attrs: Mapping[str, Any], packed: Array, scales: Array, zeros: Array | None = None) -> Mask:
+        """Rows that are seen to be zeros alone as they are packed; arguments as of `of`."""
+        bits, (rows, blocks) = int(attrs.get("bits", 4)), packed.shape[:2]
+        zero = scales.reshape(rows, blocks) == 0
+        if zeros is None or zeros.dtype == np.uint8:
+            each = 1 << bits - 1 if zeros is None else _unpacked(zeros.reshape(rows, -1), bits)[:, :blocks]
+            whole = np.broadcast_to(each * sum(1 << shift for shift in range(0, 8, bits)), zero.shape)
+            zero = zero | (packed == whole[..., None]).all(axis=-1)
+        return np.asarray(zero.all(axis=-1))
+
+    @staticmethod
+    def bits_in_tensors(bits: int, opset: int) -> int:
+        """How many bits a tensor takes for each number, at the least."""
+        return 4 if bits <= 4 and opset >= _OF_FOUR_BITS else 8
+
     def picked(self, rows: Index, columns: Index) -> PackedBlocks:
         """Some rows, and the columns of some whole blocks."""
         steps = self.steps[np.ix_(rows, columns)]
@@ -76,7 +92,7 @@ class PackedBlocks:
 
     def weight(self, name: str, rows: Index, columns: Index, dtype: np.dtype[Any], opset: int) -> Quantized:
         """Some of it [columns, rows], of this type, in as few bits as the opset has for tensors."""
-        few = self.steps.max(initial=0) < 16 and opset >= _OF_FOUR_BITS
+        few = self.bits_in_tensors(int(self.steps.max(initial=0)).bit_length(), opset) < 8
         steps = self.steps[np.ix_(rows, columns)].T.astype(ml_dtypes.uint4 if few else np.uint8)
         result: Expression = Applied("Cast", {"to": 1}, (Leaf.of(constant(f"{name}_quantised", steps)),))
         used, which = np.unique(columns // self.block, return_inverse=True)

@@ -39,6 +39,7 @@ OPERATORS: Mapping[str, Decompose] = {
     "MatMulIntegerToFloat": quantized.matmul_to_float,
     "PackedAttention": attention.packed_attention,
     "QAttention": attention.quantized_attention,
+    "QEmbedLayerNormalization": normalization.quantized_embed_layer_normalization,
     "QGemm": quantized.gemm,
     "QLinearAdd": quantized.elementwise("Add"),
     "QLinearAveragePool": quantized.unary("AveragePool"),

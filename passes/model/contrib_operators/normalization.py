@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -73,19 +73,35 @@ def embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
 
     The second one counts the tokens of each example that the mask keeps.
     """
-    ids, segments, words, positions, kinds = (call.given(index) for index in range(5))
-    scale, bias, mask, places = (call.given(index) for index in range(5, 9))
+    call.needs(not call.attrs.get("mask_index_type", 0))
+    return _embedded(call, lambda tensor, index: tensor, call.given(8))
+
+
+def quantized_embed_layer_normalization(call: Call) -> Sequence[gs.Tensor]:
+    """The same of integers, each operand with a scale and a zero point."""
+
+    def dequantized(tensor: gs.Tensor, index: int) -> gs.Tensor:
+        return call.op("DequantizeLinear", tensor, call.given(index + 6), call.given(index + 11))
+
+    return _embedded(call, dequantized, None)
+
+
+def _embedded(
+    call: Call, number: Callable[[gs.Tensor, int], gs.Tensor], places: gs.Tensor | None
+) -> Sequence[gs.Tensor]:
+    """`number`: the numbers that elements of an input stand for, by its place."""
+    ids, segments, words, positions, kinds, scale, bias, mask = (call.given(index) for index in range(8))
     if ids is None or words is None or positions is None or scale is None:
         raise NotCoveredError(call.node.op)
-    call.needs(not call.attrs.get("mask_index_type", 0))
-    total = call.op("Gather", words, ids, axis=0)
+    total = number(call.op("Gather", words, ids, axis=0), 2)
     if places is None:
         count = call.op("Gather", call.op("Shape", ids), call.scalar(1), axis=0)
         places = call.op("Range", call.scalar(0), count, call.scalar(1))
-    total = call.op("Add", total, call.op("Gather", positions, places, axis=0))
+    total = call.op("Add", total, number(call.op("Gather", positions, places, axis=0), 3))
     if segments is not None and kinds is not None:
-        total = call.op("Add", total, call.op("Gather", kinds, segments, axis=0))
-    y = _normalised(call, total, scale, bias, -1, _EPSILON_AFTER_SUM, centred=True)
+        total = call.op("Add", total, number(call.op("Gather", kinds, segments, axis=0), 4))
+    bias = None if bias is None else number(bias, 6)
+    y = _normalised(call, total, number(scale, 5), bias, -1, _EPSILON_AFTER_SUM, centred=True)
     if not call.wanted(1):
         return [y, y, total]
     if mask is None:  # the kernel counts none

@@ -7,11 +7,23 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.graph.tensors import shape_of
+from passes.graph.subgraphs import with_bodies
+from passes.graph.tensors import element_of, is_standard, shape_of
 from passes.model.contrib_operators.call import Call, Decompose
 
 # The opset from which softmax has one axis.
 _ONE_AXIS = 13
+
+#: the opset from which on the standard's steps can have these integers
+SINCE_STEPS = 21
+_STEPS = {onnx.TensorProto.INT16, onnx.TensorProto.UINT16, onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+
+
+def opset_of_steps(graph: gs.Graph) -> int:
+    """The opset from which on the standard's own operators have the integers that ONNX Runtime's are used for here."""
+    nodes = (n for scope in with_bodies(graph) for n in scope.nodes if n.op in ("QuantizeLinear", "DequantizeLinear"))
+    wide = any(element_of(t.dtype) in _STEPS for n in nodes if not is_standard(n) for t in n.inputs)
+    return SINCE_STEPS if wide else graph.opset
 
 
 def steps(op: str) -> Decompose:

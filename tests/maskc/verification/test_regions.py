@@ -11,9 +11,9 @@ import pytest
 
 import maskc as api
 from maskc.frontend.graph_queries import copied
-from maskc.verification.compare_regions import compare_regions
+from maskc.verification.compare_regions import compare_regions, graph_of
 from maskc.verification.random_operators import load_repeatable
-from maskc.verification.recheck import Array, Graph, session
+from maskc.verification.recheck import Array, Boundary, Checker, Graph, session
 from maskc.verification.regions.checker import AS_SEEN
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import prove
@@ -34,6 +34,21 @@ def test_terms_that_cancel_in_single_elements(seed: int) -> None:
     source = build.model(head, "y = com.microsoft.FusedMatMul<alpha=0.3>(x, w)", w=weights)
     assert api.verify(source, build.model(head, "y = MatMul(x, w)", w=weights * factor)).passed
     assert not api.verify(source, build.model(head, "y = MatMul(x, w)", w=weights * factor * np.float32(1.0001))).passed
+
+
+def test_an_output_of_a_node_that_is_run_is_not_read_beside_it() -> None:
+    """As the sum that is written beside its norm, which is of the operands of both."""
+    signature = "(float[n,8] x, float[n,8] r) => (float[n,8] y, float[n,8] s)"
+    weights = {"g": random(8), "two": np.array(2.0)}
+    source = build.model(
+        signature, "m, , , s = com.microsoft.SkipSimplifiedLayerNormalization(x, r, g) y = Relu(m)", **weights
+    )
+    body = (
+        "s = Add(x, r) q = Pow(s, two) v = ReduceMean<axes=[1]>(q) d = Sqrt(v) m = Div(s, d) k = Mul(m, g) y = Relu(k)"
+    )
+    compiled = build.model(signature, body, **weights)
+    checker = Checker(graph_of(source), graph_of(compiled), {name: Boundary(name) for name in "xrsy"}, {}, {})
+    assert checker.region("y").compiled_reads == checker.region("s").compiled_reads == {"x", "r"}
 
 
 def test_nans_must_be_where_they_were() -> None:

@@ -14,7 +14,7 @@ from passes.model.graph_to_onnx import exported
 from passes.sizes.prepare import checked
 from tests.generators.check import assert_same_function
 from tests.generators.running import Runner
-from tests.passes.text import exact, model, random
+from tests.passes.text import compiled, exact, model, random
 
 SYMBOLS = {"H": (1, 2, 3, 7, 12), "W": (1, 2, 5, 8, 13)}
 
@@ -83,6 +83,17 @@ def test_a_size_that_only_a_tensor_had_that_is_gone_is_computed() -> None:
         shift=random(4, 1),
     )
     exact(source, N=(1, 2), T=(3, 6))
+
+
+def test_a_constant_that_a_gemm_adds_to_each_row_needs_no_rows() -> None:
+    """As of the distances from the centres of a KMeans of scikit-learn, whose third operand is multiplied by zero."""
+    source = model(
+        "(float[N,6] x) => (float[N,3] y) <float[3,6] w>",
+        "s = ReduceSumSquare<axes=[1]>(x)  c = Mul(s, none)  g = Gemm<alpha=-2.0, transB=1>(x, w, c)  y = Add(s, g)",
+        17,
+        none=np.zeros(1),
+    )
+    assert [n.op_type for n in compiled(source).model.graph.node] == ["ReduceSumSquare", "Gemm", "Add"]
 
 
 N, T = map(Polynomial.of, ("N", "T"))

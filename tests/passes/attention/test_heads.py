@@ -233,6 +233,29 @@ def test_numbers_that_are_added_go_with_their_channels(masked: bool) -> None:
     compiled(attention("separate", independent(), behind, "6", more | {"r": random(HEADS, 1, SIZE, seed=4)}))
 
 
+@pytest.mark.parametrize("behind", [True, False])
+def test_biases_behind_the_split_into_heads(behind: bool) -> None:
+    """As Keras writes its MultiHeadAttention; masks are behind the biases, or ahead with a bias left of keys alone."""
+    masks = independent()
+    more = {f"n{name}": mask.reshape(HEADS, SIZE).astype(np.float32) for name, mask in zip("qkv", masks, strict=True)}
+    biases = {name: random(HEADS, SIZE, seed=i) for i, name in enumerate("qkv")}
+    more |= {f"h{n}": bias if behind or n == "k" else bias * more[f"n{n}"] for n, bias in biases.items()}
+    parts = [
+        f"s{n} = MatMul(x, w{n})  t{n} = Reshape(s{n}, heads)"
+        + (
+            f"  u{n} = Add(t{n}, h{n})  {n}3 = Mul(u{n}, n{n})"
+            if behind
+            else f"  u{n} = Mul(t{n}, n{n})  {n}3 = Add(u{n}, h{n})"
+        )
+        for n in "qkv"
+    ]
+    form = "  ".join([*parts, BY_HEAD.split("v3 = Reshape(v2, heads)")[1]])
+    result = compiled(attention(form, masks, more=more))
+    kept = [t.dims[1] for t in result.model.graph.initializer if t.dims[:1] == [16]]
+    queries = masks[0].reshape(HEADS, SIZE).sum(axis=1).max() * HEADS
+    assert sorted(kept) == sorted(widths(masks) if behind else [queries, queries, widths(masks)[2]])
+
+
 def test_keys_of_learned_queries() -> None:
     """Numbers that keys are multiplied with go with their channels, and keys count where these are not zero."""
     behind = f"s = MatMul(c, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"

@@ -221,6 +221,18 @@ def embedding(rng: Rng) -> Form:
     return Form(inputs, epsilon(rng), (True, bool(flag(rng)), bool(flag(rng))))
 
 
+def quantized_embedding(rng: Rng) -> Form:
+    dtype = (np.int8, np.uint8)[flag(rng)]
+    ids, kinds = rng.integers(0, 9, (2, 3)).astype(np.int32), flag(rng)
+    segments = rng.integers(0, 2, (2, 3)).astype(np.int32) if kinds else None
+    tables = [rng.integers(0, 99, shape).astype(dtype) for shape in ((9, 8), (5, 8), (2, 8), 8, 8)]
+    scales = [np.float32(s) for s in rng.uniform(0.01, 0.1, 5)]
+    zeros = [dtype(z) for z in rng.integers(0, 99, 5)]
+    given = [x if kinds or place != 2 else None for each in (tables, scales, zeros) for place, x in enumerate(each)]
+    mask = maybe(rng, rng.integers(0, 2, (2, 3)).astype(np.int32))
+    return Form([ids, segments, *given[:5], mask, *given[5:]], epsilon(rng), (True, True))
+
+
 def masks(rng: Rng, tokens: int, keys: int) -> Array | None:
     """Of shape [2, keys] or [2, tokens, keys], or none; the first key always stays. All above 0 is alike."""
     shape = ((2, keys), (2, tokens, keys))[flag(rng)]
@@ -278,6 +290,7 @@ FORMS: dict[str, Callable[[Rng], Form]] = {
     "LayerNormalization": layer,
     "MatMulIntegerToFloat": matmul_to_float,
     "QAttention": quantized_attention,
+    "QEmbedLayerNormalization": quantized_embedding,
     "QGemm": qgemm,
     "QLinearAdd": qlinear_binary,
     "QLinearAveragePool": qlinear_average,

@@ -96,7 +96,7 @@ UNCOVERED = {
         "Attention",
         Form([ones(2, 3, 8), ones(8, 24), ones(24)], {"num_heads": 2, "do_rotary": 1}),
     ),
-    "steps of 16 bits, in opset 17": ("QuantizeLinear", Form([ones(2, 3), ones(), np.array(7, np.uint16)])),
+    "steps of 16 bits, in opset 10": ("QuantizeLinear", Form([ones(2, 3), ones(), np.array(7, np.uint16)])),
     "a scale for each column, in opset 12": (
         "QGemm",
         Form([np.ones((2, 5), np.int8), ones(), np.int8(0), np.ones((5, 5), np.int8), ones(5), np.zeros(5, np.int8)]),
@@ -106,7 +106,7 @@ UNCOVERED = {
 
 @pytest.mark.parametrize(("op", "form"), UNCOVERED.values(), ids=list(UNCOVERED))
 def test_what_is_not_covered_stays(op: str, form: Form) -> None:
-    model, _ = model_of(op, form, 12 if op == "QGemm" else 17)
+    model, _ = model_of(op, form, {"QGemm": 12, "QuantizeLinear": 10}.get(op, 17))
     assert decomposed(model).graph.node == model.graph.node
 
 
@@ -171,15 +171,16 @@ def widths(result: Shrunk) -> set[tuple[int, ...]]:
     return {tuple(t.dims) for t in result.model.graph.initializer}
 
 
-def test_channels_between_steps_of_16_bits_go() -> None:
-    """As ONNX Runtime quantises with `UseQDQContribOps`."""
+@pytest.mark.parametrize("opset", [17, 21])
+def test_channels_between_steps_of_16_bits_go(opset: int) -> None:
+    """As ONNX Runtime quantises with `UseQDQContribOps`, and by itself where the standard has them in later opsets."""
     weight = np.random.default_rng(0).integers(-99, 99, (6, 8)).astype(np.int8)
     weight[:, ::2] = 0
     source = text.model(
         "(float[N,6] x) => (float[N,3] y) <float[8,3] w2>",
         "w = com.microsoft.DequantizeLinear(b, s, z) h = MatMul(x, w) q = com.microsoft.QuantizeLinear(h, s, z16)\n"
         "f = com.microsoft.DequantizeLinear(q, s, z16) y = MatMul(f, w2)",
-        21,
+        opset,
         ir=10,
         b=weight,
         s=np.asarray(0.02, np.float32),
@@ -237,6 +238,55 @@ def test_columns_of_a_weight_in_blocks_go(bits: int, zeros: str, masked: str) ->
     assert expected in widths(result) and (masked == "half") == ("MatMulNBits" not in text.operators(result))
     reason = "reads its data in blocks of 16 channels, of which all go or none"
     assert {held.reason for held in result.report.held} == (set() if masked in ("block", "half") else {reason})
+
+
+@pytest.mark.parametrize(
+    ("bits", "zeros"), [(2, "packed"), (2, ""), (4, "packed"), (4, "floats"), (4, ""), (8, "packed"), (8, "")]
+)
+def test_rows_of_zeros_in_blocks_go(bits: int, zeros: str) -> None:
+    """As a quantiser packs what training drove to zero: a scale of zero, or zero points alone."""
+    rng = np.random.default_rng(0)
+    points, steps = rng.integers(0, 1 << bits, (6, 2)), rng.integers(0, 1 << bits, (6, 2, 16))
+    scales = floats(rng, 6, 2)
+    steps[::2] = points[::2, :, None] if zeros == "packed" else 1 << bits - 1
+    scales[2] = 0
+    if zeros == "floats":
+        scales[::2] = 0
+
+    def packed(numbers: Array) -> Array:
+        filled = np.pad(numbers, (*[(0, 0)] * (numbers.ndim - 1), (0, -numbers.shape[-1] % (8 // bits))))
+        parts = filled.reshape(*numbers.shape[:-1], -1, 8 // bits)
+        return (parts << np.arange(0, 8, bits)).sum(axis=-1).astype(np.uint8)
+
+    source = text.model(
+        "(float[N,5,32] x) => (float[N,5,3] y) <float[6,3] w, float[6] c>",
+        f"""h = com.microsoft.MatMulNBits<K=32, N=6, bits={bits}, block_size=16>(x, b, s, {"z" if zeros else ""}, , c)
+        g = Relu(h) y = MatMul(g, w)""",
+        b=packed(steps),
+        s=scales,
+        constants={"z": packed(points) if zeros == "packed" else floats(rng, 6, 2)},
+    )
+    result = compiled(source)
+    assert (3, 2, 2 * bits) in widths(result) and (3, 3) in widths(result)
+
+
+@pytest.mark.parametrize(("bits", "apart"), [(2, False), (4, True), (8, True)])
+def test_columns_across_blocks_stay_where_tensors_have_no_such_numbers(bits: int, apart: bool) -> None:
+    """Two bits would become eight. The rows of the layer go, whatever becomes of its columns."""
+    rng = np.random.default_rng(0)
+    source = text.model(
+        "(float[N,5,6] x) => (float[N,5,3] y) <float[6,64] w, float[6,3] w2, float[6] m = {0, 1, 0, 1, 0, 1}>",
+        f"""g = MatMul(x, w) a = Mul(g, k) h = com.microsoft.MatMulNBits<K=64, N=6, bits={bits}, block_size=16>(a, b, s)
+        n = Mul(h, m) y = MatMul(n, w2)""",
+        17,
+        b=rng.integers(0, 255, (6, 4, 2 * bits)).astype(np.uint8),
+        s=floats(rng, 24),
+        k=(np.arange(64) % 2).astype(np.float32),
+    )
+    result = compiled(source)
+    assert ("MatMulNBits" not in text.operators(result)) == apart
+    assert result.report.after.macs < result.report.before.macs
+    assert result.model.ByteSize() < source.ByteSize()
 
 
 BLOCKS: dict[str, Any] = {"attributes": "K=32, N=6, bits=4, block_size=16", "b": (6, 2, 8), "s": (12,), "z": (6, 1)}

@@ -261,6 +261,21 @@ def test_layers_before_a_recurrent_loop_with_a_mask_are_cut(handed_on: bool) -> 
     assert [dim.dim_value for dim in body.output[-1].type.tensor_type.shape.dim] == [0, 5], "not those of a weight"
 
 
+@pytest.mark.parametrize(("first", "states"), [("h", 1), ("start", 0)])
+def test_a_state_that_no_step_of_a_scan_changes(first: str, states: int) -> None:
+    """As skl2onnx measures distances. OpenVINO reads no Scan whose body reads what is computed around it."""
+    source = graph(
+        f"""(float[T,6] x, float[3,6] c) => (float[T,3] y) <float[3,6] start> {{
+            h = Relu(c)
+            last, y = Scan <num_scan_inputs = 1, body = step (float[3,6] s, float[6] r) => (float[3,6] o, float[3] d) {{
+                o = Identity(s)  e = Sub(s, r)  d = ReduceSumSquare<axes = [1], keepdims = 0>(e) }}> ({first}, x)
+        }}""",
+        start=random(3, 6),
+    )
+    scan = next(node for node in check(source).model.graph.node if node.op_type == "Scan")
+    assert len(scan.input) == states + 1
+
+
 def test_weights_that_two_graphs_read() -> None:
     """Cut in one and whole in the other, they are stored once."""
     source = graph(

@@ -29,13 +29,22 @@ RAISED = {
 }
 
 
-@pytest.mark.parametrize(("signature", "body", "opset"), RAISED.values(), ids=RAISED)
-def test_nodes_are_written_as_the_new_opset_has_them(signature: str, body: str, opset: int) -> None:
+REDUCED = "a = ReduceMean<axes=[1]>(x)  b = ReduceMax<axes=[1]>(x)  c = ReduceL2<axes=[1]>(x)  d = Add(a, b)"
+RAISED_FURTHER = {
+    **RAISED,
+    "reductions": ("(float[2,3] x) => (float[2,1] y)", f"{REDUCED}  y = Add(c, d)", 17),
+    "Split into equal parts": ("(float[2,4] x) => (float[2,2] y, float[2,2] z)", "y, z = Split<axis=1>(x)", 17),
+}
+CASES = [*((14, *case) for case in RAISED.values()), *((21, *case) for case in RAISED_FURTHER.values())]
+
+
+@pytest.mark.parametrize(("to", "signature", "body", "opset"), CASES, ids=[*RAISED, *RAISED_FURTHER])
+def test_nodes_are_written_as_the_new_opset_has_them(to: int, signature: str, body: str, opset: int) -> None:
     source = model(signature, body, opset, three=np.array([0.5, 1.0, 2.0]))
     graph = prepared(source)
-    assert raise_opset(graph, 14)
+    assert raise_opset(graph, to)
     result = exported(graph, source)
-    assert [said.version for said in result.opset_import] == [14]
+    assert [said.version for said in result.opset_import] == [to]
     assert result.ir_version >= 7
     onnx.checker.check_model(result, full_check=True)
     assert_same_function(source, result)

@@ -106,6 +106,17 @@ KNOWN = {
         17,
         {"r": ["unk__0", 1200], "s": ["unk__0", 1200]},
     ),
+    # as tf2onnx writes the products of an Einsum
+    "products, sums and extremes of sizes": (
+        "(float[N,4,T,8] x) => (float[a,b,c,d] y) <int64[2] two = {0, 1}, int64[1] first = {0},"
+        " int64[2] rest = {-1, 8}, float[1] one = {1}>",
+        "s = Shape (x)  b = Gather (s, two)  n = ReduceProd (b)  p = ReduceProd <keepdims = 0> (b)"
+        "  m = Unsqueeze (p, first)  wanted = Concat <axis = 0> (m, rest)  r = Reshape (x, wanted)"
+        "  q = ReduceSum (b, first)  e = ReduceMax <axes = [0]> (b)  l = ReduceMin <axes = [0]> (b)"
+        "  all = Concat <axis = 0> (n, q, e, l)  y = Expand (one, all) ",
+        17,
+        {"r": ["{4*N}", "T", 8], "y": ["{4*N}", "{N + 4}", "{max(4, N)}", "{min(4, N)}"]},
+    ),
     # where onnx gives up the rank of a Reshape, it makes up names for the sizes of what comes after
     "a zero that copies a size which inference learns late": (
         "(float[N,T,24] x) => (float[N,T,24] y)"
