@@ -172,15 +172,15 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Sources:
         if not text:  # which paths take for the present directory
             raise InputError("The data have no name. Give an .npz or .npy file, a directory, or loader.py:function.")
         if ".py:" in text:
-            return _of_function(function_of(*path_and_name(text, "the data")), text)
+            return _of_function(function_of(*path_and_name(text, "the data")), text, inputs)
         return _of_files(Path(text), inputs)
     if isinstance(given, Mapping):
         return lambda: iter([("the data", given)])
     if callable(given):
-        return _of_function(given, "the function for data")
+        return _of_function(given, "the function for data", inputs)
     if isinstance(given, Iterator):
         raise InputError("Data are read several times: give a function that begins them again, or a list of batches.")
-    return _of_function(lambda: given, "the data")
+    return _of_function(lambda: given, "the data", inputs)
 
 
 def path_and_name(text: str, what: str) -> tuple[Path, str]:
@@ -191,7 +191,7 @@ def path_and_name(text: str, what: str) -> tuple[Path, str]:
     return Path(path), name
 
 
-def _of_function(function: Callable[[], Iterable[Mapping[str, Any]]], who: str) -> Sources:
+def _of_function(function: Callable[[], Iterable[Mapping[str, Any]]], who: str, inputs: Sequence[Port]) -> Sources:
     def batches() -> Iterator[tuple[str, Mapping[str, Any]]]:
         try:
             given = function()
@@ -199,12 +199,15 @@ def _of_function(function: Callable[[], Iterable[Mapping[str, Any]]], who: str) 
             for number, batch in enumerate([given] if one else given, 1):
                 if not isinstance(batch, Mapping):
                     kind = type(batch).__name__
-                    raise InputError(f"Data are dictionaries of arrays by input name, and {who} gives {kind}.")
+                    raise InputError(
+                        f"Data are dictionaries of arrays by input name, as {{'{inputs[0].name}': array}}, and {who} "
+                        f"gives {kind}."
+                    )
                 yield f"batch {number} of {who}", batch
         except (InputError, Terminated):
             raise
         except (Exception, SystemExit) as error:
-            reason = in_brief(error) or type(error).__name__
+            reason = f"{type(error).__name__}: {in_brief(error)}"
             raise InputError(f"Data cannot be read, since {who} failed: {reason}.") from error
 
     return batches

@@ -39,8 +39,8 @@ class PruneOptions(CompileOptions):
     )
     quality: Quality | None = option(
         None,
-        "A command that measures quality: it has {model} in it and prints a number last. By default predictions on "
-        "data that are held out are compared with the source's.",
+        "A command that measures quality: it has {model} in it, where the path of an .onnx file goes, and prints a "
+        "number last. By default predictions on data that are held out are compared with the source's.",
         metavar="COMMAND",
         kind=str,
     )

@@ -62,7 +62,7 @@ class Pruned(Compiled):
     single batch.
     quality: of the source and of the result, where there is a measure. drop: where there is none and `max_drop` was
     asked for, the largest share that is lost, and in words of what. interrupted: whether training was, and this is what
-    it came to.
+    it came to. loss: of both on what was held out, where the user gave one.
     """
 
     agreement: tuple[Agreement, ...] = ()
@@ -70,6 +70,7 @@ class Pruned(Compiled):
     quality: tuple[float, float] | None = None
     drop: tuple[float, str] | None = None
     interrupted: bool = False
+    loss: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """How it compares with the source, as values that `json` can write."""
@@ -78,6 +79,7 @@ class Pruned(Compiled):
             "agreement": plain(self.agreement),
             "held_out": not self.alone,
             "quality": self.quality,
+            "loss": plain(self.loss),
             "drop": plain(self.drop),
             "interrupted": self.interrupted,
         }
@@ -231,9 +233,10 @@ def pruned(
         warnings=tuple(warnings),
     )
     quality = None if judge.quality is None or verdict.quality is None else (judge.quality, verdict.quality)
+    losses = None if judge.loss is None or verdict.loss is None else (judge.loss, verdict.loss)
     lost = judge.drop(verdict) if quality is None and options.max_drop is not None else None
     alone = examples.hold_out_none_of(seen.batches)
-    return Pruned(model, report, source.files, verdict.agreement, alone, quality, lost, interrupted)
+    return Pruned(model, report, source.files, verdict.agreement, alone, quality, lost, interrupted, losses)
 
 
 def in_layers(layers: KerasModel, search: Search, gone: Mask) -> ModelProto:

@@ -81,6 +81,7 @@ def show_pruning(
     report: Document,
     agreement: Sequence[Agreement],
     quality: tuple[float, float] | None,
+    loss: tuple[float, float] | None,
     drop: tuple[float, str] | None,
     out: VisibleConsole,
     *,
@@ -88,8 +89,8 @@ def show_pruning(
 ) -> None:
     """The figures of both models, and how each output compares with the source's.
 
-    `quality`: of both, by the user's measure. `drop`: the share that is lost, and of what. `alone`: whether the data
-    are those that were pruned by.
+    `quality` and `loss`: of both, by the user's measures. `drop`: the share that is lost, and of what. `alone`: whether
+    the data are those that were pruned by.
     """
     show_figures(report.model, report.output, report.before, report.after, out)
     if report.verification is not None:
@@ -98,6 +99,8 @@ def show_pruning(
         out.print(_latency(report.latency), soft_wrap=True)
     if quality is not None:
         out.print(f"Quality: {quality[0]:.6g} before, {quality[1]:.6g} after")
+    if loss is not None:
+        out.print(f"Loss: {loss[0]:.4g} before, {loss[1]:.4g} after")
     if drop is not None:
         out.print(f"Drop: {drop[0]:.3g}{drop[1]}", soft_wrap=True)
     rows = table("Output", "error", "same prediction")

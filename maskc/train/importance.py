@@ -195,10 +195,17 @@ def per_loss(batch: Any, reduction: Reduction) -> Any:
     return tf.cast(batch * tf.distribute.get_strategy().num_replicas_in_sync, tf.float32)
 
 
-def activity(inputs: Any, axis: int = -1) -> Any:
-    """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`."""
-    rank = inputs.shape.rank
-    return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=[a for a in range(1, rank) if a != axis % rank])
+def activity(calls: Sequence[Any], axis: int = -1) -> Any:
+    """Returns the mean size of what a mask multiplies over each example's positions: float32 `(batch, channels)`.
+
+    `calls` are what it multiplies in each call of a forward pass, of which the mean is taken.
+    """
+
+    def size(inputs: Any) -> Any:
+        rank = inputs.shape.rank
+        return tf.reduce_mean(tf.abs(tf.cast(inputs, tf.float32)), axis=[a for a in range(1, rank) if a != axis % rank])
+
+    return tf.add_n([size(inputs) for inputs in calls]) / len(calls)
 
 
 def loss_reduction(model: Any) -> Reduction | None:

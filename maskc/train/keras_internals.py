@@ -89,6 +89,14 @@ def forward_pass(layer: Any) -> tuple[Any, Any]:
     return context.entry_layer, context
 
 
+def seen_from(inside: Any, outside: Any) -> bool:
+    """Returns whether what the first tensor's graph computes can use the second tensor; all eager tensors can."""
+    graph, wanted = getattr(inside, "graph", None), getattr(outside, "graph", None)
+    while graph is not wanted and graph is not None and wanted is not None:
+        graph = getattr(graph, "outer_graph", None)
+    return graph is wanted or wanted is None
+
+
 def raised_plainly(kind: Any) -> None:
     """Lets Keras raise errors of this class as they are: it prints a page of arguments around what a layer says."""
     kind._keras_call_info_injected = True

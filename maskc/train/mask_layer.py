@@ -14,7 +14,7 @@ import tensorflow as tf
 from maskc.errors import InputError, MaskcError, warn
 from maskc.train.arguments import Refusing, channels_of, refusing, restore
 from maskc.train.importance import Gathering, Reduction, activity, copies_of, masked, over_axis
-from maskc.train.keras_internals import all_layers, forward_pass, raised_plainly
+from maskc.train.keras_internals import all_layers, forward_pass, raised_plainly, seen_from
 from passes.errors.arguments import shown
 
 raised_plainly(MaskcError)
@@ -47,14 +47,14 @@ class Pruning(Protocol):
 class Observation:
     """What a layer saw of the last training call that an optimizer follows.
 
-    `model` is the outermost model of the call, `calls` how often that one call came through the layer, and
-    `reduction` how the loss was taken to be reduced.
+    `model` is the outermost model of the call, `reduction` how the loss was taken to be reduced, and `apart` whether
+    calls in one forward pass could not share each example's copy of the mask.
     """
 
     model: weakref.ref[Any]
     forward_pass: weakref.ref[Any]
     reduction: Reduction | None
-    calls: int = 1
+    apart: bool = False
 
 
 @keras.saving.register_keras_serializable(package="maskc")
@@ -81,10 +81,11 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
             equally many, are pruned together.
         axis: of the channels, any but the first; -2 for heads, in `(batch, positions, heads, size)`.
 
-    Importance is estimated in calls with `training=True`. The first axis must run over the examples, so this
-    layer does not go into `TimeDistributed`. Losses that mix examples (contrastive losses, say) have no
-    per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is squared is
-    the derivative of the whole batch's loss by one example's mask.
+    Importance is estimated in calls with `training=True`. The first axis must run over the examples. Where a layer is
+    called several times in a forward pass, as in a siamese network, in `TimeDistributed` or in a recurrent cell, each
+    example has one copy of the mask for all calls. Losses that mix examples (contrastive losses, say) have no
+    per-example gradient, and batch normalisation mixes a little as well: as in the paper, what is squared is the
+    derivative of the whole batch's loss by one example's mask.
 
     Example:
         >>> import keras
@@ -105,16 +106,19 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         self.axis = axis
         self.supports_masking = True
         self.observation: Observation | None = None
-        # Of the last training call that no optimizer follows: each example's copy of the mask, `(batch, channels)`, by
-        # which `update_pruning_signals` differentiates, and what was masked.
-        self.passage: tuple[Any, Any] | None = None
+        # Of the last forward pass that no optimizer follows: each example's copy of the mask, `(batch, channels)`, by
+        # which `update_pruning_signals` differentiates, and what was masked in each call.
+        self.passage: tuple[Any, tuple[Any, ...]] | None = None
         # These give None where there is none; what a layer is given directly it takes for its state.
         self._optimizer: Callable[[], Any] = _nothing
         self._progress: Callable[[], Any] = _nothing
         # The outermost models of the last call that was no training call, and of the last one that was.
         self.seen_by: Callable[[], Any] = _nothing
         self._trained_in: Callable[[], Any] = _nothing
-        self._activity: dict[int, Any] = {}  # by thread: TensorFlow traces each replica in one of its own
+        # By forward pass: each example's copy of the mask, and what was masked in the calls of a pass.
+        self._passes: weakref.WeakKeyDictionary[Any, tuple[Any, tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+        # What was masked, by thread: TensorFlow traces each replica in one of its own.
+        self._activity: dict[int, tuple[Any, ...]] = {}
 
     def build(self, input_shape: tuple[int | None, ...] | None) -> None:
         """Creates the weights for an input of shape `(batch, ..., channels)`.
@@ -146,17 +150,18 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
                 f"The mask {self.name!r} needs an input of known rank: give its shape with tf.ensure_shape."
             )
         mask = tf.cast(self.mask, inputs.dtype)
-        gathering = self._observe() if training else None
+        model, identity = forward_pass(self)
+        gathering = self._observe(model, identity) if training else None
         if (progress := self._progress()) is not None:
             progress.training = gathering is not None
         if not training:
-            self.seen_by = weakref.ref(forward_pass(self)[0])
+            self.seen_by = weakref.ref(model)
             return inputs * _along(mask, inputs.shape.rank, self.axis)
-        if gathering is not None and gathering.method.reads == "activations":
-            self._activity[threading.get_ident()] = gathering.method.statistic(activity(inputs, self.axis))
-        copies = copies_of(tf.convert_to_tensor(self.probe), tf.shape(inputs)[0], gathering)
+        copies, seen = self._passes[identity] = self._pass_of(identity, inputs, gathering)
         if gathering is None:
-            self.passage = copies, inputs
+            self.passage = copies, seen
+        elif gathering.method.reads == "activations":
+            self._activity[threading.get_ident()] = seen
         return masked(inputs, mask, copies, self.axis)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -210,13 +215,33 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         progress = self._progress()
         return [*super().metrics, *([] if progress is None else [progress])]
 
-    def take_activity(self) -> Any:
-        """Takes what the last training call on this replica made of its activations: `(channels,)`, or None."""
-        return self._activity.pop(threading.get_ident(), None)
+    def take_activity(self, statistic: Callable[[Any], Any]) -> Any:
+        """Takes what a statistic makes of the last forward pass on this replica, `(channels,)`; None without one."""
+        seen = self._activity.pop(threading.get_ident(), None)
+        return None if seen is None else statistic(activity(seen, self.axis))
 
-    def _observe(self) -> Gathering | None:
+    def _pass_of(self, identity: Any, inputs: Any, gathering: Gathering | None) -> tuple[Any, tuple[Any, ...]]:
+        """Each example's copy of the mask, and what was masked in this call and those before it in a forward pass.
+
+        All calls of a pass share the copies, whose derivatives so add up to those of the example's loss.
+        """
+        copies, seen = self._passes.get(identity, (None, ()))
+        if copies is None or not seen_from(inputs, copies):
+            if copies is not None and self.observation is not None:
+                self.observation.apart = True
+            return copies_of(tf.convert_to_tensor(self.probe), tf.shape(inputs)[0], gathering), (inputs,)
+        if not seen_from(copies, inputs):  # in a loop, whose tensors nothing outside of it sees
+            if gathering is not None and gathering.method.reads == "activations":
+                raise InputError(f"The mask {self.name!r} is called in a loop, where only gradients are gathered.")
+            return copies, seen
+        told = f"The mask {self.name!r} is called several times in a forward pass: all calls need a row per example."
+        if None not in (rows := {inputs.shape[0], seen[0].shape[0]}) and len(rows) > 1:
+            raise InputError(told)
+        with tf.control_dependencies([tf.debugging.assert_equal(tf.shape(inputs)[0], tf.shape(copies)[0], told)]):
+            return tf.identity(copies), (*seen, inputs)
+
+    def _observe(self, model: Any, identity: Any) -> Gathering | None:
         """What a pruning optimizer wants of this training call; None if there is no such optimizer."""
-        model, identity = forward_pass(self)
         self._trained_in = weakref.ref(model)
         optimizer = optimizer_of(model)
         if optimizer is None:
@@ -224,9 +249,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         if not isinstance(optimizer, Pruning):
             return None
         gathering = optimizer.gathering(model)
-        if self.observation is not None and self.observation.forward_pass() is identity:
-            self.observation.calls += 1
-        else:
+        if self.observation is None or self.observation.forward_pass() is not identity:
             self.observation = Observation(weakref.ref(model), weakref.ref(identity), gathering.reduction)
         return gathering
 

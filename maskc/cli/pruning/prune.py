@@ -61,7 +61,8 @@ def prune(
         from maskc.report.terminal import show_pruning
 
         document = result.report.document()
-        show_pruning(document, result.agreement, result.quality, result.drop, console(), alone=result.alone)
+        measured = result.quality, result.loss, result.drop
+        show_pruning(document, result.agreement, *measured, console(), alone=result.alone)
     if result.interrupted:
         print_error(f"Interrupted: {path} is the best so far, and the same command with --resume goes on.")
         raise typer.Exit(130)

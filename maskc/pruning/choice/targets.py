@@ -142,7 +142,7 @@ class Search:
                 gone = self.seen.removal.gone(self.seen.removal.count_at(share * self.before["flops"]))
                 worse, of_what = drop(gone)
                 told = f"{worse:.3g}{of_what} at {share:.2g}"
-                searching.advance(note=f"a drop of {told} of the FLOPs")
+                searching.advance(note=f"drop {worse:.3g} at {share:.2g} of the FLOPs")
                 if worse <= most:
                     high, found = share, gone
                 else:

@@ -36,17 +36,17 @@ class Verdict:
 class Judge:
     """A source that models are compared with.
 
-    quality: of the source, by the user's measure; None where there is none. loss: of the user, in the mean over a
-    batch, of outputs and that. Raises InputError where one of these fails.
+    quality and loss: of the source, by the user's measure and loss; None where there is none. mean_loss: the latter in
+    the mean over a batch, of outputs and that. Raises InputError where one of these fails.
     """
 
     def __init__(
-        self, source: ModelProto, examples: Data, options: PruneOptions, loss: Callable[..., Any] | None = None
+        self, source: ModelProto, examples: Data, options: PruneOptions, mean_loss: Callable[..., Any] | None = None
     ) -> None:
         self._comparison = Comparison(source, next(examples.held_out()))
-        self._examples, self._options, self._loss = examples, options, loss
+        self._examples, self._options, self._mean_loss = examples, options, mean_loss
         self.quality = self._rated(source)
-        self._lost(source)  # where it fails, that is told before the search
+        self.loss = self._lost(source)
 
     def __call__(self, model: ModelProto) -> Verdict:
         """What is to be said of a model."""
@@ -106,12 +106,12 @@ class Judge:
 
     def _lost(self, model: ModelProto) -> float | None:
         """The mean of the user's loss on what is held out; infinite where it is no number."""
-        if self._loss is None:
+        if self._mean_loss is None:
             return None
         session, total, count = load_repeatable(model), 0.0, 0
         for batch in self._examples.held_out_with_labels():
             outputs = session.run(self._examples.of_inputs(batch))
-            total += float(self._loss(outputs, batch)) * samples_in(batch)
+            total += float(self._mean_loss(outputs, batch)) * samples_in(batch)
             count += samples_in(batch)
         return total / count if math.isfinite(total) else math.inf
 

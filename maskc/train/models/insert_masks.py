@@ -51,8 +51,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
     be compiled. Where the compiler could remove nothing, as before the model's outputs, there is no mask, nor where a
     later one takes the same channels with it, as after a depthwise convolution that alone reads them. Layers keep their
     names; a mask has the name of the layer before it, with `_mask` added. Models inside of the model get masks of their
-    own, unless they are called more than once. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`)
-    get one on their heads.
+    own. Keras's attention layers (`MultiHeadAttention`, `GroupQueryAttention`) get one on their heads.
 
     Args:
         model: a functional or Sequential model, of any depth of nesting.
@@ -82,7 +81,7 @@ def prunable(model: Any, after: Place = "activation") -> Any:
                 raise InputError(f"`after` chose no layer of the model {model.name!r} that can have a mask.")
             raise InputError(
                 f"There is no place in the model {model.name!r} where channels could go: layers before an output need "
-                "theirs, and those that are called several times keep them."
+                "theirs."
             )
         if len(kept) < len(copy.masks):
             copy = _Copy(model, chosen, kept)
@@ -138,8 +137,6 @@ class _Copy:
         self._attention: dict[int, Any] = {}  # layers whose heads are masked, by the numbers of these masks
         self._copies: dict[int, Any] = {}  # by the id of the operation
         self._originals: dict[int, int] = {}  # the other way round
-        self._calls: Counter[int] = Counter()
-        self._inside_repeated = False
         self._shared = shared_layers(model)
         self._inside: dict[int, Any] = dict.fromkeys(self._shared)  # copies of layers in others
         self._bare = last_calls(model)
@@ -154,7 +151,6 @@ class _Copy:
 
     def _graph(self, model: Any) -> Any:
         graph = functional(model)
-        self._calls.update(id(node.operation) for node in nodes(graph))
         self._bare |= _masked_later(graph, self._chosen)
         # of a compiled one the clone would be compiled by what Keras can serialise
         plain = keras.Model(graph.input, graph.output)
@@ -169,10 +165,7 @@ class _Copy:
         if id(operation) in self._copies:
             return self._copies[id(operation)]
         if is_functional(operation):
-            outside, self._inside_repeated = self._inside_repeated, self._calls[id(operation)] > 1
-            self._inside_repeated |= outside
             copy = self._graph(operation)
-            self._inside_repeated = outside
         else:
             copy = self._inside.get(id(operation)) or self._with_head_mask(operation)
             copy = copy or copied(operation, copies=self._inside)
@@ -182,8 +175,7 @@ class _Copy:
 
     def _with_head_mask(self, operation: Any) -> Any:
         """A copy of an attention layer with a mask on its heads, if it is to have one."""
-        once = self._calls[id(operation)] == 1 and id(operation) not in self._shared
-        if self._inside_repeated or not once or not self._chosen(operation):
+        if id(operation) in self._shared or not self._chosen(operation):
             return None
         copy = with_head_mask(operation)
         if copy is None or not self._is_next_place_chosen():
@@ -201,7 +193,7 @@ class _Copy:
         original = self._originals[id(operation)]
         self._called[original] += 1
         axis = self._axis(operation, (args, kwargs), outputs)
-        if self._inside_repeated or (original, self._called[original]) in self._bare:
+        if (original, self._called[original]) in self._bare:
             return outputs
         if not self._chosen(operation) or not _maskable(outputs, axis) or has_heads(operation):
             return outputs

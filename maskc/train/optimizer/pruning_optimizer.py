@@ -384,7 +384,7 @@ class PruningOptimizer(Wrapping):
             self.settings.decay,
             self.settings.seed,
             gradients=lambda: [statistic_of(gradient, method, scale) for gradient, _ in present],
-            activations=lambda: [layer.take_activity() for _, layer in present],
+            activations=lambda: [layer.take_activity(method.statistic) for _, layer in present],
         )
 
     def prepare(self) -> Pruner:

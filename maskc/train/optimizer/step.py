@@ -25,14 +25,13 @@ def find_model(layers: Sequence[MaskLayer], given: Any = None) -> Any:
     """Returns the model that was called in the training step in which `layers` estimated importance, or that given.
 
     Raises InputError if there is no telling the model, if it does not hold all the layers, if no layer estimated
-    importance, or if one was called more than once in the same forward pass.
+    importance, or if one was called where its calls share nothing.
     """
     for layer in layers:
-        if layer.observation is not None and layer.observation.calls > 1:
+        if layer.observation is not None and layer.observation.apart:
             raise InputError(
-                f"The mask layer {layer.name!r} is called {layer.observation.calls} times in one forward pass, so "
-                "it has no importance score per example: use a separate mask layer at each place. In a model that is "
-                "called several times itself, as by TimeDistributed, there can be none."
+                f"The mask layer {layer.name!r} is called several times in one forward pass, in loops or conditions "
+                "apart, so it has no importance score per example: use a separate mask layer at each place."
             )
     if given is not None and type(given).call is keras.Model.call:
         raise InputError(

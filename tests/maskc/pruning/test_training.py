@@ -157,6 +157,7 @@ def test_a_loss_of_ones_own_says_what_is_better() -> None:
 
     pruned = maskc.prune(gemm(), given, flops=0.5, epochs=20, loss=loss)
     assert not any("untrained" in warning for warning in pruned.report.warnings)
+    assert pruned.loss is not None and pruned.loss[1] < 0.8 * pruned.loss[0]
     y = OnnxRuntimeSession(pruned.model).run({"x": x})["y"]
     assert np.square(y - 5).mean() < 0.8 * np.square(OnnxRuntimeSession(gemm()).run({"x": x})["y"] - 5).mean()
     with pytest.raises(InputError, match="There is no loss to train by"):

@@ -132,6 +132,22 @@ def test_the_forward_pass_is_that_of_the_outermost_model() -> None:
     assert first is again is not second
 
 
+def test_what_a_graph_sees() -> None:
+    eager, seen = tf.zeros(2), []
+
+    @tf.function
+    def outer(x: Any) -> Any:
+        def body(step: Any) -> Any:
+            seen.append((internals.seen_from(step, x), internals.seen_from(x, step)))
+            return step + 1
+
+        seen.append((internals.seen_from(x, eager), internals.seen_from(eager, x)))
+        return tf.while_loop(lambda step: step < 2, body, (0,))
+
+    outer(eager)
+    assert seen == [(True, False), (True, False)] and internals.seen_from(eager, eager)
+
+
 def test_errors_that_keras_raises_as_they_are() -> None:
     class PlainError(Exception):
         pass

@@ -117,12 +117,25 @@ def test_masks_that_are_frozen_under_an_optimizer_that_knows_them() -> None:
         fit(model, optimizer)
 
 
-def test_a_mask_layer_called_twice() -> None:
+class Twice(keras.layers.Layer):  # type: ignore[misc]
+    """Calls a mask twice: in conditions, or of more rows than there are examples."""
+
+    def __init__(self, conditions: bool) -> None:
+        super().__init__()
+        self.mask, self.conditions = MaskLayer(), conditions
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Returns what is masked, of the same shape."""
+        if self.conditions:
+            return tf.cond(tf.reduce_sum(x) > 0, lambda: self.mask(x), lambda: self.mask(-x))
+        return self.mask(x) + self.mask(tf.concat([x, x], axis=0))[: tf.shape(x)[0]]
+
+
+@pytest.mark.parametrize(("conditions", "words"), [(True, "conditions apart"), (False, "a row per example")])
+def test_calls_of_a_mask_that_share_no_copy(conditions: bool, words: str) -> None:
     inputs = keras.Input((4,))
-    mask = MaskLayer()
-    x = mask(keras.layers.Dense(4)(inputs))
-    x = mask(keras.layers.Dense(4)(x))
-    with pytest.raises(InputError, match="2 times"):
+    x = keras.layers.Dense(4)(Twice(conditions)(keras.layers.Dense(4)(inputs)))
+    with pytest.raises((InputError, tf.errors.InvalidArgumentError), match=words):
         fit(keras.Model(inputs, x), pruning())
 
 

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, losses
 
+from maskc.errors import InputError
 from maskc.train import MaskLayer, PruningOptimizer
 from tests.maskc.train.networks import LOSS
 from tests.maskc.train.reference import Case
@@ -81,6 +82,66 @@ def test_several_outputs_and_loss_weights() -> None:
     model.compile(pruning(), kinds, loss_weights=[1.0, 0.5])
     model.fit(x, [a, b], batch_size=6, verbose=0)
     np.testing.assert_allclose(mask.signal.numpy(), total / 6, rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_signals")
+class MaskedCell(layers.SimpleRNNCell):  # type: ignore[misc]
+    """A recurrent cell of four units, with a mask on its state."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"units": 4, **arguments})
+        self.mask = MaskLayer()
+
+    def call(self, inputs: Any, states: Any, training: Any = None) -> Any:
+        outputs, _ = super().call(inputs, states, training=training)
+        masked = self.mask(outputs, training=training)
+        return masked, [masked]
+
+
+def siamese(inner: Any) -> Any:
+    inputs = keras.Input((2, 5))
+    return keras.Model(inputs, layers.Dense(3)(layers.Concatenate()([inner(inputs[:, side]) for side in (0, 1)])))
+
+
+def over_time(inner: Any) -> Any:
+    inputs = keras.Input((3, 5))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.TimeDistributed(inner)(inputs))))
+
+
+def recurrent(inner: Any) -> Any:
+    inputs = keras.Input((3, 5))
+    return keras.Model(inputs, layers.Dense(3)(layers.RNN(MaskedCell())(inputs)))
+
+
+@pytest.mark.parametrize("build", [siamese, over_time, recurrent])
+@pytest.mark.parametrize("method", ["fisher", "magnitude"])
+def test_calls_of_one_forward_pass_share_each_examples_mask(build: Any, method: str) -> None:
+    keras.utils.set_random_seed(1)
+    model = build(keras.Sequential([layers.Dense(4, activation="tanh"), MaskLayer(), layers.Dense(2)]))
+    (mask,) = (layer for layer in model._flatten_layers() if isinstance(layer, MaskLayer))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, *model.input_shape[1:])).astype(np.float32), rng.integers(0, 3, 6)
+    model.compile(pruning(method=method), LOSS)
+    if build is recurrent and method == "magnitude":
+        with pytest.raises(InputError, match="called in a loop"):
+            model.fit(x, y, verbose=0)
+        return
+    model.fit(x, y, batch_size=6, verbose=0)
+    if method == "fisher":
+        # of a batch of one, the derivative by its copy is that by the mask itself
+        expected, step = np.zeros(4), 1e-3
+        for n in range(6):
+
+            def loss(channel: int, value: float, n: int = n) -> float:
+                mask.mask.assign(np.where(np.arange(4) == channel, value, 1.0))
+                return float(LOSS(y[n : n + 1], model(x[n : n + 1])))
+
+            slopes = [(loss(c, 1 + step) - loss(c, 1 - step)) / (2 * step) for c in range(4)]
+            expected += np.square(slopes) / 6
+        np.testing.assert_allclose(mask.signal.numpy(), expected, rtol=1e-2)
+    else:
+        dense = next(layer for layer in model._flatten_layers() if isinstance(layer, layers.Dense) and layer.units == 4)
+        np.testing.assert_allclose(mask.signal.numpy(), np.abs(dense(x)).mean(axis=(0, 1)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
