@@ -102,6 +102,7 @@ MOVE = 4096.0  # roundings by which tensors are moved to measure a condition
 WORST = 64.0  # times what is allowed an error may be before a condition is measured
 CONDITION = 16.0  # largest condition that is believed of a region that took boundaries in
 TYPICAL = 64.0  # a scale is at most so many times what a quarter is below: a mask of -1e9 is none
+FEW = 8  # elements of a slice that do not tell what is typical of it
 HUGE = 1e30  # of larger values, masks mostly, scales are computed in double precision
 LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
@@ -672,8 +673,8 @@ def scales(size: Array, axis: int | None) -> Array:
     rows = size.reshape(1, -1) if axis is None else np.moveaxis(size, axis, 0).reshape(size.shape[axis], -1)
     rows = rows[:, :: max(1, rows.shape[1] >> 9)]
     count = (rows > 0).sum(axis=1)
-    quarter = np.sort(np.where(rows > 0, rows, np.inf), axis=1)[np.arange(len(rows)), count // 4 * (count >= 8)]
-    scale = np.minimum(largest, np.where(count >= 8, TYPICAL * quarter, np.inf).reshape(largest.shape))
+    quarter = np.sort(np.where(rows > 0, rows, np.inf), axis=1)[np.arange(len(rows)), count // 4 * (count >= FEW)]
+    scale = np.minimum(largest, np.where(count >= FEW, TYPICAL * quarter, np.inf).reshape(largest.shape))
     return np.asarray(size + np.maximum(scale, LEAST * (float(scale.max()) or 1.0)))
 
 
@@ -965,10 +966,11 @@ class Checker:
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         if not share:
-            largest = scale.max(axis=others(scale, axis), keepdims=True)
+            few = axis is not None and scale.size < FEW * scale.shape[axis]  # as of one row of logits
+            largest = scale.max(axis=None if few else others(scale, axis), keepdims=True)
             most = largest * CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
             # of a constant that is rounding alone nothing need be right
-            measured = whole or relative.max() < max(MOST, WORST * allowed)
+            measured = whole or (error / largest).max() < max(MOST, WORST * allowed)
             relative = self.relative(region, turn, axis, np.abs(one), error, scale, allowed, most if measured else None)
         return result.take(relative * as_all, axis)
 

@@ -108,3 +108,23 @@ def test_what_is_too_small_for_a_half() -> None:
     halves = {"nil": np.zeros(4, np.float16), "small": np.full(4, 5e-3, np.float16)}
     source = build.model("(float16[n,4] x) => (float16[n,4] y)", body, **halves)
     assert api.verify(source, shrink(source).model).passed
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_row_of_logits_in_halves(seed: int) -> None:
+    """As of a decoder's step: a logit near 0 is off by much of its size."""
+    body = """
+        n, , , s = com.microsoft.SkipSimplifiedLayerNormalization<epsilon=1e-5>(x, r, g)  k = Mul(n, keep)
+        a = MatMul(k, w)  b = com.microsoft.SkipSimplifiedLayerNormalization<epsilon=1e-5>(a, s, g)  y = MatMul(b, v)
+    """
+    rng = np.random.default_rng(seed)
+    shapes = {"g": (64,), "w": (64, 64), "v": (64, 50)}
+    halves = {name: rng.normal(name == "g", 0.3, shape).astype(np.float16) for name, shape in shapes.items()}
+    halves["keep"] = np.tile([1.0, 0.0], 32).astype(np.float16)
+    source = build.model("(float16[1,1,64] x, float16[1,1,64] r) => (float16[1,1,50] y)", body, **halves)
+    compiled = shrink(source).model
+    assert api.verify(source, compiled).verdict == "verified"
+    for name in ("w", "v"):
+        stored = next(t.name for t in compiled.graph.initializer if t.name.startswith(name))
+        wrong = build.changed(compiled, stored, lambda w: np.concatenate([w[:, :5] * np.float16(1.05), w[:, 5:]], 1))
+        assert not api.verify(source, wrong).passed, name
