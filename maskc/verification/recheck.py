@@ -111,8 +111,7 @@ CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
 HALVES = 3.0  # roundings to half precision of what a computed weight is made of, in the condition of an element
-_MOVES = 3  # by random signs: by fewer, two terms that cancel may always move alike
-_MANY_MOVES = 24  # else: by few a slice of few elements may seem to move less than it does
+_MOVES, _MANY_MOVES = 3, 24  # by random signs: of few, terms that cancel move alike, or slices of few elements less
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
 _POOL = 1 << 20
@@ -704,16 +703,17 @@ class Checker:
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
         for name in [each for each in needed - read if not self.is_claimed(each)]:
-            made, leaves = self.source.closure(name, (read | needed) - {name})
-            values = {n for i in made if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
+            inner, leaves = self.source.closure(name, (read | needed) - {name})
+            values = {n for i in inner if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
             if leaves & values <= read | needed:  # what follows from what is read is as the source computes it
                 ends = ends - {name} - (values - leaves)
         twins, needed = self.source.closure(boundary.source, ends)
-        if any(held[name].source == boundary.source for name in reads if name in held):
+        if boundary.source in read:
             twins, needed = [], {boundary.source}  # slices of what is read
-        rest = {n: b for n, b in held.items() if n not in reads or self.source.maker.get(b.source) not in twins}
-        region = Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
-        return region if len(rest) == len(held) or boundary.reads is not None else self.region(target, rest)
+        made = {name for name in reads if name in held and self.source.maker.get(held[name].source) in twins}
+        if made and boundary.reads is None:
+            return self.region(target, {name: each for name, each in held.items() if name not in made})
+        return Region(target, boundary, tuple(nodes), frozenset(reads), tuple(twins), frozenset(needed))
 
     def is_claimed(self, name: str) -> bool:
         """Whether claims are on all of a tensor of the source."""
@@ -944,9 +944,8 @@ class Checker:
     ) -> None:
         """Judge numbers of floating point. axis: whose slices have scales."""
         allowed, share = result.at_most(turn)
-        huge = np.abs(want).max(initial=0) > HUGE  # of which a scale would be infinite
-        wide = np.promote_types(want.dtype, np.float64 if huge else np.float32)
-        one, two = want.astype(wide), got.astype(wide)
+        wide = np.float64 if np.abs(want).max(initial=0) > HUGE else np.float32  # a scale would be infinite
+        one, two = (array.astype(np.promote_types(array.dtype, wide)) for array in (want, got))
         if not (np.isfinite(one).all() and np.isfinite(two).all()):
             finite, infinite, none = np.isfinite(one), np.isinf(one), np.isnan(one)
             # where the source has no number, any will do, unless somebody asks
@@ -962,7 +961,6 @@ class Checker:
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
         result.plain = max(result.plain, float(relative.max()) * as_all)
-        whole = self.is_claimed(region.boundary.source)
         if share and result.few(relative > allowed, axis, share) and not (relative > max(STEP, allowed)).any():
             return None
         if not share:
@@ -970,7 +968,7 @@ class Checker:
             largest = scale.max(axis=None if few else others(scale, axis), keepdims=True)
             most = largest * CONDITION / self.chain(region) if region.boundary.reads is not None else np.inf
             # of a constant that is rounding alone nothing need be right
-            measured = whole or (error / largest).max() < max(MOST, WORST * allowed)
+            measured = self.is_claimed(region.boundary.source) or (error / largest).max() < max(MOST, WORST * allowed)
             relative = self.relative(region, turn, axis, np.abs(one), error, scale, allowed, most if measured else None)
         return result.take(relative * as_all, axis)
 
