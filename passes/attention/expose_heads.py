@@ -54,7 +54,7 @@ def understood(graph: gs.Graph) -> Understood:
     follower.run()
     writer = _Writer(graph, follower, found, origins)
     writer.run()
-    found = dataflow.analyse(graph) if writer.made else found
+    found = dataflow.analyse(graph) if writer.made or writer.rearranged else found
     return Understood(found, frozenset(writer.made), frozenset(writer.zeros), writer.unread, origins)
 
 
@@ -73,6 +73,7 @@ class _Writer:
         self.found, self.facts, self.origins = found, facts, origins
         self.editor = GraphEditor(graph)
         self.made: set[str] = set()
+        self.rearranged = False  # whether constants have other values, and perhaps more axes
         self.zeros: set[str] = set()
         self.unread: dict[str, str] = {}
 
@@ -165,6 +166,7 @@ class _Writer:
                 np.where(read.reshape(rows.shape[-len(axes) :]), picked, 0), range(-len(axes), 0), axes
             )
             node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
+            self.rearranged = True
 
 
 def _along(tensor: gs.Tensor, axis: int) -> list[int]:

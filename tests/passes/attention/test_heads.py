@@ -256,6 +256,19 @@ def test_biases_behind_the_split_into_heads(behind: bool) -> None:
     assert sorted(kept) == sorted(widths(masks) if behind else [queries, queries, widths(masks)[2]])
 
 
+def test_a_mask_of_heads_behind_biases_alone() -> None:
+    """As `prunable` masks Keras's attention, by a number for each head, where all before its biases is masked."""
+    head = np.ones((HEADS, 1), np.float32)
+    head[1] = 0
+    biases = {f"h{name}": random(HEADS, SIZE, seed=i) for i, name in enumerate("qkv")}
+    parts = [f"s{n} = MatMul(z, w{n})  t{n} = Reshape(s{n}, heads)  {n}3 = Add(t{n}, h{n})" for n in "qkv"]
+    form = "  ".join(["z = Mul(x, none)", *parts, BY_HEAD.split("v3 = Reshape(v2, heads)")[1]])
+    behind = BEHIND.replace("y2 = Reshape(y1", "y3 = Mul(y1, head)  y2 = Reshape(y3")
+    more = {"head": head, "none": np.zeros(16, np.float32), **biases}
+    result = compiled(attention(form, np.ones((3, WIDTH)), behind, more=more))
+    assert not [t for t in result.model.graph.initializer if t.dims[:1] == [16]]
+
+
 def test_keys_of_learned_queries() -> None:
     """Numbers that keys are multiplied with go with their channels, and keys count where these are not zero."""
     behind = f"s = MatMul(c, k)  a = Softmax<axis=-1>(s)  y0 = MatMul(a, v)  {MERGED}"
