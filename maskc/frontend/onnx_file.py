@@ -179,7 +179,7 @@ def _check_opset(model: ModelProto, what: str) -> None:
 
 
 def _of_oldest_opset(model: ModelProto, what: str) -> ModelProto:
-    """A valid model of an opset before `OLDEST_OPSET` as one of that, with what the converter leaves out."""
+    """A valid model of an older opset as one of `OLDEST_OPSET`: all but nodes and initializers stay as they are."""
     try:
         converted = convert_version(model, OLDEST_OPSET)
         check(converted)

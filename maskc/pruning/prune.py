@@ -313,8 +313,16 @@ def fine_tuned(
         import_tensorflow()
         from maskc.pruning.training.loop import finetune
 
-        how: dict[str, Any] = {name: getattr(options, name) for name in ("minutes", "epochs", "seed")}
-        return finetune(model, batches, source, student=None if layers is None else layers.student(), **how, **more)
+        return finetune(
+            model,
+            batches,
+            source,
+            minutes=options.minutes,
+            epochs=options.epochs,
+            seed=options.seed,
+            student=None if layers is None else layers.student(),
+            **more,
+        )
     except (KeyboardInterrupt, Terminated):  # before the first step
         return model, True
 

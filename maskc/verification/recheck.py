@@ -702,12 +702,12 @@ class Checker:
         read = {held[name].source for name in reads if name in held}
         ends = {each.source for each in held.values()} if boundary.reads is None else read
         twins, needed = self.source.closure(boundary.source, ends)
-        for name in [each for each in needed - read if not self.is_claimed(each)]:
+        for name in (unread := [each for each in needed - read if not self.is_claimed(each)]):
             inner, leaves = self.source.closure(name, (read | needed) - {name})
             values = {n for i in inner if self.source.nodes[i].op_type != "Shape" for n in self.source.reads[i]}
             if leaves & values <= read | needed:  # what follows from what is read is as the source computes it
                 ends = ends - {name} - (values - leaves)
-        twins, needed = self.source.closure(boundary.source, ends)
+        twins, needed = self.source.closure(boundary.source, ends) if unread else (twins, needed)
         if boundary.source in read:
             twins, needed = [], {boundary.source}  # slices of what is read
         made = {name for name in reads if name in held and self.source.maker.get(held[name].source) in twins}

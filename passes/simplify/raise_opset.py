@@ -11,6 +11,7 @@ from passes.graph.opset_versions import OLDEST, Form, means_the_same
 from passes.graph.subgraphs import with_bodies
 from passes.graph.tensors import is_standard, shape_of
 
+# The opset from which on a Split into equal parts says into how many.
 _PARTS = 18
 
 # Values of attributes that a later opset does not know any more.
@@ -51,7 +52,7 @@ def _means_the_same(node: gs.Node, old: int, new: int) -> bool:
     return not dropped and means_the_same(form, old, new)
 
 
-def _as_operands(node: gs.Node, editor: GraphEditor) -> Change | None:
+def _as_operands(node: gs.Node, editor: GraphEditor) -> Change:
     """Lists of integers became operands."""
 
     def change() -> None:
@@ -60,11 +61,11 @@ def _as_operands(node: gs.Node, editor: GraphEditor) -> Change | None:
     return change
 
 
-def _in_parts(node: gs.Node, editor: GraphEditor) -> Change | None:
-    """From opset 18 on a Split into equal parts says into how many."""
+def _in_parts(node: gs.Node, editor: GraphEditor) -> Change:
+    as_operands = _as_operands(node, editor)
 
     def change() -> None:
-        node.inputs, node.attrs = editor.form(node.op, node.inputs, node.attrs)
+        as_operands()
         if editor.opset >= _PARTS and len(node.inputs) == 1:
             node.attrs["num_outputs"] = len(node.outputs)
 

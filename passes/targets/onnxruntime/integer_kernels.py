@@ -135,9 +135,9 @@ def _becomes_integer(node: gs.Node, quantize: gs.Node, editor: GraphEditor, give
     read = _read(node, editor, given)
     if not read or not all(_is_dequantized(t, given) for t in read):
         return bool(read)
-    weighted = node.op in _WEIGHTED or read[0] not in node.inputs  # a product before it
+    weighted = node.op in _WEIGHTED or all(t is not read[0] for t in node.inputs)  # a product before it
     data = read[:1] if weighted else read
-    types = {_type_of_data(t, editor, given) for t in data} | {_type_of_result(node, quantize, editor, given)}
+    types = {_type_of_data(t, editor, given) for t in data} | {_type_of_result(quantize, editor, given)}
     return len(types) == 1 and (node.op not in ("Conv", "MatMul") or types != {"int8"})
 
 
@@ -153,9 +153,8 @@ def _type_of_data(tensor: gs.Tensor, editor: GraphEditor, given: Collection[str]
     return _eight_bits(source.inputs[0], alone)
 
 
-def _type_of_result(node: gs.Node, quantize: gs.Node, editor: GraphEditor, given: Collection[str]) -> str:
-    steps, made = quantize.outputs[0], _unmasked(quantize.inputs[0], given)
-    moved = node not in made.inputs and made.inputs[0].op in _TRANSPARENT
+def _type_of_result(quantize: gs.Node, editor: GraphEditor, given: Collection[str]) -> str:
+    steps, moved = quantize.outputs[0], _unmasked(quantize.inputs[0], given).inputs[0].op in _TRANSPARENT
     read = [reader.op for reader in steps.outputs] == ["DequantizeLinear"] and steps.name not in editor.seen_outside
     return _eight_bits(quantize, moved or (read and _readers(steps.outputs[0].outputs[0], editor, given) == 1))
 
