@@ -10,7 +10,7 @@ from keras import layers
 
 import maskc
 import passes
-from maskc.train import MaskLayer
+from maskc.train import MaskLayer, PruningOptimizer
 from maskc.train.mask_layer import mask_layers
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -152,3 +152,18 @@ def compiled_flops(model: Any, path: Any) -> int:
     """Those of the file that is compiled of the exported model."""
     model.export(path, verbose=False)
     return maskc.compile(path, align="none", verify=False).report.after.flops
+
+
+def pruning(**settings: Any) -> PruningOptimizer:
+    """An optimizer that prunes beside SGD, by default all that it can."""
+    return PruningOptimizer("sgd", **(settings or {"flops_target": 0}))
+
+
+def vectors(count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((count, 4), np.float32), np.zeros((count, 3), np.float32)
+
+
+def chain(inputs: int, *units: int, activation: Any = None) -> Any:
+    """Dense layers, all but the last with this activation."""
+    hidden = [keras.layers.Dense(each, activation) for each in units[:-1]]
+    return keras.Sequential([keras.Input((inputs,)), *hidden, keras.layers.Dense(units[-1])])
