@@ -944,7 +944,7 @@ class Checker:
     ) -> None:
         """Judge numbers of floating point. axis: whose slices have scales."""
         allowed, share = result.at_most(turn)
-        wide = np.float64 if np.abs(want).max(initial=0) > HUGE else np.float32  # a scale would be infinite
+        wide = np.float32 if np.abs(want).max(initial=0) <= HUGE else np.float64  # a scale would be infinite
         one, two = (array.astype(np.promote_types(array.dtype, wide)) for array in (want, got))
         if not (np.isfinite(one).all() and np.isfinite(two).all()):
             finite, infinite, none = np.isfinite(one), np.isinf(one), np.isnan(one)

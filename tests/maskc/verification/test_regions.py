@@ -57,6 +57,15 @@ def test_nans_must_be_where_they_were() -> None:
     assert not api.verify(model, build.changed(model, "shift", lambda s: s + 1)).passed
 
 
+@pytest.mark.filterwarnings("error")
+def test_nans_beside_the_largest_floats() -> None:
+    """A scale of theirs, 16 times as large, is infinite in single precision."""
+    weights = {"a": np.array(0.001), "b": np.array(-0.001), "c": np.array(2.9e38)}
+    signature = "(float[200,8] x) => (float[200,8] y)"
+    model = build.model(signature, "p = Pow(x, a) y = Mul(p, c)", **weights)
+    assert api.verify(model, build.model(signature, "q = Pow(x, b) y = Div(c, q)", **weights)).passed
+
+
 @pytest.mark.parametrize("first", ["s = Sqrt(h)", "r = Div(h, h) l = Log(h) s = Mul(r, l)"])
 def test_nans_that_the_model_asks_for_must_be_there(first: str) -> None:
     """As of attention that is masked whole: what replaces them is another number otherwise."""
