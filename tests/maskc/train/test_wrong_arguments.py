@@ -240,11 +240,13 @@ def test_arguments_of_wrong_types(entry: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     parameters = inspect.signature(entry).parameters.values()
     defaults = (each.name for each in parameters if each.default is not each.empty)
+    given = None  # what was refused is as it was
     for name in dict.fromkeys([*ENTRIES[entry], *defaults]):
         for wrong in WRONG:
-            given = {n: value() if callable(value) else value for n, value in ENTRIES[entry].items()}
+            given = given or {n: value() if callable(value) else value for n, value in ENTRIES[entry].items()}
             with contextlib.suppress(MaskcError):
                 entry(**{**given, name: wrong})
+                given = None
 
 
 @pytest.mark.parametrize(
