@@ -37,6 +37,7 @@ from tests.maskc.pruning.networks import (
     inputs,
     network,
     recurrent,
+    steps,
 )
 
 # Of the FLOPs, which half of the hidden channels have.
@@ -290,6 +291,13 @@ def test_what_cannot_be_trained_is_told_before_the_search(monkeypatch: pytest.Mo
     text = "g (float[n,6] x) => (int64[n,1] i) { h = MatMul(x, first) y = MatMul(h, second) i = ArgMax<axis = 1>(y) }"
     model = network(text, {"first": drawn(6, 16), "second": drawn(16, 3)})
     with pytest.raises(InputError, match="no output follows from floating-point weights by operators that gradients"):
+        maskc.prune(model, inputs(model), epochs=1)
+    text = """g (float[n,6] x) => (float[n,3] y) { a = DequantizeLinear(first, s) h = MatMul(x, a)
+        q = QuantizeLinear(half, s) d = DequantizeLinear(q, s) m = Mul(h, d)
+        b = DequantizeLinear(second, s) y = MatMul(m, b) }"""
+    numbers = {"half": np.float32(0.5), "s": np.float32(0.02)}
+    model = network(text, {"first": steps(6, 16), "second": steps(16, 3), **numbers})
+    with pytest.raises(InputError, match="numbers of classes do not, nor from quantised ones"):
         maskc.prune(model, inputs(model), epochs=1)
 
 

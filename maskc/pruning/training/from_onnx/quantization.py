@@ -56,5 +56,5 @@ RULES = {
     "ConvInteger": Rule(_conv_integer, fixed=[2, 3]),
     "DequantizeLinear": Rule(_dequantize, fixed=[1, 2]),
     "MatMulInteger": Rule(_matmul_integer, fixed=[2, 3]),
-    "QuantizeLinear": Rule(_quantize, fixed=[1, 2]),
+    "QuantizeLinear": Rule(_quantize, fixed=[1, 2], scalars=True),
 }
