@@ -50,12 +50,15 @@ def test_it_stays_where_clip_has_its_bounds_as_attributes() -> None:
     assert "HardSigmoid" in operators(gated(opset=10), "openvino")
 
 
-@pytest.mark.parametrize(("target", "adapters"), [("onnxruntime", 2), ("openvino", 0), ("any", 0)])
-def test_where_branches_meet_channels_are_computed_for_openvino(target: str, adapters: int) -> None:
-    """To restore what the other branch has is faster than to compute it in ONNX Runtime, and slower in OpenVINO."""
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "any"])
+@pytest.mark.parametrize(("channels", "adapters"), [(320, 2), (16, 0)])
+def test_where_branches_meet_channels_are_restored_if_they_take_longer_to_compute(
+    target: str, channels: int, adapters: int
+) -> None:
+    """Measured in both runtimes: 1.1 and 1.2 times as fast from 96 channels, and 0.7 and 0.9 times from 16."""
     source = model(
-        "(float[1,160,28,28] x) => (float[1,16,28,28] y)"
-        " <float[64,160,1,1] wa, float[64,160,1,1] wb, float[16,64,1,1] wc>",
+        f"(float[1,{channels},28,28] x) => (float[1,16,28,28] y)"
+        f" <float[64,{channels},1,1] wa, float[64,{channels},1,1] wb, float[16,64,1,1] wc>",
         "a = Conv(x, wa)\n am = Mul(a, first)\n b = Conv(x, wb)\n bm = Mul(b, last)\n"
         " s = Add(am, bm)\n y = Conv(s, wc)",
         first=mask(*[1] * 32, *[0] * 32),
