@@ -22,8 +22,8 @@ from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape
 from passes.targets.widths.rates import Form, Rates
 
-# As many times what they take in ONNX Runtime. What an adapter is given is reordered before it, half of what it delivers,
-# and that after it.
+# As many times what they take in ONNX Runtime. What an adapter is given, half of what it delivers, is reordered before
+# it, and all after it.
 _ADAPTED, _NODE = 2.0, 2.0
 _REORDERS = 1.5
 
