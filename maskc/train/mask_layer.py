@@ -162,7 +162,8 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
             self.passage = copies, seen
         elif gathering.method.reads == "activations":
             self._activity[threading.get_ident()] = seen
-        return masked(inputs, mask, copies, self.axis)
+        with tf.control_dependencies([copies] if len(seen) > 1 else []):  # before what fails if the check would
+            return masked(inputs, mask, copies, self.axis)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns `input_shape`."""

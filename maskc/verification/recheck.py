@@ -1203,7 +1203,7 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
         raise RefusedError(f"It is no certificate of version {VERSION}.")
     for what, (_, files) in (("source", source), ("compiled", compiled)):
         if document.get(what) != {"sha256": [digest(path) for path in files]}:
-            raise RefusedError(f"It is of another {what} model: the SHA-256 is not that of {files[0].name}.")
+            raise RefusedError(f"It is of another {what} model or other masks: its SHA-256 is not of {files[0].name}.")
     before, after = source[0], compiled[0]
     if _ends(before) != _ends(after):
         raise RefusedError("The models have other inputs or outputs.")

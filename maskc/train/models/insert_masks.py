@@ -200,6 +200,8 @@ class _Copy:
         if not self._is_next_place_chosen():
             return outputs
         policy = getattr(operation, "dtype_policy", outputs.dtype)
+        if getattr(policy, "quantization_mode", None) is not None:  # as `int8_from_float32`; masks are not quantised
+            policy = policy.name.rpartition("_from_")[2]
         mask = MaskLayer(axis=axis, name=claimed(f"{operation.name}_mask", self._names), dtype=policy)
         self.masks[self._places] = mask
         return self._note(mask(outputs), axis)

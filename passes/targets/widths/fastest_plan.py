@@ -122,7 +122,7 @@ def fastest_plan(
         return plan, options, None
     first = comparison.choice(options, made=plan)
     best = comparison.best(comparison.estimates(first))
-    if comparison.whole < best.time:
+    if comparison.whole < best.time and options.adapters != "always":
         words = "kept, because the model with fewer channels is estimated to be slower"
         best = comparison.choice(options, everything(plan, words))
     if first.time <= comparison.whole and not _is_worth_it(planner.graph, first, best):

@@ -285,6 +285,15 @@ def test_behind_what_a_layer_applies_at_each_step() -> None:
     assert names(prunable(keras.Model(inputs, layers.Dense(2)(x)))) == ["each_mask", "both_mask"]
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_masks_behind_quantised_layers_are_not_quantised() -> None:
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(6, activation="relu", dtype="mixed_bfloat16")(inputs)))
+    model.quantize("int8")
+    (mask,) = mask_layers(prunable(model))
+    assert mask.dtype_policy.name == "mixed_bfloat16"
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 def test_masks_compute_in_the_precision_of_what_they_stand_behind(policy: str) -> None:
     inputs = keras.Input((8,))

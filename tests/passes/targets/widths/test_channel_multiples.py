@@ -294,6 +294,13 @@ def test_adapters_go_where_a_plan_without_them_is_faster() -> None:
     assert not adapters_of(masked_sum(), replace(ANY, ns_per_adapted_element=1000.0))
 
 
+def test_what_adapters_are_asked_for_is_not_undone_for_speed() -> None:
+    """No more is computed than with adapters where they are faster, though all channels are said to be faster still."""
+    dear = replace(ANY, ns_per_adapted_element=1000.0)
+    asked, fast = (shrink(masked_sum(), adapters=p, align=dear).report for p in ("always", "auto"))
+    assert asked.after.flops < fast.after.flops < asked.before.flops
+
+
 def test_adapters_stay_only_where_they_are_faster_without_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes.targets.widths.fastest_plan, "_DOUBT_OF_ADAPTERS", 9.0)
     assert not adapters_of(masked_sum(), ANY)
