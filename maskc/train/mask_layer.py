@@ -39,6 +39,9 @@ class Pruning(Protocol):
     def prune_if_due(self) -> None:
         """Takes decisions that are still open, and counts what they left."""
 
+    def settle(self) -> None:
+        """Does the same, and warns where a loop left several open."""
+
     def raise_failure(self) -> None:
         """Raises what a decision failed at, if any did."""
 
@@ -201,7 +204,7 @@ class MaskLayer(Refusing, keras.layers.Layer):  # type: ignore[misc]
         """
         optimizer = self._optimizer()
         if optimizer is not None:
-            optimizer.prune_if_due()
+            optimizer.settle()
             optimizer.watch.save()
         return optimizer is not None
 

@@ -192,13 +192,13 @@ class PruningOptimizer(Wrapping):
         """Returns FLOPs at the present masks, by the analysis; None where no model is known as yet."""
         if not self.built or self.pruner is None:
             return None
-        self.prune_if_due()
+        self.settle()
         return self.pruner.at([layer.mask.numpy() for layer in self.masked_layers()])
 
     @property
     def history(self) -> tuple[Pruned, ...]:
         """The entries pruned so far, in order."""
-        self.prune_if_due()
+        self.settle()
         names = self.pruner.names if self.pruner else [layer.name for layer in self.masked_layers()]
         figures = self.settings.currency.figures
         return tuple(Pruned(step, names[mask], channel, **figures(left)) for step, mask, channel, left in self._history)
@@ -362,17 +362,33 @@ class PruningOptimizer(Wrapping):
         """
         if self.pruner is None or tf.inside_function():
             return
-        if self._settled is not None:
-            step, settings = int(self.updates.numpy()), self.settings
-            settled, self._settled = self._settled, step
-            dues = [max(0, n - settings.burn_in) // settings.every for n in (settled, step)]
-            for _ in range(dues[1] - dues[0]):
+        if (due := self._due()) is not None:
+            self._settled = int(self.updates.numpy())
+            for _ in range(due):
                 prune(self.pruner, self.masked_layers(), self.updates, self._flops)
                 self.raise_failure()
         if self.pruner.uncounted:
             self.pruner.recount()
             self._flops.assign(self.pruner.flops)
             self._compiled_at = int(self.updates.numpy())
+
+    def settle(self) -> None:
+        """Does what `prune_if_due` does, and warns where a loop left several decisions open."""
+        own_loop = self.pruner is not None and self.pruner.raises and not tf.inside_function()
+        if own_loop and (due := self._due() or 0) > 1:
+            warn(
+                f"{due} decisions of pruning were due, and are taken at once by the present scores: call "
+                "prune_if_due() after each step that XLA compiles."
+            )
+        self.prune_if_due()
+
+    def _due(self) -> int | None:
+        """How many decisions steps compiled by XLA have left open; None where these are taken within steps."""
+        if self._settled is None:
+            return None
+        burn_in, every = self.settings.burn_in, self.settings.every
+        before, now = (max(0, step - burn_in) // every for step in (self._settled, int(self.updates.numpy())))
+        return now - before
 
     def _update_scores(self, pairs: Sequence[tuple[Any, MaskLayer]]) -> None:
         """Lets the importance scores of mask layers follow what the method reads of this batch."""
@@ -466,7 +482,7 @@ class PruningOptimizer(Wrapping):
 
     def save_own_variables(self, store: Any) -> None:
         """Saves this optimizer's state with its history; Keras saves the wrapped optimizer's by itself."""
-        self.prune_if_due()
+        self.settle()
         for index, variable in enumerate(self.own_variables):
             store[str(index)] = variable.numpy()
         store["history"] = np.asarray(self._history, np.int64).reshape(-1, 4)

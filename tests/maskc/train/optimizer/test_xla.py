@@ -70,8 +70,8 @@ def test_several_steps_to_one_execution() -> None:
     assert [entry.step for entry in compiled.optimizer.history] == [4, 4, 8, 8]
 
 
-@pytest.mark.slow
-def test_a_custom_loop_asks_for_decisions() -> None:
+def looped(ask: bool) -> tuple[Any, PruningOptimizer]:
+    """The model of a custom loop whose steps XLA compiles, which may ask for decisions after each."""
     keras.utils.set_random_seed(2)
     model = mlp()
     optimizer = PruningOptimizer(
@@ -85,6 +85,21 @@ def test_a_custom_loop_asks_for_decisions() -> None:
     x, y = data(model, count=36)
     for start in range(0, 36, 4):
         step(tf.constant(x[start : start + 4]), tf.constant(y[start : start + 4]))
-        optimizer.prune_if_due()
+        if ask:
+            optimizer.prune_if_due()
+    return model, optimizer
+
+
+@pytest.mark.slow
+def test_a_custom_loop_asks_for_decisions() -> None:
+    model, optimizer = looped(ask=True)
     np.testing.assert_equal(masks(model), masks(fitted()))
     assert optimizer.history == fitted().optimizer.history
+
+
+@pytest.mark.slow
+def test_a_custom_loop_that_never_asks_is_told(tmp_path: Path) -> None:
+    model, optimizer = looped(ask=False)
+    with pytest.warns(UserWarning, match="4 decisions of pruning were due, and are taken at once"):
+        model.save(tmp_path / "m.keras")
+    assert len(optimizer.history) == 4
