@@ -110,6 +110,7 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
     from maskc.frontend.tensorflow import tf2onnx_internals as internals
     from maskc.frontend.tensorflow.canonical_order import canonical
     from maskc.frontend.tensorflow.layer_names import name_by_layer
+    from maskc.frontend.tensorflow.operators import pool_padding
 
     size = sum(math.prod(v.shape) * v.dtype.size for v in source.function.variables if v.shape.is_fully_defined())
     if size > PROTOBUF_LIMIT:
@@ -143,6 +144,7 @@ def _convert(source: TensorFlowModel, rearranged: bool) -> ModelProto:
         raise InputError(f"{source.name} cannot be converted to ONNX: {where}{in_brief(error)}.") from error
     for entry in [entry for entry in model.opset_import if entry.domain == operators.DOMAIN]:
         model.opset_import.remove(entry)
+    pool_padding.keep_apart(model)
     canonical(model)
     name_by_layer(model, source.keras3)
     model.graph.name = "model"

@@ -169,6 +169,13 @@ def test_padding_before_a_convolution(keras: Any) -> None:
     assert counts == {"Transpose": 2, "Conv": 1}
 
 
+def test_zeros_around_negative_numbers_are_the_largest(keras: Any) -> None:
+    """As in a ResNetV2, whose first layer no activation follows; ONNX Runtime merges the two and has other borders."""
+    layers = [keras.layers.Conv2D(4, 3, bias_initializer=keras.initializers.Constant(-9.0))]
+    layers += [keras.layers.ZeroPadding2D(1), keras.layers.MaxPooling2D(3, strides=2), keras.layers.Conv2D(3, 1)]
+    assert converted(keras.Sequential([keras.Input((9, 9, 2)), *layers]))["Pad"] == 1
+
+
 def test_conversions_hold_here_and_nowhere_else(keras: Any) -> None:
     from tf2onnx.handler import tf_op
 
