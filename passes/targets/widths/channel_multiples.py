@@ -59,9 +59,10 @@ class WiderPlan:
 def widened(planner: Planner, plan: StoragePlan, align: Align, options: PlanOptions) -> WiderPlan:
     """The plan with wider axes where that is wanted or faster, and the layers that it concerns.
 
-    `plan` was made with these options. With rates, no plan is returned that they say takes longer than
-    `plan` does, nor than the graph with all of its channels; where `auto` wrote adapters, none is if that is faster,
-    and channels that are constant maps are computed where that is faster than to add their contribution as a map.
+    `plan` was made with these options. With rates, no plan is returned that they say takes longer than `plan` does, nor
+    than the graph with all of its channels, unless `always` asks for adapters; where `auto` wrote adapters, none is if
+    that is faster, and channels that are constant maps are computed where that is faster than to add their
+    contribution as a map.
     """
     speedup = None
     if align == "all":

@@ -1,7 +1,8 @@
 """Zero padding before a maximum, as of `ZeroPadding2D` and `MaxPooling2D`, that ONNX Runtime is not to merge.
 
 ONNX Runtime (1.31, fusion `Pad_Fusion`) takes a Pad of zeros for the padding of the MaxPool after it, which counts as
-minus infinity: another function where a window holds negative numbers only. It leaves negative zeros alone.
+minus infinity: another function where a window holds negative numbers only. It leaves negative zeros alone. What is
+compiled, `passes/targets/onnxruntime/pool_padding.py` keeps as its source has it, so the source is to be right here.
 """
 
 from __future__ import annotations
