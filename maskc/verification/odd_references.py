@@ -11,8 +11,14 @@ from onnx import ModelProto
 from maskc.errors import MaskcError, RunError
 from maskc.frontend.graph_queries import all_graphs, array_of, showing
 from maskc.runtime.session import load
+from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Outputs, Sample
-from passes.model.declarations import dims_of, written
+from maskc.verification.random_operators import draws
+from passes.model import declarations
+from passes.model.declarations import dims_of
+
+# An error above this share of the scale is none of rounding.
+_NO_ROUNDING = 1e-2
 
 
 def where_odd(reference: ModelProto, sample: Sample) -> str | None:
@@ -49,7 +55,19 @@ def _oddities(reference: ModelProto, sample: Sample) -> Iterator[str]:
     for name, expected in sample.expected.items():
         if name in inside and inside[name].shape != expected.shape:
             yield f"'{name}' of the reference is {list(inside[name].shape)} {because}"
+    yield from _wrongly_optimized(reference, sample, inside)
     yield from _misdeclared(reference, sample)
+
+
+def _wrongly_optimized(reference: ModelProto, sample: Sample, written: Outputs) -> Iterator[str]:
+    """Clauses that name outputs of which ONNX Runtime's optimizations make something else than is written."""
+    for name, expected in sample.expected.items() if not draws(reference) else ():
+        error = distance(written[name], expected) if name in written else None
+        if error is not None and not error.exact and error.max_abs > _NO_ROUNDING * error.scale:
+            yield (
+                f"ONNX Runtime's optimizations compute the reference wrongly: without them, '{name}' is other by "
+                f"{error.max_abs:.3g} (largest value {error.scale:.3g})"
+            )
 
 
 def _misdeclared(reference: ModelProto, sample: Sample) -> Iterator[str]:
@@ -66,6 +84,6 @@ def _misdeclared(reference: ModelProto, sample: Sample) -> Iterator[str]:
         declared = [sizes.get(dim) if isinstance(dim, str) else dim for dim in dims]
         if len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True)):
             yield (
-                f"'{value.name}' of the reference is {list(shape)}, which it declares as {written(dims)}: runtimes may "
-                "believe that"
+                f"'{value.name}' of the reference is {list(shape)}, which it declares as "
+                f"{declarations.written(dims)}: runtimes may believe that"
             )
