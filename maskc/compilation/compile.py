@@ -14,6 +14,7 @@ from onnx import ModelProto
 import passes
 from maskc import frontend
 from maskc.compilation.compile_report import CompileReport
+from maskc.compilation.constant_outputs import constant_outputs
 from maskc.compilation.kept_channels import kept_for_speed, with_advice
 from maskc.compilation.layer_timing import fastest
 from maskc.compilation.options import SECONDS, VERIFY_SAMPLES, Align, CompileOptions
@@ -281,19 +282,12 @@ def compiled_source(
         notes=(*shrunk.report.notes, *([_NO_RATES] if options.align == "auto" and table(options) is None else [])),
         widths=shrunk.report.widths,
         kept_for_speed=kept,
-        warnings=(*source.notes, *all_alike(masks), *_constant_outputs(target, shrunk.report)),
+        warnings=(*source.notes, *all_alike(masks), *constant_outputs(target, shrunk.model)),
         layers=layers(before, shrunk.report.after),
     )
     if options.verify is not None:
         report = _verified(report, source, target, shrunk, options)
     return Compiled(shrunk.model, report, source.files)
-
-
-def _constant_outputs(model: ModelProto, report: Report) -> list[str]:
-    """Sentences about outputs of which all channels are masked: whatever the network was for, it does no more."""
-    outputs = {value.name for value in model.graph.output}
-    constant = [axis.tensor for axis in report.masked if axis.masked == axis.total and axis.tensor in outputs]
-    return [f"Output '{name}' is the same for every input: all of its channels are masked." for name in constant]
 
 
 def shrink_with(

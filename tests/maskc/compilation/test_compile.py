@@ -15,6 +15,8 @@ from maskc.frontend import write_model_files
 from tests.maskc import build
 from tests.maskc.command import files, full_disk, maskc, refused, reported, succeeded
 
+WHY = "the masks leave nothing of what computes it"
+
 
 def same(left: Path | onnx.ModelProto, right: Path | onnx.ModelProto, *shape: int) -> None:
     x = np.random.default_rng(5).normal(size=shape).astype(np.float32)
@@ -92,10 +94,30 @@ def test_masks_that_remove_nothing_or_everything_are_told(tmp_path: Path) -> Non
     ones, zeros, constant = succeeded("compile", source, "--masks", masks).stderr.splitlines()
     assert ones == "Warning: Masks of ones only remove nothing: act."
     assert zeros == "Warning: Masks of zeros only remove whole tensors: flat."
-    assert constant == f"Warning: Output '{out}' is the same for every input: all of its channels are masked."
+    assert constant == f"Warning: Output '{out}' is the same for every input: {WHY}."
     assert succeeded("explain", source, "--masks", masks).stderr.splitlines() == [ones, zeros, constant]
     np.savez(masks, nowhere=np.ones(6))
     refused(maskc("compile", source, "--masks", masks), 2, "has no tensor 'nowhere', but 'conv', ")
+
+
+def test_an_output_behind_what_is_masked_whole_is_told() -> None:
+    """It reads the sizes of the input still, and its own channels are not masked."""
+    for mask, warned in ((np.zeros((4, 1, 1)), 1), (np.array([0, 0, 0, 1]).reshape(4, 1, 1), 0)):
+        body = """
+            a = Mul(x, mask)
+            b = Conv<kernel_shape=[1, 1]>(a, w, bias)
+            y = Relu(b)
+            s = Shape(x)
+        """
+        weights = {
+            "mask": mask.astype(np.float32),
+            "w": np.ones((2, 4, 1, 1), np.float32),
+            "bias": np.ones(2, np.float32),
+        }
+        model = build.model("(float[n,4,h,w] x) => (float[n,2,h,w] y, int64[4] s)", body, 17, **weights)
+        assert [said for said in api.compile(model).report.warnings if "every input" in said] == [
+            f"Output 'y' is the same for every input: {WHY}."
+        ][:warned]
 
 
 def test_keeps_what_the_model_says_about_itself(tmp_path: Path) -> None:
