@@ -49,8 +49,8 @@ from passes.mask_savings.gated import PLACE
 from passes.model.graph_to_onnx import exported
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.order import Shrunk
+from passes.pipeline.recorder import Watch
 from passes.pipeline.report import Report
-from passes.pipeline.trace import Watch
 from passes.sizes.prepare import checked
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets import registry

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from onnx import ModelProto
 
-from onnx import ModelProto, NodeProto
-
-from maskc.frontend.graph_queries import all_graphs, bodies, constants
+from maskc.frontend.graph_queries import constants
+from passes.graph.nested_protos import read_names
 
 # Operators of which the result says nothing of the values that they read.
 _OF_SIZES_ALONE = frozenset({"Shape", "Size"})
@@ -27,15 +26,7 @@ def _reached(model: ModelProto) -> set[str]:
     found = {value.name for value in model.graph.input} - constants(model).keys()
     for node in model.graph.node:
         if node.op_type not in _OF_SIZES_ALONE and (
-            node.op_type.startswith("Random") or not found.isdisjoint(_reads(node))
+            node.op_type.startswith("Random") or not found.isdisjoint(read_names(node))
         ):
             found.update(node.output)
     return found
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """Names that a node and its bodies read, those of the bodies' own tensors included."""
-    yield from node.input
-    for graph in (inner for body in bodies(node) for inner in all_graphs(body)):
-        yield from (name for each in graph.node for name in each.input)
-        yield from (value.name for value in graph.output)

@@ -31,7 +31,7 @@ from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.verification.inputs import one_sample
 from passes.pipeline.options import ShrinkOptions
 from passes.pipeline.order import Shrunk
-from passes.pipeline.trace import Watch
+from passes.pipeline.recorder import Watch
 from passes.targets.onnxruntime.processors import ANY
 from passes.targets.widths.convolution_shape import ConvolutionShape
 from passes.targets.widths.rates import Rates

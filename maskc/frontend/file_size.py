@@ -6,7 +6,7 @@ from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, TensorProto
 
 from maskc.frontend.graph_queries import all_tensors, is_external, tensor_bytes
-from passes.model.outline import large_constants, without_initializers
+from passes.model.outline import copy_fields, large_constants, without_initializers
 from passes.weights.streaming import stored_bytes
 
 # Protobuf refuses even to measure a message of 2 GB or more; the graph beside the weights is allowed for.
@@ -52,13 +52,7 @@ def _constant_bytes(node: NodeProto) -> int:
 def _bytes_without(message: Message, left_out: str) -> int:
     """Bytes of a message without one of its fields."""
     rest = type(message)()
-    for field, value in message.ListFields():
-        if field.name == left_out:
-            continue
-        if field.is_repeated or field.message_type is not None:
-            getattr(rest, field.name).MergeFrom(value)
-        else:
-            setattr(rest, field.name, value)
+    copy_fields(message, rest, (left_out,))
     return int(rest.ByteSize())
 
 

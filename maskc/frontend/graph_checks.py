@@ -17,16 +17,16 @@ from maskc.frontend.graph_queries import (
     all_graphs,
     all_nodes,
     all_tensors,
-    bodies,
     claimed,
     copied,
     is_external,
     tensor_types,
     type_of,
 )
-from passes.graph.name_scopes import captured_names
+from passes.graph.nested_protos import bodies, read_names
 from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.declarations import declare, misdeclared, redeclare, redeclared
+from passes.model.set_nodes import set_nodes
 from passes.sizes.prepare import tensors_by_name
 from passes.weights.streaming import stored_bytes
 
@@ -186,7 +186,7 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
             yield f"node {label(node)} has nothing as input {missing}, and needs something there"
         if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
             yield f"node {label(node)} has {odd}"
-        yield from (_not_ready(node, name, writers) for name in _read(node) if name not in ready)
+        yield from (_not_ready(node, name, writers) for name in read_names(node) if name not in ready)
         ready.update(node.output)
         for body in bodies(node):
             yield from _faults(body, frozenset(ready))
@@ -235,11 +235,6 @@ def _twice(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _read(node: NodeProto) -> list[str]:
-    """Tensors that the node reads, those that its bodies take from the graph around it included."""
-    return [*node.input, *sorted(captured_names(node))]
-
-
 def _not_ready(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str:
     """The node reads what nothing writes, or what is written further on: by a cycle, or in the wrong order."""
     if name not in writers:
@@ -254,7 +249,7 @@ def _not_ready(node: NodeProto, name: str, writers: dict[str, NodeProto]) -> str
             while ring[-1] != name:
                 ring.append(trail[ring[-1]])
             return f"the graph has a cycle through {' and '.join(dict.fromkeys(label(writers[t]) for t in ring))}"
-        for needed in _read(writers[current]):
+        for needed in read_names(writers[current]):
             if needed in writers and needed not in trail and needed != name:
                 trail[needed] = current
                 waiting.append(needed)
@@ -277,16 +272,14 @@ def in_order(model: ModelProto) -> ModelProto:
                 order = [*TopologicalSorter(needs).static_order()]
             except CycleError:
                 return model
-            nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
-            del graph.node[:]
-            graph.node.extend(nodes)
+            set_nodes(graph, [graph.node[index] for index in order])
     return result
 
 
 def _needs(graph: GraphProto) -> tuple[dict[int, set[int]], bool]:
     """The nodes that each node reads, and whether one of them is further on."""
     writers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    needs = {i: {writers[name] for name in _read(node) if name in writers} for i, node in enumerate(graph.node)}
+    needs = {i: {writers[name] for name in read_names(node) if name in writers} for i, node in enumerate(graph.node)}
     return needs, any(max(needed, default=-1) >= index for index, needed in needs.items())
 
 

@@ -12,7 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from passes.graph.nested_protos import bodies
 from passes.graph.tensors import STANDARD_DOMAINS, element_of
+from passes.model.declarations import dims_of
 from passes.model.outline import large_constants
 from passes.sizes.prepare import tensors_by_name
 from passes.weights.streaming import External, stored_bytes
@@ -25,7 +27,6 @@ _WITH_TENSORS = frozenset(
     kind for name, kind in AttributeProto.AttributeType.items() if "TENSOR" in name or "GRAPH" in name
 )
 
-_WITH_GRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 
 HALF_TYPES = frozenset(
     value
@@ -49,13 +50,6 @@ class TensorType:
 def name_of(node: NodeProto) -> str:
     """The name of a node or, unnamed, that of its first output."""
     return node.name or next(filter(None, node.output), "")
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node holds: the branches of an If, the body of a Loop or Scan."""
-    for attribute in node.attribute or ():  # asking takes less than going through none
-        if attribute.type in _WITH_GRAPHS:
-            yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
 
 
 def copied(model: ModelProto) -> ModelProto:
@@ -189,11 +183,8 @@ def weight_bytes(model: ModelProto) -> int:
 
 def type_of(value: ValueInfoProto) -> TensorType:
     """Type of a graph input, output or annotated value; not a tensor: element type 0 and no shape."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return TensorType(tensor.elem_type, None)
-    sizes = (dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor.shape.dim)
-    return TensorType(tensor.elem_type, tuple(sizes))
+    dims = dims_of(value)
+    return TensorType(value.type.tensor_type.elem_type, None if dims is None else tuple(dims))
 
 
 def tensor_types(model: ModelProto) -> dict[str, TensorType]:

@@ -15,7 +15,7 @@ from maskc.errors import RunError
 from maskc.runtime.bfloat16_as_float32 import widened
 from maskc.runtime.session import Session
 from maskc.verification.random_operators import load_repeatable
-from passes.graph.name_scopes import captured_names
+from passes.graph.nested_protos import read_names
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -44,7 +44,7 @@ class Walk:
         """
         nodes, waiting = self._divided(name)
         made = {output for node in nodes for output in node.output if output}
-        later = {tensor for node in waiting for tensor in _read(node)} | {name}
+        later = {tensor for node in waiting for tensor in read_names(node)} | {name}
         if nodes:
             step = self._step(nodes, sorted(made & later))
             first = {**self.values[0], **step.on(self.values[0])}
@@ -68,7 +68,7 @@ class Walk:
         for node in reversed(self._waiting):
             if wanted & set(node.output):
                 found.append(node)
-                wanted |= _read(node)
+                wanted.update(read_names(node))
             else:
                 others.append(node)
         return found[::-1], others[::-1]
@@ -76,7 +76,7 @@ class Walk:
     def _step(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> _Step:
         """These nodes, by which the tensors that are held become these outputs."""
         made = {output for node in nodes for output in node.output}
-        read = {tensor for node in nodes for tensor in _read(node)} - made
+        read = {tensor for node in nodes for tensor in read_names(node)} - made
         held = self.values[0]
         graph = GraphProto(name="part")
         graph.node.extend(nodes)
@@ -119,8 +119,3 @@ class _Made(Sequence[NDArray[Any]]):
 
     def __getitem__(self, number: Any) -> Any:
         return self.step.on(self.values[number])[self.name]
-
-
-def _read(node: NodeProto) -> set[str]:
-    """Names of the tensors that a node reads, its bodies included."""
-    return {*filter(None, node.input), *filter(None, captured_names(node))}

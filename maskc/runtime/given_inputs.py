@@ -39,8 +39,8 @@ def array_of(given: Mapping[str, Any], name: str, ports: Sequence[Port], where: 
 
 
 def declared(port: Port) -> tuple[int | None, ...]:
-    """The sizes that the model declares, None for those that it leaves open, as some do by -1."""
-    return tuple(size if isinstance(size, int) and size >= 0 else None for size in port.type.shape or ())
+    """The sizes that the model declares, None for those that it leaves open."""
+    return tuple(size if isinstance(size, int) else None for size in port.type.shape or ())
 
 
 def _shaped(array: NDArray[Any], port: Port, where: str) -> NDArray[Any]:

@@ -29,6 +29,12 @@ class ConstantSlices:
         """Those that are this number."""
         return ConstantSlices(self.mask & (self.value == value), self.value)
 
+    def plus(self, known: ConstantSlices | None, factor: float = 1) -> ConstantSlices:
+        """With what is known of an addend, times a factor, added to each; None where nothing is."""
+        if known is None:
+            return ConstantSlices(np.zeros_like(self.mask), self.value)
+        return ConstantSlices(self.mask & known.mask, self.value + factor * known.value)
+
 
 @dataclass(eq=False)
 class Demand:

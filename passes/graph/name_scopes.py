@@ -1,29 +1,13 @@
-"""Scopes of names in nested graphs: names read from around a graph, and tensors renamed so that no two share a name."""
+"""Scopes of names in nested graphs: tensors renamed so that no two share a name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import Names
 from passes.graph.subgraphs import subgraphs
-
-
-def captured_names(node: onnx.NodeProto) -> set[str]:
-    """Names that the bodies of the node read and do not define."""
-    return {name for each in node.attribute if each.type == onnx.AttributeProto.GRAPH for name in _free_names(each.g)}
-
-
-def _free_names(graph: onnx.GraphProto) -> set[str]:
-    read = {value.name for value in graph.output}
-    defined = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    defined |= {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
-        read |= {*node.input} | captured_names(node)
-        defined |= {*node.output}
-    return read - defined
 
 
 def distinguish(graph: gs.Graph) -> None:

@@ -15,7 +15,7 @@ from passes.graph.tensors import is_constant, set_stored
 from passes.model.graph_to_onnx import exported
 from passes.pipeline import order
 from passes.pipeline.options import ShrinkOptions
-from passes.pipeline.trace import Recorder
+from passes.pipeline.recorder import Recorder
 from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.prepare import shaped

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection, Iterator
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from passes.graph.nested_protos import nested
 from passes.graph.subgraphs import with_bodies
 
 _OF_NODES = ("doc_string", "metadata_props", "device_configurations")
@@ -48,8 +49,10 @@ def restore(model: ModelProto, source: ModelProto) -> None:
     A node has what it had in the source by now; to that comes what was said of the node that wrote the same tensor.
     """
     model.graph.metadata_props.extend(source.graph.metadata_props)
-    writers = {name: node for node in _nodes(source.graph) if of_node(node) is not None for name in node.output if name}
-    for node in _nodes(model.graph) if writers else ():
+    writers = {
+        name: node for node in nested(source.graph.node) if of_node(node) is not None for name in node.output if name
+    }
+    for node in nested(model.graph.node) if writers else ():
         for name in node.output:
             if name in writers:
                 _add(node, writers[name])
@@ -70,7 +73,7 @@ def _annotate(graph: GraphProto, source: GraphProto) -> None:
     if not source.quantization_annotation:
         return
     shapes = {t.name: list(t.dims) for t in graph.initializer}
-    named = {name for n in _nodes(graph) for name in (*n.input, *n.output)} | {v.name for v in graph.input}
+    named = {name for n in nested(graph.node) for name in (*n.input, *n.output)} | {v.name for v in graph.input}
     stored = {t.name: t for t in source.initializer}
     for annotation in source.quantization_annotation:
         name, parameters = annotation.tensor_name, [entry.value for entry in annotation.quant_parameter_tensor_names]
@@ -91,14 +94,6 @@ def _stored(model: ModelProto) -> Iterator[TensorProto]:
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output:
             yield TensorProto(name=node.output[0], doc_string=node.doc_string, metadata_props=node.metadata_props)
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _nodes(attribute.g)
 
 
 def _add(part: NodeProto | TensorProto | ValueInfoProto, other: NodeProto | TensorProto | ValueInfoProto) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 from onnx.inliner import inline_local_functions
 
+from passes.graph.nested_protos import nested
 from passes.graph.opset_versions import Form, is_valid, means_the_same, opset_of
 from passes.graph.tensors import STANDARD_DOMAINS, describe
 from passes.model.outline import outline
@@ -38,7 +37,7 @@ def _with_defaults(model: ModelProto) -> ModelProto:
     if not defaults:
         return model
     model = ModelProto.FromString(model.SerializeToString())
-    for node in (*_nested(model.graph.node), *(node for f in model.functions for node in _nested(f.node))):
+    for node in (*nested(model.graph.node), *(node for f in model.functions for node in nested(f.node))):
         given = {attribute.name for attribute in node.attribute}
         own = defaults.get((node.domain, node.op_type, node.overload), ())
         node.attribute.extend(attribute for attribute in own if attribute.name not in given)
@@ -60,7 +59,7 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
         own = opset_of(function)
         if own in (None, opset):
             continue
-        standard = (node for node in _nested(function.node) if node.domain in STANDARD_DOMAINS)
+        standard = (node for node in nested(function.node) if node.domain in STANDARD_DOMAINS)
         changed = [n for n in standard if not _means_the_same(n, own, opset)]
         for node in changed:
             if is_valid(_form(node), opset):
@@ -76,15 +75,6 @@ def _in_its_opset(model: ModelProto) -> ModelProto:
         found = onnx.shape_inference.infer_shapes(outline(model)).graph.value_info
         model.graph.value_info.extend(value for value in found if value.name not in known)
     return model
-
-
-def _nested(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """These nodes and those of their bodies."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _nested(attribute.g.node)
 
 
 def _means_the_same(node: NodeProto, own: int, opset: int) -> bool:

@@ -14,7 +14,8 @@ from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from passes.graph.construct import constant, node, omitted, variable
-from passes.graph.name_scopes import captured_names, distinguish
+from passes.graph.name_scopes import distinguish
+from passes.graph.nested_protos import captured_names
 from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import Body
 from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of, is_constant

@@ -51,7 +51,7 @@ def large_constants(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def without_initializers(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto] = ()) -> onnx.ModelProto:
     """A copy of the model in which the graph has no initializers, and none of these nodes."""
     bare, left_out = described_as(model), {node.output[0] for node in nodes}
-    _copy_fields(model.graph, bare.graph, ("initializer", "node") if left_out else ("initializer",))
+    copy_fields(model.graph, bare.graph, ("initializer", "node") if left_out else ("initializer",))
     if left_out:
         bare.graph.node.extend(node for node in model.graph.node if left_out.isdisjoint(node.output))
     return bare
@@ -60,15 +60,16 @@ def without_initializers(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]
 def described_as(source: onnx.ModelProto) -> onnx.ModelProto:
     """A model without a graph, and with all else that the source says."""
     model = onnx.ModelProto()
-    _copy_fields(source, model, ("graph",))
+    copy_fields(source, model, ("graph",))
     return model
 
 
-def _copy_fields(source: Message, copy: Message, left_out: Collection[str]) -> None:
+def copy_fields(source: Message, copy: Message, left_out: Collection[str]) -> None:
+    """Copy the fields of a message, but for those of these names, into another."""
     for field, value in source.ListFields():
         if field.name in left_out:
             continue
-        if field.is_repeated:
-            getattr(copy, field.name).extend(value)
+        if field.is_repeated or field.message_type is not None:
+            getattr(copy, field.name).MergeFrom(value)
         else:
             setattr(copy, field.name, value)

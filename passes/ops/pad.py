@@ -12,11 +12,19 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, polynomials
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.windows import Window
-from passes.graph.tensors import MOST_SLICES, int_list, numpy_dtype, operand, shape_of
+from passes.graph.tensors import MOST_SLICES, Array, int_list, is_constant, numpy_dtype, operand, shape_of, values_of
 from passes.ops.base import integers, register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.lower_ops import Rewriter
+
+
+def fill_of(pad: gs.Node) -> Array | None:
+    """What is stored of the constant that a Pad fills with; None for other modes, or if it is computed."""
+    value = operand(pad, 2)
+    if pad.attrs.get("mode", "constant") != "constant" or not (value is None or is_constant(value)):
+        return None
+    return np.asarray(pad.attrs.get("value", 0.0)) if value is None else values_of(value)
 
 
 @register("Pad")
@@ -59,7 +67,7 @@ class Pad(SizeRule, Movement):
         return [(0, 0) if zero[a] and zero[a + rank] else None for a in range(rank)]
 
     def _value(self, node: gs.Node, facts: Facts) -> float | None:
-        """The constant that is padded with, None for other modes or if it is computed."""
+        """The constant that is padded with, None for other modes or if it is not known."""
         if node.attrs.get("mode", "constant") != "constant":
             return None
         tensor = operand(node, 2)

@@ -15,11 +15,11 @@ from passes.simplify import (
     one_hot_to_gather,
 )
 from passes.simplify.decomposed_activations import hard_activations
-from passes.targets.base import Target
+from passes.targets.widths.fusions import fused_nodes
 from passes.weights import write_quantized
 
 
-def clean(graph: gs.Graph, target: Target, origins: Origins, *, nested: bool = False, activations: bool = True) -> None:
+def clean(graph: gs.Graph, origins: Origins, *, nested: bool = False, activations: bool = True) -> None:
     """Leave nothing of the masks: fold constants, scales and Gathers into weights, fuse activations, drop the rest.
 
     A `nested` graph reads tensors of the one around it, where some rewrites would not notice that. Channels in another
@@ -37,7 +37,7 @@ def clean(graph: gs.Graph, target: Target, origins: Origins, *, nested: bool = F
     if activations and not nested:
         hard_activations.fuse_into_contractions(graph)
     if not nested:
-        fold_scale_shift.fold_into_consumers(graph, target.fused_nodes(graph))
+        fold_scale_shift.fold_into_consumers(graph, fused_nodes(graph))
     one_hot_to_gather.look_up(graph)
     dead_code.drop_identities(graph)
     constant_folding.carry_sizes(graph)

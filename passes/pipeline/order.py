@@ -25,9 +25,9 @@ from passes.pipeline import notes
 from passes.pipeline.cleanup import clean, store_compactly
 from passes.pipeline.narrow_ports import narrow_ports
 from passes.pipeline.options import ShrinkOptions
+from passes.pipeline.recorder import Recorder, Watch
 from passes.pipeline.report import Report
 from passes.pipeline.subgraph_bodies import Enclosing, analyse_body, pick_what_is_read
-from passes.pipeline.trace import Recorder, Trace, Watch
 from passes.planning.apply import apply
 from passes.planning.divide_groups import divide
 from passes.planning.explain import explain
@@ -133,17 +133,15 @@ def shrink(
     model: onnx.ModelProto,
     options: ShrinkOptions | None = None,
     *,
-    trace: Trace | None = None,
     watch: Watch | None = None,
     store: Store | None = None,
     **changes: Any,
 ) -> Shrunk:
     """The same function as a smaller dense graph; `model` is left as it is.
 
-    options: how it is compiled. trace: where to note what each pass made of the model. watch: told the name of each
-    pass before it runs. store: where large weights of the result are written, one after another; the result then names
-    them as external data, by the path of that file. changes: fields of `ShrinkOptions` by name (`adapters="never"`, for
-    example), in place of those of `options`.
+    options: how it is compiled. watch: told the name of each pass before it runs. store: where large weights of the
+    result are written, one after another; the result then names them as external data, by the path of that file.
+    changes: fields of `ShrinkOptions` by name (`adapters="never"`, for example), in place of those of `options`.
 
     Raises GraphError when the graph is not valid: nodes out of order, shapes that contradict each other; SizeError for
     sizes to count at that do not fit; ValueError for a policy or target that there is not; TypeError for the name of an
@@ -151,7 +149,7 @@ def shrink(
     """
     options = (options or ShrinkOptions()).changed(**changes)
     source = inlined(model)
-    recorder = Recorder(source, watch, trace)
+    recorder = Recorder(watch)
 
     def write(graph: gs.Graph, at: Sizes) -> tuple[onnx.ModelProto, Cost]:
         with recorder.step("clean", graph):
@@ -160,8 +158,6 @@ def shrink(
             return file, sum_over_nodes.count(file, at=at)  # more is known of the graph than the file tells
 
     result = attempts(source, options, write, recorder)
-    if trace is not None:
-        trace.stages["clean"] = result.written
     done = result.plan
     gone = notes.on_weights(source, result.written, done.facts) if any(axis.removed for axis in done.masked) else ()
     said = (*notes.on_the_model(source, result.graph), *notes.on_nan(source, done.facts), *gone, *done.notes)
@@ -190,8 +186,6 @@ def attempts(
             # where sizes after a subgraph are not known to the source they count as 1 there, and there only
             if best.after.flops > whole.after.flops or too_large:  # adapters cost more than what was removed
                 best = whole
-                if recorder.trace is not None:
-                    recorder.trace.stored.clear()
             else:
                 best = replace(best, written=write(best.graph, best.before.at.sizes)[0])  # over the other one
         if not best.has_more_params():
@@ -223,7 +217,7 @@ def _with_all_channels(
         masked, held = explain(graph, plan.facts, plan.plan)
         why = ["Removing channels would have cost more than it saves, so all of them are kept."] if masked else []
         plan = replace(plan, masked=masked, held=held, notes=(*plan.notes, *why))
-    clean(graph, options.runtime, plan.origins, activations=False)
+    clean(graph, plan.origins, activations=False)
     store_compactly(graph, model)
     written, after = write(graph, attempt.before.at.sizes)
     return replace(attempt, graph=graph, written=written, after=after, plan=plan)
@@ -243,7 +237,7 @@ def shrink_graph(
     the sake of speed makes the graph exceed the FLOPs that it came with.
     """
     limit = sum_over_nodes.flops_of(graph) if around is None and options.align is not None else 0
-    with recorder.step("prepare", graph, traced=True):
+    with recorder.step("prepare", graph):
         # unused nodes are still there, and count as readers, and so are masks that let all pass, which stand between
         faults = options.runtime.faults(graph, options.given)
         dead_code.drop_identities(graph)
@@ -255,15 +249,13 @@ def shrink_graph(
             dead_code.drop_unused(graph)
     unknown = notes.on_operators(graph)
     found = plan_graph(graph, options, recorder, around)
-    with recorder.step("rewrite", graph, traced=True):
+    with recorder.step("rewrite", graph):
         apply(graph, found.facts, found.plan, found.cuts, nested=around is not None)
         for constant in (found.facts.constant, found.facts.constant_map):
             for name, axes in constant.items():
                 for axis, known in axes.items():
                     found.origins.note_constant(name, axis, known.mask)
         found.origins.store(found.plan.stored)
-    if recorder.trace is not None:
-        recorder.trace.stored = dict(found.plan.stored)
     with recorder.step("clean"):
         zeros, nested = found.zeros, around is not None
         finish(graph, options, faults, found.origins, source=source, zeros=zeros, limit=limit, nested=nested)
@@ -284,7 +276,7 @@ def finish(
 ) -> None:
     """Clean up a rewritten graph and write it in the forms of the target; the arguments are those of its methods."""
     runtime = options.runtime
-    clean(graph, runtime, origins, nested=nested)
+    clean(graph, origins, nested=nested)
     drop_zeros(graph, zeros)
     runtime.write_fast_forms(graph, limit, nested=nested)
     store_compactly(graph, source)
@@ -307,14 +299,14 @@ def plan_graph(
     made = zeros = divided = frozenset[str]()
     unread: Mapping[str, str] = {}
     origins = Origins()
-    with recorder.step("facts", graph, traced=True):
+    with recorder.step("facts", graph):
         if around is None:
             facts, made, zeros, unread, origins = understood(graph)
             divided = divide(graph, facts, options.adapters) | separate(graph, facts)
         if around is not None or line_up(graph, facts, origins) or divided:
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
-    with recorder.step("nested", graph, traced=True):
+    with recorder.step("nested", graph):
         if around is None:
             mark_shared(graph)
         inner = [(node, body) for node in graph.nodes for body in subgraphs(node)]

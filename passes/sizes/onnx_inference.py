@@ -18,6 +18,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.shape_rules import ShapeVectors
 from passes.abstract_values.windows import windows_rounded_up
 from passes.errors import GraphError, in_brief
+from passes.graph.nested_protos import bodies
 from passes.graph.subgraphs import captured, with_bodies
 from passes.graph.tensors import Array, Dim, describe, dtype_of, element_of, is_standard, present
 from passes.model.declarations import MADE_UP, dims_of, is_name, written_by_unknown
@@ -232,8 +233,7 @@ def _put_functions(model: onnx.ModelProto, graph: onnx.GraphProto, slices: bool)
                     onnx.helper.make_node("Cast", ["y"], ["i"], to=7),
                 ]
                 _put_function(model, node, ["x"], parts[: len(node.output)])
-        # asking whether there are attributes takes less than going through none
-        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH) if node.attribute else ():
+        for body in bodies(node):
             _put_functions(model, body, slices)
 
 
@@ -265,8 +265,7 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
         for name in node.output:
             if name in declared and name not in told:
                 declared[name].ClearField("shape")
-    # asking whether there are attributes takes less than going through none
-    for body in (a.g for n in graph.node if n.attribute for a in n.attribute if a.type == onnx.AttributeProto.GRAPH):
+    for body in (body for node in graph.node for body in bodies(node)):
         _forget_declared(body)
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from typing import Protocol
 
 import onnx_graphsurgeon as gs
 
 
 class Target(Protocol):
-    """A runtime: what it fuses, which forms it is fast with, and what it computes wrongly."""
-
-    def fused_nodes(self, graph: gs.Graph) -> Set[int]:
-        """The ids of all nodes that become one operator together with others, so that no rewrite takes these apart."""
+    """A runtime: which forms it is fast with, and what it computes wrongly."""
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         """Write a compiled graph in forms that run faster, as far as it does not come to more FLOPs than `limit`.

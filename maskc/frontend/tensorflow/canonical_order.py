@@ -14,7 +14,8 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto
 
-from maskc.frontend.graph_queries import all_nodes, bodies, rename_tensors
+from maskc.frontend.graph_queries import all_nodes, rename_tensors
+from passes.graph.nested_protos import bodies
 from passes.model.set_nodes import set_nodes
 
 # Numbers in names that say only when something was made.

@@ -23,7 +23,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
-from passes.graph.name_scopes import captured_names
+from passes.graph.nested_protos import read_names
 from passes.graph.subgraphs import bodies
 from passes.graph.tensors import is_constant, is_floating, operand, values_of
 from passes.ops import UNKNOWN, rules
@@ -298,7 +298,7 @@ def layers(model: ModelProto) -> Layers:
 
 def readers(model: ModelProto) -> Counter[str]:
     """How often each tensor is read, by what is in bodies and by the outside as well."""
-    uses = Counter(name for node in model.graph.node for name in (*node.input, *captured_names(node)))
+    uses = Counter(name for node in model.graph.node for name in read_names(node))
     uses.update(value.name for value in model.graph.output)
     return uses
 

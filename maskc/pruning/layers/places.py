@@ -14,7 +14,7 @@ from maskc.frontend.graph_queries import array_of, copied, tensor_types
 from maskc.pruning.layers.channel_tracing import reached
 from maskc.pruning.layers.contractions import Layers, layers, readers
 from maskc.pruning.layers.network import Holder, Network, Reader, sharing, together, with_places
-from passes.graph.name_scopes import captured_names
+from passes.graph.nested_protos import captured_names
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.set_nodes import set_nodes
 from passes.sizes.sizes_to_count_at import Sizes

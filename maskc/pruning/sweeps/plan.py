@@ -19,7 +19,6 @@ from maskc.compilation.compile import default_output
 from maskc.compilation.options import VERIFY, CompileOptions
 from maskc.errors import InputError
 from maskc.frontend import KERAS_SUFFIXES, write_model_files
-from maskc.frontend.graph_queries import bodies
 from maskc.frontend.mask_files import read_masks
 from maskc.inspection.flops import count, telling_of
 from maskc.pruning.choice.observation import observed
@@ -33,6 +32,7 @@ from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
 from maskc.results.measurements import Figures
 from maskc.verification.verify import verify
+from passes.graph.nested_protos import bodies
 from passes.mask_savings.magnitude_masks import levels as by_magnitude
 from passes.sizes.sizes_to_count_at import Sizes, still_open
 

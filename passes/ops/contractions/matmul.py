@@ -117,9 +117,7 @@ class Gemm(ReadRule, SizeRule, Contraction, AffineFolding):
             return sums
         own = [a for _, out, a in self.beside(node) if out == axis and facts.size(c, a) == sums.mask.size]
         known = facts.constant_slices(c, own[0]) if own else facts.repeated(c, sums.mask.size)
-        if known is None:
-            return ConstantSlices(np.zeros(sums.mask.size, bool), sums.value)
-        return ConstantSlices(sums.mask & known.mask, sums.value + self._beta(node) * known.value)
+        return sums.plus(known, self._beta(node))
 
     def add(self, node: gs.Node, rewriter: Rewriter, total: Array, axes: list[int], first: int = 0) -> None:
         """Into a constant C, else by an Add after the product."""

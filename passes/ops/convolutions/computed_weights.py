@@ -67,7 +67,4 @@ class ComputedWeights(Contraction):
 
     def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
         bias = operand(node, self.bias)
-        if bias is None or axis != 1:
-            return sums
-        known = facts.constant_slices(bias, 0)
-        return ConstantSlices(sums.mask & known.mask, sums.value + known.value)
+        return sums if bias is None or axis != 1 else sums.plus(facts.known(bias, 0))

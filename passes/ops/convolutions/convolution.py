@@ -40,12 +40,7 @@ class Convolution(GroupedSums, AffineFolding):
 
     def with_operands_beside(self, node: gs.Node, facts: Facts, axis: int, sums: ConstantSlices) -> ConstantSlices:
         bias = operand(node, 2)
-        if bias is None:
-            return sums
-        known = facts.known(bias, 0)
-        if known is None:
-            return ConstantSlices(np.zeros_like(sums.mask), sums.value)
-        return ConstantSlices(sums.mask & known.mask, sums.value + known.value)
+        return sums if bias is None else sums.plus(facts.known(bias, 0))
 
     # -- forward -------------------------------------------------------------------------------------------------
 

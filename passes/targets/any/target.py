@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.onnxruntime.target import OnnxRuntime
-from passes.targets.openvino import channel_orders, padded_steps
 from passes.targets.openvino.processors import PROCESSORS
+from passes.targets.openvino.target import OpenVino
 
 #: widths by the rates of ONNX Runtime, as no wider layer is faster in OpenVINO, and plans by those of both
 TABLES = {name: replace(rates, beside=PROCESSORS[name]) for name, rates in RATES.items()}
@@ -24,9 +24,7 @@ class AnyRuntime(OnnxRuntime):
 
     def avoid_faults(self, graph: gs.Graph, known: Collection[str], *, nested: bool) -> None:
         super().avoid_faults(graph, known, nested=nested)
-        channel_orders.split_orders(graph)
-        padded_steps.mask_gathers(graph)
-        padded_steps.own_steps(graph)
+        OpenVino().avoid_faults(graph, known, nested=nested)
 
 
 CPU = "cpu"

@@ -15,9 +15,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import int_list, numpy_dtype, operand, values_of
+from passes.graph.tensors import int_list, numpy_dtype, operand
 from passes.ops import rules
-from passes.ops.pad import Pad
+from passes.ops.pad import Pad, fill_of
 from passes.ops.pooling import AveragePool, MaxPool
 from passes.ops.shape import Transpose
 
@@ -54,7 +54,8 @@ def _merged(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
             alone = len(source.outputs) == 1 and len(source.inputs) == 1 and id(source) not in outputs
             before = source.inputs[0] if alone else None
             current = before if before is not None and isinstance(rules(before), (Pad, Transpose)) else None
-        if current is None or not _fills_with_zeros(current):
+        fill = None if current is None else fill_of(current)
+        if current is None or fill is None or fill.any() or np.signbit(fill).any() or fill.dtype.kind != "f":
             continue
         if isinstance(rules(node), MaxPool) or _fails(node, current):
             yield node, current
@@ -67,13 +68,3 @@ def _fails(pool: gs.Node, pad: gs.Node) -> bool:
     amounts = pad.attrs.get("pads") or int_list(operand(pad, 1)) or [0]
     most = max(amounts) + max(pool.attrs.get("pads", [0]))
     return bool(most > min(size - step for size, step in zip(kernel, steps or [1] * len(kernel), strict=True)))
-
-
-def _fills_with_zeros(pad: gs.Node) -> bool:
-    if pad.attrs.get("mode", "constant") != "constant":
-        return False
-    fill = operand(pad, 2)
-    if fill is not None and not isinstance(fill, gs.Constant):
-        return False
-    value = np.asarray(pad.attrs.get("value", 0.0)) if fill is None else values_of(fill)
-    return bool((value == 0).all() and not np.signbit(value).any()) and value.dtype.kind == "f"

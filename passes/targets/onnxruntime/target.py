@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -17,7 +17,6 @@ from passes.targets.onnxruntime import (
     squeeze_reshapes,
 )
 from passes.targets.onnxruntime.processors import RATES
-from passes.targets.widths import fusions
 from passes.targets.widths.channel_multiples import Align
 from passes.targets.widths.rates import Rates
 
@@ -33,9 +32,6 @@ class OnnxRuntime:
 
     align: Align | None = None
     elsewhere: bool = False
-
-    def fused_nodes(self, graph: gs.Graph) -> Set[int]:
-        return fusions.fused_nodes(graph)
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.graph.editor import GraphEditor, drop_erased, erase
 from passes.graph.tensors import int_list, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
 from passes.ops import rules
-from passes.ops.pad import Pad
+from passes.ops.pad import Pad, fill_of
 from passes.ops.quantization import Dequantize
 from passes.ops.slice_gather import Gather
 
@@ -60,9 +60,9 @@ def own_steps(graph: gs.Graph) -> None:
 def _appends_zeros(pad: gs.Node, axis: int, rank: int) -> bool:
     """Whether it puts zeros behind dequantised data along this axis alone."""
     made = pad.inputs[0].inputs[0] if pad.inputs[0].inputs else None
-    value, ends, axes = operand(pad, 2), int_list(operand(pad, 1)), operand(pad, 3)
-    if made is None or not isinstance(rules(made), Dequantize) or pad.attrs.get("mode", "constant") != "constant":
+    fill, ends = fill_of(pad), int_list(operand(pad, 1))
+    if made is None or not isinstance(rules(made), Dequantize) or fill is None or fill.any():
         return False
-    zero = value is None or (is_constant(value) and not values_of(value).any())
-    whole = axes is None and ends is not None and len(ends) == 2 * rank
-    return zero and whole and ends is not None and [i for i, n in enumerate(ends) if n] == [rank + axis]
+    if ends is None or len(ends) != 2 * rank or operand(pad, 3) is not None:
+        return False
+    return [i for i, n in enumerate(ends) if n] == [rank + axis]

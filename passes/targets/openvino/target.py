@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
@@ -12,7 +12,6 @@ from passes.targets.onnxruntime import space_to_depth_convolutions, squeeze_resh
 from passes.targets.openvino import channel_orders, depth_to_space_convolutions, padded_steps
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
-from passes.targets.widths import fusions
 from passes.targets.widths.channel_multiples import Align
 from passes.targets.widths.rates import Rates
 
@@ -23,13 +22,10 @@ TABLES = PROCESSORS
 class OpenVino:
     """A `passes.targets.base.Target`. By `align`, where it is rates, forms are chosen.
 
-    It fuses the patterns that ONNX Runtime fuses. What it gets wrong of a source is right in the compiled model.
+    What it gets wrong of a source is right in the compiled model.
     """
 
     align: Align | None = None
-
-    def fused_nodes(self, graph: gs.Graph) -> Set[int]:
-        return fusions.fused_nodes(graph)
 
     def write_fast_forms(self, graph: gs.Graph, limit: int, *, nested: bool) -> None:
         if isinstance(self.align, Rates):

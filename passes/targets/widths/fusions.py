@@ -1,4 +1,4 @@
-"""Patterns that ONNX Runtime fuses into one operator when it loads a model: Gelu, x · sigmoid(x), normalisations."""
+"""Patterns that runtimes fuse into one operator as they load a model: Gelu, x · sigmoid(x), normalisations."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from passes import shrink
 from tests.passes.text import compiled, model
 
 HALF = "{1, 0, 1, 0}"
@@ -44,3 +45,12 @@ def test_masked_channels_go_from_convolutions_at_computed_places(operands: str) 
     )
     places = 64 * 3 * (27 if "m" in operands else 18)
     assert compiled(source).report.after.macs == 64 * 2 * 3 + places + 64 * 3 * 2 * 9 + 64 * 2 * 3
+
+
+def test_nothing_is_known_of_a_bias_whose_size_the_data_decide() -> None:
+    source = model(
+        f"(float[1,4,8,8] x, float[n] b, bool[n] c, float[6,1,1,1] s) => (float[1,6,6,6] y) <float[6,4,3,3] w,"
+        f" float[4,1,1] keep = {HALF}>",
+        "a = Mul(x, keep) f = Mul(w, s) bias = Compress<axis=0>(b, c) y = Conv(a, f, bias)",
+    )
+    assert shrink(source).report.after.macs == 36 * 6 * 2 * 9
