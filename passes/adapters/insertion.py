@@ -16,7 +16,7 @@ from passes.abstract_values.polynomial import Expression, Polynomial, Term
 from passes.abstract_values.row_index import Rows
 from passes.adapters import price
 from passes.graph.editor import GraphEditor
-from passes.graph.tensors import SMALL, Array, Dim, Dtype, Mask, bits, numpy_dtype, rank_of, shape_of, values_of
+from passes.graph.tensors import SMALL, Array, Dim, Dtype, Mask, along, bits, numpy_dtype, rank_of, shape_of, values_of
 
 _INT64 = np.dtype(np.int64)
 
@@ -97,7 +97,7 @@ class Adapters:
                 return self._pad(tensor, sizes, axis, (kept[0], np.count_nonzero(want) - 1 - kept[-1]), values[0])
             wider = self._pad(tensor, sizes, axis, (0, 1), values[0])
         else:
-            vector = values.reshape([-1 if a == axis else 1 for a in range(rank_of(tensor))])
+            vector = values.reshape(along(axis, rank_of(tensor)))
             wider = self.append(tensor, sizes, axis, self._editor.constant("fill", vector), len(values))
         index = np.where(have, place, stored + np.searchsorted(values, np.where(missing, fill, values[0])))
         return self._gather(wider, axis, index[want])
@@ -125,7 +125,7 @@ class Adapters:
         if not (want & ~have & ~(missing & (original >= 0))).any():  # all that is missing is stored elsewhere
             return self._gather(tensor, axis, np.where(have, place, place[original])[want])
         current = self.fit(tensor, sizes, axis, have, want, fill, None)
-        shape, dtype = [-1 if a == axis else 1 for a in range(rank_of(tensor))], numpy_dtype(tensor)
+        shape, dtype = along(axis, rank_of(tensor)), numpy_dtype(tensor)
         for number, rep in enumerate(dependence.reps):
             factor = np.where(missing, dependence.coef[:, number], 0)[want].astype(dtype).reshape(shape)
             if factor.any():
@@ -155,7 +155,7 @@ class Adapters:
             values = _even(fill)[wanted[axis]]
             if not broadcast and values.size > SMALL and (values == values[0]).all():
                 values = values[:1]  # an operator that reads it must not become a constant as large
-            vector = values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+            vector = values.reshape(along(axis, len(shape)))
             constant, uneven = self._editor.constant(f"{tensor.name}_constant", vector), False
         if broadcast or (not uneven and sizes == list(shape_of(constant) or ())):
             self._made[key] = constant

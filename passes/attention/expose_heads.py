@@ -17,7 +17,7 @@ from passes.attention import split_projections
 from passes.attention.channel_index import once, varying
 from passes.attention.heads import Follower, Root, Trace
 from passes.graph.editor import GraphEditor, drop_erased, erase_keeping_input
-from passes.graph.tensors import Array, Index, Mask, numpy_dtype, shape_of, values_of
+from passes.graph.tensors import Array, Index, Mask, along, numpy_dtype, rank_of, values_of
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.channel_order import live_first
 from passes.rewriting.origins import Origins
@@ -114,7 +114,7 @@ class _Writer:
                 back[np.argsort(merge.index, kind="stable")] = np.argsort(channels, kind="stable")
                 self.origins.take(merge.tensor.name, merge.axis, np.argsort(back))
             cleared = ~(merge.root.needed | merge.zero)[channels]
-            self.origins.cleared[merge.tensor.name] = cleared.reshape(_along(merge.tensor, merge.axis))
+            self.origins.cleared[merge.tensor.name] = cleared.reshape(along(merge.axis, rank_of(merge.tensor)))
             zero = constant[channels]
             shift = np.where(merge.fixed[channels], merge.root.value[channels], 0)
             if not aligned:
@@ -132,7 +132,7 @@ class _Writer:
     ) -> tuple[gs.Tensor, gs.Tensor]:
         """The tensor with zeros for what is not kept, and that with the shift added, and then in this order."""
         producer = tensor.inputs[0] if tensor.inputs else self.editor.start
-        shape = _along(tensor, axis)
+        shape = along(axis, rank_of(tensor))
 
         def emit(op: str, data: gs.Tensor, hint: str, values: Array, **attrs: object) -> gs.Tensor:
             constant = self.editor.constant(hint, values)
@@ -167,11 +167,6 @@ class _Writer:
             )
             node.inputs[place] = self.editor.constant(node.inputs[place].name, values)
             self.rearranged = True
-
-
-def _along(tensor: gs.Tensor, axis: int) -> list[int]:
-    """The shape of a vector along an axis of a tensor."""
-    return [-1 if a == axis else 1 for a in range(len(shape_of(tensor) or ()))]
 
 
 def _replace_inputs(nodes: list[gs.Node], old: gs.Tensor, new: gs.Tensor) -> None:

@@ -154,10 +154,7 @@ class _Hoist:
             copies[output.name] = copy = self.editor.variable(output.name, output.dtype, output.shape)
             self.origins[copy.name] = Origin(output.name)
             current = self.editor.emit(node.op, inputs, copy, name, node.attrs, domain=node.domain, before=self.reshape)
-        shape = [channels.size if a == axis else d for a, d in enumerate(shape_of(source) or ())]
-        picked = self.editor.variable(f"{source.name}_part", source.dtype, shape)
-        operands = [current, self.editor.constant("channels", channels)]
-        self.editor.emit("Gather", operands, picked, f"{source.name}_pick", {"axis": axis}, before=self.reshape)
+        picked = self.editor.gather(current, axis, channels, f"{source.name}_part", before=self.reshape)
         change = Orders(self.editor.graph, rules, self.origins).written(current, axis, channels) if chain else None
         if change is None:
             return picked

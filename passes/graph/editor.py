@@ -13,7 +13,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from passes.graph import construct
 from passes.graph.opset_versions import became_operands
 from passes.graph.subgraphs import seen_outside, with_bodies
-from passes.graph.tensors import Array, Dim, Dtype
+from passes.graph.tensors import Array, Dim, Dtype, shape_of
 
 _Tensor = TypeVar("_Tensor", bound=gs.Tensor)
 
@@ -165,6 +165,23 @@ class GraphEditor:
         node = construct.node(op, self.names.fresh(name), attrs, inputs, [output], domain)
         self.insert(node, before=before, after=after)
         return output
+
+    def gather(
+        self,
+        tensor: gs.Tensor,
+        axis: int,
+        slices: Array | gs.Constant,
+        hint: str,
+        *,
+        before: gs.Node | None = None,
+        after: gs.Node | None = None,
+    ) -> gs.Variable:
+        """Slices of a tensor along an axis, by their indices, from a new Gather that `emit` puts in."""
+        index = slices if isinstance(slices, gs.Constant) else self.ints("slices", slices)
+        shape = shape_of(tensor)
+        sizes = None if shape is None else [index.shape[0] if a == axis else size for a, size in enumerate(shape)]
+        output, name = self.variable(hint, tensor.dtype, sizes), f"{hint}_gather"
+        return self.emit("Gather", [tensor, index], output, name, {"axis": axis}, before=before, after=after)
 
     def insert(self, node: gs.Node, *, before: gs.Node | None = None, after: gs.Node | None = None) -> None:
         """Put a node that is made already in, as `emit` does."""

@@ -86,6 +86,11 @@ def dimensions(tensor: gs.Tensor) -> Sequence[Dim]:
     return tensor.shape
 
 
+def along(axis: int, rank: int) -> list[int]:
+    """The shape of a vector along one of so many axes."""
+    return [-1 if each == axis else 1 for each in range(rank)]
+
+
 def rank_of(tensor: gs.Tensor) -> int:
     """Number of dimensions of a tensor of which it is known."""
     return len(dimensions(tensor))

@@ -14,7 +14,7 @@ from passes.abstract_values.row_index import Rows, together
 from passes.abstract_values.shape_rules import ElementRule, Elements, ReadRule, Shape, ShapeVectors, picked
 from passes.abstract_values.slices import Constants, ConstantSlices, Dependences, Link, Maps, Masks, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
+from passes.graph.tensors import Array, along, is_constant, is_float, numpy_dtype, present, rank_of, shape_of, size_of
 from passes.ops.base import Linked
 from passes.ops.traits import DependenceTransfer, NaturalSlices, passed_on
 from passes.rewriting.channel_facts import Facts
@@ -115,14 +115,14 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer, NaturalSlices)
         merged = {place: rows[place] for place in targets.pop(part.output_axis, ())}  # each slice is of one row there
         picks = [source, *(np.zeros(1, np.int64) if r is None else r.places for r in map(merged.get, range(len(rows))))]
         index: list[Rows | None] = []
-        shapes = [_along(0, rank)] * (len(rows) + 1)
+        shapes = [along(0, rank)] * (len(rows) + 1)
         for axis in (a for a in range(rank) if a != part.output_axis):
             joint = together([rows[place] for place in targets.get(axis, ())])
             if joint is None:
                 return None
             index.append(joint[0])
             for number, place in enumerate(targets.get(axis, ())):
-                picks[place + 1], shapes[place + 1] = joint[1][:, number], _along(len(index), rank)
+                picks[place + 1], shapes[place + 1] = joint[1][:, number], along(len(index), rank)
         value = known.value[tuple(p.reshape(s) for p, s in zip(picks, shapes, strict=True))]
         return ConstantMap(mask.mask, value, tuple(index))
 
@@ -170,15 +170,10 @@ def stored_alike(sets: Sets, axes: Collection[int], outputs: int) -> Sets:
     return result
 
 
-def _along(place: int, rank: int) -> list[int]:
-    """The shape of a vector along one of `rank` axes."""
-    return [-1 if a == place else 1 for a in range(rank)]
-
-
 def whole_line(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | None:
     """The constants along an axis, [..., size, ...] with 1 for the other axes; None unless all slices are constant."""
     known = facts.known(tensor, axis)
-    return known.value.reshape(_along(axis, rank_of(tensor))) if known is not None and known.mask.all() else None
+    return known.value.reshape(along(axis, rank_of(tensor))) if known is not None and known.mask.all() else None
 
 
 def same_axis(node: gs.Node, facts: Facts, pairs: list[tuple[int, int]]) -> list[Link]:

@@ -16,7 +16,18 @@ from passes.abstract_values.polynomial import Polynomial, maximum, minimum
 from passes.abstract_values.shape_rules import ElementRule, Elements, ShapeVectors, each
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Link, Maps, Sets
 from passes.graph.evaluate import evaluate
-from passes.graph.tensors import Array, Mask, is_constant, is_float, numpy_dtype, operand, product, shape_of, volume
+from passes.graph.tensors import (
+    Array,
+    Mask,
+    along,
+    is_constant,
+    is_float,
+    numpy_dtype,
+    operand,
+    product,
+    shape_of,
+    volume,
+)
 from passes.ops.base import Linked, Preserved, axis_attribute, integers, register
 from passes.ops.movement import filled, same_axis, whole_line
 from passes.ops.traits import DependenceTransfer, passed_on
@@ -217,7 +228,7 @@ class ReduceSum(Reduce, DependenceTransfer):
         # scale · (reduction of weights · slices) + total
         data, dtype = node.inputs[0], numpy_dtype(x)
         if (weights[kept] != 1).any():
-            shape = [-1 if a == axis else 1 for a in range(len(rewriter.shape(x)))]
+            shape = along(axis, len(rewriter.shape(x)))
             factors = rewriter.constant("times", (weights[kept] * scale).astype(dtype).reshape(shape))
             data, scale = rewriter.emit("Mul", [data, factors], data), 1.0
         rewriter.set_input(node, 0, data)

@@ -80,30 +80,22 @@ def _kept(
 
 
 def _narrow(node: gs.Node, bodies: list[gs.Graph], port: Port, axis: int, kept: Mask, outer: GraphEditor) -> None:
-    there = port.outside(axis)
+    there, picked = port.outside(axis), np.flatnonzero(kept)
     if port.enters:
         number, inner = port.enters
         data = node.inputs[number]
-        node.inputs[number] = _picked(outer, data, there, kept, before=node)
+        node.inputs[number] = outer.gather(data, there, picked, f"{data.name}_narrow", before=node)
     if port.leaves:
         data = node.outputs[port.leaves[0]]
         node.outputs[port.leaves[0]] = _put_back(outer, data, there, kept, after=node)
     for body in bodies:
         editor = GraphEditor(body, outer.names)
         if port.leaves:
-            body.outputs[port.leaves[1]] = _picked(editor, body.outputs[port.leaves[1]], axis, kept)
+            data = body.outputs[port.leaves[1]]
+            body.outputs[port.leaves[1]] = editor.gather(data, axis, picked, f"{data.name}_narrow")
         if port.enters:
             body.inputs[inner] = _put_back(editor, body.inputs[inner], axis, kept, after=editor.start)
         editor.finish()
-
-
-def _picked(
-    editor: GraphEditor, tensor: gs.Tensor, axis: int, kept: Mask, before: gs.Node | None = None
-) -> gs.Variable:
-    """The slices that are kept of a tensor."""
-    narrow = _like(editor, tensor, axis, int(kept.sum()))
-    operands = [tensor, editor.ints("kept", np.flatnonzero(kept))]
-    return editor.emit("Gather", operands, narrow, f"{narrow.name}_pick", {"axis": axis}, before=before)
 
 
 def _put_back(editor: GraphEditor, tensor: gs.Tensor, axis: int, kept: Mask, after: gs.Node) -> gs.Variable:

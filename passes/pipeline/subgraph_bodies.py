@@ -76,10 +76,8 @@ def pick_what_is_read(graph: gs.Graph, plans: Mapping[int, StoragePlan]) -> None
                         continue
                     key = picked.name, axis, mask.tobytes()
                     if key not in made:
-                        shape = [int(mask.sum()) if a == axis else d for a, d in enumerate(shape_of(picked) or ())]
-                        output = editor.variable(f"{tensor.name}_read", tensor.dtype, shape)
-                        inputs = [picked, editor.ints("read", np.flatnonzero(mask))]
-                        made[key] = editor.emit("Gather", inputs, output, output.name, {"axis": axis}, before=node)
+                        read = np.flatnonzero(mask)
+                        made[key] = editor.gather(picked, axis, read, f"{tensor.name}_read", before=node)
                     picked = made[key]
                 if picked is not tensor:
                     replace_inside(body, tensor, picked)

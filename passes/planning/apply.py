@@ -13,7 +13,7 @@ from passes.abstract_values.constant_maps import ConstantMap
 from passes.graph.construct import constant
 from passes.graph.editor import GraphEditor, Names, erase
 from passes.graph.subgraphs import captured, replace_captured, with_bodies
-from passes.graph.tensors import MOST_SLICES, SMALL, Array, Dim, Mask, is_constant, numpy_dtype, present, size_of
+from passes.graph.tensors import MOST_SLICES, SMALL, Array, Mask, is_constant, numpy_dtype, present, size_of
 from passes.ops import rules
 from passes.ops.contractions.matmul import Gemm
 from passes.ops.elementwise import Elementwise
@@ -211,12 +211,8 @@ def _gather_from_shared(graph: gs.Graph, cuts: Cuts) -> None:
 def _gather(along: list[tuple[int, gs.Constant]], origin: gs.Constant, cut: gs.Constant, editor: GraphEditor) -> None:
     """Let the nodes of one graph read slices that are gathered, by their indices per axis, in place of the cut."""
     current: gs.Tensor = origin
-    shape: list[Dim] = list(origin.shape)
     for axis, index in along:
-        shape[axis] = index.shape[0]
-        output = editor.variable(f"{origin.name}_cut", cut.dtype, list(shape))
-        name, attrs = f"{origin.name}_gather", {"axis": axis}
-        current = editor.emit("Gather", [current, index], output, name, attrs, after=editor.start)
+        current = editor.gather(current, axis, index, f"{origin.name}_cut", after=editor.start)
     for node in editor.graph.nodes:
         if any(t is cut for t in node.inputs):
             node.inputs = [current if t is cut else t for t in node.inputs]

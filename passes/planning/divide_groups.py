@@ -91,12 +91,10 @@ def _multiplies_unequally(node: gs.Node, facts: Facts, policy: Policy) -> bool:
 def _repeat_inputs(editor: GraphEditor, node: gs.Node) -> str:
     """Let the convolution read its input once for each channel that it writes; the name of the tensor of these."""
     data, groups, count = node.inputs[0], group_size(node), size_of(node.outputs[0], 1) or 0
-    shape = [count if axis == 1 else size for axis, size in enumerate(shape_of(data) or ())]
-    indices = editor.constant("channels", np.arange(groups).repeat(count // groups))
-    repeated = editor.variable(f"{data.name}_each", data.dtype, shape)
-    node.inputs[0] = editor.emit("Gather", [data, indices], repeated, f"{node.name}_each", {"axis": 1}, before=node)
+    each = np.arange(groups).repeat(count // groups)
+    node.inputs[0] = editor.gather(data, 1, each, f"{data.name}_each", before=node)
     node.attrs["group"] = count
-    return repeated.name
+    return node.inputs[0].name
 
 
 class _Runs:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.constant_maps import FLOPS_PER_ADDED_ELEMENT
 from passes.graph.editor import GraphEditor
 from passes.graph.subgraphs import is_read_by_others
-from passes.graph.tensors import Mask, shape_of
+from passes.graph.tensors import Mask, along, shape_of
 from passes.ops import rules
 from passes.ops.contractions.integer import IntegerSums
 from passes.ops.traits import WeightedSum
@@ -65,11 +65,11 @@ def _write(editor: GraphEditor, node: gs.Node, each: WeightedSum, facts: Facts, 
     assert isinstance(op, IntegerSums)
     (data, scale, zero), stored = node.inputs[0].inputs[0].outputs, op.stored_steps(node, weights)
     shape, others = shape_of(result) or (), tuple({*range(len(weights.shape))} - {inner})
-    along = [-1 if a == axis else 1 for a in range(len(shape))]
-    values = editor.constant("constants", facts.constant_slices(each.data, axis).value[gone].reshape(along))
+    vector = along(axis, len(shape))
+    values = editor.constant("constants", facts.constant_slices(each.data, axis).value[gone].reshape(vector))
     levels = editor.variable("levels", data.dtype, values.shape)
     sums = editor.variable(
-        f"{result.name}_of_constants", result.dtype, [s if n < 0 else 1 for s, n in zip(shape, along, strict=True)]
+        f"{result.name}_of_constants", result.dtype, [s if n < 0 else 1 for s, n in zip(shape, vector, strict=True)]
     )
     rest = editor.variable(f"{result.name}_of_others", result.dtype, shape)
     theirs = editor.constant(weights.name, stored.numbers.compress(gone, axis=inner))

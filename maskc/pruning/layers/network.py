@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from maskc.pruning.layers.contractions import Contraction, Index, Layers
-from passes.graph.tensors import unite
+from passes.graph.tensors import along, unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
 from passes.mask_savings.coupled_entries import Coupling, coupling
@@ -200,10 +200,10 @@ def gated_units(model: ModelProto, layers: Layers) -> dict[str, Filters]:
             units[name] = Filters(node.output[0], state.axis, len(state.shape) + 1, dtype, np.ones(state.width), False)
             kind = helper.np_dtype_to_tensor_dtype(dtype)
             model.graph.input.append(helper.make_tensor_value_info(name, kind, [state.width]))
-            along = [(layer.weights, layer.shape, layer.along.rindex("o")) for layer in those]
-            for number, (operand, shape, axis) in enumerate([*along, (bias, constants.values[bias].shape, 1)], 1):
+            cuts = [(layer.weights, layer.shape, layer.along.rindex("o")) for layer in those]
+            for number, (operand, shape, axis) in enumerate([*cuts, (bias, constants.values[bias].shape, 1)], 1):
                 made, place = f"{name}/{number}", list(node.input).index(operand)
-                column = np.array([-1 if each == axis else 1 for each in range(len(shape))], np.int64)
+                column = np.array(along(axis, len(shape)), np.int64)
                 repeated = [name] * (shape[axis] // state.width)
                 model.graph.initializer.append(numpy_helper.from_array(column, f"{made}/shape"))
                 nodes += [

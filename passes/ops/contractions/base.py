@@ -30,6 +30,7 @@ from passes.graph.tensors import (
     Array,
     Index,
     Mask,
+    along,
     initializer,
     inverse,
     is_constant,
@@ -178,9 +179,9 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         sizes = [known.mask.size for known in constants]
         mask, value = np.zeros(sizes, bool), np.zeros(sizes)
         for number, known in enumerate(constants):
-            along = [-1 if n == number else 1 for n in range(len(constants))]
-            value = np.where(known.mask.reshape(along), known.value.reshape(along), value)
-            mask = mask | known.mask.reshape(along)
+            shape = along(number, len(constants))
+            value = np.where(known.mask.reshape(shape), known.value.reshape(shape), value)
+            mask = mask | known.mask.reshape(shape)
         return ConstantSlices(mask.reshape(-1), value.reshape(-1))
 
     def _sum(self, node: gs.Node, projection: Projection, values: Array) -> tuple[Array, list[int]]:

@@ -13,6 +13,7 @@ from passes.abstract_values.slices import ConstantSlices, Dependences
 from passes.graph.tensors import (
     Array,
     Mask,
+    along,
     initializer,
     is_constant,
     numpy_dtype,
@@ -71,8 +72,8 @@ class IntegerSums(WeightedSums):
     def stored_steps(self, node: gs.Node, weights: gs.Constant) -> Steps:
         zero, values = operand(node, self.operands.weight_zero), values_of(weights)
         points = np.zeros(1, np.int8) if zero is None else values_of(zero)
-        along = [-1 if a == self.free else 1 for a in range(values.ndim)]
-        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(along))
+        shape = along(self.free, values.ndim)
+        return Steps(weights.name, values, np.ones((), np.float32), points.reshape(shape))
 
     def has_stored_zero(self, node: gs.Node) -> bool:
         """Whether the zero point of the data is stored; else only channels that lie at it are removed."""

@@ -32,9 +32,7 @@ def split_orders(graph: gs.Graph) -> None:
         if order is None or np.array_equal(order[order], np.arange(order.size)):
             continue
         first, second = _own_inverses(order)
-        half = editor.variable(f"{output.name}_half", output.dtype, data.shape)
-        axis = {"axis": _CHANNELS}
-        editor.emit("Gather", [data, editor.ints("channels", first)], half, f"{node.name}_half", axis, before=node)
+        half = editor.gather(data, _CHANNELS, first, f"{output.name}_half", before=node)
         node.inputs = [half, editor.ints("channels", second)]
     editor.finish()
 

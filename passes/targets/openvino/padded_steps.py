@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.graph.editor import GraphEditor, drop_erased, erase
-from passes.graph.tensors import int_list, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
+from passes.graph.editor import GraphEditor, erase
+from passes.graph.tensors import along, int_list, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
 from passes.ops import rules
 from passes.ops.pad import Pad, fill_of
 from passes.ops.quantization import Dequantize
@@ -32,15 +32,12 @@ def mask_gathers(graph: gs.Graph) -> None:
         if channels and is_constant(index) and len(index.shape) == 1 and _appends_zeros(pad, axis, rank):
             at, total = values_of(index), size_of(data, axis) or 0
             at = np.where(at < 0, at + total, at)
-            shape = [-1 if a == axis else 1 for a in range(rank)]
-            mask = (at < channels).astype(numpy_dtype(node.outputs[0])).reshape(shape)
-            picked = editor.variable(f"{node.outputs[0].name}_picked", node.outputs[0].dtype, node.outputs[0].shape)
-            inputs = [pad.inputs[0], editor.ints("channels", np.where(at < channels, at, 0))]
-            editor.emit("Gather", inputs, picked, f"{node.name}_picked", {"axis": axis}, before=node)
+            mask = (at < channels).astype(numpy_dtype(node.outputs[0])).reshape(along(axis, rank))
+            there = np.where(at < channels, at, 0)
+            picked = editor.gather(pad.inputs[0], axis, there, f"{node.outputs[0].name}_picked", before=node)
             node.op, node.attrs, node.inputs = "Mul", {}, [picked, editor.constant("there", mask)]
             if not data.outputs and all(data is not t for t in graph.outputs):
                 erase(pad)
-    drop_erased(graph)
     editor.finish()
 
 
