@@ -10,7 +10,8 @@ from keras import layers
 from maskc.train.keras_internals import output_projection
 from maskc.train.models.masked_attention import MaskedGroupQueryAttention, MaskedMultiHeadAttention
 from maskc.train.shrinking.known_channels import Mask
-from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, even, known, slices
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, known, slices
+from passes.ops.convolutions.channel_groups import filled
 
 
 def _heads(layer: Any, projection: Any) -> Mask:
@@ -73,7 +74,7 @@ def _grouped_query(layer: Any, place: Place) -> Narrowed | None:
     whole = np.ones(known(place.call.outputs[0]).size, bool)
     used = at_least_one(_heads(layer, output_projection(layer))).reshape(layer.num_key_value_heads, -1)
     shared: Mask = np.asarray(used.any(1))
-    heads = even(used, shared).reshape(-1)
+    heads = filled(used, shared, least=1).reshape(-1)
     taken[:2] = whole, whole
     weights = _weights(layer.name, place, taken, heads, shared) | {"gate/kernel": slices(None, heads, None)}
     weights |= {"gate/bias": slices(heads, None), "attention_output/bias": slices(whole)}

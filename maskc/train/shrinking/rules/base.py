@@ -93,15 +93,6 @@ def at_least_one(channels: Mask) -> Mask:
     return np.asarray(np.arange(channels.size) == 0)
 
 
-def even(wanted: Mask, groups: Mask) -> Mask:
-    """In each of the groups as many, with more of its first ones; wanted: bool `(groups, channels in each)`."""
-    most = max(1, int(wanted.sum(1).max()))
-    order = np.argsort(~wanted, axis=1, kind="stable")[:, :most]
-    result = np.zeros_like(wanted)
-    np.put_along_axis(result, order, True, axis=1)
-    return np.asarray(result & groups[:, None])
-
-
 def everything(layer: Any, place: Place) -> Narrowed:
     """The rule of layers that are not understood: they stay as they are."""
     del layer

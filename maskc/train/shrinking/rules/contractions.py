@@ -9,7 +9,8 @@ from keras import layers
 
 from maskc.train.models.activations import by_element
 from maskc.train.shrinking.known_channels import Array, Mask
-from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, even, known, slices, stored
+from maskc.train.shrinking.rules.base import Narrowed, Place, Rule, Slicing, at_least_one, known, slices, stored
+from passes.ops.convolutions.channel_groups import filled
 
 
 def _given(layer: Any, place: Place) -> Mask:
@@ -93,8 +94,8 @@ def _grouped(layer: Any, place: Place) -> Narrowed:
     needs: Mask = np.asarray(channels.live | channels.nonzero)
     wanted = _given(layer, place).reshape(layer.groups, -1)
     groups: Mask = np.asarray(wanted.any(1))
-    given = even(wanted, groups)
-    taken = even((needs & np.repeat(groups, needs.size // layer.groups)).reshape(layer.groups, -1), groups)
+    given = filled(wanted, groups, least=1)
+    taken = filled((needs & np.repeat(groups, needs.size // layer.groups)).reshape(layer.groups, -1), groups, least=1)
 
     def sliced(kernel: Array) -> Array:
         """One block of outputs for each group, over the inputs of that group, which differ among groups."""
