@@ -349,7 +349,7 @@ def _latency(latency: Latency) -> str:
     )
 
 
-def _verdict(result: Checked | Verification, whose: str = "") -> str:
+def _verdict(result: Checked, whose: str = "") -> str:
     how = f"{result.samples} samples, seed {result.seed}, {where_run(result)}"
     if result.passed:
         return f"Verified: the outputs match{whose} on {how}."

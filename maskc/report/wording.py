@@ -14,7 +14,6 @@ from passes.abstract_values.kept_reasons import SPEED
 
 if TYPE_CHECKING:
     from maskc.results.document import Checked, Document
-    from maskc.results.verification import Verification
     from passes.planning.masked_axes import Held
     from passes.sizes.cost_values import CountedAt
     from passes.targets.widths.channel_multiples import Width
@@ -171,7 +170,7 @@ def brief(count: int) -> str:
     return f"{value:.0f}{unit}" if value >= 99.95 else f"{value:.{1 if value >= 9.995 else 2}f}{unit}"
 
 
-def where_run(checked: Checked | Verification) -> str:
+def where_run(checked: Checked) -> str:
     """The runtimes and the hardware of a comparison."""
     where = place(checked.provider)
     original = any(output.against == "TensorFlow" for output in checked.outputs)

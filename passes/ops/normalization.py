@@ -145,10 +145,8 @@ class NormalizationFromAxis(ReadRule, Normalization):
         if found is not None:
             axis, known = found
             out = stored.get((0, axis))
-            need = ~known.mask if out is None else ~known.mask | out
-            reason = kept_reasons.REPRESENTATIVE
-            if out is None:
-                need, reason = np.ones(known.mask.size, bool), kept_reasons.NORMALISED
+            need = ~known.mask | (np.True_ if out is None else out)
+            reason = kept_reasons.NORMALISED if out is None else kept_reasons.REPRESENTATIVE
             flops = self.cost(node)[0] / need.size
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands

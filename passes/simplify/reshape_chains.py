@@ -160,16 +160,12 @@ def _replace(last: gs.Node, found: _Found, editor: GraphEditor) -> None:
         divided = editor.variable(f"{output.name}_divided", found.root.dtype, shape)
         operands = [found.root, editor.ints("shape", found.sizes)]
         editor.emit("Reshape", operands, divided, f"{output.name}_divide", before=last)
-        last.domain = None
         become(last, "Transpose", [divided], {"perm": found.perm})
         return
     if isinstance(found, _Permuted):
-        last.domain = None
         become(last, "Transpose", [found.root], {"perm": found.perm})
         return
     output, current = last.outputs[0], found.root
-    if not found.reshaped:
-        last.domain = None
     if (np.diff(found.index) != 1).any():
         picked = editor.variable(f"{output.name}_reordered", current.dtype, current.shape)
         operands, attrs = [current, editor.constant("order", found.index)], {"axis": found.axis}
