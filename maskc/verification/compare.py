@@ -7,6 +7,7 @@ gives on real data. Where the reference is a TensorFlow model, TensorFlow's own 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from maskc import progress
 from maskc.errors import CrashError, InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
-from maskc.frontend.graph_queries import all_nodes, all_tensors
+from maskc.frontend.graph_queries import all_nodes, all_tensors, copied
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
@@ -47,7 +48,7 @@ from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.output_rounding import RoundedWeights, Rounding
 from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
 from maskc.verification.random_operators import draws, load_repeatable
-from maskc.verification.recheck import PRODUCTS
+from maskc.verification.recheck import PRODUCTS, seed_apart
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
@@ -98,11 +99,14 @@ def compare(
     `inputs` are arrays by input name, under what to call them, to compare on beside random ones; `sizes` are values for
     symbolic sizes to try beside others. Raises as `maskc.verify` does.
     """
+    models = _seeded(models)
     found = _Found(input_output_signature.differences(models.reference, models.compiled))
     if not found.reasons:
         found.provider = choose_provider(options.provider)
         _compare_on(models, options, inputs or {}, sizes or {}, found)
     equivalent = not found.reasons
+    if not equivalent or found.undecided:
+        found.certificate = None
     found.notes += _on_rounding(models, found)
     reduction = models.before.reduction_to(models.after)
     if options.min_reduction is not None and reduction < options.min_reduction:
@@ -121,6 +125,16 @@ def compare(
         seed=options.seed,
         **vars(found) | lists,
     )
+
+
+def _seeded(models: Models) -> Models:
+    """The models, with seeds for what draws random numbers."""
+    both = models.reference, models.compiled
+    if not any(map(draws, both)):
+        return models
+    reference, compiled = map(copied, both)
+    seed_apart(reference, compiled)
+    return dataclasses.replace(models, reference=reference, compiled=compiled)
 
 
 def _on_rounding(models: Models, found: _Found) -> list[str]:

@@ -185,7 +185,7 @@ def notes_on(data: Sequence[Sample]) -> list[str]:
             "positive values were compared."
         )
     for name in data[0].expected:
-        arrays = [sample.expected[name] for sample in ordinary]
+        arrays = [sample.expected[name] for sample in ordinary if name in sample.expected]
         if 0 < (missing := _not_finite(arrays)) < (count := sum(array.size for array in arrays)):
             notes.append(
                 f"{missing / count:.1%} of output '{name}' is NaN or infinite in the reference. That it is so in the "

@@ -72,12 +72,22 @@ EXACT = frozenset(
     "Transpose Unsqueeze".split()
 )
 QUANTIZING = ("DynamicQuantizeLinear", "QLinear", "QuantizeLinear")  # how these operators begin
-COMPARING = EXACT | frozenset("And Cast Equal Greater GreaterOrEqual Less LessOrEqual Not Or Xor".split())  # of inputs
+COMPARISONS = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual".split())
+COMPARING = EXACT | COMPARISONS | frozenset("And Cast Not Or Xor".split())  # of inputs
 SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset(
     "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
     "Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
+)
+# Operators that take any numbers: none is a size, and where one is no index they fail.
+BOUNDLESS = (
+    LOOKUP
+    | COMPARING - EXACT
+    | frozenset(
+        "ArgMax ArgMin Ceil Concat Flatten Floor IsInf IsNaN Max Min Mod Pow ReduceMax ReduceMin ReduceSum "
+        "RegexFullMatch Round Sign Squeeze ThresholdedRelu Transpose Unsqueeze Where".split()
+    )
 )
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
@@ -114,6 +124,8 @@ HALVES = 3.0  # roundings to half precision of what a computed weight is made of
 _MOVES, _MANY_MOVES = 3, 24  # by random signs: of few, terms that cancel move alike, or slices of few elements less
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 TABLES = -(1 << 20)  # the first of the turns in which all are
+BEYOND = 1 << 20  # the first of the turns in which inputs are as in no run
+NEAR = range(BEYOND + 4, BEYOND + 20, 2)  # those in which they are near what nodes compare them with
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
 _ABSENT = np.tile(np.random.default_rng(8).integers(0, SPARSE, _POOL, np.int8) != 0, 2)
@@ -146,10 +158,11 @@ class Graph:
         for name in sorted(choosing & self.maker.keys()):
             nodes = (self.nodes[index] for index in self.closure(name, ())[0])
             self.conditions[name] = {n for node in nodes if node.op_type not in COMPARING for n in node.output}
-        #: tensors that IsNaN reads, with what these are made of: it matters whether they are numbers
+        #: tensors that IsNaN reads, with what these are made of, and what becomes no float: they should be numbers
         asking = (i for i, node in enumerate(self.nodes) if any(n.op_type == "IsNaN" for n in _nested([node])))
         made = {k for i in asking for name in self.reads[i] for k in self.closure(name, ())[0]}
         self.asked = {name for k in made for name in self.nodes[k].output}
+        self.asked.update(name for node in self.nodes if self._counts(node) for name in node.input)
         #: levels of quantised values: what such nodes make, and what only moves that
         self.levels = set[str]()
         for node in self.nodes:
@@ -168,8 +181,9 @@ class Graph:
         values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
         tensors = self.constants | {name: a.t for name, a in values if a.name == "value"}
         for node in self.nodes:
-            if node.op_type == "Gather" and node.input[0] in tensors and not any(a.i for a in node.attribute):
-                size = int(tensors[node.input[0]].dims[0])
+            rows = tensors[node.input[0]].dims if node.op_type == "Gather" and node.input[0] in tensors else ()
+            if rows and all(a.i in (0, -len(rows)) for a in node.attribute):
+                size = int(rows[0])
                 self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
 
     def version(self, node: NodeProto) -> int:
@@ -178,6 +192,11 @@ class Graph:
         version = next((each.version for each in self.model.opset_import if each.domain in domains), 1)
         known = onnx.defs.has(node.op_type, domains[0])
         return int(onnx.defs.get_schema(node.op_type, version, domains[0]).since_version) if known else version
+
+    def _counts(self, node: NodeProto) -> bool:
+        """Whether a node makes something else than floats of what may be no numbers."""
+        casts = any(a.i not in FLOATS for a in node.attribute if a.name == "to")
+        return (node.op_type == "Cast" and casts) or node.op_type in COMPARISONS
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -284,11 +303,23 @@ def _in_order(nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
     return [nodes[i] for i in graphlib.TopologicalSorter(needs).static_order()]
 
 
-def seed_of(node: NodeProto) -> list[AttributeProto]:
-    """The attribute by which a node draws random numbers, the same in all models; none of a node that does not."""
+def seed_of(node: NodeProto, seed: int = 0) -> list[AttributeProto]:
+    """The attribute by which a node draws random numbers, its own or this one; none of a node that does not."""
     trains = node.op_type == "Dropout" and any(node.input[2:])
     given = [attribute for attribute in node.attribute if attribute.name == "seed"]
-    return (given or [helper.make_attribute("seed", 0 if trains else 0.0)]) if trains or node.op_type in RANDOM else []
+    made = helper.make_attribute("seed", seed if trains else float(seed))
+    return (given or [made]) if trains or node.op_type in RANDOM else []
+
+
+def seed_apart(*models: ModelProto) -> None:
+    """Let random nodes draw apart from each other, and alike in both models: by names that both have, else in order."""
+    drawing = [{n.output[0]: n for n in _nested(model.graph.node) if seed_of(n)} for model in models]
+    both = set.intersection(*map(set, drawing))
+    for nodes in drawing:
+        others = itertools.count(1)
+        for name, node in nodes.items():
+            seed = zlib.crc32(name.encode()) >> 12 if name in both else next(others)
+            node.attribute.extend(a for a in seed_of(node, seed) if a not in node.attribute)
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[int]:
@@ -721,9 +752,12 @@ class Checker:
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold, or that a Softmax may have made."""
+        if turn >= BEYOND and name in self.source.inputs:
+            return self._beyond(name, turn)
         if turn <= TABLES // 2:
             entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.source.tables[name]
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
+        turn -= BEYOND * (turn >= BEYOND)
         values = self.seen[name].fresh(name, turn, self.seed)
         if turn > 1 and name in self.source.conditions:
             return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
@@ -753,8 +787,10 @@ class Checker:
         """
         source = region.boundary.source
         shape = self.seen[source].shapes[0]
-        sides = (self.source, region.source), (self.compiled, region.compiled)
-        weighs = any(_rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i])) for g, nodes in sides)
+        weighs = any(
+            _rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i]))
+            for g, nodes in self._sides(region)
+        )
         sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
         places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
@@ -768,7 +804,62 @@ class Checker:
         for name in names & self.source.tables.keys() if looks_up else ():
             if self.seen[name].shapes[0] and self.types[name].kind in "iu":
                 turns += tuple(range(TABLES, TABLES - (-self.source.tables[name] // ENTRIES)))
-        return tuple(dict.fromkeys((*turns, *self.chosen(region))))
+        return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
+
+    def beyond(self, region: Region) -> Sequence[int]:
+        """The turns in which inputs of the models are as in no run, where a region takes any."""
+        names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
+        nodes = [graph.nodes[i] for graph, of in self._sides(region) for i in of]
+        learned = [node.domain == "ai.onnx.ml" for node in nodes]
+        takes_any = all(learned) or all(node.op_type in BOUNDLESS and not node.domain for node in nodes)
+        if names.isdisjoint(self.source.inputs) or not takes_any:
+            return ()
+        floats = any(self.types[name].kind == "f" for name in names)
+        alike = len(nodes) == 2 and nodes[0].op_type == nodes[1].op_type  # no rounding comes before a step
+        near = NEAR if (alike or not floats) and any(self._compared(name).size for name in names) else ()
+        return (BEYOND, BEYOND + 2, *near)
+
+    def _sides(self, region: Region) -> tuple[tuple[Graph, Sequence[int]], ...]:
+        return (self.source, region.source), (self.compiled, region.compiled)
+
+    def _readers(self, name: str) -> list[tuple[Graph, NodeProto]]:
+        """The nodes of both models that read an input."""
+        graphs = (self.source, self.compiled) if name in self.source.inputs else ()
+        return [(graph, node) for graph in graphs for node in graph.nodes if name in node.input]
+
+    def _compared(self, name: str) -> Array:
+        """Numbers or words that nodes which read an input compare it with."""
+        found: set[Any] = set()
+        for graph, node in self._readers(name):
+            stored = [graph.constants[each] for each in node.input if each in graph.constants]
+            stored += [a.t for a in node.attribute if node.domain and a.HasField("t")]
+            small = [tensor for tensor in stored if node.domain or math.prod(tensor.dims) == 1]
+            found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())
+            for own in node.attribute if node.domain else ():
+                found.update((*own.floats, *own.ints, *own.strings))
+        words = {each.decode() if isinstance(each, bytes) else each for each in found}
+        text = self.types[name].kind == "O"
+        return np.array(sorted(each for each in words if isinstance(each, str) == text), object if text else None)
+
+    @np.errstate(invalid="ignore", over="ignore")  # a number may not fit
+    def _beyond(self, name: str, turn: int) -> Array:
+        """An input near what it is compared with, or of any sign and size, and no number where that is asked."""
+        seen, dtype, near = self.seen[name], self.types[name], self._compared(name) if turn in NEAR else np.zeros(0)
+        rng = np.random.default_rng([zlib.crc32(name.encode()), turn, self.seed])
+        values = np.array(seen.fresh(name, turn - BEYOND, self.seed))
+        shape = values.shape
+        if near.size:
+            values = rng.choice(near, shape)
+            if dtype.kind != "O":
+                values = values + rng.choice((0, 0, 1, -1) + (0.5, -0.5) * (dtype.kind == "f"), shape)
+        elif dtype.kind == "f":
+            values = rng.normal(0, 1 if turn == BEYOND else WIDE, shape)
+            if any(node.op_type in ("IsNaN", "IsInf") for _, node in self._readers(name)):
+                values[rng.random(shape) < 1 / SPARSE] = rng.choice((np.nan, np.inf, -np.inf))
+        elif dtype.kind in "iu":
+            wide = 2.0 ** rng.uniform(0, np.iinfo(dtype).bits - 2, shape)
+            values = (values if turn == BEYOND else wide) * rng.choice((1, -1) if dtype.kind == "i" else (1,), shape)
+        return np.asarray(values).astype(dtype)
 
     def chosen(self, region: Region) -> Sequence[int]:
         """The turns in which conditions are not as in a run, so that all is chosen once: two of each choice."""
@@ -827,8 +918,8 @@ class Checker:
             try:
                 results = one.run(wanted, {f"{n}·": values[n] for n in reads}) if one else []
             except Exception:  # of any kind that ONNX Runtime has
-                if turn > 1 and self.chosen(group[0]):
-                    continue  # of a branch that needs other sizes
+                if turn >= BEYOND or (turn > 1 and self.chosen(group[0])):
+                    continue  # of what is no index, or of a branch that needs other sizes
                 raise
             made = dict(zip(wanted, results, strict=True))
             for region, got in zip(group, two.run(targets, feeds), strict=True):
@@ -990,8 +1081,7 @@ class Checker:
         they are not measured.
         """
         halves = self.allowed(region) - self.allowed(region, stored=False) if self.source.coarse else 0.0
-        sides = (self.source, region.source), (self.compiled, region.compiled)
-        alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in sides for i in nodes)
+        alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in self._sides(region) for i in nodes)
         least = np.maximum(size, LEAST * scale)
 
         def within(slices: Array, each: Array) -> Array:
@@ -1113,9 +1203,13 @@ class Checker:
             return False
         graphs = self.source, self.compiled
         one, two = (graph.nodes[graph.maker[name]] for graph in graphs)
-        read, other = ([graph.copied(n) for n in node.input] for graph, node in zip(graphs, (one, two), strict=True))
+        names = zip(graphs, (one, two), strict=True)  # those that are left out, too, and what bodies read
+        read, other = ([*map(graph.copied, [*node.input, *graph.reads[graph.maker[name]]])] for graph, node in names)
         fields = ("op_type", "domain", "output", "attribute")
-        alike = ((a == b and a in held) or self.same_constants(a, b) for a, b in zip(read, other, strict=False))
+        alike = (
+            (a == b and (not a or a in held or self._same(a, held))) or self.same_constants(a, b)
+            for a, b in zip(read, other, strict=False)
+        )
         same = len(read) == len(other) and self.source.version(one) == self.compiled.version(two)
         return same and all(alike) and all(getattr(one, f) == getattr(two, f) for f in fields)
 
@@ -1167,9 +1261,12 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
         still, pairs = document["claims"].get(name, {}), document["dependences"].get(name, {})
         for axis in {**still, **pairs}:
             slices, both = np.array(still.get(axis, ()), np.int64), pairs.get(axis, ())
-            claim = Claim.made(arrays, int(axis), slices, both)
-            if len({*claim.slices.tolist()}) < len(claim.slices) or not {of for _, of in both}.isdisjoint(claim.slices):
+            claim = Claim.made(arrays, _whole(axis), slices, both)
+            indices = {*claim.slices.tolist()}
+            if len(indices) < len(claim.slices) or not {of for _, of in both}.isdisjoint(indices):
                 raise ValueError(f"slices of '{name}' are claimed twice")
+            if min(indices, default=0) < 0:
+                raise ValueError(f"a claim on '{name}' counts from the end")
             claims[name] = {**claims.get(name, {}), int(axis): claim}
 
     stream(source, feeds(inputs, document["seed"]), visit)
@@ -1179,10 +1276,17 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
     for name, said in document["boundaries"].items():
         if name in compiled.inputs:
             raise ValueError(f"the input '{name}' is what it is")
-        slices = {int(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
+        slices = {_whole(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
         reads = frozenset(said["reads"]) if "reads" in said else None
         boundaries[name] = Boundary(said.get("source", name), slices, reads)
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
+
+
+def _whole(axis: str) -> int:
+    """The number of an axis, which is not counted from the end."""
+    if int(axis) < 0:
+        raise ValueError(f"{axis} is no axis")
+    return int(axis)
 
 
 def _ends(graph: Graph) -> list[tuple[str, int, list[int]]]:
@@ -1205,6 +1309,7 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
         if document.get(what) != {"sha256": [digest(path) for path in files]}:
             raise RefusedError(f"It is of another {what} model or other masks: its SHA-256 is not of {files[0].name}.")
     before, after = source[0], compiled[0]
+    seed_apart(before.model, after.model)
     if _ends(before) != _ends(after):
         raise RefusedError("The models have other inputs or outputs.")
     try:
@@ -1218,6 +1323,9 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
         done = checker.proved(judged)
     except Exception as error:  # of any kind that ONNX Runtime or numpy have of what was altered
         raise RefusedError(f"What it says cannot be checked ({type(error).__name__}: {error}).") from error
+    chosen_by = {node.input[0] for node in after.nodes if node.op_type == "If"} - after.fixed
+    for name in sorted(chosen_by - checker.boundaries.keys()):
+        raise RefusedError(f"'{name}' chooses a branch and is no boundary, so that not all branches are compared.")
     for name in sorted(made, key=lambda name: after.maker.get(name, -1)):
         boundary, result, stated = checker.boundaries[name], judged[name], allowed[name]
         for axis, index in result.refuted.items():
@@ -1230,6 +1338,8 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
             raise RefusedError(f"An error of {stated:.3g} is stated for '{name}', and {result.allowed:.3g} follows.")
         if name not in done:
             raise RefusedError(f"'{name}' does not follow from what it reads.")
+        if name in after.outputs and not result.compared and 0 not in checker.shape(boundary.source):
+            raise RefusedError(f"No finite number of '{name}' is compared.")
     unheld = {*document["claims"], *document["dependences"]} - {checker.boundaries[name].source for name in made}
     if missing := [*sorted(unheld), *sorted(set(after.outputs) - set(checker.whole(done)))]:
         raise RefusedError(f"Nothing proves '{missing[0]}'.")
@@ -1244,15 +1354,21 @@ def read(path: Path) -> Read:
 
 
 def main() -> int:
-    """Recheck files; 0 if they are the same function, 1 if that is refused."""
-    *files, certificate = (Path(name) for name in sys.argv[1:4])
+    """Recheck files; 0 if they are the same function, 1 if that is refused, 2 where there is nothing to check."""
     try:
-        document, seed = json.loads(certificate.read_text("utf-8")), int(sys.argv[4]) if sys.argv[4:] else None
-        checker = recheck(read(files[0]), read(files[1]), document, seed)
+        source, compiled, certificate = map(Path, sys.argv[1:4])
+        document, seed = dict(json.loads(certificate.read_text("utf-8"))), int(sys.argv[4]) if sys.argv[4:] else None
+        models = read(source), read(compiled)
+    except Exception as error:  # of any kind that files and arguments have
+        print(f"Usage: recheck.py MODEL COMPILED CERTIFICATE [SEED] ({type(error).__name__}: {error})", file=sys.stderr)
+        return 2
+    try:
+        checker = recheck(*models, document, seed)
     except RefusedError as error:
         print(f"Refused: {error}")
         return 1
-    print(f"Proved: {files[1]} is the function of {files[0]}, in {len(checker.boundaries)} regions.")
+    regions = len(checker.boundaries) - len(checker.compiled.inputs)
+    print(f"Proved: {compiled} is the function of {source}, in {regions} region{'s' * (regions != 1)}.")
     return 0
 
 

@@ -109,7 +109,8 @@ class Checker(recheck.Checker):
             bodied = any(any(bodies(self.source.nodes[i])) for i in region.source)
             inner = {n for i in region.source for n in self.source.nodes[i].output} - {region.boundary.source}
             # what a region makes on the way another may be given
-            if region.boundary.reads is not None or inner & given or (bodied and self.chosen(region)):
+            fails = bodied and self.chosen(region)
+            if region.boundary.reads is not None or inner & given or fails or self.beyond(region):
                 yield checkers[sizes], [region]
                 continue
             names = {n for i in region.source for n in self.source.reads[i]} & self.source.constants.keys()

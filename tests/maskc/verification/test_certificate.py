@@ -1,10 +1,12 @@
 """Certificates: written by compile and verify, checked by maskc and by recheck.py alone, refused when altered."""
 
+import base64
 import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -120,6 +122,42 @@ def test_inputs_without_elements_prove_nothing(tmp_path: Path) -> None:
     for each in document["inputs"]:
         each |= {"p": empty, "q": empty}
     assert "no elements" in str(refusal(tmp_path, document))
+
+
+def test_an_axis_counted_from_the_end_is_none(tmp_path: Path) -> None:
+    """As values were held along another axis than was checked, it proved anything."""
+    document = wrong_models(tmp_path, BODY, "a = MatMul(p, w) y = Add(a, q) z = Sigmoid(a)")
+    document["claims"] = {"a": {"-1": [0, 1, 2, 3, 4, 5, 6, 7]}}
+    assert "-1 is no axis" in str(refusal(tmp_path, document))
+
+
+def test_inputs_of_no_numbers_prove_nothing(tmp_path: Path) -> None:
+    document = wrong_models(tmp_path, BODY, "a = MatMul(q, w) y = Add(p, q) z = Sigmoid(a)")
+    values = base64.b64encode(zlib.compress(np.full((2, 8), np.nan, np.float32).tobytes())).decode()
+    for each in document["inputs"]:
+        each |= {name: {"shape": [2, 8], "dtype": "float32", "values": values} for name in ("p", "q")}
+    document["boundaries"] = {name: document["boundaries"][name] for name in ("y", "z")}
+    assert refusal(tmp_path, document) is not None
+
+
+def test_all_branches_are_compared(tmp_path: Path) -> None:
+    body = """
+        s = ReduceMax<keepdims=0>(p)
+        c = Greater(s, far)
+        y = If (c) <then_branch = one () => (float[n,8] a) {{ a = Mul(p, {}) }},
+                    else_branch = two () => (float[n,8] b) {{ b = Relu(q) }}>
+    """
+    for name, factor in (("model", "far"), ("small", "one")):
+        constants = {"far": np.array(1e4, np.float32), "one": np.array(1, np.float32)}
+        text = body.format(factor)
+        model = build.model("(float[n,8] p, float[n,8] q) => (float[n,8] y)", text, **constants)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    maskc.verify(tmp_path / "model.onnx", tmp_path / "model.onnx", certificate=tmp_path / "proof.json")
+    document: Document = json.loads((tmp_path / "proof.json").read_text())
+    document["compiled"]["sha256"] = [hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()]
+    assert refusal(tmp_path, document) is not None
+    document["boundaries"] = {"y": document["boundaries"]["y"]}
+    assert "chooses a branch and is no boundary" in str(refusal(tmp_path, document))
 
 
 @pytest.mark.parametrize(
@@ -364,6 +402,16 @@ def test_verify_writes_one_as_well_where_the_models_agree(tmp_path: Path) -> Non
     other = maskc.verify(model, str(FIXTURES / "unet.onnx"), certificate=str(tmp_path / "none.json"), samples=2)
     assert not other.passed and not (tmp_path / "none.json").exists()
     assert "none.json is not written: " in other.notes[-1]
+
+
+def test_outputs_that_differ_leave_no_certificate(tmp_path: Path) -> None:
+    """As where no look-up of a row of a table is seen: whole outputs show what regions do not."""
+    table = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
+    body = "h = Cast<to=10>(table) y = Gather<axis=-2>(h, i)"
+    for name, rows in (("model", table), ("small", table + (np.arange(3000) > 20)[:, None].astype(np.float32))):
+        onnx.save(build.model("(int64[n,128] i) => (float16[n,128,8] y)", body, table=rows), tmp_path / f"{name}.onnx")
+    result = maskc.verify(tmp_path / "model.onnx", tmp_path / "small.onnx", certificate=tmp_path / "proof.json")
+    assert not result.passed and not (tmp_path / "proof.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\xff"])
