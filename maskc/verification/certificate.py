@@ -17,7 +17,7 @@ from maskc.inspection.arguments import public
 from maskc.runtime.random_inputs import Inputs
 from maskc.verification import recheck as checking
 from maskc.verification.recheck import Array, Boundary, Claim, Claims, Seen
-from maskc.verification.regions.search import Proof
+from maskc.verification.regions.search import Proof, confirmed
 
 # What is said where there is none.
 NO_CERTIFICATE = "not all regions were compared and agree"
@@ -38,7 +38,8 @@ class Certificate:
     @public
     def document(self, source: Sequence[Path], compiled: Sequence[Path]) -> dict[str, Any]:
         """The certificate as data, of the schema in the documentation, for models in these files."""
-        checker, regions = self.proof.checker, self.proof.regions
+        proof = confirmed(self.proof)
+        checker, regions = proof.checker, proof.regions
         sources = {region.boundary.source for region in regions.values()}
         claims = {name: checker.claims[name] for name in sorted(sources & checker.claims.keys())}
         return {
@@ -51,7 +52,7 @@ class Certificate:
             "claims": _by_axis(claims, lambda claim: claim.slices[claim.factors == 0]),
             "dependences": _by_axis(claims, lambda claim: np.stack([claim.slices, claim.of], 1)[claim.factors != 0]),
             "boundaries": {
-                name: _boundary(name, region.boundary) | {"allowed": self.proof.judged[name].allowed}
+                name: _boundary(name, region.boundary) | {"allowed": proof.judged[name].allowed}
                 for name, region in regions.items()
             },
         }

@@ -179,9 +179,8 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         sizes = [known.mask.size for known in constants]
         mask, value = np.zeros(sizes, bool), np.zeros(sizes)
         for number, known in enumerate(constants):
-            shape = along(number, len(constants))
-            value = np.where(known.mask.reshape(shape), known.value.reshape(shape), value)
-            mask = mask | known.mask.reshape(shape)
+            own = known.mask.reshape(along(number, len(constants)))
+            mask, value = mask | own, np.where(own, known.value.reshape(own.shape), value)
         return ConstantSlices(mask.reshape(-1), value.reshape(-1))
 
     def _sum(self, node: gs.Node, projection: Projection, values: Array) -> tuple[Array, list[int]]:

@@ -13,10 +13,10 @@ import maskc as api
 from maskc.frontend.graph_queries import copied
 from maskc.verification.compare_regions import compare_regions, graph_of
 from maskc.verification.random_operators import load_repeatable
-from maskc.verification.recheck import Array, Boundary, Checker, Graph, session
+from maskc.verification.recheck import Array, Boundary, Checker, Claim, Graph, session
 from maskc.verification.regions.checker import AS_SEEN
 from maskc.verification.regions.hidden_differences import first_failure
-from maskc.verification.regions.search import prove
+from maskc.verification.regions.search import confirmed, prove
 from passes import shrink
 from tests.generators.running import random_feeds
 from tests.maskc import build
@@ -423,3 +423,14 @@ def test_sizes_of_which_the_runtime_knows_some() -> None:
     mask = np.array([1, 0, 1, 0], np.float32).reshape(1, 4, 1, 1)
     model = build.model("(float[n,2,h,w] x) => (float[n,3,h,w] y)", body, mask=mask, **sizes, **weights)
     assert api.compile(model).report.verified
+
+
+def test_what_held_by_chance_is_not_claimed_in_a_certificate() -> None:
+    """A unit that was dead in all values of a seed, and that no region needs to be."""
+    source = build.model("(float[n,8] x) => (float[n,8] y)", "h = Relu(x) y = MatMul(h, w)", w=random(8, 8))
+    few = [{"x": np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)}]
+    proof = prove(Graph(source), Graph(source), few)
+    zero = np.zeros(1)
+    proof.checker.claims["h"] = {1: Claim(np.array([3]), [np.zeros((1, 1), np.float32)], np.array([3]), zero)}
+    held = confirmed(proof)
+    assert held.complete and not held.checker.claims
