@@ -1135,7 +1135,7 @@ class Checker:
         nodes = [self.source.nodes[index] for index in made if self.source.nodes[index].op_type != "Constant"]
         inner = {n for node in nodes for n in node.output if n != name}
         floats = {n: self.types[n] for n in sorted(inner.union(read)) if self.types.get(n) in UNIT}
-        stored = {n for node in nodes if node.op_type not in SIZED for n in node.input} & self.source.constants.keys()
+        stored = {n for node in nodes for n in _moving(node)} & self.source.constants.keys()
         weights = {n: self.source.constants[n] for n in sorted(stored) if self.source.constants[n].data_type in FLOATS}
         double = {n for n, tensor in weights.items() if tensor.data_type == TensorProto.DOUBLE}
         floats |= {n: np.dtype(np.float64 if n in double else np.float32) for n in weights}
@@ -1212,6 +1212,12 @@ class Checker:
         )
         same = len(read) == len(other) and self.source.version(one) == self.compiled.version(two)
         return same and all(alike) and all(getattr(one, f) == getattr(two, f) for f in fields)
+
+
+def _moving(node: NodeProto) -> Sequence[str]:
+    """What a node reads that may move by a rounding: no sizes, and no exponent, with which a root may be no number."""
+    names: Sequence[str] = () if node.op_type in SIZED else node.input
+    return names[:1] if node.op_type == "Pow" else names
 
 
 def _rounding(nodes: Iterable[NodeProto]) -> list[str]:

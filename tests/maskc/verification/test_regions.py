@@ -36,6 +36,26 @@ def test_terms_that_cancel_in_single_elements(seed: int) -> None:
     assert not api.verify(source, build.model(head, "y = MatMul(x, w)", w=weights * factor * np.float32(1.0001))).passed
 
 
+def test_what_is_left_of_one_less_a_tanh_of_a_cube() -> None:
+    """A power of whole exponent is measured by it: with another it is no number where what is raised is below 0."""
+    signature, width = "(float[n,9,64] x) => (float[n,9,64] y)", 64
+    body = """
+        p = Pow(x, three)
+        q = Mul(p, cubic)
+        s = Add(x, q)
+        u = Mul(s, root)
+        t = Tanh(u)
+        v = Add(t, one)
+        h = Mul(x, half)
+        y = Mul(h, v)
+    """
+    numbers = {"three": 3, "cubic": 0.044715, "root": 0.79788456, "one": 1, "half": 0.5}
+    source = build.model(signature, body, 20, **{name: np.float32(number) for name, number in numbers.items()})
+    compiled = build.model(signature, 'y = Gelu<approximate="tanh">(x)', 20)
+    x = np.full((2, 9, width), -3.0, np.float32) + random(2, 9, width) / 4
+    assert api.verify(source, compiled, inputs={"x": x}).passed
+
+
 def test_an_output_of_a_node_that_is_run_is_not_read_beside_it() -> None:
     """As the sum that is written beside its norm, which is of the operands of both."""
     signature = "(float[n,8] x, float[n,8] r) => (float[n,8] y, float[n,8] s)"
