@@ -102,6 +102,14 @@ class Slice(SizeRule, Movement):
                 found.append(Link(0, axis, 0, axis, source))
         return found
 
+    def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
+        demands = super().required_inputs(node, facts, stored)
+        for axis in self._ranges(node) or ():
+            out = stored.get((0, axis))
+            if (0, axis) in demands and (out is None or out.all()):
+                demands[0, axis] = replace(demands[0, axis], or_all=True)
+        return demands
+
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         rank = len(rewriter.shape(rewriter.before.inputs[0]))
         changed = {a for a in range(rank) if rewriter.required(node, 0, a) is not None}

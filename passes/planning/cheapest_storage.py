@@ -207,6 +207,8 @@ class _Sweep:
     def _given(self, tensor: gs.Tensor, axis: int, stored: Mask, wider: Mask | None, demand: Demand) -> Mask:
         """The slices that a consumer finds: those that it needs, or all that are stored if reading them costs less."""
         need = demand.need
+        if demand.or_all and stored.all():
+            return stored
         if demand.flexible and stored.any() and not (need & ~stored).any():
             unneeded = stored & ~need if wider is None else stored & ~need & ~wider
             needless = demand.flops * float(np.count_nonzero(unneeded))
@@ -219,9 +221,9 @@ def _distinct(demands: list[Demand]) -> list[Demand]:
     """Equal demands as one: they share an adapter, and each pays for what it reads without need."""
     if len(demands) == 1:
         return demands
-    found: dict[tuple[int, bool], Demand] = {}
+    found: dict[tuple[int, bool, bool], Demand] = {}
     for demand in demands:
-        key = demand.bits, demand.flexible
+        key = demand.bits, demand.flexible, demand.or_all
         same = found.get(key)
         found[key] = demand if same is None else replace(demand, flops=same.flops + demand.flops)
     return list(found.values())
