@@ -13,6 +13,7 @@ from passes.targets.onnxruntime import (
     keep_nchwc_layout,
     pool_padding,
     relu_before_float8,
+    slices_in_steps,
     space_to_depth_convolutions,
     squeeze_reshapes,
 )
@@ -37,6 +38,7 @@ class OnnxRuntime:
         if isinstance(self.align, Rates):
             keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit, gates=not self.elsewhere)
             space_to_depth_convolutions.unroll(graph, self.align, limit)
+        slices_in_steps.slice_in_steps(graph)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from passes.sizes import sum_over_nodes
-from passes.targets.onnxruntime import space_to_depth_convolutions, squeeze_reshapes
+from passes.targets.onnxruntime import slices_in_steps, space_to_depth_convolutions, squeeze_reshapes
 from passes.targets.openvino import channel_orders, depth_to_space_convolutions, padded_steps
 from passes.targets.openvino.decompose_hard_sigmoid import decompose_hard_sigmoid
 from passes.targets.openvino.processors import PROCESSORS
@@ -32,6 +32,7 @@ class OpenVino:
             space_to_depth_convolutions.unroll(graph, self.align, limit)
         decompose_hard_sigmoid(graph, limit - sum_over_nodes.flops_of(graph))
         depth_to_space_convolutions.move_windows_to_channels(graph)
+        slices_in_steps.slice_in_steps(graph)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 

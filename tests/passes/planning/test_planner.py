@@ -63,7 +63,7 @@ def test_what_is_computed_anyway_is_picked_only_where_that_costs_less_than_to_re
         k=mask(*[0, 1] * 8, rank=1),
     )
     fast, least = compiled(source, align=1), compiled(source)  # for speed, and for the fewest FLOPs
-    assert ("Gather" in operators(fast)) == (read > 2)
+    assert bool({"Gather", "Slice"} & {*operators(fast)}) == (read > 2)
     assert weight(fast, "MatMul", which=-1).shape[0] == (8 if read > 2 else 16)
     assert weight(least, "MatMul", which=-1).shape[0] == 8
 
