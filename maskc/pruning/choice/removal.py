@@ -37,7 +37,6 @@ class Removal:
         self.order: list[int] = []
         self.ends: list[int] = []
         self._saved: list[float] = []  # by each
-        self._steps: list[tuple[int, int]] = []  # how many had gone after each, and the FLOPs that were left
         self._network, self._layers, self._weights = network, layers, sensitivities**_POWER
         self._rates = rates
         self._gone = np.zeros(len(network.fixed), bool)
@@ -61,10 +60,6 @@ class Removal:
         found[self.order[:count]] = True
         return found
 
-    def count_at(self, flops: float) -> int:
-        """How many groups go before no more FLOPs are left, of those that went so far."""
-        return next((count for count, left in self._steps if left <= flops), len(self.order))
-
     def down_to(self, flops: float) -> bool:
         """Go on until the cost model says that no more FLOPs are left; whether it came to that."""
         while self.flops > flops:
@@ -78,7 +73,6 @@ class Removal:
                 self._saved.append(saved)
             self._gone[batch] = True
             self._costs = self._costs.without(batch)
-            self._steps.append((len(self.order), self.flops))
             for layer in self._layers:
                 layer.without(batch)
         return True

@@ -135,19 +135,25 @@ class Search:
         """
         most = self.options.max_drop or 0.0
         low, high, found, curve = _LEAST, 1.0, None, []
-        self.seen.removal.down_to(_LEAST * self.before["flops"])
         with stage("Searching", _SHARES) as searching:
             for _ in range(_SHARES):
                 share = (low + high) / 2
-                gone = self.seen.removal.gone(self.seen.removal.count_at(share * self.before["flops"]))
+                try:
+                    gone = self.at_flops(share)
+                except InputError:
+                    low = share  # it is out of reach
+                    searching.advance()
+                    continue
+                left = self._flops(self._compiled(gone)) / self.before["flops"]
                 worse, of_what = drop(gone)
-                told = f"{worse:.3g}{of_what} at {share:.2g}"
-                searching.advance(note=f"drop {worse:.3g} at {share:.2g} of the FLOPs")
+                searching.advance(note=f"drop {worse:.3g} at {left:.2g} of the FLOPs")
                 if worse <= most:
-                    high, found = share, gone
+                    high, found = min(share, left), gone
                 else:
                     low = share
-                    curve.append(told)
+                    curve.append(f"{worse:.3g}{of_what} at {left:.2g}")
+        if found is None and not curve:
+            raise InputError(f"No more than {1 - low:.2g} of the FLOPs can go: there is nothing to search.")
         if found is None:
             raise InputError(f"Quality drops by {', '.join(curve)} of the FLOPs, and --max-drop allows {most:g}.")
         return found

@@ -196,6 +196,19 @@ def test_of_two_results_the_one_of_smaller_divergence_is_better() -> None:
     assert judge.better(far, near) is near
 
 
+def test_the_fewest_flops_are_sought_in_what_is_compiled() -> None:
+    """A model of FLOPs that is far off where channels pass a normalisation ended the search early."""
+    text = """g (float[n,32] x) => (float[n,4] y) { a = MatMul(x, first) b = Gelu(a)
+        c = LayerNormalization<axis = -1>(b, scale, shift) d = MatMul(c, second) e = Gelu(d) y = MatMul(e, third) }"""
+    weights = {"first": drawn(32, 64), "second": drawn(64, 64, seed=1), "third": drawn(64, 4, seed=2)}
+    vectors = {"scale": np.ones(64, np.float32), "shift": np.zeros(64, np.float32)}
+    model = network(text, weights | vectors, 20)
+    pruned = maskc.prune(model, inputs(model), max_drop=0, quality=lambda path: 1.0, align="none", verify=False)
+    assert pruned.report.after.flops < 0.37 * pruned.report.before.flops
+    with pytest.raises(InputError, match="0.36 of them are left"):
+        maskc.prune(model, inputs(model), flops=0.35, align="none", verify=False)
+
+
 def test_a_measure_of_ones_own_decides(tmp_path: Path) -> None:
     model = gemm()
 
