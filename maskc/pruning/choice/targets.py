@@ -155,7 +155,9 @@ class Search:
         if found is None and not curve:
             raise InputError(f"No more than {1 - low:.2g} of the FLOPs can go: there is nothing to search.")
         if found is None:
-            raise InputError(f"Quality drops by {', '.join(curve)} of the FLOPs, and --max-drop allows {most:g}.")
+            raise InputError(
+                f"Quality drops by {', '.join(dict.fromkeys(curve))} of the FLOPs, and --max-drop allows {most:g}."
+            )
         return found
 
     def _useful(self, gone: Mask) -> tuple[Mask, passes.Shrunk]:
