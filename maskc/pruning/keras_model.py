@@ -121,6 +121,8 @@ class KerasModel:
         values = network.layers.constants.values
         gone = np.zeros(len(network.fixed), bool)
         gone[np.flatnonzero(~network.fixed)[::_TRIED]] = True
+        for groups in network.groups.values():
+            gone[groups] &= not gone[groups].all()  # no layer loses all, as one of a single channel would
         with stage("Trying Keras layers", slow=True):
             if any(self._held(reader.contraction, values) is None for reader in network.readers):
                 self.take(shrink(self._model, verify=False))  # the graph lacks channels that are zero as it is

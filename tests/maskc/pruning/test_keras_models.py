@@ -51,6 +51,9 @@ def keras_model(kind: str) -> Any:
         x = twice(layers.DepthwiseConv2D(3, depth_multiplier=2, **biased), x)
         x = layers.SeparableConv1D(16, 3, **biased)(layers.Reshape((25, 32))(x))
         x = layers.Flatten()(x)
+    elif kind == "one channel":  # which a trial of its layers is not to remove
+        x = inputs = keras.Input((9, 9, 1))
+        x = layers.Flatten()(twice(layers.SeparableConv2D(16, 3), x, layers.ReLU()))
     elif kind == "recurrent":
         x = inputs = keras.Input((7, 4))
         x = layers.GRU(16, return_sequences=True)(x)
@@ -85,7 +88,14 @@ def saved(model: Any, x: Any, directory: Path) -> list[Any]:
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("kind", "share"),
-    [("convolutions", 0.55), ("depthwise", 0.55), ("recurrent", 0.5), ("sequential", 0.5), ("attention", 0.25)],
+    [
+        ("convolutions", 0.55),
+        ("depthwise", 0.55),
+        ("one channel", 0.6),
+        ("recurrent", 0.5),
+        ("sequential", 0.5),
+        ("attention", 0.25),
+    ],
 )
 def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> None:
     import keras
