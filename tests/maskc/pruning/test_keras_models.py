@@ -53,7 +53,7 @@ def keras_model(kind: str) -> Any:
         x = layers.Flatten()(x)
     elif kind == "one channel":  # which a trial of its layers is not to remove
         x = inputs = keras.Input((9, 9, 1))
-        x = layers.Flatten()(twice(layers.SeparableConv2D(16, 3), x, layers.ReLU()))
+        x = layers.Flatten()(twice(layers.Conv2D(16, 1), layers.DepthwiseConv2D(3)(x), layers.ReLU()))
     elif kind == "recurrent":
         x = inputs = keras.Input((7, 4))
         x = layers.GRU(16, return_sequences=True)(x)
