@@ -171,6 +171,14 @@ class KerasModel:
             raise InputError(f"{which} cannot leave out what is pruned: write .onnx.")
         return graph, cost
 
+    def needed_to_load(self) -> list[str]:
+        """A sentence where Keras alone does not load the model."""
+        from maskc.train.keras_internals import all_layers
+
+        kinds = {type(layer) for layer in all_layers(self._model)}
+        own = sorted(kind.__name__ for kind in kinds if kind.__module__.startswith("maskc."))
+        return [f"The model has {' and '.join(own)} layers: import maskc.train before it is loaded."] if own else []
+
     def student(self) -> KerasStudent:
         """The model to train, which can be untrained again."""
         self._untrained = self._model.get_weights()

@@ -222,6 +222,7 @@ def pruned(
         warnings += [
             f"{told} Layers of a Keras model may keep what an ONNX file loses: write .onnx." for told in missed
         ]
+        warnings += layers.needed_to_load()
     report = dataclasses.replace(
         compiled.report,
         after=Figures.from_cost(count, compiled.report.after.bytes),

@@ -114,6 +114,8 @@ def test_a_keras_model_stays_one(kind: str, share: float, tmp_path: Path) -> Non
     graphs = [keras.Model(each.inputs, each.outputs) for each in (loaded, model)]  # a Sequential tells no input layer
     names = [{layer.name for layer in each.layers if not layer.name.endswith("_channels")} for each in graphs]
     assert names[0] == names[1]  # but for layers that pick channels
+    picks = any(layer.name.endswith("_channels") for layer in graphs[0].layers)
+    assert picks == any("SelectChannels layers: import maskc.train" in warning for warning in report["warnings"])
     expected, found = (np.asarray(each(x), float) for each in (model, loaded))
     spread = np.sqrt(expected.var(axis=0).mean())
     error = np.sqrt(np.square(expected - found).mean()) / spread
