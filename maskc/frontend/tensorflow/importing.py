@@ -82,11 +82,11 @@ def quiet() -> Iterator[None]:
 @process_wide
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keep native code from writing to stderr, unless the user has chosen TensorFlow's log level.
+    """Keep native code from writing to stderr, unless the user has chosen a lower log level of TensorFlow's.
 
     TensorFlow's libraries log to the file descriptor, in part before any log level can be set.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") not in (None, _LOG_LEVEL):
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", _LOG_LEVEL) < _LOG_LEVEL:
         yield
         return
     try:
