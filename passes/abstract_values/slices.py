@@ -44,8 +44,8 @@ class Demand:
     contains them (the consumer's weights are sliced to it). `optional`: an empty set is fine, the operand is left out.
     `reason` is for people, one of `kept_reasons` or a rule's own words; `echo` names the output axis whose stored set
     is simply passed on, so that the explanation is the one given there; slice j there is slice `order[j]` here (None:
-    j). `flops` is the cost of reading one slice that is not needed. `or_all`: all slices are as good, of which the
-    operator picks these itself.
+    j). `flops` is the cost of reading one slice that is not needed. `picked`: by the operator, whose place an
+    adapter takes that leaves slices out; `or_all`: which picks these of all slices as well.
     """
 
     need: Mask
@@ -55,6 +55,7 @@ class Demand:
     echo: tuple[int, int] | None = None
     order: Index | None = None
     flops: float = 0.0
+    picked: bool = False
     or_all: bool = False
 
     @functools.cached_property

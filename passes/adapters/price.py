@@ -79,7 +79,7 @@ def at_input(stored: int, demand: Demand, dependent: int, moving: Callable[[int]
     takes to move the slices that are needed.
     """
     exact, need = not demand.flexible, demand.bits
-    if (exact and stored == need) or (demand.or_all and stored == (1 << demand.need.size) - 1):
+    if exact and (stored == need or (demand.picked and not need & ~stored)):
         return 0.0
     missing, moved = need & ~stored, moving(need)
     if missing & dependent:

@@ -105,9 +105,9 @@ class Slice(SizeRule, Movement):
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:
         demands = super().required_inputs(node, facts, stored)
         for axis in self._ranges(node) or ():
-            out = stored.get((0, axis))
-            if (0, axis) in demands and (out is None or out.all()):
-                demands[0, axis] = replace(demands[0, axis], or_all=True)
+            if (0, axis) in demands:
+                out = stored.get((0, axis))
+                demands[0, axis] = replace(demands[0, axis], picked=True, or_all=out is None or bool(out.all()))
         return demands
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:

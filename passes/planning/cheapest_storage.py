@@ -223,7 +223,7 @@ def _distinct(demands: list[Demand]) -> list[Demand]:
         return demands
     found: dict[tuple[int, bool, bool], Demand] = {}
     for demand in demands:
-        key = demand.bits, demand.flexible, demand.or_all
+        key = demand.bits, demand.flexible, demand.picked
         same = found.get(key)
         found[key] = demand if same is None else replace(demand, flops=same.flops + demand.flops)
     return list(found.values())

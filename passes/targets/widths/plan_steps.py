@@ -18,6 +18,7 @@ from passes.adapters.price import only_at_ends
 from passes.graph.tensors import Mask, bits, is_constant, present, shape_of
 from passes.ops import rules, traits
 from passes.ops.arithmetic import is_product
+from passes.ops.slice_gather import Slice
 from passes.rewriting.channel_facts import Facts
 from passes.rewriting.storage_plan import Key, StoragePlan
 from passes.sizes.tokens_per_example import multiples, repeated, usual_sizes
@@ -141,6 +142,7 @@ class _Node:
         self.slowness = slowness(node) if fused is None else fused[0].slowness
         self.macs = rules(node).cost(node)[1]
         self.gated = gate_operand(node, opset) is not None
+        self.picks = isinstance(rules(node), Slice)
         data = node.inputs[0] if node.inputs else None
         #: whether it may be a part of the convolution before it
         self.fuses = (
@@ -218,7 +220,7 @@ class PlanSteps:
 
     def _step(self, index: int, node: _Node, output: gs.Tensor) -> Step:
         computed = [
-            _Operand(t, sizes, self._adapters(index, i, t, sizes))
+            _Operand(t, sizes, self._adapters(index, i, t, sizes, node.picks))
             for i, t, sizes in node.operands
             if t.name not in self._plan.absent
         ]
@@ -272,7 +274,9 @@ class PlanSteps:
                 if axis != 1 or len(sizes) < 3:
                     yield Delivery(math.prod(stored[:axis] + stored[axis + 1 :]) * delivered, pieces)
 
-    def _adapters(self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int]) -> dict[int, tuple[int, float]]:
+    def _adapters(
+        self, index: int, i: int, tensor: gs.Tensor, sizes: Sequence[int], picks: bool
+    ) -> dict[int, tuple[int, float]]:
         """By axis, the slices that adapters deliver to an operand, and pieces for each element."""
         found: dict[int, tuple[int, float]] = {}
         narrowed, asked = self._widths.get(tensor.name), self._required.get((index, i))
@@ -283,6 +287,8 @@ class PlanSteps:
             if stored is required:
                 continue
             stored, required = (np.ones(sizes[axis], bool) if mask is None else mask for mask in (stored, required))
+            if picks and i == 0 and not (required & ~stored).any():
+                continue  # the adapter takes the place of the node
             if (stored ^ required).any():
                 self.adapters = True
                 block = math.prod(self._stored(tensor, sizes)[axis + 1 :])

@@ -306,6 +306,20 @@ def test_adapters_stay_only_where_they_are_faster_without_a_doubt(monkeypatch: p
     assert not adapters_of(masked_sum(), ANY)
 
 
+def test_a_slice_of_fewer_channels_is_no_adapter() -> None:
+    """As of the gates of a recurrence over images, which are the parts of what one convolution makes."""
+    bounds = {"start": [0], "middle": [32], "end": [64], "axis": [1]}
+    source = model(
+        "(float[1,3,8,8] x) => (float[1,2,8,8] y) <float[64,3,3,3] w, float[2,32,1,1] v>",
+        "a = Conv<pads=[1,1,1,1]>(x, w) b = Slice(a, start, middle, axis) c = Slice(a, middle, end, axis)"
+        " d = Sigmoid(b) e = Tanh(c) f = Mul(d, e) g = Mul(f, k) y = Conv(g, v)",
+        constants={name: np.array(values) for name, values in bounds.items()},
+        k=mask(*[0, 1] * 16).reshape(1, 32, 1, 1),
+    )
+    dear = replace(ANY, ns_per_adapted_element=1000.0)
+    assert shrink(source, align=dear).report.after.macs == 64 * (32 * 27 + 16 * 2)
+
+
 def test_long_networks_of_wide_layers_take_little_memory() -> None:
     """What stores its slices together, slice by slice, is looked at once, however many axes that are."""
     layers, width = 200, 4096
