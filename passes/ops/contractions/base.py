@@ -30,7 +30,6 @@ from passes.graph.tensors import (
     Array,
     Index,
     Mask,
-    along,
     initializer,
     inverse,
     is_constant,
@@ -43,6 +42,7 @@ from passes.graph.tensors import (
     volume,
 )
 from passes.ops.base import Op
+from passes.ops.contractions.inner_constants import Varied, together, varied
 from passes.ops.contractions.labels import WHOLE, Label, Projection, Terms, axes_of, computed_axes
 from passes.ops.movement import maps_by_slices
 from passes.ops.traits import CoupledAxes, DependenceTransfer, NaturalSlices, WeightedSum, WeightedSums, in_sums
@@ -173,16 +173,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         maps = facts.constant_map.get(node.inputs[projection.data].name, {})
         return maps.get(projection.axis(label, projection.data))
 
-    @staticmethod
-    def _together(constants: Sequence[ConstantSlices]) -> ConstantSlices:
-        """Constants along each of the inner labels as those over all of them, flattened; 0 (float64) elsewhere."""
-        sizes = [known.mask.size for known in constants]
-        mask, value = np.zeros(sizes, bool), np.zeros(sizes)
-        for number, known in enumerate(constants):
-            own = known.mask.reshape(along(number, len(constants)))
-            mask, value = mask | own, np.where(own, known.value.reshape(own.shape), value)
-        return ConstantSlices(mask.reshape(-1), value.reshape(-1))
-
     def _sum(self, node: gs.Node, projection: Projection, values: Array) -> tuple[Array, list[int]]:
         """Sums over the inner labels of `values` (float64, flattened) times the weights, and their output axes."""
         weights, axes = node.inputs[projection.weights], projection.inner_axes
@@ -244,7 +234,8 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
     def _sums(self, node: gs.Node, facts: Facts, projection: Projection) -> dict[int, ConstantSlices]:
         """Along the output axes that only the weights have: slices that sum up nothing but constants."""
         found: dict[int, ConstantSlices] = {}
-        known = self._together([self.absorbed(node, facts, projection, k) for k in projection.inner])
+        absorbed = [self.absorbed(node, facts, projection, k) for k in projection.inner]
+        known = together(absorbed, [varied(node, facts, projection, k) for k in projection.inner])
         for out, label in projection.kept.items():
             mask, value = self._untouched(node, facts, projection, label, ~known.mask), np.zeros(label.size)
             if mask.any() and known.value.any():
@@ -364,6 +355,8 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
     def spared(self, node: gs.Node, facts: Facts, projection: Projection, label: Label, need: Mask) -> Mask:
         """Of the needed slices of the data, those that are not made up for by weights, a constant or a map."""
         need = need & ~self.absorbed(node, facts, projection, label).mask
+        if (other := varied(node, facts, projection, label)) is not None:
+            need = need & ~other.mask
         dependence, uneven = self.dependence(node, facts, projection), self.uneven(node, facts, projection)
         if uneven is not None and facts.adds_maps:
             read, outputs = uneven.mask & need, next((k.size for k in projection.kept.values()), 1)
@@ -408,12 +401,14 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
     def add_removed(self, node: gs.Node, rewriter: Rewriter, projection: Projection, left: Left) -> None:
         """Add what slices of the data that are no longer read contributed."""
         facts, before = rewriter.facts, rewriter.before
-        removed = []
+        removed, differing = list[ConstantSlices](), list[Varied | None]()
         for k in projection.inner:
             required, known = left.get(k), self.absorbed(before, facts, projection, k)
             gone = np.zeros(k.size, bool) if required is None else ~required
             removed.append(ConstantSlices(known.mask & gone, known.value))
-        values = self._together(removed).value
+            other = varied(before, facts, projection, k)
+            differing.append(None if other is None else other._replace(mask=other.mask & gone))
+        values = together(removed, differing).value
         required = left.get(projection.inner[0]) if projection.inner else None
         dependence, uneven = self.dependence(before, facts, projection), self.uneven(before, facts, projection)
         folded = np.zeros(values.shape, bool)

@@ -152,3 +152,21 @@ def test_a_product_written_as_an_einsum_takes_in_constant_maps_as_a_matrix_produ
         exact(source)
         shapes.append([list(t.dims) for t in compiled(source).model.graph.initializer if len(t.dims) == 2])
     assert shapes[0] == shapes[1] and [16, 64] in shapes[0]
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape"), [("nik,oik->no", "5,8,3"), ("nik,kio->no", "3,8,5"), ("nik,iko->no", "8,3,5")]
+)
+def test_masked_channels_that_differ_from_knot_to_knot_go(equation: str, shape: str) -> None:
+    """As in layers of splines (Kolmogorov-Arnold networks) whose weights have an axis of knots."""
+    source = model(
+        f"(float[N,6] x) => (float[N,5] y) <float[6,8] w, float[{shape}] v>",
+        f"h = MatMul(x, w)  m = Mul(h, keep)  u = Unsqueeze(m, last)  d = Sub(u, knots)  a = Abs(d)"
+        f' y = Einsum<equation = "{equation}">(a, v)',
+        constants={
+            "keep": np.array([1, 0] * 4, np.float32),
+            "knots": np.array([-1, 0, 1.5], np.float32),
+            "last": np.array([-1]),
+        },
+    )
+    assert compiled(source).report.after.macs == 6 * 4 + 4 * 3 * 5
