@@ -107,6 +107,7 @@ def _ulps(wanted: NDArray[Any], errors: NDArray[Any], scale: float, dtype: np.dt
     return float((errors[large] / _spacing(wanted[large], dtype)).max(initial=0.0))
 
 
+@np.errstate(invalid="ignore", over="ignore")  # beyond the largest number of the type
 def _spacing(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The distance between neighbouring numbers of the type, at each value."""
     if dtype.kind == "f" and dtype not in FOREIGN_FLOATS:

@@ -1063,6 +1063,7 @@ class Checker:
             relative = self.relative(region, turn, axis, np.abs(one), error, scale, allowed, most if measured else None)
         return result.take(relative * as_all, axis)
 
+    @np.errstate(invalid="ignore")  # of what is infinite on both sides
     def relative(
         self,
         region: Region,

@@ -262,6 +262,7 @@ def _distance(one: Array, two: Array) -> float:
     return off / largest if largest else np.inf if off else 0.0
 
 
+@np.errstate(invalid="ignore")
 def _nearest(source: Array, rows: Array) -> Array:
     """For each row the first of the nearest of the source after the one before, or of all; -1 where none is near."""
     weights = np.random.default_rng(3).standard_normal(rows.shape[1])
