@@ -809,10 +809,11 @@ class Checker:
     def beyond(self, region: Region) -> Sequence[int]:
         """The turns in which inputs of the models are as in no run, where a region takes any."""
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
+        if names.isdisjoint(self.source.inputs):
+            return ()
         nodes = [graph.nodes[i] for graph, of in self._sides(region) for i in of]
-        learned = [node.domain == "ai.onnx.ml" for node in nodes]
-        takes_any = all(learned) or all(node.op_type in BOUNDLESS and not node.domain for node in nodes)
-        if names.isdisjoint(self.source.inputs) or not takes_any:
+        learned = all(node.domain == "ai.onnx.ml" for node in nodes)
+        if not learned and any(node.domain or node.op_type not in BOUNDLESS for node in nodes):
             return ()
         floats = any(self.types[name].kind == "f" for name in names)
         alike = len(nodes) == 2 and nodes[0].op_type == nodes[1].op_type  # no rounding comes before a step
