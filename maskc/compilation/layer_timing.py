@@ -24,6 +24,7 @@ import passes
 from maskc import progress
 from maskc.errors import NotComparableError, RunError, UnavailableError
 from maskc.frontend.import_onnxruntime import import_onnxruntime
+from maskc.frontend.one_node import one_node
 from maskc.frontend.write_model_files import EMBEDDED_LIMIT, embeds, write_bytes
 from maskc.runtime.detect_cpu import processor
 from maskc.runtime.latency import in_turns
@@ -205,12 +206,4 @@ def _layer(shape: ConvolutionShape, places: list[int], read: int, written: int) 
     weights = np.random.default_rng(1).normal(size=(written, read // groups, *shape.kernel)).astype(np.float32)
     window: dict[str, Any] = {"kernel_shape": shape.kernel, "strides": shape.strides, "dilations": shape.dilations}
     node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, **window)
-    value = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        [node],
-        "layer",
-        [onnx.helper.make_tensor_value_info("x", value, [shape.batch, read, *sizes])],
-        [onnx.helper.make_tensor_value_info("y", value, None)],
-        [onnx.numpy_helper.from_array(weights, "w")],
-    )
-    return onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    return one_node(node, [shape.batch, read, *sizes], {"w": weights}, 13)

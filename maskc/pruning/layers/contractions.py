@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from maskc.frontend.graph_queries import copied
+from maskc.frontend.one_node import one_node
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.nested_protos import read_names
 from passes.graph.subgraphs import bodies
@@ -192,15 +193,9 @@ def _places(window: bytes, kernel: tuple[int, ...], size: tuple[int, ...]) -> ND
 
     0 is the padding.
     """
-    taps, rank = max(kernel[:2]), len(kernel)
-    graph = helper.make_graph(
-        [onnx.NodeProto.FromString(window)],
-        "taps",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 1, *size])],
-        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * rank)],
-        [numpy_helper.from_array(np.eye(taps, dtype=np.float32).reshape(kernel), "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+    taps = max(kernel[:2])
+    weights = np.eye(taps, dtype=np.float32).reshape(kernel)
+    model = one_node(onnx.NodeProto.FromString(window), [1, 1, *size], {"w": weights}, _OPSET)
     numbers = np.arange(1, 1 + math.prod(size), dtype=np.float32).reshape(1, 1, *size)
     return OnnxRuntimeSession(model).run({"x": numbers})["y"].reshape(taps, -1).astype(np.int64)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from maskc.frontend.one_node import one_node
 from maskc.pruning.training.from_onnx.rule import Call, Rule, Value, rank
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.tensors import Array
@@ -56,14 +57,8 @@ def _weights(call: Call, size: int, amount: float) -> Array:
         "sizes": np.array([size, 1, 1, amount], np.int64),
         "empty": np.zeros(0, np.float32),
     }
-    graph = helper.make_graph(
-        [helper.make_node(call.node.op, names, ["y"], **attributes)],
-        "resize",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, 1, 1, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(values[name], name) for name in {*names} - {"x"}],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.opset)], ir_version=8)
+    node = helper.make_node(call.node.op, names, ["y"], **attributes)
+    model = one_node(node, [size, 1, 1, size], {name: values[name] for name in {*names} - {"x"}}, call.opset)
     made = OnnxRuntimeSession(model).run({"x": np.eye(size, dtype=np.float32).reshape(size, 1, 1, size)})
     return np.asarray(made["y"]).reshape(size, -1)
 
