@@ -13,6 +13,7 @@ import numpy as np
 from maskc.verification import recheck
 from maskc.verification.recheck import CONDITION, MOST, UNIT, Array, Boundary, Judgement, Region, Slices, session
 from maskc.verification.regions.checker import Checker
+from maskc.verification.regions.dependence import is_elementwise
 from maskc.verification.regions.search import Failure, Proof
 
 # Turns in which values are random, sparse and tiny.
@@ -47,6 +48,8 @@ def _hidden(proof: Proof) -> Failure | None:
     """
     checker = proof.checker
     for region in proof.regions.values():
+        if is_elementwise(checker, region):
+            continue
         shown = set[str]()  # of which sparse values may then show nothing
         for pair in _pairs(checker, region):
             if pair.is_shown():

@@ -15,7 +15,7 @@ from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_value
-from maskc.verification.regions.dependence import Place, depends, shows
+from maskc.verification.regions.dependence import Place, depends, is_elementwise, shows
 from maskc.verification.regions.observation import Observed, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin, Origins
@@ -415,7 +415,9 @@ class _Search:
                 if name not in self.unlike or name in self.outputs:
                     region = self.checker.region(name)
                     agrees = self._agrees(name, small) or self._grow(region, judgement, self._reads_alike(region))
-                    if agrees and not (alike and shows(self.checker, self.checker.region(name), wrong)):
+                    region = self.checker.region(name)
+                    plain = not alike or is_elementwise(self.checker, region)
+                    if agrees and (plain or not shows(self.checker, region, wrong)):
                         continue
                     dropped += 1
                     if small or name in self.outputs or dropped > _LEVELS:

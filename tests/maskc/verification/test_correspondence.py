@@ -14,6 +14,7 @@ from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.maskc import build
 from tests.maskc.verification.networks import compared
+from tests.passes.text import random
 
 
 def test_constants_that_are_nearly_those_of_another_channel() -> None:
@@ -167,3 +168,16 @@ def test_what_else_random_networks_met(seed: int) -> None:
     """A vector of sizes that has another's name; and double precision, of which fresh values had but single."""
     verification = api.compile(network(seed).model).report.verification
     assert verification is not None and verification.verdict == "verified"
+
+
+def test_a_name_that_steps_are_moved_before_is_no_fault() -> None:
+    """As ONNX Runtime puts a pair of quantisation before a Reshape, which keeps its name and holds rounded numbers."""
+    steps = {"scale": np.array(0.05, np.float32), "zero": np.array(128, np.uint8), "shape": np.array([-1, 6])}
+    tail = "q = QuantizeLinear(r, scale, zero) d = DequantizeLinear(q, scale, zero) y = MatMul(d, w)"
+    head = "(float[n,2,3] x) => (float[n,4] y)"
+    before = build.model(head, f"r = Reshape(x, shape) {tail}", 17, w=random(6, 4), **steps)
+    rounded = "p = QuantizeLinear(x, scale, zero) o = DequantizeLinear(p, scale, zero) r = Reshape(o, shape)"
+    after = build.model(head, f"{rounded} {tail}", 17, w=random(6, 4), **steps)
+    assert api.verify(before, after).passed
+    coarser = build.changed(after, "scale", lambda scale: scale * np.float32(1.01))
+    assert not api.verify(before, coarser).passed
