@@ -6,7 +6,11 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import maskc as api
+from maskc.verification import recheck
+from maskc.verification.regions.hidden_differences import first_failure
+from maskc.verification.regions.search import prove
 from passes import shrink
+from passes.rewriting.origins import Origins
 from tests.generators.architectures import build as build_architecture
 from tests.generators.architectures import shufflenet
 from tests.generators.exported import shufflenet_groups
@@ -181,3 +185,26 @@ def test_a_name_that_steps_are_moved_before_is_no_fault() -> None:
     assert api.verify(before, after).passed
     coarser = build.changed(after, "scale", lambda scale: scale * np.float32(1.01))
     assert not api.verify(before, coarser).passed
+
+
+def test_channels_in_another_order_in_each_head_are_no_fault_before_a_norm() -> None:
+    """As of attention by cosines: the region of a norm holds a tensor of the source's name, and agrees."""
+    body = """
+        a = MatMul(x, u)
+        c = Reshape(a, shape)
+        l = ReduceL2<axes=[3]>(c)
+        d = Div(c, l)
+        e = MatMul(x, v)
+        g = Reshape(e, shape)
+        h = Transpose<perm=[0,2,1,3]>(d)
+        i = Transpose<perm=[0,2,3,1]>(g)
+        y = MatMul(h, i)
+    """
+    head, shape = "(float[n,4,6] x) => (float[n,2,4,4] y)", np.array([0, 0, 2, 5])
+    u, v, order = random(6, 10), random(6, 10, seed=1), [1, 0, 2, 4, 3, 7, 5, 6, 9, 8]
+    before = build.model(head, body, 17, u=u, v=v, shape=shape)
+    after = build.model(head, body, 17, u=u[:, order], v=v[:, order], shape=shape)
+    origins = Origins()
+    origins.update(dict.fromkeys("acdeghi"))
+    proof = prove(recheck.Graph(before), recheck.Graph(after), [{"x": random(2, 4, 6)}], origins)
+    assert proof.complete and first_failure(proof) is None
