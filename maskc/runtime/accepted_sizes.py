@@ -29,6 +29,8 @@ _QUARTERS = ((4, 3, 2), (4, 6, 8))
 # Values of sizes of which one is the sum of two: of what is new and of the past; the others may be heads.
 _SUMMED = (16, 4, 8, 1)
 _MAX_TRIES = 80
+# Larger sizes that are tried, each of which takes longer, before a model is said to take none.
+_MOST_REFUSED = 3
 
 # Elements of all inputs together: more take gigabytes, in double precision, and minutes for all samples.
 _MAX_ELEMENTS = 2**24
@@ -95,13 +97,15 @@ class _Search:
         """Larger ones, where some weights of a window see only padding at these."""
         if self._inside is None or self._inside.windows_fit(sizes, padded=False):
             return
+        refused = 0
         for names, size in itertools.product((self._others, self._symbols), sorted(_SIZES)):
-            if all(size >= sizes[name] for name in names):  # what leads may be time
+            if refused < _MOST_REFUSED and all(size >= sizes[name] for name in names):  # what leads may be time
                 candidate = self._agreeing({**sizes, **dict.fromkeys(names, size)})[0]
                 fits = candidate != sizes and self._inside.windows_fit(candidate, padded=False)
                 if fits and self._accepts(candidate, ceiling, _MANY_INSIDE):
                     yield candidate
                     return
+                refused += fits
 
     def beside(self, sizes: Mapping[str, int], ceiling: int) -> Iterator[Mapping[str, int]]:
         """Other sizes that are accepted: of the batch, then of the others, smaller ones first.

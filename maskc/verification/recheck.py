@@ -879,7 +879,8 @@ class Checker:
 
         Of many elements those alone that follow from nothing that is claimed, as behind a mask.
         """
-        held = {b.source for name, b in self.boundaries.items() if name in self.compiled.conditions and not b.slices}
+        whole = (self.boundaries[name] for name in self.compiled.conditions if name in self.boundaries)
+        held = {boundary.source for boundary in whole if not boundary.slices}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
         free = [n for n in alike if math.prod(self.shape(n)) == 1 or self.source.conditions[n].isdisjoint(self.claims)]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from maskc.verification.recheck import EXACT, LOOKUP, TABLES, Array, Boundary, Region, others, session
+from maskc.verification.recheck import LOOKUP, TABLES, Array, Boundary, Region, others, session
 from maskc.verification.regions.checker import Checker
 
 #: A tensor of the source, and an index into it.
 Place = tuple[str, Any]
 
-_STEPS = frozenset({"DequantizeLinear", "QuantizeLinear"})
+_MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_EACH_ALIKE = LOOKUP - {"Constant", "Gather"} | {"DequantizeLinear", "QuantizeLinear"}
 # Turns in which slices are changed.
 _TURNS = 4
 # Differences are those of so many times what rounding may do.
@@ -26,9 +27,9 @@ def is_elementwise(checker: Checker, region: Region) -> bool:
     """Whether a region moves elements, and rounds or maps all of them alike, so that none is dead by chance."""
     graphs = (checker.source, region.source), (checker.compiled, region.compiled)
     nodes = [(graph, graph.nodes[i]) for graph, made in graphs for i in made]
-    numbers = ((g, name) for g, node in nodes if node.op_type not in EXACT for name in node.input)
+    numbers = ((g, name) for g, node in nodes if node.op_type not in _MOVES for name in node.input)
     alike = all(math.prod(g.constants[name].dims) == 1 for g, name in numbers if name in g.constants)
-    return alike and all(node.op_type in LOOKUP | EXACT | _STEPS for _, node in nodes)
+    return alike and all(node.op_type in _EACH_ALIKE | _MOVES for _, node in nodes)
 
 
 def depends(checker: Checker, region: Region, places: Collection[Place], *, compiled: bool = False) -> bool:
