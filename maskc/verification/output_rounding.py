@@ -1,7 +1,8 @@
 """Errors of whole outputs that rounding explains.
 
-No region differs, and the runtime is not wrong about one model; or, against TensorFlow, whose kernels round otherwise,
-the reference's outputs move as far when its weights are rounded.
+All regions agree, and optimizations move outputs as far, or none differs on these data and the runtime is not wrong
+about one model; or, against TensorFlow, whose kernels round otherwise, the reference's outputs move as far when its
+weights are rounded.
 """
 
 from __future__ import annotations
