@@ -70,28 +70,33 @@ class Rounding:
         self._agrees = functools.cache(self._agrees_on)
 
     def explains(self, name: str, error: Distance, sample: Sample) -> bool:
-        """Whether no region differs on the sample, and the runtime is as far off for the reference.
-
-        Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
-        there are steps, half precision is as far from single, or nothing is left of terms that cancel.
-        """
+        """Whether all regions agree, and it is slight, or likely rounding and no region differs on the sample."""
         if self._proof is None:
             return False
         if (name, sample) not in self._explained:
-            what, off, apart, moved = self._wrong(sample)
-            source, checker = self._proof.checker.source, self._proof.checker
-            steps = any(checker.may_step(node, source.inputs) for node in source.nodes)  # all else may be rounded
-            # optimizations compute some of half precision in single, and so round the compiled model otherwise
-            coarse = source.coarse > 0
-            few = off < (MOST if coarse else 0)
-            # half precision may make anything of an output, which single precision then shows
-            near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))
-            likely = near and (what != "compiled model" or few)
-            likely = likely or _is_left_of_terms(self._models[0], name, error, sample)
+            what, _, _, moved = self._wrong(sample)
             # no more than optimizations move it is no sign of a fault, for which regions would be run on the sample
             slight = not what and not error.exact and error.max_abs <= error.scale * min(_SLIGHT, NOISE_FACTOR * moved)
-            self._explained[name, sample] = slight or (likely and self._agrees(sample))
+            explained = slight or (self._is_likely(self._proof, name, error, sample) and self._agrees(sample))
+            self._explained[name, sample] = explained
         return self._explained[name, sample]
+
+    def _is_likely(self, proof: Proof, name: str, error: Distance, sample: Sample) -> bool:
+        """Whether the runtime is as far off for the reference, or nothing is left of terms that cancel.
+
+        Or both models as they are written are as far apart, which is then rounding, and less than half the scale unless
+        there are steps, or half precision is as far from single.
+        """
+        what, off, apart, _ = self._wrong(sample)
+        source, checker = proof.checker.source, proof.checker
+        steps = any(checker.may_step(node, source.inputs) for node in source.nodes)  # all else may be rounded
+        # optimizations compute some of half precision in single, and so round the compiled model otherwise
+        coarse = source.coarse > 0
+        few = off < (MOST if coarse else 0)
+        # half precision may make anything of an output, which single precision then shows
+        near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))
+        likely = near and (what != "compiled model" or few)
+        return likely or _is_left_of_terms(self._models[0], name, error, sample)
 
     def notes(self, failed: Sample | None) -> list[str]:
         """Sentences on what was accepted, and on the sample that failed where regions agree."""
