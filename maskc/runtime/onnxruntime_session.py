@@ -44,6 +44,9 @@ _NOISE = (
 #: keeps products with weights of few bits in single precision, as the graph says: see `rounds_products`
 SINGLE_PRECISION = ("session.qdq_matmulnbits_accuracy_level", "1")
 
+#: keeps biases of quantised layers in floating point, as the graph says: see `rounds_biases`
+FLOAT_BIASES = ("optimization.disable_specified_optimizers", "WeightBiasQuantization")
+
 
 class OnnxRuntimeSession:
     """A model loaded in ONNX Runtime.
@@ -81,7 +84,7 @@ class OnnxRuntimeSession:
         if exact and clips_products():
             options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:  # no bias in float is quantised
-            options.add_session_config_entry("optimization.disable_specified_optimizers", "WeightBiasQuantization")
+            options.add_session_config_entry(*FLOAT_BIASES)
         if not optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         gpu = GPUS.get(provider)
@@ -145,6 +148,14 @@ class OnnxRuntimeSession:
         self._profiles.cleanup()
         nodes = (event for event in events if event.get("cat") == "Node")
         return len({node["name"] for node in nodes if node.get("args", {}).get("provider") == GPUS[provider].name})
+
+
+def rounds_biases(model: ModelProto) -> bool:
+    """Whether a layer of quantised data and weights has a bias in floating point, which ONNX Runtime then quantises."""
+    stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    steps = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    layers = (node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm"))
+    return any(steps.issuperset(node.input[:2]) and not stored.isdisjoint(node.input[2:]) for node in layers)
 
 
 def rounds_products(model: ModelProto) -> bool:

@@ -25,7 +25,13 @@ from maskc.results.verification import Verification
 from maskc.runtime import accepted_sizes, isolation, latency, random_inputs
 from maskc.runtime.detect_cpu import clips_products
 from maskc.runtime.fatal_models import why_endless
-from maskc.runtime.onnxruntime_session import Gpu, OnnxRuntimeSession, rounds_products
+from maskc.runtime.onnxruntime_session import (
+    FLOAT_BIASES,
+    Gpu,
+    OnnxRuntimeSession,
+    rounds_biases,
+    rounds_products,
+)
 from maskc.runtime.random_inputs import Inputs
 from maskc.runtime.session import (
     Provider,
@@ -146,6 +152,11 @@ def _on_rounding(models: Models, found: _Found) -> list[str]:
             "Products with quantised weights were computed in single precision. By default "
             f"{title} also rounds their data to 8 bits where it recognizes them; "
             f"{single_precision_option(found.provider)} disables that."
+        )
+    if found.provider != "openvino" and any(map(rounds_biases, both)):
+        notes.append(
+            "Biases of quantised layers were added as floats, as they are stored. By default ONNX Runtime rounds them "
+            f"to steps of 8-bit products; {'='.join(FLOAT_BIASES)} disables that."
         )
     if found.provider == "cpu" and clips_products() and any(map(_multiplies_int8, both)):
         notes.append(

@@ -142,3 +142,19 @@ def test_a_masked_channel_behind_many_steps() -> None:
     compiled = api.compile(model, align="none")
     assert compiled.report.verified and compiled.report.channels_removed
     assert api.verify(model, compiled.model).passed  # nothing is known of the compiler there
+
+
+@pytest.mark.parametrize("bias", ["", ", b"])
+def test_a_bias_that_the_runtime_rounds_is_told(bias: str) -> None:
+    """Where data and weights are quantised and the bias is not, as after training with simulated quantisation."""
+    body = f"""
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        v = DequantizeLinear(w, t)
+        y = Gemm(d, v{bias})
+    """
+    constants = {"s": np.float32(0.1), "z": np.uint8(128), "t": np.float32(0.02), "b": np.ones(4, np.float32)}
+    weights = np.arange(-16, 16, dtype=np.int8).reshape(8, 4)
+    model = build.model("(float[n,8] x) => (float[n,4] y)", body, 17, checked=False, w=weights, **constants)
+    notes = api.verify(model, model).notes
+    assert bool(bias) == any("optimization.disable_specified_optimizers=WeightBiasQuantization" in n for n in notes)
