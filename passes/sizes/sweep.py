@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from operator import is_
 
 import numpy as np
@@ -31,6 +31,8 @@ from passes.sizes import onnx_inference
 from passes.sizes.loop_states import state_shapes
 from passes.sizes.onnx_inference import made_up_names, refine
 
+_UNKNOWN_RANK = 99  # of so many sizes nothing is known where a rank is not
+
 
 class Sweep:
     """Sizes of a graph's tensors, refined wherever nodes are new or their operands have changed.
@@ -57,8 +59,16 @@ class Sweep:
         """Refine all that can be."""
         self._changed: set[int] = set()
         self._sweep(self._graph.nodes)
-        while self._look_back():
+        lacking = inf
+        # inference of a body may forget what was told of it, so that the same would be told without end
+        while (now := self._lacking()) < lacking and self._look_back():
+            lacking = now
             self._sweep(self._graph.nodes)
+
+    def _lacking(self) -> float:
+        """How many sizes of tensors are not known; more than all sizes of a tensor where its rank is not."""
+        shapes = [t.shape for node in self._graph.nodes for t in node.outputs if t.name]
+        return sum(_UNKNOWN_RANK if shape is None else sum(map(self._lacks, shape)) for shape in shapes)
 
     def _look_back(self) -> bool:
         """Refine operands of unknown rank or size by what reads them; whether there were any."""
