@@ -9,7 +9,6 @@ from passes.graph.nested_protos import read_names
 
 # Operators of which the result says nothing of the values that they read.
 _OF_SIZES_ALONE = frozenset({"Shape", "Size"})
-_WHY = "the masks leave nothing of what computes it"
 
 
 def constant_outputs(masked: ModelProto, compiled: ModelProto) -> list[str]:

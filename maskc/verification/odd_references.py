@@ -14,11 +14,8 @@ from maskc.runtime.session import load
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.random_operators import draws
-from passes.model import declarations
-from passes.model.declarations import dims_of
-
-# An error above this share of the scale is none of rounding.
-_NO_ROUNDING = 1e-2
+from maskc.verification.recheck import MOST
+from passes.model.declarations import dims_of, written
 
 
 def where_odd(reference: ModelProto, sample: Sample) -> str | None:
@@ -59,11 +56,11 @@ def _oddities(reference: ModelProto, sample: Sample) -> Iterator[str]:
     yield from _misdeclared(reference, sample)
 
 
-def _wrongly_optimized(reference: ModelProto, sample: Sample, written: Outputs) -> Iterator[str]:
+def _wrongly_optimized(reference: ModelProto, sample: Sample, inside: Outputs) -> Iterator[str]:
     """Clauses that name outputs of which ONNX Runtime's optimizations make something else than is written."""
     for name, expected in sample.expected.items() if not draws(reference) else ():
-        error = distance(written[name], expected) if name in written else None
-        if error is not None and not error.exact and error.max_abs > _NO_ROUNDING * error.scale:
+        error = distance(inside[name], expected) if name in inside else None
+        if error is not None and not error.exact and error.max_abs > MOST * error.scale:
             yield (
                 f"ONNX Runtime's optimizations compute the reference wrongly: without them, '{name}' is other by "
                 f"{error.max_abs:.3g} (largest value {error.scale:.3g})"
@@ -85,5 +82,5 @@ def _misdeclared(reference: ModelProto, sample: Sample) -> Iterator[str]:
         if len(declared) != len(shape) or any(d not in (None, n) for d, n in zip(declared, shape, strict=True)):
             yield (
                 f"'{value.name}' of the reference is {list(shape)}, which it declares as "
-                f"{declarations.written(dims)}: runtimes may believe that"
+                f"{written(dims)}: runtimes may believe that"
             )

@@ -788,8 +788,7 @@ class Checker:
         source = region.boundary.source
         shape = self.seen[source].shapes[0]
         weighs = any(
-            _rounding(g.nodes[i] for i in nodes if not g.fixed.isdisjoint(g.reads[i]))
-            for g, nodes in self._sides(region)
+            _rounding(g.nodes[i] for i in of if not g.fixed.isdisjoint(g.reads[i])) for g, of in self.sides(region)
         )
         sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
         places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
@@ -811,7 +810,7 @@ class Checker:
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         if names.isdisjoint(self.source.inputs):
             return ()
-        nodes = [graph.nodes[i] for graph, of in self._sides(region) for i in of]
+        nodes = [graph.nodes[i] for graph, of in self.sides(region) for i in of]
         learned = all(node.domain == "ai.onnx.ml" for node in nodes)
         if not learned and any(node.domain or node.op_type not in BOUNDLESS for node in nodes):
             return ()
@@ -820,7 +819,8 @@ class Checker:
         near = NEAR if (alike or not floats) and any(self._compared(name).size for name in names) else ()
         return (BEYOND, BEYOND + 2, *near)
 
-    def _sides(self, region: Region) -> tuple[tuple[Graph, Sequence[int]], ...]:
+    def sides(self, region: Region) -> tuple[tuple[Graph, Sequence[int]], ...]:
+        """Both models, with the nodes that a region has of them."""
         return (self.source, region.source), (self.compiled, region.compiled)
 
     def _readers(self, name: str) -> list[tuple[Graph, NodeProto]]:
@@ -1084,7 +1084,7 @@ class Checker:
         they are not measured.
         """
         halves = self.allowed(region) - self.allowed(region, stored=False) if self.source.coarse else 0.0
-        alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in self._sides(region) for i in nodes)
+        alone = all(graph.nodes[i].op_type in ARITHMETIC for graph, nodes in self.sides(region) for i in nodes)
         least = np.maximum(size, LEAST * scale)
 
         def within(slices: Array, each: Array) -> Array:
@@ -1167,7 +1167,7 @@ class Checker:
 
     def nodes(self, region: Region) -> Iterator[NodeProto]:
         """Those of both sides, but for those that compute with constants alone."""
-        for graph, nodes in ((self.source, region.source), (self.compiled, region.compiled)):
+        for graph, nodes in self.sides(region):
             yield from (graph.nodes[i] for i in nodes if not graph.fixed.issuperset(graph.nodes[i].output))
 
     def same_constants(self, name: str, other: str) -> bool:

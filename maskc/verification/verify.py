@@ -123,9 +123,9 @@ def verify_with(
     )
     for _, path in proof:
         if result.certificate is None or names or not all(source.files for source in sources):
-            why = NO_CERTIFICATE
-            if result.certificate is not None:
-                why = "the models are not files with the same names inside"
+            why = (
+                NO_CERTIFICATE if result.certificate is None else "the models are not files with the same names inside"
+            )
             result = dataclasses.replace(result, notes=(*result.notes, f"{path} is not written: {why}."))
         else:
             result.certificate.save(path, (*sources[0].files, *_given(masks)), sources[1].files)

@@ -25,8 +25,7 @@ _ROUNDING = 8.0
 
 def is_elementwise(checker: Checker, region: Region) -> bool:
     """Whether a region moves elements, and rounds or maps all of them alike, so that none is dead by chance."""
-    graphs = (checker.source, region.source), (checker.compiled, region.compiled)
-    nodes = [(graph, graph.nodes[i]) for graph, made in graphs for i in made]
+    nodes = [(graph, graph.nodes[i]) for graph, made in checker.sides(region) for i in made]
     numbers = ((g, name) for g, node in nodes if node.op_type not in _MOVES for name in node.input)
     alike = all(math.prod(g.constants[name].dims) == 1 for g, name in numbers if name in g.constants)
     return alike and all(node.op_type in _EACH_ALIKE | _MOVES for _, node in nodes)
