@@ -503,8 +503,10 @@ class Seen:
             values[_drawn(_ABSENT, rng, values.size)] = 0
         else:
             values += self.mean
-        least = max(self.low, -self.high)
-        if least >= 0:  # all runs are on one side of 0, but may be so by chance
+        for kept in ((0, 1), (0, len(shape) - 1)) if turn > 0 and turn % 4 == 2 and len(shape) > 2 else ():
+            moves = rng.normal(0, self.spread, [n if a in kept else 1 for a, n in enumerate(shape)])
+            values.reshape(shape)[...] += moves  # so that a mean over places is no constant
+        if (least := max(self.low, -self.high)) >= 0:  # all runs are on one side of 0, but may be so by chance
             any_sign = turn % 4 < 2 and (turn < 0 or turn % 2)
             np.copysign(np.maximum(np.abs(values), least), values if any_sign else self.low + self.high, out=values)
         return values.reshape(shape).astype(self.dtype)
@@ -793,6 +795,8 @@ class Checker:
         sliced = [max(shape[1:] or shape, default=1)] * weighs + [shape[a] for a in self.claims.get(source, {})]
         places = math.prod(shape) / max([1, *sliced]) if math.prod(shape) else 64
         times = next(times for least, times in ((64, 2), (16, 8), (0, 24)) if places >= least)
+        sized = [source, *region.source_reads] if any(n.op_type == "Shape" for n in self.nodes(region)) else ()
+        times = max([times, *(len(self.seen[name].shapes) for name in sized)])  # of each size
         maker = self.compiled.maker.get(region.target)
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         wide = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
@@ -808,11 +812,9 @@ class Checker:
     def beyond(self, region: Region) -> Sequence[int]:
         """The turns in which inputs of the models are as in no run, where a region takes any."""
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
-        if names.isdisjoint(self.source.inputs):
-            return ()
         nodes = [graph.nodes[i] for graph, of in self.sides(region) for i in of]
-        learned = all(node.domain == "ai.onnx.ml" for node in nodes)
-        if not learned and any(node.domain or node.op_type not in BOUNDLESS for node in nodes):
+        takes_any = all(not node.domain and node.op_type in BOUNDLESS for node in nodes)
+        if names.isdisjoint(self.source.inputs) or not (takes_any or all(n.domain == "ai.onnx.ml" for n in nodes)):
             return ()
         floats = any(self.types[name].kind == "f" for name in names)
         alike = len(nodes) == 2 and nodes[0].op_type == nodes[1].op_type  # no rounding comes before a step
@@ -825,8 +827,7 @@ class Checker:
 
     def _readers(self, name: str) -> list[tuple[Graph, NodeProto]]:
         """The nodes of both models that read an input."""
-        graphs = (self.source, self.compiled) if name in self.source.inputs else ()
-        return [(graph, node) for graph in graphs for node in graph.nodes if name in node.input]
+        return [(g, n) for g in (self.source, self.compiled) for n in g.nodes if name in n.input and name in g.inputs]
 
     def _compared(self, name: str) -> Array:
         """Numbers or words that nodes which read an input compare it with."""
@@ -930,7 +931,7 @@ class Checker:
                     continue
                 if turn <= TABLES // 2 and not region.compiled_reads:
                     got = np.resize(got, want.shape)  # one row of constants for any index
-                self._judge(region, want, got, turn, found[region.target])
+                self.judge(region, want, got, turn, found[region.target])
             if all(found[r.target].error >= max(MOST, 2 * found[r.target].allowed) for r in group):
                 break
 
@@ -1010,7 +1011,7 @@ class Checker:
         stored, seen = self.source.constants.get(name), self.seen.get(name)
         return stored.dims if stored is not None else max(seen.shapes, key=math.prod) if seen is not None else ()
 
-    def _judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
+    def judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Take one turn of a region into account."""
         if not isinstance(want, np.ndarray) or not isinstance(got, np.ndarray):
             return result.fail("it cannot be compared")
@@ -1261,8 +1262,7 @@ def feeds(inputs: Sequence[Mapping[str, Seen]], seed: int) -> list[dict[str, Arr
 
 def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: int | None) -> Checker:
     """The boundaries and claims of a certificate on tensors as they are in runs of the source."""
-    seen: dict[str, Seen] = {}
-    claims: dict[str, Claims] = {}
+    seen, claims = dict[str, Seen](), dict[str, Claims]()
     inputs = [{name: decoded(tensor) for name, tensor in each.items()} for each in document["inputs"]]
 
     def visit(name: str, arrays: list[Array]) -> None:

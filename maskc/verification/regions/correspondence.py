@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import NodeProto, numpy_helper
 
-from maskc.verification.recheck import Array, Boundary, Graph, Slices
-from maskc.verification.regions.observation import Observed, Tensor
+from maskc.verification import recheck
+from maskc.verification.recheck import Array, Boundary, Graph, Judgement, Region, Slices
+from maskc.verification.regions.observation import Observed, Tensor, print_of
 from passes.rewriting.origins import Origin
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
@@ -49,14 +49,11 @@ def by_value(
     before: Observed,
     after: Observed,
     origins: Mapping[str, Origin | None],
-    *,
-    late: bool = False,
 ) -> tuple[dict[str, Boundary], set[str]]:
     """What each tensor of the compiled model holds of the source, as far as runs of both show.
 
     And which tensors do not hold in the run what the source's tensor of their name does. origins: what the compiler
-    says that they hold. late: whether of slices or tensors that are alike, as of units that are dead in the run, the
-    last are taken, and not the first.
+    says that they hold. Of slices that are alike, as of units that are dead in the run, the first are taken.
     """
     own = {name: t for name, t in before.tensors.items() if name in source.maker and name not in source.fixed}
     index, found, unlike = _Index(own), dict[str, Boundary](), set[str]()
@@ -65,7 +62,6 @@ def by_value(
             found[name] = Boundary(name)
     for node, read in zip(compiled.nodes, compiled.reads, strict=True):
         likely = [slices for name in read if name in found for slices in found[name].slices.values()]
-        likely += _joined(node, before, found)
         for name in node.output:
             origin = origins.get(name) or Origin(name)
             twin = before.tensors.get(origin.source) if origin.source in source.maker else None
@@ -74,64 +70,68 @@ def by_value(
                 boundary = Boundary(name)
             elif name in after.tensors and name not in compiled.fixed:
                 tensor = after.tensors[name]
-                if twin is None:
-                    boundary = _gathered(compiled, node, before, found)
-                elif (slices := _of_twin(twin, tensor, origin.slices, likely, late)) is not None:
+                if twin is not None and (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
                     boundary = Boundary(origin.source, slices)
-                elif twin.dtype == tensor.dtype:
+                elif twin is not None and twin.dtype == tensor.dtype:
                     unlike.add(name)
                     boundary = Boundary(origin.source) if twin.shape == tensor.shape else None
-                boundary = boundary or _alike(index, before, tensor, likely, late)
+                boundary = boundary or _alike(index, before, tensor, likely)
             if boundary is not None:
                 found[name] = boundary
     return found, unlike
 
 
-def _joined(node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> list[Array]:
-    """The slices that a Concat of boundaries has of the Concat of their source's tensors, where it joins such."""
-    held = [found[name] for name in node.input if name in found]
-    if node.op_type != "Concat" or len(held) < len(node.input):
-        return []
-    shapes = [before.tensors[boundary.source].shape for boundary in held]
-    axis = node.attribute[0].i % max(len(shapes[0]), 1)
-    sizes = [[*shape, *[0] * (axis + 1)][axis] for shape in shapes]
-    starts = itertools.accumulate(sizes, initial=0)
-    parts = [start + b.slices.get(axis, np.arange(n)) for b, n, start in zip(held, sizes, starts, strict=False)]
-    return [np.concatenate(parts)]
+class _Values(recheck.Checker):
+    """Both sides' values of boundaries, in place of a judgement."""
+
+    def judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
+        """Keep the prints along the axis on which slices are held."""
+        (axis,) = region.boundary.slices
+        if want.ndim == got.ndim == len(self.seen[region.boundary.source].shapes[0]):
+            self.prints.append((print_of(want, axis), print_of(got, axis)))
+
+    def of(self, region: Region) -> list[tuple[Array, Array]]:
+        """Prints of the source's slices and of those that the compiled model has."""
+        self.prints: list[tuple[Array, Array]] = []
+        with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
+            self.run([region], {region.target: Judgement()})
+        return self.prints
 
 
-def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:
-    """The slices that a Gather by constants takes of a boundary, which may look like others in a run."""
-    held = found.get(node.input[0]) if node.op_type == "Gather" else None
-    index = graph.constants.get(node.input[1]) if held is not None else None
-    if held is None or index is None or len(index.dims) != 1:
+def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor) -> dict[int, Array] | None:
+    """The slices of its boundary that a region makes of random values, if they look like those it is said to hold.
+
+    Of units that are dead in a run, and look alike there, these tell one from another. tensor: the source's, in the
+    run. None if it holds no others.
+    """
+    if len(region.boundary.slices) != 1:
         return None
-    shape, taken = before.tensors[held.source].shape, numpy_helper.to_array(graph.embedded(index.name))
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % max(len(shape), 1)
-    own = held.slices.get(axis, np.arange([*shape, 0][axis]))
-    if np.abs(taken).max(initial=0) >= len(own):
+    ((axis, held),) = region.boundary.slices.items()
+    each = _Values(checker.source, checker.compiled, checker.boundaries, checker.claims, checker.seen, checker.seed)
+    prints = each.of(region)
+    if axis not in tensor.prints or not prints or any(one.shape[1] != two.shape[1] for one, two in prints):
         return None
-    return Boundary(held.source, {**held.slices, axis: own[taken]})
+    one, two = (np.concatenate(side, axis=1) for side in zip(*prints, strict=True))
+    index = _nearest(one, two) if len(two) == len(held) and np.isfinite(two).all() else np.full(1, -1)
+    if index.min() < 0 or np.array_equal(index, held):
+        return None
+    return {axis: index} if _near(tensor.prints[axis][index], tensor.prints[axis][held]) else None
 
 
-def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array], late: bool) -> Slices | None:
+def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array]) -> Slices | None:
     """The slices of the tensor that it is made of: those that the compiler says, or by values."""
     said = _narrowed(twin, slices)
     sizes = tuple(len(said[a]) if a in said else size for a, size in enumerate(twin.shape))
     if said and sizes == tensor.shape and all(index.max(initial=0) < twin.shape[a] for a, index in said.items()):
         return said
-    return _slices(twin, tensor, likely, late)
+    return _slices(twin, tensor, likely)
 
 
-def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array], late: bool) -> Boundary | None:
-    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same.
-
-    late: the last, as where a bound follows that nothing reaches in the run.
-    """
+def _alike(index: _Index, before: Observed, tensor: Tensor, likely: Sequence[Array]) -> Boundary | None:
+    """The tensor of the source of which it holds slices: the first, or the nearest where none is quite the same."""
     nearest, least = None, np.inf
-    names = [*index.like(tensor)]
-    for name in reversed(names) if late else names:
-        slices = _slices(before.tensors[name], tensor, likely, late)
+    for name in index.like(tensor):
+        slices = _slices(before.tensors[name], tensor, likely)
         if slices is None:
             continue
         apart = _apart(before.tensors[name], tensor, slices)
@@ -188,11 +188,10 @@ def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
     )
 
 
-def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], late: bool) -> dict[int, Array] | None:
+def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> dict[int, Array] | None:
     """The slices of a source tensor that a tensor holds, by values; None if it does not.
 
     likely: slices to be preferred, those of the tensors that it is made of: many slices may hold the same few values.
-    late: as of `by_value`.
     """
     if source.dtype != tensor.dtype or len(source.shape) != len(tensor.shape):
         return None
@@ -204,13 +203,13 @@ def _slices(source: Tensor, tensor: Tensor, likely: Sequence[Array], late: bool)
     if not other:
         other = [1, len(source.shape) - 1] if len(source.shape) > 1 else []
     for axis in other:
-        index = _slices_along(axis, source, tensor, likely, late)
+        index = _slices_along(axis, source, tensor, likely)
         if index is not None:
             return {axis: index}
     return None
 
 
-def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array], late: bool) -> Array | None:
+def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Array]) -> Array | None:
     """The slices along one axis that a tensor holds; None if it does not."""
     one, two = _rows(source, axis), _rows(tensor, axis)
     if one is None or two is None or len(one) < len(two) or one.shape[1] != two.shape[1]:
@@ -220,10 +219,8 @@ def _slices_along(axis: int, source: Tensor, tensor: Tensor, likely: Sequence[Ar
             return index
     if not np.isfinite(two).all():
         return None
-    nearest = _nearest(one[::-1], two[::-1])[::-1] if late else _nearest(one, two)
-    if (nearest < 0).any():
-        return None
-    return len(one) - 1 - nearest if late else nearest
+    nearest = _nearest(one, two)
+    return None if (nearest < 0).any() else nearest
 
 
 def _same_values(source: Tensor, tensor: Tensor) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.correspondence import by_name, by_value
+from maskc.verification.regions.correspondence import by_name, by_random_values, by_value
 from maskc.verification.regions.dependence import Place, depends, is_elementwise, shows
-from maskc.verification.regions.observation import Observed, observe
+from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin, Origins
 
@@ -111,7 +111,7 @@ def prove(
     ) -> _Search:
         claimed = dict(before.claims if claims is None else claims)
         checker = Checker(source, compiled, {**inputs, **boundaries}, claimed, before.seen, seed)
-        return _Search(checker, judged, unlike)
+        return _Search(checker, judged, unlike, before.tensors)
 
     named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
@@ -136,13 +136,7 @@ def prove(
             near = {name: boundary for name, boundary in found.items() if name in failing}
             yield {name: boundary for name, boundary in named.items() if name not in failing} | near, unlike
             yield found, unlike
-        early, unlike = by_value(source, compiled, before, after, {})
-        yield early, unlike
-        last, unlike = by_value(source, compiled, before, after, {}, late=True)
-        if {name: _identity(each) for name, each in last.items()} != {
-            name: _identity(each) for name, each in early.items()
-        }:
-            yield last, unlike
+        yield by_value(source, compiled, before, after, {})
 
     for boundaries, unlike in guesses():
         proofs.append(search(before, boundaries, unlike=unlike).found())
@@ -212,9 +206,18 @@ def _of(claim: Claim, keep: Array, axis: int) -> Claim:
 
 
 class _Search:
-    def __init__(self, checker: Checker, judged: dict[Key, Judgement], unlike: Collection[str] = ()) -> None:
-        """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them."""
-        self.checker, self.judged, self.unlike = checker, judged, unlike
+    def __init__(
+        self,
+        checker: Checker,
+        judged: dict[Key, Judgement],
+        unlike: Collection[str] = (),
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them.
+
+        tensors: those of the source in a run.
+        """
+        self.checker, self.judged, self.unlike, self.tensors = checker, judged, unlike, tensors or {}
         self.settled: set[str] = set()
         #: tensors that are not what the source makes of the same values, which no region behind them hides
         self.wrong: set[str] = set()
@@ -321,6 +324,10 @@ class _Search:
             if target in self.settled or region.compiled_reads & touched or target in touched:
                 continue
             reading = [reader.target for reader in readers[target]]
+            if slices := by_random_values(self.checker, region, self.tensors[region.boundary.source]):
+                self.checker.boundaries[target] = replace(region.boundary, slices=slices)
+                touched |= {target, *reading}
+                continue
             if stages := self._stages(region, readers[target]):
                 for name in stages:
                     self._discard(name)

@@ -142,6 +142,14 @@ def test_more_than_a_single_number_is_told() -> None:
         data({"x": drawn(8, 6), "s": drawn(8)}, model)
 
 
+def test_whole_numbers_that_become_floating_point_are_told_once() -> None:
+    images = np.arange(80 * 6, dtype=np.uint8).reshape(80, 6)
+    with pytest.warns(PruningWarning, match="'x' are whole numbers from 0 to 255, and are taken as float32") as said:
+        given = data([{"x": images[:40] % 16}, {"x": images}][::-1], gemm())
+        assert len([*given.used()]) > 1
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize(
     ("x", "bias", "told"),
     [

@@ -89,8 +89,8 @@ def test_a_tensor_with_a_wrong_slice_is_still_that_of_its_name() -> None:
 
 @pytest.mark.slow
 def test_units_that_are_dead_in_a_run_look_like_masked_channels() -> None:
-    """Of slices that are alike the first are tried, and the last."""
-    for seed in (705, 1389, 1845):
+    """Random values tell them from each other."""
+    for seed in (705, 1389, 1845, 4125):
         source = build_architecture(shufflenet, Masks(consistent=False, seed=seed), seed=seed // 100).model()
         assert api.verify(source, shrink(source).model).passed
 

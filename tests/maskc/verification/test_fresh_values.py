@@ -13,6 +13,9 @@ from maskc.verification.compare_regions import compare_regions
 from maskc.verification.recheck import Array, Seen
 from maskc.verification.regions.hidden_differences import first_failure
 from passes.rewriting.origins import Origin, Origins
+from tests.generators.architectures import build as build_architecture
+from tests.generators.architectures import mobilenet3
+from tests.generators.net import Masks
 from tests.generators.networks import network
 from tests.generators.running import random_feeds
 from tests.maskc import build
@@ -399,6 +402,15 @@ def test_a_weight_that_is_off_by_little_is_not_hidden_by_a_larger_region(
     source, wrong = pair()
     assert api.verify(source, source).verdict == "verified"
     assert api.verify(source, wrong).verdict == "failed"
+
+
+def test_units_that_are_dead_where_an_average_is_always_the_same() -> None:
+    """As of random values without a mean of their own, behind which nothing of the weight shows."""
+    source = build_architecture(mobilenet3, Masks(consistent=False, seed=2979), seed=29).model()
+    right = passes.shrink(source).model
+    wrong = build.changed(right, "const_55", lambda w: np.where(np.arange(w.size).reshape(w.shape) == 1, 1.01 * w, w))
+    assert api.verify(source, right).passed
+    assert not api.verify(source, wrong).passed
 
 
 def test_another_axis_of_a_softmax_whose_region_takes_in_an_approximation() -> None:
