@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 
 from maskc.frontend.graph_queries import TensorType, all_nodes, array_of, tensor_types
 
@@ -22,31 +22,33 @@ _INDEX_STEPS = frozenset(
 _COMPARISONS = frozenset({"Clip", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min"})
 _MOST_COMPARED = 64
 
+# Numbers that are added to indices, as one for each field of a table that several share.
+_MOST_OFFSETS = 4096
+
 _TABLES = frozenset({"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND"})
 
 
 def entries_by_input(model: ModelProto) -> dict[str, int]:
     """The number of entries that each input which is used as an index picks from, by the name of the input."""
     types = tensor_types(model) if any(node.op_type in _TABLES for node in all_nodes(model)) else {}
-    small = {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if np.prod(tensor.dims) == 1
-    }
-    origins: dict[str, frozenset[str]] = {
-        value.name: frozenset({value.name}) for value in model.graph.input if value.name not in small
-    }
+    small = {t.name: array_of(t) for t in model.graph.initializer if 0 < math.prod(t.dims) <= _MOST_OFFSETS}
+    #: by tensor, of which inputs it has indices, and how far these are moved at most
+    origins = {value.name: {value.name: 0} for value in model.graph.input if value.name not in small}
     limits: dict[str, int] = {}
-    nothing: frozenset[str] = frozenset()
     for node in all_nodes(model):
         index, entries = _picked(node, types, small)
         if entries:
-            for name in origins.get(index, nothing):
-                limits[name] = min(entries, limits.get(name, entries))
+            for name, moved in origins.get(index, {}).items():
+                limits[name] = min(max(1, entries - moved), limits.get(name, entries))
         if node.op_type in _INDEX_STEPS or node.op_type in ("Gather", "GatherElements"):
             # What a table of indices holds is an index as well, but what picks from it is not.
             carried = node.input[:1] if node.op_type.startswith("Gather") else node.input
-            origin = nothing.union(*(origins.get(name, nothing) for name in carried))
-            for name in node.output:
-                origins[name] = origin
+            constants = [small[name] for name in node.input if name in small and node.op_type == "Add"]
+            added = [int(values.max()) for values in constants if values.dtype.kind in "iu"]
+            found: dict[str, int] = {}
+            for name, moved in (each for read in carried for each in origins.get(read, {}).items()):
+                found[name] = max(found.get(name, 0), moved + max(0, *added, 0))
+            origins |= dict.fromkeys(node.output, found)
     return limits
 
 
@@ -66,7 +68,7 @@ def _picked(
     node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
 ) -> tuple[str, int | None]:
     """The index input of a node that picks from a table, and the table's number of entries, if known."""
-    if node.op_type == "OneHot" and len(node.input) == 3 and node.input[1] in small:
+    if node.op_type == "OneHot" and len(node.input) == 3 and small.get(node.input[1], np.zeros(0)).size == 1:
         return node.input[0], int(small[node.input[1]].ravel()[0])
     if node.op_type not in _TABLES or len(node.input) < 2:
         return "", None

@@ -74,20 +74,33 @@ EXACT = frozenset(
 QUANTIZING = ("DynamicQuantizeLinear", "QLinear", "QuantizeLinear")  # how these operators begin
 COMPARISONS = frozenset("Equal Greater GreaterOrEqual Less LessOrEqual".split())
 COMPARING = EXACT | COMPARISONS | frozenset("And Cast Not Or Xor".split())  # of inputs
+# Operators whose results may be others at single numbers or words, as those that they store.
+ASKING = COMPARISONS | frozenset(
+    "BitwiseAnd BitwiseOr BitwiseXor Ceil Floor IsInf IsNaN Mod OneHot RegexFullMatch Round Shrink Sign "
+    "StringNormalizer StringSplit TfIdfVectorizer ThresholdedRelu".split()
+)
+NUMBERS = COMPARISONS | {"IsInf", "IsNaN"}  # that tell what is no number from others
+# Operators that hand on values of what they read first.
+PASSING = EXACT | frozenset("ArrayFeatureExtractor Cast Ceil Floor Round".split())
+# Operators that round nothing, but to whole numbers.
+WHOLE = COMPARING | ASKING | frozenset("Abs Clip Max Min Neg Relu StringConcat Where".split())
 SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset(
     "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
     "Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
 )
+ROWS = frozenset({"LayerNormalization", "MatMul"})  # and these, of the last axis
 # Operators that take any numbers: none is a size, and where one is no index they fail.
 BOUNDLESS = (
     LOOKUP
-    | COMPARING - EXACT
-    | frozenset(
-        "ArgMax ArgMin Ceil Concat Flatten Floor IsInf IsNaN Max Min Mod Pow ReduceMax ReduceMin ReduceSum "
-        "RegexFullMatch Round Sign Squeeze ThresholdedRelu Transpose Unsqueeze Where".split()
-    )
+    | WHOLE - EXACT
+    | frozenset("ArgMax ArgMin BitwiseNot Concat Flatten Pow ReduceMax ReduceMin ReduceSum Transpose".split())
+)
+# Others that do, and sum with weights or over places.
+DENSE = frozenset(
+    "BatchNormalization Conv ConvTranspose Einsum Gemm GlobalAveragePool GlobalMaxPool InstanceNormalization "
+    "LayerNormalization LogSoftmax MatMul ReduceMean Softmax".split()
 )
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
@@ -123,6 +136,7 @@ CHOICES = 3  # conditions that are chosen apart from each other
 HALVES = 3.0  # roundings to half precision of what a computed weight is made of, in the condition of an element
 _MOVES, _MANY_MOVES = 3, 24  # by random signs: of few, terms that cancel move alike, or slices of few elements less
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
+LEARNED = "ai.onnx.ml"  # the domain of operators of what is no network
 TABLES = -(1 << 20)  # the first of the turns in which all are
 BEYOND = 1 << 20  # the first of the turns in which inputs are as in no run
 NEAR = range(BEYOND + 4, BEYOND + 20, 2)  # those in which they are near what nodes compare them with
@@ -162,7 +176,7 @@ class Graph:
         asking = (i for i, node in enumerate(self.nodes) if any(n.op_type == "IsNaN" for n in _nested([node])))
         made = {k for i in asking for name in self.reads[i] for k in self.closure(name, ())[0]}
         self.asked = {name for k in made for name in self.nodes[k].output}
-        self.asked.update(name for node in self.nodes if self._counts(node) for name in node.input)
+        self.asked.update(name for node in self.nodes if self.counts(node) for name in node.input)
         #: levels of quantised values: what such nodes make, and what only moves that
         self.levels = set[str]()
         for node in self.nodes:
@@ -176,15 +190,17 @@ class Graph:
                 self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if single else None)
         #: how long lists of whole numbers are in all runs: ONNX Runtime takes sizes for none that it cannot count
         self.lengths: dict[str, tuple[int, ...]] = {}
-        #: entries of the tables that tensors are indices of
-        self.tables: dict[str, int] = {}
-        values = ((n.output[0], a) for n in self.nodes if n.op_type == "Constant" for a in n.attribute)
-        tensors = self.constants | {name: a.t for name, a in values if a.name == "value"}
+        #: the tables that tensors are indices of, each with the axis
+        self.tables, self.readers = dict[str, list[tuple[str, int]]](), dict[str, list[NodeProto]]()
         for node in self.nodes:
-            rows = tensors[node.input[0]].dims if node.op_type == "Gather" and node.input[0] in tensors else ()
-            if rows and all(a.i in (0, -len(rows)) for a in node.attribute):
-                size = int(rows[0])
-                self.tables[node.input[1]] = min(size, self.tables.get(node.input[1], size))
+            if node.op_type == "Gather" and node.input[0] in self.fixed:
+                axis = next((a.i for a in node.attribute), 0)
+                self.tables.setdefault(node.input[1], []).append((node.input[0], axis))
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        for node in reversed(self.nodes):  # numbers of another type are indices as well
+            if node.op_type in ("Cast", "Identity") and node.output[0] in self.tables:
+                self.tables.setdefault(node.input[0], []).extend(self.tables[node.output[0]])
 
     def version(self, node: NodeProto) -> int:
         """Since when a node's operator is what it is in the opset of the model."""
@@ -193,10 +209,19 @@ class Graph:
         known = onnx.defs.has(node.op_type, domains[0])
         return int(onnx.defs.get_schema(node.op_type, version, domains[0]).since_version) if known else version
 
-    def _counts(self, node: NodeProto) -> bool:
+    def counts(self, node: NodeProto) -> bool:
         """Whether a node makes something else than floats of what may be no numbers."""
         casts = any(a.i not in FLOATS for a in node.attribute if a.name == "to")
         return (node.op_type == "Cast" and casts) or node.op_type in COMPARISONS
+
+    def asks(self, node: NodeProto) -> bool:
+        """Whether a node may make something else at single numbers or words."""
+        return node.domain == LEARNED or node.op_type in ASKING or self.counts(node)
+
+    def takes_any(self, node: NodeProto) -> bool:
+        """Whether a node takes any numbers or words, of which none is a size."""
+        moves = node.op_type in EXACT and self.fixed.issuperset(name for name in node.input[1:] if name)
+        return node.domain == LEARNED or (not node.domain and (moves or node.op_type in BOUNDLESS | DENSE))
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -754,19 +779,20 @@ class Checker:
 
     def fresh(self, name: str, turn: int) -> Array:
         """Random values of a tensor of the source, in which its claims hold, or that a Softmax may have made."""
-        if turn >= BEYOND and name in self.source.inputs:
-            return self._beyond(name, turn)
         if turn <= TABLES // 2:
-            entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self.source.tables[name]
+            entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self._entries(name)
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
+        beyond = turn >= BEYOND and self._is_free(name)
+        values = self._beyond(name, turn) if beyond else None
         turn -= BEYOND * (turn >= BEYOND)
-        values = self.seen[name].fresh(name, turn, self.seed)
-        if turn > 1 and name in self.source.conditions:
-            return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
-        if turn % 2 and name in self.source.levels:
-            values = self._other_levels(name, values, turn)
-        elif self.seen[name].values is not None:
-            return values
+        if values is None:
+            values = self.seen[name].fresh(name, turn, self.seed)
+            if turn > 1 and name in self.source.conditions:
+                return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
+            if turn % 2 and name in self.source.levels:
+                values = self._other_levels(name, values, turn)
+            elif self.seen[name].values is not None:
+                return values
         claims, shares = self.claims.get(name, {}), self.source.shares.get(name, slice(0))
         if (axes := tuple(range(values.ndim)[shares])) and claims.keys().isdisjoint(axes):
             values = np.abs(values) + np.finfo(values.dtype).tiny
@@ -801,63 +827,102 @@ class Checker:
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         wide = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
         wide |= any(node.op_type.startswith(QUANTIZING) for node in self.nodes(region))  # beyond all levels
+        stored = self.compiled.constants.keys()  # units between two products may be dead
+        wide |= (
+            sum(
+                any(len(self.compiled.constants[n].dims) > 1 for n in stored & {*self.compiled.reads[i]})
+                for i in region.compiled
+            )
+            > 1
+        )
         turns = tuple(range(-times // 2 if wide else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
-        looks_up = len(names) == 1 and all(node.op_type in LOOKUP for node in self.nodes(region))
+        looks_up = len(names) == 1 and all(node.op_type in LOOKUP | ROWS for node in self.nodes(region))
         for name in names & self.source.tables.keys() if looks_up else ():
             if self.seen[name].shapes[0] and self.types[name].kind in "iu":
-                turns += tuple(range(TABLES, TABLES - (-self.source.tables[name] // ENTRIES)))
+                turns += tuple(range(TABLES, TABLES - (-self._entries(name) // ENTRIES)))
         return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
 
+    def _entries(self, name: str) -> int:
+        """How many entries the tables have that a tensor is an index of."""
+        return min(self.shape(table)[axis] for table, axis in self.source.tables[name])
+
     def beyond(self, region: Region) -> Sequence[int]:
-        """The turns in which inputs of the models are as in no run, where a region takes any."""
+        """The turns in which what is read is as in no run, where a region takes any numbers and words."""
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
-        nodes = [graph.nodes[i] for graph, of in self.sides(region) for i in of]
-        takes_any = all(not node.domain and node.op_type in BOUNDLESS for node in nodes)
-        if names.isdisjoint(self.source.inputs) or not (takes_any or all(n.domain == "ai.onnx.ml" for n in nodes)):
+        nodes = [(graph, graph.nodes[i]) for graph, of in self.sides(region) for i in of]
+        free, ops = list(filter(self._is_free, names)), [node.op_type for _, node in nodes]
+        if not DENSE.isdisjoint(ops):  # of what has many numbers those of a run tell enough
+            free = [name for name in free if self.types[name].kind != "f" or self.seen[name].values is not None]
+        if not free or not all(graph.takes_any(node) for graph, node in nodes):
             return ()
-        floats = any(self.types[name].kind == "f" for name in names)
-        alike = len(nodes) == 2 and nodes[0].op_type == nodes[1].op_type  # no rounding comes before a step
-        near = NEAR if (alike or not floats) and any(self._compared(name).size for name in names) else ()
-        return (BEYOND, BEYOND + 2, *near)
+        kinds = {self.types[name].kind for name in names}
+        divides = any(n.op_type in ("Div", "Mod") and not g.fixed.issuperset(n.input[1:]) for g, n in nodes)
+        if divides and not kinds.isdisjoint("iu"):
+            return ()  # by 0 a process ends
+        # no rounding comes before a step
+        whole = all(node.domain == LEARNED or node.op_type in WHOLE for _, node in nodes)
+        near = whole or "f" not in kinds or (len(ops) == 2 and ops[0] == ops[1])
+        near &= any(g.asks(n) for g, n in nodes) or not names.isdisjoint(self.source.inputs)
+        near &= any(self._compared(name).size for name in names)
+        return (BEYOND, BEYOND + 2, *(NEAR if near else ()))
 
     def sides(self, region: Region) -> tuple[tuple[Graph, Sequence[int]], ...]:
         """Both models, with the nodes that a region has of them."""
         return (self.source, region.source), (self.compiled, region.compiled)
 
-    def _readers(self, name: str) -> list[tuple[Graph, NodeProto]]:
-        """The nodes of both models that read an input."""
-        return [(g, n) for g in (self.source, self.compiled) for n in g.nodes if name in n.input and name in g.inputs]
+    def _readers(self, name: str) -> Iterator[tuple[Graph, NodeProto]]:
+        """The nodes of both models that read a tensor, or what only moves its values or makes them whole."""
+        todo, seen = [(graph, name) for graph in (self.source, self.compiled)], set[int]()
+        while todo:
+            graph, name = todo.pop()
+            for node in graph.readers.get(name, ()):
+                if id(node) not in seen:
+                    seen.add(id(node))
+                    yield graph, node
+                    passes = node.input[0] == name and node.op_type in PASSING and node.op_type != "Shape"
+                    todo += [(graph, each) for each in node.output] if passes or node.op_type == "Concat" else []
+
+    def _is_free(self, name: str) -> bool:
+        """Whether a tensor may be drawn as in no run: inputs, those with few values in runs, and those compared."""
+        known = name in self.source.inputs or self.seen[name].values is not None
+        return name not in self.source.conditions and (known or any(g.asks(n) for g, n in self._readers(name)))
 
     def _compared(self, name: str) -> Array:
-        """Numbers or words that nodes which read an input compare it with."""
+        """Numbers or words that a tensor is compared with, these with small letters for capitals as well."""
         found: set[Any] = set()
         for graph, node in self._readers(name):
-            stored = [graph.constants[each] for each in node.input if each in graph.constants]
-            stored += [a.t for a in node.attribute if node.domain and a.HasField("t")]
-            small = [tensor for tensor in stored if node.domain or math.prod(tensor.dims) == 1]
-            found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())
-            for own in node.attribute if node.domain else ():
-                found.update((*own.floats, *own.ints, *own.strings))
+            if graph.asks(node) or node.op_type in WHOLE - EXACT:
+                stored = [graph.constants[each] for each in node.input if each in graph.constants]
+                stored += [a.t for a in node.attribute if a.HasField("t")]
+                small = [tensor for tensor in stored if math.prod(tensor.dims) <= ENTRIES]
+                found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())
+                for own in node.attribute if node.domain or node.op_type in ASKING else ():
+                    if own.name == "nodes_values" or not own.name.startswith(("class_", "nodes_", "target_")):
+                        found.update((*own.floats, *own.ints, *own.strings, own.s))
         words = {each.decode() if isinstance(each, bytes) else each for each in found}
         text = self.types[name].kind == "O"
-        return np.array(sorted(each for each in words if isinstance(each, str) == text), object if text else None)
+        kept = {each for each in words if isinstance(each, str) == text}
+        return np.array(sorted(kept | {each.swapcase() for each in kept if text}), object if text else None)
 
     @np.errstate(invalid="ignore", over="ignore")  # a number may not fit
     def _beyond(self, name: str, turn: int) -> Array:
-        """An input near what it is compared with, or of any sign and size, and no number where that is asked."""
-        seen, dtype, near = self.seen[name], self.types[name], self._compared(name) if turn in NEAR else np.zeros(0)
+        """A tensor near what it is compared with, or of any sign and size, and no number where that is asked."""
+        dtype, near = self.types[name], self._compared(name) if turn in NEAR else np.zeros(0)
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn, self.seed])
-        values = np.array(seen.fresh(name, turn - BEYOND, self.seed))
+        values = np.array(self.seen[name].fresh(name, turn - BEYOND, self.seed))
         shape = values.shape
         if near.size:
             values = rng.choice(near, shape)
             if dtype.kind != "O":
                 values = values + rng.choice((0, 0, 1, -1) + (0.5, -0.5) * (dtype.kind == "f"), shape)
+        elif dtype.kind == "b":
+            values = rng.random(shape) < 1 / 2
         elif dtype.kind == "f":
             values = rng.normal(0, 1 if turn == BEYOND else WIDE, shape)
-            if any(node.op_type in ("IsNaN", "IsInf") for _, node in self._readers(name)):
-                values[rng.random(shape) < 1 / SPARSE] = rng.choice((np.nan, np.inf, -np.inf))
+            if any(n.domain == LEARNED or n.op_type in NUMBERS for _, n in self._readers(name)):
+                none = rng.choice((np.nan, np.nan, np.inf, -np.inf), shape)
+                values = np.where(rng.random(shape) < 1 / 4, none, values)
         elif dtype.kind in "iu":
             wide = 2.0 ** rng.uniform(0, np.iinfo(dtype).bits - 2, shape)
             values = (values if turn == BEYOND else wide) * rng.choice((1, -1) if dtype.kind == "i" else (1,), shape)
@@ -921,8 +986,8 @@ class Checker:
             try:
                 results = one.run(wanted, {f"{n}·": values[n] for n in reads}) if one else []
             except Exception:  # of any kind that ONNX Runtime has
-                if turn >= BEYOND or (turn > 1 and self.chosen(group[0])):
-                    continue  # of what is no index, or of a branch that needs other sizes
+                if turn >= BEYOND or turn <= TABLES // 2 or (turn > 1 and self.chosen(group[0])):
+                    continue  # of what is no index, or of a branch or a product that needs other sizes
                 raise
             made = dict(zip(wanted, results, strict=True))
             for region, got in zip(group, two.run(targets, feeds), strict=True):
@@ -1197,25 +1262,29 @@ class Checker:
 
     def whole(self, done: Collection[str]) -> list[str]:
         """The outputs that are proved to be those of the source, whole."""
-        held = {name for name in done if self.boundaries[name].source == name and not self.boundaries[name].slices}
-        alike = {name for name in self.compiled.outputs if self.same_constants(name, name) or self._same(name, held)}
-        return [name for name in self.compiled.outputs if name in held | alike]
+        held = {name: self.boundaries[name].source for name in done if not self.boundaries[name].slices}
+        outputs = self.compiled.outputs
+        alike = {name for name in outputs if self.same_constants(name, name) or self._same(name, name, held)}
+        return [name for name in outputs if name in alike or held.get(name) == name]
 
-    def _same(self, name: str, held: Collection[str]) -> bool:
-        """Whether one node makes it in both models of what is held, and it is no tensor, but a sequence or a map."""
-        if name in self.seen or name not in self.source.maker or name not in self.compiled.maker:
+    def _same(self, name: str, other: str, held: Mapping[str, str]) -> bool:
+        """Whether one node makes them in both models of what is held, and they are sequences or maps, no tensors."""
+        if name in self.seen or name not in self.source.maker or other not in self.compiled.maker:
             return False
-        graphs = self.source, self.compiled
-        one, two = (graph.nodes[graph.maker[name]] for graph in graphs)
-        names = zip(graphs, (one, two), strict=True)  # those that are left out, too, and what bodies read
-        read, other = ([*map(graph.copied, [*node.input, *graph.reads[graph.maker[name]]])] for graph, node in names)
-        fields = ("op_type", "domain", "output", "attribute")
+        one, two = self.source.nodes[self.source.maker[name]], self.compiled.nodes[self.compiled.maker[other]]
+        if self.source.version(one) != self.compiled.version(two) or len(one.input) != len(two.input):
+            return False
+        # those that are left out, too, and what bodies read
+        read = [*map(self.source.copied, [*one.input, *self.source.reads[self.source.maker[name]]])]
+        names = [*map(self.compiled.copied, [*two.input, *self.compiled.reads[self.compiled.maker[other]]])]
         alike = (
-            (a == b and (not a or a in held or self._same(a, held))) or self.same_constants(a, b)
-            for a, b in zip(read, other, strict=False)
+            a == b == "" or held.get(b) == a or self._same(a, b, held) or self.same_constants(a, b)
+            for a, b in zip(read, names, strict=False)
         )
-        same = len(read) == len(other) and self.source.version(one) == self.compiled.version(two)
-        return same and all(alike) and all(getattr(one, f) == getattr(two, f) for f in fields)
+        place = list(one.output).index(name) == list(two.output).index(other) and len(read) == len(names)
+        return (
+            place and all(alike) and all(getattr(one, f) == getattr(two, f) for f in ("op_type", "domain", "attribute"))
+        )
 
 
 def _moving(node: NodeProto) -> Sequence[str]:

@@ -344,12 +344,26 @@ class Shape(ElementRule, Measuring):
             rewriter.override(node, np.asarray(changed), original)
 
 
-@register("Range", "NonZero", "EyeLike")
+@register("NonZero", "EyeLike")
 class Generated(Op):
     """Made from sizes alone: computed beforehand when those are constant."""
 
     foldable = True
     flops_per_element = 0
+
+
+@register("Range")
+class Range(SizeRule, Generated):
+    """Numbers one after another, as many as lie between two others."""
+
+    def sizes(self, node: gs.Node, vectors: ShapeVectors) -> Sizes | None:
+        ends = [end for tensor in node.inputs if (end := vectors.of(tensor)) is not None and end.dtype.kind in "iuO"]
+        if len(ends) < len(node.inputs) or any(end.size != 1 for end in ends):
+            return [None]
+        start, limit, step = (polynomials(end.reshape(1))[0] for end in ends)
+        if None in (start, limit, step) or step.number != 1:
+            return [None]
+        return vectors.wanted(np.asarray([limit - start], object))
 
 
 @register("BlackmanWindow", "HammingWindow", "HannWindow")

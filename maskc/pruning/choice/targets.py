@@ -18,6 +18,7 @@ from maskc.pruning.choice.observation import Observed
 from maskc.pruning.layers.network import Mask
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
+from passes.rewriting.origins import Origin
 from passes.targets import registry
 
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
@@ -171,13 +172,16 @@ class Search:
         kept = np.ones(len(gone), bool)
         for name in self.seen.network.units:
             kept[self.seen.network.groups[name]] = False
+        made = {output for node in compiled.model.graph.node for output in node.output}
         for name, place in self.seen.network.places.items():
             groups = np.unique(self.seen.network.groups[name])
-            origin = compiled.origins.get(f"{name}/masked")
+            masked = f"{name}/masked"
+            origin = compiled.origins.get(masked, Origin(masked) if masked in made else None)
             stored = np.zeros(len(gone), bool)
-            if origin is not None and place.axis in origin.slices:
+            if origin is not None:  # of an axis of which it says nothing, all are
                 stored[groups] = True
-                stored[np.delete(self.seen.network.groups[name], origin.slices[place.axis])] = False
+                held = origin.slices.get(place.axis, np.arange(len(self.seen.network.groups[name])))
+                stored[np.delete(self.seen.network.groups[name], held)] = False
             lost = groups[gone[groups]]
             lost = lost[np.argsort(rank[lost])]
             kept[lost[: len(lost) - int(stored[lost].sum())]] = False

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from onnx import NodeProto, numpy_helper
 
 from maskc.verification import recheck
 from maskc.verification.recheck import Array, Boundary, Graph, Judgement, Region, Slices
@@ -70,9 +71,11 @@ def by_value(
                 boundary = Boundary(name)
             elif name in after.tensors and name not in compiled.fixed:
                 tensor = after.tensors[name]
-                if twin is not None and (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
+                if twin is None:
+                    boundary = _gathered(compiled, node, before, found)
+                elif (slices := _of_twin(twin, tensor, origin.slices, likely)) is not None:
                     boundary = Boundary(origin.source, slices)
-                elif twin is not None and twin.dtype == tensor.dtype:
+                elif twin.dtype == tensor.dtype:
                     unlike.add(name)
                     boundary = Boundary(origin.source) if twin.shape == tensor.shape else None
                 boundary = boundary or _alike(index, before, tensor, likely)
@@ -98,24 +101,41 @@ class _Values(recheck.Checker):
         return self.prints
 
 
-def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor) -> dict[int, Array] | None:
+def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | None) -> dict[int, Array] | None:
     """The slices of its boundary that a region makes of random values, if they look like those it is said to hold.
 
     Of units that are dead in a run, and look alike there, these tell one from another. tensor: the source's, in the
     run. None if it holds no others.
     """
-    if len(region.boundary.slices) != 1:
+    if tensor is None or len(region.boundary.slices) != 1:
         return None
     ((axis, held),) = region.boundary.slices.items()
     each = _Values(checker.source, checker.compiled, checker.boundaries, checker.claims, checker.seen, checker.seed)
-    prints = each.of(region)
-    if axis not in tensor.prints or not prints or any(one.shape[1] != two.shape[1] for one, two in prints):
+    sizes = tensor.shape[axis], len(held)
+    prints = [
+        (one, two) for one, two in each.of(region) if (len(one), len(two)) == sizes and one[0].size == two[0].size
+    ]
+    if axis not in tensor.prints or not prints:
         return None
     one, two = (np.concatenate(side, axis=1) for side in zip(*prints, strict=True))
-    index = _nearest(one, two) if len(two) == len(held) and np.isfinite(two).all() else np.full(1, -1)
+    index = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
     if index.min() < 0 or np.array_equal(index, held):
         return None
     return {axis: index} if _near(tensor.prints[axis][index], tensor.prints[axis][held]) else None
+
+
+def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:
+    """The slices that a Gather by constants takes of a boundary, which may look like others in a run."""
+    held = found.get(node.input[0]) if node.op_type == "Gather" else None
+    index = graph.constants.get(node.input[1]) if held is not None else None
+    if held is None or index is None or len(index.dims) != 1:
+        return None
+    shape, taken = before.tensors[held.source].shape, numpy_helper.to_array(graph.embedded(index.name))
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % max(len(shape), 1)
+    own = held.slices.get(axis, np.arange([*shape, 0][axis]))
+    if np.abs(taken).max(initial=0) >= len(own):
+        return None
+    return Boundary(held.source, {**held.slices, axis: own[taken]})
 
 
 def _of_twin(twin: Tensor, tensor: Tensor, slices: Slices, likely: Sequence[Array]) -> Slices | None:

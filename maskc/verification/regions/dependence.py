@@ -8,14 +8,16 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
-from maskc.verification.recheck import LOOKUP, TABLES, Array, Boundary, Region, others, session
+from maskc.verification.recheck import LOOKUP, TABLES, Array, Boundary, Graph, Region, others, session
 from maskc.verification.regions.checker import Checker
 
 #: A tensor of the source, and an index into it.
 Place = tuple[str, Any]
 
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_HANDS_ON = _MOVES | {"Slice", "Split"}
 _EACH_ALIKE = LOOKUP - {"Constant", "Gather"} | {"DequantizeLinear", "QuantizeLinear"}
 # Turns in which slices are changed.
 _TURNS = 4
@@ -29,6 +31,29 @@ def is_elementwise(checker: Checker, region: Region) -> bool:
     numbers = ((g, name) for g, node in nodes if node.op_type not in _MOVES for name in node.input)
     alike = all(math.prod(g.constants[name].dims) == 1 for g, name in numbers if name in g.constants)
     return alike and all(node.op_type in _EACH_ALIKE | _MOVES for _, node in nodes)
+
+
+def limits_nothing(checker: Checker, grown: Region, region: Region) -> bool:
+    """Whether a region took in nodes that only hand on values, of whole numbers moved by a constant at most.
+
+    It then reads any values as before, and agrees only where these are not drawn.
+    """
+    taken = set(grown.source) - set(region.source)
+    others = set(grown.compiled) - set(region.compiled)
+    if not taken or len(grown.source_reads) < len(region.source_reads):
+        return False
+    whole = all(checker.types[name].kind in "iu" for name in region.source_reads)
+    sides = ((checker.source, taken), (checker.compiled, others))
+    nodes = [(graph, graph.nodes[index]) for graph, made in sides for index in made]
+    return all(_hands_on(graph, node, whole) for graph, node in nodes)
+
+
+def _hands_on(graph: Graph, node: NodeProto, whole: bool) -> bool:
+    """Whether a node's result may be as any that it reads; whole: of whole numbers."""
+    fixed = [name in graph.fixed for name in node.input if name]
+    picks = node.op_type == "Gather" and fixed == [False, True]
+    shifts = whole and (node.op_type == "Cast" or (node.op_type in ("Add", "Sub") and any(fixed)))
+    return node.op_type in _HANDS_ON or picks or shifts
 
 
 def depends(checker: Checker, region: Region, places: Collection[Place], *, compiled: bool = False) -> bool:
@@ -95,7 +120,8 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
             if turn <= TABLES // 2:  # all entries of a table, of which a run has some
                 (index,), run = reads, 0
                 shape = twin.cut(checker.fresh(twin.source, run)).shape
-                want, got = _worst_entry(want, got, len(checker.seen[index].shapes[0]) - 1, shape)
+                ((_, axis), *_), rank = checker.source.tables[index], len(checker.seen[index].shapes[0])
+                want, got = _worst_entry(want, got, axis % len(shape) + rank - 1, shape)
             floats, moved = want.dtype.kind == "f", want - got
             rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else float(steps)
             moved[np.abs(want.astype(np.float64) - got) <= rounding] = 0

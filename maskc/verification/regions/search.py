@@ -15,7 +15,7 @@ from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_random_values, by_value
-from maskc.verification.regions.dependence import Place, depends, is_elementwise, shows
+from maskc.verification.regions.dependence import Place, depends, is_elementwise, limits_nothing, shows
 from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin, Origins
@@ -324,7 +324,7 @@ class _Search:
             if target in self.settled or region.compiled_reads & touched or target in touched:
                 continue
             reading = [reader.target for reader in readers[target]]
-            if slices := by_random_values(self.checker, region, self.tensors[region.boundary.source]):
+            if slices := by_random_values(self.checker, region, self.tensors.get(region.boundary.source)):
                 self.checker.boundaries[target] = replace(region.boundary, slices=slices)
                 touched |= {target, *reading}
                 continue
@@ -466,7 +466,7 @@ class _Search:
                 reads = frozenset(checker.compiled.closure(target, cut)[1])
             checker.boundaries[target] = replace(original, reads=reads)
             grown = checker.region(target)
-            if grown == region:
+            if grown == region or (alike and limits_nothing(checker, grown, region)):
                 continue
             key = self._key(grown)
             if key not in self.judged:

@@ -377,3 +377,21 @@ def test_layers_of_a_rule_of_ones_own_are_pruned(monkeypatch: pytest.MonkeyPatch
     assert [node.op_type for node in pruned.model.graph.node] == ["Gemm", "Relu", "FusedGemm"]
     (output,) = pruned.agreement
     assert output.error is not None and output.error < 0.02
+
+
+def test_channels_that_are_stored_for_speed_all_the_same_stay() -> None:
+    """As of a residual sum before norms, whose masked channels a processor likes as well."""
+    blocks = "".join(
+        f"""d{i} = Conv<group = 32, pads = [1,1,1,1]>(r{i}, dw{i}) t{i} = Transpose<perm = [0,2,3,1]>(d{i})
+        l{i} = LayerNormalization(t{i}, one) a{i} = MatMul(l{i}, a_{i}) e{i} = Relu(a{i}) m{i} = MatMul(e{i}, b_{i})
+        u{i} = Transpose<perm = [0,3,1,2]>(m{i}) r{i + 1} = Add(r{i}, u{i}) """
+        for i in range(2)
+    )
+    text = f"""g (float[n,1,8,8] x) => (float[n,10] y) {{ r0 = Conv<strides = [2,2]>(x, stem) {blocks}
+        p = ReduceMean<axes = [2,3], keepdims = 0>(r2) y = MatMul(p, head) }}"""
+    weights = {"stem": drawn(32, 1, 2, 2), "one": np.ones(32, np.float32), "head": drawn(32, 10)}
+    for i in range(2):
+        weights |= {f"dw{i}": drawn(32, 1, 3, 3, seed=i), f"a_{i}": drawn(32, 128, seed=i) / 6}
+        weights[f"b_{i}"] = drawn(128, 32, seed=i) / 30
+    (agreement,) = maskc.prune(network(text, weights), {"x": drawn(80, 1, 8, 8)}, flops=0.97, verify=False).agreement
+    assert agreement.error < 0.05

@@ -122,3 +122,93 @@ def test_what_bodies_read_is_compared_where_they_make_sequences() -> None:
         for w in (2, 3)
     )
     assert not maskc.verify(one, two).passed
+
+
+TABLES = {"w": np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32), "k": np.eye(8, dtype=np.float32)}
+LOOK_UPS = {
+    "of another type": ("(int32[n,2] x) => (float[n,2,8] y)", "i = Cast<to=7>(x) y = Gather(w, i)", None),
+    "a column": ("(int64[n,3] x) => (float[n,2,8] y)", "i = Gather<axis=1>(x, two) y = Gather(w, i)", None),
+    "of a computed table": ("(int64[n] x) => (float[n,8] y)", "n = Neg(w) y = Gather(n, x)", "y = Gather(v, x)"),
+    "projected": ("(int64[n] x) => (float[n,8] y)", "e = Gather(w, x) y = MatMul(e, k)", "y = Gather(u, x)"),
+    "of columns": ("(int64[n] x) => (float[8,n] y)", "y = Gather<axis=1>(t, x)", None),
+}
+
+
+@pytest.mark.parametrize("case", LOOK_UPS)
+def test_a_row_that_a_look_up_behind_another_node_reaches(case: str) -> None:
+    signature, before, after = LOOK_UPS[case]
+    stored = {**TABLES, "two": np.array([0, 1]), "u": TABLES["w"], "v": -TABLES["w"], "t": TABLES["w"].T.copy()}
+    one, right = (build.model(signature, body, 17, checked=False, **stored) for body in (before, after or before))
+    assert maskc.verify(one, right).passed
+    row = np.arange(3000) == 1777
+    (table,) = (name for name in "uvwt" if f"({name}, " in (after or before))
+    wrong = build.changed(right, table, lambda w: w + (row if table == "t" else row[:, None]))
+    assert not maskc.verify(one, wrong).passed
+
+
+AGES = "(float[n,4] x) => (bool[n,4] y)"
+WORDS = np.array(["a", "b", "c", "d"], object)
+LIMITS = np.arange(4, dtype=np.float32) * 100
+NUMBERS = {
+    "age": np.float32(18),
+    "limits": LIMITS,
+    "others": LIMITS[::-1].copy(),
+    "low": np.float32(0),
+    "high": LIMITS[3],
+}
+NUMBERS |= {"top": np.array(250), "halves": np.array([2, 2]), "ends": np.array([0]), "m": np.float32(3)}
+NUMBERS |= {"words": WORDS, "reversed": WORDS[::-1].copy(), "p": np.eye(4, dtype=np.float32), "last": np.array([-1])}
+NUMBERS |= {"q": np.eye(4, dtype=np.float32) + np.float32(0.5), "five": np.arange(5, 9), "mask": np.array(15)}
+
+
+@pytest.mark.parametrize(
+    ("signature", "before", "after"),
+    [
+        (AGES, "y = GreaterOrEqual(x, age)", "y = Greater(x, age)"),
+        (AGES, "f = Floor(x) y = GreaterOrEqual(f, age)", "f = Floor(x) y = Greater(f, age)"),
+        (AGES, "y = Greater(x, limits)", "y = Greater(x, others)"),
+        ("(string[n,4] x) => (bool[n,4] y)", "y = Equal(x, words)", "y = Equal(x, reversed)"),
+        (
+            "(float[n,4] x) => (uint8[n,4] y)",
+            "c = Clip(x, low, high) y = Cast<to=2>(c)",
+            "c = Clip(x, low) y = Cast<to=2>(c)",
+        ),
+        (
+            "(int64[n,1] x) => (float[n,4] y)",
+            "e = Equal(x, five) c = Cast<to=1>(e) y = MatMul(c, p)",
+            "e = Equal(x, five) c = Cast<to=1>(e) y = MatMul(c, q)",
+        ),
+        (
+            "(float[n,4] x) => (float[n,2] y)",
+            "a, b = Split<axis=1>(x, halves) i = IsNaN(a) y = Where(i, m, a)",
+            "a, b = Split<axis=1>(x, halves) y = Identity(a)",
+        ),
+        ("(float[n,4] x) => (float[n,4] y)", "e = Equal(x, x) y = Where(e, x, m)", "y = Identity(x)"),
+        ("(int64[n,1] x) => (int64[n] y)", "s = Squeeze(x, last) y = Abs(s)", "y = Squeeze(x, last)"),
+        ("(int64[n,1] x) => (int64[n,1] y)", "y = BitwiseAnd(x, mask)", "y = Identity(x)"),
+        (
+            "(string[n] x) => (string[n] y)",
+            'y = StringNormalizer<case_change_action="LOWER", locale="C">(x)',
+            'y = StringNormalizer<locale="C">(x)',
+        ),
+    ],
+)
+def test_single_numbers_and_words_tell_them_apart(signature: str, before: str, after: str) -> None:
+    one, two = (build.model(signature, body, 20, checked=False, **NUMBERS) for body in (before, after))
+    assert maskc.verify(one, one).passed
+    assert not maskc.verify(one, two).passed
+
+
+def test_a_sequence_of_a_tensor_that_has_another_name() -> None:
+    bodies = [f"{name} = MatMul(x, {w}) y = SequenceConstruct({name}, x)" for name, w in ("ap", "bp", "bq")]
+    signature = "(float[n,4] x) => (seq(float[n,4]) y)"
+    one, two, wrong = (build.model(signature, body, 17, checked=False, **NUMBERS) for body in bodies)
+    assert maskc.verify(one, two).passed
+    assert not maskc.verify(one, wrong).passed
+
+
+def test_indices_that_are_moved_stay_within_their_table() -> None:
+    body = "i = Add(x, offsets) y = Gather(w, i)"
+    offsets = np.array([[0, 1000, 2900]])
+    model = build.model("(int64[n,3] x) => (float[n,3,8] y)", body, 17, checked=False, **TABLES, offsets=offsets)
+    assert maskc.verify(model, model).passed

@@ -16,8 +16,10 @@ def test_integers_that_are_compared_have_no_rounding_that_leads_to_another_step(
     signature, body = "(int64[n] i) => (float16[n,64] y)", "u = Unsqueeze(i, last) e = Equal(u, all) c = Cast<to=10>(e)"
     table, operands = random(5, 64).astype(np.float16), {"last": np.array([1]), "all": np.arange(5)[None]}
     source = build.model(signature, f"{body} y = MatMul(c, w)", w=table, **operands)
-    right = build.model(signature, "y = Gather(w, i)", w=table)
-    wrong = build.changed(right, "w", lambda w: w + np.float16(0.1) * (np.arange(w.size).reshape(w.shape) == 70))
+    numbers = {"one": np.array(1), "none": np.array(0), "most": np.array(6), "r": np.pad(table, ((1, 1), (0, 0)))}
+    body = "a = Add(i, one) k = Clip(a, none, most) y = Gather(r, k)"  # and zeros of what is none of these
+    right = build.model(signature, body, **numbers)
+    wrong = build.changed(right, "r", lambda w: w + np.float16(0.1) * (np.arange(w.size).reshape(w.shape) == 134))
     for seed in range(4):
         assert proof_of(source, right, seed).complete
         assert not proof_of(source, wrong, seed).complete

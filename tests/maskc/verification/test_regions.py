@@ -219,10 +219,11 @@ def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
     """Places behind the end of each example, of which each has another one: a certificate says nothing of others."""
     body = """
         sh = Shape(x) t = Gather(sh, one) r = Range(zero, t, one) ends = Unsqueeze(n, last) l = Less(r, ends)
-        m = Cast<to=1>(l) a = MatMul(x, w) k = Mul(a, mask) b = MatMul(k, v) s = Squeeze(b, last) e = Mul(s, m)
+        m = Where(l, full, none) a = MatMul(x, w) k = Mul(a, mask) b = MatMul(k, v) s = Squeeze(b, last) e = Mul(s, m)
         y = Mul(e, c)
     """
     numbers = {"one": np.array(1), "zero": np.array(0), "last": np.array([-1]), "c": np.float32(0.7)}
+    numbers |= {"full": np.float32(1), "none": np.float32(0)}
     source = build.model(
         "(float[b,t,8] x, int64[b] n) => (float[b,t] y)", body, w=(8, 16), v=(16, 1), mask=EVERY_SECOND, **numbers
     )

@@ -221,13 +221,12 @@ def test_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_real_data_finds_what_random_data_cannot() -> None:
-    def gated(limit: float) -> onnx.ModelProto:
-        body = "g = Greater(x, limit) n = Neg(x) y = Where(g, n, x)"
-        return build.model("(float[n,4] x) => (float[n,4] y)", body, limit=np.array(float(limit)))
-
-    far, further = gated(1000), gated(1001)
-    assert api.verify(far, further).passed
-    assert not api.verify(far, further, inputs={"x": np.full((1, 4), 1000.5, np.float32)}).passed
+    """A row of a table in which few are looked up."""
+    table = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
+    one = build.model("(int64[n,1] x) => (float[n,4] y)", "y = GatherND(w, x)", w=table)
+    other = build.changed(one, "w", lambda w: w + (np.arange(3000)[:, None] == 1777))
+    assert api.verify(one, other).passed
+    assert not api.verify(one, other, inputs={"x": np.full((1, 1), 1777)}).passed
 
 
 @pytest.mark.parametrize(

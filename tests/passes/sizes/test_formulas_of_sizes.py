@@ -27,6 +27,8 @@ WEIGHTS = {
     "one": np.array([1]),
     "eight": np.array([8]),
     "rest": np.array([-1]),
+    "unit": np.array(1),
+    "table": random(16, 4, 3),
     "q": np.random.default_rng(0).integers(1, 9, (5, 8, 3, 3)).astype(np.uint8),
 }
 PADDED = """
@@ -56,6 +58,9 @@ PADDED = """
         f"{PADDED} p = Pad (x, around) y = Slice (p, start, height, rows)",
         f"{PADDED} p = Pad (x, around)  padded = Shape (p)  m = Gather (padded, rows)  g = Div (m, four) "
         "split = Concat<axis=0> (one, eight, g, rest)  y = Reshape (p, split)",
+        # a place for each row, as a table of positions has
+        "sizes = Shape (x)  last = ReduceMin<keepdims=0> (rows)  h = Gather (sizes, last)  none = Sub (unit, unit)  "
+        "places = Range (none, h, unit)  e = Gather (table, places)  y = Unsqueeze (e, start)",
         "q8, s, z = DynamicQuantizeLinear (x)  i = ConvInteger<strides=[2,1]> (q8, q, z)  y = Cast<to=1> (i)",
     ],
 )
