@@ -12,7 +12,18 @@ from passes.abstract_values.row_index import Rows
 from passes.abstract_values.shape_rules import Shape, ShapeVectors, SizeRule, polynomials
 from passes.abstract_values.slices import Constants, ConstantSlices, Link, Maps, Sets, merge
 from passes.abstract_values.windows import Window
-from passes.graph.tensors import MOST_SLICES, Array, int_list, is_constant, numpy_dtype, operand, shape_of, values_of
+from passes.graph.tensors import (
+    MOST_SLICES,
+    Array,
+    Mask,
+    int_list,
+    is_constant,
+    numpy_dtype,
+    operand,
+    shape_of,
+    size_of,
+    values_of,
+)
 from passes.ops.base import integers, register
 from passes.ops.movement import Movement, same_axis
 from passes.rewriting.channel_facts import Facts
@@ -25,6 +36,26 @@ def fill_of(pad: gs.Node) -> Array | None:
     if pad.attrs.get("mode", "constant") != "constant" or not (value is None or is_constant(value)):
         return None
     return np.asarray(pad.attrs.get("value", 0.0)) if value is None else values_of(value)
+
+
+def picked_of_padded(gather: gs.Node) -> tuple[int, Array, Mask] | None:
+    """Of slices that are picked of what a Pad appends zeros to: the axis, which of its input, and whether it has them.
+
+    Shapes [slices]; None where it pads in another way, or the slices are computed. A slice of zeros is slice 0.
+    """
+    pad, index = gather.inputs[0].inputs[0], gather.inputs[1]
+    fill, ends, rank = fill_of(pad), int_list(operand(pad, 1)), len(shape_of(pad.inputs[0]) or ())
+    axis = int(gather.attrs.get("axis", 0)) % max(rank, 1)
+    channels, total = size_of(pad.inputs[0], axis), size_of(gather.inputs[0], axis)
+    if fill is None or fill.any() or operand(pad, 3) is not None or ends is None or len(ends) != 2 * rank:
+        return None
+    if not channels or not total or not is_constant(index) or len(index.shape) != 1:
+        return None
+    if [i for i, n in enumerate(ends) if n] != [rank + axis]:
+        return None
+    at = values_of(index) % total
+    there = at < channels
+    return axis, np.where(there, at, 0), there
 
 
 @register("Pad")

@@ -11,6 +11,7 @@ from passes.targets.onnxruntime import (
     half_precision_transpose,
     integer_kernels,
     keep_nchwc_layout,
+    pick_levels,
     pool_padding,
     relu_before_float8,
     slices_in_steps,
@@ -39,6 +40,7 @@ class OnnxRuntime:
             keep_nchwc_layout.keep_nchwc_layout(graph, self.align, limit, gates=not self.elsewhere)
             space_to_depth_convolutions.unroll(graph, self.align, limit)
         slices_in_steps.slice_in_steps(graph)
+        pick_levels.pick_levels(graph)
         if not nested:
             squeeze_reshapes.squeeze_reshapes(graph)
 

@@ -6,13 +6,12 @@ longer scales and zero points over those of all nodes that have them.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import along, int_list, is_constant, numpy_dtype, operand, shape_of, size_of, values_of
+from passes.graph.tensors import along, is_constant, numpy_dtype, shape_of, values_of
 from passes.ops import rules
-from passes.ops.pad import Pad, fill_of
+from passes.ops.pad import Pad, picked_of_padded
 from passes.ops.quantization import Dequantize
 from passes.ops.slice_gather import Gather
 
@@ -25,19 +24,15 @@ def mask_gathers(graph: gs.Graph) -> None:
         if not rank or not isinstance(rules(node), Gather) or not node.inputs[0].inputs:
             continue
         data, pad = node.inputs[0], node.inputs[0].inputs[0]
-        if not isinstance(rules(pad), Pad):
+        found = picked_of_padded(node) if isinstance(rules(pad), Pad) and _is_dequantised(pad.inputs[0]) else None
+        if found is None:
             continue
-        axis, index = int(node.attrs.get("axis", 0)) % rank, node.inputs[1]
-        channels = size_of(pad.inputs[0], axis)
-        if channels and is_constant(index) and len(index.shape) == 1 and _appends_zeros(pad, axis, rank):
-            at, total = values_of(index), size_of(data, axis) or 0
-            at = np.where(at < 0, at + total, at)
-            mask = (at < channels).astype(numpy_dtype(node.outputs[0])).reshape(along(axis, rank))
-            there = np.where(at < channels, at, 0)
-            picked = editor.gather(pad.inputs[0], axis, there, f"{node.outputs[0].name}_picked", before=node)
-            node.op, node.attrs, node.inputs = "Mul", {}, [picked, editor.constant("there", mask)]
-            if not data.outputs and all(data is not t for t in graph.outputs):
-                erase(pad)
+        axis, index, mask = found
+        picked = editor.gather(pad.inputs[0], axis, index, f"{node.outputs[0].name}_picked", before=node)
+        there = mask.astype(numpy_dtype(node.outputs[0])).reshape(along(axis, rank))
+        node.op, node.attrs, node.inputs = "Mul", {}, [picked, editor.constant("there", there)]
+        if not data.outputs and all(data is not t for t in graph.outputs):
+            erase(pad)
     editor.finish()
 
 
@@ -46,7 +41,7 @@ def own_steps(graph: gs.Graph) -> None:
     editor = GraphEditor(graph)
     for pad in [node for node in graph.nodes if isinstance(rules(node), Pad) and node.inputs[0].inputs]:
         made = pad.inputs[0].inputs[0]
-        if isinstance(rules(made), Dequantize):
+        if _is_dequantised(pad.inputs[0]):
             for index in range(1, len(made.inputs)):
                 step = made.inputs[index]
                 if is_constant(step) and len(step.outputs) > 1:
@@ -54,12 +49,5 @@ def own_steps(graph: gs.Graph) -> None:
     editor.finish()
 
 
-def _appends_zeros(pad: gs.Node, axis: int, rank: int) -> bool:
-    """Whether it puts zeros behind dequantised data along this axis alone."""
-    made = pad.inputs[0].inputs[0] if pad.inputs[0].inputs else None
-    fill, ends = fill_of(pad), int_list(operand(pad, 1))
-    if made is None or not isinstance(rules(made), Dequantize) or fill is None or fill.any():
-        return False
-    if ends is None or len(ends) != 2 * rank or operand(pad, 3) is not None:
-        return False
-    return [i for i, n in enumerate(ends) if n] == [rank + axis]
+def _is_dequantised(tensor: gs.Tensor) -> bool:
+    return bool(tensor.inputs) and isinstance(rules(tensor.inputs[0]), Dequantize)
