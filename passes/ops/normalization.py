@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons, linear_dependence
 from passes.abstract_values.shape_rules import ReadRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Dependences, Maps, Sets, merge
-from passes.graph.tensors import Array, Dim, is_constant, numpy_dtype, operand, present, shape_of, volume
+from passes.graph.tensors import Array, Dim, Mask, is_constant, numpy_dtype, operand, present, shape_of, volume
 from passes.ops.base import UNKNOWN, Op, axis_attribute, register
 from passes.ops.movement import maps_by_slices
 from passes.ops.normalization_moments import Absent, NarrowedNormalization
@@ -145,11 +145,15 @@ class NormalizationFromAxis(ReadRule, Normalization):
         if found is not None:
             axis, known = found
             out = stored.get((0, axis))
-            need = ~known.mask | (np.True_ if out is None else out)
+            need = ~known.mask | (np.True_ if out is None else out & ~self.appended(known))
             reason = kept_reasons.NORMALISED if out is None else kept_reasons.REPRESENTATIVE
             flops = self.cost(node)[0] / need.size
             demands[0, axis] = Demand(need, flexible=True, flops=flops, reason=reason)
         return demands
+
+    def appended(self, known: ConstantSlices) -> Mask:
+        """Which constants it puts behind what is there by itself, and may store what comes of them."""
+        return np.zeros_like(known.mask)
 
     def lower_narrowed(self, at: NarrowedNormalization) -> None:
         if at.required.all():
@@ -183,8 +187,15 @@ class LayerNormalization(NormalizationFromAxis):
     def rows(self, node: gs.Node, value: Array, scale: Array) -> Array:
         return np.stack([scale * value, -scale], axis=1)
 
+    def appended(self, known: ConstantSlices) -> Mask:
+        return known.only(0).mask if not known.value[known.mask].any() else super().appended(known)
+
     def lower_statistics(self, at: NarrowedNormalization) -> None:
+        """Zeros are put behind what is there, as kernels of the operator are faster than all of its steps."""
         n, axis = at.required.size, at.axis
+        if not at.known.value[at.removed].any():
+            at.pick_of_padded()
+            return
         absent = Absent.among(at.known.value[None], at.removed[None])
         result = at.normalised(
             at.data, axis, absent, lambda centred: at.times(at.reduce("ReduceSumSquare", centred, axis), 1 / n)

@@ -122,6 +122,28 @@ class NarrowedNormalization:
         data = self.rewriter.emit(self.node.op, inputs, self.node.inputs[0], **self.node.attrs)
         self.rewriter.become(self.node, "Gather", [data, self._positions()], axis=self.axis)
 
+    def pick_of_padded(self) -> None:
+        """The same with zeros behind what is required for channels that are not there, of which some may be stored."""
+        node, rewriter, like = self.node, self.rewriter, self.node.inputs[0]
+        order = np.concatenate([np.flatnonzero(self.required), np.flatnonzero(self.removed & self.out)])
+        order = np.concatenate([order, np.setdiff1d(np.arange(self.out.size), order)])
+        shape = rewriter.shape(rewriter.before.inputs[0])
+        ends = [0] * (2 * len(shape))
+        ends[len(shape) + self.axis] = int(self.removed.sum())
+        given = [(t, rewriter.facts.value(t)[order]) for t in rewriter.before.inputs[1:] if t.name]
+        vectors = [rewriter.constant(tensor.name, values) for tensor, values in given]
+        data = rewriter.emit(node.op, [rewriter.emit("Pad", [like], like, pads=ends), *vectors], like, **node.attrs)
+        positions = np.argsort(order)[self.out]
+        if positions.max() < positions.size:  # what is stored comes first
+            bounds = {"starts": [0], "ends": [positions.size], "axes": [self.axis]}
+            operands, attrs = rewriter.editor.form("Slice", [data], bounds)
+            if (positions == np.arange(positions.size)).all():
+                rewriter.become(node, "Slice", operands, **attrs)
+                return
+            data = rewriter.emit("Slice", operands, like, **attrs)
+            data.shape = [positions.size if a == self.axis else d for a, d in enumerate(shape)]  # for it to be absorbed
+        rewriter.become(node, "Gather", [data, rewriter.constant("channels", positions)], axis=self.axis)
+
     def _positions(self) -> gs.Constant:
         """Where the slices that are stored lie among those that are required."""
         return self.rewriter.constant("channels", (np.cumsum(self.required) - 1)[self.out])
