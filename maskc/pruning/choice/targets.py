@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from onnx import ModelProto
@@ -25,6 +27,7 @@ _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
 _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
 _COARSE = 0.9  # of a target: widths in steps that lead below it are given up
+_MULTIPLE = 8  # of channels, as vectors of processors have; odd widths may be slower than the source
 _STAGE = 0.75  # of what is left stays when more has to go, before it is looked at again
 _SHARES = 5  # of the FLOPs that are tried where quality decides
 _LEAST = 0.05  # of them
@@ -47,22 +50,27 @@ class Search:
     def found(self) -> tuple[Mask, PruneOptions]:
         """The groups to remove for the target of the options, bool [groups], and the options to compile with.
 
-        Where widths that a processor likes lead far below a target, or put it out of reach, all are taken. Raises
-        InputError where it is out of reach all the same.
+        Where widths that a processor likes lead far below a target, or put it out of reach, multiples of eight are
+        tried, and then all are taken. Raises InputError where it is out of reach all the same.
         """
         name, value = self.options.target_of
         in_steps = self.options.align == "auto" and not self.options.timed
+        for align in ("auto", _MULTIPLE) if in_steps else ():
+            search = self if isinstance(align, str) else self._aligned(align)
+            with suppress(InputError):
+                gone = search._chosen(name, value)
+                if self._figure(name)(search._compiled(gone)) > _COARSE * value:
+                    return gone, search.options
+            note("Widths that this processor likes do not come near the target.")
+        search = self._aligned("none") if in_steps else self
+        return search._chosen(name, value), search.options
+
+    def _aligned(self, align: Literal["none"] | int) -> Search:
+        return replace(self, options=replace(self.options, align=align, align_for=None))
+
+    def _chosen(self, name: str, value: float) -> Mask:
         with stage("Choosing channels", slow=True):
-            try:
-                gone = self.at_flops(value) if name == "flops" else self.shortest(name, value)
-            except InputError:
-                if not in_steps:
-                    raise
-            else:
-                if not in_steps or self._figure(name)(self._compiled(gone)) > _COARSE * value:
-                    return gone, self.options
-        note("Widths that this processor likes do not come near the target, so all are taken.")
-        return replace(self, options=replace(self.options, align="none", align_for=None)).found()
+            return self.at_flops(value) if name == "flops" else self.shortest(name, value)
 
     def at_flops(self, share: float) -> Mask:
         """Those that leave no more than a share of the FLOPs in the compiled file."""
