@@ -84,7 +84,10 @@ class Quantized(Composed):
         if not isinstance(leaf, Leaf) or "int" not in np.dtype(leaf.stored.dtype).name:
             return None
         point = zero[0].astype(np.float32) if zero else np.zeros((), np.float32)
-        return Steps(leaf.stored.name, leaf.values, scale, point)
+        held = self.expression.parts[1]
+        whole = isinstance(held, Leaf) and prod(held.stored.shape) == scale.size
+        name = held.stored.name if isinstance(held, Leaf) and whole else ""
+        return Steps(leaf.stored.name, leaf.values, scale, point, scale_tensor=name)
 
     def holding(self, name: str, values: Array, slack: Array | float = 0.0) -> Quantized | None:
         """Other values [same shape] in the same steps, where they fall on them but for `slack`; None if they do not."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -204,11 +204,14 @@ def _places(window: bytes, kernel: tuple[int, ...], size: tuple[int, ...]) -> ND
 class Constants:
     """Constants that layers read, by name, in floating point; `steps` of those that are stored as integers.
 
-    What is quantised keeps its steps as it is read and written.
+    What is quantised is in the nearest steps, which are larger where values would be out of range. widened: weights
+    whose scale nothing else reads, with the bias whose scale follows it, "" where there is none. shapes: of scales.
     """
 
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
     steps: dict[str, Steps] = field(default_factory=dict)
+    widened: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, name: str, tensor: gs.Constant, steps: Steps | None) -> tuple[int, ...]:
         """One that a graph has; its shape."""
@@ -219,12 +222,21 @@ class Constants:
 
     def stored(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What a model stores, by the names of its initializers, where some have other values: the nearest steps."""
-        found = {}
+        found, steps = {}, dict(self.steps)
+        for name in values.keys() & self.widened.keys():
+            steps[name] = steps[name].with_room(values[name])
+            if bias := self.widened[name]:  # as integer kernels take it for granted
+                factor = (steps[name].scale / self.steps[name].scale).reshape(-1)
+                steps[bias] = replace(steps[bias], scale=(steps[bias].scale.reshape(-1) * factor).astype(factor.dtype))
+                values = {bias: self.values[bias], **values}
         for name, value in values.items():
-            if (steps := self.steps.get(name)) is not None:
-                found[steps.tensor] = steps.holding(value)
-            else:
+            if name not in steps:
                 found[name] = value.astype(self.values[name].dtype)
+                continue
+            found[steps[name].tensor] = steps[name].holding(value)
+            if name in self.widened or name in self.widened.values():
+                scale = steps[name].scale_tensor
+                found[scale] = steps[name].scale.reshape(self.shapes[scale])
         return found
 
     def put(self, model: ModelProto, values: Mapping[str, NDArray[Any]]) -> ModelProto:
@@ -232,7 +244,7 @@ class Constants:
         stored = self.stored(values)
         for tensor in model.graph.initializer:
             if tensor.name in stored:
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(stored[tensor.name]), tensor.name))
+                tensor.CopyFrom(numpy_helper.from_array(np.asarray(stored[tensor.name], order="C"), tensor.name))
         return model
 
     def as_inputs(self, model: ModelProto, names: Iterable[str]) -> ModelProto:
@@ -267,7 +279,7 @@ def layers(model: ModelProto) -> Layers:
     """
     graph = checked(model)
     uses = readers(model)
-    stored = {tensor.name for tensor in model.graph.initializer}
+    stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     found: dict[str, list[Contraction]] = {}
     constants, nodes = Constants(), [node for node in graph.nodes if _is_layer(node)]
     for node in nodes:
@@ -278,9 +290,16 @@ def layers(model: ModelProto) -> Layers:
             if name in stored or (steps is not None and steps.tensor in stored and uses[steps.tensor] == 1):
                 shape = constants.add(name, each.weights, steps)
                 found.setdefault(name, []).append(_contraction(node, each, shape))
-            bias = None if each.bias is None else operand(node, each.bias)
+            bias, bias_steps = None if each.bias is None else operand(node, each.bias), None
             if bias is not None and is_constant(bias):
-                constants.add(bias.name, bias, op.stored_steps(node, bias))
+                bias_steps = op.stored_steps(node, bias)
+                constants.add(bias.name, bias, bias_steps)
+            if steps is not None and name in found:
+                quantised = [steps] if bias_steps is None else [steps, bias_steps]
+                alone = all(uses[each.scale_tensor] == uses[each.tensor] == 1 for each in quantised)
+                if alone and len({each.scale.size for each in quantised}) == 1:
+                    constants.widened[name] = "" if bias_steps is None or bias is None else bias.name
+                    constants.shapes.update((each.scale_tensor, stored[each.scale_tensor]) for each in quantised)
     for name, those in list(found.items()):
         alike = len({(each.along, each.groups, each.scale) for each in those}) == 1
         if uses[name] != len(those) or not alike or not is_floating(constants.values[name].dtype):

@@ -70,6 +70,21 @@ def test_weights_of_four_bits_stay_so() -> None:
     assert pruned.report.verified and left == [[8, 3]]
 
 
+def test_steps_of_weights_grow_where_a_refit_makes_them_larger() -> None:
+    """As two channels are one; those of the bias, which kernels take for a product of them, as well."""
+    text = """g (float[n,6] x) => (float[n,3] y) { h = MatMul(x, first) r = Relu(h) w = DequantizeLinear(levels, scale)
+        b = DequantizeLinear(bias, bias_scale) y = Gemm(r, w, b) }"""
+    second = drawn(16, 3)
+    scale = np.abs(second).max() / np.float32(127)
+    weights = {"first": doubled(drawn(6, 8), 1), "levels": np.rint(second / scale).astype(np.int8), "scale": scale}
+    weights |= {"bias": np.array([5, -7, 3], np.int32), "bias_scale": scale * np.float32(0.1)}
+    pruned = maskc.prune(network(text, weights), {"x": drawn(80, 6)}, flops=0.55)
+    assert pruned.report.verified and (pruned.agreement[0].error or 0) < 0.03
+    made = {t.name: onnx.numpy_helper.to_array(t) for t in pruned.model.graph.initializer}
+    assert made["scale"] > 1.1 * scale and made["scale"].shape == ()
+    np.testing.assert_allclose(made["bias_scale"] / made["scale"], 0.1, rtol=1e-5)
+
+
 def test_weights_in_bfloat16_are_pruned() -> None:
     """What runs as float32 where a runtime has no kernel for them."""
     text = """g (float[n,6] x) => (float[n,3] y) { x16 = Cast<to = 16>(x) h = MatMul(x16, first) r = Relu(h)
