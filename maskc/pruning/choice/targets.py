@@ -86,7 +86,7 @@ class Search:
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.seen.removal.flops) - max(left - most, step)
             step *= 2
-        raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.2g} of them are left")
+        raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.3g} of them are left")
 
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
