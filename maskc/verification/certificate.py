@@ -94,4 +94,6 @@ def _boundary(name: str, boundary: Boundary) -> dict[str, Any]:
     said: dict[str, Any] = {} if boundary.source == name else {"source": boundary.source}
     if boundary.slices:
         said["slices"] = {str(axis): index.tolist() for axis, index in boundary.slices.items()}
+    if boundary.factors:
+        said["factors"] = {str(axis): each.tolist() for axis, each in boundary.factors.items()}
     return said if boundary.reads is None else said | {"reads": sorted(boundary.reads)}

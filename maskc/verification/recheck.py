@@ -639,18 +639,27 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
 class Boundary:
     """A tensor of the compiled model that holds slices of one of the source: all along axes that are not named.
 
-    reads: the tensors of the compiled model at which its region ends, None for all boundaries.
+    reads: the tensors of the compiled model at which its region ends, None for all boundaries. factors: by axis, what
+    the slices that it holds are multiplied with.
     """
 
     source: str
     slices: Slices = field(default_factory=dict)
     reads: frozenset[str] | None = None
+    factors: Slices = field(default_factory=dict)
 
     def cut(self, array: Array) -> Array:
         """These slices of the source's tensor."""
         for axis, index in self.slices.items():
             array = np.take(array, index, axis)
+        for axis, each in self.factors.items():
+            array = (array * each.reshape(_along(axis, array.ndim))).astype(array.dtype)
         return array
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all of the source's tensor, as it is."""
+        return not self.slices and not self.factors
 
 
 @dataclass(frozen=True)
@@ -750,7 +759,7 @@ class Checker:
         self.source, self.compiled, self.boundaries, self.claims = source, compiled, boundaries, claims
         self.seen, self.seed, self.packs = seen, seed, source.packs and compiled.packs
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
-        alike = {name: source.lengths.get(b.source) for name, b in boundaries.items() if not b.slices}
+        alike = {name: source.lengths.get(b.source) for name, b in boundaries.items() if b.whole}
         compiled.lengths |= {name: length for name, length in alike.items() if length is not None}
 
     def region(self, target: str, held: Mapping[str, Boundary] | None = None) -> Region:
@@ -946,7 +955,7 @@ class Checker:
         Of many elements those alone that follow from nothing that is claimed, as behind a mask.
         """
         whole = (self.boundaries[name] for name in self.compiled.conditions if name in self.boundaries)
-        held = {boundary.source for boundary in whole if not boundary.slices}
+        held = {boundary.source for boundary in whole if boundary.whole}
         alike = [name for name in self.source.conditions if name in held and self.seen[name].alike()]
         free = [n for n in alike if math.prod(self.shape(n)) == 1 or self.source.conditions[n].isdisjoint(self.claims)]
         return {name: 1 << i % CHOICES for i, name in enumerate(free)}
@@ -1262,7 +1271,7 @@ class Checker:
 
     def whole(self, done: Collection[str]) -> list[str]:
         """The outputs that are proved to be those of the source, whole."""
-        held = {name: self.boundaries[name].source for name in done if not self.boundaries[name].slices}
+        held = {name: self.boundaries[name].source for name in done if self.boundaries[name].whole}
         outputs = self.compiled.outputs
         alike = {name for name in outputs if self.same_constants(name, name) or self._same(name, name, held)}
         return [name for name in outputs if name in alike or held.get(name) == name]
@@ -1356,7 +1365,8 @@ def _checker(source: Graph, compiled: Graph, document: Mapping[str, Any], seed: 
             raise ValueError(f"the input '{name}' is what it is")
         slices = {_whole(axis): np.array(index, np.int64) for axis, index in said.get("slices", {}).items()}
         reads = frozenset(said["reads"]) if "reads" in said else None
-        boundaries[name] = Boundary(said.get("source", name), slices, reads)
+        factors = {_whole(axis): np.array(each, np.float64) for axis, each in said.get("factors", {}).items()}
+        boundaries[name] = Boundary(said.get("source", name), slices, reads, factors)
     return Checker(source, compiled, boundaries, claims, seen, document["seed"] if seed is None else seed)
 
 

@@ -135,7 +135,7 @@ class Checker(recheck.Checker):
 
     def same_nodes(self, region: Region) -> bool:
         """Whether both sides are one node with the same attributes and weights that reads the same."""
-        if len(region.compiled) != 1 or len(region.source) != 1 or region.boundary.slices:
+        if len(region.compiled) != 1 or len(region.source) != 1 or not region.boundary.whole:
             return False
         before, after = self.source.nodes[region.source[0]], self.compiled.nodes[region.compiled[0]]
         if (before.op_type, before.domain, len(before.input)) != (after.op_type, after.domain, len(after.input)):
@@ -144,7 +144,7 @@ class Checker(recheck.Checker):
             return False
         if any(bodies(before)) or sorted(map(_written, before.attribute)) != sorted(map(_written, after.attribute)):
             return False
-        held = {n: self.boundaries[n].source for n in region.compiled_reads if not self.boundaries[n].slices}
+        held = {n: self.boundaries[n].source for n in region.compiled_reads if self.boundaries[n].whole}
         same = (
             held.get(b, None if b else "") == a or self.same_constants(a, b)
             for a, b in zip(before.input, after.input, strict=True)

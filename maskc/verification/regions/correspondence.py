@@ -88,17 +88,21 @@ class _Values(recheck.Checker):
     """Both sides' values of boundaries, in place of a judgement."""
 
     def judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
-        """Keep the prints along the axis on which slices are held."""
-        (axis,) = region.boundary.slices
+        """Keep the prints."""
         if want.ndim == got.ndim == len(self.seen[region.boundary.source].shapes[0]):
-            self.prints.append((print_of(want, axis), print_of(got, axis)))
+            self.prints.append((print_of(want, self.axis), print_of(got, self.axis)))
 
-    def of(self, region: Region) -> list[tuple[Array, Array]]:
-        """Prints of the source's slices and of those that the compiled model has."""
-        self.prints: list[tuple[Array, Array]] = []
+    @classmethod
+    def of(cls, checker: recheck.Checker, region: Region, axis: int) -> list[tuple[Array, Array]]:
+        """Prints along the axis of the source's slices and of those that the compiled model has."""
+        each = cls(checker.source, checker.compiled, checker.boundaries, checker.claims, checker.seen, checker.seed)
+        each.axis, each.prints = axis, []
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has
-            self.run([region], {region.target: Judgement()})
-        return self.prints
+            each.run([region], {region.target: Judgement()})
+        return each.prints
+
+    axis: int
+    prints: list[tuple[Array, Array]]
 
 
 def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | None) -> dict[int, Array] | None:
@@ -110,11 +114,9 @@ def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | 
     if tensor is None or len(region.boundary.slices) != 1:
         return None
     ((axis, held),) = region.boundary.slices.items()
-    each = _Values(checker.source, checker.compiled, checker.boundaries, checker.claims, checker.seen, checker.seed)
+    found = _Values.of(checker, region, axis)
     sizes = tensor.shape[axis], len(held)
-    prints = [
-        (one, two) for one, two in each.of(region) if (len(one), len(two)) == sizes and one[0].size == two[0].size
-    ]
+    prints = [(one, two) for one, two in found if (len(one), len(two)) == sizes and one[0].size == two[0].size]
     if axis not in tensor.prints or not prints:
         return None
     one, two = (np.concatenate(side, axis=1) for side in zip(*prints, strict=True))
@@ -122,6 +124,31 @@ def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | 
     if index.min() < 0 or np.array_equal(index, held):
         return None
     return {axis: index} if _near(tensor.prints[axis][index], tensor.prints[axis][held]) else None
+
+
+def factors_of(checker: recheck.Checker, region: Region) -> dict[int, Array] | None:
+    """What slices of a boundary are multiplied with, in one region, to be those of the source; None where they are not.
+
+    As where an equalisation moved a scale from one layer into the next.
+    """
+    boundary, shape = region.boundary, checker.seen[region.boundary.source].shapes[0]
+    if checker.types[boundary.source].kind != "f" or len(shape) < 2 or boundary.factors:
+        return None
+    for axis in boundary.slices or dict.fromkeys((1, len(shape) - 1)):
+        held = boundary.slices.get(axis, np.arange(shape[axis]))
+        found = [(one, two) for one, two in _Values.of(checker, region, axis) if len(one) == shape[axis]]
+        prints = [(one[held], two) for one, two in found if one[held].shape == two.shape]
+        if not prints:
+            continue
+        one, two = (np.concatenate(side, axis=1) for side in zip(*prints, strict=True))
+        with np.errstate(all="ignore"):
+            factors = (one * two).sum(axis=1) / (one**2).sum(axis=1)
+            factors = np.where(one.any(axis=1), factors, 1.0)
+            off = np.abs(two - factors[:, None] * one).max(axis=1)
+        near = off <= _SAME * _ALIKE * np.abs(two).max(axis=1)
+        if near.all() and not np.allclose(factors, 1, rtol=_ALIKE, atol=0):
+            return {axis: factors}
+    return None
 
 
 def _gathered(graph: Graph, node: NodeProto, before: Observed, found: Mapping[str, Boundary]) -> Boundary | None:

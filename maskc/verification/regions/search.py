@@ -14,7 +14,7 @@ import numpy as np
 from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.correspondence import by_name, by_random_values, by_value
+from maskc.verification.regions.correspondence import by_name, by_random_values, by_value, factors_of
 from maskc.verification.regions.dependence import Place, depends, is_elementwise, limits_nothing, shows
 from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
@@ -142,6 +142,11 @@ def prove(
         proofs.append(search(before, boundaries, unlike=unlike).found())
         if proofs[-1].complete:
             return proofs[-1]
+    found, unlike = by_value(source, compiled, before, after, {})
+    last = search(before, found, unlike=unlike)
+    last.scales = True
+    if (proof := last.found()).complete:
+        return proof
     return min(proofs, key=lambda proof: len(proof.failing))
 
 
@@ -196,7 +201,8 @@ def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary], ori
 
 def _identity(boundary: Boundary) -> Key:
     """The source's tensor and the slices of it that are held."""
-    return boundary.source, *((axis, index.tobytes()) for axis, index in boundary.slices.items())
+    held = (*boundary.slices.items(), *boundary.factors.items())
+    return boundary.source, len(boundary.slices), *((axis, index.tobytes()) for axis, index in held)
 
 
 def _of(claim: Claim, keep: Array, axis: int) -> Claim:
@@ -219,6 +225,7 @@ class _Search:
         """
         self.checker, self.judged, self.unlike, self.tensors = checker, judged, unlike, tensors or {}
         self.settled: set[str] = set()
+        self.scales = False  # whether slices may be multiples of those of the source
         #: tensors that are not what the source makes of the same values, which no region behind them hides
         self.wrong: set[str] = set()
         self.outputs = set(checker.compiled.outputs)
@@ -326,6 +333,10 @@ class _Search:
             reading = [reader.target for reader in readers[target]]
             if slices := by_random_values(self.checker, region, self.tensors.get(region.boundary.source)):
                 self.checker.boundaries[target] = replace(region.boundary, slices=slices)
+                touched |= {target, *reading}
+                continue
+            if self.scales and target not in self.outputs and (factors := factors_of(self.checker, region)):
+                self.checker.boundaries[target] = replace(region.boundary, factors=factors)
                 touched |= {target, *reading}
                 continue
             if stages := self._stages(region, readers[target]):

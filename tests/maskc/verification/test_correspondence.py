@@ -1,5 +1,7 @@
 """Correspondence of two models of any origin: which tensor of the source a compiled one is taken for."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -208,3 +210,42 @@ def test_channels_in_another_order_in_each_head_are_no_fault_before_a_norm() -> 
     origins.update(dict.fromkeys("acdeghi"))
     proof = prove(recheck.Graph(before), recheck.Graph(after), [{"x": random(2, 4, 6)}], origins)
     assert proof.complete and first_failure(proof) is None
+
+
+def equalised(**changed: float) -> list[onnx.ModelProto]:
+    """Two layers, and the same with a scale for each hidden channel moved from one into the other."""
+    body = "h = MatMul(x, w) a = Add(h, b) r = Relu(a) m = Mul(r, mask) y = MatMul(m, v)"
+    weights = {"w": random(6, 8), "b": random(8, seed=1), "v": random(8, 4, seed=2), "mask": np.eye(8)[::2].sum(0)}
+    scales = np.geomspace(0.1, 10, 8).astype(np.float32)
+    moved = {"w": weights["w"] * scales, "b": weights["b"] * scales, "v": weights["v"] / scales[:, None]}
+    moved |= {name: moved[name] * np.float32(factor) for name, factor in changed.items()}
+    signature = "(float[n,6] x) => (float[n,4] y)"
+    return [build.model(signature, body, constants={**weights, **more}) for more in ({}, moved)]
+
+
+def test_scales_that_an_equalisation_moved_between_layers() -> None:
+    source, other = equalised()
+    result = api.verify(source, other)
+    assert result.passed and result.certificate is not None
+    proof = result.certificate.proof
+    assert {name for name in proof.regions if proof.checker.boundaries[name].factors} == {"h", "a", "r", "m"}
+    assert api.verify(source, shrink(other).model).passed
+    _, wrong = equalised(v=1.01)
+    failed = api.verify(source, wrong)
+    assert not failed.passed and failed.parting is not None
+
+
+@pytest.mark.parametrize("at", ["sources", "factors"])
+def test_scales_that_a_certificate_has_are_checked(at: str, tmp_path: Path) -> None:
+    paths = [tmp_path / "source.onnx", tmp_path / "other.onnx"]
+    for path, model in zip(paths, equalised(), strict=True):
+        onnx.save(model, path)
+    certificate = api.verify(*paths).certificate
+    assert certificate is not None
+    document = certificate.document(paths[:1], paths[1:])
+    models = [recheck.read(path) for path in paths]
+    recheck.recheck(models[0], models[1], document)
+    said = document["boundaries"]["r"]
+    said["factors"]["1"] = [each * 1.01 for each in said["factors"]["1"]] if at == "factors" else [1.0] * 8
+    with pytest.raises(recheck.RefusedError):
+        recheck.recheck(*[recheck.read(path) for path in paths], document)
