@@ -21,7 +21,7 @@ _INTEGERS = frozenset(kind for name, kind in TensorProto.DataType.items() if "IN
 
 # Values tried for symbolic sizes other than the batch until the reference accepts one, the last for windows on sound,
 # and then beside it: an odd one, the smallest, and one more; where it accepts none of these, larger by as much.
-_SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 7, 3, 2, 1, 512, 1024, 4096, 16000)
+_SIZES = (64, 32, 16, 128, 224, 256, 8, 48, 28, 20, 7, 3, 2, 1, 512, 1024, 4096, 16000)
 _MORE_SIZES = (17, 1, 2, 33, 96, 24, 10)
 _EXTRA_SIZES = 3
 # By how many quarters sizes are multiplied that are to be unlike their neighbours.

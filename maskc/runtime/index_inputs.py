@@ -32,7 +32,7 @@ def entries_by_input(model: ModelProto) -> dict[str, int]:
     """The number of entries that each input which is used as an index picks from, by the name of the input."""
     types = tensor_types(model) if any(node.op_type in _TABLES for node in all_nodes(model)) else {}
     small = {t.name: array_of(t) for t in model.graph.initializer if 0 < math.prod(t.dims) <= _MOST_OFFSETS}
-    #: by tensor, of which inputs it has indices, and how far these are moved at most
+    #: by tensor, of which inputs it has indices, and how far these are moved at least
     origins = {value.name: {value.name: 0} for value in model.graph.input if value.name not in small}
     limits: dict[str, int] = {}
     for node in all_nodes(model):
@@ -47,7 +47,8 @@ def entries_by_input(model: ModelProto) -> dict[str, int]:
             added = [int(values.max()) for values in constants if values.dtype.kind in "iu"]
             found: dict[str, int] = {}
             for name, moved in (each for read in carried for each in origins.get(read, {}).items()):
-                found[name] = max(found.get(name, 0), moved + max(0, *added, 0))
+                moved += max([0, *added])
+                found[name] = min(found.get(name, moved), moved)  # on one way alone, only some may be
             origins |= dict.fromkeys(node.output, found)
     return limits
 
