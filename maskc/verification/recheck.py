@@ -836,14 +836,9 @@ class Checker:
         inner = {name for i in region.compiled if i != maker for name in self.compiled.nodes[i].output}
         wide = region.boundary.reads is not None or bool(inner & self.source.maker.keys())
         wide |= any(node.op_type.startswith(QUANTIZING) for node in self.nodes(region))  # beyond all levels
-        stored = self.compiled.constants.keys()  # units between two products may be dead
-        wide |= (
-            sum(
-                any(len(self.compiled.constants[n].dims) > 1 for n in stored & {*self.compiled.reads[i]})
-                for i in region.compiled
-            )
-            > 1
-        )
+        stored, reads = self.compiled.constants, self.compiled.reads
+        products = [i for i in region.compiled if any(n in stored and len(stored[n].dims) > 1 for n in reads[i])]
+        wide |= len(products) > 1  # units between them may be dead
         turns = tuple(range(-times // 2 if wide else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKUP | ROWS for node in self.nodes(region))
@@ -853,8 +848,9 @@ class Checker:
         return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
 
     def _entries(self, name: str) -> int:
-        """How many entries the tables have that a tensor is an index of."""
-        return min(self.shape(table)[axis] for table, axis in self.source.tables[name])
+        """How many entries the tables have that a tensor is an index of, 0 where none is seen."""
+        shapes = [(self.shape(table), axis) for table, axis in self.source.tables[name]]
+        return min((shape[axis] for shape, axis in shapes if shape), default=0)
 
     def beyond(self, region: Region) -> Sequence[int]:
         """The turns in which what is read is as in no run, where a region takes any numbers and words."""
