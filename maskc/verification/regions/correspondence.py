@@ -87,6 +87,9 @@ def by_value(
 class _Values(recheck.Checker):
     """Both sides' values of boundaries, in place of a judgement."""
 
+    axis: int
+    prints: list[tuple[Array, Array]]
+
     def judge(self, region: Region, want: Array, got: Array, turn: int, result: Judgement) -> None:
         """Keep the prints."""
         if want.ndim == got.ndim == len(self.seen[region.boundary.source].shapes[0]):
@@ -101,9 +104,6 @@ class _Values(recheck.Checker):
             each.run([region], {region.target: Judgement()})
         return each.prints
 
-    axis: int
-    prints: list[tuple[Array, Array]]
-
 
 def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | None) -> dict[int, Array] | None:
     """The slices of its boundary that a region makes of random values, if they look like those it is said to hold.
@@ -114,10 +114,10 @@ def by_random_values(checker: recheck.Checker, region: Region, tensor: Tensor | 
     if tensor is None or len(region.boundary.slices) != 1:
         return None
     ((axis, held),) = region.boundary.slices.items()
-    found = _Values.of(checker, region, axis)
+    found = _Values.of(checker, region, axis) if axis in tensor.prints else []
     sizes = tensor.shape[axis], len(held)
     prints = [(one, two) for one, two in found if (len(one), len(two)) == sizes and one[0].size == two[0].size]
-    if axis not in tensor.prints or not prints:
+    if not prints:
         return None
     one, two = (np.concatenate(side, axis=1) for side in zip(*prints, strict=True))
     index = _nearest(one, two) if np.isfinite(two).all() else np.full(1, -1)
