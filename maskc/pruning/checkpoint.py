@@ -20,6 +20,10 @@ from maskc.results.environment import __version__
 State = Mapping[str, NDArray[Any]]
 
 
+#: options that may be others when a run goes on
+_LENGTH = ("epochs", "minutes")
+
+
 class Checkpoint:
     """The file of a run's state, beside its output; `path` is where. It holds digests of what the run is of as well.
 
@@ -31,7 +35,8 @@ class Checkpoint:
         given = Path(data)
         files = sorted(given.iterdir()) if given.is_dir() else [given] if given.is_file() else []
         sizes = [(file.name, file.stat().st_size) for file in files]
-        told = {"other data": (data, sizes), "other options": options}
+        others = {name: value for name, value in vars(options).items() if name not in _LENGTH}
+        told = {"other data": (data, sizes), "other options": others}
         found = {name: hashlib.sha256(repr(value).encode()).hexdigest() for name, value in told.items()}
         self._run = {"another version of maskc": __version__, "another model": digest(source.files), **found}
 
