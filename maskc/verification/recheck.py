@@ -1261,9 +1261,16 @@ class Checker:
         for target in sorted(regions, key=lambda t: self.compiled.maker.get(t, -1)):
             region = regions[target]
             ends = {self.boundaries[name].source for name in region.compiled_reads if name in self.boundaries}
-            if judged[target].agrees and region.compiled_reads <= done and region.source_reads | ends <= holding:
+            follows = region.compiled_reads <= done and region.source_reads | ends <= holding
+            if judged[target].agrees and follows and not self._may_lose_factors(region):
                 done.add(target)
         return done
+
+    def _may_lose_factors(self, region: Region) -> bool:
+        """Whether a region makes steps of multiples of what the source has, which few random values show."""
+        factors = any(self.boundaries[name].factors for name in region.compiled_reads if name in self.boundaries)
+        nodes = ((graph, node) for graph, of in self.sides(region) for node in _nested(graph.nodes[i] for i in of))
+        return factors and any(node.op_type in STEPPING or graph.asks(node) for graph, node in nodes)
 
     def whole(self, done: Collection[str]) -> list[str]:
         """The outputs that are proved to be those of the source, whole."""

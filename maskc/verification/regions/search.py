@@ -339,6 +339,9 @@ class _Search:
                 self.checker.boundaries[target] = replace(region.boundary, factors=factors)
                 touched |= {target, *reading}
                 continue
+            if any(self.checker.boundaries[name].factors for name in region.compiled_reads):
+                self.settled.add(target)  # in a larger region a scale that nothing takes back might get lost
+                continue
             if stages := self._stages(region, readers[target]):
                 for name in stages:
                     self._discard(name)

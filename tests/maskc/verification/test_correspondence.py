@@ -249,3 +249,12 @@ def test_scales_that_a_certificate_has_are_checked(at: str, tmp_path: Path) -> N
     said["factors"]["1"] = [each * 1.01 for each in said["factors"]["1"]] if at == "factors" else [1.0] * 8
     with pytest.raises(recheck.RefusedError):
         recheck.recheck(*[recheck.read(path) for path in paths], document)
+
+
+def test_a_scale_that_only_steps_follow_is_not_taken_for_one_that_moved() -> None:
+    """Of which few random values show anything."""
+    body = "h = MatMul(x, w) y = ArgMax<axis=1, keepdims=0>(h)"
+    source = build.model("(float[n,8] x) => (int64[n] y)", body, w=(8, 512))
+    wrong = build.changed(source, "w", lambda w: w * np.linspace(1, 1.01, 512, dtype=np.float32))
+    assert api.verify(source, source).passed
+    assert not api.verify(source, wrong).passed
