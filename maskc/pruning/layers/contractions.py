@@ -220,6 +220,21 @@ class Constants:
         self.values[name] = np.array(values_of(tensor)) if steps is None else steps.values
         return self.values[name].shape
 
+    def widen(
+        self, quantised: Mapping[str, Steps], uses: Mapping[str, int], dims: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Let weights, the first, have larger steps with their bias, if there is one, where nothing else reads these.
+
+        uses: how often tensors are read. dims: of initializers.
+        """
+        name, *biases = quantised
+        scales = [each.scale_tensor for each in quantised.values()]
+        held = [*quantised, *scales, *(each.tensor for each in quantised.values())]
+        alike = len({each.scale.size for each in quantised.values()}) == 1
+        if alike and all(uses.get(each) == 1 for each in held) and dims.keys() >= set(scales):
+            self.widened[name] = next(iter(biases), "")
+            self.shapes.update((scale, dims[scale]) for scale in scales)
+
     def stored(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What a model stores, by the names of its initializers, where some have other values: the nearest steps."""
         found, steps = {}, dict(self.steps)
@@ -234,8 +249,7 @@ class Constants:
                 found[name] = value.astype(self.values[name].dtype)
                 continue
             found[steps[name].tensor] = steps[name].holding(value)
-            if name in self.widened or name in self.widened.values():
-                scale = steps[name].scale_tensor
+            if (scale := steps[name].scale_tensor) in self.shapes:
                 found[scale] = steps[name].scale.reshape(self.shapes[scale])
         return found
 
@@ -295,11 +309,10 @@ def layers(model: ModelProto) -> Layers:
                 bias_steps = op.stored_steps(node, bias)
                 constants.add(bias.name, bias, bias_steps)
             if steps is not None and name in found:
-                quantised = [steps] if bias_steps is None else [steps, bias_steps]
-                alone = all(uses[each.scale_tensor] == uses[each.tensor] == 1 for each in quantised)
-                if alone and len({each.scale.size for each in quantised}) == 1:
-                    constants.widened[name] = "" if bias_steps is None or bias is None else bias.name
-                    constants.shapes.update((each.scale_tensor, stored[each.scale_tensor]) for each in quantised)
+                quantised = {name: steps}
+                if bias is not None and bias_steps is not None:
+                    quantised[bias.name] = bias_steps
+                constants.widen(quantised, uses, stored)
     for name, those in list(found.items()):
         alike = len({(each.along, each.groups, each.scale) for each in those}) == 1
         if uses[name] != len(those) or not alike or not is_floating(constants.values[name].dtype):

@@ -185,3 +185,14 @@ def test_packed_numbers_are_written_as_they_were_read() -> None:
     expected = OnnxRuntimeSession(model).run({"x": x})["y"]
     np.testing.assert_allclose(x @ layer.matrix(weight)[0], expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(constants.stored({"w": weight})["w"], packed)
+
+
+@pytest.mark.parametrize(("body", "widened"), [("y = Add(r, c)", {"w": "b"}), ("y = Gemm(r, w, c)", {})])
+def test_steps_that_another_layer_reads_are_not_widened(body: str, widened: dict[str, str]) -> None:
+    """Its bias would keep the scale of the others."""
+    text = f"""g (float[n,6] x) => (float[n,6] y) {{ w = DequantizeLinear(levels, scale)
+        b = DequantizeLinear(bias, small) c = DequantizeLinear(other, least) h = Gemm(x, w, b) r = Relu(h) {body} }}"""
+    scales = {"scale": np.float32(0.1), "small": np.float32(0.01), "least": np.float32(0.01)}
+    biases = {name: np.arange(first, first + 6, dtype=np.int32) for first, name in enumerate(("bias", "other"))}
+    model = made(text, {"levels": np.ones((6, 6), np.int8), **scales, **biases})
+    assert layers(model).constants.widened == widened
