@@ -137,13 +137,13 @@ def data(given: Given, model: ModelProto) -> Data:
     """
     inputs = ports(model)
     sources = _sources(given, inputs)
-    told: set[str] = set()
+    seen: set[str] = set()
 
     def batches(parted: bool) -> Iterator[Batch]:
         found = 0
         for where, arrays in sources():
             batch = _batch(arrays, inputs, where)
-            _say_if_whole(arrays, batch, told)
+            _say_if_whole(arrays, batch, seen)
             for part in _split(batch, inputs) if parted else [batch]:
                 found += 1
                 yield part
@@ -261,11 +261,12 @@ def _batch(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batc
     return found | {name: array_of(given, name, inputs, where) for name in given if name not in found}
 
 
-def _say_if_whole(given: Mapping[str, Any], batch: Batch, told: set[str]) -> None:
-    """Say once of each input that whole numbers became floating point: a scale may have been forgotten."""
-    for name, array in batch.items():
-        if array.dtype.kind == "f" and np.asarray(given[name]).dtype.kind in "iu" and name not in told:
-            told.add(name)
+def _say_if_whole(given: Mapping[str, Any], batch: Batch, seen: set[str]) -> None:
+    """Say of each array that was not seen before that whole numbers became floating point: it may need a scale."""
+    for name in batch.keys() - seen:
+        array = batch[name]
+        seen.add(name)
+        if array.dtype.kind == "f" and np.asarray(given[name]).dtype.kind in "iu":
             warn(
                 f"The data of input '{name}' are whole numbers from {array.min():g} to {array.max():g}, and are taken "
                 f"as {array.dtype} as they are. Scale them as for training, if that was done there."

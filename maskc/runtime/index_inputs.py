@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from maskc.frontend.graph_queries import TensorType, all_nodes, array_of, tensor_types
 
@@ -31,7 +28,7 @@ _TABLES = frozenset({"Gather", "GatherElements", "GatherND", "Scatter", "Scatter
 def entries_by_input(model: ModelProto) -> dict[str, int]:
     """The number of entries that each input which is used as an index picks from, by the name of the input."""
     types = tensor_types(model) if any(node.op_type in _TABLES for node in all_nodes(model)) else {}
-    small = {t.name: array_of(t) for t in model.graph.initializer if 0 < math.prod(t.dims) <= _MOST_OFFSETS}
+    small = {t.name: t for t in model.graph.initializer if 0 < math.prod(t.dims) <= _MOST_OFFSETS}
     #: by tensor, of which inputs it has indices, and how far these are moved at least
     origins = {value.name: {value.name: 0} for value in model.graph.input if value.name not in small}
     limits: dict[str, int] = {}
@@ -43,12 +40,11 @@ def entries_by_input(model: ModelProto) -> dict[str, int]:
         if node.op_type in _INDEX_STEPS or node.op_type in ("Gather", "GatherElements"):
             # What a table of indices holds is an index as well, but what picks from it is not.
             carried = node.input[:1] if node.op_type.startswith("Gather") else node.input
-            constants = [small[name] for name in node.input if name in small and node.op_type == "Add"]
-            added = [int(values.max()) for values in constants if values.dtype.kind in "iu"]
+            constants = [array_of(small[name]) for name in node.input if name in small and node.op_type == "Add"]
+            added = max([0, *(int(values.max()) for values in constants if values.dtype.kind in "iu")])
             found: dict[str, int] = {}
             for name, moved in (each for read in carried for each in origins.get(read, {}).items()):
-                moved += max([0, *added])
-                found[name] = min(found.get(name, moved), moved)  # on one way alone, only some may be
+                found[name] = min(found.get(name, moved + added), moved + added)  # on one way alone, only some may be
             origins |= dict.fromkeys(node.output, found)
     return limits
 
@@ -66,11 +62,12 @@ def compared_numbers(model: ModelProto) -> tuple[int, ...]:
 
 
 def _picked(
-    node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, NDArray[Any]]
+    node: NodeProto, types: Mapping[str, TensorType], small: Mapping[str, TensorProto]
 ) -> tuple[str, int | None]:
     """The index input of a node that picks from a table, and the table's number of entries, if known."""
-    if node.op_type == "OneHot" and len(node.input) == 3 and small.get(node.input[1], np.zeros(0)).size == 1:
-        return node.input[0], int(small[node.input[1]].ravel()[0])
+    depth = small.get(node.input[1]) if node.op_type == "OneHot" and len(node.input) == 3 else None
+    if depth is not None and math.prod(depth.dims) == 1:
+        return node.input[0], int(array_of(depth).item())
     if node.op_type not in _TABLES or len(node.input) < 2:
         return "", None
     table, indices = (types.get(name, TensorType(0, None)).shape or () for name in node.input[:2])

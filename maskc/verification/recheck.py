@@ -90,7 +90,7 @@ LOOKUP = frozenset(
     "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
     "Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
 )
-ROWS = frozenset({"LayerNormalization", "MatMul"})  # and these, of the last axis
+LOOKING = LOOKUP | {"LayerNormalization", "MatMul"}  # and these, of the last axis
 # Operators that take any numbers: none is a size, and where one is no index they fail.
 BOUNDLESS = (
     LOOKUP
@@ -102,6 +102,7 @@ DENSE = frozenset(
     "BatchNormalization Conv ConvTranspose Einsum Gemm GlobalAveragePool GlobalMaxPool InstanceNormalization "
     "LayerNormalization LogSoftmax MatMul ReduceMean Softmax".split()
 )
+TAKING = BOUNDLESS | DENSE
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
@@ -221,7 +222,7 @@ class Graph:
     def takes_any(self, node: NodeProto) -> bool:
         """Whether a node takes any numbers or words, of which none is a size."""
         moves = node.op_type in EXACT and self.fixed.issuperset(name for name in node.input[1:] if name)
-        return node.domain == LEARNED or (not node.domain and (moves or node.op_type in BOUNDLESS | DENSE))
+        return node.domain == LEARNED or (not node.domain and (moves or node.op_type in TAKING))
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -841,7 +842,7 @@ class Checker:
         wide |= len(products) > 1  # units between them may be dead
         turns = tuple(range(-times // 2 if wide else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
-        looks_up = len(names) == 1 and all(node.op_type in LOOKUP | ROWS for node in self.nodes(region))
+        looks_up = len(names) == 1 and all(node.op_type in LOOKING for node in self.nodes(region))
         for name in names & self.source.tables.keys() if looks_up else ():
             if self.seen[name].shapes[0] and self.types[name].kind in "iu":
                 turns += tuple(range(TABLES, TABLES - (-self._entries(name) // ENTRIES)))
@@ -897,7 +898,7 @@ class Checker:
         """Numbers or words that a tensor is compared with, these with small letters for capitals as well."""
         found: set[Any] = set()
         for graph, node in self._readers(name):
-            if graph.asks(node) or node.op_type in WHOLE - EXACT:
+            if graph.asks(node) or (node.op_type in WHOLE and node.op_type not in EXACT):
                 stored = [graph.constants[each] for each in node.input if each in graph.constants]
                 stored += [a.t for a in node.attribute if a.HasField("t")]
                 small = [tensor for tensor in stored if math.prod(tensor.dims) <= ENTRIES]

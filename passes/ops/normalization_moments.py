@@ -125,8 +125,7 @@ class NarrowedNormalization:
     def pick_of_padded(self) -> None:
         """The same with zeros behind what is required for channels that are not there, of which some may be stored."""
         node, rewriter, like = self.node, self.rewriter, self.node.inputs[0]
-        order = np.concatenate([np.flatnonzero(self.required), np.flatnonzero(self.removed & self.out)])
-        order = np.concatenate([order, np.setdiff1d(np.arange(self.out.size), order)])
+        order = np.argsort(np.where(self.required, 0, 2 - self.out), kind="stable")
         shape = rewriter.shape(rewriter.before.inputs[0])
         ends = [0] * (2 * len(shape))
         ends[len(shape) + self.axis] = int(self.removed.sum())

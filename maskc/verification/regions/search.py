@@ -108,10 +108,11 @@ def prove(
         boundaries: Mapping[str, Boundary],
         claims: Mapping[str, Claims] | None = None,
         unlike: Collection[str] = (),
+        scales: bool = False,
     ) -> _Search:
         claimed = dict(before.claims if claims is None else claims)
         checker = Checker(source, compiled, {**inputs, **boundaries}, claimed, before.seen, seed)
-        return _Search(checker, judged, unlike, before.tensors)
+        return _Search(checker, judged, unlike, before.tensors, scales)
 
     named, failing, proofs = dict[str, Boundary](), set[str](), list[Proof]()
     if origins is not None:  # what the compiler says mostly does
@@ -142,10 +143,7 @@ def prove(
         proofs.append(search(before, boundaries, unlike=unlike).found())
         if proofs[-1].complete:
             return proofs[-1]
-    found, unlike = by_value(source, compiled, before, after, {})
-    last = search(before, found, unlike=unlike)
-    last.scales = True
-    if (proof := last.found()).complete:
+    if (proof := search(before, boundaries, unlike=unlike, scales=True).found()).complete:  # of the last guess
         return proof
     return min(proofs, key=lambda proof: len(proof.failing))
 
@@ -218,14 +216,15 @@ class _Search:
         judged: dict[Key, Judgement],
         unlike: Collection[str] = (),
         tensors: Mapping[str, Tensor] | None = None,
+        scales: bool = False,
     ) -> None:
         """judged: what is known of regions, of earlier searches as well. unlike: tensors as `by_value` has them.
 
-        tensors: those of the source in a run.
+        tensors: those of the source in a run. scales: whether slices may be multiples of those of the source.
         """
-        self.checker, self.judged, self.unlike, self.tensors = checker, judged, unlike, tensors or {}
+        self.checker, self.judged, self.unlike = checker, judged, unlike
+        self.tensors, self.scales = tensors or {}, scales
         self.settled: set[str] = set()
-        self.scales = False  # whether slices may be multiples of those of the source
         #: tensors that are not what the source makes of the same values, which no region behind them hides
         self.wrong: set[str] = set()
         self.outputs = set(checker.compiled.outputs)

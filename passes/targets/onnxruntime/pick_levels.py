@@ -37,12 +37,12 @@ def pick_levels(graph: gs.Graph) -> None:
         found = picked_of_padded(node) if padded else op.picked(node)
         if found is None or is_constant(before) or (padded and numpy_dtype(before) != np.uint8):
             continue
-        axis, index, *there = found
+        axis, index = found[:2]
         levels = editor.gather(before, axis, index, f"{name}_levels", before=node)
-        for mask in there:
+        if len(found) == 3:
             zero = operand(steps, 2) or editor.constant("zero", np.zeros((), np.uint8))
             shape = along(axis, rank_of(before) or 1)
-            condition = editor.constant("there", mask.reshape(shape))
+            condition = editor.constant("there", found[2].reshape(shape))
             filled = editor.variable(f"{name}_filled", np.dtype(np.uint8), levels.shape)
             levels = editor.emit("Where", [condition, levels, zero], filled, f"{name}_where", before=node)
         become(node, str(steps.op), [levels, *steps.inputs[1:]], steps.attrs)
