@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,7 +15,7 @@ from passes.graph.tensors import is_constant, numpy_dtype, values_of
 #: The tensor; any initializer.
 X, ANY = "x", "any"
 
-# X, ANY, a number, or an operator and its operands.
+# X, ANY, the name of an initializer, a number, or an operator and its operands.
 Expression = str | float | tuple["Expression", ...]
 
 # How far a number may be from what is asked for, as a part of it: as far as ONNX Runtime allows.
@@ -23,20 +24,25 @@ _NEAR = 1e-5
 _COMMUTE = frozenset(("Add", "Mul"))
 
 
-def match_around(node: gs.Node, expressions: Iterable[Expression]) -> tuple[gs.Node, ...]:
-    """The nodes, the last one last, of the first of these expressions that the node is a part of; () if there is none.
+@dataclass(frozen=True)
+class Match:
+    """The nodes of an expression, the last one last, and what stands for X and the names of initializers."""
 
-    Its operator occurs in each of them once.
-    """
+    nodes: tuple[gs.Node, ...]
+    tensors: Mapping[str, gs.Tensor]
+
+
+def match_around(node: gs.Node, expressions: Iterable[Expression]) -> Match | None:
+    """The first of these expressions that the node is a part of. Its operator occurs in each of them once."""
     for expression in expressions:
         last: gs.Node | None = node
         for _ in range(_depth(expression, node.op)):
             readers = last.outputs[0].outputs if last is not None else []
             last = readers[0] if len(readers) == 1 else None
-        found = None if last is None else nodes_of(expression, last.outputs[0])
-        if found is not None and any(n is node for n in found):
+        found = None if last is None else match_at(expression, last.outputs[0])
+        if found is not None and any(n is node for n in found.nodes):
             return found
-    return ()
+    return None
 
 
 def _depth(expression: Expression, op: str) -> int:
@@ -49,39 +55,44 @@ def _depth(expression: Expression, op: str) -> int:
     return inner + 1 if inner >= 0 else -1
 
 
-def nodes_of(expression: Expression, tensor: gs.Tensor) -> tuple[gs.Node, ...] | None:
-    """The nodes that compute the tensor by the expression, the last one last; None if it is computed otherwise."""
-    matched = _matched(expression, tensor, None)
-    return None if matched is None else tuple({id(n): n for n in matched[1]}.values())
+def match_at(expression: Expression, tensor: gs.Tensor) -> Match | None:
+    """How the tensor is computed by the expression; None if it is computed otherwise."""
+    found = _matched(expression, tensor, Match((), {}))
+    return None if found is None else Match(tuple({id(n): n for n in found.nodes}.values()), found.tensors)
 
 
-def _matched(
-    expression: Expression, tensor: gs.Tensor, data: gs.Tensor | None
-) -> tuple[gs.Tensor | None, list[gs.Node]] | None:
-    """What stands for X (`data`, if something does already) and the nodes; None if it is computed otherwise."""
-    if expression == X:
-        return (tensor, []) if data is None or data is tensor else None
+def _matched(expression: Expression, tensor: gs.Tensor, so_far: Match) -> Match | None:
+    """The match with the nodes and tensors of this expression, too."""
     if not isinstance(expression, tuple):
-        fits = is_constant(tensor) and (expression == ANY or _is_number(tensor, expression))
-        return (data, []) if fits else None
+        return _leaf(expression, tensor, so_far)
     op, *operands = expression
     if len(tensor.inputs) != 1 or tensor.inputs[0].op != op:
         return None
     writer = tensor.inputs[0]
     given = writer.inputs[: len(operands)]
+    if len(given) < len(operands):
+        return None
     for order in (given, given[::-1])[: 2 if op in _COMMUTE else 1]:
-        bound, nodes = data, list[gs.Node]()
-        for operand, each in zip(operands, order, strict=False):
-            found = _matched(operand, each, bound)
-            if found is None:
-                break
-            bound, nodes = found[0], nodes + found[1]
-        else:
-            return (bound, [*nodes, writer]) if len(order) == len(operands) else None
+        found: Match | None = so_far
+        for operand, each in zip(operands, order, strict=True):
+            found = None if found is None else _matched(operand, each, found)
+        if found is not None:
+            return replace(found, nodes=(*found.nodes, writer))
     return None
 
 
-def _is_number(tensor: gs.Constant, number: str | float) -> bool:
+def _leaf(expression: str | float, tensor: gs.Tensor, so_far: Match) -> Match | None:
+    if not isinstance(expression, str):
+        return so_far if is_constant(tensor) and _is_number(tensor, expression) else None
+    if expression != X and not is_constant(tensor):
+        return None
+    if expression == ANY:
+        return so_far
+    tensors = {expression: tensor, **so_far.tensors}
+    return replace(so_far, tensors=tensors) if tensors[expression] is tensor else None
+
+
+def _is_number(tensor: gs.Constant, number: float) -> bool:
     value = number_of(tensor)
     return value is not None and bool(np.isclose(value, number, rtol=_NEAR, atol=0))
 

@@ -14,7 +14,7 @@ from passes.simplify import (
     fold_scale_shift,
     one_hot_to_gather,
 )
-from passes.simplify.decomposed_activations import hard_activations
+from passes.simplify.decomposed_operators import hard_activations
 from passes.targets.widths.fusions import fused_nodes
 from passes.weights import write_quantized
 

@@ -19,6 +19,7 @@ from passes.errors.arguments import typed
 from passes.graph.construct import copied, take_apart
 from passes.graph.name_scopes import distinguish
 from passes.graph.subgraphs import mark_shared, subgraphs
+from passes.model.contrib_operators.decompose import decompose_missing
 from passes.model.graph_to_onnx import exported
 from passes.model.local_functions import inlined
 from passes.pipeline import notes
@@ -40,9 +41,10 @@ from passes.rewriting.lower_ops import Cuts
 from passes.rewriting.origins import Origins
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
-from passes.simplify.decomposed_activations import hard_activations
+from passes.simplify.decomposed_operators import hard_activations, layer_normalization
 from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
+from passes.sizes.onnx_inference import annotate_node
 from passes.sizes.prepare import checked, prepared, simplified
 from passes.sizes.sizes_to_count_at import Sizes
 from passes.targets.widths.channel_multiples import WiderPlan, Width, widened
@@ -279,6 +281,7 @@ def finish(
     clean(graph, origins, nested=nested)
     drop_zeros(graph, zeros)
     runtime.write_fast_forms(graph, limit, nested=nested)
+    decompose_missing(graph, annotate_node)
     store_compactly(graph, source)
     runtime.avoid_faults(graph, faults, nested=nested)
 
@@ -304,6 +307,8 @@ def plan_graph(
             facts, made, zeros, unread, origins = understood(graph)
             divided = divide(graph, facts, options.adapters) | separate(graph, facts)
         if around is not None or line_up(graph, facts, origins) or divided:
+            facts = analysed()
+        if layer_normalization.fuse(graph, facts):
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph):

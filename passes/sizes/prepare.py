@@ -35,7 +35,7 @@ from passes.simplify import (
     sequences,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
-from passes.simplify.decomposed_activations import gelu
+from passes.simplify.decomposed_operators import gelu
 from passes.simplify.raise_opset import raise_opset
 from passes.sizes.loop_states import Suppositions
 from passes.sizes.onnx_inference import annotate_node, check, name_inputs

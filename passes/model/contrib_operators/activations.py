@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_graphsurgeon as gs
 
 from passes.model.contrib_operators.call import Call
-from passes.simplify.decomposed_activations.gelu import BY_ERF, BY_TANH
+from passes.simplify.decomposed_operators.gelu import BY_ERF, BY_TANH
 
 # The opset that brought the operator.
 _GELU = 20

@@ -21,6 +21,7 @@ from passes.model.contrib_operators.call import Call, Decompose, InferNode, NotC
 from passes.ops import UNKNOWN, rules
 from passes.ops.attention.heads import MALFORMED
 from passes.ops.base import rules_of
+from passes.simplify.decomposed_operators import layer_normalization
 
 DOMAIN = "com.microsoft"
 
@@ -59,7 +60,7 @@ OPERATORS: Mapping[str, Decompose] = {
 
 #: by the operator that ONNX Runtime has in the domain of the standard, up to the opset that brought it, if one did
 IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
-    "LayerNormalization": (normalization.LAYER, normalization.layer),
+    "LayerNormalization": (layer_normalization.OPSET, normalization.layer),
     "SimplifiedLayerNormalization": (math.inf, normalization.simplified_layer),
 }
 
@@ -90,6 +91,15 @@ def decompose(graph: gs.Graph, infer: InferNode, products: bool = False) -> None
             )
     if not all(is_standard(node) and not _decomposition(node, graph.opset, products) for node in nodes):
         _decompose(graph, Names(graph), infer, products)
+
+
+def decompose_missing(graph: gs.Graph, infer: InferNode) -> None:
+    """Decompose the nodes of a graph without its subgraphs that the opset has no operator for in the standard."""
+    editor = GraphEditor(graph)
+    for node in graph.nodes:
+        if missing_in_standard(node.domain, node.op, graph.opset):
+            _replaced(node, IN_STANDARD_DOMAIN[node.op][1], editor, infer)
+    editor.finish()
 
 
 def missing_in_standard(domain: str | None, op: str, opset: int) -> bool:

@@ -8,11 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.model.contrib_operators.call import Call, NotCoveredError
+from passes.simplify.decomposed_operators.layer_normalization import OPSET
 
-#: the opset that brought LayerNormalization
-LAYER = 17
-
-# That which brought RMSNormalization.
+# The opset that brought RMSNormalization.
 _RMS = 23
 
 # What is added to the variance where it is not said: by the standard, and by the operators that are fused with a sum.
@@ -55,7 +53,7 @@ def _normalised(
 ) -> gs.Tensor:
     """One operator, or in older opsets several, in the order in which ONNX Runtime recognises a normalisation."""
     epsilon = float(call.attrs.get("epsilon", default))
-    kind, since = ("LayerNormalization", LAYER) if centred else ("RMSNormalization", _RMS)
+    kind, since = ("LayerNormalization", OPSET) if centred else ("RMSNormalization", _RMS)
     if call.opset >= since:
         return call.op(kind, x, scale, bias, axis=axis, epsilon=epsilon)
     axes, half = [-1] if axis == -1 else range(axis % call.rank(x), call.rank(x)), x.dtype == np.float16

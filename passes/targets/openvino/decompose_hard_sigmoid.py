@@ -1,7 +1,7 @@
 """HardSigmoids as a scale, a shift and a Clip: OpenVINO (2026.4) has a reference kernel for the operator only.
 
 It reads images with channels first, so what is around it is reordered twice; the three are fused into the convolution
-before them. What a contraction before it takes is a Clip already (`passes/simplify/decomposed_activations`).
+before them. What a contraction before it takes is a Clip already (`passes/simplify/decomposed_operators`).
 """
 
 from __future__ import annotations

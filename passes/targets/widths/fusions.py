@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.graph.expression_match import ANY, Expression, X, match_around
 from passes.graph.tensors import is_standard
-from passes.simplify.decomposed_activations import gelu
+from passes.simplify.decomposed_operators import gelu
 from passes.targets.widths.operator_kernels import ChannelBlocks
 
 
@@ -41,9 +41,9 @@ def fusions(graph: gs.Graph) -> Iterator[tuple[Fusion, tuple[gs.Node, ...]]]:
     """What is fused in the graph: each time by which fusion, and the nodes, the last one last."""
     for node in graph.nodes:
         fusion = _FUSIONS.get(node.op) if is_standard(node) else None
-        nodes = match_around(node, fusion.expressions) if fusion is not None else ()
-        if fusion is not None and nodes:
-            yield fusion, nodes
+        found = None if fusion is None else match_around(node, fusion.expressions)
+        if fusion is not None and found is not None:
+            yield fusion, found.nodes
 
 
 def fused_nodes(graph: gs.Graph) -> set[int]:

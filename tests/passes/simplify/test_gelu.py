@@ -9,7 +9,7 @@ import pytest
 
 from maskc.runtime.openvino_session import import_openvino
 from passes import shrink
-from passes.simplify.decomposed_activations.gelu import added, multiplied
+from passes.simplify.decomposed_operators.gelu import added, multiplied
 from passes.sizes.prepare import prepared
 from tests.passes.text import compiled, left_over, loaded, model, operators, weight
 

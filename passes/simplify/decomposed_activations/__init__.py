@@ -1,1 +1,0 @@
-"""Activations that an exporter decomposed are fused into operators again, one file for each kind."""
