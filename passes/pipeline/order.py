@@ -41,7 +41,7 @@ from passes.rewriting.lower_ops import Cuts
 from passes.rewriting.origins import Origins
 from passes.rewriting.storage_plan import StoragePlan
 from passes.simplify import constant_folding, dead_code
-from passes.simplify.decomposed_operators import hard_activations, layer_normalization
+from passes.simplify.decomposed_operators import hard_activations, normalizations
 from passes.sizes import sum_over_nodes
 from passes.sizes.cost_values import Cost
 from passes.sizes.onnx_inference import annotate_node
@@ -308,7 +308,7 @@ def plan_graph(
             divided = divide(graph, facts, options.adapters) | separate(graph, facts)
         if around is not None or line_up(graph, facts, origins) or divided:
             facts = analysed()
-        if layer_normalization.fuse(graph, facts):
+        if normalizations.fuse(graph, facts):
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph):

@@ -21,7 +21,7 @@ from passes.model.contrib_operators.call import Call, Decompose, InferNode, NotC
 from passes.ops import UNKNOWN, rules
 from passes.ops.attention.heads import MALFORMED
 from passes.ops.base import rules_of
-from passes.simplify.decomposed_operators import layer_normalization
+from passes.simplify.decomposed_operators import normalizations
 
 DOMAIN = "com.microsoft"
 
@@ -60,7 +60,7 @@ OPERATORS: Mapping[str, Decompose] = {
 
 #: by the operator that ONNX Runtime has in the domain of the standard, up to the opset that brought it, if one did
 IN_STANDARD_DOMAIN: Mapping[str, tuple[float, Decompose]] = {
-    "LayerNormalization": (layer_normalization.OPSET, normalization.layer),
+    "LayerNormalization": (normalizations.OPSET, normalization.layer),
     "SimplifiedLayerNormalization": (math.inf, normalization.simplified_layer),
 }
 

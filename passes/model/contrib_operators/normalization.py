@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.model.contrib_operators.call import Call, NotCoveredError
-from passes.simplify.decomposed_operators.layer_normalization import OPSET
+from passes.simplify.decomposed_operators.normalizations import OPSET
 
 # The opset that brought RMSNormalization.
 _RMS = 23

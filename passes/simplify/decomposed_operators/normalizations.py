@@ -1,10 +1,12 @@
-"""A decomposed LayerNormalization of masked channels becomes the operator, or the steps that runtimes know as one.
+"""Decomposed LayerNormalizations and RMSNormalizations of masked channels become operators again.
 
-The rules of the operator leave channels out and put zeros behind the others; the steps, with constants in the
-statistics, would each take their time. Without masks nothing is gained, as runtimes fuse what they load.
+The rules of these leave channels out, with a scale or zeros for those that are not there; single steps, with constants
+in the statistics, would each take their time. Without masks nothing is gained, as runtimes fuse what they load.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,7 +18,7 @@ from passes.ops.reduction import reduced_axes
 from passes.rewriting.channel_facts import Facts
 from passes.simplify import dead_code
 
-#: that brought the operator
+#: that brought LayerNormalization
 OPSET = 17
 
 # Names of initializers.
@@ -24,35 +26,43 @@ _SCALE, _BIAS, _EPSILON = "scale", "bias", "epsilon"
 
 _MEAN: Expression = ("ReduceMean", X)
 _CENTRED: Expression = ("Sub", X, _MEAN)
-_SQUARES: tuple[Expression, ...] = (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
-_ROOTS: tuple[Expression, ...] = tuple(("Sqrt", ("Add", ("ReduceMean", square), _EPSILON)) for square in _SQUARES)
-_INVERSE: tuple[Expression, ...] = tuple(each for r in _ROOTS for each in (("Reciprocal", r), ("Div", 1.0, r)))
-_NORMALISED: tuple[Expression, ...] = (
-    *(("Div", _CENTRED, root) for root in _ROOTS),
-    *(("Mul", _CENTRED, inverse) for inverse in _INVERSE),
-)
-_SCALED: tuple[Expression, ...] = tuple(("Mul", normalised, _SCALE) for normalised in _NORMALISED)
 
 
-def _of_batch_normalization(inverse: Expression) -> tuple[Expression, ...]:
+def _roots(data: Expression) -> list[Expression]:
+    squares: list[Expression] = [("Pow", data, 2.0), ("Mul", data, data)]
+    return [("Sqrt", ("Add", ("ReduceMean", square), _EPSILON)) for square in squares]
+
+
+def _inverse(data: Expression) -> list[Expression]:
+    return [each for root in _roots(data) for each in (("Reciprocal", root), ("Div", 1.0, root))]
+
+
+def _normalised(data: Expression) -> list[Expression]:
+    quotients: list[Expression] = [("Div", data, root) for root in _roots(data)]
+    return [*quotients, *(("Mul", data, inverse) for inverse in _inverse(data))]
+
+
+def _scaled(data: Expression) -> list[Expression]:
+    return [("Mul", normalised, _SCALE) for normalised in _normalised(data)]
+
+
+def _of_batch_normalization() -> Iterator[Expression]:
     """x · s + (bias - mean · s), as TensorFlow computes it."""
-    factor: Expression = ("Mul", inverse, _SCALE)
-    product: Expression = ("Mul", X, factor)
-    shifts: tuple[Expression, ...] = (
-        ("Sub", _BIAS, ("Mul", _MEAN, factor)),
-        ("Add", ("Mul", ("Neg", _MEAN), factor), _BIAS),
-    )
-    return tuple(("Add", product, shift) for shift in shifts)
+    for inverse in _inverse(_CENTRED):
+        factor: Expression = ("Mul", inverse, _SCALE)
+        yield ("Add", ("Mul", X, factor), ("Sub", _BIAS, ("Mul", _MEAN, factor)))
+        yield ("Add", ("Mul", X, factor), ("Add", ("Mul", ("Neg", _MEAN), factor), _BIAS))
 
 
-# By the last operator: what there is most of comes first.
-_EXPRESSIONS: dict[str, tuple[Expression, ...]] = {
-    "Add": (
-        *(("Add", scaled, _BIAS) for scaled in _SCALED),
-        *(each for inverse in _INVERSE for each in _of_batch_normalization(inverse)),
-    ),
-    "Mul": (*_SCALED, *_NORMALISED),
-    "Div": _NORMALISED,
+# Each with its operator, by the last step: what there is most of comes first. ONNX Runtime knows a RMSNormalization of
+# any opset by another name.
+_LAYER, _RMS = "LayerNormalization", "SimplifiedLayerNormalization"
+_EXPRESSIONS: Mapping[str, list[tuple[str, Expression]]] = {
+    "Add": [(_LAYER, e) for e in (*(("Add", each, _BIAS) for each in _scaled(_CENTRED)), *_of_batch_normalization())],
+    "Mul": [
+        (op, each) for op, data in ((_LAYER, _CENTRED), (_RMS, X)) for each in (*_scaled(data), *_normalised(data))
+    ],
+    "Div": [(op, each) for op, data in ((_LAYER, _CENTRED), (_RMS, X)) for each in _normalised(data)],
 }
 
 
@@ -66,9 +76,11 @@ def fuse(graph: gs.Graph, facts: Facts) -> bool:
     editor, fused = GraphEditor(graph), False
     ends = [node for op in _EXPRESSIONS for node in graph.nodes if node.op == op and is_standard(node)]
     for node in ends:
-        found = next((m for e in _EXPRESSIONS[node.op] if node.outputs and (m := match_at(e, node.outputs[0]))), None)
-        if found is not None and _is_masked(found.tensors[X], facts):
-            fused |= _fused(found, facts, editor)
+        for op, expression in _EXPRESSIONS[node.op]:
+            found = match_at(expression, node.outputs[0]) if node.outputs else None
+            if found is not None and _is_masked(found.tensors[X], facts):
+                fused |= _fused(op, found, facts, editor)
+                break
     editor.finish()
     if fused:
         dead_code.drop_unused(graph)
@@ -80,7 +92,7 @@ def _is_masked(data: gs.Tensor, facts: Facts) -> bool:
     return rank > 0 and data.dtype == np.float32 and bool(facts.constant_slices(data, rank - 1).mask.any())
 
 
-def _fused(found: Match, facts: Facts, editor: GraphEditor) -> bool:
+def _fused(op: str, found: Match, facts: Facts, editor: GraphEditor) -> bool:
     """Put the operator in place of the last of these nodes, where they are one; whether they are."""
     data, last = found.tensors[X], found.nodes[-1]
     shape, output = shape_of(data) or (), last.outputs[0]
@@ -92,7 +104,7 @@ def _fused(found: Match, facts: Facts, editor: GraphEditor) -> bool:
     vectors = [
         _vector(np.asarray(default, np.float32) if tensor is None else values_of(tensor), size)
         for tensor, default in zip(given, (1, 0), strict=True)
-        if default or tensor is not None or editor.opset < OPSET
+        if default or tensor is not None or (op == _LAYER and editor.opset < OPSET)
     ]
     means = [node for node in found.nodes if node.op == "ReduceMean"]
     over_last = all(reduced_axes(n) == {len(shape) - 1} and n.attrs.get("keepdims", 1) for n in means)
@@ -101,7 +113,7 @@ def _fused(found: Match, facts: Facts, editor: GraphEditor) -> bool:
         return False
     erase(last)
     attrs = {"axis": -1, "epsilon": epsilon}
-    editor.emit("LayerNormalization", [data, *operands], output, last.name, attrs, before=last)
+    editor.emit(op, [data, *operands], output, last.name, attrs, before=last)
     return True
 
 

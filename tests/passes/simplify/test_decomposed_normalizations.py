@@ -1,4 +1,4 @@
-"""A LayerNormalization of masked channels is found however it is spelled, and written as runtimes know it."""
+"""A normalisation of masked channels is found however it is spelled, and written as runtimes know it."""
 
 import numpy as np
 import onnx
@@ -29,6 +29,7 @@ SPELLED = {
     "n = Div(c, r)",
 }
 KNOWN = "ReduceMean Sub Pow ReduceMean Add Sqrt Div Mul Add".split()
+RMS = "Pow ReduceMean Add Sqrt Div Mul".split()
 NEITHER = {
     "another axis": SPELLED["PyTorch"].replace("axes=[-1]", "axes=[1]"),
     "two axes": SPELLED["PyTorch"].replace("axes=[-1]", "axes=[1, 2]"),
@@ -48,11 +49,12 @@ def network(steps: str, opset: int, kept: np.ndarray) -> onnx.ModelProto:
         "one": np.float32(1),
         "eps": np.float32(1e-3),
         "many": np.linspace(0.1, 1, 5, dtype=np.float32).reshape(5, 1),
+        "last": np.array([-1]),
         "s": random(16, seed=1),
         "b": random(16, seed=2),
     }
     weights = {"w": random(6, 16), "mask": kept, "w2": random(16, 4)}
-    return model("(float[2,5,6] x) => (float[2,5,4] y)", body, opset, constants=constants, **weights)
+    return model("(float[2,5,6] x) => (float[2,5,4] y)", body, opset, ir=10, constants=constants, **weights)
 
 
 def masked() -> np.ndarray:
@@ -80,6 +82,18 @@ def test_older_opsets_get_the_steps_that_runtimes_fuse(opset: int, steps: str) -
     result = shrink(source)
     assert operators(result)[:13] == ["MatMul", "Pad", *KNOWN, "Slice", "MatMul"]
     assert result.model.opset_import[0].version == opset
+    same(source, result.model)
+
+
+@pytest.mark.parametrize("root", ["r = Sqrt(e)  i = Reciprocal(r)  d = Mul(h, i)", "r = Sqrt(e)  d = Div(h, r)"])
+@pytest.mark.parametrize(("square", "end"), [("Pow(h, two)", "n = Mul(s, d)"), ("Mul(h, h)", "n = Identity(d)")])
+@pytest.mark.parametrize(("opset", "wanted"), [(13, RMS), (17, RMS), (23, ["RMSNormalization"])])
+def test_without_a_mean(opset: int, wanted: list[str], square: str, end: str, root: str) -> None:
+    mean = "v = ReduceMean<axes=[-1]>(p)" if opset < 18 else "v = ReduceMean(p, last)"
+    steps = f"p = {square}  {mean}  e = Add(v, eps)  {root}  {end}"
+    source = network(steps, opset, masked())
+    result = shrink(source)
+    assert operators(result) == ["MatMul", *wanted, "MatMul"]
     same(source, result.model)
 
 
