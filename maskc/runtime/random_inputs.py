@@ -66,13 +66,15 @@ class Plan:
     ceiling: int
 
 
-def ports(model: ModelProto) -> tuple[Port, ...]:
+def ports(model: ModelProto, *others: ModelProto) -> tuple[Port, ...]:
     """The inputs that a caller must give: those without a default among the initializers.
 
-    Raises `UnavailableError` for inputs that are not tensors or of unknown rank.
+    others: models with which it is compared, whose numbers count as well. Raises `UnavailableError` for inputs that are
+    not tensors or of unknown rank.
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
-    limits, numbers = entries_by_input(model), compared_numbers(model)
+    limits = entries_by_input(model)
+    numbers = tuple(sorted({number for each in (model, *others) for number in compared_numbers(each)}))
     found = []
     for value in model.graph.input:
         if value.name in defaults:

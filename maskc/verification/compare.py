@@ -176,7 +176,7 @@ def _compare_on(
     models: Models, options: VerifyOptions, inputs: Mapping[str, Arrays], sizes: Mapping[str, int], found: _Found
 ) -> None:
     """Compare regions, then whole outputs; measure latency. A tolerance that is given decides alone."""
-    ports = random_inputs.ports(models.reference)
+    ports = random_inputs.ports(models.reference, models.compiled)
     if not inputs:
         accepted_sizes.check_size(ports)  # a runtime may take all memory for such a model
     expected, actual = _loaded(models, found)

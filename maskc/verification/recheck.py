@@ -87,15 +87,19 @@ WHOLE = COMPARING | ASKING | frozenset("Abs Clip Max Min Neg Relu StringConcat W
 SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset(
-    "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mul Neg "
-    "Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
+    "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather GatherBlockQuantized Gelu HardSigmoid HardSwish Identity "
+    "LeakyRelu Log Mul Neg Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
 )
 LOOKING = LOOKUP | {"LayerNormalization", "MatMul"}  # and these, of the last axis
 # Operators that take any numbers: none is a size, and where one is no index they fail.
 BOUNDLESS = (
     LOOKUP
     | WHOLE - EXACT
-    | frozenset("ArgMax ArgMin BitwiseNot Concat Flatten Pow ReduceMax ReduceMin ReduceSum Transpose".split())
+    | frozenset(
+        "ArgMax ArgMin BitShift BitwiseNot CastLike Compress Concat CumSum Flatten GatherElements GatherND Pow "
+        "ReduceMax ReduceMin ReduceSum ReverseSequence ScatterElements ScatterND Slice TopK Transpose Trilu "
+        "Unique".split()
+    )
 )
 # Others that do, and sum with weights or over places.
 DENSE = frozenset(
@@ -103,6 +107,8 @@ DENSE = frozenset(
     "LayerNormalization LogSoftmax MatMul ReduceMean Softmax".split()
 )
 TAKING = BOUNDLESS | DENSE
+# Operators with weights of channels, which are on the second axis.
+CHANNELED = frozenset("BatchNormalization Conv ConvTranspose GroupNormalization InstanceNormalization".split())
 # Operators with steps, at which a rounding before them is no rounding after them.
 STEPPING = frozenset(
     "ArgMax ArgMin BitShift Ceil DynamicQuantizeLinear Equal Floor Greater GreaterOrEqual Hardmax Less LessOrEqual Mod "
@@ -118,6 +124,7 @@ EPSILON = float(np.float32(1e-5))  # of normalisations that do not say another
 ROUNDINGS = 4.0  # of each node but one, beside those of its sum: of one node both sides have the same
 LONGEST = 255  # nodes from which slices come that are claimed and not 0; the root of their number is allowed
 ALIKE = 1e-5  # what rounding may do to a constant, relative to it
+NOTHING = 2.0**-20  # a shift of that size, relative to what is shifted, is rounding alone
 STEPS = 512.0  # share of the results of rounding operators that may be one step off, in roundings
 SHARE = 0.02  # and at most this
 STEP = 1 / 8  # largest step, relative to the scale
@@ -140,7 +147,8 @@ _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 LEARNED = "ai.onnx.ml"  # the domain of operators of what is no network
 TABLES = -(1 << 20)  # the first of the turns in which all are
 BEYOND = 1 << 20  # the first of the turns in which inputs are as in no run
-NEAR = range(BEYOND + 4, BEYOND + 20, 2)  # those in which they are near what nodes compare them with
+NEAR = range(BEYOND + 4, BEYOND + 36, 2)  # those in which they are near what nodes compare them with
+NEARLY = NEAR[1::2]  # and off that by more than a rounding
 _POOL = 1 << 20
 _NORMAL = np.tile(np.random.default_rng(7).standard_normal(_POOL, np.float32), 2)
 _ABSENT = np.tile(np.random.default_rng(8).integers(0, SPARSE, _POOL, np.int8) != 0, 2)
@@ -194,8 +202,8 @@ class Graph:
         #: the tables that tensors are indices of, each with the axis
         self.tables, self.readers = dict[str, list[tuple[str, int]]](), dict[str, list[NodeProto]]()
         for node in self.nodes:
-            if node.op_type == "Gather" and node.input[0] in self.fixed:
-                axis = next((a.i for a in node.attribute), 0)
+            if node.op_type in ("Gather", "GatherBlockQuantized") and node.input[0] in self.fixed:
+                axis = next((a.i for a in node.attribute if a.name.endswith("axis")), 0)
                 self.tables.setdefault(node.input[1], []).append((node.input[0], axis))
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
@@ -596,7 +604,8 @@ def fitted(one: Array, other: Array) -> tuple[Array, Array]:
     """Factors and shifts by which rows are nearest to others, by least squares: shapes [rows]."""
     moves = other - other.mean(axis=1, keepdims=True)
     factors = (one * moves).sum(axis=1) / (moves**2).sum(axis=1)
-    return factors, (one - factors[:, None] * other).mean(axis=1)
+    shifts = (one - factors[:, None] * other).mean(axis=1)
+    return factors, np.where(np.abs(shifts) > NOTHING * np.abs(one).max(axis=1), shifts, 0)
 
 
 def _along(axis: int, rank: int) -> list[int]:
@@ -870,8 +879,10 @@ class Checker:
         whole = all(node.domain == LEARNED or node.op_type in WHOLE for _, node in nodes)
         near = whole or "f" not in kinds or (len(ops) == 2 and ops[0] == ops[1])
         near &= any(g.asks(n) for g, n in nodes) or not names.isdisjoint(self.source.inputs)
-        near &= any(self._compared(name).size for name in names)
-        return (BEYOND, BEYOND + 2, *(NEAR if near else ()))
+        near &= any(self.compared(name).size for name in names)
+        # numbers that are not the same on both sides may be rounded apart
+        steps = near and any(self.may_step(node, names) for _, node in nodes)
+        return (BEYOND, BEYOND + 2, *(NEARLY if steps else NEAR if near else ()))
 
     def sides(self, region: Region) -> tuple[tuple[Graph, Sequence[int]], ...]:
         """Both models, with the nodes that a region has of them."""
@@ -894,7 +905,7 @@ class Checker:
         known = name in self.source.inputs or self.seen[name].values is not None
         return name not in self.source.conditions and (known or any(g.asks(n) for g, n in self._readers(name)))
 
-    def _compared(self, name: str) -> Array:
+    def compared(self, name: str) -> Array:
         """Numbers or words that a tensor is compared with, these with small letters for capitals as well."""
         found: set[Any] = set()
         for graph, node in self._readers(name):
@@ -905,7 +916,7 @@ class Checker:
                 found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())
                 for own in node.attribute if node.domain or node.op_type in ASKING else ():
                     if own.name == "nodes_values" or not own.name.startswith(("class_", "nodes_", "target_")):
-                        found.update((*own.floats, *own.ints, *own.strings, own.s))
+                        found.update((*own.floats, *own.ints, *own.strings, own.s, own.f, own.i))
         words = {each.decode() if isinstance(each, bytes) else each for each in found}
         text = self.types[name].kind == "O"
         kept = {each for each in words if isinstance(each, str) == text}
@@ -914,14 +925,17 @@ class Checker:
     @np.errstate(invalid="ignore", over="ignore")  # a number may not fit
     def _beyond(self, name: str, turn: int) -> Array:
         """A tensor near what it is compared with, or of any sign and size, and no number where that is asked."""
-        dtype, near = self.types[name], self._compared(name) if turn in NEAR else np.zeros(0)
+        dtype, near = self.types[name], self.compared(name) if turn in NEAR else np.zeros(0)
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn, self.seed])
         values = np.array(self.seen[name].fresh(name, turn - BEYOND, self.seed))
         shape = values.shape
-        if near.size:
-            values = rng.choice(near, shape)
-            if dtype.kind != "O":
-                values = values + rng.choice((0, 0, 1, -1) + (0.5, -0.5) * (dtype.kind == "f"), shape)
+        if near.size:  # each of them at each place in turn, then its neighbours
+            fixed = np.random.default_rng([zlib.crc32(name.encode()), self.seed])  # in each turn
+            near, order = fixed.permutation(near), fixed.permutation(values.size)
+            if turn in NEARLY and dtype.kind != "O":
+                off = [near * (1 + ALIKE), near * (1 - ALIKE), near + 0.5, near - 0.5] if dtype.kind == "f" else []
+                near = np.concatenate([*off, near + 1, near - 1])
+            values = near[(order.reshape(shape) + NEAR.index(turn) // 2) % near.size]
         elif dtype.kind == "b":
             values = rng.random(shape) < 1 / 2
         elif dtype.kind == "f":
@@ -1094,7 +1108,7 @@ class Checker:
         result.compared |= want.dtype.kind != "f" or bool(turn % 2 == 0 and np.isfinite(want).any())
         if not want.size or np.array_equal(want, got):
             return None
-        axis = next(iter(region.boundary.slices), None if want.ndim < 2 else 2 if want.ndim == 3 else 1)
+        axis = next(iter(region.boundary.slices), self._weighed_axis(region, want.ndim))
         if want.dtype.kind == "f":
             return self._judge_floats(region, want, got, turn, result, axis)
         apart = np.not_equal(want, got)
@@ -1103,6 +1117,19 @@ class Checker:
             result.take(apart.astype(np.float64), axis)
             result.fail(f"{apart.sum()} of {want.size} elements differ")
         return None
+
+    def _weighed_axis(self, region: Region, rank: int) -> int | None:
+        """The axis of a result along which weights are apart, so that slices along it may be of other scales."""
+        for node in (self.source.nodes[i] for i in reversed(region.source) if rank > 1):
+            fixed = [index for index, name in enumerate(node.input[:2]) if name in self.source.fixed]
+            if node.op_type in CHANNELED and rank > 2:
+                return 1
+            if node.op_type == "MatMul" and fixed:
+                return rank - 1 if fixed[0] else rank - 2
+            sizes = [size for index in fixed for size in self.shape(node.input[index])][-rank:]
+            if node.op_type in ("Add", "Div", "Mul", "Sub") and max(sizes, default=1) > 1:
+                return rank - len(sizes) + int(np.argmax(sizes))
+        return None if rank < 2 else 2 if rank == 3 else 1
 
     def _judge_floats(
         self, region: Region, want: Array, got: Array, turn: int, result: Judgement, axis: int | None

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import drop_erased, erase_keeping_input, erase_keeping_output
+from passes.graph.subgraphs import seen_outside
 from passes.graph.tensors import size_of
 from passes.ops import rules
 from passes.ops.slice_gather import Gather
@@ -19,7 +20,7 @@ def absorb_orders(graph: gs.Graph, origins: Origins) -> None:
     Afterwards none is left that picks each channel once at most and has nothing but single-read operators between
     itself and a product of constant weights, nor a permutation that only such products read.
     """
-    orders = Orders(graph, rules, origins)
+    orders, seen = Orders(graph, rules, origins), seen_outside(graph)
     for node in list(graph.nodes):
         op = rules(node)
         picked = op.picked(node) if isinstance(op, Gather) else None
@@ -35,5 +36,8 @@ def absorb_orders(graph: gs.Graph, origins: Origins) -> None:
         change = orders.read(output, axis, order) if size_of(data, axis) == order.size else None
         if change is not None:
             change()
-            erase_keeping_input(node, data)
+            if len(data.inputs) == len(data.outputs) == 1 and data.name not in seen:
+                erase_keeping_output(node, data)
+            else:
+                erase_keeping_input(node, data)
     drop_erased(graph)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from maskc.verification.recheck import LOOKUP, TABLES, Array, Boundary, Graph, Region, others, session
+from maskc.verification.recheck import COMPARING, LOOKUP, TABLES, Array, Boundary, Graph, Region, others, session
 from maskc.verification.regions.checker import Checker
 
 #: A tensor of the source, and an index into it.
@@ -18,6 +18,9 @@ Place = tuple[str, Any]
 
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _HANDS_ON = _MOVES | {"Slice", "Split"}
+# Sums and extremes of what may be any number may be any number.
+_LINEAR = frozenset("GlobalAveragePool GlobalMaxPool Neg ReduceMax ReduceMean ReduceMin ReduceSum".split())
+_WEIGHED = frozenset("Add Conv ConvTranspose Div Gemm MatMul Mul Sub".split())
 _EACH_ALIKE = LOOKUP - {"Constant", "Gather"} | {"DequantizeLinear", "QuantizeLinear"}
 # Turns in which slices are changed.
 _TURNS = 4
@@ -33,8 +36,21 @@ def is_elementwise(checker: Checker, region: Region) -> bool:
     return alike and all(node.op_type in _EACH_ALIKE | _MOVES for _, node in nodes)
 
 
+def compares(checker: Checker, region: Region) -> bool:
+    """Whether a region compares one tensor of floating point with a number, on its side of 0 if runs show one.
+
+    It then takes in nothing that would limit the tensor: that both sides compare it otherwise counts.
+    """
+    name, *others = sorted(region.source_reads)
+    if others or checker.types[name].kind != "f" or any(n.op_type not in COMPARING for n in checker.nodes(region)):
+        return False
+    runs = [checker.seen[name].fresh(name, turn, checker.seed) for turn in range(0, 2 * _TURNS, 2)]
+    least = 0.0 if all((run >= 0).all() for run in runs) else -math.inf
+    return bool((checker.compared(name) >= least).any())
+
+
 def limits_nothing(checker: Checker, grown: Region, region: Region) -> bool:
-    """Whether a region took in nodes that only hand on values, of whole numbers moved by a constant at most.
+    """Whether a region took in nodes that only hand on values or weigh them, of whole numbers moved by a constant.
 
     It then reads any values as before, and agrees only where these are not drawn.
     """
@@ -51,6 +67,8 @@ def limits_nothing(checker: Checker, grown: Region, region: Region) -> bool:
 def _hands_on(graph: Graph, node: NodeProto, whole: bool) -> bool:
     """Whether a node's result may be as any that it reads; whole: of whole numbers."""
     fixed = [name in graph.fixed for name in node.input if name]
+    if not whole and not node.domain and (node.op_type in _LINEAR or (node.op_type in _WEIGHED and any(fixed))):
+        return True
     picks = node.op_type == "Gather" and fixed == [False, True]
     shifts = whole and (node.op_type == "Cast" or (node.op_type in ("Add", "Sub") and any(fixed)))
     return node.op_type in _HANDS_ON or picks or shifts
@@ -106,7 +124,8 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         behind = session(compiled.part(region.compiled, after, [target]), compiled.folder, checker.packs)
     except Exception:  # of any kind that ONNX Runtime has, of types that are no inputs
         return False
-    steps, twin = checker.unjudged(wrong).steps, wrong.boundary
+    twin = wrong.boundary
+    step = float(checker.unjudged(wrong).steps and checker.types[twin.source].kind != "b")
     allowed = _ROUNDING * checker.allowed(region, stored=False, approximate=False)  # both results are of one side
 
     def fed(names: Collection[str], turn: int) -> dict[str, Array]:
@@ -122,13 +141,15 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
                 shape = twin.cut(checker.fresh(twin.source, run)).shape
                 ((_, axis), *_), rank = checker.source.tables[index], len(checker.seen[index].shapes[0])
                 want, got = _worst_entry(want, got, axis % len(shape) + rank - 1, shape)
-            floats, moved = want.dtype.kind == "f", want - got
-            rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else float(steps)
-            moved[np.abs(want.astype(np.float64) - got) <= rounding] = 0
+            floats, wide = want.dtype.kind == "f", want.dtype if want.dtype.kind == "f" else np.float64
+            off = np.array(want.astype(wide) - got.astype(wide))
+            rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else step
+            off[np.abs(off) <= rounding] = 0
             feeds = fed(region.compiled_reads, run)
             for random in (False, True)[: 1 + floats]:
                 base = twin.cut(checker.fresh(twin.source, run)) if random else got
-                one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, base + moved))
+                moved = np.asarray((base.astype(wide) + off).astype(want.dtype))
+                one, two = (behind.run(None, {**feeds, f"{name}·": array})[0] for array in (base, moved))
                 if _apart(one, two, allowed):
                     return True
     return False
@@ -136,7 +157,7 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
 
 def _worst_entry(want: Array, got: Array, axis: int, shape: Sequence[int]) -> tuple[Array, Array]:
     """Both with one entry of a table everywhere, that which differs most, in the shape that they have in a run."""
-    apart = np.abs(want.astype(np.float64) - got)
+    apart = np.abs(want.astype(np.float64) - got.astype(np.float64))
     entry = int(apart.max(axis=others(apart, axis)).argmax())
     one, two = (np.broadcast_to(np.take(array, [entry], axis), shape) for array in (want, got))
     return one, two

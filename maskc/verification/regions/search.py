@@ -15,7 +15,7 @@ from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_random_values, by_value, factors_of
-from maskc.verification.regions.dependence import Place, depends, is_elementwise, limits_nothing, shows
+from maskc.verification.regions.dependence import Place, compares, depends, is_elementwise, limits_nothing, shows
 from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin, Origins
@@ -461,10 +461,12 @@ class _Search:
         """Whether the region agrees when it takes in what it reads, what that reads, and so on; it then reads that.
 
         failed: the error for which it has to, its own or that of what it reads. alike: whether both sides read the
-        same; it then may only take in what limits any values, as rows that add up to 1. Behind weights it might only
-        seem to agree: units may be dead there, by chance. Steps take any level.
+        same; it then may only take in what limits any values, as rows that add up to 1, and no weights, behind which
+        units may be dead by chance. Steps take any level.
         """
-        checker, target = self.checker, region.target
+        checker, target, wrong = self.checker, region.target, region
+        if alike and compares(checker, region):
+            return False
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
         cut = set(checker.boundaries) - {target}
@@ -479,7 +481,7 @@ class _Search:
                 reads = frozenset(checker.compiled.closure(target, cut)[1])
             checker.boundaries[target] = replace(original, reads=reads)
             grown = checker.region(target)
-            if grown == region or (alike and limits_nothing(checker, grown, region)):
+            if grown == region or (alike and limits_nothing(checker, grown, wrong)):
                 continue
             key = self._key(grown)
             if key not in self.judged:
@@ -487,6 +489,7 @@ class _Search:
             judgement = self.judged[key]
             if self._agrees(target, small) and judgement.plain < min(MOST, limit):
                 return True
+            wrong = grown
             if judgement.error < MOST and not judgement.agrees:
                 small, limit = True, min(limit, _MORE * judgement.allowed)
         checker.boundaries[target] = original

@@ -212,3 +212,98 @@ def test_indices_that_are_moved_stay_within_their_table() -> None:
     offsets = np.array([[0, 1000, 2900]])
     model = build.model("(int64[n,3] x) => (float[n,3,8] y)", body, 17, checked=False, **TABLES, offsets=offsets)
     assert maskc.verify(model, model).passed
+
+
+SCORES = {
+    "a product": "q = MatMul(x, w8) u = Relu(q) m = MatMul(u, w) r = Squeeze(m)",
+    "a sum": "r = ReduceSum<keepdims=0>(x)",
+    "a mean in a Sigmoid": "q = ReduceMean<keepdims=0>(x) r = Sigmoid(q)",
+}
+DECISIONS = {
+    "a number": ("float[]", "k = Greater(r, limit) y = Cast<to=1>(k)"),
+    "a choice of values": ("float[1,8]", "k = Greater(r, limit) n = Neg(x) y = Where(k, x, n)"),
+    "a branch": (
+        "float[1,8]",
+        "k = Greater(r, limit) y = If(k) <then_branch = t () => (float[1,8] a) { a = Identity(x) }, "
+        "else_branch = e () => (float[1,8] b) { b = Neg(x) }>",
+    ),
+}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+@pytest.mark.parametrize("score", SCORES)
+def test_a_threshold_is_compared_whatever_comes_before_it(score: str, decision: str) -> None:
+    """What it reads has one element, of which few lie between one threshold and the other."""
+    kind, body = DECISIONS[decision]
+    signature, weights = f"(float[1,8] x) => ({kind} y)", {"w8": (8, 16), "w": (16, 1)}
+    one, two, same = (
+        build.model(signature, f"{SCORES[score]} {body}", 12, checked=False, constants={"limit": limit}, **weights)
+        for limit in (np.float32(0.3), np.float32(0.33), np.nextafter(np.float32(0.3), np.float32(1)))
+    )
+    for seed in range(3):
+        assert not maskc.verify(one, two, seed=seed).passed
+    assert maskc.verify(one, same).passed  # a number that was computed may be a rounding off
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "shapes", "channel"),
+    [
+        (
+            "(float[1,4,20] x) => (float[1,8,18] y)",
+            "c = Conv(x, w) y = InstanceNormalization(c, s, b)",
+            {"w": (8, 4, 3), "s": (8,), "b": (8,)},
+            3,
+        ),
+        (
+            "(float[1,5,5,8] x) => (float[1,5,5,6] y)",
+            "c = MatMul(x, w) y = Mul(c, s)",
+            {"w": (8, 6), "s": (6,)},
+            (slice(None), 2),
+        ),
+        ("(float[8,9] x) => (float[6,9] y)", "c = MatMul(w, x) y = Mul(c, s)", {"w": (6, 8), "s": (6, 1)}, 2),
+    ],
+)
+def test_a_channel_that_is_far_smaller_than_others_is_compared(
+    signature: str, body: str, shapes: dict[str, tuple[int, ...]], channel: object
+) -> None:
+    one = build.model(signature, body, 17, checked=False, **shapes)
+
+    def small(values: np.ndarray) -> np.ndarray:
+        values[channel] *= np.float32(1e-5)
+        return values
+
+    def off(values: np.ndarray) -> np.ndarray:
+        part = values[channel]
+        part.reshape(-1)[:1] *= np.float32(1.1)
+        values[channel] = part
+        return values
+
+    one = build.changed(one, "w", small)
+    assert maskc.verify(one, one).passed
+    assert not maskc.verify(one, build.changed(one, "w", off)).passed
+
+
+@pytest.mark.parametrize(
+    ("signature", "before", "after"),
+    [
+        ("(int64[n,6] x) => (int64[n,2] y)", "p = Abs(x) y, i = TopK(p, two)", "y, i = TopK(x, two)"),
+        ("(int64[n,6] x) => (int64[n,6] y)", "p = Abs(x) y = CumSum(p, axis)", "y = CumSum(x, axis)"),
+        (
+            "(uint32[n,6] x) => (uint32[n,6] y)",
+            'y = BitShift<direction="RIGHT">(x, a)',
+            'y = BitShift<direction="RIGHT">(x, b)',
+        ),
+        (
+            "(int64[2,6] x) => (float[2,6] y)",
+            "low = Less(x, zero) m = Add(x, five) w = Where(low, m, x) y = GatherElements<axis=1>(t, w)",
+            "y = GatherElements<axis=1>(t, x)",
+        ),
+        ("(float[n,6] x) => (float[n,6] y)", "y = ThresholdedRelu<alpha=0.5>(x)", "y = ThresholdedRelu<alpha=0.51>(x)"),
+    ],
+)
+def test_integers_of_any_sign_and_thresholds_in_attributes(signature: str, before: str, after: str) -> None:
+    weights = {"two": np.array([2]), "axis": np.array(1), "a": np.array(16, np.uint32), "b": np.array(17, np.uint32)}
+    weights |= {"zero": np.array(0), "five": np.array(5), "t": np.arange(12, dtype=np.float32).reshape(2, 6)}
+    one, two = (build.model(signature, body, 17, checked=False, **weights) for body in (before, after))
+    assert maskc.verify(one, one).passed
+    assert not maskc.verify(one, two).passed

@@ -235,12 +235,12 @@ def test_what_is_claimed_of_the_sizes_of_a_run_is_checked_at_these() -> None:
 
 
 def test_masked_channels_behind_a_norm_are_multiples_of_one_that_is_stored() -> None:
-    """So that each node is compared on its own."""
+    """So that the norm, with zeros behind what is there, and the products are compared each on its own."""
     source = normed()
     report = api.compile(source).report
     assert report.verified and report.after.flops < 0.8 * report.before.flops
     regions = report.verification.regions
-    assert regions is not None and regions.largest <= 2 and not regions.unchecked
+    assert regions is not None and regions.largest <= 3 and not regions.unchecked
 
 
 @pytest.mark.slow
