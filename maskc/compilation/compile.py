@@ -385,7 +385,10 @@ def _verified(
     inside = result.parting is not None and len(result.reasons) == 1 and all(each.passed for each in result.outputs)
     if not inside:  # a region differs, and no output does: it may be one that is known too little of
         result.raise_if_different()
-    unsure = (f"Not verified: {reason}" for reason in (*(result.reasons if inside else ()), *result.undecided))
+    else:
+        undecided = (*result.reasons, *result.undecided)
+        result = dataclasses.replace(result, verdict="cannot tell", equivalent=True, reasons=(), undecided=undecided)
+    unsure = (f"Not verified: {reason}" for reason in result.undecided)
     new = () if result.provider == "openvino" else _too_new(compiled)
     return dataclasses.replace(report, verification=result, warnings=(*report.warnings, *unsure, *new))
 

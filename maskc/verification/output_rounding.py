@@ -90,9 +90,9 @@ class Rounding:
         what, off, apart, _ = self._wrong(sample)
         source, checker = proof.checker.source, proof.checker
         steps = any(checker.may_step(node, source.inputs) for node in source.nodes)  # all else may be rounded
-        # optimizations compute some of half precision in single, and so round the compiled model otherwise
+        # optimizations compute some of half precision in single, and steps in other kernels: the compiled model, too
         coarse = source.coarse > 0
-        few = off < (MOST if coarse else 0)
+        few = off < (MOST if coarse or steps else 0)
         # half precision may make anything of an output, which single precision then shows
         near = steps or apart < _HALF or (coarse and self._is_rounding(apart, sample.expected, sample))
         likely = near and (what != "compiled model" or few)

@@ -479,6 +479,9 @@ def session(model: ModelProto, folder: Path, packs: bool) -> Any:
     entries |= {"model_external_initializers_file_folder_path": str(folder), "disable_prepacking": str(int(not packs))}
     for key, value in entries.items():
         options.add_session_config_entry(f"session.{key}", value)
+    for node in (n for n in _nested(model.graph.node) if n.op_type == "MatMulNBits"):  # with all digits of the data
+        for attribute in [a for a in node.attribute if a.name == "accuracy_level"]:
+            node.attribute.remove(attribute)
     sign_alike(model)
 
     def loaded(level: Any) -> Any:

@@ -309,6 +309,7 @@ def plan_graph(
         if around is not None or line_up(graph, facts, origins) or divided:
             facts = analysed()
         if normalizations.fuse(graph, facts):
+            dead_code.drop_unused(graph)
             facts = analysed()
     cuts: Cuts = {} if around is None else around.cuts
     with recorder.step("nested", graph):

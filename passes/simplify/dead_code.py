@@ -7,6 +7,7 @@ from collections.abc import Collection
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import become, drop_erased, erase, erase_keeping_input, erase_keeping_output, replace_tensor
+from passes.graph.normalization_steps import ends_normalization
 from passes.graph.subgraphs import captured, subgraphs
 from passes.ops import rules
 from passes.ops.concat_split import Concat
@@ -16,8 +17,8 @@ from passes.ops.shape import Regrouping
 def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool = False) -> None:
     """Take away nodes that pass an input on as it is: Identity, Dropout, multiplication by one, addition of zero.
 
-    Before them go the parts of a Concat that hold nothing. Nodes that read an initializer named in `keep` stay. shapes:
-    also those that give it the shape that it has.
+    Before them go the parts of a Concat that hold nothing. Nodes that read an initializer named in `keep` stay, and the
+    scale and bias of a normalisation in steps. shapes: also those that give it the shape that it has.
     """
     outputs = {id(t) for t in graph.outputs}
     own = {id(n) for n in graph.nodes}  # a subgraph reads what nodes around it write
@@ -32,7 +33,7 @@ def drop_identities(graph: gs.Graph, keep: Collection[str] = (), *, shapes: bool
         if source is None and shapes and isinstance(op, Regrouping):
             source = op.leaves_shape(node)
         seen = any(id(t) in outputs for t in node.outputs[1:])
-        if source is None or seen or any(t.name in keep for t in node.inputs):
+        if source is None or seen or any(t.name in keep for t in node.inputs) or ends_normalization(node):
             continue
         target = node.outputs[0]
         if id(target) in outputs:

@@ -169,7 +169,8 @@ def _form(expression: Applied, opset: int) -> tuple[int | None, int] | None:
     if len(varying) <= 1:
         return (varying[0] if varying else None), 0
     axis = max(varying, key=lambda a: runs[a])
-    return (axis, runs[axis]) if runs[axis] > 1 and opset >= _BLOCKS else None
+    whole = parameters[0].shape[axis] % runs[axis] == 0  # OpenVINO takes no shorter block at the end
+    return (axis, runs[axis]) if runs[axis] > 1 and whole and opset >= _BLOCKS else None
 
 
 def _spelled(expression: Expression, opset: int) -> Expression:

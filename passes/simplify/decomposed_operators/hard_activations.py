@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values.scale_shift import Affine, Chain, ClampedAffine, longest_chain, rounds
 from passes.graph.construct import omitted
 from passes.graph.editor import GraphEditor, become, erase
+from passes.graph.normalization_steps import ends_normalization
 from passes.ops import rules, traits
 from passes.ops.activations import Clip, Extremum, HardSigmoid, HardSwish
 from passes.ops.arithmetic import is_product
@@ -69,8 +70,8 @@ def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
 
 
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
-    """The node as a scale, shift and clip in single precision; None if it is none."""
-    single = bool(node.outputs) and node.outputs[0].dtype == np.float32
+    """The node as a scale, shift and clip in single precision; None if it is none, or the end of a normalisation."""
+    single = bool(node.outputs) and node.outputs[0].dtype == np.float32 and not ends_normalization(node)
     clamped_affine = traits.clamped_affine(node) if single else None
     return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
 

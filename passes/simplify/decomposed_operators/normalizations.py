@@ -6,84 +6,37 @@ in the statistics, would each take their time. Without masks nothing is gained, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.expression_match import Expression, Match, X, match_at, number_of
+from passes.graph.expression_match import Match, X, match_at, number_of
+from passes.graph.normalization_steps import BIAS, EPSILON, LAYER, NORMALIZATIONS, SCALE
 from passes.graph.tensors import Array, is_standard, shape_of, values_of
 from passes.ops.reduction import reduced_axes
 from passes.rewriting.channel_facts import Facts
-from passes.simplify import dead_code
 
 #: that brought LayerNormalization
 OPSET = 17
-
-# Names of initializers.
-_SCALE, _BIAS, _EPSILON = "scale", "bias", "epsilon"
-
-_MEAN: Expression = ("ReduceMean", X)
-_CENTRED: Expression = ("Sub", X, _MEAN)
-
-
-def _roots(data: Expression) -> list[Expression]:
-    squares: list[Expression] = [("Pow", data, 2.0), ("Mul", data, data)]
-    return [("Sqrt", ("Add", ("ReduceMean", square), _EPSILON)) for square in squares]
-
-
-def _inverse(data: Expression) -> list[Expression]:
-    return [each for root in _roots(data) for each in (("Reciprocal", root), ("Div", 1.0, root))]
-
-
-def _normalised(data: Expression) -> list[Expression]:
-    quotients: list[Expression] = [("Div", data, root) for root in _roots(data)]
-    return [*quotients, *(("Mul", data, inverse) for inverse in _inverse(data))]
-
-
-def _scaled(data: Expression) -> list[Expression]:
-    return [("Mul", normalised, _SCALE) for normalised in _normalised(data)]
-
-
-def _of_batch_normalization() -> Iterator[Expression]:
-    """x · s + (bias - mean · s), as TensorFlow computes it."""
-    for inverse in _inverse(_CENTRED):
-        factor: Expression = ("Mul", inverse, _SCALE)
-        yield ("Add", ("Mul", X, factor), ("Sub", _BIAS, ("Mul", _MEAN, factor)))
-        yield ("Add", ("Mul", X, factor), ("Add", ("Mul", ("Neg", _MEAN), factor), _BIAS))
-
-
-# Each with its operator, by the last step: what there is most of comes first. ONNX Runtime knows a RMSNormalization of
-# any opset by another name.
-_LAYER, _RMS = "LayerNormalization", "SimplifiedLayerNormalization"
-_EXPRESSIONS: Mapping[str, list[tuple[str, Expression]]] = {
-    "Add": [(_LAYER, e) for e in (*(("Add", each, _BIAS) for each in _scaled(_CENTRED)), *_of_batch_normalization())],
-    "Mul": [
-        (op, each) for op, data in ((_LAYER, _CENTRED), (_RMS, X)) for each in (*_scaled(data), *_normalised(data))
-    ],
-    "Div": [(op, each) for op, data in ((_LAYER, _CENTRED), (_RMS, X)) for each in _normalised(data)],
-}
 
 
 def fuse(graph: gs.Graph, facts: Facts) -> bool:
     """Fuse those over the last axis, in single precision, of which channels are constants; whether there are any.
 
-    The opset may know nothing of the operator; `contrib_operators.decompose` writes its steps.
+    Nodes that no other reads then are left. The opset may know nothing of the operator; `contrib_operators.decompose`
+    writes its steps.
     """
     if not any(node.op == "Sqrt" for node in graph.nodes):
         return False
     editor, fused = GraphEditor(graph), False
-    ends = [node for op in _EXPRESSIONS for node in graph.nodes if node.op == op and is_standard(node)]
+    ends = [node for op in NORMALIZATIONS for node in graph.nodes if node.op == op and is_standard(node)]
     for node in ends:
-        for op, expression in _EXPRESSIONS[node.op]:
+        for op, expression in NORMALIZATIONS[node.op]:
             found = match_at(expression, node.outputs[0]) if node.outputs else None
             if found is not None and _is_masked(found.tensors[X], facts):
                 fused |= _fused(op, found, facts, editor)
                 break
     editor.finish()
-    if fused:
-        dead_code.drop_unused(graph)
     return fused
 
 
@@ -98,13 +51,13 @@ def _fused(op: str, found: Match, facts: Facts, editor: GraphEditor) -> bool:
     shape, output = shape_of(data) or (), last.outputs[0]
     size = facts.size(data, len(shape) - 1)
     assert size is not None  # channels of it are known
-    epsilon = number_of(found.tensors[_EPSILON])
-    given = (found.tensors.get(name) for name in (_SCALE, _BIAS))
+    epsilon = number_of(found.tensors[EPSILON])
+    given = (found.tensors.get(name) for name in (SCALE, BIAS))
     # decomposed again it is recognised with both of them alone
     vectors = [
         _vector(np.asarray(default, np.float32) if tensor is None else values_of(tensor), size)
         for tensor, default in zip(given, (1, 0), strict=True)
-        if default or tensor is not None or (op == _LAYER and editor.opset < OPSET)
+        if default or tensor is not None or (op == LAYER and editor.opset < OPSET)
     ]
     means = [node for node in found.nodes if node.op == "ReduceMean"]
     over_last = all(reduced_axes(n) == {len(shape) - 1} and n.attrs.get("keepdims", 1) for n in means)

@@ -15,6 +15,8 @@ from maskc.verification.error_statistics import Statistics, distance
 from maskc.verification.inputs import Sample, redrawn
 from maskc.verification.output_errors import Pair, compare_outputs
 from maskc.verification.output_tolerance import Tolerance, tolerance
+from maskc.verification.recheck import Judgement
+from maskc.verification.regions.search import Failure, Proof
 from tests.maskc import build
 from tests.maskc.command import maskc, process, refused
 
@@ -248,3 +250,19 @@ def test_what_kills_the_runtime_is_not_run(tmp_path: Path) -> None:
     built = build.model("(float[0,6] x) => (float[5,1,0,4] y)", body, checked=False, **weights)
     done = process("compile", build.save(built, tmp_path / "m.onnx"), "-o", tmp_path / "o.onnx")
     assert done.returncode == 0 and "Warning: Not verified" in done.stderr and "ends the process at LSTM" in done.stderr
+
+
+def test_a_region_that_differs_where_no_output_does_is_inconclusive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is written, and nothing says that outputs differ."""
+
+    def differs(proof: Proof) -> Failure:
+        return Failure(next(iter(proof.regions.values())), Judgement(error=1.0))
+
+    monkeypatch.setattr("maskc.verification.compare.first_failure", differs)
+    onnx.save(build.mlp(), tmp_path / "mlp.onnx")
+    done = maskc("compile", tmp_path / "mlp.onnx", "-o", tmp_path / "small.onnx")
+    assert done.exit_code == 0 and (tmp_path / "small.onnx").exists()
+    said = done.stdout + done.stderr
+    assert "Not verified: The models first differ" in said and "Inconclusive" in said and "Failed" not in said

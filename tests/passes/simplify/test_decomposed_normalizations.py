@@ -41,7 +41,7 @@ NEITHER = {
 }
 
 
-def network(steps: str, opset: int, kept: np.ndarray) -> onnx.ModelProto:
+def network(steps: str, opset: int, kept: np.ndarray, **changed: np.ndarray) -> onnx.ModelProto:
     body = f"a = MatMul(x, w)  h = Mul(a, mask)  {steps}  y = MatMul(n, w2)"
     constants = {
         "two": np.float32(2),
@@ -54,6 +54,7 @@ def network(steps: str, opset: int, kept: np.ndarray) -> onnx.ModelProto:
         "b": random(16, seed=2),
     }
     weights = {"w": random(6, 16), "mask": kept, "w2": random(16, 4)}
+    constants |= changed
     return model("(float[2,5,6] x) => (float[2,5,4] y)", body, opset, ir=10, constants=constants, **weights)
 
 
@@ -140,3 +141,19 @@ def test_in_the_body_of_a_loop() -> None:
     np.testing.assert_allclose(Runner(made)(feeds)[0], Runner(source)(feeds)[0], atol=1e-4)
     (loop,) = (n for n in made.graph.node if n.op_type == "Loop")
     assert "Pad" in [n.op_type for n in loop.attribute[0].g.node]
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_a_scale_of_one_and_a_bias_of_zero_stay(opset: int) -> None:
+    """Without them ONNX Runtime fuses nothing, and each step takes its time."""
+    kept = np.ones(16, np.float32)
+    source = network(SPELLED["PyTorch"], opset, kept, s=kept, b=np.zeros(16, np.float32))
+    result = shrink(source)
+    assert operators(result) == ["MatMul", *KNOWN, "MatMul"]
+    source = network(
+        "p = Pow(h, two)  v = ReduceMean<axes=[-1]>(p)  e = Add(v, eps)  r = Sqrt(e)  d = Div(h, r)  n = Mul(d, s)",
+        opset,
+        kept,
+        s=kept,
+    )
+    assert operators(shrink(source)) == ["MatMul", *RMS, "MatMul"]

@@ -206,6 +206,14 @@ def test_blocks_of_scales(rows: Iterable[int], scales: int) -> None:
     assert weight(result, "DequantizeLinear", 1).shape == (scales, 6)
 
 
+@pytest.mark.parametrize("rows", [(0, 1, 2, 4, 5), (0, 4, 5, 6, 7, 9, 10)])
+def test_no_block_is_shorter_than_others(rows: Iterable[int]) -> None:
+    """The standard allows a last one that is; OpenVINO does not load it."""
+    for node in compiled(in_blocks(4, rows)).model.graph.node:
+        for block in (a.i for a in node.attribute if a.name == "block_size"):
+            assert len([*rows]) % block == 0
+
+
 def test_a_bias_of_which_one_block_is_left_has_one_scale() -> None:
     """ONNX Runtime takes no block size beside the scale of all."""
     source = model(
