@@ -48,12 +48,13 @@ NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 
 #: narrow types, which are computed in single precision, and the unit roundoff of what is stored in them
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 SUBNORMAL = 2.0**-24  # the least number of half precision
-LOGISTIC = 2.0**-22  # what ONNX Runtime's Sigmoid, 1/2 and a quotient, may be off by near 0
+LOGISTIC = 2.0**-22  # what ONNX Runtime's Sigmoid, 1/2 and a quotient, or an exponential less 1 may be off by near 0
 TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
 RECURRENT = frozenset("GRU LSTM RNN".split())
 GATED = RECURRENT - {"RNN"}  # by Sigmoids of what they multiply with
+EXPONENTIAL = frozenset("Celu Elu Selu".split())
 # Products of 8 bits: the places of data, their zero points, weights and theirs; without data, these are unsigned.
 PRODUCTS: dict[str, list[tuple[int | None, int | None, int, int]]] = {
     "ConvInteger": [(0, 2, 1, 3)],
@@ -1149,9 +1150,7 @@ class Checker:
                 return result.fail("its NaNs or infinities are in other places")
             one, two = np.where(finite, one, 0), np.where(finite, two, 0)
         stored = self.source.coarse == NARROW[TensorProto.FLOAT16] and allowed > self.source.coarse
-        operators = {node.op_type for node in self.nodes(region)}
-        gates = ("Sigmoid" in operators and 0 <= one.min() <= one.max() <= 1) or bool(operators & GATED)
-        least = SUBNORMAL * stored + LOGISTIC * gates * max(1, np.abs(one).max())
+        least = SUBNORMAL * stored + self.near_zero(region, one)
         error, scale = np.maximum(np.abs(one - two) - least, 0), scales(np.abs(one), axis)
         relative = error / scale
         as_all = result.allowed / (allowed or 1.0)  # as if all turns were allowed as much
@@ -1166,6 +1165,13 @@ class Checker:
             measured = self.is_claimed(region.boundary.source) or (error / largest).max() < max(MOST, WORST * allowed)
             relative = self.relative(region, turn, axis, np.abs(one), error, scale, allowed, most if measured else None)
         return result.take(relative * as_all, axis)
+
+    def near_zero(self, region: Region, result: Array) -> float:
+        """What a result may be off by however small it is, as a difference of an exponential and 1."""
+        operators = {node.op_type for node in self.nodes(region)}
+        gates = "Sigmoid" in operators and bool((result >= 0).all() and (result <= 1).all())
+        off = gates or not operators.isdisjoint(GATED | EXPONENTIAL)
+        return LOGISTIC * off * max(1.0, float(np.abs(result).max(initial=0)))
 
     @np.errstate(invalid="ignore")  # of what is infinite on both sides
     def relative(

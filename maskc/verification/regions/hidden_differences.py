@@ -258,7 +258,8 @@ def _beyond_rounding(
         off = np.where(np.isfinite(one) & np.isfinite(two), two - one, 0)
     if want.dtype.kind == "f":
         size, allowed = np.where(np.isfinite(one), np.abs(one), 0), checker.allowed(region)
-        largest, error = max(float(size.max(initial=0)), 1e-30), np.abs(off)
+        error = np.maximum(np.abs(off) - checker.near_zero(region, np.where(np.isfinite(one), one, 0)), 0)
+        largest = max(float(size.max(initial=0)), 1e-30)
         at = turn, next(iter(region.boundary.slices), None), size, error, np.asarray(largest), allowed
         relative = checker.relative(region, *at, None)
         off[relative <= 2 * allowed] = 0

@@ -452,3 +452,8 @@ def test_a_constant_that_is_masked_in_the_end_may_be_another_behind_a_relu_that_
     )
     compiled = build.changed(source, "b", lambda b: np.where(b < 0, 0, b))
     assert api.verify(source, compiled).verdict == "verified"
+
+
+def test_an_exponential_less_one_is_off_near_zero_however_small_it_is() -> None:
+    """Before a Selu there are channels that are small constants: it has other lanes for the few that are left."""
+    assert api.compile(network(501426).model).report.verified
