@@ -7,6 +7,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import typer
@@ -25,6 +26,13 @@ _PRINTING = ("as_json", *_VOLUME)
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
+class Parsed(NamedTuple):
+    """How a command parses an option of a dataclass: `Annotated[SweepOptions, Parsed("targets", function)]`."""
+
+    name: str
+    parse: Callable[[str], Any]
+
+
 class Without(NamedTuple):
     """The option of a dataclass that a command does not have: `Annotated[ReadOptions, Without("masks")]`."""
 
@@ -38,11 +46,11 @@ class _Group(NamedTuple):
     options: dict[str, Option]
 
     def taken_from(self, given: dict[str, Any]) -> Any:
-        """The dataclass with the values of a command line, from which they are removed."""
-        values = {name: given.pop(name) for name in self.options}
-        for name, option in self.options.items():
-            if option.parse is not None and values[name] is not None:
-                values[name] = option.parse(values[name])
+        """The dataclass with the values of a command line, from which they are removed; None is what was not given."""
+        values = {name: value for name in self.options if (value := given.pop(name)) is not None}
+        for name, value in values.items():
+            if (parse := self.options[name].parse) is not None:
+                values[name] = parse(value)
         return self.kind(**values)
 
 
@@ -105,6 +113,9 @@ def _parameters(function: Function, groups: dict[str, _Group]) -> Iterator[inspe
         kind, *details = get_args(hints[name]) or (hints[name],)
         left_out = {detail.name for detail in details if isinstance(detail, Without)}
         options = {key: option for key, option in options_of(kind).items() if key not in left_out}
+        for detail in details:
+            if isinstance(detail, Parsed):
+                options[detail.name] = replace(options[detail.name], parse=detail.parse)
         if options:
             groups[name] = _Group(kind, options)
             yield from _parameters_of(options)
@@ -116,7 +127,8 @@ def _parameters_of(options: Mapping[str, Option]) -> Iterator[inspect.Parameter]
     for name, option in options.items():
         parser = share if option.details.get("metavar") == "SHARE" else None
         details = typer.Option(*option.flags, help=option.help, parser=parser, **option.details)
-        yield _parameter(name, Annotated[option.kind, details], option.default)
+        default = None if option.default == () else option.default  # typer gives None for no values
+        yield _parameter(name, Annotated[option.kind, details], default)
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:

@@ -1,16 +1,24 @@
-"""Options of pruning a trained model: the target, how long to train, and what compile takes."""
+"""Options of pruning a trained model, and of sweeps: targets, how long to train, how candidates are measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from maskc.compilation.options import CompileOptions
 from maskc.errors import InputError
-from maskc.inspection.options import option
+from maskc.inspection.options import ReadOptions, option, options_of
 from maskc.pruning.measure import Quality, check_quality
+from maskc.verification.options import Provider
+
+if TYPE_CHECKING:
+    from maskc.pruning.data import Given
+
+# The options of a compilation that a policy can give.
+_POLICY = sorted(options_of(CompileOptions).keys() - options_of(ReadOptions).keys())
 
 
 def _share(what: str) -> str:
@@ -114,3 +122,67 @@ class PruneOptions(CompileOptions):
     def trains(self) -> bool:
         """Whether training is asked for."""
         return bool(self.epochs or self.minutes) and self.epochs != 0 and self.minutes != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """The options of `maskc.sweep`, which says what they mean. Raises as it does where they cannot be used."""
+
+    targets: Sequence[float] = option(
+        (),
+        "Fractions of the model's FLOPs to keep: pruned by --data, or by weight magnitude, which harms more.",
+        metavar="0.5,0.25",
+        kind=str,
+    )
+    data: Given | None = option(
+        None, "Inputs to prune by, as for maskc prune.", metavar="FILE|DIR|FILE.py:FUNCTION", kind=str
+    )
+    masks: Sequence[Path] = option(
+        (),
+        "A mask file, as for compile, used as one sparsity level; may be repeated.",
+        metavar="FILE",
+        kind=list[Path] | None,
+    )
+    quality: Quality | None = option(
+        None,
+        "A command that measures quality: it has {model} in it and prints a number last.",
+        metavar="COMMAND",
+        kind=str,
+    )
+    lower_is_better: bool = option(False, "Lower quality is better, as for a loss or an error.", "--lower-is-better")
+    provider: str = option("cpu", "Where latency is measured.", kind=Provider)
+    seconds: float = option(2.0, "How long to measure the latency of each model; 0 to skip.", metavar="S")
+    ray: str | None = option(
+        None,
+        "Compile on the Ray cluster at this address; `auto` finds a running one. Needs maskc[ray].",
+        metavar="ADDRESS",
+    )
+    policies: Sequence[Mapping[str, Any]] = ({},)
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    verify: bool = True
+    jobs: int | None = None
+    rules: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        from maskc.compilation.workers import checked_jobs  # not when the command line is read, as above
+
+        check_quality(self.quality, self.lower_is_better)
+        if self.ray is None or self.jobs is not None:
+            checked_jobs(self.jobs)
+        for target in self.targets:
+            if not 0 < target <= 1:
+                raise InputError(f"A target is a share of the model's FLOPs, above 0 and up to 1, and not {target:g}.")
+        if self.data is not None and not self.targets:
+            raise InputError("Data say which channels go for a target: give --targets, as 0.5,0.25, too.")
+        if len(set(self.targets)) < len(self.targets):
+            raise InputError("A target is given twice.")
+        for policy in self.policies:
+            if unknown := [key for key in policy if key not in _POLICY]:
+                raise InputError(
+                    f"The options of a policy are {', '.join(_POLICY)}, and '{unknown[0]}' is none of them."
+                )
+            CompileOptions(**policy)  # raises where they cannot be used
+        if not self.policies:
+            raise InputError("There is no configuration to compile: give at least one policy, which may be empty.")
+        if not 0 <= self.seconds < math.inf:
+            raise InputError(f"The time for measuring must be 0 or more, and not {self.seconds:g} seconds.")

@@ -25,9 +25,8 @@ from maskc.pruning.choice.observation import observed
 from maskc.pruning.choice.targets import Search
 from maskc.pruning.data import Given, path_and_name
 from maskc.pruning.data import data as read_data
-from maskc.pruning.options import PruneOptions
+from maskc.pruning.options import PruneOptions, SweepOptions
 from maskc.pruning.sweeps import work
-from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.record import Level, Origin, Point, read
 from maskc.results.environment import __version__
 from maskc.results.measurements import Figures

@@ -20,8 +20,8 @@ from maskc.inspection.arguments import public
 from maskc.inspection.options import ReadOptions, from_arguments
 from maskc.pruning.data import Given
 from maskc.pruning.measure import Quality, rate
+from maskc.pruning.options import SweepOptions
 from maskc.pruning.sweeps import work
-from maskc.pruning.sweeps.options import SweepOptions
 from maskc.pruning.sweeps.pareto import marked
 from maskc.pruning.sweeps.plan import Plan
 from maskc.pruning.sweeps.record import SCHEMA, Point, Record, Value, write
@@ -95,10 +95,17 @@ def sweep(
     reading = ReadOptions(shapes=shapes, at=at, signature=signature)
     options = from_arguments(SweepOptions, locals(), masks=[Path(mask) for mask in masks])
     models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    return swept(models, Path(output), options)
+
+
+def swept(models: Sequence[frontend.Model], directory: Path, options: SweepOptions) -> Sweep:
+    """`sweep` of models into a directory. Raises as it does."""
+    if options.ray is not None:
+        work.check_ray(options.ray)
     if not models:
         raise InputError("There is no model to sweep.")
-    with write_model_files.not_left_empty(Path(output)):
-        return _swept(Plan(Path(output), models, options))
+    with write_model_files.not_left_empty(directory):
+        return _swept(Plan(directory, models, options))
 
 
 def _swept(plan: Plan) -> Sweep:
