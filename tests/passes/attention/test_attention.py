@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.passes.attention.test_heads import (
+from tests.passes.attention.heads import (
     HEADS,
     MASKED,
     MERGED,
