@@ -285,7 +285,7 @@ def test_quiet_commands_print_errors_and_nothing_else(source: Path, wrong: Path,
     assert result.stderr.startswith("Error: model.onnx: ") and "first" in result.stderr
 
 
-def test_verbose_tells_every_step_on_stderr(source: Path, tmp_path: Path) -> None:
+def test_verbose_tells_every_step_on_stderr(source: Path) -> None:
     plain = maskc("compile", source)
     result = maskc("-v", "compile", source)
     assert result.exit_code == 0 and result.stdout == plain.stdout

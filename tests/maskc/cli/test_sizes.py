@@ -32,17 +32,14 @@ def added(nodes: str) -> onnx.ModelProto:
     return build.model("(float[n,4] x) => (float[n,4] y)", body, checked=False)
 
 
-def doubled(times: int) -> str:
-    steps = "".join(f"c{i + 1} = Concat<axis=0>(c{i}, c{i}) " for i in range(times))
-    return number("L", 1024) + f"c0 = ConstantOfShape(L) {steps} r = Identity(c{times})"
-
-
+DOUBLED = "".join(f"c{i + 1} = Concat<axis=0>(c{i}, c{i}) " for i in range(30))
 ASKING = {
     "range": number("a", 0) + number("b", HUGE) + number("c", 1) + "r = Range(a, b, c)",
     "range, computed": number("a", 0) + number("b", 2**16) + number("c", 1) + "d = Mul(b, b) r = Range(a, d, c)",
     "constant": number("L", HUGE) + "r = ConstantOfShape(L)",
     "constants side by side": number("L", HUGE // 2) + "q = ConstantOfShape(L) r = Concat<axis=0>(q, q)",
-    "constants side by side, again and again": doubled(30),
+    "constants side by side, again and again": number("L", 1024)
+    + f"c0 = ConstantOfShape(L) {DOUBLED} r = Identity(c30)",
     "repeated": number("L", 1, HUGE) + "u = Constant<value = float[1,1] {0.0}>() r = Expand(u, L)",
 }
 

@@ -50,7 +50,7 @@ def test_the_compiled_model_has_the_sizes_and_computes_the_same(tmp_path: Path) 
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_known_sizes_turn_border_patterns_into_maps(tmp_path: Path) -> None:
+def test_known_sizes_turn_border_patterns_into_maps() -> None:
     """Masked channels need not be computed by the padded depthwise convolution: what they hold is known."""
     result = api.compile(padded(), shapes={"x": (1, 3, 12, 10)}, adapters="always", align="none", verify=True)
     depthwise = next(n for n in result.model.graph.node if n.op_type == "Conv" and n.name == "depthwise")

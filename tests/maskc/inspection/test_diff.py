@@ -70,7 +70,7 @@ def test_files_of_another_exporter(pair: tuple[Path, Path], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["resnet", "unet", "mobilenet", "masknet", "transformer"])
-def test_a_compiled_fixture_under_other_names(name: str, tmp_path: Path) -> None:
+def test_a_compiled_fixture_under_other_names(name: str) -> None:
     """By place alone nearly all layers of real networks are matched as they are by name."""
     source = ROOT / "fixtures" / f"{name}.onnx"
     compiled = api.compile(source).model

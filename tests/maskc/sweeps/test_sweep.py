@@ -55,8 +55,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "each", each_here)
 
 
-def command(file: str = "rate.py") -> str:
-    return f"{shlex.quote(sys.executable)} {file} {{model}}"
+RATE = f"{shlex.quote(sys.executable)} rate.py {{model}}"
 
 
 def recorded(directory: str) -> Any:
@@ -79,7 +78,7 @@ def test_targets_are_reached_and_masks_are_written_beside_the_models(model: Path
 
 @pytest.mark.usefixtures("here")
 def test_the_record_is_as_its_schema_says(model: Path) -> None:
-    assert maskc("sweep", model, "--targets", "0.5", "--seconds", 0.05, "--quality", command()).exit_code == 0
+    assert maskc("sweep", model, "--targets", "0.5", "--seconds", 0.05, "--quality", RATE).exit_code == 0
     schema = json.loads((ROOT / "maskc" / "report" / "schema" / "sweep-1.json").read_text())
     jsonschema.validate(recorded("model.sweep"), schema)
     (point,) = recorded("model.sweep")["points"]
@@ -102,7 +101,7 @@ def test_levels_by_masks_and_by_models_in_several_ways(model: Path) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_what_is_there_already_is_not_done_again(model: Path) -> None:
-    base = ("sweep", model, "-o", "out", "--quality", command(), "--targets")
+    base = ("sweep", model, "-o", "out", "--quality", RATE, "--targets")
     assert maskc(*base, "0.5", "--seconds", 0.05).exit_code == 0
     first, written = recorded("out")["points"][0], Path("out/flops-0.5.onnx").stat().st_mtime_ns
     Path("rate.py").write_text("print(-1)")  # whoever is rated again has this
@@ -167,7 +166,7 @@ def test_a_command_that_gives_no_quality_is_told_before_anything_is_compiled(
     model: Path, program: str, words: str
 ) -> None:
     Path("rate.py").write_text(program)
-    refused(maskc("sweep", model, "--targets", "0.5", "-o", "out", "--quality", command()), 2, words)
+    refused(maskc("sweep", model, "--targets", "0.5", "-o", "out", "--quality", RATE), 2, words)
     assert not list(Path("out").glob("*.onnx"))
 
 
@@ -198,7 +197,7 @@ def test_what_is_refused_once_the_model_was_read_leaves_no_directory(model: Path
     Path("deep").mkdir()
     for arguments, words in {
         ("--masks", "mine.masks.npz", "--masks", "mine.npz"): "would have the same name",
-        ("--masks", "mine.masks.npz", "--quality", command()): "no data here",
+        ("--masks", "mine.masks.npz", "--quality", RATE): "no data here",
     }.items():
         Path("mine.npz").write_bytes(Path("mine.masks.npz").read_bytes())
         refused(maskc("sweep", model, "-o", "deep/er/out", *arguments), 2, words)
@@ -228,7 +227,7 @@ def test_a_record_that_is_none_is_not_overwritten(model: Path) -> None:
 def test_the_table_and_the_page_say_what_is_dominated(model: Path) -> None:
     Path("rate.py").write_text("import sys\nprint(0.5 if 'flops' in sys.argv[1] else 1)")
     levels = ("--masks", "mine.masks.npz", "--targets", "0.9,0.3")
-    result = maskc("sweep", model, *levels, "--seconds", 0, "--quality", command())
+    result = maskc("sweep", model, *levels, "--seconds", 0, "--quality", RATE)
     rows = {line.split()[1]: line for line in result.stdout.splitlines() if line[:1].isdigit()}
     assert rows["mine"].rstrip().endswith("best")
     assert rows["flops-0.9"].rstrip().endswith("dominated by 1") and rows["flops-0.3"].rstrip().endswith("best")

@@ -26,11 +26,6 @@ def row(body: str, **weights: Any) -> onnx.ModelProto:
     return build.model("(float[n,8] x) => (float[n,8] y)", body, **weights)
 
 
-def told(result: object) -> dict[str, object]:
-    found: dict[str, object] = json.loads(result.stdout)  # type: ignore[attr-defined]
-    return found
-
-
 # Data.
 
 
@@ -39,7 +34,8 @@ def test_a_directory_of_real_data(pair: tuple[Path, Path], tmp_path: Path) -> No
     data.mkdir()
     for name, rows in (("a", 3), ("b", 4)):
         np.savez(data / f"{name}.npz", x=np.ones((rows, 8), np.float32))
-    assert told(maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json"))["verification"]["samples"] == 2
+    told = maskc("verify", *pair, "--inputs", data, "--samples", 0, "--json").stdout
+    assert json.loads(told)["verification"]["samples"] == 2
     (data / "c.npz").write_bytes(b"no archive")
     refused(maskc("verify", *pair, "--inputs", data), 2, "c.npz")
     empty = tmp_path / "empty"

@@ -11,8 +11,8 @@ from passes.errors import GraphError
 from tests.passes.text import compiled, model, random
 
 
-def bits(keep: queries.Keep, axis: int = 1) -> str:
-    found = keep[axis]
+def bits(keep: queries.Keep) -> str:
+    found = keep[1]
     assert found is not None and found.dtype == np.bool_
     return "".join("1" if bit else "0" for bit in found)
 

@@ -1,6 +1,7 @@
 """GroupNormalization over partly constant channels."""
 
 import numpy as np
+import onnx
 import pytest
 
 from passes import shrink
@@ -10,12 +11,12 @@ from tests.passes.text import Array, compiled, model, operators, random, weight
 N, GROUPS = 24, 4
 
 
-def network(before: Array, shift: Array, after: Array, groups: int = GROUPS) -> object:
+def network(before: Array, shift: Array, after: Array) -> onnx.ModelProto:
     """Masked and shifted channels, normalised in groups, masked again."""
     return model(
         f"(float[B,3,H,W] x) => (float[B,5,H,W] o) <float[{N},3,1,1] w, float[{N}] scale, float[{N}] bias, "
         f"float[5,{N},3,3] w2>",
-        f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  g = GroupNormalization<num_groups={groups}>(a, scale, bias)"
+        f"c = Conv(x, w)  m = Mul(c, k)  a = Add(m, shift)  g = GroupNormalization<num_groups={GROUPS}>(a, scale, bias)"
         "  j = Mul(g, k2)  r = Tanh(j)  o = Conv<pads=[1,1,1,1]>(r, w2)",
         21,
         k=before.astype(np.float32).reshape(1, N, 1, 1),
@@ -33,13 +34,13 @@ ONE_GROUP = np.arange(N) >= N // GROUPS
 @pytest.mark.parametrize("kept", [EVEN, UNEVEN, ONE_GROUP], ids=["even", "uneven", "one group gone"])
 def test_masked_before_and_behind(kept: Array, shift: Array) -> None:
     source = network(kept, shift, kept)
-    result = compiled(source)  # type: ignore[arg-type]
+    result = compiled(source)
     widest = int(kept.reshape(GROUPS, -1).sum(axis=1).max())
     assert weight(result, "Conv").shape[0] == widest * int(kept.reshape(GROUPS, -1).any(axis=1).sum())
 
 
 def test_masked_behind_only_all_count() -> None:
-    result = compiled(network(np.ones(N), np.zeros(N), EVEN))  # type: ignore[arg-type]
+    result = compiled(network(np.ones(N), np.zeros(N), EVEN))
     assert weight(result, "Conv").shape[0] == N
 
 
@@ -69,7 +70,7 @@ def test_groups_masked_behind_go(opset: int, computed: bool, before: Array) -> N
 
 
 def test_read_behind_they_are_put_back() -> None:
-    assert "GroupNormalization" in operators(compiled(network(EVEN, np.zeros(N), np.ones(N))))  # type: ignore[arg-type]
+    assert "GroupNormalization" in operators(compiled(network(EVEN, np.zeros(N), np.ones(N))))
 
 
 def test_one_group_of_zeros_is_one_channel_more() -> None:

@@ -69,11 +69,8 @@ def test_batch_major(op: str) -> None:
     source = network(op, "layout = 1")
     result = shrink(source)
     assert weight(result, op).shape == (1, GATES[op] * 5, 3)
-    assert np.array_equal(weight(result, op), weight_of(source, "w")[..., KEEP > 0])
-
-
-def weight_of(source: onnx.ModelProto, name: str) -> Array:
-    return onnx.numpy_helper.to_array(next(t for t in source.graph.initializer if t.name == name))
+    whole = onnx.numpy_helper.to_array(next(t for t in source.graph.initializer if t.name == "w"))
+    assert np.array_equal(weight(result, op), whole[..., KEEP > 0])
 
 
 @pytest.mark.parametrize("shift", [0.0, -0.4])

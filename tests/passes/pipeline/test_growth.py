@@ -13,11 +13,6 @@ from tests.passes.text import model, random
 CHANNELS = 16
 
 
-def masks(count: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
-    rng = np.random.default_rng(0)
-    return {f"k{i}": (rng.random(CHANNELS) < 0.6).astype(np.float32) for i in range(count)}
-
-
 def chain(steps: int) -> onnx.ModelProto:
     """A residual chain with a mask of its own at every step."""
     body = "s0 = MatMul(x, w)\n" + "".join(
@@ -43,9 +38,9 @@ def readers(steps: int) -> onnx.ModelProto:
 
 
 def whole(body: str, steps: int) -> onnx.ModelProto:
-    return model(
-        f"(float[N,{CHANNELS}] x) => (float[N,{CHANNELS}] y)", body, w=random(CHANNELS, CHANNELS), **masks(steps)
-    )
+    rng = np.random.default_rng(0)
+    masks = {f"k{i}": (rng.random(CHANNELS) < 0.6).astype(np.float32) for i in range(steps)}
+    return model(f"(float[N,{CHANNELS}] x) => (float[N,{CHANNELS}] y)", body, w=random(CHANNELS, CHANNELS), **masks)
 
 
 def calls(source: onnx.ModelProto, adapters: Policy) -> int:

@@ -13,8 +13,8 @@ from maskc.train import MaskLayer, PruningOptimizer, computational_cost, pruned_
 from tests.maskc.train.networks import LOSS, data, masks
 
 
-def masked(x: Any, groups: str | None = None) -> Any:
-    return MaskLayer(groups)(layers.ReLU()(x))
+def masked(x: Any) -> Any:
+    return MaskLayer()(layers.ReLU()(x))
 
 
 def conv(x: Any, filters: int, size: int = 3, strides: int = 1) -> Any:

@@ -53,13 +53,9 @@ def test_heads_are_pruned_and_compiled_away(kind: str, tmp_path: Path) -> None:
     model.export(tmp_path / "model", verbose=False)
     result = maskc.compile(tmp_path / "model", align="none", verify=False)
     assert result.report.after.flops == optimizer.flops <= 0.6 * result.report.before.flops
-    again = _saved(model, tmp_path / "model.keras")
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
-
-
-def _saved(model: Any, path: Path) -> Any:
-    model.save(path)
-    return keras.models.load_model(path)
 
 
 @pytest.mark.parametrize("kind", [MaskedMultiHeadAttention, MaskedGroupQueryAttention])

@@ -23,8 +23,8 @@ def config(parallel: bool, mlp: Any = MLP, **block: Any) -> MaskNetConfig:
     return MaskNetConfig(mask_blocks=[first, second], mlp=mlp, use_parallel=parallel)
 
 
-def network(settings: MaskNetConfig, width: int = 10, dtype: str | None = None) -> Any:
-    inputs = keras.Input((width,))
+def network(settings: MaskNetConfig, dtype: str | None = None) -> Any:
+    inputs = keras.Input((10,))
     return keras.Model(inputs, MaskNet(settings, dtype=dtype, name="net")(inputs))
 
 

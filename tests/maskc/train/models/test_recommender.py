@@ -67,7 +67,7 @@ def test_an_mlp_that_ends_in_the_outputs_needs_nothing_behind_it() -> None:
     assert model.output_shape == (None, 1)
 
 
-def test_means_of_embeddings_leave_padding_out(tmp_path: Path) -> None:
+def test_means_of_embeddings_leave_padding_out() -> None:
     layer = MeanEmbedding(5, 3)
     means = layer(np.array([[1, 4, 0], [0, 0, 0]], np.int32)).numpy()
     table = layer.embedding.embeddings.numpy()

@@ -11,9 +11,9 @@ from maskc.train.mask_layer import mask_layers
 from tests.maskc.train import networks
 
 
-def pruned(width: int = 6) -> tuple[Any, Any]:
+def pruned() -> tuple[Any, Any]:
     keras.utils.set_random_seed(0)
-    model = networks.mlp(width)
+    model = networks.mlp()
     x, y = networks.data(model, 40)
     model.compile(PruningOptimizer("adam", prune_every=1, flops_target=0.5), networks.LOSS)
     model.fit(x, y, batch_size=8, epochs=3, verbose=0)

@@ -253,21 +253,21 @@ def test_constants_go_into_a_bias_where_there_was_none() -> None:
     assert error(model, small) < 1e-5
 
 
-def masked(width: int, x: Any) -> Any:
-    return MaskLayer()(layers.Dense(width, activation="relu")(x))
+def masked(x: Any) -> Any:
+    return MaskLayer()(layers.Dense(8, activation="relu")(x))
 
 
 def queries_and_values_with_masks_of_their_own(x: Any) -> Any:
-    return layers.GroupQueryAttention(4, 4, 2)(masked(8, x), masked(8, x))
+    return layers.GroupQueryAttention(4, 4, 2)(masked(x), masked(x))
 
 
 def normalised_steps(x: Any) -> Any:
-    return layers.BatchNormalization(axis=1)(masked(8, x))
+    return layers.BatchNormalization(axis=1)(masked(x))
 
 
 def called_at_several_widths(x: Any) -> Any:
     relu = layers.ReLU()
-    return relu(layers.Dense(6)(relu(masked(8, x))))
+    return relu(layers.Dense(6)(relu(masked(x))))
 
 
 def weights_of_low_rank(x: Any) -> Any:
@@ -281,7 +281,7 @@ def weights_of_low_rank(x: Any) -> Any:
 
 
 def with_a_state(x: Any) -> Any:
-    return layers.SimpleRNN(4, stateful=True)(masked(8, x))
+    return layers.SimpleRNN(4, stateful=True)(masked(x))
 
 
 @pytest.mark.parametrize(
