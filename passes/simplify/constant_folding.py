@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -196,24 +196,24 @@ def settle_shapes(graph: gs.Graph) -> bool:
 
     From what is computed inference often knows no more than numbers.
     """
-    editor, settled = GraphEditor(graph), False
-    for node in graph.nodes:
-        op = rules(node)
-        sizes = op.settled(node) if isinstance(op, Reshape) else None
-        if sizes is not None:
-            node.inputs[1] = editor.constant(f"{node.outputs[0].name}_sizes", sizes)
-            settled = True
-    return settled
+    return _with_sizes(graph, Reshape.settled)
 
 
 def carry_sizes(graph: gs.Graph) -> None:
     """Let a Reshape say 0 for an open size that stays where it is, and not -1, after which runtimes lose it."""
-    editor = GraphEditor(graph)
+    _with_sizes(graph, Reshape.carried)
+
+
+def _with_sizes(graph: gs.Graph, said: Callable[[Reshape, gs.Node], Array | None]) -> bool:
+    """Put initializers in place of the sizes of Reshapes of which something else is said; whether there were any."""
+    editor, changed = GraphEditor(graph), False
     for node in graph.nodes:
         op = rules(node)
-        sizes = op.carried(node) if isinstance(op, Reshape) else None
+        sizes = said(op, node) if isinstance(op, Reshape) else None
         if sizes is not None:
             node.inputs[1] = editor.constant(f"{node.outputs[0].name}_sizes", sizes)
+            changed = True
+    return changed
 
 
 def share_constants(graph: gs.Graph) -> None:
