@@ -139,8 +139,7 @@ def _constant(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Ma
 
 def _read(analysis: Analysis, tensor: gs.Tensor, axis: int, size: int) -> Mask:
     if not is_constant(tensor):
-        read = analysis.facts.read.get(tensor.name)
-        return np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
+        return analysis.facts.slices_read(tensor, axis)
     read_by_any = np.zeros(size, bool)
     if any(t is tensor for t in analysis.graph.outputs):
         return ~read_by_any

@@ -81,7 +81,7 @@ class Movement(ElementRule, ReadRule, Linked, DependenceTransfer, NaturalSlices)
         if not any(t.name in facts.constant_map for t in node.inputs):
             return
         links = facts.links(node)
-        uneven = [k for k in links if k.input_axis in facts.constant_map.get(node.inputs[k.input].name, {})]
+        uneven = [k for k in links if facts.uneven(node.inputs[k.input], k.input_axis) is not None]
         for output, axis in sorted({(k.output, k.output_axis) for k in uneven}):
             parts = [k for k in links if (k.output, k.output_axis) == (output, axis)]
             total: ConstantMap | None = None

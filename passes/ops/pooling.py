@@ -162,7 +162,7 @@ class GlobalPool(Pool):
         raise NotImplementedError
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
+        known = facts.maps(node.inputs[0], 1) if facts.uneven(node.inputs[0], 1) is not None else None
         pooled = None if known is None else self.over_all(known, range(1, len(known.index)))
         if pooled is not None:
             yield 0, 1, pooled
@@ -204,7 +204,7 @@ class GlobalAveragePool(GlobalPool, DependenceTransfer):
     @staticmethod
     def _of_open_sizes(node: gs.Node, facts: Facts) -> ConstantMap | None:
         """The channels that are averaged over sizes which are known at run time only, as maps."""
-        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
+        uneven = facts.uneven(node.inputs[0], 1)
         return None if uneven is None or uneven.is_static(range(len(uneven.index))) else uneven
 
     def required_inputs(self, node: gs.Node, facts: Facts, stored: Sets) -> Demands:

@@ -125,7 +125,7 @@ class SpaceToDepth(Repeating, SpaceAndDepth):
         return [batch, times(channels, block**2), *fewer]
 
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
-        known = facts.maps(node.inputs[0], 1) if 1 in facts.constant_map.get(node.inputs[0].name, {}) else None
+        known = facts.maps(node.inputs[0], 1) if facts.uneven(node.inputs[0], 1) is not None else None
         rows_at = None if known is None else self.positions(node, facts, known)
         if known is None or rows_at is None:
             return

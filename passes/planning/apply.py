@@ -145,7 +145,7 @@ def _fitted(rewriter: Rewriter, tensor: gs.Tensor, stored: Mapping[int, Mask], w
 def _constants(facts: Facts, tensor: gs.Tensor, axis: int) -> Array | ConstantMap:
     """The constants along the axis, as maps where they are not uniform; 0 where none is known, which nothing reads."""
     dtype = numpy_dtype(tensor)
-    maps = facts.maps(tensor, axis) if axis in facts.constant_map.get(tensor.name, {}) else None
+    maps = facts.maps(tensor, axis) if facts.uneven(tensor, axis) is not None else None
     if maps is not None:
         return ConstantMap(maps.mask, maps.cleared().astype(dtype), maps.index)
     known = facts.known(tensor, axis)

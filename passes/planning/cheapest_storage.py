@@ -179,7 +179,7 @@ class _Sweep:
     def _constant(self, tensor: gs.Tensor, axis: int, size: int) -> Mask:
         """Slices that need not be computed, as they can be stored as constants: bool [size]."""
         constant = self.facts.constant_mask(tensor, axis)
-        uneven = self.facts.constant_map.get(tensor.name, {}).get(axis) if self.frugal else None
+        uneven = self.facts.uneven(tensor, axis) if self.frugal else None
         if uneven is None or uneven.value[0].size <= self.facts.weights(tensor, axis):
             return constant
         return constant & ~uneven.mask  # the maps take more room than the weights that make them

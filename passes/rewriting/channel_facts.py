@@ -147,12 +147,16 @@ class Facts:
             return size
         return shape[axis] if isinstance(shape[axis], str) else None
 
+    def uneven(self, tensor: gs.Tensor, axis: int) -> ConstantMap | None:
+        """The slices along the axis that are known to be constant and not uniform; None if there are none."""
+        return self.constant_map.get(tensor.name, {}).get(axis)
+
     def maps(self, tensor: gs.Tensor, axis: int) -> ConstantMap | None:
         """All that is known of the slices along the axis, uniform or not, as maps."""
         if is_constant(tensor):
             value = self.value(tensor)
             return whole(value, axis) if value.size else None
-        known, uneven = self.known(tensor, axis), self.constant_map.get(tensor.name, {}).get(axis)
+        known, uneven = self.known(tensor, axis), self.uneven(tensor, axis)
         if known is None:
             return uneven
         even = uniform(known.mask, known.value, rank_of(tensor) - 1)
@@ -162,7 +166,7 @@ class Facts:
         """Slices that do not depend on the input, uniform or not; None if there are none."""
         name = tensor.name
         known = self.constant[name].get(axis) if name in self.constant else None
-        uneven = self.constant_map[name].get(axis) if name in self.constant_map else None
+        uneven = self.uneven(tensor, axis)
         if uneven is None:
             return None if known is None else known.mask
         return uneven.mask if known is None else known.mask | uneven.mask
@@ -174,7 +178,7 @@ class Facts:
 
     def combinations(self, tensor: gs.Tensor, axis: int) -> LinearDependence | None:
         """Slices that weights for a few others can stand for, those that are constant maps included."""
-        uneven = self.constant_map.get(tensor.name, {}).get(axis)
+        uneven = self.uneven(tensor, axis)
         maps = None if uneven is None or not is_float(tensor) else uneven.dependence
         return self.dependence.get((tensor.name, axis)) or maps
 
@@ -206,12 +210,13 @@ class Facts:
 
         They are read, or their readers know them to be no zeros, or to divide by none.
         """
-        size = self.size(tensor, axis) or 0
-        read = self.read[tensor.name].get(axis) if tensor.name in self.read else np.zeros(size, bool)
-        if read is None or self.lowest(tensor) > 0:
-            read = np.ones(size, bool)
-        counts = read | self.constant_mask(tensor, axis)
+        counts = self.slices_read(tensor, axis) | self.constant_mask(tensor, axis) | (self.lowest(tensor) > 0)
         return np.asarray(counts & ~self.zero(tensor, axis))
+
+    def slices_read(self, tensor: gs.Tensor, axis: int) -> Mask:
+        """Slices along the (static) axis that something reads: bool [size]."""
+        size, read = self.size(tensor, axis) or 0, self.read.get(tensor.name)
+        return np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
 
     def value(self, tensor: gs.Tensor) -> Array:
         """The elements of an initializer."""

@@ -213,8 +213,6 @@ def _channels(tensor: gs.Tensor, facts: Facts) -> Channels | None:
     size = facts.size(tensor, axis) if axis > 0 else None
     if size is None:
         return None
-    read = facts.read.get(tensor.name)
-    wanted = np.zeros(size, bool) if read is None else read.get(axis, np.ones(size, bool))
     constants = facts.known(tensor, axis)
     if constants is None:
         constant, value = np.zeros(size, bool), np.zeros(size, numpy_dtype(tensor))
@@ -222,6 +220,6 @@ def _channels(tensor: gs.Tensor, facts: Facts) -> Channels | None:
         constant, value = constants.mask, np.where(constants.mask, constants.value, 0).astype(numpy_dtype(tensor))
     # Maps, which differ from place to place, are computed, as is what they are made of: nothing reads that, as to the
     # compiler they are constants.
-    uneven = facts.constant_map.get(tensor.name, {}).get(axis)
+    uneven = facts.uneven(tensor, axis)
     maps = np.zeros(size, bool) if uneven is None else uneven.mask
-    return Channels((wanted | maps) & ~constant, constant, value)
+    return Channels((facts.slices_read(tensor, axis) | maps) & ~constant, constant, value)

@@ -99,7 +99,7 @@ class Convolution(GroupedSums, AffineFolding):
     def needed(self, node: gs.Node, facts: Facts, read: Mask) -> Mask:
         """Without those, too, for which one constant channel, an added map or weights of representatives make up."""
         known = self.constant_inputs(node, facts)
-        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
+        uneven = facts.uneven(node.inputs[0], 1)
         need, shift = read & ~known.mask, read & known.mask & (known.value != 0)
         groups = group_size(node)
         if uneven is not None and groups == 1 and self._adds_map(node, facts, read & uneven.mask, uneven.mask | ~need):
@@ -183,7 +183,7 @@ class Convolution(GroupedSums, AffineFolding):
         unrepresented: no constant channel stays that could stand for them. A map was chosen then, and the uneven
         channels are here nevertheless, as other consumers need them.
         """
-        uneven = facts.constant_map.get(node.inputs[0].name, {}).get(1)
+        uneven = facts.uneven(node.inputs[0], 1)
         if group_size(node) > 1 or uneven is None or not (unrepresented or (uneven.mask & removed).any()):
             return None
         maps = facts.maps(node.inputs[0], 1)
