@@ -159,6 +159,13 @@ def pruning(**settings: Any) -> PruningOptimizer:
     return PruningOptimizer("sgd", **(settings or {"flops_target": 0}))
 
 
+def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
+    """Compiles a model with an optimizer that prunes beside SGD."""
+    optimizer = PruningOptimizer("sgd", **arguments)
+    model.compile(optimizer, LOSS, run_eagerly=True)  # no step is traced, which takes longer than the few there are
+    return optimizer
+
+
 def vectors(count: int = 8) -> tuple[np.ndarray, np.ndarray]:
     return np.ones((count, 4), np.float32), np.zeros((count, 3), np.float32)
 

@@ -1,7 +1,5 @@
 """What a pruning optimizer says of itself follows from the masks as they are, and it says how far it goes."""
 
-import contextlib
-import gc
 import re
 import warnings
 from pathlib import Path
@@ -13,28 +11,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-import maskc
 from maskc.errors import InputError, PruningWarning
 from maskc.results.measurements import Latency
-from maskc.train import (
-    MaskLayer,
-    Pruned,
-    PruningCallback,
-    PruningOptimizer,
-    at_target,
-    computational_cost,
-    prunable,
-    shrink,
-)
+from maskc.train import MaskLayer, Pruned, PruningCallback, PruningOptimizer, at_target, computational_cost
 from maskc.train.mask_layer import mask_layers
-from tests.maskc.train.networks import LOSS, compiled_flops, data, mlp, wide
-
-
-def compiled(model: Any, **arguments: Any) -> PruningOptimizer:
-    optimizer = PruningOptimizer("sgd", **arguments)
-    model.compile(optimizer, LOSS, run_eagerly=True)  # no step is traced, which takes longer than the few there are
-    return optimizer
-
+from tests.maskc.train.networks import compiled, compiled_flops, data, mlp, wide
 
 # Masks that are set by others
 
@@ -179,53 +160,6 @@ def test_a_fit_of_unknown_length_is_known_after_an_epoch() -> None:
     assert [sum(words in each and "steps_per_epoch" in each for each in epoch) for epoch in told] == [0, 1, 1]
 
 
-def test_a_fit_that_an_error_ends_is_told_of_when_its_model_is_saved(tmp_path: Path) -> None:
-    model = mlp()
-    compiled(model, prune_every=2, flops_target=0.5)
-
-    def said() -> list[str]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", PruningWarning)
-            model.save(tmp_path / "m.keras")
-        return [str(warning.message) for warning in caught]
-
-    inside: list[list[str]] = []
-
-    def end(batch: int, logs: Any) -> None:
-        inside.append(said())
-        if batch == 2:
-            raise KeyboardInterrupt
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_end=end)
-    with contextlib.suppress(KeyboardInterrupt):
-        model.fit(*data(model, 32), batch_size=4, verbose=0, callbacks=[callback])
-    assert inside == [[], [], []]
-    (words,) = said()
-    assert "Masks are saved, compiled or shrunk before pruning was done" in words
-    assert said() == []
-
-
-@pytest.mark.parametrize("last", [maskc.compile, shrink])
-def test_a_loop_that_ended_before_is_told_of_when_a_smaller_model_is_made(last: Any) -> None:
-    model = mlp()
-    optimizer = PruningOptimizer("sgd", model=model, loss_reduction="mean", prune_every=1, flops_target=0.2)
-    x, y = data(model, 8)
-    for _ in range(2):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(LOSS(y, model(x, training=True)))
-        variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-    with pytest.warns(PruningWarning, match="before pruning was done: .* It takes at least [0-9]+ more"):
-        last(model)
-
-
-def test_finalizing_again_is_no_fit_without_an_update() -> None:
-    model = trained_and_pruned()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PruningWarning)
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-
-
 @pytest.mark.slow
 def test_a_fit_that_goes_on_at_a_later_epoch_comes_to_the_target() -> None:
     """Keras says how many epochs there are in all, and after one which that was."""
@@ -312,109 +246,6 @@ def test_callbacks_that_look_for_the_best_epoch(tmp_path: Path) -> None:
         model.fit(x, y, batch_size=32, epochs=10, callbacks=[best], verbose=0)
 
 
-def trained_by_adam() -> Any:
-    model = mlp()
-    model.compile("adam", LOSS, run_eagerly=True)
-    model.fit(*data(model), verbose=0)
-    return model
-
-
-def trained_on_few_batches() -> Any:
-    model = mlp()
-    compiled(model, prune_every=2, flops_target=0.5)
-    for _ in range(3):
-        model.train_on_batch(*data(model))
-    return model
-
-
-def trained_until_interrupted() -> Any:
-    model = mlp()
-    compiled(model, prune_every=2, flops_target=0.5)
-    step, left = model.train_step, iter(range(2))
-
-    def train_step(given: Any) -> Any:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return step(given)
-
-    model.train_step = train_step
-    with contextlib.suppress(KeyboardInterrupt):
-        model.fit(*data(model, 64), batch_size=4, verbose=0)
-    return model
-
-
-def trained_by_a_step_without_updates() -> Any:
-    class Own(keras.Model):  # type: ignore[misc]
-        def train_step(self, given: Any) -> Any:
-            x, y = given
-            return {"loss": self.compute_loss(x, y, self(x, training=True))}
-
-    plain = mlp()
-    model = Own(plain.inputs, plain.outputs)
-    compiled(model, flops_target=0.5)
-    model.fit(*data(model), verbose=0)
-    return model
-
-
-def trained_and_pruned() -> Any:
-    model = trained_by_adam()
-    compiled(model, prune_every=1, flops_target=0.5)
-    model.fit(*data(model, 64), batch_size=4, verbose=0)
-    return model
-
-
-def trained_when_it_was_smaller() -> Any:
-    model = mlp()
-    mask_layers(model)[0].mask.assign([1, 0] * 3)
-    small = shrink(model, keep_masks=True)
-    small.compile("adam", LOSS, run_eagerly=True)
-    small.fit(*data(model), verbose=0)
-    return small
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("train", "words"),
-    [
-        (
-            trained_by_adam,
-            r"^No channel of the model .* is masked: updates by a maskc\.train\.PruningOptimizer",
-        ),
-        (trained_on_few_batches, r"shrunk before pruning was done: .* flops_target is 84\. It takes at least \d+ more"),
-        (trained_until_interrupted, r"shrunk before pruning was done"),
-        (trained_by_a_step_without_updates, "^No channel of the model .* and there was none"),
-        (trained_and_pruned, None),
-        (trained_when_it_was_smaller, None),
-        (mlp, None),
-    ],
-)
-def test_what_is_saved_with_nothing_pruned_is_said_once(train: Any, words: str | None, tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = train()
-        for _ in range(2):
-            model.save(tmp_path / "model.keras")
-    said = [str(warning.message) for warning in caught if warning.category is PruningWarning]
-    if train is trained_by_a_step_without_updates:
-        assert re.search(r"^fit ended without an update .* does not call self\.optimizer\.apply", said.pop(0))
-    assert len(said) == (0 if words is None else 1)
-    assert words is None or re.search(words, said[0])
-
-
-def test_what_is_compiled_with_nothing_pruned_is_said_once() -> None:
-    """Which has lost nothing, whether no epoch was asked for or another optimizer trained."""
-    model = mlp()
-    compiled(model, flops_target=0.5)
-    model.fit(*data(model), epochs=0, verbose=0)
-    with pytest.warns(PruningWarning, match=r"^No channel of the model .* is masked"):
-        maskc.compile(model, verify=False)
-    mask_layers(trained := mlp())[0].mask.assign([1, 0] * 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PruningWarning)
-        for again in (model, trained, small := shrink(trained), keras.Model(small.inputs, small.outputs)):
-            maskc.compile(again, verify=False)
-
-
 @pytest.mark.parametrize("method", ["fisher", "magnitude"])
 def test_a_loss_that_masks_mean_nothing_to_is_said_once(method: str) -> None:
     model = mlp()
@@ -425,99 +256,6 @@ def test_a_loss_that_masks_mean_nothing_to_is_said_once(method: str) -> None:
         model.fit(*data(model, 64), batch_size=4, verbose=0)
     said = [str(warning.message) for warning in caught if "importance score is 0" in str(warning.message)]
     assert len(said) == (method == "fisher")
-
-
-# Sizes that the input leaves open
-
-
-def convolutional(side: int | None) -> Any:
-    inputs = keras.Input((side, side, 3))
-    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(inputs))
-    x = layers.ReLU()(layers.Conv2D(8, 3, padding="same")(x))
-    return prunable(keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x))))
-
-
-def test_open_sizes_must_be_given() -> None:
-    model = convolutional(None)
-    compiled(model, flops_target=0.5)
-    with pytest.raises(InputError, match=r"leaves sizes open, \(None, None, 3\).*sizes="):
-        model.fit(np.zeros((4, 16, 16, 3)), np.zeros(4), verbose=0)
-
-
-@pytest.mark.slow
-def test_flops_are_counted_at_the_sizes_given() -> None:
-    model = convolutional(None)
-    fixed = computational_cost(convolutional(16)).flops()
-    assert fixed < computational_cost(model).flops() / 100
-    for sizes in ((16, 16, 3), {model.inputs[0].name: (16, 16, 3)}, [(16, 16, None)]):
-        assert computational_cost(model, sizes).flops() == fixed
-    optimizer = compiled(model, flops_target=0.5, prune_every=1, sizes=sizes)
-    x = np.random.default_rng(0).normal(size=(40, 16, 16, 3))
-    model.fit(x, np.arange(40) % 3, batch_size=4, epochs=2, verbose=0)
-    assert optimizer.reached
-    assert optimizer.flops == computational_cost(model, sizes).flops() <= 0.5 * fixed
-
-
-@pytest.mark.parametrize("sizes", [(16, 16), (16, 16, 4), [(16, 16, 3)] * 2, {"other": (16, 16, 3)}])
-def test_sizes_that_do_not_fit(sizes: Any) -> None:
-    with pytest.raises(InputError, match="sizes"):
-        computational_cost(convolutional(None), sizes)
-
-
-# Wrong use, each with a sentence
-
-
-def test_a_model_whose_call_takes_no_training() -> None:
-    class Forgetful(keras.Model):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.mask, self.last = layers.Dense(4), MaskLayer(), layers.Dense(3)
-
-        def call(self, x: Any) -> Any:
-            return self.last(self.mask(self.first(x)))
-
-    model = Forgetful()
-    compiled(model, flops_target=0.5)
-    with pytest.raises(InputError, match=r"takes no `training`.*training=None"):
-        model.fit(np.zeros((4, 3)), np.zeros(4), verbose=0)
-
-
-class Autoencoder(keras.Model):
-    """Made of two models, which its step calls one by one; it has no `call`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = (
-            keras.Sequential([keras.Input((size,)), layers.Dense(8, "relu"), MaskLayer(), layers.Dense(6 - size)])
-            for size in (4, 2)
-        )
-
-    def train_step(self, x: Any) -> Any:
-        with tf.GradientTape() as tape:
-            code = self.encoder(x, training=True)
-            decoded = self.decoder(code + keras.random.normal(keras.ops.shape(code)), training=True)
-            loss = keras.ops.mean(keras.ops.square(decoded - x))
-        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
-        return {"loss": loss}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("whole", "words"),
-    [
-        (lambda model: None, "where a train_step calls parts of its model, pass model="),
-        (lambda model: model, "The model 'autoencoder.*' has no `call`.*as keras.Model"),
-        (lambda model: keras.Sequential([model.encoder, model.decoder]), None),
-    ],
-)
-def test_a_step_that_calls_parts_of_its_model(whole: Any, words: str | None) -> None:
-    model = Autoencoder()
-    optimizer = PruningOptimizer("sgd", 1, flops_target=0.5, loss_reduction="mean", model=whole(model))
-    gc.collect()  # which must not take the model that was put together for the optimizer alone
-    model.compile(optimizer, run_eagerly=True)
-    with pytest.raises(InputError, match=words) if words else contextlib.nullcontext():
-        model.fit(np.ones((20, 4), np.float32), batch_size=1, verbose=0)
-        assert optimizer.reached
 
 
 def test_words_in_whatever_case() -> None:
