@@ -283,7 +283,7 @@ class PruningTrainer:
         return position
 
     def _foresee(self, updates: int) -> None:
-        self.optimizer.watch.foresee(updates, "Training goes on for", WORDS)
+        self.optimizer.watch.foresee(updates, WORDS)
 
     def _compiled(self, optimizer: Any) -> Any:
         with self.model.distribute_strategy.scope():

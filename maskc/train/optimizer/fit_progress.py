@@ -107,14 +107,14 @@ class Watch:
         with contextlib.suppress(TypeError):  # of other loops, which give tuples
             self._data = weakref.ref(data)
 
-    def foresee(self, updates: int, who: str, words: Mapping[str, str]) -> None:
+    def foresee(self, updates: int, words: Mapping[str, str]) -> None:
         """Warns if so many more updates, of another loop, do not come to the target; see `warn_of_begin`.
 
         With 0 that loop has said so.
         """
         self.watched, self._data = True, None
         if updates:
-            warn_of_begin(self._optimizer.prepare(), self._updates(), updates, who, words)
+            warn_of_begin(self._optimizer.prepare(), self._updates(), updates, "Training goes on for", words)
 
     def end(self, model: Any) -> None:
         """Warns if a call of `fit` ended above the target, or what was last saved in it is."""
