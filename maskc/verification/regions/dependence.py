@@ -41,8 +41,10 @@ def compares(checker: Checker, region: Region) -> bool:
 
     It then takes in nothing that would limit the tensor: that both sides compare it otherwise counts.
     """
-    name, *others = sorted(region.source_reads)
-    if others or checker.types[name].kind != "f" or any(n.op_type not in COMPARING for n in checker.nodes(region)):
+    if len(region.source_reads) != 1 or any(node.op_type not in COMPARING for node in checker.nodes(region)):
+        return False
+    (name,) = region.source_reads
+    if checker.types[name].kind != "f":
         return False
     runs = [checker.seen[name].fresh(name, turn, checker.seed) for turn in range(0, 2 * _TURNS, 2)]
     least = 0.0 if all((run >= 0).all() for run in runs) else -math.inf
