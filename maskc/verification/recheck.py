@@ -1217,7 +1217,9 @@ class Checker:
             if len(claim.runs) > 1 and turn <= TABLES // 2:
                 continue  # it is not of the sizes of a run
             slices, part = claim.slices, want.take(claim.slices, axis)
-            held = claim.held(want, axis, turn).astype(np.promote_types(want.dtype, np.float32))
+            held = claim.held(want, axis, turn - BEYOND * (turn >= BEYOND)).astype(
+                np.promote_types(want.dtype, np.float32)
+            )
             both = (np.where(np.isnan(part), 0, a) for a in (part - held, held))
             off, scale = (np.abs(a).max(axis=others(want, axis), initial=0) for a in both)
             if want.dtype.kind == "f" and not (off <= allowed * scale).all():

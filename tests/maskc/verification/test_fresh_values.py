@@ -457,3 +457,8 @@ def test_a_constant_that_is_masked_in_the_end_may_be_another_behind_a_relu_that_
 def test_an_exponential_less_one_is_off_near_zero_however_small_it_is() -> None:
     """Before a Selu there are channels that are small constants: it has other lanes for the few that are left."""
     assert api.compile(network(501426).model).report.verified
+
+
+def test_claims_of_several_sizes_hold_in_turns_beyond_runs() -> None:
+    """Each is of the run that has the sizes of the turn."""
+    assert api.compile(network(600112).model).report.verified
