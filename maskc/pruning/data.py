@@ -29,9 +29,14 @@ from passes.errors import in_brief
 
 Batch = dict[str, NDArray[Any]]
 #: a path of an `.npz` or `.npy` file or of a directory of them, `loader.py:function`, a function that gives batches,
-#: batches, or arrays by input name
+#: batches, arrays by input name, or the array of the only input
 Given = (
-    str | os.PathLike[str] | Callable[[], Iterable[Mapping[str, Any]]] | Iterable[Mapping[str, Any]] | Mapping[str, Any]
+    str
+    | os.PathLike[str]
+    | Callable[[], Iterable[Mapping[str, Any]]]
+    | Iterable[Mapping[str, Any]]
+    | Mapping[str, Any]
+    | NDArray[Any]
 )
 
 #: gives arrays by input name, each time anew, each with what messages call it
@@ -176,6 +181,8 @@ def _sources(given: Given, inputs: Sequence[Port]) -> Sources:
         if ".py:" in text:
             return _of_function(function_of(*path_and_name(text, "the data")), text, inputs)
         return _of_files(Path(text), inputs)
+    if isinstance(given, np.ndarray) and len(inputs) == 1:
+        given = {inputs[0].name: given}
     if isinstance(given, Mapping):
         return lambda: iter([("the data", given)])
     if callable(given):

@@ -284,8 +284,9 @@ def check_training(source: ModelProto, batch: Batch) -> None:
     imported = Imported(between_steps(source))
     if not imported.variables:
         raise InputError(
-            "Nothing can be trained: no output follows from floating-point weights by operators that gradients pass, "
-            "as names and numbers of classes do not, nor from quantised ones. Leave out --epochs and --minutes."
+            "Nothing can be trained: no output depends on floating-point weights through operators with gradients, as "
+            "in a quantised model, or one that gives names and numbers of classes alone. Leave out --epochs and "
+            "--minutes."
         )
     imported(batch)
 

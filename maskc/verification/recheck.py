@@ -1170,7 +1170,8 @@ class Checker:
         """What a result may be off by however small it is, as a difference of an exponential and 1."""
         operators = {node.op_type for node in self.nodes(region)}
         gates = "Sigmoid" in operators and bool((result >= 0).all() and (result <= 1).all())
-        off = gates or not operators.isdisjoint(GATED | EXPONENTIAL)
+        ends = {self.source.nodes[index].op_type for index in region.source[-1:]}
+        off = gates or not (operators.isdisjoint(GATED) and ends.isdisjoint(EXPONENTIAL))
         return LOGISTIC * off * max(1.0, float(np.abs(result).max(initial=0)))
 
     @np.errstate(invalid="ignore")  # of what is infinite on both sides

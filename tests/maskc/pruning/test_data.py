@@ -84,8 +84,9 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
         {"x": (9 * drawn(80, 6)).astype(np.int64)},
         lambda: {"x": drawn(80, 6).astype(float).tolist()},
         lambda: itertools.repeat({"x": drawn(80, 6)}),
+        drawn(80, 6),
     ],
-    ids=["with labels", "of integers", "of lists", "without an end"],
+    ids=["with labels", "of integers", "of lists", "without an end", "of one input"],
 )
 def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
