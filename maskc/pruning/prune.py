@@ -118,7 +118,8 @@ def prune(
 
     `model` is what `maskc.compile` takes. `data` are inputs, without labels: a path of an `.npz` or `.npy` file with
     samples along the first axis, or of a directory of them; `loader.py:function`, or a function, that gives batches as
-    dictionaries of arrays; or the arrays themselves by input name. A fifth is held out, to measure on.
+    dictionaries of arrays; or the arrays themselves by input name, of one input the array. A fifth is held out, to
+    measure on.
 
     One target says how far to go: `flops`, `params` or `size`, a share of the model's to leave; `speedup` or `ms`,
     measured in the runtime of `target`; or `max_drop` with `quality`, for which the smallest that holds is sought.
