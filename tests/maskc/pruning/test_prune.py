@@ -339,7 +339,9 @@ def test_what_cannot_be_trained_is_told_before_the_search(monkeypatch: pytest.Mo
         b = DequantizeLinear(second, s) y = MatMul(m, b) }"""
     numbers = {"half": np.float32(0.5), "s": np.float32(0.02)}
     model = network(text, {"first": steps(6, 16), "second": steps(16, 3), **numbers})
-    with pytest.raises(InputError, match="numbers of classes do not, nor from quantised ones"):
+    with pytest.raises(
+        InputError, match="as in a quantised model, or one that gives names and numbers of classes alone"
+    ):
         maskc.prune(model, inputs(model), epochs=1)
 
 
