@@ -71,9 +71,11 @@ def _fuse_chains(fusion: _Fusion, graph: gs.Graph) -> None:
 
 def _clamped_affine(node: gs.Node) -> ClampedAffine | None:
     """The node as a scale, shift and clip in single precision; None if it is none, or the end of a normalisation."""
-    single = bool(node.outputs) and node.outputs[0].dtype == np.float32 and not ends_normalization(node)
+    single = bool(node.outputs) and node.outputs[0].dtype == np.float32
     clamped_affine = traits.clamped_affine(node) if single else None
-    return clamped_affine if clamped_affine is not None and clamped_affine.fits else None
+    if clamped_affine is None or not clamped_affine.fits or ends_normalization(node):
+        return None
+    return clamped_affine
 
 
 class _Fusion:
