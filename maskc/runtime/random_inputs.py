@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,20 +22,28 @@ Inputs = dict[str, NDArray[Any]]
 KINDS = ("gaussian", "uniform", "large", "zeros", "small", "one-hot", "saturating", "tiny")
 _SCALES = {"gaussian": 1.0, "large": 10.0, "small": 0.01, "tiny": 1e-6}
 _SATURATING = 50.0
-_NEAR = 0.25  # share of the integers that are drawn near numbers that something is compared with
+_NEAR = 0.25  # share of the integers that are drawn near numbers that something is compared with; spread by defaults
 
 
 @dataclass(frozen=True)
 class Port:
     """An input of the graph: its name, type, and, for one that is used as an index, the number of entries.
 
-    numbers: whole numbers that the graph compares something with, near which some integers are drawn.
+    numbers: whole numbers that the graph compares something with, near which some integers are drawn. default: what it
+    takes where a caller gives nothing, near which values are drawn.
     """
 
     name: str
     type: TensorType
     entries: int | None = None
     numbers: tuple[int, ...] = ()
+    default: NDArray[Any] | None = field(default=None, compare=False)
+
+    def near_default(self, rng: np.random.Generator) -> NDArray[Any]:
+        """Random numbers near the default."""
+        assert self.default is not None
+        center = self.default.astype(np.float64)
+        return center + _NEAR * np.where(center, center, 1) * rng.normal(size=center.shape)
 
     def integers(self, rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, far: int = 0) -> Any:
         """Random integers, some of them near numbers of the graph, which may be more, but are below `far`."""
@@ -142,6 +150,8 @@ def _draw_one(port: Port, shape: tuple[int, ...], kind: str, rng: np.random.Gene
     if dtype.kind == "c":
         return (_floats(kind, rng, shape) + 1j * _floats(kind, rng, shape)).astype(dtype)
     real = dtype.kind == "f" or elem_type in HALF_TYPES
+    if port.default is not None:
+        return port.default if kind == "zeros" else port.near_default(rng).astype(dtype)
     if entries is not None and (real or dtype.kind in "iu"):  # an index may travel as a float
         return _integers(port, entries, kind, rng, shape).astype(dtype)
     if real:

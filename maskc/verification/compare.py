@@ -11,13 +11,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from maskc import progress
 from maskc.errors import CrashError, InputError, NotComparableError, RunError, UnavailableError
 from maskc.frontend import Source
-from maskc.frontend.graph_queries import all_nodes, all_tensors, copied
+from maskc.frontend.graph_queries import all_nodes, all_tensors, array_of, copied
 from maskc.frontend.import_onnxruntime import import_onnxruntime
 from maskc.report.wording import sizes_in_brief
 from maskc.results.measurements import Figures, FirstDifference, Latency, OutputError, Regions
@@ -54,10 +57,11 @@ from maskc.verification.output_errors import CONVERSION, Pair, compare_outputs
 from maskc.verification.output_rounding import RoundedWeights, Rounding
 from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
 from maskc.verification.random_operators import draws, load_repeatable
-from maskc.verification.recheck import PRODUCTS, seed_apart
+from maskc.verification.recheck import FLOATS, PRODUCTS, seed_apart
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
+from passes.model.inputs_with_defaults import overridable, without_defaults
 from passes.rewriting.origins import Origins
 
 
@@ -105,11 +109,11 @@ def compare(
     `inputs` are arrays by input name, under what to call them, to compare on beside random ones; `sizes` are values for
     symbolic sizes to try beside others. Raises as `maskc.verify` does.
     """
-    models = _seeded(models)
+    models, defaults = _with_inputs_open(_seeded(models))
     found = _Found(input_output_signature.differences(models.reference, models.compiled))
     if not found.reasons:
         found.provider = choose_provider(options.provider)
-        _compare_on(models, options, inputs or {}, sizes or {}, found)
+        _compare_on(models, options, inputs or {}, sizes or {}, found, defaults)
     equivalent = not found.reasons
     if not equivalent or found.undecided:
         found.certificate = None
@@ -143,6 +147,24 @@ def _seeded(models: Models) -> Models:
     return dataclasses.replace(models, reference=reference, compiled=compiled)
 
 
+def _with_inputs_open(models: Models) -> tuple[Models, Mapping[str, NDArray[Any]]]:
+    """The models with inputs in place of real numbers that are defaults of both, for a caller to override; and these.
+
+    Of defaults that are not the same, and of whole numbers, those are compared that there are.
+    """
+    both = models.reference, models.compiled
+    own, others = map(_defaults, both)
+    defaults = {name: array for name, array in own.items() if name in others and np.array_equal(array, others[name])}
+    reference, compiled = (without_defaults(model, defaults) for model in both)
+    return dataclasses.replace(models, reference=reference, compiled=compiled), defaults
+
+
+def _defaults(model: ModelProto) -> dict[str, NDArray[Any]]:
+    """Real numbers that a caller may override, by name."""
+    names = overridable(model)
+    return {t.name: array_of(t) for t in model.graph.initializer if t.name in names and t.data_type in FLOATS}
+
+
 def _on_rounding(models: Models, found: _Found) -> list[str]:
     """Sentences on what the runtime rounds otherwise than models say."""
     both, title = (models.reference, models.compiled), runtime_title(found.provider)
@@ -173,10 +195,18 @@ def _multiplies_int8(model: ModelProto) -> bool:
 
 
 def _compare_on(
-    models: Models, options: VerifyOptions, inputs: Mapping[str, Arrays], sizes: Mapping[str, int], found: _Found
+    models: Models,
+    options: VerifyOptions,
+    inputs: Mapping[str, Arrays],
+    sizes: Mapping[str, int],
+    found: _Found,
+    defaults: Arrays,
 ) -> None:
     """Compare regions, then whole outputs; measure latency. A tolerance that is given decides alone."""
-    ports = random_inputs.ports(models.reference, models.compiled)
+    ports = [
+        dataclasses.replace(port, default=defaults.get(port.name))
+        for port in random_inputs.ports(models.reference, models.compiled)
+    ]
     if not inputs:
         accepted_sizes.check_size(ports)  # a runtime may take all memory for such a model
     expected, actual = _loaded(models, found)

@@ -163,7 +163,8 @@ def _not_finite(arrays: Iterable[NDArray[Any]]) -> int:
 
 def _fitted(ports: Sequence[random_inputs.Port], given: Arrays, label: str) -> Inputs:
     """The given arrays in the types that the model declares; `label` is what messages call them."""
-    result = fitted(given, ports, f"the {label}")
+    defaults = {port.name: port.default for port in ports if port.default is not None}
+    result = fitted({**defaults, **given}, ports, f"the {label}")
     unknown = [name for name in given if name not in result]
     if unknown:
         raise InputError(
@@ -204,7 +205,8 @@ def redrawn(
     sizes are not the same, a third has those of the first, so that what no data change is seen, and other integers of
     those that are there.
     """
-    indices = {port.name: port for port in ports if port.entries is not None}
+    by_name = {port.name: port for port in ports}
+    indices = {name: port for name, port in by_name.items() if port.entries is not None}
     real = [sample for sample in samples if sample.label.startswith(_REAL)]
     others = [sample for sample in samples if sample not in real] or real
     elements = {sample: sum(array.size for array in sample.inputs.values()) for sample in others}
@@ -215,10 +217,10 @@ def redrawn(
     second = max(others, key=lambda sample: (_unlike(first, sample), enough[sample], new[sample], -elements[sample]))
     rng = np.random.default_rng([seed, 2])
     taken = ((first, real or shows[first]), (second, new[second]))
-    found = [like.inputs if as_it_is else _redrawn(like, indices, expected, rng) for like, as_it_is in taken]
+    found = [like.inputs if as_it_is else _redrawn(like, by_name, expected, rng) for like, as_it_is in taken]
     if not _unlike(first, second):
         return found
-    third = _redrawn(first, indices, expected, rng, integers=True)
+    third = _redrawn(first, by_name, expected, rng, integers=True)
     differs = any(not np.array_equal(array, found[0][name]) for name, array in third.items())
     return [*found, third] if differs else found
 
@@ -240,7 +242,7 @@ def _unlike(one: Sample, other: Sample) -> int:
 
 def _redrawn(
     like: Sample,
-    indices: Mapping[str, random_inputs.Port],
+    ports: Mapping[str, random_inputs.Port],
     expected: Session,
     rng: np.random.Generator,
     *,
@@ -248,8 +250,10 @@ def _redrawn(
 ) -> Inputs:
     inputs = dict(like.inputs)
     for name, array in inputs.items():
-        if name in indices:
-            port = indices[name]
+        port = ports[name]
+        if port.default is not None:
+            inputs[name] = port.near_default(rng).astype(array.dtype)
+        elif port.entries is not None:
             inputs[name] = np.asarray(port.integers(rng, array.shape, 0, port.entries or 1), array.dtype)
         elif array.dtype.kind == "f":
             inputs[name] = rng.normal(size=array.shape).astype(array.dtype)

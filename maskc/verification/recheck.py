@@ -159,13 +159,14 @@ class Graph:
     """The nodes of a model without local functions, what makes each tensor, and what each node reads, bodies included.
 
     Half precision is computed in single, so that only what is stored is rounded to it. folder: where external data are.
+    given: inputs whose defaults are overridden.
     """
 
-    def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None = None, given: Collection[str] = ()) -> None:
         self.model, self.coarse = widened(inlined(model) if model.functions else model)
         self.folder, graph = (folder or Path()).absolute(), self.model.graph
         self.nodes: Sequence[NodeProto] = _in_order(graph.node)
-        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self.constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in given}
         self.packs = all(t.data_location != TensorProto.EXTERNAL for t in graph.initializer)  # else they are mapped
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in graph.output]
@@ -1477,11 +1478,11 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
     return checker
 
 
-def read(path: Path) -> Read:
-    """A model and its files."""
+def read(path: Path, given: Collection[str] = ()) -> Read:
+    """A model and its files. given: inputs whose defaults are overridden."""
     model = onnx.load(path, load_external_data=False)
     places = {e.value for tensor in stored_in(model.graph) for e in tensor.external_data if e.key == "location"}
-    return Graph(model, path.parent), [path, *(path.parent / place for place in sorted(places))]
+    return Graph(model, path.parent, given), [path, *(path.parent / place for place in sorted(places))]
 
 
 def main() -> int:
@@ -1489,7 +1490,8 @@ def main() -> int:
     try:
         source, compiled, certificate = map(Path, sys.argv[1:4])
         document, seed = dict(json.loads(certificate.read_text("utf-8"))), int(sys.argv[4]) if sys.argv[4:] else None
-        models = read(source), read(compiled)
+        given = {name for each in document["inputs"] for name in each}
+        models = read(source, given), read(compiled, given)
     except Exception as error:  # of any kind that files and arguments have
         print(f"Usage: recheck.py MODEL COMPILED CERTIFICATE [SEED] ({type(error).__name__}: {error})", file=sys.stderr)
         return 2

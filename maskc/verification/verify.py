@@ -32,6 +32,7 @@ from maskc.verification.compare import Models, compare
 from maskc.verification.compare_regions import graph_of, summary_of
 from maskc.verification.inputs import read_inputs
 from maskc.verification.options import DEFAULT_SAMPLES, VerifyOptions
+from passes.model.inputs_with_defaults import without_defaults
 from passes.sizes.sizes_to_count_at import Sizes
 
 
@@ -184,7 +185,9 @@ def recheck(
     before, after = reading.read(Path(reference), stay=True), frontend.read(Path(compiled), stay=True)
     model = before.model if masks is None else apply_masks(before.model, masks)
     read = (*before.files, *_given(masks))
-    models = (graph_of(model), in_order(read)), (graph_of(after.model), in_order(after.files))
+    given = {name for each in document.get("inputs", ()) for name in each}
+    graphs = [graph_of(without_defaults(each, given)) for each in (model, after.model)]
+    models = (graphs[0], in_order(read)), (graphs[1], in_order(after.files))
     try:
         with progress.stage("Comparing regions"):
             checker = checking.recheck(*models, document, seed)

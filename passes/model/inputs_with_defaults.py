@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import onnx
 
@@ -29,7 +30,12 @@ def fixed(model: onnx.ModelProto) -> list[str]:
 
 def opened(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in which defaults are inputs and nothing else: itself, if it has none."""
-    names = overridable(model)
+    return without_defaults(model, overridable(model))
+
+
+def without_defaults(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """The model in which these inputs have no defaults: itself, if it has none of them."""
+    names = {v.name for v in model.graph.input}.intersection(names, (t.name for t in model.graph.initializer))
     if not names:
         return model
     copy = onnx.ModelProto()

@@ -1,5 +1,7 @@
 """Inputs of every type and size are drawn, and judged by the precision that they have."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -8,6 +10,7 @@ import onnx
 import pytest
 
 import maskc as api
+from maskc.verification import recheck
 from tests.maskc import build
 
 
@@ -148,3 +151,31 @@ def test_a_reference_that_no_random_input_fits() -> None:
         api.verify(model, model)
     data = {"x": np.ones((77, 3), np.float32)}
     assert api.verify(model, model, inputs=data, samples=0).passed
+
+
+def with_gain(body: str, gain: float = 2.0) -> onnx.ModelProto:
+    """A model in which a caller may override a gain, as few of its weights; `fixed` is as large as the default."""
+    signature = "(float[n,8] x, float[1] gain) => (float[n,6] y)"
+    found = build.model(signature, body, w=(8, 6), v=(6, 6), fixed=np.array([2.0]))
+    found.graph.initializer.append(build.constant("gain", [gain]))
+    return found
+
+
+def test_defaults_are_overridden(tmp_path: Path) -> None:
+    body = "a = MatMul(x, w) b = Mul(a, gain) y = MatMul(b, v)"
+    source, constant = with_gain(body), with_gain(body.replace("gain", "fixed"))
+    real = {"x": np.ones((1, 8), np.float32), "gain": np.array([3.0], np.float32)}
+    assert api.verify(source, source, inputs=real).passed
+    assert api.verify(source, source, inputs={"x": real["x"]}).passed  # with the default
+    assert not api.verify(source, constant).passed
+    assert not api.verify(source, with_gain(body, gain=2.5)).passed  # with others, no value that is given tells
+
+    paths = [tmp_path / name for name in ("source.onnx", "same.onnx", "proof.json")]
+    for path in paths[:2]:
+        onnx.save(source, path)
+    assert api.verify(*paths[:2], certificate=paths[2]).passed
+    assert api.recheck(*paths).count == 3
+    given = json.loads(paths[2].read_text())["inputs"][0].keys()
+    assert {"x", "gain"} == given
+    alone = recheck.recheck(*(recheck.read(path, given) for path in paths[:2]), json.loads(paths[2].read_text()))
+    assert {"x", "gain", "y"} <= alone.boundaries.keys()
