@@ -168,6 +168,8 @@ class Graph:
         self.nodes: Sequence[NodeProto] = _in_order(graph.node)
         self.constants: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in given}
         self.packs = all(t.data_location != TensorProto.EXTERNAL for t in graph.initializer)  # else they are mapped
+        #: constants of nodes and bodies as well
+        self.stored = dict(_stored(graph)) | self.constants
         self.inputs = [value.name for value in graph.input if value.name not in self.constants]
         self.outputs = [value.name for value in graph.output]
         self.maker = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
@@ -207,7 +209,8 @@ class Graph:
             if node.op_type in ("Gather", "GatherBlockQuantized") and node.input[0] in self.fixed:
                 axis = next((a.i for a in node.attribute if a.name.endswith("axis")), 0)
                 self.tables.setdefault(node.input[1], []).append((node.input[0], axis))
-            for name in node.input:
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            for name in names:
                 self.readers.setdefault(name, []).append(node)
         for node in reversed(self.nodes):  # numbers of another type are indices as well
             if node.op_type in ("Cast", "Identity") and node.output[0] in self.tables:
@@ -230,9 +233,16 @@ class Graph:
         return node.domain == LEARNED or node.op_type in ASKING or self.counts(node)
 
     def takes_any(self, node: NodeProto) -> bool:
-        """Whether a node takes any numbers or words, of which none is a size."""
-        moves = node.op_type in EXACT and self.fixed.issuperset(name for name in node.input[1:] if name)
+        """Whether a node takes any numbers or words, of which none is a size, or a number of rounds."""
+        if any(bodies(node)):
+            counted = node.op_type != "Loop" or node.input[0] in self.fixed
+            return counted and all(self.takes_any(inner) for body in bodies(node) for inner in body.node)
+        moves = node.op_type in EXACT and self.known(node.input[1:])
         return node.domain == LEARNED or (not node.domain and (moves or node.op_type in TAKING))
+
+    def known(self, names: Iterable[str]) -> bool:
+        """Whether what a node reads is constant, in a body as well."""
+        return all(name in self.fixed or name in self.stored for name in names if name)
 
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
@@ -364,6 +374,19 @@ def _types(graph: onnx.GraphProto) -> Iterator[int]:
         yield from (value.type.tensor_type.elem_type for value in (*each.input, *each.output, *each.value_info))
         yield from (a.i for node in each.node for a in node.attribute if a.name in TYPED)
     yield from (tensor.data_type for tensor in stored_in(graph))
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Constants of a graph, its nodes and its bodies, and the names that they are read by."""
+    for each in _graphs(graph):
+        yield from ((tensor.name, tensor) for tensor in each.initializer)
+        for node in each.node:
+            for own in node.attribute if node.op_type == "Constant" else ():
+                if own.name != "sparse_value":
+                    value: Any = helper.get_attribute_value(own)
+                    words = object if own.name.startswith("value_string") else None
+                    made = value if own.name == "value" else numpy_helper.from_array(np.array(value, words))
+                    yield node.output[0], made
 
 
 def stored_in(graph: onnx.GraphProto) -> Iterator[TensorProto]:
@@ -806,13 +829,13 @@ class Checker:
         if turn <= TABLES // 2:
             entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self._entries(name)
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
-        beyond = turn >= BEYOND and self._is_free(name)
-        values = self._beyond(name, turn) if beyond else None
-        turn -= BEYOND * (turn >= BEYOND)
+        beyond, choice = turn >= BEYOND, turn >> 1 if turn < BEYOND else turn - BEYOND >> 2  # each in turns of any kind
+        values = self._beyond(name, turn) if beyond and self._is_free(name) else None
+        turn -= BEYOND * beyond
         if values is None:
             values = self.seen[name].fresh(name, turn, self.seed)
             if turn > 1 and name in self.source.conditions:
-                return np.asarray(values ^ bool(turn >> 1 & self._choices().get(name, 0)))
+                return np.asarray(values ^ bool(choice & self._choices().get(name, 0)))
             if turn % 2 and name in self.source.levels:
                 values = self._other_levels(name, values, turn)
             elif self.seen[name].values is not None:
@@ -871,19 +894,24 @@ class Checker:
         """The turns in which what is read is as in no run, where a region takes any numbers and words."""
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         nodes = [(graph, graph.nodes[i]) for graph, of in self.sides(region) for i in of]
-        free, ops = list(filter(self._is_free, names)), [node.op_type for _, node in nodes]
-        if not DENSE.isdisjoint(ops):  # of what has many numbers those of a run tell enough
+        free = list(filter(self._is_free, names))
+        nested = [(graph, each) for graph, node in nodes for each in _nested([node])]
+        if not DENSE.isdisjoint(node.op_type for _, node in nested):  # of many numbers those of a run tell enough
             free = [name for name in free if self.types[name].kind != "f" or self.seen[name].values is not None]
         if not free or not all(graph.takes_any(node) for graph, node in nodes):
             return ()
         kinds = {self.types[name].kind for name in names}
-        divides = any(n.op_type in ("Div", "Mod") and not g.fixed.issuperset(n.input[1:]) for g, n in nodes)
+        divides = any(n.op_type in ("Div", "Mod") and not g.known(n.input[1:]) for g, n in nested)
         if divides and not kinds.isdisjoint("iu"):
             return ()  # by 0 a process ends
         # no rounding comes before a step
         whole = all(node.domain == LEARNED or node.op_type in WHOLE for _, node in nodes)
-        near = whole or "f" not in kinds or (len(ops) == 2 and ops[0] == ops[1])
-        near &= any(g.asks(n) for g, n in nodes) or not names.isdisjoint(self.source.inputs)
+        ops = [
+            sorted(graph.nodes[i].op_type for i in of if not graph.fixed.issuperset(graph.nodes[i].output))
+            for graph, of in self.sides(region)
+        ]
+        near = whole or "f" not in kinds or ops[0] == ops[1]
+        near &= any(g.asks(n) for g, n in nested) or not names.isdisjoint(self.source.inputs)
         near &= any(self.compared(name).size for name in names)
         # numbers that are not the same on both sides may be rounded apart
         steps = near and any(self.may_step(node, names) for _, node in nodes)
@@ -901,7 +929,7 @@ class Checker:
             for node in graph.readers.get(name, ()):
                 if id(node) not in seen:
                     seen.add(id(node))
-                    yield graph, node
+                    yield from ((graph, each) for each in _nested([node]))
                     passes = node.input[0] == name and node.op_type in PASSING and node.op_type != "Shape"
                     todo += [(graph, each) for each in node.output] if passes or node.op_type == "Concat" else []
 
@@ -915,7 +943,7 @@ class Checker:
         found: set[Any] = set()
         for graph, node in self._readers(name):
             if graph.asks(node) or (node.op_type in WHOLE and node.op_type not in EXACT):
-                stored = [graph.constants[each] for each in node.input if each in graph.constants]
+                stored = [graph.stored[each] for each in node.input if each in graph.stored]
                 stored += [a.t for a in node.attribute if a.HasField("t")]
                 small = [tensor for tensor in stored if math.prod(tensor.dims) <= ENTRIES]
                 found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())

@@ -69,7 +69,7 @@ def limits_nothing(checker: Checker, grown: Region, region: Region) -> bool:
 def _hands_on(graph: Graph, node: NodeProto, whole: bool) -> bool:
     """Whether a node's result may be as any that it reads; whole: of whole numbers."""
     fixed = [name in graph.fixed for name in node.input if name]
-    if not whole and not node.domain and (node.op_type in _LINEAR or (node.op_type in _WEIGHED and any(fixed))):
+    if not node.domain and (node.op_type in _LINEAR or (not whole and node.op_type in _WEIGHED and any(fixed))):
         return True
     picks = node.op_type == "Gather" and fixed == [False, True]
     shifts = whole and (node.op_type == "Cast" or (node.op_type in ("Add", "Sub") and any(fixed)))

@@ -307,3 +307,36 @@ def test_integers_of_any_sign_and_thresholds_in_attributes(signature: str, befor
     one, two = (build.model(signature, body, 17, checked=False, **weights) for body in (before, after))
     assert maskc.verify(one, one).passed
     assert not maskc.verify(one, two).passed
+
+
+# In bodies, that of a Loop with a state, of an If and of a Scan: what they make of s.
+BODIES = {
+    "Loop": "n = Constant<value_int=3>() t = Constant<value = bool {1}>() y = Loop(n, t, x) "
+    "<body = b (int64 i, bool c, KIND[4,6] s) => (bool d, KIND[4,6] r) { d = Identity(c) %s }>",
+    "If": "m = ReduceMax<keepdims=0>(x) zero = Sub(m, m) c = Greater(m, zero) s = Abs(x) "
+    "y = If(c) <then_branch = a () => (KIND[4,6] r) { %s }, else_branch = b () => (KIND[4,6] q) { q = Identity(x) }>",
+    "Scan": "f = ReduceSum<keepdims=0>(x, axis) e, y = Scan<num_scan_inputs=1, "
+    "body = b (KIND[6] v, KIND[6] s) => (KIND[6] o, KIND[6] r) { %s o = Add(r, v) }>(f, x)",
+}
+
+
+@pytest.mark.parametrize("operator", BODIES)
+@pytest.mark.parametrize(
+    ("kind", "body", "number", "other"),
+    [
+        ("float", "h = Constant<value_float=AT>() g = Greater(s, h) k = Cast<to=1>(g) r = Add(s, k)", "0.5", "0.52"),
+        ("float", "h = Constant<value_float=AT>() g = Greater(s, h) k = Cast<to=1>(g) r = Add(s, k)", "50.5", "52.0"),
+        ("int64", "h = Constant<value_int=AT>() g = Equal(s, h) k = Cast<to=7>(g) r = Add(s, k)", "3750", "3751"),
+        ("int64", "h = Constant<value_int=AT>() r = Mod(s, h)", "1000", "1001"),
+    ],
+)
+def test_what_a_body_compares_something_with(operator: str, kind: str, body: str, number: str, other: str) -> None:
+    text = (BODIES[operator] % body).replace("KIND", kind)
+    one, two = (
+        build.model(
+            f"({kind}[4,6] x) => ({kind}[4,6] y)", text.replace("AT", at), 17, checked=False, axis=np.array([0])
+        )
+        for at in (number, other)
+    )
+    assert maskc.verify(one, one).passed
+    assert not maskc.verify(one, two).passed
