@@ -24,6 +24,7 @@ from maskc.runtime.detect_cpu import clips_products
 from maskc.runtime.fatal_models import must_be_positive, why_fatal
 from maskc.runtime.numpy_types import in_numpy_types
 from maskc.runtime.nvidia_providers import GPUS, missing, require
+from maskc.runtime.zero_points import with_zero_points
 from passes.errors import in_brief
 
 Gpu = Literal["cuda", "tensorrt"]
@@ -82,6 +83,7 @@ class OnnxRuntimeSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(*SINGLE_PRECISION)
         if exact and clips_products():
+            model = with_zero_points(model)
             options.add_session_config_entry("session.x64quantprecision", "1")
         if exact:  # no bias in float is quantised
             options.add_session_config_entry(*FLOAT_BIASES)

@@ -14,7 +14,7 @@ from maskc.runtime.session import load
 from maskc.verification.error_statistics import distance
 from maskc.verification.inputs import Outputs, Sample
 from maskc.verification.random_operators import draws
-from maskc.verification.recheck import MOST
+from maskc.verification.recheck import MOST, sign_alike
 from passes.model.declarations import dims_of, written
 
 
@@ -34,6 +34,7 @@ def _oddities(reference: ModelProto, sample: Sample) -> Iterator[str]:
             yield f"'{tensor.name}' of the reference holds NaN or infinity, and 0 times that is NaN: put zeros there"
     names = [name for node in reference.graph.node if node.op_type != "Constant" for name in node.output if name]
     exposed = showing(reference, names)
+    sign_alike(exposed)  # no sum is clipped
     because = "without ONNX Runtime's optimizations, which believe the shapes that a model notes"
     inside: Outputs = {}
     with suppress(MaskcError):  # there are types that no output may have

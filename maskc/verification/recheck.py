@@ -190,6 +190,8 @@ class Graph:
         made = {k for i in asking for name in self.reads[i] for k in self.closure(name, ())[0]}
         self.asked = {name for k in made for name in self.nodes[k].output}
         self.asked.update(name for node in self.nodes if self.counts(node) for name in node.input)
+        #: integer sums of products
+        self.sums = {node.output[0] for node in self.nodes if node.op_type in ("ConvInteger", "MatMulInteger")}
         #: levels of quantised values: what such nodes make, and what only moves that
         self.levels = set[str]()
         for node in self.nodes:

@@ -63,7 +63,7 @@ def observe(
         observed.tensors[name] = Tensor(first.shape, first.dtype, whole=None if floats else first)
         slices = (held or {}).get(name, {})
         claimed = held is not None and name in graph.maker and bool(slices or not removed)
-        claimed &= floats or name in graph.levels
+        claimed &= floats or name in graph.levels or name in graph.sums
         if not ((prints and floats) or claimed):
             return
         with np.errstate(all="ignore"):
