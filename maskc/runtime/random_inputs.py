@@ -43,7 +43,7 @@ class Port:
         """Random numbers near the default."""
         assert self.default is not None
         center = self.default.astype(np.float64)
-        return center + _NEAR * np.where(center, center, 1) * rng.normal(size=center.shape)
+        return np.asarray(center + _NEAR * np.where(center, center, 1) * rng.normal(size=center.shape))
 
     def integers(self, rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int, far: int = 0) -> Any:
         """Random integers, some of them near numbers of the graph, which may be more, but are below `far`."""

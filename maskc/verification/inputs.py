@@ -115,9 +115,9 @@ def drawn(
         ports, lambda inputs: ran.append((inputs, expected.run(inputs))), seed, tried, inside, count
     )
     for sizes, (inputs, outputs) in zip(planned.sizes, ran, strict=True):
-        yield _finite(Sample(random_inputs.label(_GAUSSIAN, sizes), inputs, outputs), expected)
+        yield _finite(Sample(random_inputs.label(_GAUSSIAN, sizes), inputs, outputs), ports, expected)
     for label, inputs in random_inputs.generate(ports, planned, count - len(ran), [seed, 1]):
-        yield _finite(_accepted(ports, label, inputs, expected), expected)
+        yield _finite(_accepted(ports, label, inputs, expected), ports, expected)
 
 
 def one_sample(model: ModelProto, session: Session) -> Inputs:
@@ -139,12 +139,17 @@ def _accepted(ports: Sequence[random_inputs.Port], label: str, inputs: Inputs, e
         ) from error
 
 
-def _finite(sample: Sample, expected: Session) -> Sample:
-    """The sample, or one of other values of which the reference makes more numbers that are finite.
+def _finite(sample: Sample, ports: Iterable[random_inputs.Port], expected: Session) -> Sample:
+    """The sample, or one of defaults or other values of which the reference makes more numbers that are finite.
 
     Where it overflows, what becomes of channels that are zero is up to the order of operations: infinity times zero.
     """
     tried = [(_not_finite(sample.expected.values()), sample)]
+    defaults = {port.name: port.default for port in ports if port.default is not None}
+    if tried[0][0] and defaults:
+        inputs = {**sample.inputs, **defaults}
+        sample = Sample(sample.label, inputs, expected.run(inputs))
+        tried.append((_not_finite(sample.expected.values()), sample))
     for changed in _INSTEAD:
         if not tried[-1][0]:
             break
@@ -260,5 +265,5 @@ def _redrawn(
         elif integers and array.size:
             inputs[name] = rng.choice(array.reshape(-1), array.shape)
     with contextlib.suppress(RunError):
-        return _finite(Sample(like.label, inputs, expected.run(inputs)), expected).inputs
+        return _finite(Sample(like.label, inputs, expected.run(inputs)), ports.values(), expected).inputs
     return like.inputs

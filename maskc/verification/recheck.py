@@ -28,6 +28,7 @@ import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,16 @@ LOOKUP = frozenset(
     "Abs Add Cast Clip Constant Cos Div Elu Erf Exp Gather GatherBlockQuantized Gelu HardSigmoid HardSwish Identity "
     "LeakyRelu Log Mul Neg Relu Selu Sigmoid Sin Softplus Softsign Sqrt Sub Tanh".split()
 )
-LOOKING = LOOKUP | {"LayerNormalization", "MatMul"}  # and these, of the last axis
+LOOKING = LOOKUP | {"ArrayFeatureExtractor", "LayerNormalization", "MatMul", "OneHot"}  # and these, of the last axis
+# Operators that pick entries: which inputs are the table and the index, and the axis, if no attribute says another.
+TABLED: dict[str, list[tuple[int, int, int]]] = {
+    "ArrayFeatureExtractor": [(0, 1, -1)],
+    "EmbedLayerNormalization": [(2, 0, 0), (4, 1, 0)],
+    "Gather": [(0, 1, 0)],
+    "GatherBlockQuantized": [(0, 1, 0)],
+    "GatherND": [(0, 1, 0)],
+    "RotaryEmbedding": [(1, 3, 0), (2, 1, 0), (2, 3, 0), (3, 1, 0)],
+}
 # Operators that take any numbers: none is a size, and where one is no index they fail.
 BOUNDLESS = (
     LOOKUP
@@ -147,6 +157,8 @@ _MOVES, _MANY_MOVES = 3, 24  # by random signs: of few, terms that cancel move a
 _FIRST_NODES, _MOST_NODES = 4, 256  # at a time
 LEARNED = "ai.onnx.ml"  # the domain of operators of what is no network
 TABLES = -(1 << 20)  # the first of the turns in which all are
+SWEEP = 1 << 21  # the first of those in which they are, as many as a run looks up
+MOST_SWEEPS = 1 << 12
 BEYOND = 1 << 20  # the first of the turns in which inputs are as in no run
 NEAR = range(BEYOND + 4, BEYOND + 36, 2)  # those in which they are near what nodes compare them with
 NEARLY = NEAR[1::2]  # and off that by more than a rounding
@@ -205,12 +217,18 @@ class Graph:
                 self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if single else None)
         #: how long lists of whole numbers are in all runs: ONNX Runtime takes sizes for none that it cannot count
         self.lengths: dict[str, tuple[int, ...]] = {}
-        #: the tables that tensors are indices of, each with the axis
+        #: how many axes tensors have, which it must know of what sizes are taken of
+        self.ranks: dict[str, int] = {}
+        #: the tables that tensors are indices of, each with the axis, or how many entries there are without one
         self.tables, self.readers = dict[str, list[tuple[str, int]]](), dict[str, list[NodeProto]]()
         for node in self.nodes:
-            if node.op_type in ("Gather", "GatherBlockQuantized") and node.input[0] in self.fixed:
-                axis = next((a.i for a in node.attribute if a.name.endswith("axis")), 0)
-                self.tables.setdefault(node.input[1], []).append((node.input[0], axis))
+            for table, index, axis in TABLED.get(node.op_type, ()):
+                if len(node.input) > max(table, index) and node.input[table] in self.fixed:
+                    axis = next((a.i for a in node.attribute if a.name.endswith("axis")), axis)
+                    self.tables.setdefault(node.input[index], []).append((node.input[table], axis))
+            if node.op_type == "OneHot" and node.input[1] in self.stored:
+                depth = int(numpy_helper.to_array(self.stored[node.input[1]]).reshape(-1)[0])
+                self.tables.setdefault(node.input[0], []).append(("", depth))
         for node, names in zip(self.nodes, self.reads, strict=True):
             for name in names:
                 self.readers.setdefault(name, []).append(node)
@@ -276,7 +294,8 @@ class Graph:
         moved: tensors that are multiplied by another input, `tensor·by`, before they are read.
         """
         graph, moved, read = onnx.GraphProto(name="part"), moved or {}, set[str]()
-        names = {leaf: f"{leaf}·" for leaf in leaves}
+        names, nodes = {leaf: f"{leaf}·" for leaf in leaves}, [*nodes]
+        sized = any(self.nodes[index].op_type in SIZED for index in nodes)
 
         def move(name: str, value: str) -> None:
             graph.input.append(helper.make_tensor_value_info(f"{name}·by", NUMPY[moved[name]], None))
@@ -284,7 +303,9 @@ class Graph:
             names[name] = f"{name}·moved"
 
         for leaf, dtype in leaves.items():
-            graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], self.lengths.get(leaf)))
+            open_sizes = [None] * self.ranks[leaf] if sized and leaf in self.ranks else None
+            shape = self.lengths.get(leaf, open_sizes)
+            graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], shape))
             if leaf in moved:
                 move(leaf, f"{leaf}·")
         for name in sorted(moved.keys() & self.constants.keys()):
@@ -304,6 +325,13 @@ class Graph:
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         version = min(self.model.ir_version, 11)
         return helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=version)
+
+    def content(self, name: str) -> bytes:
+        """Type, sizes and elements of an initializer, if it is small and not in a file."""
+        tensor = self.constants.get(name, TensorProto())
+        if tensor.data_location == TensorProto.EXTERNAL or not 0 < math.prod(tensor.dims) * tensor.data_type <= ENTRIES:
+            return b""
+        return f"{tensor.data_type} {tensor.dims} ".encode() + numpy_helper.to_array(tensor).tobytes()
 
     def embedded(self, name: str) -> TensorProto:
         """An initializer with its data."""
@@ -638,6 +666,12 @@ def fitted(one: Array, other: Array) -> tuple[Array, Array]:
     return factors, np.where(np.abs(shifts) > NOTHING * np.abs(one).max(axis=1), shifts, 0)
 
 
+def _fits(array: Array, shape: tuple[int, ...]) -> bool:
+    """Whether there is an element of the array at each place of a shape, its slices being numbers."""
+    sizes = zip(reversed(array.shape), reversed(shape), strict=False)
+    return array.dtype.kind in "fiu" and array.ndim <= len(shape) and all(n in (1, size) for n, size in sizes)
+
+
 def _along(axis: int, rank: int) -> list[int]:
     """The shape of a vector along an axis."""
     return [-1 if a == axis else 1 for a in range(rank)]
@@ -650,8 +684,13 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
     """
     last, stored = {name: i for i, names in enumerate(graph.reads) for name in names}, graph.constants
     live = {name: [feed[name] for feed in feeds] for name in feeds[0]}
-    for name, arrays in live.items():
+
+    def show(name: str, arrays: list[Array]) -> None:
         visit(name, arrays)
+        graph.ranks |= {name: arrays[0].ndim} if len({array.ndim for array in arrays}) == 1 else {}
+
+    for name, arrays in live.items():
+        show(name, arrays)
     weights = [4 * sum(math.prod(stored[n].dims) for n in names if n in stored) for names in graph.reads]
     at, step = 0, _FIRST_NODES
     while at < len(graph.nodes):
@@ -667,7 +706,7 @@ def stream(graph: Graph, feeds: Sequence[Mapping[str, Array]], visit: Callable[[
             step *= 2  # what cannot be handed on is read later
             continue
         for name, arrays in shown.items():
-            visit(name, arrays)
+            show(name, arrays)
             if arrays[0].dtype.kind == "i" and arrays[0].ndim < 2 and len({array.shape for array in arrays}) == 1:
                 graph.lengths |= {name: arrays[0].shape} if name not in graph.tables else {}
         live = {name: arrays for name, arrays in (live | shown).items() if last.get(name, -1) >= nodes.stop}
@@ -745,7 +784,8 @@ class Judgement:
     def at_most(self, turn: int) -> tuple[float, float]:
         """What is allowed in a turn, and the share of elements that may be one step off."""
         allowed = self.sparse if turn % 2 and turn > 0 else self.allowed
-        return allowed, min(SHARE, math.inf if self.levels else STEPS * allowed) if self.steps and allowed else 0.0
+        steps = self.steps and allowed and turn not in NEARLY  # where nothing is as near to a step as rounding goes
+        return allowed, min(SHARE, math.inf if self.levels else STEPS * allowed) if steps else 0.0
 
     def few(self, apart: Array, axis: int | None, share: float) -> bool:
         """Whether no more elements are apart than a share, of all and, by four deviations, of a slice in all turns."""
@@ -801,6 +841,7 @@ class Checker:
         self.types = {name: tensor.dtype for name, tensor in seen.items()}
         alike = {name: source.lengths.get(b.source) for name, b in boundaries.items() if b.whole}
         compiled.lengths |= {name: length for name, length in alike.items() if length is not None}
+        compiled.ranks |= {name: source.ranks[b.source] for name, b in boundaries.items() if b.source in source.ranks}
 
     def region(self, target: str, held: Mapping[str, Boundary] | None = None) -> Region:
         """The region of a boundary, which reads no output of a node that is run in it, as a sum beside its norm."""
@@ -831,6 +872,10 @@ class Checker:
         if turn <= TABLES // 2:
             entries = (np.arange(ENTRIES) + (turn - TABLES) * ENTRIES) % self._entries(name)
             return entries.astype(self.types[name]).reshape(*[1] * (len(self.seen[name].shapes[0]) - 1), -1)
+        if turn >= SWEEP and name in self.source.tables and self.types[name].kind in "iu":
+            entries = np.arange(math.prod(shape := self.seen[name].shapes[0])) + (turn - SWEEP) // 2 * math.prod(shape)
+            return (entries % self._entries(name)).astype(self.types[name]).reshape(shape)
+        turn = 0 if turn >= SWEEP else turn
         beyond, choice = turn >= BEYOND, turn >> 1 if turn < BEYOND else turn - BEYOND >> 2  # each in turns of any kind
         values = self._beyond(name, turn) if beyond and self._is_free(name) else None
         turn -= BEYOND * beyond
@@ -882,15 +927,20 @@ class Checker:
         turns = tuple(range(-times // 2 if wide else 0, times))
         names = region.source_reads | {self.boundaries[name].source for name in region.compiled_reads}
         looks_up = len(names) == 1 and all(node.op_type in LOOKING for node in self.nodes(region))
-        for name in names & self.source.tables.keys() if looks_up else ():
-            if self.seen[name].shapes[0] and self.types[name].kind in "iu":
-                turns += tuple(range(TABLES, TABLES - (-self._entries(name) // ENTRIES)))
+        for name in names & self.source.tables.keys():
+            shape, entries = self.seen[name].shapes[0], self._entries(name) if self.types[name].kind in "iu" else 0
+            if looks_up and (shape or not (region.boundary.slices or self.claims.get(source))):
+                turns += tuple(range(TABLES, TABLES - (-entries // ENTRIES)))
+            elif entries and any(name in node.input and node.op_type in TABLED for node in self.nodes(region)):
+                sweeps = min(MOST_SWEEPS, -(-entries // max(1, math.prod(shape))))
+                turns += tuple(range(SWEEP, SWEEP + 2 * sweeps, 2))
         return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
 
     def _entries(self, name: str) -> int:
         """How many entries the tables have that a tensor is an index of, 0 where none is seen."""
-        shapes = [(self.shape(table), axis) for table, axis in self.source.tables[name]]
-        return min((shape[axis] for shape, axis in shapes if shape), default=0)
+        tables = self.source.tables[name]
+        sizes = [self.shape(table)[axis] for table, axis in tables if self.shape(table)]
+        return min([*sizes, *(count for table, count in tables if not table)], default=0)
 
     def beyond(self, region: Region) -> Sequence[int]:
         """The turns in which what is read is as in no run, where a region takes any numbers and words."""
@@ -940,18 +990,22 @@ class Checker:
         known = name in self.source.inputs or self.seen[name].values is not None
         return name not in self.source.conditions and (known or any(g.asks(n) for g, n in self._readers(name)))
 
-    def compared(self, name: str) -> Array:
-        """Numbers or words that a tensor is compared with, these with small letters for capitals as well."""
-        found: set[Any] = set()
+    def _asking(self, name: str) -> Iterator[tuple[NodeProto, list[Array]]]:
+        """The nodes that compare a tensor with numbers or words, and those that they store."""
         for graph, node in self._readers(name):
             if graph.asks(node) or (node.op_type in WHOLE and node.op_type not in EXACT):
                 stored = [graph.stored[each] for each in node.input if each in graph.stored]
                 stored += [a.t for a in node.attribute if a.HasField("t")]
-                small = [tensor for tensor in stored if math.prod(tensor.dims) <= ENTRIES]
-                found.update(each for tensor in small for each in numpy_helper.to_array(tensor).reshape(-1).tolist())
-                for own in node.attribute if node.domain or node.op_type in ASKING else ():
-                    if own.name == "nodes_values" or not own.name.startswith(("class_", "nodes_", "target_")):
-                        found.update((*own.floats, *own.ints, *own.strings, own.s, own.f, own.i))
+                yield node, [numpy_helper.to_array(each) for each in stored if math.prod(each.dims) <= ENTRIES]
+
+    def compared(self, name: str) -> Array:
+        """Numbers or words that a tensor is compared with, these with small letters for capitals as well."""
+        found: set[Any] = set()
+        for node, stored in self._asking(name):
+            found.update(each for array in stored for each in array.reshape(-1).tolist())
+            for own in node.attribute if node.domain or node.op_type in ASKING else ():
+                if own.name == "nodes_values" or not own.name.startswith(("class_", "nodes_", "target_")):
+                    found.update((*own.floats, *own.ints, *own.strings, own.s, own.f, own.i))
         words = {each.decode() if isinstance(each, bytes) else each for each in found}
         text = self.types[name].kind == "O"
         kept = {each for each in words if isinstance(each, str) == text}
@@ -971,13 +1025,18 @@ class Checker:
                 off = [near * (1 + ALIKE), near * (1 - ALIKE), near + 0.5, near - 0.5] if dtype.kind == "f" else []
                 near = np.concatenate([*off, near + 1, near - 1])
             values = near[(order.reshape(shape) + NEAR.index(turn) // 2) % near.size]
+            own = [each for _, stored in self._asking(name) for each in stored if each.size > 1 and _fits(each, shape)]
+            if own and turn % 8 == 2:  # each slice near its own
+                side, which = divmod(turn - BEYOND >> 3, len(own))
+                values = np.broadcast_to(own[which] * (1 + ALIKE * (1 - 2 * (side % 2))), shape)
         elif dtype.kind == "b":
             values = rng.random(shape) < 1 / 2
         elif dtype.kind == "f":
             values = rng.normal(0, 1 if turn == BEYOND else WIDE, shape)
             if any(n.domain == LEARNED or n.op_type in NUMBERS for _, n in self._readers(name)):
-                none = rng.choice((np.nan, np.nan, np.inf, -np.inf), shape)
-                values = np.where(rng.random(shape) < 1 / 4, none, values)
+                none = rng.choice((np.nan, np.nan, np.nan, np.inf, -np.inf), shape)
+                there = (np.arange(values.size).reshape(shape) + turn // 2) % 2  # each in one of two turns
+                values = np.where(there, none, values)
         elif dtype.kind in "iu":
             wide = 2.0 ** rng.uniform(0, np.iinfo(dtype).bits - 2, shape)
             values = (values if turn == BEYOND else wide) * rng.choice((1, -1) if dtype.kind == "i" else (1,), shape)
@@ -1016,8 +1075,19 @@ class Checker:
         """Whether a rounding may lead to another step: what both sides read, or have stored, is the same for both."""
         casts = (a.i for n in _nested([node]) if n.op_type == "Cast" for a in n.attribute if a.name == "to")
         steps = any(kind not in FLOATS for kind in casts) or any(n.op_type in STEPPING for n in _nested([node]))
-        rounded = (n for n in _reads(node) if any(bodies(node)) or not (n in reads or self.same_constants(n, n)))
+        rounded = (n for n in _reads(node) if any(bodies(node)) or not (n in reads or self._has_twin(n)))
         return steps and any(map(self._is_rounded, rounded))
+
+    def _has_twin(self, name: str) -> bool:
+        """Whether a constant of one model is one of the other as well, by any name if it is small."""
+        graph = self.source if name in self.source.constants else self.compiled
+        return self.same_constants(name, name) or graph.content(name) in self._twins
+
+    @cached_property
+    def _twins(self) -> set[bytes]:
+        """Contents of small constants that both models have."""
+        one, two = ({graph.content(name) for name in graph.constants} for graph in (self.source, self.compiled))
+        return (one & two) - {b""}
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""

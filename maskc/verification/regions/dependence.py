@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import NodeProto
 
-from maskc.verification.recheck import COMPARING, LOOKUP, TABLES, Array, Boundary, Graph, Region, others, session
+from maskc.verification import recheck
+from maskc.verification.recheck import (
+    BEYOND,
+    COMPARING,
+    LOOKUP,
+    NEAR,
+    TABLES,
+    Array,
+    Boundary,
+    Graph,
+    Region,
+    others,
+    session,
+)
 from maskc.verification.regions.checker import Checker
 
 #: A tensor of the source, and an index into it.
@@ -18,6 +31,7 @@ Place = tuple[str, Any]
 
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _HANDS_ON = _MOVES | {"Slice", "Split"}
+_MAKES_WHOLE = frozenset({"Cast", "Ceil", "Floor", "Round"})
 # Sums and extremes of what may be any number may be any number.
 _LINEAR = frozenset("GlobalAveragePool GlobalMaxPool Neg ReduceMax ReduceMean ReduceMin ReduceSum".split())
 _WEIGHED = frozenset("Add Conv ConvTranspose Div Gemm MatMul Mul Sub".split())
@@ -66,13 +80,61 @@ def limits_nothing(checker: Checker, grown: Region, region: Region) -> bool:
     return all(_hands_on(graph, node, whole) for graph, node in nodes)
 
 
+def agrees_within(checker: Checker, region: Region, grown: Region) -> bool:
+    """Whether a region agrees where it reads whole numbers between the least and the most that a larger one makes.
+
+    That hardly ever makes a certain one, as the index of an entry that is wrong, and agrees for that reason alone.
+    """
+    names = [name for name in region.source_reads - grown.source_reads if checker.types[name].kind in "iu"]
+    ranges = _ranges(checker, names, grown)
+    if not ranges:
+        return True
+    within = _Within(checker, ranges)
+    found = within.unjudged(region)
+    try:
+        within.run([region], {region.target: found})
+    except Exception:  # of any kind that ONNX Runtime has: nothing is known
+        return True
+    return found.agrees
+
+
+def _ranges(checker: Checker, names: Sequence[str], grown: Region) -> dict[str, tuple[int, int]]:
+    """The least and the most that the source makes of whole numbers in a region, in its turns and as in no run."""
+    graph, ranges = checker.source, dict[str, tuple[int, int]]()
+    nodes = sorted({index for name in names for index in graph.closure(name, grown.source_reads)[0]})
+    if not nodes:
+        return ranges
+    types = {name: checker.types[name] for name in grown.source_reads}
+    runs = session(graph.part(nodes, types, names), graph.folder, checker.packs)
+    for turn in (*checker.turns(grown), BEYOND, BEYOND + 2, *NEAR):
+        with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
+            made = runs.run(names, {f"{name}·": np.asarray(checker.fresh(name, turn)) for name in types})
+            for name, array in zip(names, made, strict=True):
+                low, high = ranges.get(name, (array.flat[0], array.flat[0]))
+                ranges[name] = min(low, array.min()), max(high, array.max())
+    return ranges
+
+
+class _Within(recheck.Checker):
+    """A checker that draws whole numbers of some tensors within ranges."""
+
+    def __init__(self, of: Checker, ranges: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__(of.source, of.compiled, of.boundaries, of.claims, of.seen, of.seed)
+        self._ranges = ranges
+
+    def fresh(self, name: str, turn: int) -> Array:
+        """As there, but within its range."""
+        values = super().fresh(name, turn)
+        return values.clip(*self._ranges[name]) if name in self._ranges else values
+
+
 def _hands_on(graph: Graph, node: NodeProto, whole: bool) -> bool:
     """Whether a node's result may be as any that it reads; whole: of whole numbers."""
     fixed = [name in graph.fixed for name in node.input if name]
     if not node.domain and (node.op_type in _LINEAR or (not whole and node.op_type in _WEIGHED and any(fixed))):
         return True
     picks = node.op_type == "Gather" and fixed == [False, True]
-    shifts = whole and (node.op_type == "Cast" or (node.op_type in ("Add", "Sub") and any(fixed)))
+    shifts = whole and (node.op_type in _MAKES_WHOLE or (node.op_type in ("Add", "Sub") and any(fixed)))
     return node.op_type in _HANDS_ON or picks or shifts
 
 

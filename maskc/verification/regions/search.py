@@ -13,9 +13,9 @@ import numpy as np
 
 from maskc.verification import recheck
 from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.regions import dependence
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.correspondence import by_name, by_random_values, by_value, factors_of
-from maskc.verification.regions.dependence import Place, compares, depends, is_elementwise, limits_nothing, shows
 from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
 from passes.rewriting.origins import Origin, Origins
@@ -383,10 +383,12 @@ class _Search:
                 left[boundary.source, axis] = np.setdiff1d(rest, index)
         read = {boundary.source for boundary in held.values()}
         axes = [(name, (slice(None),) * axis + (index,)) for (name, axis), index in left.items() if len(index)]
-        unread: list[Place] = [(name, place) for name, place in axes if name in region.source_reads]
+        unread: list[dependence.Place] = [(name, place) for name, place in axes if name in region.source_reads]
         unread += [(name, ...) for name in region.source_reads - read]
         unasked = [(name, ...) for name in read - region.source_reads]
-        return not (depends(checker, region, unread) or depends(checker, region, unasked, compiled=True))
+        return not (
+            dependence.depends(checker, region, unread) or dependence.depends(checker, region, unasked, compiled=True)
+        )
 
     def _is_free(self, target: str) -> bool:
         """Whether a boundary holds levels, or is made with weights: constants of more than one axis, in bodies, too."""
@@ -436,8 +438,8 @@ class _Search:
                     region = self.checker.region(name)
                     agrees = self._agrees(name, small) or self._grow(region, judgement, self._reads_alike(region))
                     region = self.checker.region(name)
-                    plain = not alike or is_elementwise(self.checker, region)
-                    if agrees and (plain or not shows(self.checker, region, wrong)):
+                    plain = not alike or dependence.is_elementwise(self.checker, region)
+                    if agrees and (plain or not dependence.shows(self.checker, region, wrong)):
                         continue
                     dropped += 1
                     if small or name in self.outputs or dropped > _LEVELS:
@@ -465,7 +467,7 @@ class _Search:
         units may be dead by chance. Steps take any level.
         """
         checker, target, wrong = self.checker, region.target, region
-        if alike and compares(checker, region):
+        if alike and dependence.compares(checker, region):
             return False
         original = checker.boundaries[target]
         ends = {*checker.compiled.inputs, *checker.compiled.conditions}  # what chooses a branch need not do so in a run
@@ -481,13 +483,15 @@ class _Search:
                 reads = frozenset(checker.compiled.closure(target, cut)[1])
             checker.boundaries[target] = replace(original, reads=reads)
             grown = checker.region(target)
-            if grown == region or (alike and limits_nothing(checker, grown, wrong)):
+            if grown == region or (alike and dependence.limits_nothing(checker, grown, wrong)):
                 continue
             key = self._key(grown)
             if key not in self.judged:
                 self._run([grown])
             judgement = self.judged[key]
             if self._agrees(target, small) and judgement.plain < min(MOST, limit):
+                if alike and not dependence.agrees_within(checker, region, grown):
+                    break
                 return True
             wrong = grown
             if judgement.error < MOST and not judgement.agrees:

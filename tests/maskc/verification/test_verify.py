@@ -221,12 +221,12 @@ def test_real_data(pair: tuple[Path, Path], tmp_path: Path) -> None:
 
 
 def test_real_data_finds_what_random_data_cannot() -> None:
-    """A row of a table in which few are looked up."""
+    """An element of a table in which few are looked up, by row and column."""
     table = np.random.default_rng(0).normal(size=(3000, 4)).astype(np.float32)
-    one = build.model("(int64[n,1] x) => (float[n,4] y)", "y = GatherND(w, x)", w=table)
-    other = build.changed(one, "w", lambda w: w + (np.arange(3000)[:, None] == 1777))
+    one = build.model("(int64[n,2] x) => (float[n] y)", "y = GatherND(w, x)", w=table)
+    other = build.changed(one, "w", lambda w: w + (np.arange(12_000) == 4 * 1777 + 2).reshape(3000, 4))
     assert api.verify(one, other).passed
-    assert not api.verify(one, other, inputs={"x": np.full((1, 1), 1777)}).passed
+    assert not api.verify(one, other, inputs={"x": np.array([[1777, 2]])}).passed
 
 
 @pytest.mark.parametrize(
