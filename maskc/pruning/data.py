@@ -255,10 +255,10 @@ def _batch(given: Mapping[str, Any], inputs: Sequence[Port], where: str) -> Batc
     """The arrays, those of inputs in the types that the model declares; raises InputError where they do not fit."""
     found = fitted(given, inputs, where)
     for name, array in found.items():
-        if array.size == 0:
+        if array.ndim and not len(array):  # along other axes there may be nothing yet, as in a cache
             raise InputError(f"The array '{name}' in {where} is empty.")
-        if array.dtype.kind in "fc" and not np.isfinite(array).all():
-            raise InputError(f"The array '{name}' in {where} holds infinity or NaN.")
+        if array.dtype.kind in "fc" and np.isnan(array).any():  # a mask that is added may hold infinity
+            raise InputError(f"The array '{name}' in {where} holds NaN.")
     sizes = {port.name: port.type.shape[0] for port in inputs if port.type.shape}
     counts = {name: len(found[name]) for name in sizes}
     alike = len(set(sizes.values())) == 1 and all(isinstance(size, str) for size in sizes.values())

@@ -73,9 +73,10 @@ class Pruned(Compiled):
     loss: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """How it compares with the source, as values that `json` can write."""
+        """How it compares with the source, as values that `json` can write. No channels were masked before."""
         return {
             "command": "prune",
+            "channels": None,
             "agreement": plain(self.agreement),
             "held_out": not self.alone,
             "quality": self.quality,

@@ -217,7 +217,7 @@ class Graph:
                 self.shares[node.output[0]] = slice(axis, (axis + 1 or None) if single else None)
         #: how long lists of whole numbers are in all runs: ONNX Runtime takes sizes for none that it cannot count
         self.lengths: dict[str, tuple[int, ...]] = {}
-        #: how many axes tensors have, which it must know of what sizes are taken of
+        #: how many axes tensors have, which it must know of those that others get sizes of
         self.ranks: dict[str, int] = {}
         #: the tables that tensors are indices of, each with the axis, or how many entries there are without one
         self.tables, self.readers = dict[str, list[tuple[str, int]]](), dict[str, list[NodeProto]]()
@@ -295,7 +295,8 @@ class Graph:
         """
         graph, moved, read = onnx.GraphProto(name="part"), moved or {}, set[str]()
         names, nodes = {leaf: f"{leaf}·" for leaf in leaves}, [*nodes]
-        sized = any(self.nodes[index].op_type in SIZED for index in nodes)
+        sized = {self.nodes[index].input[0] for index in nodes if self.nodes[index].op_type in SIZED}
+        measured = {self.nodes[index].input[0] for index in nodes if sized and self.nodes[index].op_type == "Shape"}
 
         def move(name: str, value: str) -> None:
             graph.input.append(helper.make_tensor_value_info(f"{name}·by", NUMPY[moved[name]], None))
@@ -303,7 +304,7 @@ class Graph:
             names[name] = f"{name}·moved"
 
         for leaf, dtype in leaves.items():
-            open_sizes = [None] * self.ranks[leaf] if sized and leaf in self.ranks else None
+            open_sizes = [None] * self.ranks[leaf] if leaf in measured - sized and leaf in self.ranks else None
             shape = self.lengths.get(leaf, open_sizes)
             graph.input.append(helper.make_tensor_value_info(f"{leaf}·", NUMPY[dtype], shape))
             if leaf in moved:
@@ -311,6 +312,11 @@ class Graph:
         for name in sorted(moved.keys() & self.constants.keys()):
             move(name, name)
         for index in nodes:
+            name = self.nodes[index].output[0]
+            if self.nodes[index].op_type == "Constant" and name in self.stored and name not in {*moved, *names}:
+                graph.initializer.append(self.stored[name])  # of which sizes are inferred
+                graph.initializer[-1].name = name
+                continue
             graph.node.append(self.nodes[index])
             _rename(graph.node[-1], names)
             graph.node[-1].attribute.extend(a for a in seed_of(graph.node[-1]) if a not in graph.node[-1].attribute)
@@ -414,8 +420,8 @@ def _stored(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
             for own in node.attribute if node.op_type == "Constant" else ():
                 if own.name != "sparse_value":
                     value: Any = helper.get_attribute_value(own)
-                    words = object if own.name.startswith("value_string") else None
-                    made = value if own.name == "value" else numpy_helper.from_array(np.array(value, words))
+                    kind = {"f": np.float32, "i": np.int64}.get(own.name[6:7], object)  # value_floats, value_int
+                    made = value if own.name == "value" else numpy_helper.from_array(np.array(value, kind))
                     yield node.output[0], made
 
 
@@ -672,6 +678,11 @@ def _fits(array: Array, shape: tuple[int, ...]) -> bool:
     return array.dtype.kind in "fiu" and array.ndim <= len(shape) and all(n in (1, size) for n, size in sizes)
 
 
+def _run_of(turn: int) -> int:
+    """The turn of a run whose sizes and claims hold in this one."""
+    return 0 if turn >= SWEEP else turn - BEYOND * (turn >= BEYOND)
+
+
 def _along(axis: int, rank: int) -> list[int]:
     """The shape of a vector along an axis."""
     return [-1 if a == axis else 1 for a in range(rank)]
@@ -876,9 +887,9 @@ class Checker:
             entries = np.arange(math.prod(shape := self.seen[name].shapes[0])) + (turn - SWEEP) // 2 * math.prod(shape)
             return (entries % self._entries(name)).astype(self.types[name]).reshape(shape)
         turn = 0 if turn >= SWEEP else turn
-        beyond, choice = turn >= BEYOND, turn >> 1 if turn < BEYOND else turn - BEYOND >> 2  # each in turns of any kind
+        beyond, choice = turn >= BEYOND, turn >> 1 if turn < BEYOND else _run_of(turn) >> 2  # each in turns of any kind
         values = self._beyond(name, turn) if beyond and self._is_free(name) else None
-        turn -= BEYOND * beyond
+        turn = _run_of(turn)
         if values is None:
             values = self.seen[name].fresh(name, turn, self.seed)
             if turn > 1 and name in self.source.conditions:
@@ -1016,7 +1027,7 @@ class Checker:
         """A tensor near what it is compared with, or of any sign and size, and no number where that is asked."""
         dtype, near = self.types[name], self.compared(name) if turn in NEAR else np.zeros(0)
         rng = np.random.default_rng([zlib.crc32(name.encode()), turn, self.seed])
-        values = np.array(self.seen[name].fresh(name, turn - BEYOND, self.seed))
+        values = np.array(self.seen[name].fresh(name, _run_of(turn), self.seed))
         shape = values.shape
         if near.size:  # each of them at each place in turn, then its neighbours
             fixed = np.random.default_rng([zlib.crc32(name.encode()), self.seed])  # in each turn
@@ -1311,7 +1322,7 @@ class Checker:
                 break
         return found
 
-    @np.errstate(invalid="ignore")  # where the source has no number, any will do
+    @np.errstate(invalid="ignore", over="ignore")  # where the source has no number, any will do
     def judge_claims(self, region: Region, want: Array, turn: int, result: Judgement) -> None:
         """Note slices that are not what they are claimed to be."""
         allowed, _ = result.at_most(turn)
@@ -1319,9 +1330,7 @@ class Checker:
             if len(claim.runs) > 1 and turn <= TABLES // 2:
                 continue  # it is not of the sizes of a run
             slices, part = claim.slices, want.take(claim.slices, axis)
-            held = claim.held(want, axis, turn - BEYOND * (turn >= BEYOND)).astype(
-                np.promote_types(want.dtype, np.float32)
-            )
+            held = claim.held(want, axis, _run_of(turn)).astype(np.promote_types(want.dtype, np.float32))
             both = (np.where(np.isnan(part), 0, a) for a in (part - held, held))
             off, scale = (np.abs(a).max(axis=others(want, axis), initial=0) for a in both)
             if want.dtype.kind == "f" and not (off <= allowed * scale).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -29,7 +29,7 @@ from maskc.runtime.given_inputs import declared
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from maskc.runtime.random_inputs import ports
 from passes.errors import SizeError
-from passes.sizes.cost_values import Cost
+from passes.sizes.cost_values import Cost, NodeCost
 from passes.sizes.prepare import between_steps
 from passes.sizes.sizes_to_count_at import Sizes
 
@@ -103,14 +103,21 @@ def observed(
 
 def _left_out(net: Network, cost: Cost) -> tuple[str, ...]:
     """A sentence on layers that are not read as least squares, if there are any."""
-    parts = [f"{net.layers.outside} with weights of another form"] * bool(net.layers.outside)
+
+    def told(count: int, what: str, names: Collection[str], nodes: Iterable[NodeCost]) -> str:
+        share = sum(node.flops for node in nodes) / max(cost.flops, 1)
+        which = ", ".join([repr(name) for name in names if name][:3])
+        return f"{count} {what}{f' ({which})' if which else ''}, which have {share:.0%} of the FLOPs"
+
+    parts, outside = list[str](), net.layers.outside
+    if outside:
+        nodes = (node for node in cost.nodes if node.name in outside)
+        parts.append(told(len(outside), "with weights of another form", outside, nodes))
     if net.layers.inside:
         with_bodies = [node for node in net.model.graph.node if any(a.HasField("g") for a in node.attribute)]
         bodied = {node.op_type for node in with_bodies}
-        share = sum(node.flops for node in cost.nodes if node.op in bodied) / max(cost.flops, 1)
-        names = ", ".join([repr(node.name) for node in with_bodies if node.name][:3])
-        which = f" ({names})" if names else ""
-        parts.append(f"{net.layers.inside} in branches or loops{which}, which have {share:.0%} of the FLOPs")
+        nodes = (node for node in cost.nodes if node.op in bodied)
+        parts.append(told(net.layers.inside, "in branches or loops", [node.name for node in with_bodies], nodes))
     return (f"Layers whose input channels are not pruned: {' and '.join(parts)}.",) if parts else ()
 
 

@@ -18,6 +18,7 @@ from maskc.frontend.file_size import model_bytes
 from maskc.progress import note, stage
 from maskc.pruning.choice.observation import Observed
 from maskc.pruning.layers.network import Mask
+from maskc.pruning.layers.places import PRODUCT
 from maskc.pruning.options import PruneOptions
 from maskc.results.measurements import Latency
 from passes.rewriting.origins import Origin
@@ -86,24 +87,32 @@ class Search:
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.seen.removal.flops) - max(left - most, step)
             step *= 2
-        raise self._unreachable(f"{share:g} of the FLOPs", f"{left / self.before['flops']:.3g} of them are left")
+        told = f"there are still {left / self.before['flops']:.3g} of them"
+        raise self._unreachable(f"{share:g} of the FLOPs", told, compiled)
 
     def shortest(self, name: str, value: float) -> Mask:
         """The fewest whose loss brings a figure to its target."""
         figure, most = self._figure(name), 1 / value if name == "speedup" else value
         low = 0
-        while (found := figure(self._useful(self.seen.removal.gone())[1])) > most:
+        while (found := figure(compiled := self._useful(self.seen.removal.gone())[1])) > most:
             low, left = len(self.seen.removal.ends), self.seen.removal.flops
             # a model of time may be below what is left
             self.seen.removal.down_to(_STAGE * left if left > 0 else -math.inf)
             if len(self.seen.removal.ends) == low:
                 told = _told(name, 1 / found if name == "speedup" else found)
-                raise self._unreachable(f"--{name} {value:g}", f"it is {told}")
+                raise self._unreachable(f"--{name} {value:g}", f"it is {told}", compiled)
         return self._fewest(figure, most, low)
 
-    def _unreachable(self, what: str, left: str) -> InputError:
+    def _unreachable(self, what: str, left: str, compiled: passes.Shrunk) -> InputError:
+        """The error for a target, with the layers in which most is left."""
         text = f"{what} cannot be reached: with a tenth of every layer's channels left, {left}."
-        return InputError(" ".join([text, *self.seen.notes]))
+        cost = passes.count(compiled.model, at=self.options.at)
+        most = sorted(cost.nodes, key=lambda node: node.flops)[:-3:-1]
+        names = [node.name.removesuffix(PRODUCT) for node in most]
+        layers = " and ".join(
+            f"'{name}' ({node.flops / max(cost.flops, 1):.0%})" for name, node in zip(names, most, strict=True)
+        )
+        return InputError(" ".join([text, f"Most FLOPs are left in {layers}.", *self.seen.notes]))
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:
         """The fewest groups, of those that go first, whose loss brings a figure down to `most`: more than `low` units.

@@ -26,7 +26,7 @@ from maskc.frontend.one_node import one_node
 from maskc.runtime.onnxruntime_session import OnnxRuntimeSession
 from passes.graph.nested_protos import read_names
 from passes.graph.subgraphs import bodies
-from passes.graph.tensors import is_constant, is_floating, operand, values_of
+from passes.graph.tensors import describe, is_constant, is_floating, operand, values_of
 from passes.ops import UNKNOWN, rules
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.sizes.prepare import checked
@@ -276,13 +276,13 @@ class Constants:
 class Layers:
     """What a model sums with weights that nothing else reads, in its order.
 
-    constants: these weights, and what is added. outside, inside: how many other layers there are, in the main graph and
-    in bodies.
+    constants: these weights, and what is added. outside: the nodes of other layers of the main graph. inside: how many
+    there are in bodies.
     """
 
     contractions: tuple[Contraction, ...]
     constants: Constants
-    outside: int
+    outside: tuple[str, ...]
     inside: int
 
 
@@ -320,7 +320,9 @@ def layers(model: ModelProto) -> Layers:
     order = {node.outputs[0].name: number for number, node in enumerate(nodes)}
     read = sorted((each for those in found.values() for each in those), key=lambda each: order[each.output])
     inside = sum(_is_layer(node) for body in bodies(graph) for node in body.nodes)
-    return Layers(tuple(read), constants, len(order.keys() - {each.output for each in read}), inside)
+    among = {each.output for each in read}
+    outside = tuple(describe(node) for node in nodes if node.outputs[0].name not in among)
+    return Layers(tuple(read), constants, outside, inside)
 
 
 def readers(model: ModelProto) -> Counter[str]:

@@ -19,6 +19,9 @@ from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.set_nodes import set_nodes
 from passes.sizes.sizes_to_count_at import Sizes
 
+#: how tensors end that a product has in a network in which a bias is added behind it
+PRODUCT = "/maskc_product"
+
 
 def network(
     model: ModelProto,
@@ -145,7 +148,7 @@ def biased(model: ModelProto, layers: Layers, holder: Holder | None = None) -> L
         if place is not None:
             adding.input[place] = name
         else:
-            product = f"{layer.output}/maskc_product"
+            product = f"{layer.output}{PRODUCT}"
             node.output[0] = product
             nodes.append(helper.make_node("Add", [product, name], [layer.output], f"{layer.output}/maskc_add"))
         if name not in {own, *biases.values()}:

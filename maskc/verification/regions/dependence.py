@@ -167,7 +167,7 @@ def depends(checker: Checker, region: Region, places: Collection[Place], *, comp
     return False
 
 
-@np.errstate(invalid="ignore")  # of infinities nothing is known
+@np.errstate(invalid="ignore", over="ignore")  # of infinities nothing is known
 def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     """Whether the boundary of a region shows what is wrong with a tensor on its way, for any values of that.
 

@@ -32,8 +32,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "another rank": (bad(drawn(8, 6, 1)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x6x1."),
     "another size": (bad(drawn(8, 5)), r"Input 'x' is of shape \?x6, and in the data it is of shape 8x5."),
     "a number": (bad(3.0), "in the data it is a single number."),
-    "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds infinity or NaN"),
-    "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "holds infinity or NaN"),
+    "NaN": (bad(np.full((8, 6), np.nan, np.float32)), "holds NaN"),
+    "infinity": (bad(np.full((8, 6), np.inf, np.float32)), "output 'y' is infinity or NaN on the data"),
     "no samples": (bad(drawn(0, 6)), "is empty"),
     "texts": (bad(np.full((8, 6), "a")), "must be of type float32, and in the data it is of type <U1"),
     "complex numbers": (
@@ -56,7 +56,7 @@ BAD: dict[str, tuple[Any, str]] = {
         bad(np.full((80, 6), 3e38, np.float32)),
         "output 'y' is infinity or NaN on the data",
     ),
-    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds infinity or NaN"),
+    "NaN at the end": ([bad(drawn(8, 6))] * 9 + [bad(np.full((8, 6), np.nan))], "holds NaN"),
     "no name": ("", "The data have no name"),
     "no file": ("nowhere.npz", "The data file nowhere.npz does not exist"),
     "another kind of file": (__file__, "Data come from .npz or .npy files"),
@@ -90,6 +90,16 @@ def test_data_that_do_not_fit_are_told(case: str, tmp_path: Path, monkeypatch: p
 )
 def test_data_that_fit_are_taken(given: Any) -> None:
     assert not maskc.prune(gemm(), given, flops=0.6, verify=False).alone
+
+
+def test_a_cache_may_be_empty_and_a_mask_infinite() -> None:
+    text = """g (float[n,6] x, float[n,p,6] past, float[n,3] mask) => (float[n,3] y) { at = Constant<value_ints=[1]>()
+        t = Unsqueeze(x, at) c = Concat<axis=1>(past, t) s = ReduceSum<keepdims=0>(c, at) h = Gemm(s, first)
+        r = Relu(h) l = MatMul(r, second) m = Add(l, mask) y = Softmax(m) }"""
+    model = network(text, {"first": drawn(6, 16), "second": drawn(16, 3)})
+    masks = np.where(np.arange(3) == np.arange(40)[:, None] % 3, -np.inf, 0).astype(np.float32)
+    batches = [{"x": drawn(40, 6, seed=p), "past": drawn(40, p, 6), "mask": masks} for p in (0, 2, 0, 3, 1)]
+    assert maskc.prune(model, batches, flops=0.6).report.after.flops
 
 
 def test_samples_that_do_not_go_together_are_told() -> None:
