@@ -23,6 +23,7 @@ from passes.sizes.prepare import prepared
 
 Groups = dict[str, Index]
 _Kind = tuple[Hashable, ...]
+Decisions = dict[_Kind, int | None]
 Division = Callable[[str, Sequence[Index]], int | None]
 
 _NONE = np.zeros(0, np.int64)
@@ -83,17 +84,21 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
 
 @typed
 def coupling(
-    model: onnx.ModelProto, masks: Mapping[str, int], division: Division = lambda name, classes: None
+    model: onnx.ModelProto,
+    masks: Mapping[str, int],
+    division: Division = lambda name, classes: None,
+    best: Decisions | None = None,
 ) -> Coupling:
     """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same.
 
     division: by which of the axes that an axis is of, or becomes, a node of this name is to divide its slices; of each
-    there is the place of the slice, int64 [slices]. None: by the one that saves most.
+    there is the place of the slice, int64 [slices]. None: by the one that saves most. best: which that is, by what an
+    axis looks like, as far as another call with fewer masks has found; what this one finds is added.
     """
     spreading = _Spreading(prepared(model), masks)
     spreading.run()
     cost = _Cost(model, masks)
-    best: dict[_Kind, int | None] = {}
+    best = {} if best is None else best
     for part in spreading.parts:
         entries = spreading.entries_by_slice(part)
         if entries is None:

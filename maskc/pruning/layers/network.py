@@ -15,7 +15,7 @@ from maskc.pruning.layers.contractions import Contraction, Index, Layers
 from passes.graph.tensors import along, unite
 from passes.mask_savings.compiled_cost import compiled_cost
 from passes.mask_savings.cost_model import CostModel, cost_model
-from passes.mask_savings.coupled_entries import Coupling, coupling
+from passes.mask_savings.coupled_entries import Coupling, Decisions, coupling
 from passes.mask_savings.gated import PLACE, gated
 from passes.mask_savings.prunable_filters import Filters
 from passes.model.inputs import bind, split
@@ -123,14 +123,20 @@ class Holder(Protocol):
 
 
 def with_places(
-    model: ModelProto, layers: Layers, found: Sequence[Filters], at: Sizes | None, holder: Holder | None = None
+    model: ModelProto,
+    layers: Layers,
+    found: Sequence[Filters],
+    at: Sizes | None,
+    holder: Holder | None = None,
+    best: Decisions | None = None,
 ) -> Network:
-    """The network of a model with these layers that is masked at these places."""
+    """The network of a model with these layers that is masked at these places. best: as for `coupling`."""
     places = {f"{PLACE}{i}": place for i, place in enumerate(found)}
     masked = gated(model, places)
     units = gated_units(masked, layers)
     sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}
-    coupled = coupling(masked, sizes) if holder is None else coupling(masked, sizes, holder.division)
+    division = (lambda name, classes: None) if holder is None else holder.division
+    coupled = coupling(masked, sizes, division, best)
     roots = np.concatenate([np.zeros(0, np.int64), *(coupled.groups[name] for name in sizes)])
     number, index = np.unique(roots, return_inverse=True)
     entries, groups = np.append(index, -1), split(index, sizes)

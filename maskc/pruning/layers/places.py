@@ -15,6 +15,7 @@ from maskc.pruning.layers.channel_tracing import reached
 from maskc.pruning.layers.contractions import Layers, layers, readers
 from maskc.pruning.layers.network import Holder, Network, Reader, sharing, together, with_places
 from passes.graph.nested_protos import captured_names
+from passes.mask_savings.coupled_entries import Decisions
 from passes.mask_savings.prunable_filters import Filters, filters
 from passes.model.set_nodes import set_nodes
 from passes.sizes.sizes_to_count_at import Sizes
@@ -42,7 +43,8 @@ def network(
         if node.output and not node.output[0]:  # what recurrent layers write at each step, which they read themselves
             node.output[0] = f"maskc_output_{number}"
     read = biased(model, layers(model), holder)
-    known = with_places(model, read, places, at, holder)
+    best: Decisions = {}
+    known = with_places(model, read, places, at, holder, best)
     found = reached(known, batch, seed)
     units = np.concatenate([np.zeros(0, np.int64), *(found.groups[name] for name in found.units)])
     unknown = [
@@ -53,7 +55,7 @@ def network(
         and (holder is None or holder.leaves_unread(reader.contraction))
     ]
     own = list(_own_places(model, unknown))
-    made = sharing(reached(with_places(model, read, [*places, *own], at, holder), batch, seed) if own else found)
+    made = sharing(reached(with_places(model, read, [*places, *own], at, holder, best), batch, seed) if own else found)
     return made if holder is None else together(made, holder.together(made))
 
 
