@@ -31,7 +31,10 @@ def in_groups(index: Index, times: int) -> Index:
 
 
 def places(index: Index, free: Collection[int], channels: int) -> Index:
-    """A number for each channel, the same for those that lie at the same places, whatever these are along free axes."""
+    """A number for each channel, the same for those that lie at the same places, whatever these are along free axes.
+
+    One for all that lie nowhere.
+    """
     index = once(index)
     sizes = [1 if axis in free else size for axis, size in enumerate(index.shape)]
     at = np.broadcast_to(np.arange(int(np.prod(sizes))).reshape(sizes), index.shape).reshape(-1)
@@ -42,6 +45,7 @@ def places(index: Index, free: Collection[int], channels: int) -> Index:
     rows = at[order][alike[flat[order]]].reshape(-1, int(counts.max()))
     found = np.arange(channels) + len(rows)
     found[alike] = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    found[counts == 0] = channels + len(rows)
     return found
 
 

@@ -165,12 +165,13 @@ class Follower:
         trace.root.hold(places(trace.index, free, trace.root.zero.size))
 
     def _start(self, node: gs.Node) -> None:
-        """A reshape that splits one axis."""
+        """A reshape that splits an axis; of several that with zeros, or the last, as tokens come before channels."""
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
         shape, links = _example(y), self.facts.links(node)
-        for axis in sorted({k.input_axis for k in links if k.split}):
+        split = {k.input_axis for k in links if k.split}
+        for axis in sorted(split, key=lambda axis: (self.facts.zero(x, axis).any(), axis), reverse=True):
             size, out = self.facts.size(x, axis) or 0, {k.output_axis for k in links if k.input_axis == axis}
             sizes = [d if a in out else 1 for a, d in enumerate(shape)]
             if not self._keeps(node, (axis,)) or int(np.prod(sizes)) != size or not 0 < int(np.prod(shape)) <= _LARGEST:
@@ -344,12 +345,12 @@ class Follower:
         return [np.broadcast_to(index.reshape(sizes), shape)] if whole else None
 
     def _arrive(self, output: gs.Tensor, trace: Trace, beside: Trace | None = None) -> None:
-        """One axis that holds all channels by itself, once or for several heads, is the end."""
+        """One axis that holds channels by itself, each once or for as many heads, is the end."""
         axes = varying(trace.index)
         if len(axes) == 1 and self.facts.size(output, axes[0]) is not None:
             index = once(trace.index).reshape(-1)
-            counts = np.bincount(index, minlength=trace.root.zero.size)
-            if (counts == counts[0]).all():
+            if len({*np.unique(index, return_counts=True)[1].tolist()}) == 1:
+                trace.root.hold(among(trace).astype(np.int64))  # none changes places with others
                 even = trace.even and output.name not in self.pinned
                 self.merges.append(Merge(trace.root, output, axes[0], index, trace.zeros, even))
                 if beside is not None:

@@ -15,7 +15,7 @@ from tests.passes.attention.heads import (
     of_fewer_keys,
     widths,
 )
-from tests.passes.text import compiled, operators, weight
+from tests.passes.text import compiled, model, operators, random, weight
 
 BY_HEAD = SEPARATE.replace("0,2,3,1", "0,2,1,3")
 #: how queries, keys and values are made, and what is behind them
@@ -66,3 +66,47 @@ def test_without_masks_it_stays_as_it_is() -> None:
     form, behind = THREE
     source = attention(form, np.ones((3, WIDTH)), behind.format(attrs="", mask=""), opset=23)
     assert operators(compiled(source)) == ["MatMul", "Add"] * 3 + ["Attention", "MatMul"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_heads_of_examples_and_tokens_in_one_axis_behind_steps(packed: bool) -> None:
+    """As quantisers write it: a Gemm over all tokens, of which a Reshape divides both axes, and steps between all."""
+    rng, steps = np.random.default_rng(0), "step, zero"
+    heads = [np.concatenate([rng.permutation(8) < 4 for _ in range(4)]) for _ in range(2)]
+    keep = [heads[0], heads[0], heads[1]]
+
+    def rounded(name: str) -> str:
+        return f"{name}q = QuantizeLinear({name}, {steps}) {name}d = DequantizeLinear({name}q, {steps})"
+
+    if packed:
+        body = f"""p = Gemm(x, w, b) {rounded("p")} r = Reshape(pd, divided) {rounded("r")}
+            s0, s1, s2 = Split<axis=2>(rd, ones)
+            {" ".join(f"{rounded(f's{k}')} t{k} = Squeeze(s{k}d, two)" for k in range(3))}"""
+    else:
+        body = " ".join(
+            f"p{k} = Gemm(x, w{k}, b{k}) {rounded(f'p{k}')} t{k} = Reshape(p{k}d, divided)" for k in range(3)
+        )
+    body += f"""
+        {" ".join(f"h{k} = Transpose<perm=[0,2,1,3]>(t{k}) {rounded(f'h{k}')}" for k in range(3))}
+        g = Transpose<perm=[0,1,3,2]>(h1d) l = MatMul(h0d, g) a = Softmax(l) o = MatMul(a, h2d) {rounded("o")}
+        u = Transpose<perm=[0,2,1,3]>(od) {rounded("u")} j = Reshape(ud, joined) y = MatMul(j, v)"""
+    masked = [(random(16, 32, seed=k) * each, random(32, seed=k + 9) * each) for k, each in enumerate(keep)]
+    weights = {f"{name}{k}": each[i] for k, each in enumerate(masked) for i, name in enumerate("wb")}
+    if packed:
+        weights = {name: np.concatenate([each[i] for each in masked], axis=-1) for i, name in enumerate("wb")}
+    source = model(
+        "(float[20,16] x) => (float[20,5] y)",
+        body,
+        step=np.float32(0.05),
+        zero=np.uint8(128),
+        divided=np.array([2, 10, 3, 4, 8] if packed else [2, 10, 4, 8]),
+        joined=np.array([20, 32]),
+        two=np.array([2]),
+        ones=np.array([1, 1, 1]),
+        v=random(32, 5, seed=3),
+        **weights,
+    )
+    result = compiled(source)
+    widths = [weight(result, "Gemm", which=k).shape[1] for k in range(operators(result).count("Gemm"))]
+    assert sum(widths) == 3 * 16
+    assert weight(result, "MatMul", which=-1).shape[0] == 16
