@@ -33,6 +33,7 @@ from passes.simplify import (
     repeated_indices,
     reshape_chains,
     sequences,
+    split_einsums,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_operators import gelu
@@ -170,6 +171,7 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
     heads_in_batch.split(graph)
+    split_einsums.split(graph)
     constant_folding.fold_constants(graph, keep)
     dead_code.drop_unused(graph)
     move_masks_after_products.move_masks(graph, keep)

@@ -14,6 +14,9 @@ OVER_TOKENS = {
         e = Add(z, scale)  y0 = Div(a, e)""",
     "einsum": """kn = Transpose<perm=[0,1,3,2]>(kp)  s = Einsum<equation="bhnd,bhne->bhed">(kn, v)
         y0 = Einsum<equation="bhed,bhnd->bhne">(s, qr)""",
+    "einsum of three": """kn = Transpose<perm=[0,1,3,2]>(kp)  s = Einsum<equation="bhnd,bhne->bhde">(kn, v)
+        r = ReduceSum<keepdims=0>(kp, last)  z = Einsum<equation="bhtd,bhd->bht">(qr, r)  e = Add(z, scale)
+        i = Reciprocal(e)  y0 = Einsum<equation="bhtd, bhde, bht -> bhte">(qr, s, i)""",
 }
 
 
