@@ -222,19 +222,37 @@ class Graph:
         #: the tables that tensors are indices of, each with the axis, or how many entries there are without one
         self.tables, self.readers = dict[str, list[tuple[str, int]]](), dict[str, list[NodeProto]]()
         for node in self.nodes:
-            for table, index, axis in TABLED.get(node.op_type, ()):
-                if len(node.input) > max(table, index) and node.input[table] in self.fixed:
-                    axis = next((a.i for a in node.attribute if a.name.endswith("axis")), axis)
-                    self.tables.setdefault(node.input[index], []).append((node.input[table], axis))
-            if node.op_type == "OneHot" and node.input[1] in self.stored:
-                depth = int(numpy_helper.to_array(self.stored[node.input[1]]).reshape(-1)[0])
-                self.tables.setdefault(node.input[0], []).append(("", depth))
+            for index, table, axis in self._lookups(node, {}):
+                self.tables.setdefault(index, []).append((table, axis))
         for node, names in zip(self.nodes, self.reads, strict=True):
             for name in names:
                 self.readers.setdefault(name, []).append(node)
         for node in reversed(self.nodes):  # numbers of another type are indices as well
             if node.op_type in ("Cast", "Identity") and node.output[0] in self.tables:
                 self.tables.setdefault(node.input[0], []).extend(self.tables[node.output[0]])
+
+    def _lookups(self, node: NodeProto, names: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
+        """The index, the table and the axis of each look-up of a node, or no table and how many entries there are.
+
+        names: in a body, of which tensors of the graph others hold values.
+        """
+        for table, index, axis in TABLED.get(node.op_type, ()):
+            if len(node.input) > max(table, index) and self.known([node.input[table]]):
+                axis = next((a.i for a in node.attribute if a.name.endswith("axis")), axis)
+                yield names.get(node.input[index], node.input[index]), node.input[table], axis
+        if node.op_type == "OneHot" and node.input[1] in self.stored:
+            depth = numpy_helper.to_array(self.stored[node.input[1]])
+            yield names.get(node.input[0], node.input[0]), "", int(depth.reshape(-1)[0])
+        for body in bodies(node):
+            held = zip(body.input, node.input, strict=False)  # a number of rounds is no index
+            inside = {
+                **names,
+                **{value.name: names.get(name, name) for value, name in [*held][node.op_type == "Loop" :]},
+            }
+            for inner in body.node:
+                yield from self._lookups(inner, inside)
+                if inner.op_type in PASSING and inner.input:
+                    inside[inner.output[0]] = inside.get(inner.input[0], inner.input[0])
 
     def version(self, node: NodeProto) -> int:
         """Since when a node's operator is what it is in the opset of the model."""
@@ -942,7 +960,9 @@ class Checker:
             shape, entries = self.seen[name].shapes[0], self._entries(name) if self.types[name].kind in "iu" else 0
             if looks_up and (shape or not (region.boundary.slices or self.claims.get(source))):
                 turns += tuple(range(TABLES, TABLES - (-entries // ENTRIES)))
-            elif entries and any(name in node.input and node.op_type in TABLED for node in self.nodes(region)):
+            elif entries and any(
+                name in _reads(n) and (n.op_type in TABLED or any(bodies(n))) for n in self.nodes(region)
+            ):
                 sweeps = min(MOST_SWEEPS, -(-entries // max(1, math.prod(shape))))
                 turns += tuple(range(SWEEP, SWEEP + 2 * sweeps, 2))
         return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
@@ -950,7 +970,9 @@ class Checker:
     def _entries(self, name: str) -> int:
         """How many entries the tables have that a tensor is an index of, 0 where none is seen."""
         tables = self.source.tables[name]
-        sizes = [self.shape(table)[axis] for table, axis in tables if self.shape(table)]
+        stored = {table: self.source.stored[table].dims for table, _ in tables if table in self.source.stored}
+        shapes = [(stored.get(table) or self.shape(table), axis) for table, axis in tables if table]
+        sizes = [shape[axis] for shape, axis in shapes if shape]
         return min([*sizes, *(count for table, count in tables if not table)], default=0)
 
     def beyond(self, region: Region) -> Sequence[int]:

@@ -15,6 +15,7 @@ NUMBERS = {
     "zero": np.array(0),
     "low": np.array(0.0),
     "years": np.array(20.0),
+    "years4": np.full(4, 20.0),
     "scales": np.array([0.0, 1.0]),
     "last": np.array([1]),
 }
@@ -36,6 +37,17 @@ FLOATS, INTEGERS = f"(float[n,{ROWS}] x) => (float[n,4] y)", "(int64[n] x) => (f
         ("(int64[n,1] x) => (float[n,4] y)", "y = GatherND(table, x)"),
         ("(int64[n] x) => (float[4,n] y)", "t = Transpose(table) y = ai.onnx.ml.ArrayFeatureExtractor(t, x)"),
         ("(int64[n,5] x) => (float[n,4] y)", "a = Gather(table, x) y = ReduceMean<axes=[1], keepdims=0>(a)"),
+        (
+            "(int64[n] x) => (float[n,4] y)",
+            "e, y = Scan<num_scan_inputs=1, body = b (float[4] s, int64 i) => (float[4] o, float[4] r) "
+            "{ r = Gather(table, i) o = Add(s, r) }>(years4, x)",
+        ),
+        (
+            "(int64[3] x) => (float[4] y)",
+            "n = Constant<value_int=3>() t = Constant<value = bool {1}>() y = Loop(n, t, years4) "
+            "<body = b (int64 i, bool c, float[4] s) => (bool d, float[4] r) "
+            "{ d = Identity(c) k = Gather(x, i) g = Gather(table, k) r = Add(s, g) }>",
+        ),
     ],
 )
 def test_an_entry_that_something_picks(signature: str, body: str) -> None:
