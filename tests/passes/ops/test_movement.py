@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.passes.text import compiled, exact, model, random, weight
+from tests.passes.text import compiled, exact, model, operators, random, weight
 
 KEEP = np.array([1, 0, 1, 1, 0, 0, 1, 0], np.float32)  # half of eight channels
 NUMBERS = {
@@ -173,3 +173,13 @@ def test_a_slice_with_steps_of_what_is_whole_stays() -> None:
     result = compiled(source)
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "Slice", "Slice", "Conv"]
     assert result.report.after.macs == 64 * 2 * 3 * 9 + 16 * 2 * 2
+
+
+@pytest.mark.parametrize(("index", "op"), [([2, 3, 4], "Slice"), ([2, 4, 6], "Gather"), ([4, 3, 2], "Gather")])
+def test_neighbours_are_sliced(index: list[int], op: str) -> None:
+    source = model(
+        "(float[n,5,8] x) => (float[n,5,3] y)",
+        "s = Sigmoid(x) p = Gather<axis=2>(s, index) y = Softmax(p)",
+        index=np.array(index),
+    )
+    assert op in operators(compiled(source))
