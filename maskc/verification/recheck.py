@@ -273,7 +273,8 @@ class Graph:
     def takes_any(self, node: NodeProto) -> bool:
         """Whether a node takes any numbers or words, of which none is a size, or a number of rounds."""
         if any(bodies(node)):
-            counted = node.op_type != "Loop" or node.input[0] in self.fixed
+            rounds = self.stored.get(node.input[0]) if node.op_type == "Loop" else None  # a loop may else have no end
+            counted = node.op_type != "Loop" or (rounds is not None and numpy_helper.to_array(rounds).max() <= ENTRIES)
             return counted and all(self.takes_any(inner) for body in bodies(node) for inner in body.node)
         moves = node.op_type in EXACT and self.known(node.input[1:])
         return node.domain == LEARNED or (not node.domain and (moves or node.op_type in TAKING))
@@ -314,6 +315,7 @@ class Graph:
         graph, moved, read = onnx.GraphProto(name="part"), moved or {}, set[str]()
         names, nodes = {leaf: f"{leaf}·" for leaf in leaves}, [*nodes]
         sized = {self.nodes[index].input[0] for index in nodes if self.nodes[index].op_type in SIZED}
+        used = {name for index in nodes for name in self.reads[index]} & self.stored.keys() - {*moved, *names}
         measured = {self.nodes[index].input[0] for index in nodes if sized and self.nodes[index].op_type == "Shape"}
 
         def move(name: str, value: str) -> None:
@@ -330,8 +332,7 @@ class Graph:
         for name in sorted(moved.keys() & self.constants.keys()):
             move(name, name)
         for index in nodes:
-            name = self.nodes[index].output[0]
-            if self.nodes[index].op_type == "Constant" and name in self.stored and name not in {*moved, *names}:
+            if self.nodes[index].op_type == "Constant" and (name := self.nodes[index].output[0]) in used:
                 graph.initializer.append(self.stored[name])  # of which sizes are inferred
                 graph.initializer[-1].name = name
                 continue
