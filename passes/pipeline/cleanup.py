@@ -10,11 +10,11 @@ from passes.simplify import (
     absorb_gathers,
     constant_folding,
     dead_code,
-    factor_out_of_sums,
     fold_scale_shift,
     one_hot_to_gather,
 )
 from passes.simplify.decomposed_operators import hard_activations
+from passes.simplify.products import factor_out_of_sums
 from passes.targets.widths.fusions import fused_nodes
 from passes.weights import write_quantized
 

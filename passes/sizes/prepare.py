@@ -29,14 +29,13 @@ from passes.simplify import (
     dead_code,
     drop_expands,
     heads_in_batch,
-    move_masks_after_products,
     repeated_indices,
     reshape_chains,
     sequences,
-    split_einsums,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_operators import gelu
+from passes.simplify.products import move_masks_after_products, split_einsums
 from passes.simplify.raise_opset import raise_opset
 from passes.sizes.loop_states import Suppositions
 from passes.sizes.onnx_inference import annotate_node, check, name_inputs

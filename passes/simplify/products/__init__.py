@@ -1,0 +1,1 @@
+"""Sums of products, written so that channels can be followed and removed."""
