@@ -107,15 +107,16 @@ BOUNDLESS = (
     LOOKUP
     | WHOLE - EXACT
     | frozenset(
-        "ArgMax ArgMin BitShift BitwiseNot CastLike Compress Concat CumSum Flatten GatherElements GatherND Pow "
-        "ReduceMax ReduceMin ReduceSum ReverseSequence ScatterElements ScatterND Slice TopK Transpose Trilu "
-        "Unique".split()
+        "ArgMax ArgMin BitShift BitwiseNot CastLike Celu Compress Concat CumSum Flatten GatherElements GatherND Mean "
+        "Mish Pow PRelu Reciprocal ReduceMax ReduceMin ReduceSum ReverseSequence ScatterElements ScatterND Slice Sum "
+        "TopK Transpose Trilu Unique".split()
     )
 )
 # Others that do, and sum with weights or over places.
 DENSE = frozenset(
-    "BatchNormalization Conv ConvTranspose Einsum Gemm GlobalAveragePool GlobalMaxPool InstanceNormalization "
-    "LayerNormalization LogSoftmax MatMul ReduceMean Softmax".split()
+    "AveragePool BatchNormalization Conv ConvTranspose Einsum Gemm GlobalAveragePool GlobalMaxPool GroupNormalization "
+    "InstanceNormalization LayerNormalization LogSoftmax LpNormalization MatMul MaxPool ReduceL1 ReduceL2 ReduceMean "
+    "ReduceSumSquare RMSNormalization Softmax".split()
 )
 TAKING = BOUNDLESS | DENSE
 # Operators with weights of channels, which are on the second axis.

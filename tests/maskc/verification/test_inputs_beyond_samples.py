@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 import maskc
 from tests.maskc import build
+from tests.passes.text import drawn
 
 TABLE = np.arange(64, dtype=np.float32).reshape(8, 8)
 INTEGERS = "(int64[n,6] x) => (int64[n,6] y)"
@@ -340,3 +341,25 @@ def test_what_a_body_compares_something_with(operator: str, kind: str, body: str
     )
     assert maskc.verify(one, one).passed
     assert not maskc.verify(one, two).passed
+
+
+def test_one_branch_of_many_that_look_alike() -> None:
+    """Under other names inside: conditions that hold for hardly any number, and zeros in place of what they choose."""
+    choice = (
+        "{0}e{1} = Equal(which, c{1}) {0}y{1} = If({0}e{1}) "
+        "<then_branch = a () => (float[n,4] p) {{ p = MatMul(x, w{1}) }}, "
+        "else_branch = b () => (float[n,4] q) {{ q = MatMul(x, zeros) }}> "
+    )
+    weights = {f"w{k}": drawn(f"w{k}", 8, 4) for k in range(6)} | {f"c{k}": np.array(k) for k in range(6)}
+    one, two = (
+        build.model(
+            "(float[n,8] x, int64 which) => (float[n,4] y)",
+            "".join(choice.format(p, k) for k in range(6)) + f"y = Sum({', '.join(f'{p}y{k}' for k in range(6))})",
+            checked=False,
+            constants=weights | {"zeros": np.zeros((8, 4))},
+        )
+        for p in "st"
+    )
+    wrong = build.changed(two, "w5", lambda w: 1.5 * w)
+    assert maskc.verify(one, two).passed
+    assert not maskc.verify(one, wrong).passed
