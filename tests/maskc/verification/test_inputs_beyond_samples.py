@@ -350,11 +350,11 @@ def test_one_branch_of_many_that_look_alike() -> None:
         "<then_branch = a () => (float[n,4] p) {{ p = MatMul(x, w{1}) }}, "
         "else_branch = b () => (float[n,4] q) {{ q = MatMul(x, zeros) }}> "
     )
-    weights = {f"w{k}": drawn(f"w{k}", 8, 4) for k in range(6)} | {f"c{k}": np.array(k) for k in range(6)}
+    weights = {f"w{k}": drawn(f"w{k}", 8, 4) for k in range(8)} | {f"c{k}": np.array(k) for k in range(8)}
     one, two = (
         build.model(
             "(float[n,8] x, int64 which) => (float[n,4] y)",
-            "".join(choice.format(p, k) for k in range(6)) + f"y = Sum({', '.join(f'{p}y{k}' for k in range(6))})",
+            "".join(choice.format(p, k) for k in range(8)) + f"y = Sum({', '.join(f'{p}y{k}' for k in range(8))})",
             checked=False,
             constants=weights | {"zeros": np.zeros((8, 4))},
         )
