@@ -165,13 +165,16 @@ class Follower:
         trace.root.hold(places(trace.index, free, trace.root.zero.size))
 
     def _start(self, node: gs.Node) -> None:
-        """A reshape that splits an axis; of several that with zeros, or the last, as tokens come before channels."""
+        """A reshape that splits an axis; of several that with zeros, or the last, as tokens come before channels.
+
+        No first one without zeros, which has examples or tokens: what is split after it could not be followed.
+        """
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
         shape, links = _example(y), self.facts.links(node)
-        split = {k.input_axis for k in links if k.split}
-        for axis in sorted(split, key=lambda axis: (self.facts.zero(x, axis).any(), axis), reverse=True):
+        split = {(bool(self.facts.zero(x, k.input_axis).any()), k.input_axis) for k in links if k.split}
+        for _, axis in sorted(split - {(False, 0)}, reverse=True):
             size, out = self.facts.size(x, axis) or 0, {k.output_axis for k in links if k.input_axis == axis}
             sizes = [d if a in out else 1 for a, d in enumerate(shape)]
             if not self._keeps(node, (axis,)) or int(np.prod(sizes)) != size or not 0 < int(np.prod(shape)) <= _LARGEST:

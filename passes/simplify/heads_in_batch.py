@@ -21,6 +21,7 @@ from passes.ops.concat_split import Concat, Split
 from passes.ops.contractions.einsum import Einsum
 from passes.ops.contractions.matmul import MatMul
 from passes.ops.elementwise import Elementwise
+from passes.ops.quantization import Quantization
 from passes.ops.shape import Measuring, Reshape, Transpose, sizes_told
 from passes.ops.softmax_like import Softmax
 
@@ -145,6 +146,7 @@ class _Region:
             return self._of_letter(node, tensor, axis)
         rank = len(shape_of(node.outputs[0]) or ())
         single = isinstance(op, Elementwise) and op.broadcasts and len(node.outputs) == 1
+        single |= isinstance(op, Quantization) and all(shape_of(t) in ((), (1,)) for _, t in present(node.inputs)[1:])
         if len(shape) != rank or not (single or (isinstance(op, MatMul) and axis < rank - 2)):
             return None
         found = [(node.outputs[0], axis)]

@@ -68,45 +68,45 @@ def test_without_masks_it_stays_as_it_is() -> None:
     assert operators(compiled(source)) == ["MatMul", "Add"] * 3 + ["Attention", "MatMul"]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_heads_of_examples_and_tokens_in_one_axis_behind_steps(packed: bool) -> None:
+@pytest.mark.parametrize("form", ["apart", "packed", "sliced", "in the batch"])
+def test_heads_of_examples_and_tokens_in_one_axis_behind_steps(form: str) -> None:
     """As quantisers write it: a Gemm over all tokens, of which a Reshape divides both axes, and steps between all."""
-    rng, steps = np.random.default_rng(0), "step, zero"
+    rng, steps, parts = np.random.default_rng(0), "step, zero", range(3)
     heads = [np.concatenate([rng.permutation(8) < 4 for _ in range(4)]) for _ in range(2)]
     keep = [heads[0], heads[0], heads[1]]
 
     def rounded(name: str) -> str:
         return f"{name}q = QuantizeLinear({name}, {steps}) {name}d = DequantizeLinear({name}q, {steps})"
 
-    if packed:
-        body = f"""p = Gemm(x, w, b) {rounded("p")} r = Reshape(pd, divided) {rounded("r")}
+    together = form in ("packed", "sliced")
+    if form == "packed":
+        body = f"""p = Gemm(x, w, b) {rounded("p")} r = Reshape(pd, of_all) {rounded("r")}
             s0, s1, s2 = Split<axis=2>(rd, ones)
-            {" ".join(f"{rounded(f's{k}')} t{k} = Squeeze(s{k}d, two)" for k in range(3))}"""
+            {" ".join(f"{rounded(f's{k}')} t{k} = Squeeze(s{k}d, two)" for k in parts)}"""
+    elif form == "sliced":
+        body = f"""p = Gemm(x, w, b) {rounded("p")} r = Reshape(pd, tokens) {rounded("r")}
+            s0, s1, s2 = Split<axis=2>(rd)
+            {" ".join(f"{rounded(f's{k}')} t{k} = Reshape(s{k}d, divided)" for k in parts)}"""
     else:
-        body = " ".join(
-            f"p{k} = Gemm(x, w{k}, b{k}) {rounded(f'p{k}')} t{k} = Reshape(p{k}d, divided)" for k in range(3)
-        )
-    body += f"""
-        {" ".join(f"h{k} = Transpose<perm=[0,2,1,3]>(t{k}) {rounded(f'h{k}')}" for k in range(3))}
-        g = Transpose<perm=[0,1,3,2]>(h1d) l = MatMul(h0d, g) a = Softmax(l) o = MatMul(a, h2d) {rounded("o")}
-        u = Transpose<perm=[0,2,1,3]>(od) {rounded("u")} j = Reshape(ud, joined) y = MatMul(j, v)"""
+        body = " ".join(f"p{k} = Gemm(x, w{k}, b{k}) {rounded(f'p{k}')} t{k} = Reshape(p{k}d, divided)" for k in parts)
+    body += " ".join(f" h{k} = Transpose<perm=[0,2,1,3]>(t{k}) {rounded(f'h{k}')}" for k in parts)
+    if form == "in the batch":
+        body += " ".join(f" m{k} = Reshape(h{k}d, merged) {rounded(f'm{k}')}" for k in parts)
+        body += f"""  g = Transpose<perm=[0,2,1]>(m1d) l = MatMul(m0d, g) a = Softmax(l) n = MatMul(a, m2d)
+            {rounded("n")} o = Reshape(nd, by_head)"""
+    else:
+        body += " g = Transpose<perm=[0,1,3,2]>(h1d) l = MatMul(h0d, g) a = Softmax(l) o = MatMul(a, h2d)"
+    body += f"""  {rounded("o")} u = Transpose<perm=[0,2,1,3]>(od) {rounded("u")}
+        j = Reshape(ud, joined) y = MatMul(j, v)"""
     masked = [(random(16, 32, seed=k) * each, random(32, seed=k + 9) * each) for k, each in enumerate(keep)]
     weights = {f"{name}{k}": each[i] for k, each in enumerate(masked) for i, name in enumerate("wb")}
-    if packed:
+    if together:
         weights = {name: np.concatenate([each[i] for each in masked], axis=-1) for i, name in enumerate("wb")}
-    source = model(
-        "(float[20,16] x) => (float[20,5] y)",
-        body,
-        step=np.float32(0.05),
-        zero=np.uint8(128),
-        divided=np.array([2, 10, 3, 4, 8] if packed else [2, 10, 4, 8]),
-        joined=np.array([20, 32]),
-        two=np.array([2]),
-        ones=np.array([1, 1, 1]),
-        v=random(32, 5, seed=3),
-        **weights,
-    )
-    result = compiled(source)
+    shapes = {"of_all": [2, 10, 3, 4, 8], "divided": [2, 10, 4, 8], "tokens": [2, 10, 96], "joined": [20, 32]}
+    shapes |= {"merged": [8, 10, 8], "by_head": [2, 4, 10, 8], "two": [2], "ones": [1, 1, 1]}
+    given = {name: np.array(sizes) for name, sizes in shapes.items()} | weights
+    given |= {"step": np.float32(0.05), "zero": np.uint8(128), "v": random(32, 5, seed=3)}
+    result = compiled(model("(float[20,16] x) => (float[20,5] y)", body, constants=given))
     widths = [weight(result, "Gemm", which=k).shape[1] for k in range(operators(result).count("Gemm"))]
     assert sum(widths) == 3 * 16
     assert weight(result, "MatMul", which=-1).shape[0] == 16
