@@ -58,6 +58,7 @@ from maskc.verification.output_rounding import RoundedWeights, Rounding
 from maskc.verification.output_tolerance import TENSORFLOW_FACTOR, Tolerance
 from maskc.verification.random_operators import draws, load_repeatable
 from maskc.verification.recheck import FLOATS, PRODUCTS, seed_apart
+from maskc.verification.regions.conditions import uncovered
 from maskc.verification.regions.hidden_differences import first_failure
 from maskc.verification.regions.search import Failure, Proof
 from passes.model.declarations import dims_of
@@ -288,7 +289,7 @@ def _compare_inside(
         where = "some tensor" if failure is None else f"'{failure.region.target}'"
         why = "" if failure is None else f": {failure.judgement.why}"
         found.undecided.append(f"What computes {where} could not be compared{why}.")
-    else:
+    elif not uncovered(proof):
         found.certificate = certificate
     return proof, failure
 

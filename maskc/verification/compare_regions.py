@@ -19,6 +19,7 @@ from maskc.verification import recheck
 from maskc.verification.certificate import Certificate, seen_in
 from maskc.verification.recheck import EXACT, UNIT, Array, Boundary, Graph, Judgement, Region, Seen, session, stream
 from maskc.verification.regions.checker import AS_SEEN, Checker
+from maskc.verification.regions.conditions import with_conditions
 from maskc.verification.regions.search import Failure, Proof, prove
 from passes.errors import in_brief
 from passes.model.local_functions import inlined
@@ -46,7 +47,7 @@ def compare_regions(
         try:
             source = graph_of(reference)
             inputs = seen_in([_fed(source, reference, each) for each in feeds])
-            proof = prove(source, graph_of(compiled), recheck.feeds(inputs, seed), origins, seed)
+            proof = with_conditions(prove(source, graph_of(compiled), recheck.feeds(inputs, seed), origins, seed))
             return Certificate(proof, inputs)
         except Exception as error:  # of any kind that ONNX Runtime has
             what = "ONNX Runtime cannot run the models operator by operator"

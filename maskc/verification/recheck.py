@@ -50,6 +50,7 @@ NUMPY = {t: helper.np_dtype_to_tensor_dtype(t) for t in map(np.dtype, "f2 f4 f8 
 NARROW: dict[int, float] = {TensorProto.FLOAT16: 2.0**-11, TensorProto.BFLOAT16: 2.0**-8}
 SUBNORMAL = 2.0**-24  # the least number of half precision
 LOGISTIC = 2.0**-22  # what ONNX Runtime's Sigmoid, 1/2 and a quotient, or an exponential less 1 may be off by near 0
+SHUT = 18.0  # below minus this ONNX Runtime's Sigmoid is that of it
 TYPED = ("to", "dtype", "output_dtype", "stash_type", "softmax_precision")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 RANDOM = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())
@@ -651,17 +652,14 @@ class Claim:
     @classmethod
     def made(cls, arrays: Sequence[Array], axis: int, still: Array, pairs: Pairs = ()) -> Claim:
         """That slices are what they are in runs, and those in pairs what least squares make of the others."""
-        runs = [np.take(array, still, axis) for array in arrays]
-        first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
+        runs = in_brief([np.take(array, still, axis) for array in arrays], axis)
         if not len(still):
-            runs = [first.reshape([int(a != axis) for a in range(first.ndim)])]
-        elif first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs):
-            runs = [first]
+            runs = [np.zeros([int(a != axis) for a in range(runs[0].ndim)], runs[0].dtype)]
         if not len(pairs):
             return cls(still, runs, still, np.zeros(len(still)))
         slices, of = np.array(pairs).T
         factors, shifts = fitted(rows(arrays, axis, slices), rows(arrays, axis, of))
-        shifts = shifts.reshape(_along(axis, first.ndim))
+        shifts = shifts.reshape(_along(axis, runs[0].ndim))
         sizes = ((*run.shape[:axis], len(slices), *run.shape[axis + 1 :]) for run in runs)
         runs = [np.append(run, np.broadcast_to(shifts, size), axis) for run, size in zip(runs, sizes, strict=True)]
         return cls(np.append(still, slices), runs, np.append(still, of), np.append(np.zeros(len(still)), factors))
@@ -673,6 +671,13 @@ class Claim:
             return run
         factors = self.factors.reshape(_along(axis, values.ndim))
         return np.asarray(run + factors * np.where(factors == 0, 0, values.take(self.of, axis)))
+
+
+def in_brief(runs: list[Array], axis: int) -> list[Array]:
+    """One number for each slice along the axis, where in all runs they are no more."""
+    first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
+    alike = first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs)
+    return [first] if alike else runs
 
 
 Claims = Mapping[int, Claim]  # by axis
@@ -1140,8 +1145,12 @@ class Checker:
         leaves = {n: self.types[b.source] for n, b in held.items()}
         nodes = sorted({index for region in group for index in region.compiled})
         two = session(self.compiled.part(nodes, leaves, targets), self.compiled.folder, self.packs)
+        shared = reads.keys() & {b.source for b in held.values()} | {*self.source.inputs}
         for turn in self.turns(group[0]):
-            values = {name: self.fresh(name, turn) for name in reads.keys() | {b.source for b in held.values()}}
+            values = {}
+            for name in reads.keys() | {b.source for b in held.values()}:  # one that one side has folded is as it is
+                seen = turn < BEYOND or name in shared
+                values[name] = self.fresh(name, turn if seen else _run_of(turn) % len(self.seen[name].shapes))
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
             try:
                 results = one.run(wanted, {f"{n}·": values[n] for n in reads}) if one else []
@@ -1308,7 +1317,9 @@ class Checker:
         gates = "Sigmoid" in operators and bool((result >= 0).all() and (result <= 1).all())
         ends = {self.source.nodes[index].op_type for index in region.source[-1:]}
         off = gates or not (operators.isdisjoint(GATED) and ends.isdisjoint(EXPONENTIAL))
-        return LOGISTIC * off * max(1.0, float(np.abs(result).max(initial=0)))
+        # of a gate and its steps, times a number at which it is nearly shut
+        shut = SHUT if {"Exp", "Sigmoid"} <= operators and not gates else 1.0 * off
+        return LOGISTIC * shut * max(1.0, float(np.abs(result).max(initial=0)))
 
     @np.errstate(invalid="ignore")  # of what is infinite on both sides
     def relative(

@@ -12,12 +12,33 @@ from onnx import NodeProto, numpy_helper
 from maskc.verification import recheck
 from maskc.verification.recheck import Array, Boundary, Graph, Judgement, Region, Slices
 from maskc.verification.regions.observation import Observed, Tensor, print_of
-from passes.rewriting.origins import Origin
+from passes.rewriting.origins import Origin, Origins
 
 # How far two prints of one slice may be apart, relative to the largest element: whole models round more than regions.
 _ALIKE = 1e-3
 # Of slices that are so near, as a share of that, the nearest do not count as nearer than the others.
 _SAME = 1e-2
+
+
+def stored_slices(compiled: Graph, origins: Origins) -> dict[str, dict[int, Array]]:
+    """The slices of tensors of the source that the compiler says are stored, along axes where some are not.
+
+    And none along those where it knows of constants, but stores all.
+    """
+    holding: dict[str, list[Slices]] = defaultdict(list)
+    for origin in (origins.get(name) or Origin(name) for name in compiled.maker):
+        holding[origin.source].append(origin.slices)
+    whole = {name: {axis: np.empty(0, np.int64) for axis in axes} for name, axes in origins.constant.items()}
+    parts = {
+        source: {
+            axis: np.unique(np.concatenate([slices[axis] for slices in each if axis in slices]))
+            for axis in {axis for slices in each for axis in slices}
+            if all(axis in slices for slices in each)
+        }
+        for source, each in holding.items()
+        if any(each)
+    }
+    return {name: {**whole.get(name, {}), **parts.get(name, {})} for name in {**whole, **parts}}
 
 
 def by_name(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from maskc.verification import recheck
-from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region, Slices
+from maskc.verification.recheck import MOST, Array, Boundary, Claim, Claims, Graph, Judgement, Region
 from maskc.verification.regions import dependence
 from maskc.verification.regions.checker import Checker
-from maskc.verification.regions.correspondence import by_name, by_random_values, by_value, factors_of
+from maskc.verification.regions.correspondence import by_name, by_random_values, by_value, factors_of, stored_slices
 from maskc.verification.regions.observation import Observed, Tensor, observe
 from passes.errors import in_brief
-from passes.rewriting.origins import Origin, Origins
+from passes.rewriting.origins import Origins
 
 # How often what a region reads is taken into it.
 _LEVELS = 12
@@ -99,7 +99,7 @@ def prove(
     seed: int = 0,
 ) -> Proof:
     """Find boundaries and claims that hold and prove the outputs. Raises what ONNX Runtime does on whole models."""
-    stored = _stored(compiled, Origins() if origins is None else origins)
+    stored = stored_slices(compiled, Origins() if origins is None else origins)
     inputs = {name: Boundary(name) for name in compiled.inputs}
     judged: dict[Key, Judgement] = {}
 
@@ -148,36 +148,20 @@ def prove(
     return min(proofs, key=lambda proof: len(proof.failing))
 
 
+def search_of(checker: Checker) -> Proof:
+    """What is proved of these boundaries and claims, as they are."""
+    search = _Search(checker, {})
+    search.settles()
+    return search.proof()
+
+
 def confirmed(proof: Proof, times: int = 3) -> Proof:
     """A complete proof without claims that hold by chance, as other random values show, if it needs none of these."""
     checker, again, claims = proof.checker, proof, dict(proof.checker.claims)
     for seed in (*range(checker.seed + 1, checker.seed + 1 + times), checker.seed) if claims else ():
         checker = Checker(checker.source, checker.compiled, dict(checker.boundaries), claims, checker.seen, seed)
-        search = _Search(checker, {})
-        search.settles()
-        again = search.proof()
+        again = search_of(checker)
     return again if again.complete else proof
-
-
-def _stored(compiled: Graph, origins: Origins) -> dict[str, dict[int, Array]]:
-    """The slices of tensors of the source that the compiler says are stored, along axes where some are not.
-
-    And none along those where it knows of constants, but stores all.
-    """
-    holding: dict[str, list[Slices]] = defaultdict(list)
-    for origin in (origins.get(name) or Origin(name) for name in compiled.maker):
-        holding[origin.source].append(origin.slices)
-    whole = {name: {axis: np.empty(0, np.int64) for axis in axes} for name, axes in origins.constant.items()}
-    parts = {
-        source: {
-            axis: np.unique(np.concatenate([slices[axis] for slices in each if axis in slices]))
-            for axis in {axis for slices in each for axis in slices}
-            if all(axis in slices for slices in each)
-        }
-        for source, each in holding.items()
-        if any(each)
-    }
-    return {name: {**whole.get(name, {}), **parts.get(name, {})} for name in {**whole, **parts}}
 
 
 def _removed(claims: Mapping[str, Claims], boundaries: Collection[Boundary], origins: Origins) -> dict[str, Claims]:
@@ -205,7 +189,7 @@ def _identity(boundary: Boundary) -> Key:
 
 def _of(claim: Claim, keep: Array, axis: int) -> Claim:
     """What is claimed of some of the slices."""
-    runs = [run.compress(keep, axis) for run in claim.runs]
+    runs = recheck.in_brief([run.compress(keep, axis) for run in claim.runs], axis)
     return Claim(claim.slices[keep], runs, claim.of[keep], claim.factors[keep])
 
 

@@ -23,6 +23,7 @@ from maskc.errors import InputError, NotEquivalentError
 from maskc.verification import recheck
 from tests.maskc import build, command
 from tests.maskc.verification.networks import normed
+from tests.passes.text import drawn
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 NAMES = ("cnn", "masknet", "mlp", "mobilenet", "norm", "resnet", "transformer", "unet")
@@ -420,3 +421,42 @@ def test_what_is_no_certificate_is_told_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "proof.json").write_text(text, "latin-1")
     with pytest.raises(InputError, match="is no certificate"):
         maskc.recheck(tmp_path / "model.onnx", tmp_path / "model.onnx", tmp_path / "proof.json")
+
+
+RENAMED = [
+    (  # what chooses a branch
+        "(float[n,8] x) => (float[n,4] y)",
+        """{0}s = ReduceSum<keepdims=0>(x) {0}c = Greater({0}s, none) {0}i = If({0}c)
+        <then_branch = a () => (float[n,4] p) {{ p = MatMul(x, w) }}, else_branch = b () => (float[n,4] q)
+        {{ q = MatMul(x, v) }}> y = Tanh({0}i)""",
+    ),
+    (  # classes that hardly any index hits in a run
+        "(int64[n] x) => (float[n,4] y)",
+        "{0}h = OneHot<axis=-1>(x, nine, scales) {0}m = MatMul({0}h, t) {0}r = Max({0}m, none) y = MatMul({0}r, u)",
+    ),
+    (  # the steps of a Sigmoid that is a gate
+        "(float[n,8] x) => (float[n,8] y)",
+        "{0}n = Neg(x) {0}e = Exp({0}n) {0}d = Add({0}e, unit) y = Div(x, {0}d)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("signature", "body"), RENAMED)
+def test_a_proof_of_other_names_is_accepted_with_any_seed(signature: str, body: str, tmp_path: Path) -> None:
+    weights = {"w": (8, 4), "v": (8, 4), "t": (9, 4), "u": (4, 4)}
+    constants = {name: drawn(name, *shape) for name, shape in weights.items()}
+    constants |= {"none": np.array(0.0), "nine": np.array(9), "scales": np.array([0.0, 1.0]), "unit": np.array(1.0)}
+    one, two = (build.model(signature, body.format(p), checked=False, constants=constants) for p in "pq")
+    if "Exp" in body:
+        two = build.model(signature, "s = Sigmoid(x) y = Mul(x, s)", checked=False)
+    elif "OneHot" in body:
+        one = build.model(
+            signature, body.format("p").replace("Max(pm, none)", "Relu(pm)"), checked=False, constants=constants
+        )
+    files = [tmp_path / name for name in ("model.onnx", "small.onnx", "proof.json")]
+    for model, path in zip((one, two), files, strict=False):
+        onnx.save(model, path)
+    for seed in range(3):
+        assert maskc.verify(*files[:2], certificate=files[2], seed=seed).passed
+        for other in (None, *range(1, 5)):
+            maskc.recheck(*files, seed=other)
