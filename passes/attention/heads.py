@@ -165,10 +165,7 @@ class Follower:
         trace.root.hold(places(trace.index, free, trace.root.zero.size))
 
     def _start(self, node: gs.Node) -> None:
-        """A reshape that splits an axis; of several that with zeros, or the last, as tokens come before channels.
-
-        No first one without zeros, which has examples or tokens: what is split after it could not be followed.
-        """
+        """A reshape that splits an axis, of several that with zeros, or the last; the first may be that of tokens."""
         if not isinstance(rules(node), Rearrangement) or is_constant(node.inputs[0]):
             return
         x, y = node.inputs[0], node.outputs[0]
