@@ -285,6 +285,11 @@ class Graph:
         """Whether what a node reads is constant, in a body as well."""
         return all(name in self.fixed or name in self.stored for name in names if name)
 
+    def choosing(self, nodes: Iterable[int]) -> list[str]:
+        """What chooses a branch in these nodes, but for constants, in their order."""
+        ifs = (self.nodes[index] for index in nodes if self.nodes[index].op_type == "If")
+        return [node.input[0] for node in ifs if node.input[0] not in self.fixed]
+
     def copied(self, name: str) -> str:
         """The tensor of which this one is a copy, or the same."""
         while name in self.maker and self.nodes[self.maker[name]].op_type == "Identity":
@@ -652,7 +657,7 @@ class Claim:
     @classmethod
     def made(cls, arrays: Sequence[Array], axis: int, still: Array, pairs: Pairs = ()) -> Claim:
         """That slices are what they are in runs, and those in pairs what least squares make of the others."""
-        runs = in_brief([np.take(array, still, axis) for array in arrays], axis)
+        runs = condensed([np.take(array, still, axis) for array in arrays], axis)
         if not len(still):
             runs = [np.zeros([int(a != axis) for a in range(runs[0].ndim)], runs[0].dtype)]
         if not len(pairs):
@@ -673,7 +678,7 @@ class Claim:
         return np.asarray(run + factors * np.where(factors == 0, 0, values.take(self.of, axis)))
 
 
-def in_brief(runs: list[Array], axis: int) -> list[Array]:
+def condensed(runs: list[Array], axis: int) -> list[Array]:
     """One number for each slice along the axis, where in all runs they are no more."""
     first = runs[0][tuple(slice(None if a == axis else 1) for a in range(runs[0].ndim))]
     alike = first.size and all((np.abs(run - first) <= ALIKE * np.abs(first)).all() for run in runs)
@@ -1065,8 +1070,9 @@ class Checker:
                 off = [near * (1 + ALIKE), near * (1 - ALIKE), near + 0.5, near - 0.5] if dtype.kind == "f" else []
                 near = np.concatenate([*off, near + 1, near - 1])
             values = near[(order.reshape(shape) + NEAR.index(turn) // 2) % near.size]
-            own = [each for _, stored in self._asking(name) for each in stored if each.size > 1 and _fits(each, shape)]
-            if own and turn % 8 == 2:  # each slice near its own
+            asking = self._asking(name) if turn % 8 == 2 else ()
+            if own := [each for _, stored in asking for each in stored if each.size > 1 and _fits(each, shape)]:
+                # each slice near its own
                 side, which = divmod(turn - BEYOND >> 3, len(own))
                 values = np.broadcast_to(own[which] * (1 + ALIKE * (1 - 2 * (side % 2))), shape)
         elif dtype.kind == "b":
@@ -1149,8 +1155,8 @@ class Checker:
         for turn in self.turns(group[0]):
             values = {}
             for name in reads.keys() | {b.source for b in held.values()}:  # one that one side has folded is as it is
-                seen = turn < BEYOND or name in shared
-                values[name] = self.fresh(name, turn if seen else _run_of(turn) % len(self.seen[name].shapes))
+                drawn = turn < BEYOND or name in shared
+                values[name] = self.fresh(name, turn if drawn else _run_of(turn) % len(self.seen[name].shapes))
             feeds = {f"{n}·": np.asarray(b.cut(values[b.source]), order="C") for n, b in held.items()}
             try:
                 results = one.run(wanted, {f"{n}·": values[n] for n in reads}) if one else []
@@ -1599,8 +1605,7 @@ def recheck(source: Read, compiled: Read, document: Mapping[str, Any], seed: int
         done = checker.proved(judged)
     except Exception as error:  # of any kind that ONNX Runtime or numpy have of what was altered
         raise RefusedError(f"What it says cannot be checked ({type(error).__name__}: {error}).") from error
-    chosen_by = {node.input[0] for node in after.nodes if node.op_type == "If"} - after.fixed
-    for name in sorted(chosen_by - checker.boundaries.keys()):
+    for name in sorted({*after.choosing(range(len(after.nodes)))} - checker.boundaries.keys()):
         raise RefusedError(f"'{name}' chooses a branch and is no boundary, so that not all branches are compared.")
     for name in sorted(made, key=lambda name: after.maker.get(name, -1)):
         boundary, result, stated = checker.boundaries[name], judged[name], allowed[name]

@@ -86,14 +86,14 @@ def coupled(model: onnx.ModelProto, masks: Mapping[str, int]) -> Groups:
 def coupling(
     model: onnx.ModelProto,
     masks: Mapping[str, int],
-    division: Division = lambda name, classes: None,
+    division: Division | None = None,
     best: Decisions | None = None,
 ) -> Coupling:
     """The groups of `coupled`, and the slices of all tensors that they reach; arguments and errors are the same.
 
     division: by which of the axes that an axis is of, or becomes, a node of this name is to divide its slices; of each
-    there is the place of the slice, int64 [slices]. None: by the one that saves most. best: which that is, by what an
-    axis looks like, as far as another call with fewer masks has found; what this one finds is added.
+    there is the place of the slice, int64 [slices]. Without it, or None: by the one that saves most. best: which that
+    is, by what an axis looks like, as far as another call with fewer masks has found; what this one finds is added.
     """
     spreading = _Spreading(prepared(model), masks)
     spreading.run()
@@ -103,7 +103,7 @@ def coupling(
         entries = spreading.entries_by_slice(part)
         if entries is None:
             continue
-        chosen = None if None in part.shorts else division(part.node.name, part.classes)
+        chosen = None if division is None or None in part.shorts else division(part.node.name, part.classes)
         if chosen is None:
             kind = spreading.kind(part, entries)
             if kind not in best:

@@ -108,10 +108,8 @@ class Search:
         text = f"{what} cannot be reached: with a tenth of every layer's channels left, {left}."
         cost = passes.count(compiled.model, at=self.options.at)
         most = sorted(cost.nodes, key=lambda node: node.flops)[:-3:-1]
-        names = [node.name.removesuffix(PRODUCT) for node in most]
-        layers = " and ".join(
-            f"'{name}' ({node.flops / max(cost.flops, 1):.0%})" for name, node in zip(names, most, strict=True)
-        )
+        shares = ((node.name.removesuffix(PRODUCT), node.flops / max(cost.flops, 1)) for node in most)
+        layers = " and ".join(f"'{name}' ({share:.0%})" for name, share in shares)
         return InputError(" ".join([text, f"Most FLOPs are left in {layers}.", *self.seen.notes]))
 
     def _fewest(self, figure: Figure, most: float, low: int = 0) -> Mask:

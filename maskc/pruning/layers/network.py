@@ -135,8 +135,7 @@ def with_places(
     masked = gated(model, places)
     units = gated_units(masked, layers)
     sizes = {name: len(what.norm) for name, what in {**places, **units}.items()}
-    division = (lambda name, classes: None) if holder is None else holder.division
-    coupled = coupling(masked, sizes, division, best)
+    coupled = coupling(masked, sizes, None if holder is None else holder.division, best)
     roots = np.concatenate([np.zeros(0, np.int64), *(coupled.groups[name] for name in sizes)])
     number, index = np.unique(roots, return_inverse=True)
     entries, groups = np.append(index, -1), split(index, sizes)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from maskc.verification.recheck import Boundary, Graph
+from maskc.verification.recheck import Boundary
 from maskc.verification.regions.checker import Checker
 from maskc.verification.regions.search import Proof, search_of
 
@@ -18,7 +17,7 @@ def with_conditions(proof: Proof) -> Proof:
     checker, boundaries = proof.checker, dict(proof.checker.boundaries)
     found = dict[str, Boundary]()
     for region in proof.regions.values() if proof.complete else ():
-        chosen, theirs = _chosen(checker.compiled, region.compiled), _chosen(checker.source, region.source)
+        chosen, theirs = checker.compiled.choosing(region.compiled), checker.source.choosing(region.source)
         pairs = dict(zip(chosen, theirs, strict=False)) if len(chosen) == len(theirs) else {}
         new = {name: Boundary(source) for name, source in pairs.items() if name not in boundaries}
         if new:
@@ -35,10 +34,4 @@ def with_conditions(proof: Proof) -> Proof:
 def uncovered(proof: Proof) -> set[str]:
     """What chooses a branch of the compiled model and is no boundary."""
     compiled = proof.checker.compiled
-    return {*_chosen(compiled, range(len(compiled.nodes)))} - proof.checker.boundaries.keys()
-
-
-def _chosen(graph: Graph, nodes: Sequence[int]) -> list[str]:
-    """What chooses branches in these nodes, but for constants, in their order."""
-    ifs = (graph.nodes[index] for index in nodes if graph.nodes[index].op_type == "If")
-    return [node.input[0] for node in ifs if node.input[0] not in graph.fixed]
+    return {*compiled.choosing(range(len(compiled.nodes)))} - proof.checker.boundaries.keys()

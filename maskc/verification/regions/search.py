@@ -189,7 +189,7 @@ def _identity(boundary: Boundary) -> Key:
 
 def _of(claim: Claim, keep: Array, axis: int) -> Claim:
     """What is claimed of some of the slices."""
-    runs = recheck.in_brief([run.compress(keep, axis) for run in claim.runs], axis)
+    runs = recheck.condensed([run.compress(keep, axis) for run in claim.runs], axis)
     return Claim(claim.slices[keep], runs, claim.of[keep], claim.factors[keep])
 
 
