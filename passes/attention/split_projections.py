@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.graph.editor import GraphEditor, erase
-from passes.graph.tensors import Dim, Index, int_list, is_constant, operand, shape_of, size_of, values_of
+from passes.graph.tensors import Dim, Index, int_list, is_constant, operand, present, shape_of, size_of, values_of
 from passes.ops import rules
 from passes.ops.base import axis_attribute
 from passes.ops.concat_split import Split
@@ -117,7 +117,7 @@ class _Hoist:
         chain: list[gs.Node] = []
         current = self.reshape.inputs[0]
         while (node := self.editor.sole_producer(current)) is not None:
-            computed = [t for t in node.inputs if not t.is_empty() and not is_constant(t)]
+            computed = [t for _, t in present(node.inputs) if not is_constant(t) and shape_of(t) != ()]
             plain = not any(quantized.has_blocks(t) or isinstance(t.dtype, int) for t in node.inputs)
             if len(computed) != 1 or len(node.outputs) != 1 or not plain:
                 return []

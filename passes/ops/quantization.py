@@ -13,9 +13,11 @@ import onnx_graphsurgeon as gs
 from passes.abstract_values import kept_reasons
 from passes.abstract_values.shape_rules import OutputSizesRule, Shape
 from passes.abstract_values.slices import Constants, ConstantSlices, Demand, Demands, Link, Sets
+from passes.graph.editor import Change
 from passes.graph.tensors import (
     Array,
     Dim,
+    Index,
     Mask,
     element_of,
     initializer,
@@ -25,6 +27,7 @@ from passes.graph.tensors import (
     operand,
     present,
     shape_of,
+    size_of,
     static_shape,
     values_of,
     volume,
@@ -33,6 +36,7 @@ from passes.ops.base import UNKNOWN, Op, register, rules
 from passes.ops.batch_normalization import PerChannel
 from passes.ops.traits import WeightedSum, WeightedSums
 from passes.rewriting.channel_facts import Facts
+from passes.rewriting.channel_order import Orders, Reordering
 from passes.rewriting.lower_ops import Rewriter
 from passes.weights.packed_blocks import PackedBlocks
 from passes.weights.quantized import Quantized, dequantized, numbers
@@ -161,8 +165,15 @@ _FEW_BITS = ("int2", "int4", "int8", "int16", "uint2", "uint4", "uint8", "uint16
 
 
 @register("DynamicQuantizeLinear")
-class DynamicQuantize(Op):
+class DynamicQuantize(Op, Reordering):
     """The scale follows from the least and the largest element, and zero: it takes no notice of constants between."""
+
+    def writes_in_order(self, node: gs.Node, output: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        same = size_of(node.inputs[0], axis) == order.size  # as the scale is that of all
+        return orders.written(node.inputs[0], axis, order) if same and output == 0 else None
+
+    def reads_in_order(self, node: gs.Node, index: int, axis: int, order: Index, orders: Orders) -> Change | None:
+        return orders.read(node.outputs[0], axis, order)
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         return {

@@ -1,5 +1,7 @@
 """Attention: channels of heads, known jointly."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -186,6 +188,24 @@ def test_heads_are_followed_through_steps_of_one_scale(back: str) -> None:
     if back == "zero_point":
         assert [weight(result, "MatMul", which=i).shape[1] for i in range(3)] == widths(masks)
         assert not {"Gather", "Pad"} & set(operators(result)[: operators(result).index("Softmax")])
+
+
+@pytest.mark.parametrize("form", ["fused", "unbound"])
+def test_products_of_integers_are_made_in_parts(form: str) -> None:
+    """Each of queries, keys and values has a product of its own, whose data are quantised by their range."""
+    sizes = {"w": (16, 3 * WIDTH), "wo": (WIDTH, 5)}
+    steps = {name: np.random.default_rng(1).integers(-90, 90, size, np.int8) for name, size in sizes.items()}
+    text = re.sub(
+        r"(\w+) = MatMul\((x|y2), (w|wo)\)",
+        r"\1q, \1s, \1z = DynamicQuantizeLinear(\2)  \1i = MatMulInteger(\1q, \3, \1z)  \1f = Cast<to=1>(\1i)"
+        r"  \1t = Mul(\1s, step)  \1 = Mul(\1f, \1t)",
+        FORMS[form] + BEHIND,
+    )
+    masks = np.stack([np.random.default_rng(i).permutation(SIZE) < 4 for i in range(3 * HEADS)]).reshape(3, WIDTH)
+    masks[1] = masks[0]
+    result = compiled(attention(text, masks, "", more={**steps, "step": np.float32(0.01)}))
+    assert operators(result).count("MatMulInteger") == 4
+    assert not {"Gather", "Pad", "Concat"} & set(operators(result))
 
 
 COPIES = {

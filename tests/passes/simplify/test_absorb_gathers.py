@@ -49,3 +49,11 @@ def test_the_order_is_taken_by_all_that_meet(body: str) -> None:
 )
 def test_it_stays_where_one_cannot_take_it(source: onnx.ModelProto) -> None:
     assert "Gather" in operators(compiled(source))
+
+
+def test_rows_of_integer_weights_are_in_order_behind_steps_of_a_range_that_is_found() -> None:
+    body = """a = Relu(x) o = Gather<axis=1>(a, order) q, s, z = DynamicQuantizeLinear(o)
+        i = MatMulInteger(q, w, z) f = Cast<to=1>(i) y = Mul(f, s)"""
+    weights = np.random.default_rng(0).integers(-90, 90, (4, 3), np.int8)
+    source = model("(float[N,4] x) => (float[N,3] y, float[N,4] a)", body, constants=WEIGHTS | {"w": weights})
+    assert "Gather" not in operators(compiled(source))
