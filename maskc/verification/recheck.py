@@ -229,6 +229,11 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             for name in names:
                 self.readers.setdefault(name, []).append(node)
+        #: the numbers at which a Slice of constants begins, and at which it ends, with what takes all
+        self.bounds = dict[str, int]()
+        for node in self.nodes:
+            if node.op_type == "Slice" and self.known(node.input[:1]):
+                self.bounds |= {node.input[1]: 0, node.input[2]: np.iinfo(np.int32).max} if node.input[2:] else {}
         for node in reversed(self.nodes):  # numbers of another type are indices as well
             if node.op_type in ("Cast", "Identity") and node.output[0] in self.tables:
                 self.tables.setdefault(node.input[0], []).extend(self.tables[node.output[0]])
@@ -916,6 +921,8 @@ class Checker:
         if turn >= SWEEP and name in self.source.tables and self.types[name].kind in "iu":
             entries = np.arange(math.prod(shape := self.seen[name].shapes[0])) + (turn - SWEEP) // 2 * math.prod(shape)
             return (entries % self._entries(name)).astype(self.types[name]).reshape(shape)
+        if turn >= SWEEP and name in self.source.bounds:
+            return np.full(self.seen[name].shapes[0], self.source.bounds[name], self.types[name])
         turn = 0 if turn >= SWEEP else turn
         beyond, choice = turn >= BEYOND, turn >> 1 if turn < BEYOND else _run_of(turn) >> 2  # each in turns of any kind
         values = self._beyond(name, turn) if beyond and self._is_free(name) else None
@@ -977,6 +984,8 @@ class Checker:
             ):
                 sweeps = min(MOST_SWEEPS, -(-entries // max(1, math.prod(shape))))
                 turns += tuple(range(SWEEP, SWEEP + 2 * sweeps, 2))
+        moved = names - self.source.bounds.keys() or any(node.op_type not in EXACT for node in self.nodes(region))
+        turns += (SWEEP,) if names and not moved else ()  # all of a table that is cut to a size
         return tuple(dict.fromkeys((*turns, *self.chosen(region), *self.beyond(region))))
 
     def _entries(self, name: str) -> int:
@@ -1368,7 +1377,8 @@ class Checker:
         """Note slices that are not what they are claimed to be."""
         allowed, _ = result.at_most(turn)
         for axis, claim in self.claims.get(region.boundary.source, {}).items():
-            if len(claim.runs) > 1 and turn <= TABLES // 2:
+            sized = turn > TABLES // 2 and want.shape in self.seen[region.boundary.source].shapes
+            if len(claim.runs) > 1 and not sized:
                 continue  # it is not of the sizes of a run
             slices, part = claim.slices, want.take(claim.slices, axis)
             held = claim.held(want, axis, _run_of(turn)).astype(np.promote_types(want.dtype, np.float32))

@@ -226,12 +226,17 @@ class _Index:
         self._names: dict[tuple[object, ...], list[str]] = defaultdict(list)
         self._tensors = tensors
         self._stacks: dict[tuple[object, ...], tuple[Array, Array]] = {}
+        self._whole: dict[tuple[object, ...], list[str]] = defaultdict(list)
         for name, tensor in tensors.items():
+            if tensor.whole is not None:
+                self._whole[_key_of(tensor.whole)].append(name)
             for axis in tensor.prints:
                 self._names[_key(tensor, axis)].append(name)
 
     def like(self, tensor: Tensor) -> Iterator[str]:
-        """Names of tensors that have a slice of this one, as far as prints tell."""
+        """Names of tensors that have a slice of this one, as far as prints tell, or are the same where it is no float."""
+        if tensor.whole is not None and tensor.whole.dtype.kind in "biu":
+            yield from self._whole.get(_key_of(tensor.whole), [])
         for axis in sorted(tensor.prints, key=lambda a: -tensor.shape[a]):
             key, own = _key(tensor, axis), tensor.prints[axis]
             names = self._names.get(key, [])
@@ -244,6 +249,10 @@ class _Index:
             row = own[np.argmax(np.ptp(own, axis=1)) if own.shape[1] > 1 else 0]
             near = np.abs(prints - row).max(axis=1) <= _ALIKE * (np.abs(own).max() or 1)
             yield from (names[i] for i in dict.fromkeys(owners[near]))
+
+
+def _key_of(whole: Array) -> tuple[object, ...]:
+    return whole.shape, whole.dtype, whole.tobytes()
 
 
 def _key(tensor: Tensor, axis: int) -> tuple[object, ...]:
@@ -303,11 +312,8 @@ def _rows(tensor: Tensor, axis: int) -> Array | None:
     """The prints of slices along an axis, or all their elements; None where there are none."""
     if tensor.whole is None or tensor.whole.dtype.kind == "O":
         return tensor.prints.get(axis)
-    return (
-        np.moveaxis(tensor.whole, axis, 0).reshape(tensor.shape[axis], -1).astype(np.float64)
-        if tensor.whole.size
-        else None
-    )
+    whole = np.atleast_1d(tensor.whole)
+    return np.moveaxis(whole, axis, 0).reshape(whole.shape[axis], -1).astype(np.float64) if whole.size else None
 
 
 def _near(one: Array, two: Array) -> bool:

@@ -16,12 +16,12 @@ from maskc.verification.recheck import (
     COMPARING,
     LOOKUP,
     NEAR,
+    SWEEP,
     TABLES,
     Array,
     Boundary,
     Graph,
     Region,
-    others,
     session,
 )
 from maskc.verification.regions.checker import Checker
@@ -30,7 +30,7 @@ from maskc.verification.regions.checker import Checker
 Place = tuple[str, Any]
 
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_HANDS_ON = _MOVES | {"Slice", "Split"}
+_HANDS_ON = _MOVES | {"Range", "Shape", "Slice", "Split"}  # a size may be any
 _MAKES_WHOLE = frozenset({"Cast", "Ceil", "Floor", "Round"})
 # Sums and extremes of what may be any number may be any number.
 _LINEAR = frozenset("GlobalAveragePool GlobalMaxPool Neg ReduceMax ReduceMean ReduceMin ReduceSum".split())
@@ -199,12 +199,16 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
             (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
             (got,) = other.run(None, fed(before, turn))
-            want, run = twin.cut(want), turn
+            want, run, axes = twin.cut(want), turn, list[int]()
+            shape = twin.cut(checker.fresh(twin.source, 0)).shape
             if turn <= TABLES // 2:  # all entries of a table, of which a run has some
-                (index,), run = reads, 0
-                shape = twin.cut(checker.fresh(twin.source, run)).shape
+                (index,) = reads
                 ((_, axis), *_), rank = checker.source.tables[index], len(checker.seen[index].shapes[0])
-                want, got = _worst_entry(want, got, axis % len(shape) + rank - 1, shape)
+                axes = [axis % len(shape) + rank - 1]
+            elif turn >= SWEEP:
+                axes = [axis for axis, size in enumerate(shape) if want.shape[axis] != size]
+            if axes:
+                run, (want, got) = 0, _worst_entry(want, got, axes, shape)
             floats, wide = want.dtype.kind == "f", want.dtype if want.dtype.kind == "f" else np.float64
             off = np.array(want.astype(wide) - got.astype(wide))
             rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else step
@@ -219,12 +223,12 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
     return False
 
 
-def _worst_entry(want: Array, got: Array, axis: int, shape: Sequence[int]) -> tuple[Array, Array]:
+def _worst_entry(want: Array, got: Array, axes: Sequence[int], shape: Sequence[int]) -> tuple[Array, Array]:
     """Both with one entry of a table everywhere, that which differs most, in the shape that they have in a run."""
     apart = np.abs(want.astype(np.float64) - got.astype(np.float64))
-    entry = int(apart.max(axis=others(apart, axis)).argmax())
-    one, two = (np.broadcast_to(np.take(array, [entry], axis), shape) for array in (want, got))
-    return one, two
+    at = np.unravel_index(apart.argmax(), apart.shape)
+    index = tuple(slice(at[a], at[a] + 1) if a in axes else slice(None) for a in range(apart.ndim))
+    return np.broadcast_to(want[index], shape), np.broadcast_to(got[index], shape)
 
 
 def _apart(one: Array, two: Array, allowed: float) -> bool:

@@ -126,3 +126,28 @@ def test_sizes_that_are_computed_of_others() -> None:
         for names in ("abcde", "pqrst")
     )
     assert maskc.verify(one, two).passed
+
+
+@pytest.mark.parametrize("names", ["nlir", "pqst"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{3} = Slice(table, start, {0}, start)",
+        "{1} = Squeeze({0}) {2} = Range(zero, {1}, one) {3} = Gather(table, {2})",
+        "{2} = Slice(every, start, {0}, start) {3} = Gather(table, {2})",
+    ],
+)
+def test_a_row_beyond_all_lengths_that_are_tried(body: str, names: str) -> None:
+    constants = {"start": np.array([0]), "one": np.array(1), "every": np.arange(ROWS), "table": TABLE, **NUMBERS}
+    one, two = (
+        build.model(
+            "(float[n,l,4] x) => (float[n,l,4] y)",
+            "{0} = Shape<start=1, end=2>(x) BODY y = Add(x, {3})".replace("BODY", body).format(*each),
+            checked=False,
+            constants=constants,
+        )
+        for each in ("nlir", names)
+    )
+    wrong = build.changed(two, "table", lambda t: t + 0.5 * (np.arange(ROWS)[:, None] == WRONG).astype("f"))
+    assert maskc.verify(one, two).passed
+    assert not maskc.verify(one, wrong).passed
