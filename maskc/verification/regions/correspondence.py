@@ -234,7 +234,7 @@ class _Index:
                 self._names[_key(tensor, axis)].append(name)
 
     def like(self, tensor: Tensor) -> Iterator[str]:
-        """Names of tensors that have a slice of this one, as far as prints tell, or are the same where it is no float."""
+        """Names of tensors that have a slice of this one, as far as prints tell, or hold the same whole numbers."""
         if tensor.whole is not None and tensor.whole.dtype.kind in "biu":
             yield from self._whole.get(_key_of(tensor.whole), [])
         for axis in sorted(tensor.prints, key=lambda a: -tensor.shape[a]):
