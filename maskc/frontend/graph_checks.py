@@ -187,9 +187,9 @@ def _faults(graph: GraphProto, outer: frozenset[str]) -> Iterator[str]:
         if node.domain in STANDARD_DOMAINS and (odd := _impossible_attribute(node)):
             yield f"node {label(node)} has {odd}"
         yield from (_not_ready(node, name, writers) for name in read_names(node) if name not in ready)
-        ready.update(node.output)
-        for body in bodies(node):
+        for body in bodies(node):  # it may call its results as its node does
             yield from _faults(body, frozenset(ready))
+        ready.update(node.output)
     yield from (f"nothing writes the output '{value.name}'" for value in graph.output if value.name not in ready)
 
 

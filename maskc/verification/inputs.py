@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,16 +151,22 @@ def _finite(sample: Sample, ports: Iterable[random_inputs.Port], expected: Sessi
         inputs = {**sample.inputs, **defaults}
         sample = Sample(sample.label, inputs, expected.run(inputs))
         tried.append((_not_finite(sample.expected.values()), sample))
-    for changed in _INSTEAD:
+    for inputs in itertools.chain(random_inputs.smaller([*ports], sample.inputs), _instead(sample.inputs)):
         if not tried[-1][0]:
             break
-        inputs = {
-            name: np.asarray(changed(array), array.dtype) if array.dtype.kind in "fc" else array
-            for name, array in sample.inputs.items()
-        }
-        found = Sample(sample.label, inputs, expected.run(inputs), instead=True)
-        tried.append((_not_finite(found.expected.values()), found))
+        with contextlib.suppress(RunError):  # of integers that may not be so small
+            found = Sample(sample.label, inputs, expected.run(inputs), instead=True)
+            tried.append((_not_finite(found.expected.values()), found))
     return min(tried, key=lambda one: one[0])[1]
+
+
+def _instead(inputs: Inputs) -> Iterator[Inputs]:
+    """The same integers, with other numbers."""
+    for changed in _INSTEAD:
+        yield {
+            name: np.asarray(changed(array), array.dtype) if array.dtype.kind in "fc" else array
+            for name, array in inputs.items()
+        }
 
 
 def _not_finite(arrays: Iterable[NDArray[Any]]) -> int:

@@ -18,7 +18,7 @@ from passes.graph.name_scopes import distinguish
 from passes.graph.nested_protos import captured_names
 from passes.graph.opset_versions import opset_of
 from passes.graph.subgraphs import Body
-from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of, is_constant
+from passes.graph.tensors import STANDARD_DOMAINS, Array, Dim, dtype_of
 from passes.model import descriptions
 from passes.model.declarations import dims_of
 from passes.weights.streaming import LARGE, External, Inline, stored_bytes
@@ -34,13 +34,11 @@ def imported(model: onnx.ModelProto) -> gs.Graph:
     which no operator here reads, stay the `AttributeProto` that they are. A graph that is an attribute is a `Body`.
 
     The standard does not say which tensor is meant where an initializer of a body has the name of one outside. It is
-    that which ONNX Runtime takes: the initializer, unless another body of the same node reads the one outside. Those
-    that are taken get names of their own.
+    that which ONNX Runtime takes: the initializer, unless another body of the same node reads the one outside. What has
+    the name of a tensor outside, or of a constant of another body, gets one of its own.
     """
-    scope = _Scope({}, opset_of(model))
-    graph = scope.graph(model.graph)
-    if scope.shadows:
-        distinguish(graph)
+    graph = _Scope({}, opset_of(model)).graph(model.graph)
+    distinguish(graph)
     return graph
 
 
@@ -57,8 +55,6 @@ class _Scope:
 
     def __init__(self, outside: Mapping[str, gs.Tensor], opset: int | None, *, is_body: bool = False) -> None:
         self._outside, self._opset, self._is_body = outside, opset, is_body
-        #: whether an initializer here, or in a body, has the name of a tensor outside
-        self.shadows = False
         self._own: dict[str, gs.Tensor] = {}
         self._said: dict[str, onnx.ValueInfoProto] = {}
 
@@ -74,7 +70,6 @@ class _Scope:
             made.declared = [dims_of(value) for value in proto.output]
             made.metadata = list(proto.metadata_props)
         made.nodes = [self._node(n) for n in proto.node if not self._stores(n)]
-        self.shadows |= any(is_constant(t) for name, t in self._own.items() if name in self._outside)
         return made
 
     def _stores(self, proto: onnx.NodeProto) -> bool:
@@ -122,10 +117,7 @@ class _Scope:
         if kind == AttributeProto.TENSOR:
             return constant(proto.t.name, _values(proto.t))
         if kind == AttributeProto.GRAPH:
-            scope = _Scope({**self._outside, **self._own}, self._opset, is_body=True)
-            body = scope.graph(proto.g, entering)
-            self.shadows |= scope.shadows
-            return body
+            return _Scope({**self._outside, **self._own}, self._opset, is_body=True).graph(proto.g, entering)
         try:
             if kind == AttributeProto.STRING:
                 return proto.s.decode()

@@ -13,6 +13,7 @@ from maskc.frontend import write_model_files
 from maskc.frontend.graph_queries import rename_tensors
 from tests.maskc import build
 from tests.maskc.command import compile_refused, compiled, maskc, refused, succeeded
+from tests.passes.text import drawn
 
 
 def good(built: onnx.ModelProto, directory: Path, *options: Any) -> dict[str, Any]:
@@ -291,3 +292,17 @@ def test_a_format_in_which_initializers_are_inputs(tmp_path: Path, masked: bool)
     given = np.ones((2, 4), np.float32)
     expected = build.run(source, x=given)["y"] * ([1, 0, 1, 0] if masked else 1)
     np.testing.assert_array_equal(build.run(tmp_path / "out.onnx", x=given)["y"], expected)
+
+
+def test_results_of_branches_named_as_those_of_their_node_and_constants_of_one_name(tmp_path: Path) -> None:
+    """As decoders with and without a past have them that were merged into one file."""
+    branch = """{name} () => (float[n,3] y) {{ c = Constant<value = int64{rank} {{0}}>() r = Gather(s, c) {more}
+        e = Concat<axis=0>(r0, wide) a = Reshape(m, e) y = MatMul(a, v) }}"""
+    first = branch.format(name="t", rank="[1]", more="r0 = Identity(r)")
+    second = branch.format(name="e", rank="", more="o = Constant<value = int64[1] {0}>() r0 = Unsqueeze(r, o)")
+    body = f"""h = MatMul(x, w) s = Shape(h) m = Mul(h, mask)
+        y = If (q) <then_branch = {first}, else_branch = {second}> z = MatMul(y, u)"""
+    weights = {"w": drawn("w", 6, 8), "v": drawn("v", 8, 3), "u": drawn("u", 3, 2), "mask": np.arange(8) % 2.0}
+    built = build.model("(float[n,6] x, bool q) => (float[n,2] z)", body, wide=np.array([8]), **weights)
+    told = good(built, tmp_path)
+    assert told["verification"]["passed"] and told["after"]["params"] < told["before"]["params"]

@@ -85,6 +85,14 @@ def test_it_is_said_where_the_reference_makes_no_numbers_of_ordinary_values() ->
     assert note.startswith("The reference gives infinity or NaN on ") and "positive values were compared" in note
 
 
+def test_a_mask_of_whole_numbers_is_of_zeros_and_ones_where_others_overflow() -> None:
+    body = "f = Cast<to=1>(m) r = Sub(one, f) a = Mul(r, low) e = Exp(a) y = Mul(x, e)"
+    numbers = {"one": np.array(1.0), "low": np.array(-200.0)}
+    model = build.model("(float[n,8] x, int64[n,8] m) => (float[n,8] y)", body, checked=False, **numbers)
+    result = api.verify(model, model)
+    assert result.passed and not any("is all that was compared there" in note for note in result.notes)
+
+
 @pytest.mark.parametrize(
     "body",
     [
