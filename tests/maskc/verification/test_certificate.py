@@ -460,3 +460,19 @@ def test_a_proof_of_other_names_is_accepted_with_any_seed(signature: str, body: 
         assert maskc.verify(*files[:2], certificate=files[2], seed=seed).passed
         for other in (None, *range(1, 5)):
             maskc.recheck(*files, seed=other)
+
+
+def test_nothing_is_claimed_of_what_both_models_store(tmp_path: Path) -> None:
+    """As of units that are dead in all runs, but not in all that others draw."""
+    signature, last = "(float[n,3,8,8] x) => (float[n,2,8,8] y)", "y = Conv(r, v)"
+    weights = {"w": drawn("w", 8, 3, 3, 3), "b": np.linspace(-40, 1, 8), "v": drawn("v", 2, 8, 1, 1)}
+    bodies = (
+        f"c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) {last}",
+        f'r = com.microsoft.FusedConv<pads=[1,1,1,1], activation="Relu">(x, w, b) {last}',
+    )
+    files = [
+        build.save(build.model(signature, body, checked=False, **weights), tmp_path / f"{i}.onnx")
+        for i, body in enumerate(bodies)
+    ]
+    assert maskc.verify(*files, certificate=tmp_path / "proof.json").passed
+    assert not json.loads((tmp_path / "proof.json").read_text())["claims"]
