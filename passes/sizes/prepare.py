@@ -32,6 +32,7 @@ from passes.simplify import (
     repeated_indices,
     reshape_chains,
     sequences,
+    sizes_before_transposes,
 )
 from passes.simplify.control_flow import capture_unchanged_states, inline_taken_branches
 from passes.simplify.decomposed_operators import gelu
@@ -169,6 +170,7 @@ def simplified(graph: gs.Graph, keep: Collection[str] = ()) -> gs.Graph:
     drop_expands.drop_expands(graph)
     if reshape_chains.replace_chains(graph):
         dead_code.drop_identities(graph, keep)
+    sizes_before_transposes.measure_before(graph)
     heads_in_batch.split(graph)
     split_einsums.split(graph)
     constant_folding.fold_constants(graph, keep)
