@@ -83,6 +83,7 @@ ASKING = COMPARISONS | frozenset(
     "StringNormalizer StringSplit TfIdfVectorizer ThresholdedRelu".split()
 )
 NUMBERS = COMPARISONS | {"IsInf", "IsNaN"}  # that tell what is no number from others
+LIMITING = frozenset("Clip Max Min".split())
 # Operators that hand on values of what they read first.
 PASSING = EXACT | frozenset("ArrayFeatureExtractor Cast Ceil Floor Round".split())
 # Operators that round nothing, but to whole numbers.
@@ -152,6 +153,7 @@ LEAST = 1e-3  # least scale of a slice, relative to the largest
 SPARSE = 8  # of sparse values one of so many is not zero, so that an error in one weight stands out of its sum
 WIDE = 100.0  # spread of values in every third turn where boundaries were taken in, so that nothing is dead, or levels
 CHUNK = 64 << 20  # bytes of tensors and weights at a time, about
+FAR = 10.0  # times what is the largest in a run
 ENTRIES = 1 << 13  # of a table that are looked up in one turn
 CHOICES = 3  # conditions that are chosen apart from each other
 HALVES = 3.0  # roundings to half precision of what a computed weight is made of, in the condition of an element
@@ -229,6 +231,7 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             for name in names:
                 self.readers.setdefault(name, []).append(node)
+        self.boxes = {node.input[0] for node in self.nodes if node.op_type == "NonMaxSuppression"}
         #: the numbers at which a Slice of constants begins, and at which it ends, with what takes all
         self.bounds = dict[str, int]()
         for node in self.nodes:
@@ -929,6 +932,9 @@ class Checker:
         turn = _run_of(turn)
         if values is None:
             values = self.seen[name].fresh(name, turn, self.seed)
+            if turn % 4 == 2 and name in self.source.boxes:  # that lie on each other, more or less
+                near = np.random.default_rng([turn, self.seed]).uniform(-2, 0, (*values.shape[:-1], 1))
+                return np.asarray(values[..., :1, :] + 10**near * values, values.dtype)
             if turn > 1 and name in self.source.conditions:
                 return np.asarray(values ^ bool(choice & self._choices().get(name, 0)))
             if turn % 2 and name in self.source.levels:
@@ -1017,7 +1023,9 @@ class Checker:
             for graph, of in self.sides(region)
         ]
         near = whole or "f" not in kinds or ops[0] == ops[1]
-        near &= any(g.asks(n) for g, n in nested) or not names.isdisjoint(self.source.inputs)
+        near &= any(g.asks(n) for g, n in nested) or any(
+            name in self.source.inputs or self._is_bounded_afar(name) for name in names
+        )
         near &= any(self.compared(name).size for name in names)
         # numbers that are not the same on both sides may be rounded apart
         steps = near and any(self.may_step(node, names) for _, node in nodes)
@@ -1042,7 +1050,14 @@ class Checker:
     def _is_free(self, name: str) -> bool:
         """Whether a tensor may be drawn as in no run: inputs, those with few values in runs, and those compared."""
         known = name in self.source.inputs or self.seen[name].values is not None
-        return name not in self.source.conditions and (known or any(g.asks(n) for g, n in self._readers(name)))
+        asked = known or any(g.asks(n) for g, n in self._readers(name)) or self._is_bounded_afar(name)
+        return asked and name not in self.source.conditions
+
+    def _is_bounded_afar(self, name: str) -> bool:
+        """Whether it is limited by numbers that no value in a run comes near."""
+        largest = FAR * max(abs(self.seen[name].low), abs(self.seen[name].high))
+        limits = [each for node, stored in self._asking(name) if node.op_type in LIMITING for each in stored]
+        return self.types[name].kind == "f" and any((np.abs(each) > largest).any() for each in limits)
 
     def _asking(self, name: str) -> Iterator[tuple[NodeProto, list[Array]]]:
         """The nodes that compare a tensor with numbers or words, and those that they store."""
