@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,8 @@ def measured(table: Rates | None, seconds: float) -> tuple[Measured, Callable[[]
     key = f"{version}|{processor()}|1"
     path = cache_folder() / f"widths-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     table = table or ANY
-    known = {item.name: getattr(table, item.name) for item in fields(table)}
     # what was timed is not rough, and the model is timed as a whole in the end
-    rates = Measured(**known | {"least_gain_ns": 0.0}, until=time.perf_counter() + seconds)
+    rates = Measured(**vars(table) | {"least_gain_ns": 0.0}, until=time.perf_counter() + seconds)
     rates.times.update(_kept(path, key))
 
     def save() -> None:

@@ -253,8 +253,6 @@ class Adapters:
         """The row at each position: int64 [size]."""
         return self._editor.ints("rows", rows.places) if rows.course is None else self._rows(rows)
 
-    # -- positions along axes whose size is known at run time only ---------------------------------------------------
-
     def _size(self, dim: int | str) -> gs.Tensor:
         """The size of an axis: []."""
         if isinstance(dim, int):
@@ -339,8 +337,6 @@ class Adapters:
             self._made[key] = made = self._node(op, inputs, hint, None, **attrs)
             made.dtype = dtype
         return self._made[key]
-
-    # -- single nodes ----------------------------------------------------------------------------------------------
 
     def _node(
         self, op: str, inputs: Sequence[gs.Tensor], hint: str, like: gs.Tensor | None, **attrs: object

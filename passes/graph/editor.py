@@ -101,8 +101,6 @@ class GraphEditor:
         """That of the graph."""
         return int(self.graph.opset)
 
-    # -- producers and consumers -----------------------------------------------------------------------------------
-
     @cached_property
     def seen_outside(self) -> set[str]:
         """Names of the tensors that others than the graph's own nodes see: its outputs, and what subgraphs read."""
@@ -121,8 +119,6 @@ class GraphEditor:
     def sole_reader(self, tensor: gs.Tensor) -> gs.Node | None:
         """The node that reads a tensor once, if nothing else reads it and it is not seen outside; None for others."""
         return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in self.seen_outside else None
-
-    # -- what is new -----------------------------------------------------------------------------------------------
 
     def constant(self, hint: str, values: Array | LazyValues) -> gs.Constant:
         """A new initializer."""

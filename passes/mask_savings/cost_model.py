@@ -269,8 +269,6 @@ class _Building:
         self.dimensions += [_Dimension(1, np.array([group]), one, (1,) * len(self.trials)) for group in alone.tolist()]
         return self._model(polynomials)
 
-    # -- axes ----------------------------------------------------------------------------------------------------
-
     def _label(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, int, int, tuple[Dim, ...]]]:
         """Note the dimensions of the axes of a tensor; those that vary otherwise than the coupling says are yielded."""
         shape = shape_of(tensor) or ()
@@ -341,8 +339,6 @@ class _Building:
             self.dimensions.append(_Dimension(size, groups, counts, then))
         return self._numbers[key]
 
-    # -- nodes ---------------------------------------------------------------------------------------------------
-
     def _polynomial(self, node: gs.Node) -> tuple[tuple[int, ...], Array]:
         """The dimensions that the FLOPs of a node depend on, and how."""
         name = describe(node)
@@ -399,8 +395,6 @@ class _Building:
         proportional = not rest and [times * (other + data.more) for other in dimension.then] == [*then]
         return Varying(data.dimension, times, times * data.more) if proportional else None
 
-    # -- doubts --------------------------------------------------------------------------------------------------
-
     def _doubt(self, axes: Collection[Key]) -> None:
         """The savings of the groups that these axes have slices of may be off."""
         for key in axes:
@@ -430,8 +424,6 @@ class _Building:
                 waiting += [operand for maker in tensor.inputs for operand in _read(maker)]
         if not reached:
             self.uncertain[:] = True
-
-    # -- the whole -----------------------------------------------------------------------------------------------
 
     def _model(self, polynomials: Mapping[tuple[int, ...], Array]) -> CostModel:
         by_degree: dict[int, list[tuple[tuple[int, ...], Array]]] = defaultdict(list)

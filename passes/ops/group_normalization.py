@@ -95,8 +95,6 @@ class GroupNormalization(Normalization):
         times = size // known.mask.size
         return ConstantSlices(np.repeat(known.mask, times), np.repeat(known.value, times))
 
-    # -- constants that are not there ------------------------------------------------------------------------------
-
     def channels(self, node: gs.Node, facts: Facts) -> tuple[int, ConstantSlices] | None:
         """Scale and bias must be given for each channel."""
         size, known = facts.size(node.inputs[0], 1), facts.constant_slices(node.inputs[0], 1)

@@ -153,8 +153,6 @@ class Recurrent(ReadRule, Op, WeightedSums):
             both.append(np.asarray(np.logical_or.reduce(found or [np.ones(size, bool)])))
         return both[0], both[1]
 
-    # -- forward ---------------------------------------------------------------------------------------------------
-
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         if not self.is_understood(node, facts) or not self.tells_units_apart(node, facts):
             return
@@ -182,8 +180,6 @@ class Recurrent(ReadRule, Op, WeightedSums):
         while (fed := zero & state[:, ~zero].any(axis=1)).any():
             zero &= ~fed
         return zero
-
-    # -- backward --------------------------------------------------------------------------------------------------
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         if not self.is_understood(node, facts):
@@ -239,8 +235,6 @@ class Recurrent(ReadRule, Op, WeightedSums):
         known, bias = facts.constant_slices(node.inputs[0], 2), operand(node, 3)
         return known.mask if bias is None or is_constant(bias) else known.only(0).mask
 
-    # -- rewriting -------------------------------------------------------------------------------------------------
-
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         facts, before = rewriter.facts, rewriter.before
         if not self.is_understood(before, facts):
@@ -288,8 +282,6 @@ class Recurrent(ReadRule, Op, WeightedSums):
         total = np.zeros((weights.shape[0], 2 * rows)) if old is None else old.astype(np.float64)
         total[:, :rows] += weights[..., gone].astype(np.float64) @ known.value[gone].astype(np.float64)
         return total.astype(weights.dtype)
-
-    # -- cost ------------------------------------------------------------------------------------------------------
 
     @staticmethod
     def _steps(node: gs.Node) -> int:

@@ -76,8 +76,6 @@ class _Sweep:
         self.plan.stored[key] = needed
         return needed
 
-    # -- one node ------------------------------------------------------------------------------------------------
-
     def _visit(self, node: PlannedNode) -> None:
         """Choose what the outputs of a node store, all of whose consumers were visited, and note what it requires."""
         read = node.names & self.read
@@ -124,8 +122,6 @@ class _Sweep:
                 if stored is not None and not stored.all():
                     self.plan.stored[key] = stored
                 self._settle(tensor, axis, size, stored)
-
-    # -- one axis ------------------------------------------------------------------------------------------------
 
     def _needed(self, tensor: gs.Tensor, axis: int) -> int:
         """The slices that some consumer needs, as `bits`."""

@@ -46,8 +46,6 @@ class Rewriter:
         self._index, self._next, self.editor.place = index, None, node
         self.before = construct.snapshot(node)
 
-    # -- what is stored and required ---------------------------------------------------------------------------------
-
     def shape(self, tensor: gs.Tensor) -> tuple[Dim, ...]:
         """The shape that the tensor had before anything was removed."""
         shape = self.shapes.get(tensor.name)
@@ -79,8 +77,6 @@ class Rewriter:
     def required(self, node: gs.Node, index: int, axis: int) -> Mask | None:
         """Slices that the node being rewritten requires of input `index` along the axis, None if it requires all."""
         return self.plan.required.get((self._index, index, axis))
-
-    # -- changes ---------------------------------------------------------------------------------------------------
 
     def constant(self, hint: str, values: Array | Lazy) -> gs.Constant:
         """A new initializer."""

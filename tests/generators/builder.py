@@ -117,8 +117,6 @@ class Builder:
         self._shared: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
-    # -- drawing ----------------------------------------------------------------------------------------
-
     def flip(self, chance: float) -> bool:
         """True with the given chance."""
         return self.rng.random() < chance
@@ -165,8 +163,6 @@ class Builder:
             mask[:] = False
         return mask
 
-    # -- constants --------------------------------------------------------------------------------------
-
     def fresh(self, stem: str) -> str:
         """A tensor name that nothing else has."""
         self._count += 1
@@ -199,8 +195,6 @@ class Builder:
     def scalar(self, value: float) -> str:
         """One number in the model's precision, as rank 0 or of shape [1]."""
         return self.const(np.array(value if self.flip(0.6) else [value], self.numpy_type), self.numpy_type, "c")
-
-    # -- nodes ------------------------------------------------------------------------------------------
 
     def _node(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
         self._count += 1
@@ -272,8 +266,6 @@ class Builder:
             keep = self.keep(array.shape[0]).astype(array.dtype).reshape([-1] + [1] * (array.ndim - 1))
             return self.raw("Mul", [self.const(array, array.dtype), self.const(keep, keep.dtype)])[0]
         return self.const(array, array.dtype)
-
-    # -- operators whose form depends on the opset ------------------------------------------------------
 
     def squeeze(self, v: Value, axes: Sequence[int]) -> Value:
         shape = [d for i, d in enumerate(v.shape) if i not in axes]
@@ -417,8 +409,6 @@ class Builder:
         shape = (*v.shape[:axis], len(indices), *v.shape[axis + 1 :])
         dtype = self.pick((np.int64, np.int64, np.int32))
         return self.op("Gather", [v, self.const(np.array(list(indices), dtype), dtype)], shape, v.axis, axis=axis)
-
-    # -- the model --------------------------------------------------------------------------------------
 
     def value_info(self, v: Value, *, loose: bool = False) -> onnx.ValueInfoProto:
         """How a graph declares the tensor; derived dimensions get no name."""

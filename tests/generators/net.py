@@ -56,8 +56,6 @@ class Net:
         self.channels: dict[str, int] = {}
         self.ranges: dict[str, tuple[int, int]] = {}
 
-    # -- ends ------------------------------------------------------------------------------------------------
-
     def input(self, name: str, shape: Sequence[int | str], *, channels: int, dtype: int = TensorProto.FLOAT) -> str:
         if self.symbolic and len(shape) == 4:
             shape = [*shape[:2], "H", "W"]
@@ -73,8 +71,6 @@ class Net:
         domains = sorted({n.domain for n in self.nodes} - {""})
         imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)]
         return helper.make_model(graph, opset_imports=imports, ir_version=8)
-
-    # -- parts -----------------------------------------------------------------------------------------------
 
     def add(self, op: str, *inputs: str, channels: int | None = None, **attributes: Any) -> str:
         """A node with one output, of as many channels as its first input unless said otherwise."""

@@ -144,8 +144,6 @@ class Rebuilt:
                 raise
             return layer  # a function in a Lambda has no configuration, and no state either
 
-    # -- what is known ---------------------------------------------------------------------------------------------
-
     def _call(self, layer: Any, arguments: Sequence[_Narrow]) -> Call:
         """What is known of this call: of several with the same weights, what holds for all of them."""
         calls, number = self._known[id(layer)], self._called[id(layer)]
@@ -174,8 +172,6 @@ class Rebuilt:
     def _shares(self, layer: Any) -> bool:
         """Whether calls in the model have one set of weights, or an order that is not known."""
         return self._nodes[id(layer)] > 1 and (bool(getattr(layer, "weights", ())) or id(layer) in self._everywhere)
-
-    # -- tensors ---------------------------------------------------------------------------------------------------
 
     def _delivered(self, narrow: _Narrow, wanted: Mask | None, name: str) -> Any:
         """A tensor with the channels that a layer of this name is to be given."""
@@ -210,8 +206,6 @@ class Rebuilt:
             )
             self._selected[key] = tensor, layer(tensor)  # the tensor stays, and with it its id
         return self._selected[key][1]
-
-    # -- weights ---------------------------------------------------------------------------------------------------
 
     def _take_weights(self, copy: Any, layer: Any, result: Narrowed) -> None:
         if not result.weights and not result.config:

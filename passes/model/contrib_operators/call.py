@@ -41,8 +41,6 @@ class Call:
         self.written: list[gs.Node] = []
         self._editor, self._infer = editor, infer
 
-    # -- what there is ---------------------------------------------------------------------------------------------
-
     def given(self, index: int) -> gs.Tensor | None:
         """Input `index`, None where it is omitted."""
         return operand(self.node, index)
@@ -67,8 +65,6 @@ class Call:
         shape = shape_of(tensor) or ()
         self.needs(-len(shape) <= axis < len(shape) and isinstance(shape[axis], (int, np.integer)))
         return int(shape[axis])  # type: ignore[arg-type]
-
-    # -- what takes its place --------------------------------------------------------------------------------------
 
     def op(self, kind: str, *inputs: gs.Tensor | None, **attrs: object) -> gs.Tensor:
         """A standard operator with one output."""

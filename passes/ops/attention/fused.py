@@ -118,8 +118,6 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         counted = self.length is None or operand(node, self.length) is None
         return (*_tokens(query), sum(sizes, Polynomial()).dim if counted and sizes is not None else None)
 
-    # -- what is known and read ------------------------------------------------------------------------------------
-
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         heads = self.heads(node)
         value, key = (heads.known(node, facts, kind, self.apart(node)) for kind in ("value", "key"))
@@ -143,8 +141,6 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         read = heads.read(heads.wanted(live), self._idle(node, facts, heads))
         for (index, axis), mask in heads.sets(heads.inputs, node.inputs, read).items():
             yield index, axis, mask
-
-    # -- what is stored --------------------------------------------------------------------------------------------
 
     def storable_outputs(self, node: gs.Node, facts: Facts, asked: Sets) -> Sets:
         heads = self.heads(node)
@@ -183,8 +179,6 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         size = rewriter.emit("Gather", [sizes, number], sizes, axis=0)
         index = rewriter.emit("Mod", [rewriter.constant("heads", np.flatnonzero(left)), size], sizes)
         rewriter.set_input(node, self.added, rewriter.emit("Gather", [added, index], added, axis=axis))
-
-    # -- what it costs ---------------------------------------------------------------------------------------------
 
     def carries(self, node: gs.Node, facts: Facts, output: int, axis: int) -> list[tuple[int, int]]:
         heads = self.heads(node)

@@ -143,8 +143,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
             scale,
         )
 
-    # -- what the weights take in ------------------------------------------------------------------------------------
-
     def zeros(self, node: gs.Node, facts: Facts, index: int, axis: int) -> Mask:
         """Slices of a factor that add nothing to any sum."""
         return facts.zero(node.inputs[index], axis)
@@ -194,8 +192,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         weights = np.moveaxis(values_of(node.inputs[projection.weights]), projection.inner_axes, [0])
         rows = weights[slices].astype(np.float64)
         return self.scale(node) * np.tensordot(rows, maps.value[slices].astype(np.float64), axes=(0, 0))
-
-    # -- forward -----------------------------------------------------------------------------------------------------
 
     def lowest(self, node: gs.Node, facts: Facts) -> float:
         """Of computed numbers that are not negative, as attention without a Softmax sums them."""
@@ -295,8 +291,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
             if found is not None:
                 yield 0, out, found
 
-    # -- backward ----------------------------------------------------------------------------------------------------
-
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         labels, live = self.labels(node, facts), partial(facts.live, node.outputs[0])
         for k in labels:
@@ -364,8 +358,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
             pays = Absorbed(elements, outputs).pays(uneven.value[0].size, int(read.sum()), int((read | ~need).sum()))
             need = need & ~uneven.mask if pays else need
         return need if dependence is None else dependence.required(need)
-
-    # -- rewriting ---------------------------------------------------------------------------------------------------
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         before, left = rewriter.before, {}
@@ -459,8 +451,6 @@ class Contraction(Op, CoupledAxes, DependenceTransfer, NaturalSlices, Reordering
         places = axes_of(terms, terms.factors[index][axis])
         others = [(i, a) for i, a in places if i != index]
         return orders.taken(node, *others[0], inverse(order)) if len(places) == 2 and len(others) == 1 else None
-
-    # -- cost --------------------------------------------------------------------------------------------------------
 
     def flops_per_slice(self, node: gs.Node) -> float:
         """What it costs to read one more slice of the data."""

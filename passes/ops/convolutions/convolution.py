@@ -42,8 +42,6 @@ class Convolution(GroupedSums, AffineFolding):
         bias = operand(node, 2)
         return sums if bias is None else sums.plus(facts.known(bias, 0))
 
-    # -- forward -------------------------------------------------------------------------------------------------
-
     def maps(self, node: gs.Node, facts: Facts) -> Maps:
         known = facts.maps(node.inputs[0], 1) if self.understood_shapes(node, facts) else None
         bias = operand(node, 2)
@@ -94,8 +92,6 @@ class Convolution(GroupedSums, AffineFolding):
             value[outputs] = np.einsum("mik,mitk->mt", weights, each)
         return ConstantMap(outputs, value.reshape(outputs.size, *tuples), index)
 
-    # -- backward ------------------------------------------------------------------------------------------------
-
     def needed(self, node: gs.Node, facts: Facts, read: Mask) -> Mask:
         """Without those, too, for which one constant channel, an added map or weights of representatives make up."""
         known = self.constant_inputs(node, facts)
@@ -135,8 +131,6 @@ class Convolution(GroupedSums, AffineFolding):
         elements, outputs = facts.weights(node.inputs[0], 1), facts.size(node.outputs[0], 1) or 1
         made_of = Absorbed(elements, outputs, math.prod(self._kernel(node)))
         return places is not None and made_of.pays(places, int(uneven.sum()), int(removable.sum()))
-
-    # -- rewriting -----------------------------------------------------------------------------------------------
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         """Cut the weights to the channels that are stored, and put what the removed inputs add elsewhere.

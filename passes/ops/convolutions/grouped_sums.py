@@ -61,8 +61,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
             along += "k" * (len(weights.shape) - 2)
             yield WeightedSum(node.inputs[0], (1,), weights, along, group_size(node), self.addend, (out,), self.slides)
 
-    # -- sizes ---------------------------------------------------------------------------------------------------
-
     def windows(self, node: gs.Node) -> list[Window] | None:
         """The windows over the spatial axes, None if they are not understood."""
         return kernel_windows(shape_of(node.inputs[self.weight]) or (), node.attrs)
@@ -97,8 +95,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
     def _kernel(self, node: gs.Node) -> tuple[int, ...]:
         return tuple(initializer(node, self.weight).shape[2:])
 
-    # -- what is summed --------------------------------------------------------------------------------------------
-
     def by_output(self, weights: Array, groups: int) -> Array:
         """Weights on disk as [out, in / group, *kernel], and back."""
         return weights
@@ -132,8 +128,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             return all(k == 1 for k in self._kernel(node))
         return auto == "VALID" or not any(node.attrs.get("pads", []))
-
-    # -- forward -------------------------------------------------------------------------------------------------
 
     def constants(self, node: gs.Node, facts: Facts) -> Constants:
         if not self.understood_shapes(node, facts):
@@ -171,8 +165,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
         out = weights.shape[0]
         per_out = np.repeat(values.reshape(group_size(node), -1), out // group_size(node), axis=0)
         return np.asarray((summed * per_out).sum(axis=1))
-
-    # -- backward ------------------------------------------------------------------------------------------------
 
     def reads(self, node: gs.Node, facts: Facts) -> Reads:
         if not self.understood_shapes(node, facts):
@@ -220,8 +212,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
         """Of the input channels that are read, those that are no constants, or for which the bias cannot make up."""
         known = self.constant_inputs(node, facts)
         return read & ~(known if self.spreads_evenly(node) else known.only(0)).mask
-
-    # -- rewriting -----------------------------------------------------------------------------------------------
 
     def lower(self, node: gs.Node, rewriter: Rewriter) -> None:
         """Cut the weights to the channels that are stored, and add what the removed inputs did."""
@@ -289,8 +279,6 @@ class GroupedSums(SizeRule, ReadRule, Op, CoupledAxes, Reordering, WeightedSums)
         if index != 0 or axis != 1 or group_size(node) != 1 or not self.has_stored_weights(node):
             return None
         return orders.taken(node, self.weight, self.channel_axes[1], inverse(order))
-
-    # -- cost ----------------------------------------------------------------------------------------------------
 
     def cost(self, node: gs.Node) -> tuple[int, int]:
         """For each output element two FLOPs for each weight of its sum, less one, and one for the bias."""

@@ -83,8 +83,6 @@ class _Unroller:
         self._rates = rates
         self.editor = GraphEditor(graph)
 
-    # -- what is faster ------------------------------------------------------------------------------------------
-
     def best(self, node: gs.Node) -> _Form | None:
         """The form of the node that takes the least time, None if that is as it is or little is won."""
         convolution = convolution_shape(node)
@@ -129,8 +127,6 @@ class _Unroller:
                     convolution.batch * written * int(np.prod(convolution.positions))
                 )
                 yield _Form(axis, many, gain, 2 * products + elements)
-
-    # -- writing -------------------------------------------------------------------------------------------------
 
     def write(self, node: gs.Node, form: _Form) -> None:
         """Write the convolution in this form, and after it and its activation what orders the positions."""

@@ -16,7 +16,7 @@ takes 0.9 (adapters of a small classifier, AMD EPYC, Zen 4).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from passes.targets.onnxruntime.processors import RATES
 from passes.targets.widths.convolution_shape import ConvolutionShape
@@ -61,13 +61,12 @@ class ChannelsLast(Rates):
 
 def _channels_last(rates: Rates) -> ChannelsLast:
     """The table of a processor, by what ONNX Runtime takes there."""
-    values = {each.name: getattr(rates, each.name) for each in fields(rates)}
     scaled = {
         "ns_per_adapted_element": _ADAPTED * rates.ns_per_adapted_element + _REORDERS * rates.ns_per_reordered_element,
         "ns_per_node": _NODE * rates.ns_per_node,
         "vectors_charged_for_part": _PART.get(rates.name, 1.0),
     }
-    return ChannelsLast(**values | scaled)
+    return ChannelsLast(**vars(rates) | scaled)
 
 
 PROCESSORS: dict[str, Rates] = {name: _channels_last(rates) for name, rates in RATES.items()}

@@ -56,11 +56,6 @@ def _elu(call: Call, x: Value, alpha: float = 1.0) -> Value:
     return tf.where(x < 0, call("alpha", alpha) * tf.math.expm1(tf.where(x < 0, x, 0)), x)
 
 
-def _shrink(call: Call, x: Value) -> Value:
-    most, bias = call("lambd", 0.5), call("bias", 0.0)
-    return tf.where(x < -most, x + bias, tf.where(x > most, x - bias, 0))
-
-
 def _as_type(x: Value, target: Any) -> Value:
     return tf.not_equal(x, tf.zeros((), dtype_of(x))) if target.is_bool else tf.cast(x, target)
 
@@ -135,7 +130,6 @@ RULES = {
     "ai.onnx.ml.Scaler": Rule(_scaler),
     # These are functions of the standard in newer opsets alone.
     "Selu": Rule(lambda call, x: call("gamma", _SELU_GAMMA) * _elu(call, x, _SELU_ALPHA)),
-    "Shrink": Rule(_shrink),
     "ThresholdedRelu": Rule(lambda call, x: tf.where(x > call("alpha", 1.0), x, 0)),
     "Where": elements(tf.where, fixed=[0], scalars=True),
 }
