@@ -75,8 +75,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
     def heads(self, node: gs.Node) -> Heads:
         """The heads of a node; raises ValueError for another form than the rules know."""
         (queries, keys, channels, values), parts = self.parts(node)
-        caches = zip(self.past, _PARTS[1:], strict=False)
-        inputs = [*parts, *(Place(i, kind, 1, 3) for i, kind in caches if operand(node, i) is not None)]
+        caches = [(i, kind, t) for i, kind in zip(self.past, _PARTS[1:], strict=False) if (t := operand(node, i))]
+        narrows = self.narrows(node)  # a size that is left open need not be known of channels that all stay
+        inner = {i: 3 if narrows or size_of(cache, 3) is not None else None for i, _, cache in caches}
+        inputs = [*parts, *(Place(i, kind, 1, inner[i]) for i, kind, _ in caches)]
         if (scores := operand(node, self.added)) is not None:
             shape = shape_of(scores)
             if shape is None:
@@ -88,7 +90,7 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         axes = _axes(shape_of(node.outputs[0]) or ())
         others: Sequence[Place] = Place(1, "key", 1, 3), Place(2, "value", 1, 3), Place(3, "scores", 1)
         named = [p for p in others if p.index < len(node.outputs) and node.outputs[p.index].name]
-        return Heads(queries, keys, channels, values, inputs, [Place(0, "result", *axes), *named], self.narrows(node))
+        return Heads(queries, keys, channels, values, inputs, [Place(0, "result", *axes), *named], narrows)
 
     def agreeing(self, node: gs.Node, values: Mapping[str, int]) -> Iterator[tuple[Dim, Dim]]:
         """Of all operands the examples, of what is added to scores or masks them the tokens as well."""

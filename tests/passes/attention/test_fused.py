@@ -215,3 +215,18 @@ def test_heads_of_packed_attention_go(together: bool) -> None:
     assert (after.macs, after.params) == (wanted.macs, wanted.params)
     assert "PackedMultiHeadAttention" in operators(result)
     assert all(axis.removed == axis.masked for axis in result.report.masked)
+
+
+def test_heads_of_queries_go_beside_caches_whose_channels_are_an_open_size() -> None:
+    """As in files for ONNX Runtime GenAI: who runs them knows."""
+    source = network("grouped", 2, np.tile(np.repeat([0, 1], SIZE), 2))
+    (node,) = (n for n in source.graph.node if n.op_type == "GroupQueryAttention")
+    for index, name in ((3, "pk"), (4, "pv")):
+        node.input[index] = name
+        cache = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, BEFORE, "D"])
+        source.graph.input.append(cache)
+    for name in ("total", "lengths"):
+        source = changed(source, name, lambda count: count + BEFORE)
+    result = compiled(source, D=(SIZE,))
+    assert all(axis.removed == axis.masked for axis in result.report.masked)
+    assert weight(result, "MatMul", which=0).shape[1] == 2 * SIZE
