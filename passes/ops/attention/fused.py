@@ -96,8 +96,11 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         """Of all operands the examples, of what is added to scores or masks them the tokens as well."""
         given = {i: shape for i, t in present(node.inputs) if (shape := shape_of(t))}
         batch, queries, total = self._examples_and_tokens(node)
+        heads = self.heads(node)
         yield from ((batch, given[i][0]) for i in (1, 2, *self.past) if i in given)
-        yield from side_by_side([(batch, self.heads(node).queries, queries, total), given.get(self.added, ())])
+        caches = [i for i in self.past if i in given and is_float(node.inputs[i])]  # others may be packed
+        yield from zip((heads.channels, heads.values), (given[i][-1] for i in caches), strict=False)
+        yield from side_by_side([(batch, heads.queries, queries, total), given.get(self.added, ())])
         if self.padding in given:
             yield from ((batch, given[self.padding][0]), (total, given[self.padding][-1]))
 

@@ -230,3 +230,4 @@ def test_heads_of_queries_go_beside_caches_whose_channels_are_an_open_size() -> 
     result = compiled(source, D=(SIZE,))
     assert all(axis.removed == axis.masked for axis in result.report.masked)
     assert weight(result, "MatMul", which=0).shape[1] == 2 * SIZE
+    assert result.report.before.at.sizes["pk"] == (1, 2, BEFORE, SIZE)
