@@ -231,6 +231,7 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             for name in names:
                 self.readers.setdefault(name, []).append(node)
+        #: boxes that suppress each other
         self.boxes = {node.input[0] for node in self.nodes if node.op_type == "NonMaxSuppression"}
         #: the numbers at which a Slice of constants begins, and at which it ends, with what takes all
         self.bounds = dict[str, int]()
