@@ -1025,7 +1025,7 @@ class Checker:
         ]
         near = whole or "f" not in kinds or ops[0] == ops[1]
         near &= any(g.asks(n) for g, n in nested) or any(
-            name in self.source.inputs or self._is_bounded_afar(name) for name in names
+            name in self.source.inputs or self._is_limited_elsewhere(name) for name in names
         )
         near &= any(self.compared(name).size for name in names)
         # numbers that are not the same on both sides may be rounded apart
@@ -1051,14 +1051,17 @@ class Checker:
     def _is_free(self, name: str) -> bool:
         """Whether a tensor may be drawn as in no run: inputs, those with few values in runs, and those compared."""
         known = name in self.source.inputs or self.seen[name].values is not None
-        asked = known or any(g.asks(n) for g, n in self._readers(name)) or self._is_bounded_afar(name)
+        asked = known or any(g.asks(n) for g, n in self._readers(name)) or self._is_limited_elsewhere(name)
         return asked and name not in self.source.conditions
 
-    def _is_bounded_afar(self, name: str) -> bool:
-        """Whether it is limited by numbers that no value in a run comes near."""
-        largest = FAR * max(abs(self.seen[name].low), abs(self.seen[name].high))
-        limits = [each for node, stored in self._asking(name) if node.op_type in LIMITING for each in stored]
-        return self.types[name].kind == "f" and any((np.abs(each) > largest).any() for each in limits)
+    def _is_limited_elsewhere(self, name: str) -> bool:
+        """Whether it is limited by numbers that values in a run hardly come near, larger or smaller by far."""
+        largest = max(abs(self.seen[name].low), abs(self.seen[name].high))
+        stored = [each for node, stored in self._asking(name) if node.op_type in LIMITING for each in stored]
+        limits = [abs(limit) for each in stored for limit in each.reshape(-1).tolist() if each.dtype.kind == "f"]
+        return self.types[name].kind == "f" and any(
+            limit > FAR * largest or 0 < limit < LEAST * largest for limit in limits
+        )
 
     def _asking(self, name: str) -> Iterator[tuple[NodeProto, list[Array]]]:
         """The nodes that compare a tensor with numbers or words, and those that they store."""

@@ -483,12 +483,14 @@ def test_boxes_lie_on_each_other_more_or_less(overlap: float) -> None:
         ("c = Clip(m, low, high)", "c = Identity(m)"),
         ("c = Max(m, low)", "c = Identity(m)"),
         ("c = Min(m, high)", "c = Identity(m)"),
+        ("s = Softmax(m) l = Clip(s, tiny) c = Log(l)", "s = Softmax(m) l = Clip(s, small) c = Log(l)"),
     ],
 )
 def test_limits_that_no_value_of_a_run_comes_near(limited: str, other: str) -> None:
-    weights = {"w": drawn("w", 8, 8), "v": drawn("v", 8, 4), "low": np.array(-1000.0), "high": np.array(1000.0)}
+    weights = {"w": 0.1 * drawn("w", 8, 8), "v": drawn("v", 8, 4), "low": np.array(-1000.0), "high": np.array(1000.0)}
+    weights |= {"tiny": np.array(1e-7), "small": np.array(1e-5)}
     right, wrong = (
-        build.model("(float[n,8] x) => (float[n,4] y)", f"m = MatMul(x, w) {body} y = MatMul(c, v)", **weights)
+        build.model("(float[n,l,8] x) => (float[n,l,4] y)", f"m = MatMul(x, w) {body} y = MatMul(c, v)", **weights)
         for body in (limited, other)
     )
     assert api.verify(right, right).passed
