@@ -239,8 +239,8 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
             rows *= int(node.attrs[self.counts[0]])
         scaled = volume(node.inputs[0])
         if operand(node, 1) is None:  # keys and values lie with them
-            heads = self.heads(node)
-            scaled = scaled * heads.queries // (heads.queries + 2 * heads.keys)
+            queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
+            scaled = scaled * queries // (queries + 2 * keys)
         each = 2 * scaled - rows + rows * Softmax.flops_per_element + (0 if operand(node, self.added) is None else rows)
         return scaled + tokens * each + mixed * (2 * tokens - 1), tokens * (scaled + mixed)
 

@@ -7,6 +7,8 @@ import onnx
 import pytest
 
 from passes import count, shrink
+from passes.ops import rules
+from passes.sizes.prepare import checked
 from tests.generators.form import assert_explained
 from tests.marks import before_releases
 from tests.maskc.build import changed
@@ -231,3 +233,14 @@ def test_heads_of_queries_go_beside_caches_whose_channels_are_an_open_size() -> 
     assert all(axis.removed == axis.masked for axis in result.report.masked)
     assert weight(result, "MatMul", which=0).shape[1] == 2 * SIZE
     assert result.report.before.at.sizes["pk"] == (1, 2, BEFORE, SIZE)
+
+
+def test_what_lies_together_has_a_cost_at_any_size() -> None:
+    """At such as heads never have: the polynomial of a cost is found by trying some."""
+    graph = checked(network("grouped, together", 2, np.ones(4 * SIZE)))
+    (node,) = (n for n in graph.nodes if n.op == "GroupQueryAttention")
+    costs = []
+    for size in (128, 129, 130):
+        node.inputs[0].shape = [1, TOKENS, size]
+        costs.append(rules(node).cost(node)[0])
+    assert costs == sorted(costs)
