@@ -239,8 +239,8 @@ def test_what_lies_together_has_a_cost_at_any_size() -> None:
     """At such as heads never have: the polynomial of a cost is found by trying some."""
     graph = checked(network("grouped, together", 2, np.ones(4 * SIZE)))
     (node,) = (n for n in graph.nodes if n.op == "GroupQueryAttention")
-    costs = []
+    op, costs = rules(node), []
     for size in (128, 129, 130):
         node.inputs[0].shape = [1, TOKENS, size]
-        costs.append(rules(node).cost(node)[0])
+        costs.append(op.cost(node)[0])
     assert costs == sorted(costs)
