@@ -49,6 +49,7 @@ _COUNTED, _COUNTED_BYTES = 2_000_000, 2**38  # samples of an epoch, of no more b
 _LONG, _LONGEST = 20.0, 1800.0  # seconds of counting after which it is said what for, and until which it goes on
 _MEASURED, _MEASURED_BYTES = 10_000, 2**31  # samples held out that quality is measured on, of no more bytes
 _AGAIN = 8  # batches held out that are looked for among those that are used
+_SHARED = 0.25  # of their samples may be there by chance
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,12 @@ class Data:
         return first(self._part(held=True), _MEASURED, _MEASURED_BYTES)
 
     def hold_out_none_of(self, used: Iterable[Batch]) -> bool:
-        """Whether what is held out is among these, as where there is one batch, or a function goes round and round."""
-        known = set(map(_content, used))
-        return self.alone or all(_content(batch) in known for batch in itertools.islice(self.held_out(), _AGAIN))
+        """Whether much of what is held out is among these, as of one batch, or where a function shuffles each time."""
+        if self.alone:
+            return True
+        known = set(itertools.chain.from_iterable(map(_samples, used)))
+        held = [each in known for batch in itertools.islice(self.held_out(), _AGAIN) for each in _samples(batch)]
+        return sum(held) > _SHARED * len(held)
 
     def of_inputs(self, batch: Batch) -> Batch:
         """What the model reads of a batch."""
@@ -103,8 +107,13 @@ def first(batches: Iterable[Batch], samples: int, size: int) -> Iterator[Batch]:
             return
 
 
-def _content(batch: Batch) -> bytes:
-    return hashlib.sha256(pickle.dumps(sorted(batch.items()))).digest()
+def _samples(batch: Batch) -> Iterator[bytes]:
+    """A digest of each sample, or of a batch in which not all arrays have as many."""
+    counts = {len(array) if array.ndim else 0 for array in batch.values()}
+    parts = [slice(i, i + 1) for i in range(counts.pop())] if len(counts) == 1 else [...]
+    for part in parts:
+        content = [(name, array[part]) for name, array in sorted(batch.items())]
+        yield hashlib.sha256(pickle.dumps(content)).digest()
 
 
 def samples_in(batch: Mapping[str, NDArray[Any]]) -> int:
@@ -161,6 +170,11 @@ def data(given: Given, model: ModelProto) -> Data:
     # the first axis may be time, of which a model may need more
     parted = samples_in(part) == samples_in(whole) or _runs(model, part, names) or not _runs(model, whole, names)
     few = list(itertools.islice(batches(parted), 2))
+    if next(_samples(few[0])) != next(_samples(part if parted else whole)):
+        warn(
+            "The data begin with another sample at each call. If they are shuffled, those that quality is measured on "
+            "are pruned by as well: shuffle them once, or with a seed; of tf.data, reshuffle_each_iteration=False."
+        )
     return Data(partial(batches, parted), names, alone=len(few) == 1)
 
 

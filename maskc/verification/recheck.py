@@ -88,6 +88,7 @@ LIMITING = frozenset("Clip Max Min".split())
 PASSING = EXACT | frozenset("ArrayFeatureExtractor Cast Ceil Floor Round".split())
 # Operators that round nothing, but to whole numbers.
 WHOLE = COMPARING | ASKING | frozenset("Abs Clip Max Min Neg Relu StringConcat Where".split())
+COUNTING = WHOLE - {"Cast", "Constant"} | frozenset("Add Div Mul Range Sub".split())  # of whole numbers
 SIZED = frozenset("Range Resize Upsample".split())  # by numbers that are no data
 # Operators that may follow the look-up of entries in a table, at each of them alike.
 LOOKUP = frozenset(
@@ -195,6 +196,14 @@ class Graph:
         for node, names in zip(self.nodes, self.reads, strict=True):
             if not seed_of(node) and self.fixed.issuperset(names):
                 self.fixed.update(name for name in node.output if name)
+        #: tensors that follow from sizes and constants alone, as whole numbers, which nothing rounds
+        self.sizes = set[str]()
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            counted = all(
+                n in self.sizes or (n in self.stored and self.stored[n].data_type not in FLOATS) for n in names
+            )
+            if node.op_type == "Shape" or (names and counted and node.op_type in COUNTING):
+                self.sizes.update(node.output)
         #: tensors by which If and Where choose, and what they are computed of, but for comparisons of inputs
         self.conditions: dict[str, set[str]] = {}
         choosing = {n.input[0] for n in _nested(self.nodes) if n.op_type in ("If", "Where")}
@@ -1165,6 +1174,8 @@ class Checker:
 
     def _is_rounded(self, name: str) -> bool:
         """Whether a tensor may be of floating point, so that a rounding may lead to another step."""
+        if name in self.source.sizes or name in self.compiled.sizes:
+            return False
         stored = self.source.constants.get(name) or self.compiled.constants.get(name)
         return self.types.get(name, np.dtype(float)).kind == "f" if stored is None else stored.data_type in FLOATS
 

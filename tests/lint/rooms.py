@@ -8,7 +8,7 @@ from tests.lint.files import ROOT, SOURCES, read, script
 ENTRIES = 16  # of a folder
 OPERATORS = 28  # of passes/ops
 LINES = 500  # of a file
-ALONE = {"maskc/verification/recheck.py": 1689}  # of one that runs without the others
+ALONE = {"maskc/verification/recheck.py": 1700}  # of one that runs without the others
 
 
 def faults() -> Iterator[str]:

@@ -185,3 +185,13 @@ def test_batches_stay_whole_where_the_first_axis_is_time() -> None:
     model = network(text, {"ends": np.array([0, 1]), "k": drawn(1, 1, 9, 1)})
     given = [{"x": drawn(64 + number, 4)} for number in range(3)]
     assert [len(batch["x"]) for batch in data(given, model).used()] == [64, 66]
+
+
+def test_data_that_are_shuffled_at_each_call_hold_out_nothing() -> None:
+    """And data that are moved a little, as images are to train by, hold out what they should."""
+    x, rng = drawn(160, 6), np.random.default_rng(0)
+    with pytest.warns(PruningWarning, match="another sample at each call"):
+        assert maskc.prune(gemm(), lambda: [{"x": rng.permutation(x)}], flops=0.6, verify=False).alone
+    with pytest.warns(PruningWarning, match="another sample at each call"):
+        moved = maskc.prune(gemm(), lambda: [{"x": x + rng.normal(0, 0.1, x.shape)}], flops=0.6, verify=False)
+    assert not moved.alone

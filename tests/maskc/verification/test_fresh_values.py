@@ -465,6 +465,11 @@ def test_claims_of_several_sizes_hold_in_turns_beyond_runs() -> None:
     assert api.compile(network(600112).model).report.verified
 
 
+def test_comparisons_of_sizes_are_no_steps() -> None:
+    """A constant behind an InstanceNormalization, beside which a border is computed of open sizes."""
+    assert api.compile(network(840415).model).report.verified
+
+
 @pytest.mark.parametrize("overlap", [0.4, 0.55])
 def test_boxes_lie_on_each_other_more_or_less(overlap: float) -> None:
     """Those of a run hardly do, and how much they may is the number by which they are suppressed."""
