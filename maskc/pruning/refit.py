@@ -70,10 +70,11 @@ def refitted(network: Network, gone: Mask, batches: Sequence[Feeds], seed: int =
     return constants.put(result, weights)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # rows may be too large
 def _refit(
     reader: Reader, gone: Mask, read: Sequence[_Read], values: Mapping[str, NDArray[Any]], seed: int
 ) -> dict[str, NDArray[Any]]:
-    """New weights by name, and new biases of the layers that have these weights."""
+    """New weights by name, and new biases of the layers that have these weights; none where rows are too large."""
     weights, lost = reader.contraction.weights, reader.lost(gone)
     trained = reader.contraction.matrix(values[weights])
     groups, width, outputs = trained.shape
@@ -95,6 +96,11 @@ def _refit(
             second += x.transpose(0, 2, 1) @ x
             mixed += x.transpose(0, 2, 1) @ (x0 @ trained.astype(np.float32))
             count += x.shape[1]
+    if not (np.isfinite(second).all() and np.isfinite(mixed).all()):
+        where = layer.node or layer.source
+        text = f"Layer {where!r} is not refitted: what it reads is too large to be squared. Scale the data."
+        warnings.warn(text, PruningWarning, stacklevel=2)
+        return {}
     second, mixed = second / max(count, 1), mixed / max(count, 1)
     scarcity = min(1.0, kept / max(count, 1))
     spread = np.trace(second[:, :kept, :kept], axis1=1, axis2=2)[:, None, None] / max(kept, 1)

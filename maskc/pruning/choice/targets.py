@@ -24,6 +24,7 @@ from maskc.results.measurements import Latency
 from passes.rewriting.origins import Origin
 from passes.targets import registry
 
+_ALL = 0.9995  # of FLOPs
 _STEP = 0.002  # of a number of FLOPs, to go below it where it was missed
 _FINEST = 64  # of the groups, to which a search is exact
 _CLOSE = 0.04  # to what is asked, of it: with more to spare, fewer groups go
@@ -87,7 +88,8 @@ class Search:
             # widths that kernels like are kept in steps, so a small excess may take more to go
             asked = min(asked, self.seen.removal.flops) - max(left - most, step)
             step *= 2
-        told = f"there are still {left / self.before['flops']:.3g} of them"
+        left /= self.before["flops"]
+        told = f"there are still {left:.3g} of them" if left < _ALL else "all of them are still there"
         raise self._unreachable(f"{share:g} of the FLOPs", told, compiled)
 
     def shortest(self, name: str, value: float) -> Mask:

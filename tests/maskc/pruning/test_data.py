@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import maskc
 from maskc.errors import InputError, PruningWarning
@@ -195,3 +196,9 @@ def test_data_that_are_shuffled_at_each_call_hold_out_nothing() -> None:
     with pytest.warns(PruningWarning, match="another sample at each call"):
         moved = maskc.prune(gemm(), lambda: [{"x": x + rng.normal(0, 0.1, x.shape)}], flops=0.6, verify=False)
     assert not moved.alone
+
+
+def test_data_that_are_too_large_to_be_squared_make_no_weights() -> None:
+    with pytest.warns(PruningWarning, match="is not refitted: what it reads is too large to be squared"):
+        result = maskc.prune(gemm(), 1e22 * drawn(80, 6), flops=0.6, verify=False)
+    assert all(np.isfinite(numpy_helper.to_array(stored)).all() for stored in result.model.graph.initializer)
