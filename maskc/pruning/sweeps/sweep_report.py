@@ -18,6 +18,8 @@ from maskc.report.visible_console import VisibleConsole
 from maskc.report.wording import brief, counted_at, size
 from maskc.runtime.session import place
 
+_NEAR = 1.01  # of a target, what is no more than asked for
+
 Kind = Literal["source", "best", "dominated"]
 
 
@@ -46,7 +48,7 @@ def show(sweep: Record, out: VisibleConsole) -> None:
     indent = " " * (digits + 2)
     show_sizes(out, figures.at)
     out.print(table_of_names(f"{indent}Candidate", [indent + SOURCE, *names], titles, rows, out.width, left=("",)))
-    if note := missing(sweep):
+    for note in filter(None, (missing(sweep), above(sweep))):
         out.print(f"Note: {note}", style="yellow", soft_wrap=True)
     for point in sweep.points:
         for warning in point.warnings:
@@ -67,6 +69,15 @@ def missing(sweep: Record) -> str:
         by_magnitude = any(level.masks is not None and level.target is not None for level in sweep.levels)
         return f"{told} Masks by magnitude harm most models; --data prunes by inputs." if by_magnitude else told
     return ""
+
+
+def above(sweep: Record) -> str:
+    """Which candidates have more FLOPs than was asked for, and why; "" if there are none."""
+    targets = {level.name: level.target for level in sweep.levels}
+    shares = [(point, point.share, targets.get(point.level)) for point in sweep.points]
+    more = [point.name for point, share, target in shares if share and target and share > _NEAR * target]
+    have = f"{', '.join(more)} {'has' if len(more) == 1 else 'have'} more FLOPs than asked for"
+    return f"{have}: channels are kept where that is faster. With --align none they go." if more else ""
 
 
 def source_ms(sweep: Record) -> float:
@@ -115,7 +126,7 @@ def page(sweep: Record) -> str:
             counted_at=counted_at(sweep.source.figures.at),
             verdict=lambda point: verdict(point, sweep),
             number=_number,
-            missing=missing(sweep),
+            missing=" ".join(filter(None, (missing(sweep), above(sweep)))),
             source_ms=source_ms(sweep) if any(point.latency for point in sweep.points) else None,
             size=size,
             place=place,

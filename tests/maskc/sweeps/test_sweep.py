@@ -23,7 +23,7 @@ from maskc import frontend
 from maskc.errors import InputError
 from maskc.frontend import write_model_files
 from maskc.pruning.sweeps import pareto, run, sweep_report, work
-from maskc.pruning.sweeps.record import Origin, Point, Record
+from maskc.pruning.sweeps.record import Level, Origin, Point, Record
 from maskc.pruning.sweeps.sweep_report import charts, page
 from maskc.results.measurements import Figures, Latency
 from tests.maskc import build
@@ -296,6 +296,17 @@ def test_a_point_without_quality_is_not_best() -> None:
     assert kinds and all(sorted(found) == ["best", "dominated", "source"] for found in kinds)
     losses = dataclasses.replace(sweep, lower_is_better=True)
     assert "no quality" not in sweep_report.verdict(points[1], losses)[0]
+
+
+def test_it_is_said_which_candidates_have_more_flops_than_asked_for() -> None:
+    levels = (Level("half", "m", "n", 0.5, ""), Level("all", "m", None, None, ""))
+    points = [point("a", 0.5, 0.9, "half"), point("b", 0.5, 0.9, "half"), point("c", 0.9, 0.9, "all")]
+    points = [dataclasses.replace(each, share=share) for each, share in zip(points, (0.5, 0.56, 0.9), strict=True)]
+    source = Origin("m", "m", "", figures(100), 1.0)
+    sweep = Record(1, "", {}, "", "", "cpu", "accuracy", False, source, levels, tuple(points))
+    told = "b has more FLOPs than asked for: channels are kept where that is faster. With --align none they go."
+    assert sweep_report.above(sweep) == told
+    assert not sweep_report.above(dataclasses.replace(sweep, points=tuple(points[::2])))
 
 
 def test_without_quality_points_of_one_level_are_compared_by_time_or_by_flops() -> None:
