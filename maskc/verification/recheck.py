@@ -245,8 +245,8 @@ class Graph:
         #: the numbers at which a Slice of constants begins, and at which it ends, with what takes all
         self.bounds = dict[str, int]()
         for node in self.nodes:
-            if node.op_type == "Slice" and self.known(node.input[:1]):
-                self.bounds |= {node.input[1]: 0, node.input[2]: np.iinfo(np.int32).max} if node.input[2:] else {}
+            if node.op_type == "Slice" and node.input[2:] and self.known(node.input[:1]):
+                self.bounds |= {node.input[1]: 0, node.input[2]: np.iinfo(np.int32).max}
         for node in reversed(self.nodes):  # numbers of another type are indices as well
             if node.op_type in ("Cast", "Identity") and node.output[0] in self.tables:
                 self.tables.setdefault(node.input[0], []).extend(self.tables[node.output[0]])
@@ -1065,12 +1065,12 @@ class Checker:
 
     def _is_limited_elsewhere(self, name: str) -> bool:
         """Whether it is limited by numbers that values in a run hardly come near, larger or smaller by far."""
+        if self.types[name].kind != "f":
+            return False
         largest = max(abs(self.seen[name].low), abs(self.seen[name].high))
         stored = [each for node, stored in self._asking(name) if node.op_type in LIMITING for each in stored]
         limits = [abs(limit) for each in stored for limit in each.reshape(-1).tolist() if each.dtype.kind == "f"]
-        return self.types[name].kind == "f" and any(
-            limit > FAR * largest or 0 < limit < LEAST * largest for limit in limits
-        )
+        return any(limit > FAR * largest or 0 < limit < LEAST * largest for limit in limits)
 
     def _asking(self, name: str) -> Iterator[tuple[NodeProto, list[Array]]]:
         """The nodes that compare a tensor with numbers or words, and those that they store."""

@@ -19,13 +19,11 @@ def measure_before(graph: gs.Graph) -> None:
     """Let Gathers that pick sizes of a Transpose's result pick them of what it reads."""
     editor = GraphEditor(graph)
     for node in graph.nodes:
-        measured = node.inputs[0] if isinstance(rules(node), Shape) and not node.attrs else None
-        transpose = measured.inputs[0] if measured is not None and measured.inputs else None
-        rank = len(shape_of(measured) or ()) if measured is not None else 0
-        if transpose is None or not rank or not isinstance(op := rules(transpose), Transpose):
+        if not isinstance(rules(node), Shape) or node.attrs or not node.inputs[0].inputs:
             continue
+        transpose, rank = node.inputs[0].inputs[0], len(shape_of(node.inputs[0]) or ())
         readers = [n for n in node.outputs[0].outputs if isinstance(rules(n), Gather) and is_constant(n.inputs[1])]
-        if not readers:
+        if not rank or not readers or not isinstance(op := rules(transpose), Transpose):
             continue
         before, perm = transpose.inputs[0], np.asarray(op.perm(transpose, rank))
         sizes = editor.variable(f"{before.name}_sizes", np.dtype(np.int64), [rank])

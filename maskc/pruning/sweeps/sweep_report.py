@@ -48,11 +48,16 @@ def show(sweep: Record, out: VisibleConsole) -> None:
     indent = " " * (digits + 2)
     show_sizes(out, figures.at)
     out.print(table_of_names(f"{indent}Candidate", [indent + SOURCE, *names], titles, rows, out.width, left=("",)))
-    for note in filter(None, (missing(sweep), above(sweep))):
+    for note in notes(sweep):
         out.print(f"Note: {note}", style="yellow", soft_wrap=True)
     for point in sweep.points:
         for warning in point.warnings:
             out.print(f"Note: {point.name}: {warning}", style="yellow", soft_wrap=True)
+
+
+def notes(sweep: Record) -> list[str]:
+    """What a reader of the figures has to know."""
+    return [note for note in (missing(sweep), above(sweep)) if note]
 
 
 def missing(sweep: Record) -> str:
@@ -126,7 +131,7 @@ def page(sweep: Record) -> str:
             counted_at=counted_at(sweep.source.figures.at),
             verdict=lambda point: verdict(point, sweep),
             number=_number,
-            missing=" ".join(filter(None, (missing(sweep), above(sweep)))),
+            missing=" ".join(notes(sweep)),
             source_ms=source_ms(sweep) if any(point.latency for point in sweep.points) else None,
             size=size,
             place=place,

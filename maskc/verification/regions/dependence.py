@@ -199,16 +199,17 @@ def shows(checker: Checker, region: Region, wrong: Region) -> bool:
         with contextlib.suppress(Exception):  # of any kind that ONNX Runtime has, of sizes that do not fit
             (want,) = right.run(None, {f"{n}·": checker.fresh(n, turn) for n in reads})
             (got,) = other.run(None, fed(before, turn))
-            want, run, axes = twin.cut(want), turn, list[int]()
-            shape = twin.cut(checker.fresh(twin.source, 0)).shape
-            if turn <= TABLES // 2:  # all entries of a table, of which a run has some
-                (index,) = reads
-                ((_, axis), *_), rank = checker.source.tables[index], len(checker.seen[index].shapes[0])
-                axes = [axis % len(shape) + rank - 1]
-            elif turn >= SWEEP:
-                axes = [axis for axis, size in enumerate(shape) if want.shape[axis] != size]
-            if axes:
-                run, (want, got) = 0, _worst_entry(want, got, axes, shape)
+            want, run = twin.cut(want), turn
+            if turn <= TABLES // 2 or turn >= SWEEP:  # all entries of a table, of which a run has some
+                shape = twin.cut(checker.fresh(twin.source, 0)).shape
+                if turn >= SWEEP:
+                    axes = [axis for axis, size in enumerate(shape) if want.shape[axis] != size]
+                else:
+                    (index,) = reads
+                    ((_, axis), *_), rank = checker.source.tables[index], len(checker.seen[index].shapes[0])
+                    axes = [axis % len(shape) + rank - 1]
+                if axes:
+                    run, (want, got) = 0, _worst_entry(want, got, axes, shape)
             floats, wide = want.dtype.kind == "f", want.dtype if want.dtype.kind == "f" else np.float64
             off = np.array(want.astype(wide) - got.astype(wide))
             rounding = _ROUNDING * checker.allowed(wrong) * np.abs(want).max(initial=0) if floats else step

@@ -160,10 +160,12 @@ def confirmed(proof: Proof, times: int = 3) -> Proof:
 
     Those on what both models store are most likely to, as of units that are dead in all runs.
     """
+    if not proof.checker.claims:
+        return proof
     boundaries, seed = proof.checker.boundaries.values(), proof.checker.seed
     for claims in (_removed(proof.checker.claims, boundaries, Origins()), dict(proof.checker.claims)):
-        checker, again = proof.checker, proof
-        for other in (*range(seed + 1, seed + 1 + times), seed) if proof.checker.claims else ():
+        checker = proof.checker
+        for other in (*range(seed + 1, seed + 1 + times), seed):
             checker = Checker(checker.source, checker.compiled, dict(checker.boundaries), claims, checker.seen, other)
             again = search_of(checker)
         if again.complete:

@@ -50,6 +50,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         """
         raise NotImplementedError
 
+    def numbers(self, node: gs.Node) -> tuple[int, int]:
+        """Numbers of heads, of queries and of keys, as attributes say."""
+        return int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
+
     def narrows(self, node: gs.Node) -> bool:
         """Whether its heads may have fewer channels, of queries and keys, or of values."""
         return True
@@ -75,10 +79,11 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
     def heads(self, node: gs.Node) -> Heads:
         """The heads of a node; raises ValueError for another form than the rules know."""
         (queries, keys, channels, values), parts = self.parts(node)
-        caches = [(i, kind, t) for i, kind in zip(self.past, _PARTS[1:], strict=False) if (t := operand(node, i))]
-        narrows = self.narrows(node)  # a size that is left open need not be known of channels that all stay
-        inner = {i: 3 if narrows or size_of(cache, 3) is not None else None for i, _, cache in caches}
-        inputs = [*parts, *(Place(i, kind, 1, inner[i]) for i, kind, _ in caches)]
+        inputs, narrows = [*parts], self.narrows(node)
+        for index, kind in zip(self.past, _PARTS[1:], strict=False):
+            if (cache := operand(node, index)) is not None:
+                known = narrows or size_of(cache, 3) is not None  # it may be open of channels that all stay
+                inputs.append(Place(index, kind, 1, 3 if known else None))
         if (scores := operand(node, self.added)) is not None:
             shape = shape_of(scores)
             if shape is None:
@@ -236,10 +241,10 @@ class FusedAttention(AgreementRule, OutputSizesRule, Op, CoupledAxes):
         shape, tokens = shape_of(node.outputs[0]) or (), self._keys(node)
         rows, mixed = product(shape[:-1]), product(shape)  # rows of the scores
         if len(shape) != 4:
-            rows *= int(node.attrs[self.counts[0]])
+            rows *= self.numbers(node)[0]
         scaled = volume(node.inputs[0])
         if operand(node, 1) is None:  # keys and values lie with them
-            queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
+            queries, keys = self.numbers(node)
             scaled = scaled * queries // (queries + 2 * keys)
         each = 2 * scaled - rows + rows * Softmax.flops_per_element + (0 if operand(node, self.added) is None else rows)
         return scaled + tokens * each + mixed * (2 * tokens - 1), tokens * (scaled + mixed)
@@ -268,7 +273,7 @@ class Attention(FusedAttention):
         if len(q) == 4:
             places = [Place(i, kind, 1, 3) for i, kind in enumerate(_PARTS)]
             return (_static(q[1]), _static(k[1]), _static(k[3]), _static(v[3])), places
-        queries, keys = (int(node.attrs[name]) for name in self.counts)
+        queries, keys = self.numbers(node)
         places = [Place(i, kind, 2, 2) for i, kind in enumerate(_PARTS)]
         return (queries, keys, _part(k[2], keys), _part(v[2], keys)), places
 
@@ -292,7 +297,7 @@ class OfOnnxRuntime(FusedAttention):
         return (*self.past, self.bias) if by_head and self.bias is not None else self.past
 
     def parts(self, node: gs.Node) -> tuple[tuple[int, int, int, int], list[Place]]:
-        queries, keys = int(node.attrs[self.counts[0]]), int(node.attrs[self.counts[-1]])
+        queries, keys = self.numbers(node)
         q, k, v = (*(shape_of(t) or () for t in node.inputs[:3]), (), ())[:3]
         starts, values = [*zip(_PARTS, (0, queries, queries + keys), strict=True)], None
         if len(q) > 3:

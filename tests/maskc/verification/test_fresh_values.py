@@ -20,7 +20,6 @@ from tests.generators.networks import network
 from tests.generators.running import random_feeds
 from tests.maskc import build
 from tests.maskc.verification.networks import proof_of
-from tests.passes.text import drawn
 
 
 def test_few_elements_of_which_none_need_be_below_0() -> None:
@@ -468,35 +467,3 @@ def test_claims_of_several_sizes_hold_in_turns_beyond_runs() -> None:
 def test_comparisons_of_sizes_are_no_steps() -> None:
     """A constant behind an InstanceNormalization, beside which a border is computed of open sizes."""
     assert api.compile(network(840415).model).report.verified
-
-
-@pytest.mark.parametrize("overlap", [0.4, 0.55])
-def test_boxes_lie_on_each_other_more_or_less(overlap: float) -> None:
-    """Those of a run hardly do, and how much they may is the number by which they are suppressed."""
-    body, signature = "y = NonMaxSuppression(b, s, most, i, t)", "(float[1,12,4] b, float[1,2,12] s) => (int64[k,3] y)"
-    right, wrong = (
-        build.model(signature, body, checked=False, most=np.array([5]), i=np.array([i]), t=np.array([0.1]))
-        for i in (0.5, overlap)
-    )
-    assert api.verify(right, right).passed
-    assert not api.verify(right, wrong).passed
-
-
-@pytest.mark.parametrize(
-    ("limited", "other"),
-    [
-        ("c = Clip(m, low, high)", "c = Identity(m)"),
-        ("c = Max(m, low)", "c = Identity(m)"),
-        ("c = Min(m, high)", "c = Identity(m)"),
-        ("s = Softmax(m) l = Clip(s, tiny) c = Log(l)", "s = Softmax(m) l = Clip(s, small) c = Log(l)"),
-    ],
-)
-def test_limits_that_no_value_of_a_run_comes_near(limited: str, other: str) -> None:
-    weights = {"w": 0.1 * drawn("w", 8, 8), "v": drawn("v", 8, 4), "low": np.array(-1000.0), "high": np.array(1000.0)}
-    weights |= {"tiny": np.array(1e-7), "small": np.array(1e-5)}
-    right, wrong = (
-        build.model("(float[n,l,8] x) => (float[n,l,4] y)", f"m = MatMul(x, w) {body} y = MatMul(c, v)", **weights)
-        for body in (limited, other)
-    )
-    assert api.verify(right, right).passed
-    assert not api.verify(right, wrong).passed

@@ -363,3 +363,35 @@ def test_one_branch_of_many_that_look_alike() -> None:
     wrong = build.changed(two, "w5", lambda w: 1.5 * w)
     assert maskc.verify(one, two).passed
     assert not maskc.verify(one, wrong).passed
+
+
+@pytest.mark.parametrize("overlap", [0.4, 0.55])
+def test_boxes_lie_on_each_other_more_or_less(overlap: float) -> None:
+    """Those of a run hardly do, and how much they may is the number by which they are suppressed."""
+    body, signature = "y = NonMaxSuppression(b, s, most, i, t)", "(float[1,12,4] b, float[1,2,12] s) => (int64[k,3] y)"
+    right, wrong = (
+        build.model(signature, body, checked=False, most=np.array([5]), i=np.array([i]), t=np.array([0.1]))
+        for i in (0.5, overlap)
+    )
+    assert maskc.verify(right, right).passed
+    assert not maskc.verify(right, wrong).passed
+
+
+@pytest.mark.parametrize(
+    ("limited", "other"),
+    [
+        ("c = Clip(m, low, high)", "c = Identity(m)"),
+        ("c = Max(m, low)", "c = Identity(m)"),
+        ("c = Min(m, high)", "c = Identity(m)"),
+        ("s = Softmax(m) l = Clip(s, tiny) c = Log(l)", "s = Softmax(m) l = Clip(s, small) c = Log(l)"),
+    ],
+)
+def test_limits_that_no_value_of_a_run_comes_near(limited: str, other: str) -> None:
+    weights = {"w": 0.1 * drawn("w", 8, 8), "v": drawn("v", 8, 4), "low": np.array(-1000.0), "high": np.array(1000.0)}
+    weights |= {"tiny": np.array(1e-7), "small": np.array(1e-5)}
+    right, wrong = (
+        build.model("(float[n,l,8] x) => (float[n,l,4] y)", f"m = MatMul(x, w) {body} y = MatMul(c, v)", **weights)
+        for body in (limited, other)
+    )
+    assert maskc.verify(right, right).passed
+    assert not maskc.verify(right, wrong).passed
